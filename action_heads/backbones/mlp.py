@@ -1,0 +1,90 @@
+"""DP-MLP (Decoupled Action Expert, arXiv 2511.12101, section III-B, eq. 4) and the pieces every backbone shares.
+
+Axes: b batch, h horizon, a action, w width, u hidden units of a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.adapters.base import Modulation
+
+
+class StepEmbedding(nn.Module):
+    """Diffusion step (n,) to features f(t) (n, w): sinusoids, then Linear, Mish, Linear, Mish."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, expansion: int = 4):
+        super().__init__()
+        frequencies = torch.exp(-math.log(10000) / (width // 2 - 1) * torch.arange(width // 2))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Linear(expansion * width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        angles = t[:, None] * self.frequencies.float()
+        waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
+        # The last Mish is the paper's activation in front of every FiLM generator.
+        return nn.functional.mish(self.mlp(waves.to(self.mlp[0].weight.dtype)))
+
+
+class PerPositionLinear(nn.Module):
+    """One linear map for each step of the chunk: (b h a) -> (b h w). It is what tells the steps apart."""
+
+    def __init__(self, horizon: int, inputs: int, outputs: int):
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)  # the initialisation of nn.Linear
+        self.weight = nn.Parameter(torch.empty(horizon, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(horizon, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bha,haw->bhw", x, self.weight) + self.bias
+
+
+class MLPBlock(nn.Module):
+    """x ← norm(x + W_2 GELU(W_1 x)); the modulation acts on what enters, on the hidden units, on what leaves."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.act = nn.GELU()
+        self.down = nn.Linear(hidden, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, m: Modulation) -> Tensor:
+        y = self.up(m.enter(x))
+        y = self.down(m.hidden(self.act(y)))
+        return m.normalize(x + m.leave(y), self.norm)
+
+
+class MLPBackbone(nn.Module):
+    """The paper's DP-MLP: every step of a chunk is denoised alone, given the modulation.
+
+    The Jacobian of output step i with respect to input step j is exactly zero, so a chunk cannot keep two modes
+    apart. That is faithful to the paper; `mixer` is the one that mixes time.
+    """
+
+    mixes_time = False
+
+    def __init__(self, *, action_dim: int, horizon: int, width: int, depth: int, expansion: int):
+        super().__init__()
+        self.width, self.depth, self.hidden = width, depth, expansion * width
+        self.step = StepEmbedding(width, expansion)
+        self.embed = PerPositionLinear(horizon, action_dim, width)
+        self.blocks = nn.ModuleList(self.block(horizon) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, action_dim)
+
+    def block(self, horizon: int) -> nn.Module:
+        return MLPBlock(self.width, self.hidden)
+
+    def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:
+        """Noisy chunk (b h a) and one modulation a block -> the objective's prediction (b h a)."""
+        x = self.embed(x)
+        for block, m in zip(self.blocks, modulation, strict=True):
+            x = block(x, m)
+        return self.out(self.norm(x))

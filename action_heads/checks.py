@@ -1,0 +1,75 @@
+"""Refusals that say what was given, what was expected, and the remedy.
+
+Axes: b batch, h horizon, n tokens, c condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from action_heads.files import WeightFileError, fingerprint
+
+
+def check_condition(cond: Tensor, mask: Tensor | None, cond_dim: int, values: bool) -> None:
+    """A condition is (b, c), or tokens (b, n, c) with an optional boolean mask (b, n), true where a token counts."""
+    if cond.ndim not in (2, 3) or cond.shape[-1] != cond_dim:
+        raise ValueError(
+            f"cond must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {tuple(cond.shape)}: "
+            "set the adapter's cond_dim to the width of your encoder's output"
+        )
+    if not cond.is_floating_point():
+        raise ValueError(f"cond must hold floats, got {cond.dtype}: embed ids before they reach the adapter")
+    if 0 in cond.shape:
+        raise ValueError(f"cond is empty: {tuple(cond.shape)}")
+    if mask is not None:
+        if cond.ndim == 2:
+            raise ValueError("mask was given with a condition that has no tokens: pass tokens (batch, n, c) or no mask")
+        if mask.shape != cond.shape[:2]:
+            raise ValueError(f"mask must be {tuple(cond.shape[:2])} to match the tokens, got {tuple(mask.shape)}")
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask must be boolean, true where a token counts, got {mask.dtype}: pass mask.bool()")
+        if values and not mask.any(1).all():
+            raise ValueError(f"no valid token in row {int((~mask.any(1)).nonzero()[0])}: the mask is all false there")
+    if values:
+        counted = cond if mask is None else cond[mask]
+        if not counted.isfinite().all():
+            where = cond.isfinite() if mask is None else cond.isfinite() | ~mask[..., None]
+            row = int((~where.flatten(1).all(1)).nonzero()[0])
+            raise ValueError(f"cond has NaN or infinite values, first in batch row {row}: look at the encoder's output")
+
+
+def check_pad(is_pad: Tensor, batch: int, horizon: int) -> None:
+    """Padding is (b, h), true where an action stands beyond the end of its episode."""
+    if is_pad.shape != (batch, horizon) or is_pad.dtype != torch.bool:
+        raise ValueError(
+            f"is_pad must be boolean ({batch}, {horizon}), true where an action is padding, "
+            f"got {is_pad.dtype} {tuple(is_pad.shape)}"
+        )
+
+
+def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Names and shapes of a weight file against the module it is meant for, before anything is loaded."""
+    problems = [f"lacks {name}" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"has an unknown {name}" for name in sorted(tensors.keys() - expected.keys())]
+    problems += [
+        f"has {name} of shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+    if problems:
+        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
+        raise WeightFileError(f"{path} does not fit the config beside it: it {shown}. Download or save it again.")
+
+
+def check_fingerprint(tensors: Mapping[str, Tensor], expected: str, path: Path) -> None:
+    """The weights against the config that was written for them."""
+    found = fingerprint(tensors)
+    if found != expected:
+        raise WeightFileError(
+            f"{path} has fingerprint {found}, and the config beside it was written for {expected}: "
+            "the two files are from different saves. Download or save them again."
+        )

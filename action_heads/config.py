@@ -1,0 +1,97 @@
+"""The one object that configures a head: frozen, validated, and JSON there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from action_heads.adapters import ADAPTERS
+from action_heads.backbones import BACKBONES
+from action_heads.objectives import ObjectiveConfig
+from action_heads.spaces import EE_ABSOLUTE, ActionSpace
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Shape, objective and action space of a head, and what is known of its training.
+
+    Attributes:
+        name: published name, `owner/family-size-corpus`.
+        backbone: a key of `action_heads.backbones.BACKBONES`.
+        width, depth, expansion: residual width w, number of blocks, hidden units of a block as a multiple of w.
+        horizon: steps h in a chunk.
+        step_rank: rank of the map from diffusion step to modulation, a curve that needs few dimensions.
+        mechanisms: adapters this head can take; each has its own modulation by the diffusion step.
+        objective: noise path and prediction target.
+        space: layout of one action.
+        training: data, licence, command, seed, duration: the provenance printed on the card.
+        fingerprint: of the weights this config was saved with; empty while in training.
+    """
+
+    name: str = "unnamed"
+    backbone: str = "mlp"
+    width: int = 256
+    depth: int = 8
+    expansion: int = 4
+    horizon: int = 16
+    step_rank: int = 32
+    mechanisms: tuple[str, ...] = tuple(ADAPTERS)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    space: ActionSpace = EE_ABSOLUTE
+    training: dict[str, Any] = field(default_factory=dict)
+    fingerprint: str = ""
+
+    def __post_init__(self):
+        for name in ("width", "depth", "expansion", "horizon", "step_rank"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.width % 2:
+            raise ValueError(f"width must be even, for the sines and cosines of the step, got {self.width}")
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
+        unknown = [name for name in self.mechanisms if name not in ADAPTERS]
+        if unknown or not self.mechanisms:
+            raise ValueError(f"mechanisms must be some of {', '.join(ADAPTERS)}, got {self.mechanisms!r}")
+
+    def to_json(self) -> str:
+        values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        values |= {
+            "version": VERSION,
+            "objective": dataclasses.asdict(self.objective),
+            "space": self.space.to_dict(),
+            "mechanisms": list(self.mechanisms),
+        }
+        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> HeadConfig:
+        """Strict: an unknown version or key means another release wrote this, and guessing would load nonsense."""
+        values = dict(values)
+        version = values.pop("version", None)
+        if version != VERSION:
+            raise ValueError(
+                f"this config has version {version!r} and this release of action-heads reads version {VERSION}: "
+                "upgrade with `pip install -U action-heads`, or publish the head again"
+            )
+        known = {item.name for item in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"unknown keys in the head's config: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        if missing := sorted(known - values.keys()):
+            raise ValueError(f"the head's config lacks {', '.join(missing)}: it is no complete action-heads config")
+        values["objective"] = strict(ObjectiveConfig, values["objective"], "objective")
+        values["space"] = ActionSpace.from_dict(values["space"])
+        values["mechanisms"] = tuple(values["mechanisms"])
+        return cls(**values)
+
+
+def strict(cls: type, values: dict[str, Any], what: str):
+    """Build a flat dataclass from a dict, naming keys that do not belong to it."""
+    known = {item.name for item in dataclasses.fields(cls)}
+    if unknown := sorted(values.keys() - known):
+        raise ValueError(f"unknown keys in {what}: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+    return cls(**values)

@@ -1,0 +1,131 @@
+"""Local files: tensors in safetensors, small texts, and the fingerprint that says which weights these are.
+
+Whatever is written here appears whole or not at all, and nothing here unpickles.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+
+class WeightFileError(ValueError):
+    """A weight file cannot be read: the message names the file, what was found in it and the remedy."""
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict | None = None) -> None:
+    """Write named tensors, and string metadata, to a safetensors file; an older file there is replaced at once."""
+    metadata = {"format": "pt", **(metadata or {})}  # "pt" is what transformers looks for before it loads a file
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise TypeError(f"metadata[{key!r}] is {type(value).__name__}; safetensors keeps strings: use json.dumps")
+    # A copy each: safetensors refuses tensors that share memory, which tied or sliced weights do.
+    whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    _write_whole(Path(path), safetensors.torch.save(whole, metadata))
+
+
+def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors (on the CPU, in the dtypes of the file) and its metadata."""
+    path = Path(path)
+    if path.is_dir():
+        raise WeightFileError(f"{path} is a folder, not a weight file; name the .safetensors file in it")
+    if not path.exists():
+        beside = sorted(p.name for p in path.parent.glob("*.safetensors")) or "no .safetensors file"
+        raise WeightFileError(f"{path} does not exist; its folder holds {beside}. Save the head again or mend the path")
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            # Cloned out of the memory map, so that the file may be deleted or overwritten while the tensors live.
+            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
+        raise WeightFileError(_diagnose(path, str(error))) from error
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file; an older file there is replaced at once."""
+    _write_whole(Path(path), text.encode("utf-8"))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file; where it is not JSON, the `ValueError` gives line, column and what it seems to be."""
+    data = Path(path).read_bytes()
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        remedy = _foreign(data[:64]) or "write it again"
+        raise ValueError(f"{path} is not JSON but binary ({error}); {remedy}") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        remedy = _foreign(data[:64]) or ("mend that line or write it again" if data.strip() else "the file is empty")
+        raise ValueError(f"{path} is not valid JSON ({where}); {remedy}") from error
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """32 hex digits for these names, shapes and values; the same on any device and for any float dtype that holds them.
+
+    Floats are hashed as float32, so a bfloat16 file has the fingerprint of its float32 copy. Rounding a float32
+    weight to bfloat16 changes its value and so, rightly, the fingerprint.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write beside the target, force it to the disk, then rename: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename across file systems is a copy. Not tempfile: its files are readable by the
+    # owner alone, and a head in a shared folder would stay so.
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(draft, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _foreign(head: bytes) -> str | None:
+    """What a file that is not what it should be is instead, and the remedy, judged by its first bytes."""
+    if head.startswith((b"\x80", b"PK")):
+        return (
+            "this is a PyTorch pickle; weights here are safetensors only, because unpickling runs code. Convert it "
+            "where you trust it: safetensors.torch.save_file(torch.load(file, weights_only=True), 'model.safetensors')"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        return "this is a Git LFS pointer, the weights were not fetched: run `git lfs pull` in its repository"
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "this is a web page, saved in place of the file: download from the page's raw link, or use the Hub id"
+    return None
+
+
+def _diagnose(path: Path, error: str) -> str:
+    """Say what is wrong with a file that safetensors refused.
+
+    Asked only after it refused: a sound file starts with the length of its header, which may well read "PK" or 0x80.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if size == 0:
+        return f"{path} is empty (0 bytes): writing or copying it stopped at once; copy or download it again"
+    if found := _foreign(head):
+        return f"{path} is not a safetensors file: {found}"
+    if size < 9 or head[8:9] == b"{":  # the eight bytes of the header's length, then the header, which is JSON
+        return f"{path} is a damaged or truncated safetensors file of {size} bytes ({error}); copy or download it again"
+    return f"{path} is not a safetensors file: it starts with {head[:16]!r} ({error}); save the head again"

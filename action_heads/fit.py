@@ -1,0 +1,80 @@
+"""Stage 2 on data that fits in memory: train what a policy declares trainable.
+
+Axes: n samples, h horizon, a action, c condition.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from action_heads.ema import EMA
+from action_heads.extras import require
+from action_heads.policy import ConditionedHead
+from action_heads.precision import bfloat16_is_faster
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """Stage 2 of the recipe; `lr` is the peak of a cosine that ends at zero, after `warmup` steps."""
+
+    steps: int = 2000
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 1e-6
+    clip: float = 1.0
+    ema: float = 0.995
+    seed: int = 0
+
+
+def fit(
+    policy: ConditionedHead,
+    actions: Tensor,
+    cond: Tensor,
+    *,
+    is_pad: Tensor | None = None,
+    config: FitConfig = FitConfig(),
+    description: str = "training the adapter",
+) -> list[float]:
+    """Train on actions (n h a) in robot units and conditions (n c); the policy keeps the averaged weights.
+
+    Returns the loss of every step. The same seed on the same machine gives the same weights.
+    """
+    tqdm = require("tqdm.auto", "train").tqdm
+    device = policy.head.objective.alpha.device
+    parameters = list(policy.train().trainable_parameters())
+    optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
+    ema = EMA(parameters, max_decay=config.ema)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    actions, cond = actions.to(device), cond.to(device)
+    is_pad = torch.zeros(actions.shape[:2], dtype=torch.bool, device=device) if is_pad is None else is_pad.to(device)
+    low_precision = bfloat16_is_faster(device)
+    losses: list[Tensor] = []
+    with tqdm(range(config.steps), desc=description, unit="step") as bar:
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = cosine(step, config)
+            rows = torch.randint(len(actions), (config.batch_size,), generator=generator, device=device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
+                loss = policy.loss(actions[rows], cond[rows], is_pad=is_pad[rows], generator=generator)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update()
+            losses.append(loss.detach())
+            if step % 50 == 49:  # seldom: reading a loss waits for the accelerator
+                bar.set_postfix(loss=f"{torch.stack(losses[-50:]).mean():.4f}")
+    ema.copy_to_model()
+    policy.eval()
+    return torch.stack(losses).tolist()
+
+
+def cosine(step: int, config: FitConfig) -> float:
+    """Linear warm-up, then half a cosine down to zero."""
+    warm = min(1.0, (step + 1) / config.warmup)
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))

@@ -1,0 +1,272 @@
+"""`ActionHead`: what is pretrained, published, loaded and frozen.
+
+Axes: b batch, h horizon, a action, w width, l blocks, p modulation values of one block, T diffusion steps.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from action_heads import files, hub, samplers
+from action_heads.adapters import ADAPTERS, Adapter
+from action_heads.backbones import BACKBONES
+from action_heads.checks import check_fingerprint, check_layout
+from action_heads.config import HeadConfig
+from action_heads.normalize import Normalizer
+from action_heads.objectives import Objective, squaredcos_cap_v2
+
+if TYPE_CHECKING:
+    from action_heads.policy import ConditionedHead
+
+
+class StepModulation(nn.Module):
+    """W_t · f(t), modulation by the diffusion step, through a few dimensions: f(t) is a curve."""
+
+    def __init__(self, width: int, rank: int, blocks: int, values: int):
+        super().__init__()
+        self.shape = (blocks, values)
+        self.reduce = nn.Linear(width, rank, bias=False)
+        self.expand = nn.Linear(rank, blocks * values)
+
+    def forward(self, features: Tensor, t: Tensor) -> Tensor:
+        """Features f of all steps (T, w), steps t (...) -> modulation (..., l, p)."""
+        # Picked while narrow: the gradient of picking rows is a scatter, slow at the width of a modulation.
+        return self.expand(self.reduce(features)[t]).unflatten(-1, self.shape)
+
+
+class ActionHead(nn.Module):
+    """A denoising backbone with its step modulation, objective, action space and statistics.
+
+    The modulation of a block is the sum W_t·f(t) + W_c·f(c). The first term is pretrained and belongs to the head;
+    the second is an adapter's and starts at zero, so that a head with a fresh adapter is the unconditional head.
+
+    A new head is random and trainable, for Stage 1. `freeze` (and every `from_pretrained`) makes it a constant:
+    no gradients, evaluation mode, and neither `train()` nor `load_state_dict` undoes that.
+    """
+
+    def __init__(self, config: HeadConfig):
+        super().__init__()
+        self.config = config
+        self.frozen = False
+        self.backbone = BACKBONES[config.backbone](
+            action_dim=config.space.dim,
+            horizon=config.horizon,
+            width=config.width,
+            depth=config.depth,
+            expansion=config.expansion,
+        )
+        self.step_modulation = nn.ModuleDict(
+            {
+                name: StepModulation(
+                    config.width, config.step_rank, config.depth, ADAPTERS[name].values_per_block(self.backbone)
+                )
+                for name in config.mechanisms
+            }
+        )
+        self.objective = Objective(config.objective)
+        self.normalizer = Normalizer.identity(config.space)
+        self.source = {"path": config.name, "revision": None}
+        self._plans: dict[Any, samplers.Schedule] = {}
+
+    # ── the computation ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def step_values(self, step_modulation: nn.Module, t: Tensor | None = None) -> Tensor:
+        """W_t·f(t) at steps t (...), or at every diffusion step -> (... or T, l, p)."""
+        steps = torch.arange(self.config.objective.train_steps, device=self.objective.alpha.device)
+        return step_modulation(self.backbone.step(steps), steps if t is None else t)
+
+    def predict(self, x_t: Tensor, modulation: Tensor, mechanism: type[Adapter]) -> Tensor:
+        """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation (b, 1 or h, l, p)."""
+        blocks = [mechanism.modulation(values) for values in modulation.unbind(2)]
+        return self.backbone(x_t.to(modulation.dtype), blocks).float()
+
+    def denoise(
+        self,
+        table: Tensor,
+        cond: Tensor | None,
+        mechanism: type[Adapter],
+        noise: Tensor,
+        plan: samplers.Schedule,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Run a sampler's plan from noise (b h a), under step table (T l p) and condition modulation (b 1 l p)."""
+        steps = table[plan.timesteps][:, None, None]
+        levels = plan.timesteps[:, None, None]
+
+        def predict_x0(x: Tensor, i: int) -> Tensor:
+            modulation = steps[i] if cond is None else steps[i] + cond
+            return self.objective.to_x0(self.predict(x, modulation, mechanism), x, levels[i])
+
+        return samplers.run(plan, noise, predict_x0, generator)
+
+    def plan(self, sampler: str, steps: int, **options) -> samplers.Schedule:
+        """A sampler's tables on this head's device, made once."""
+        device = self.objective.alpha.device
+        key = (sampler, steps, device, *sorted(options.items()))
+        if key not in self._plans:
+            power = squaredcos_cap_v2(self.config.objective.train_steps)
+            self._plans[key] = samplers.schedule(sampler, power, steps, **options).to(device)
+        return self._plans[key]
+
+    def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Where sampling starts: standard normal (b h a), drawn on the generator's device if one is given."""
+        shape, device = (batch, self.config.horizon, self.config.space.dim), self.objective.alpha.device
+        return torch.randn(shape, generator=generator, device=device if generator is None else generator.device).to(device)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch: int,
+        *,
+        mechanism: str | None = None,
+        steps: int = 10,
+        sampler: str = "ddim",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Unconditional chunks (b h a) in robot units: what the head knows of motion before it knows a task."""
+        name = mechanism or self.config.mechanisms[0]
+        table = self.step_values(self.step_modulation[self._known(name)])
+        noise = self.noise(batch, generator)
+        x = self.denoise(table, None, ADAPTERS[name], noise, self.plan(sampler, steps), generator)
+        return self.normalizer.unnormalize(x)
+
+    # ── freezing ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def freeze(self) -> ActionHead:
+        """Make every weight a constant, for good."""
+        self.frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def requires_grad_(self, requires_grad: bool = True) -> ActionHead:
+        return super().requires_grad_(requires_grad and not self.frozen)
+
+    def train(self, mode: bool = True) -> ActionHead:
+        return super().train(mode and not self.frozen)
+
+    def load_state_dict(self, *args, **kwargs):
+        result = super().load_state_dict(*args, **kwargs)
+        if self.frozen:
+            self.freeze()
+        return result
+
+    def fingerprint(self) -> str:
+        """Of all weights and statistics, the same for a bfloat16 file loaded as float32."""
+        if self.frozen and self.config.fingerprint:
+            return self.config.fingerprint
+        return files.fingerprint(self.state_dict())
+
+    # ── attaching ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attach(self, adapter: Adapter, *, normalizer: Normalizer | None = None) -> ConditionedHead:
+        """Put a trainable adapter on this head. Heads are shared, not copied: many adapters may use one.
+
+        Args:
+            adapter: a fresh or an already built adapter; it moves to the head's device.
+            normalizer: statistics of the task's own actions, saved with the adapter; the head's if not given.
+        """
+        from action_heads.policy import ConditionedHead
+
+        self._known(adapter.name)
+        return ConditionedHead(self, adapter, normalizer)
+
+    def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
+        """Attach a saved adapter: a folder, or a Hub id with the options of `from_pretrained`."""
+        from action_heads.policy import ConditionedHead
+
+        return ConditionedHead.load(self, path, **kwargs)
+
+    def _known(self, mechanism: str) -> str:
+        if mechanism not in self.step_modulation:
+            raise ValueError(
+                f"{self.config.name} was pretrained for {', '.join(self.step_modulation)}, not for {mechanism!r}: "
+                "choose one of these adapters, or pretrain a head with that mechanism"
+            )
+        return mechanism
+
+    # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> ActionHead:
+        """Load a head, frozen and in evaluation mode, from a bundled name, a local folder or a Hub id.
+
+        Raises:
+            HeadNotFoundError: nothing by that name, or the Hub can't be reached.
+            WeightFileError: the weights are no safetensors file, truncated, or not this config's.
+            ValueError: the config is of another version or has unknown keys.
+        """
+        folder = hub.find(
+            name_or_path,
+            revision=revision,
+            subfolder=subfolder,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        config = HeadConfig.from_dict(files.read_json(folder / "config.json"))
+        tensors, _ = files.load_tensors(folder / "model.safetensors")
+        check_fingerprint(tensors, config.fingerprint, folder / "model.safetensors")
+        head = cls(config)
+        check_layout(tensors, head.state_dict(), folder / "model.safetensors")
+        head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        head.source = {"path": str(name_or_path), "revision": revision}
+        return head.to(device=device, dtype=dtype).freeze()
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write config.json, model.safetensors and, if there is none yet, a card. `dtype` casts the weights.
+
+        The weights go first and the config, which carries their fingerprint, last: a folder whose writing was cut
+        short is refused on loading.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {
+            name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
+            for name, tensor in self.state_dict().items()
+        }
+        config = dataclasses.replace(self.config, fingerprint=files.fingerprint(weights))
+        files.save_tensors(weights, folder / "model.safetensors")
+        if not (folder / "README.md").exists():
+            from action_heads.card import head_card
+
+            files.write_text(folder / "README.md", head_card(self))
+        files.write_text(folder / "config.json", config.to_json())
+        return folder
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+        """Publish as a model repository in one commit; options as in `action_heads.hub.push`. Returns the URL."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.push(folder, repo_id, **kwargs)
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"ActionHead({c.name}: {c.backbone} {c.width}x{c.depth}, chunks of {c.horizon} x {c.space.dim} "
+            f"({c.space.mode}), predicts {c.objective.prediction}, takes {', '.join(c.mechanisms)}; "
+            f"{self.num_parameters():,} parameters, {'frozen' if self.frozen else 'trainable'})"
+        )

@@ -1,0 +1,1 @@
+"""Stage 1: pretrain a head on observation-free kinematics (needs the `train` extra)."""

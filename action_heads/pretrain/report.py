@@ -1,0 +1,22 @@
+"""What a pretraining run leaves to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from action_heads.extras import require
+
+
+def draw_curve(curves: dict[str, list], path: Path, title: str) -> None:
+    """Training and held-out loss over steps, to a PNG."""
+    require("matplotlib", "train").use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for (name, points), colour in zip(curves.items(), ("#9db4c0", "#c05746"), strict=True):
+        axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), color=colour)
+    axes.set(xlabel="optimiser step", ylabel="denoising loss", yscale="log", title=title)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

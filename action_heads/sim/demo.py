@@ -1,0 +1,181 @@
+"""The recipe end to end: a frozen head, scripted demonstrations, one trained adapter, success in physics, and controls.
+
+Axes: n samples, c condition, h horizon, a action, e episodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action_heads import ActionHead, ConditionedHead, Normalizer, files
+from action_heads.adapters import ADAPTERS
+from action_heads.fit import FitConfig, fit
+from action_heads.sim.demonstrations import Demonstrations
+from action_heads.sim.record import record
+from action_heads.sim.report import Row, draw, table
+from action_heads.sim.rollout import rollout
+
+RUNS = {
+    "decoupled": "pretrained head, frozen; the adapter trains",
+    "random-frozen": "random head in standard initialisation, frozen; the adapter and the step modulation train",
+    "blind": "as decoupled, but the condition is zeroed in training and in rollouts",
+    "normal": "random head, everything trains",
+}
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Record demonstrations, train adapters on a frozen head, roll out, compare with controls.
+
+    Attributes:
+        task: Lift, Stack, PickPlaceCan, PickPlaceMilk, PickPlaceBread, PickPlaceCereal, NutAssemblySquare, ...
+        head: a bundled name, a folder or a Hub id.
+        adapter: film, adaln_zero or adarmsnorm.
+        runs: what to train, in this order; `normal` may be added.
+        demos: demonstrations to record; 0 for the task's own number.
+        steps: training steps of each run; 0 for the task's own number.
+        episodes: unseen episodes to roll out for each run.
+        seed: of demonstrations and training; rollouts always start from seeds 0, 1, 2, ...
+        quick: a sixth of everything, to see it work.
+        device: where to train, cpu or cuda.
+        out: where results go; outputs/demo-<task> if not given.
+    """
+
+    task: str = "Lift"
+    head: str = "dae/mlp-5m-fk"
+    adapter: str = "adaln_zero"
+    runs: tuple[str, ...] = ("decoupled", "random-frozen", "blind")
+    demos: int = 0
+    steps: int = 0
+    episodes: int = 50
+    seed: int = 0
+    quick: bool = False
+    device: str = "cpu"
+    out: Path | None = None
+
+    def __post_init__(self):
+        if unknown := [name for name in self.runs if name not in RUNS]:
+            raise ValueError(f"unknown run {', '.join(unknown)}; choose from {', '.join(RUNS)}")
+        if self.adapter not in ADAPTERS:
+            raise ValueError(f"unknown adapter {self.adapter!r}; choose from {', '.join(ADAPTERS)}")
+
+
+# (demonstrations, training steps) that a task needs; what is not listed takes the last.
+EFFORT = {"Lift": (100, 1500), "Stack": (200, 6000), "": (200, 6000)}
+
+
+def demo(config: DemoConfig) -> list[Row]:
+    """Run the demo and leave table, plot, video, adapter and every number in `config.out`."""
+    demos, steps = EFFORT.get(config.task, EFFORT[""])
+    share = 6 if config.quick else 1
+    demos, steps = config.demos or demos // share, config.steps or steps // share
+    out = config.out or Path("outputs") / f"demo-{config.task.lower()}{'-quick' if config.quick else ''}"
+    began = time.monotonic()
+    head = ActionHead.from_pretrained(config.head, device=config.device)
+    print(head)
+    recording = record(config.task, demos, seed=config.seed, path=out / f"{config.task}-{demos}-{config.seed}.npz")
+    print(recording)
+    rows = []
+    for name in config.runs:
+        print(f"\n{name}: {RUNS[name]}")
+        rows.append(run(name, config, head, recording, steps, out / name))
+        print(rows[-1])
+    minutes = (time.monotonic() - began) / 60
+    text = f"{config.task}, {demos} demonstrations, {steps} training steps, {config.adapter}\n\n{table(rows)}"
+    print(f"\n{text}\n\n{minutes:.1f} minutes on {platform.machine()} with {torch.get_num_threads()} threads")
+    files.write_text(out / "table.md", text + "\n")
+    record_of = {
+        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "demonstrations": demos,
+        "steps": steps,
+        "minutes": round(minutes, 1),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "head": {"name": head.config.name, "fingerprint": head.fingerprint()},
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    files.write_text(out / "results.json", json.dumps(record_of, indent=2) + "\n")
+    draw(rows, f"{config.task}: {demos} demonstrations", out / "results.png")
+    print(
+        f"\nsee {out}/results.png, {out}/table.md"
+        + (f", {out}/decoupled/rollouts.mp4" if "decoupled" in config.runs else "")
+    )
+    return rows
+
+
+def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demonstrations, steps: int, out: Path) -> Row:
+    """Train and roll out one row of the table; a finished row is read back rather than run again."""
+    settings = {"task": config.task, "adapter": config.adapter, "steps": steps, "seed": config.seed}
+    settings |= {"episodes": config.episodes, "demos": len(recording), "head": pretrained.fingerprint()}
+    if (out / "row.json").exists():
+        saved = files.read_json(out / "row.json")
+        if saved.pop("settings") == settings:
+            return Row(**saved)
+    policy = build(name, config, pretrained, recording)
+    cond, actions, is_pad = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(pretrained.config.horizon))
+    began = time.monotonic()
+    losses = fit(
+        policy,
+        actions,
+        see(cond, name),
+        is_pad=is_pad,
+        config=FitConfig(steps=steps, seed=config.seed),
+        description=f"{name}: training",
+    )
+    seconds = time.monotonic() - began
+    if name != "normal":
+        policy.save_adapter(out / "adapter")
+    generator = torch.Generator(config.device).manual_seed(config.seed)
+
+    def act(observed: np.ndarray) -> np.ndarray:
+        seen = see(torch.from_numpy(observed), name).to(config.device)
+        return policy.sample(seen, generator=generator).cpu().numpy()
+
+    video = out / "rollouts.mp4" if name == "decoupled" else None
+    result = rollout(config.task, act, range(config.episodes), video=video)
+    row = Row(
+        name=name,
+        frozen=policy.num_frozen,
+        trainable=policy.num_trainable,
+        successes=int(result.success.sum()),
+        episodes=len(result.success),
+        steps_to_success=float(result.length[result.success].mean()) if result.success.any() else None,
+        training_seconds=round(seconds, 1),
+        losses=[round(x, 5) for x in smooth(losses)],
+    )
+    files.write_text(out / "row.json", json.dumps(dataclasses.asdict(row) | {"settings": settings}) + "\n")
+    return row
+
+
+def build(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demonstrations) -> ConditionedHead:
+    """The policy of a row: they differ in the head and in what trains, in nothing else."""
+    torch.manual_seed(config.seed)
+    head = pretrained
+    if name in ("random-frozen", "normal"):
+        head = ActionHead(dataclasses.replace(pretrained.config, name=name, fingerprint="")).to(config.device)
+    if name == "random-frozen":
+        head.freeze()
+    cond, actions, _ = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(head.config.horizon))
+    # A random head's modulation by the diffusion step is noise: to be fair, that control may learn it.
+    adapter = ADAPTERS[config.adapter](cond.shape[-1], relearn_step=name == "random-frozen")
+    adapter.standardize(see(cond, name))
+    return head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
+
+
+def see(cond: Tensor, name: str) -> Tensor:
+    """What the policy of a row is shown of a condition (n c)."""
+    return torch.zeros_like(cond) if name == "blind" else cond
+
+
+def smooth(losses: list[float], points: int = 100) -> list[float]:
+    """At most `points` means of consecutive losses, for drawing."""
+    return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]

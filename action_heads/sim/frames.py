@@ -1,0 +1,60 @@
+"""Poses, the 6-D rotation and the one constant that ties robosuite's hand to Franka's.
+
+Frames, all right-handed, metres and radians:
+    world   MuJoCo's; the robot stands somewhere in it (its base is 0.9 m up, on a pedestal)
+    base    the foot of the robot, `panda_link0`; every action and observation of this package lives here
+    flange  `panda_link8`, the end of the arm's forward kinematics
+    TCP     Franka's own hand frame O_T_EE: flange, then 0.1034 m along z, turned -45 degrees about z.
+            z points out of the hand, the fingers open along y.
+    site    robosuite's `gripper0_grip_site`, the frame in which its OSC controller works
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+UP = np.array([0.0, 0.0, 1.0])
+
+
+class Pose(NamedTuple):
+    """A rigid transform. `a_from_b @ b_from_c` is `a_from_c`."""
+
+    p: np.ndarray  # (3,) metres
+    R: np.ndarray  # (3, 3) rotation matrix
+
+    def __matmul__(self, other: Pose) -> Pose:
+        return Pose(self.p + self.R @ other.p, self.R @ other.R)
+
+    def inverse(self) -> Pose:
+        return Pose(-self.R.T @ self.p, self.R.T)
+
+    def raised(self, height: float) -> Pose:
+        """The same orientation, `height` m further along z of the frame the pose is expressed in."""
+        return Pose(self.p + height * UP, self.R)
+
+
+def turn_z(angle: float) -> np.ndarray:
+    """Rotation about z by `angle` rad -> (3, 3)."""
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+
+
+def rotation_to_6d(R: np.ndarray) -> np.ndarray:
+    """(3, 3) -> (6,): the first two ROWS, row-major (pytorch3d's convention; many robot codebases take columns)."""
+    return R[:2].reshape(6)
+
+
+def rotation_from_6d(six: np.ndarray) -> np.ndarray:
+    """(6,) -> (3, 3): Gram-Schmidt on the two rows, so that a network's output need not be exactly orthonormal."""
+    x = six[:3] / np.linalg.norm(six[:3])
+    y = six[3:] - x * (x @ six[3:])
+    y = y / np.linalg.norm(y)
+    return np.stack([x, y, np.cross(x, y)])
+
+
+# robosuite's Panda hand hangs on the flange by the rounded quaternion (0.924, 0, 0, -0.383), which is -45.03 and not
+# -45 degrees, and its grip site is turned a further -90 degrees and sits 6.9 mm short of Franka's TCP.
+# tests/sim/test_frames.py checks this against the forward kinematics of the joints.
+TCP_IN_SITE = Pose(np.array([0.0, 0.0, 0.0069]), turn_z(np.pi / 2 + 2 * np.arctan2(0.383, 0.924) - np.pi / 4))

@@ -1,0 +1,115 @@
+"""Recorded motion: true windows of single episodes, and a split that cannot leak.
+
+Axes: `N` steps of the recording, `h` horizon, 7 joints.
+"""
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from action_heads.kinematics.panda import within_limits
+from action_heads.kinematics.recorded import RecordedChunks, recorded_chunks
+
+SOURCES = {"droid_setup_ctrlworld": 45, "haptic_skin": 51, "lila": 225}
+DROID = Path(__file__).parents[1] / "data" / "droid_3_episodes.npz"
+
+
+def table() -> dict[str, np.ndarray]:
+    """The file as it lies there."""
+    with (resources.files("action_heads.kinematics") / "data/panda_kinematics_15hz.npz").open("rb") as file:
+        return dict(np.load(file, allow_pickle=False))
+
+
+def steps_of(chunks: RecordedChunks) -> set[int]:
+    """Every step of the recording that a split touches."""
+    return set((chunks.starts[:, None] + torch.arange(chunks.horizon)).flatten().tolist())
+
+
+def test_the_joints_are_the_recorded_ones_bit_for_bit() -> None:
+    joints = recorded_chunks("all").joints
+    assert joints.shape == (120418, 7)
+    # Of joint_position, float32 (N, 7), in the original collection.
+    digest = hashlib.sha256(joints.numpy().tobytes()).hexdigest()
+    assert digest == "44a5c6964bd463d7f4f3a212d48f9f2539d02bfd689c3c8fac68b43706fc3456"
+    assert within_limits(joints).all()
+
+
+def test_no_episode_and_no_step_in_both_splits() -> None:
+    train, held_out, everything = (recorded_chunks(split) for split in ("train", "held_out", "all"))
+    assert not set(train.episodes) & set(held_out.episodes)
+    assert len(train.episodes) + len(held_out.episodes) == len(everything.episodes) == 321
+    assert not steps_of(train) & steps_of(held_out)
+    assert len(train) + len(held_out) == len(everything) == 115603
+    assert 0.03 < len(held_out) / len(everything) < 0.08
+
+
+@pytest.mark.parametrize(("source", "count"), SOURCES.items())
+def test_every_source_is_held_out_alike(source: str, count: int) -> None:
+    train, held_out = (recorded_chunks(split, sources=(source,)) for split in ("train", "held_out"))
+    assert len(held_out.episodes) == round(0.05 * count)
+    assert len(train.episodes) == count - len(held_out.episodes)
+    assert {name.split("/")[0] for name in held_out.episodes} == {source}
+
+
+def test_the_split_never_moves() -> None:
+    names = "\n".join(sorted(recorded_chunks("held_out").episodes))
+    assert hashlib.sha256(names.encode()).hexdigest()[:16] == "cff3f293c36f3b3f"
+    assert recorded_chunks("held_out", horizon=4).episodes == recorded_chunks("held_out", horizon=64).episodes
+
+
+def test_no_window_crosses_an_episode() -> None:
+    data, chunks = table(), recorded_chunks("all")
+    episode = np.repeat(np.arange(321), data["episode_length"])
+    first, last = episode[chunks.starts], episode[chunks.starts + chunks.horizon - 1]
+    assert (first == last).all()
+    assert len(chunks) == (data["episode_length"] - 15).sum()
+    assert len(chunks.starts.unique()) == len(chunks)
+
+
+def test_windows_are_gathered() -> None:
+    chunks = recorded_chunks(horizon=8)
+    joints, gripper = chunks[torch.tensor([0, 5, len(chunks) - 1])]
+    assert (joints.shape, gripper.shape) == ((3, 8, 7), (3, 8))
+    start = int(chunks.starts[5])
+    assert torch.equal(joints[1], chunks.joints[start : start + 8])
+    assert torch.equal(gripper[1], chunks.gripper[start : start + 8])
+    assert torch.equal(chunks[5][0], joints[1])
+    assert torch.equal(chunks[4:6][0][1], joints[1])
+
+
+def test_sampling_follows_the_generator() -> None:
+    chunks = recorded_chunks()
+    first, again, other = (chunks.sample(32, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
+    assert first.shape == (32, 16, 7)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_gripper_is_cut_at_a_half_and_nan_is_open() -> None:
+    raw, gripper = torch.from_numpy(table()["gripper"]), recorded_chunks("all").gripper
+    assert set(gripper.unique().tolist()) == {-1.0, 1.0}
+    assert raw.isnan().sum() == 27143
+    assert (gripper[raw.isnan()] == -1).all()
+    assert (gripper[raw > 0.5] == 1).all()
+    assert (gripper[raw <= 0.5] == -1).all()
+
+
+def test_true_droid_is_not_in_the_training_data() -> None:
+    droid = torch.from_numpy(np.load(DROID, allow_pickle=False)["joint_position"])
+    nearest = torch.cdist(droid[::20], recorded_chunks("all").joints).min()
+    assert nearest > 1e-2
+
+
+def test_errors_teach() -> None:
+    with pytest.raises(ValueError, match=r"'test'.*'train', 'held_out', 'all'"):
+        recorded_chunks("test")
+    with pytest.raises(ValueError, match=r"unknown source robocat.*lila"):
+        recorded_chunks(sources=("robocat",))
+    with pytest.raises(ValueError, match=r"5000 steps: the longest of those chosen has 1701"):
+        recorded_chunks("all", horizon=5000)
+    with pytest.raises(ValueError, match="0 steps"):
+        recorded_chunks(horizon=0)

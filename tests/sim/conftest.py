@@ -1,0 +1,26 @@
+"""Everything here needs the sim extra. Environments are slow to build: one Lift and its demonstration are shared."""
+
+from importlib.util import find_spec
+
+import pytest
+
+if find_spec("robosuite") is None:  # found, not imported: `make` sets its environment first
+    pytest.skip("needs the sim extra", allow_module_level=True)
+
+from action_heads.sim.envs import make
+from action_heads.sim.record import run_expert
+
+SEED = 10_003
+
+
+@pytest.fixture(scope="session")
+def lift():
+    sim = make("Lift")
+    yield sim
+    sim.close()
+
+
+@pytest.fixture(scope="session")
+def lift_episode(lift):
+    """The expert's Lift from SEED, undisturbed."""
+    return run_expert(lift, SEED, noise=0.0)

@@ -1,0 +1,144 @@
+import sys
+
+import numpy as np
+import pytest
+
+from action_heads.sim import Demonstrations, record
+from action_heads.sim.demonstrations import VERSION
+from action_heads.sim.frames import rotation_to_6d
+from action_heads.sim.record import SEEDS, Episode, _record_episodes, disturb, run_expert
+
+pytestmark = pytest.mark.sim
+
+
+@pytest.fixture
+def hand_made():
+    """Two episodes of 3 and 2 steps; observations count 0.. and actions 100.. so that windows can be read."""
+    count = np.arange(5, dtype=np.float32)[:, None]
+    return Demonstrations(
+        observation=np.repeat(count, 4, axis=1),
+        action=np.repeat(100 + count, 10, axis=1),
+        joint_position=np.repeat(count, 7, axis=1),
+        episode_length=np.array([3, 2]),
+        seed=np.array([10_000, 10_002]),
+        task="Lift",
+        noise=0.25,
+    )
+
+
+def test_chunks_stay_within_their_episode(hand_made):
+    cond, actions, is_pad = hand_made.chunks(horizon=3, observation_steps=2)
+    assert cond.shape == (5, 8)
+    assert cond.dtype == actions.dtype == np.float32
+    assert cond[:, [0, 4]].tolist() == [[0, 0], [0, 1], [1, 2], [3, 3], [3, 4]]
+    assert (actions[:, :, 0] - 100).tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 4, 4], [4, 4, 4]]
+    assert is_pad.astype(int).tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 0, 1], [0, 1, 1]]
+
+
+def test_save_load_round_trip(hand_made, tmp_path):
+    hand_made.save(tmp_path / "new" / "demos.npz")
+    loaded = Demonstrations.load(tmp_path / "new" / "demos.npz")
+    for name, value in vars(hand_made).items():
+        assert np.array_equal(getattr(loaded, name), value), name
+        assert type(getattr(loaded, name)) is type(value), name
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["demos.npz"], "a partial file was left behind"
+
+
+def test_load_rejects_other_files(hand_made, tmp_path):
+    np.savez(tmp_path / "other.npz", action=np.zeros(3))
+    with pytest.raises(ValueError, match="lacks episode_length"):
+        Demonstrations.load(tmp_path / "other.npz")
+    np.savez(tmp_path / "later.npz", version=VERSION + 1, **vars(hand_made))
+    with pytest.raises(ValueError, match="record it again"):
+        Demonstrations.load(tmp_path / "later.npz")
+
+
+def test_arrays_must_fit_the_episodes(hand_made):
+    with pytest.raises(ValueError, match=r"action has shape \(4, 10\).*should be 5"):
+        Demonstrations(**vars(hand_made) | {"action": hand_made.action[:4]})
+
+
+def test_expert_lifts(lift_episode):
+    assert lift_episode.success
+    assert len(lift_episode.action) < 80
+
+
+def test_replay_of_recorded_targets_succeeds(lift, lift_episode):
+    """Open loop, from float32: the recorded actions mean the same thing to `step` as they did to the expert."""
+    lift.reset(lift_episode.seed)
+    assert any([lift.step(action) is not None and lift.success() for action in lift_episode.action])
+
+
+def test_noise_moves_the_arm_but_not_the_labels(lift, lift_episode):
+    noisy = run_expert(lift, lift_episode.seed, noise=0.5)
+    assert not np.array_equal(noisy.observation[1:20], lift_episode.observation[1:20])
+    ahead = np.abs(noisy.action[:, :3] - noisy.observation[:, :3]).max()
+    assert ahead <= 0.05 + 1e-5, "a label is at most the expert's largest step away"
+    again = run_expert(lift, lift_episode.seed, noise=0.5)
+    assert np.array_equal(noisy.action, again.action)
+
+
+def test_no_disturbance_is_no_change(lift):
+    lift.reset(seed=0)
+    action = np.concatenate([lift.tcp.p - 0.03, rotation_to_6d(lift.tcp.R), [1.0]])
+    np.testing.assert_allclose(disturb(action, lift.tcp, np.zeros(6)), action, atol=1e-9)
+
+
+def test_record_reuses_its_file(tmp_path, monkeypatch):
+    path = tmp_path / "lift.npz"
+    demonstrations = record("Lift", episodes=3, path=path)
+    assert len(demonstrations) == 3
+    assert demonstrations.noise == 0.3
+    assert (np.diff(demonstrations.seed) > 0).all()
+    assert demonstrations.seed[0] >= SEEDS, "recordings and rollouts share no seed"
+
+    # from here on, nothing can be recorded; by sys.modules because the package's name `record` is the function
+    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "_record_episodes", None)
+    assert np.array_equal(record("Lift", episodes=3, path=path).action, demonstrations.action)
+    with pytest.raises(ValueError, match="holds another recording"):
+        record("Lift", episodes=4, path=path)
+    with pytest.raises(ValueError, match="episodes >= 1"):
+        record("Lift", episodes=0)
+
+
+class FakeWorkers:
+    """Answers in an order drawn by `workers`' own dice; every third seed fails."""
+
+    def __init__(self, n, *_):
+        self.jobs, self.dice = [None] * n, np.random.default_rng(n)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def __len__(self):
+        return len(self.jobs)
+
+    def send(self, worker, seed):
+        self.jobs[worker] = seed
+
+    def ready(self):
+        return [int(self.dice.integers(len(self.jobs)))]
+
+    def receive(self, worker):
+        seed, empty = self.jobs[worker], np.zeros((0, 1))
+        return Episode(seed, self.succeeds(seed), empty, empty, empty)
+
+    def succeeds(self, seed):
+        return seed % 3 != 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_the_number_of_workers_does_not_change_the_recording(workers, monkeypatch):
+    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "Workers", FakeWorkers)
+    kept = _record_episodes("Lift", episodes=20, seed=2, noise=0.0, workers=workers)
+    assert [episode.seed for episode in kept] == [seed for seed in range(30_000, 30_050) if seed % 3][:20]
+
+
+def test_an_expert_that_never_succeeds_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "Workers", FakeWorkers)
+    monkeypatch.setattr(FakeWorkers, "succeeds", lambda self, seed: False)
+    with pytest.raises(RuntimeError, match=r"succeeded in 0 of 4\d tries; lower the noise"):
+        _record_episodes("Lift", episodes=2, seed=0, noise=0.9, workers=2)

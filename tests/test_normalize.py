@@ -1,0 +1,103 @@
+"""Normalise and unnormalise are inverse, touch only positions and joints, and never lose their precision."""
+
+import pytest
+import torch
+
+from action_heads.normalize import FLOOR, Normalizer
+from action_heads.spaces import EE_ABSOLUTE, ActionSpace
+
+JOINTS = ActionSpace((("joint", 2), ("gripper", 1)))
+DROID = ((-0.229, -0.871, -0.308), (0.930, 0.863, 1.111))  # m, the paper's range
+
+
+def data(seed: int = 0) -> torch.Tensor:
+    """Actions (50 16 10), positions off-centre and of different widths."""
+    actions = torch.randn(50, 16, 10, generator=torch.Generator().manual_seed(seed))
+    actions[..., :3] *= torch.tensor([0.1, 0.5, 2.0])
+    actions[..., :3] += torch.tensor([0.4, -3.0, 0.0])
+    return actions
+
+
+def test_fit_maps_the_range_to_one_and_leaves_the_rest() -> None:
+    actions = data()
+    normal = Normalizer.fit(actions, EE_ABSOLUTE).normalize(actions)
+    torch.testing.assert_close(normal[..., :3].amin((0, 1)), -torch.ones(3))
+    torch.testing.assert_close(normal[..., :3].amax((0, 1)), torch.ones(3))
+    assert torch.equal(normal[..., 3:], actions[..., 3:])
+
+
+def test_normalize_and_unnormalize_are_inverse() -> None:
+    actions = data()
+    normalizer = Normalizer.fit(actions, EE_ABSOLUTE, margin=0.1)
+    torch.testing.assert_close(normalizer.unnormalize(normalizer.normalize(actions)), actions)
+    torch.testing.assert_close(normalizer.normalize(normalizer.unnormalize(actions)), actions)
+    double = actions.double()
+    torch.testing.assert_close(normalizer.unnormalize(normalizer.normalize(double)), double, atol=1e-15, rtol=1e-15)
+
+
+def test_margin_leaves_room() -> None:
+    actions = data()
+    normal = Normalizer.fit(actions, EE_ABSOLUTE, margin=0.25).normalize(actions)
+    torch.testing.assert_close(normal[..., :3].amax((0, 1)), torch.full((3,), 1 / 1.25))
+
+
+def test_a_constant_dimension_stays_small() -> None:
+    actions = data()
+    actions[..., 1] = 0.7
+    normalizer = Normalizer.fit(actions, EE_ABSOLUTE)
+    assert normalizer.scale[1] == torch.tensor(FLOOR)
+    assert normalizer.normalize(actions)[..., 1].abs().max() < 1e-3
+    torch.testing.assert_close(normalizer.unnormalize(torch.ones(10))[1], torch.tensor(0.7 + FLOOR))
+
+
+def test_joints_are_normalised_and_identity_changes_nothing() -> None:
+    normalizer = Normalizer.from_range((-2.0, 0.0), (2.0, 1.0), JOINTS)
+    torch.testing.assert_close(normalizer.normalize(torch.tensor([2.0, 0.0, 1.0])), torch.tensor([1.0, -1.0, 1.0]))
+    actions = data()
+    assert torch.equal(Normalizer.identity(EE_ABSOLUTE).normalize(actions), actions)
+
+
+@pytest.mark.parametrize("cast", [torch.float16, torch.bfloat16, torch.float64])
+def test_statistics_stay_fp32(cast: torch.dtype) -> None:
+    normalizer = Normalizer.from_range(*DROID, EE_ABSOLUTE)
+    bits = normalizer.scale.clone()
+    moved = torch.nn.Sequential(normalizer).to(cast)[0]
+    assert moved is normalizer
+    assert normalizer.scale.dtype == normalizer.offset.dtype == torch.float32
+    assert torch.equal(normalizer.scale, bits)
+    assert normalizer.unnormalize(torch.zeros(10, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def test_state_travels() -> None:
+    source, target = Normalizer.from_range(*DROID, EE_ABSOLUTE), Normalizer.identity(EE_ABSOLUTE)
+    target.load_state_dict(source.state_dict())
+    assert set(source.state_dict()) == {"offset", "scale"}
+    assert torch.equal(target.normalize(data()), source.normalize(data()))
+    assert not list(source.parameters())
+
+
+def test_repr_names_the_ranges() -> None:
+    assert "10 dims, 0: [-0.229, 0.93], 1: [-0.871, 0.863]" in repr(Normalizer.from_range(*DROID, EE_ABSOLUTE))
+    assert "identity" in repr(Normalizer.identity(EE_ABSOLUTE))
+
+
+def test_errors_teach() -> None:
+    normalizer = Normalizer.identity(EE_ABSOLUTE)
+    with pytest.raises(ValueError, match=r"\(2, 7\).*\(..., 10\)"):
+        normalizer.normalize(torch.zeros(2, 7))
+    with pytest.raises(ValueError, match=r"\(2, 7\).*\(..., 10\)"):
+        normalizer.unnormalize(torch.zeros(2, 7))
+    with pytest.raises(ValueError, match=r"\(0, 10\).*at least one"):
+        Normalizer.fit(torch.zeros(0, 10), EE_ABSOLUTE)
+    with pytest.raises(ValueError, match=r"NaN.*validate"):
+        Normalizer.fit(torch.full((4, 10), torch.nan), EE_ABSOLUTE)
+    with pytest.raises(ValueError, match=r"margin -0.1"):
+        Normalizer.fit(data(), EE_ABSOLUTE, margin=-0.1)
+    with pytest.raises(ValueError, match=r"\(10,\).*3 of its 10.*\(3,\)"):
+        Normalizer.from_range(torch.zeros(10), torch.ones(10), EE_ABSOLUTE)
+    with pytest.raises(ValueError, match=r"must not exceed"):
+        Normalizer.from_range((1.0, 0, 0), (0.0, 1, 1), EE_ABSOLUTE)
+    with pytest.raises(ValueError, match=r"scale positive"):
+        Normalizer(torch.zeros(3), torch.zeros(3))
+    with pytest.raises(ValueError, match=r"offset \(3,\) and scale \(4,\)"):
+        Normalizer(torch.zeros(3), torch.ones(4))

@@ -55,7 +55,9 @@ class AdapterConfig:
     def __post_init__(self):
         for name in ("cond_dim", "hidden_dim"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is None and name == "hidden_dim":
+                continue
+            if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 

@@ -33,7 +33,8 @@ def mixture(names: Sequence[str], horizon: int, split: str = "train") -> Source:
     sources = [source(name, horizon, split) for name in names]
 
     def sample(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        parts = [s(n // len(sources) + (i < n % len(sources)), generator) for i, s in enumerate(sources)]
+        shares = [n // len(sources) + (i < n % len(sources)) for i in range(len(sources))]
+        parts = [s(share, generator) for s, share in zip(sources, shares, strict=True) if share]
         joints, gripper = zip(*parts, strict=True)
         return torch.cat(joints), torch.cat(gripper)
 

@@ -150,12 +150,12 @@ def _render_fast(sim):
 
     The picture changes by less than one grey level on average, but change it for data and evaluation alike.
     """
-    import mujoco
+    from mujoco import mjtRndFlag  # pyright: ignore[reportAttributeAccessIssue]  mujoco is a binary module
 
     sim.model._model.vis.quality.offsamples = 0
     context = sim._render_context_offscreen
-    context.scn.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
-    context.scn.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+    context.scn.flags[mjtRndFlag.mjRND_SHADOW] = 0
+    context.scn.flags[mjtRndFlag.mjRND_REFLECTION] = 0
     context.gl_ctx.make_current()
     context.con.free()
     context._set_mujoco_context_and_buffers()  # offsamples is read when the buffers are made

@@ -42,7 +42,7 @@ def stack(arm: Arm) -> None:
 
 def _room_for_fingers(R: np.ndarray, at: np.ndarray, neighbour: np.ndarray) -> float:
     """Distance (m) from the centre of `neighbour` to the nearer finger of an open hand `R` around `at`."""
-    return min(np.linalg.norm((at + side * R[:, 1] - neighbour)[:2]) for side in (-0.05, 0.05))
+    return min(float(np.linalg.norm((at + side * R[:, 1] - neighbour)[:2])) for side in (-0.05, 0.05))
 
 
 def pick_place(arm: Arm, item: str, height: float, across: float | None) -> None:
@@ -79,19 +79,20 @@ def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
     arm.pick(grasp, above=0.08, lift=0.20, tol=0.007, steps=10)
 
     ring = sim.body(body)
-    yaw, top = heading(ring.R[:, 0]), post.p + 0.10 * UP
+    yaw = heading(ring.R[:, 0])
     if abs(turn) > 1.2:
         halfway = Pose(np.array([(ring.p[0] + post.p[0]) / 2, *ring.p[1:]]), turn_z(yaw + turn / 2))
         arm.go(_hand_for(arm, body, halfway), CLOSED, tol=0.04, turn_tol=0.2, steps=40)
-    over = Pose(top + 0.035 * UP, turn_z(yaw + turn))
+    over = Pose(post.p + 0.135 * UP, turn_z(yaw + turn))
+    target = _hand_for(arm, body, over)
     for look in range(3):  # the nut sags and slips in the fingers: measure it again until it is centred
-        target = _hand_for(arm, body, over)
         arm.go(target, CLOSED, tol=0.004 if look else 0.02, turn_tol=0.03, steps=50)
         arm.grip(CLOSED, steps=2 if look else 0, at=target)
         ring = sim.body(body)
         off, skew = np.linalg.norm((ring.p - post.p)[:2]), wrap(heading(ring.R[:, 0]) - yaw - turn)
         if off < 0.005 and abs(skew) < 0.05:
             break
+        target = _hand_for(arm, body, over)
     arm.go(target.raised(-0.11), CLOSED, tol=0.006, steps=50, speed=0.3)
     arm.grip(OPEN, steps=8)
     arm.go(Pose(arm.tcp.p, arm.home).raised(0.08), OPEN, tol=0.03, steps=20)
@@ -119,7 +120,7 @@ def _turns_within_reach(arm: Arm, along: np.ndarray, ring: Pose, post: Pose, sid
     def cost(grasp: float, turn: float) -> float:
         hand = post.p[:2] + 0.062 * np.array([np.cos(handle + turn), np.sin(handle + turn)])
         return (
-            60 * max(0.0, np.linalg.norm(hand) - 0.78)
+            60 * max(0.0, float(np.linalg.norm(hand)) - 0.78)
             + 5 * max(0.0, abs(grasp) - 1.7)
             + 8 * max(0.0, abs(grasp + turn) - 1.9)
             + 0.15 * abs(turn)

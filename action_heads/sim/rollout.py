@@ -49,7 +49,7 @@ class Rollouts:
 
     @property
     def steps_per_second(self) -> float:
-        """Environment steps of all workers together per second of wall time outside the policy, resets included."""
+        """Of all workers together, in wall time outside the policy; resets and the start of the workers included."""
         return float(np.sum(self.length) / self.environment_seconds)
 
     def __str__(self) -> str:

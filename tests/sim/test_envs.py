@@ -50,7 +50,7 @@ def test_a_seed_is_a_start(lift):
     assert np.array_equal(lift.reset(seed=5), first)
     assert not np.array_equal(first, other)
     drawn = np.random.random()  # noqa: NPY002
-    assert drawn == np.random.RandomState(0).random(), "reset disturbed the caller's generator"  # noqa: NPY002
+    assert drawn == np.random.RandomState(0).random(), "reset disturbed the caller's generator"
 
 
 def test_step_goes_to_an_absolute_target(lift):

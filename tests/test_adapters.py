@@ -1,0 +1,90 @@
+"""Properties every adapter keeps, whatever it modulates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import COND_DIM, conditions, generator, tiny_head, trained_policy
+
+from action_heads.adapters import ADAPTERS, AdaLNZero
+from action_heads.adapters.adarmsnorm import AdaRMSNormModulation
+
+
+def test_fresh_adapter_is_the_unconditional_head(head, mechanism):
+    """Bit for bit: zero modulation adds exactly nothing."""
+    policy = head.attach(ADAPTERS[mechanism](COND_DIM))
+    conditioned = policy.sample(conditions(3), steps=5, generator=generator())
+    assert torch.equal(conditioned, head.sample(3, mechanism=mechanism, steps=5, generator=generator()))
+
+
+def test_condition_matters_once_trained(policy):
+    one, other = (policy.sample(conditions(2, seed), generator=generator()) for seed in (1, 2))
+    assert (one - other).abs().max() > 1e-4
+
+
+def test_mechanisms_differ(head):
+    samples = [head.sample(2, mechanism=name, generator=generator()) for name in ADAPTERS]
+    assert not torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[1], samples[2])
+
+
+def test_tokens_are_pooled_over_the_mask(head):
+    policy = trained_policy(head)
+    tokens = torch.randn(2, 5, COND_DIM, generator=generator())
+    mask = torch.tensor([[True, True, True, False, False], [True, True, True, True, True]])
+    tokens[0, 3:] = float("nan")  # what stands in padding must not matter
+    pooled = torch.stack([tokens[0, :3].mean(0), tokens[1].mean(0)])
+    masked = policy.sample(tokens, mask=mask, generator=generator())
+    torch.testing.assert_close(masked, policy.sample(pooled, generator=generator()))
+
+
+def test_standardize_is_saved_and_tolerates_constants(head, tmp_path):
+    policy = head.attach(AdaLNZero(COND_DIM))
+    cond = 50 + 3 * torch.randn(100, COND_DIM)
+    cond[:, 2] = 4.0
+    policy.adapter.standardize(cond)
+    seen = (cond - policy.adapter.cond_mean) / policy.adapter.cond_std
+    assert seen.mean(0).abs().max() < 1e-4
+    assert (seen.std(0)[[0, 1, 3]] - 1).abs().max() < 1e-3
+    assert (seen[:, 2] == 0).all()
+    loaded = head.load_adapter(policy.save_adapter(tmp_path / "a"))
+    assert torch.equal(loaded.adapter.cond_mean, policy.adapter.cond_mean)
+
+
+def test_rms_norm_is_pi0s():
+    """x / sqrt(mean(x²) + ε) · weight: no centring, no bias."""
+    norm, x = torch.nn.LayerNorm(8), torch.randn(2, 3, 8)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.fill_(9.0)
+    expected = x / (x.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight
+    got = AdaRMSNormModulation(torch.zeros(2, 1, 24)).normalize(x, norm)
+    torch.testing.assert_close(got, expected)
+
+
+def test_relearning_starts_from_the_heads_step_modulation(head, mechanism):
+    policy = head.attach(ADAPTERS[mechanism](COND_DIM, relearn_step=True))
+    plain = head.attach(ADAPTERS[mechanism](COND_DIM))
+    # The same step modulation, once as a table and once row by row: equal but for the order of sums.
+    torch.testing.assert_close(policy.step_values(), plain.step_values())
+    assert policy.num_trainable > plain.num_trainable
+    assert policy.num_frozen < plain.num_frozen
+
+
+def test_reading_costs_the_bottleneck_not_a_map_a_block():
+    """Decision 2 of the design: 2048-d embedding, under 2M trainable parameters to read it."""
+    head = tiny_head(width=256, depth=8)
+    policy = head.attach(AdaLNZero(2048))
+    assert sum(p.numel() for p in policy.adapter.read.parameters()) < 1_000_000
+
+
+@pytest.mark.parametrize("cond_dim", [0, -3, 2.5, None])
+def test_bad_width_is_refused(cond_dim):
+    with pytest.raises(ValueError, match="cond_dim must be a positive integer"):
+        AdaLNZero(cond_dim)
+
+
+def test_unknown_mechanism_for_this_head():
+    head = tiny_head(mechanisms=("film",))
+    with pytest.raises(ValueError, match=r"pretrained for film, not for 'adaln_zero'"):
+        head.attach(AdaLNZero(COND_DIM))

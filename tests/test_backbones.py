@@ -1,0 +1,70 @@
+"""The paper's counts and computation, and what each backbone does with time."""
+
+from __future__ import annotations
+
+import torch
+from conftest import conditions, generator, tiny_head, trained_policy
+from torch import nn
+
+from action_heads import ActionHead, HeadConfig
+from action_heads.adapters import FiLM
+from action_heads.adapters.film import FiLMModulation
+
+
+def test_paper_size():
+    """Section III-B: 4.78M with the step embedding and without the generators."""
+    head = ActionHead(HeadConfig()).freeze()
+    assert sum(p.numel() for p in head.backbone.parameters()) == 4_782_346
+    assert head.attach(FiLM(512, relearn_step=True)).num_frozen == 4_782_346
+
+
+def test_film_is_dp_mlp():
+    """The paper's equations written out once more, on their own: the same weights give the same numbers."""
+    net = ActionHead(HeadConfig(width=32, depth=2)).backbone
+    x, values = torch.randn(3, 16, 10), [torch.randn(3, 1, 2 * 128) for _ in range(2)]
+    with torch.no_grad():
+        ours = net(x, [FiLMModulation(v) for v in values])
+        h = torch.stack([x[:, i] @ net.embed.weight[i] + net.embed.bias[i] for i in range(16)], dim=1)
+        for block, v in zip(net.blocks, values, strict=True):
+            scale, shift = v[..., :128], v[..., 128:]
+            hidden = nn.functional.gelu(h @ block.up.weight.T + block.up.bias) * (1 + scale) + shift
+            h = h + hidden @ block.down.weight.T + block.down.bias
+            h = nn.functional.layer_norm(h, (32,), block.norm.weight, block.norm.bias)
+        h = nn.functional.layer_norm(h, (32,), net.norm.weight, net.norm.bias)
+        theirs = h @ net.out.weight.T + net.out.bias
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_step_embedding_is_diffusion_policys():
+    """Sinusoids of diffusion_policy's SinusoidalPosEmb: sines first, frequencies 10000^(-i / (w/2 - 1))."""
+    step = ActionHead(HeadConfig(width=32, depth=1)).backbone.step
+    t = torch.tensor([0, 7, 99])
+    angles = t[:, None] * torch.tensor([10000 ** (-i / 15) for i in range(16)])
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    torch.testing.assert_close(step(t), nn.functional.mish(step.mlp(waves)), rtol=1e-4, atol=1e-5)
+
+
+def time_jacobian(name: str) -> torch.Tensor:
+    """How much output step i moves with input step j (16, 16)."""
+    policy = trained_policy(tiny_head(name))
+    modulation = policy.step_values(torch.tensor([[50]])) + policy.adapter(conditions(1))
+
+    def denoise(x):
+        return policy.head.predict(x[None], modulation, type(policy.adapter))[0]
+
+    return torch.autograd.functional.jacobian(denoise, torch.randn(16, 10, generator=generator())).abs().sum((1, 3))
+
+
+def test_mlp_never_mixes_time():
+    jacobian = time_jacobian("mlp")
+    assert (jacobian.diagonal() > 0).all()
+    assert (jacobian - jacobian.diag().diag() == 0).all()
+
+
+def test_mixer_mixes_time():
+    assert (time_jacobian("mixer") > 0).all()
+
+
+def test_declared_mixing_is_true(head):
+    jacobian = time_jacobian(head.config.backbone)
+    assert head.backbone.mixes_time == bool((jacobian - jacobian.diag().diag()).any())

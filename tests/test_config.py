@@ -1,0 +1,44 @@
+"""The head's config: there and back, and strict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from conftest import tiny_config
+
+from action_heads import EE_DELTA, HeadConfig, ObjectiveConfig
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        HeadConfig(),
+        tiny_config(backbone="mixer", mechanisms=("film",), space=EE_DELTA, training={"data": ["a"], "steps": 3}),
+        tiny_config(objective=ObjectiveConfig("epsilon", 50, 2.0), fingerprint="ab"),
+    ],
+)
+def test_round_trip(config):
+    assert HeadConfig.from_dict(json.loads(config.to_json())) == config
+
+
+def test_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        HeadConfig().width = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"width": 0}, "width must be a positive integer"),
+        ({"width": 15}, "width must be even"),
+        ({"depth": 1.5}, "depth must be a positive integer"),
+        ({"backbone": "gru"}, "choose one of mlp, mixer"),
+        ({"mechanisms": ()}, "mechanisms must be some of"),
+        ({"mechanisms": ("prefix",)}, "mechanisms must be some of"),
+    ],
+)
+def test_bad_values(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        HeadConfig(**wrong)

@@ -1,0 +1,37 @@
+"""Stage 2 in memory."""
+
+from __future__ import annotations
+
+import torch
+from conftest import COND_DIM, actions, conditions, generator, tiny_head
+
+from action_heads.adapters import AdaLNZero
+from action_heads.fit import FitConfig, cosine, fit
+
+
+def run(seed: int = 0):
+    torch.manual_seed(0)
+    policy = tiny_head().attach(AdaLNZero(COND_DIM))
+    losses = fit(policy, actions(64), conditions(64), config=FitConfig(steps=80, lr=1e-2, seed=seed))
+    return policy, losses
+
+
+def test_learns_and_keeps_the_head():
+    before = tiny_head().fingerprint()
+    policy, losses = run()
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert not policy.training
+    assert policy.head.fingerprint() == before
+
+
+def test_is_deterministic_by_seed():
+    samples = [run(seed)[0].sample(conditions(), generator=generator()) for seed in (0, 0, 1)]
+    assert torch.equal(samples[0], samples[1])
+    assert not torch.equal(samples[0], samples[2])
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    config = FitConfig(steps=1000, lr=1.0, warmup=10)
+    assert cosine(0, config) < 0.11
+    assert cosine(10, config) > 0.99
+    assert cosine(999, config) < 1e-5

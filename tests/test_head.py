@@ -1,0 +1,127 @@
+"""Saving, loading and refusing heads."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from conftest import generator, tiny_config, tiny_head
+from fake_hub import fake_hub_fixture  # noqa: F401
+
+from action_heads import ActionHead
+from action_heads.files import WeightFileError
+from action_heads.hub import HeadNotFoundError
+
+
+def test_save_and_load_give_the_same_head(head, tmp_path):
+    loaded = ActionHead.from_pretrained(head.save_pretrained(tmp_path / "head"))
+    assert loaded.frozen
+    assert not loaded.training
+    assert loaded.fingerprint() == head.fingerprint()
+    for name, tensor in head.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+    assert torch.equal(loaded.sample(2, generator=generator()), head.sample(2, generator=generator()))
+
+
+def test_bfloat16_file_has_one_fingerprint_in_any_dtype(head, tmp_path):
+    folder = head.save_pretrained(tmp_path / "head", dtype=torch.bfloat16)
+    full, low = (ActionHead.from_pretrained(folder, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    assert full.fingerprint() == low.fingerprint() != head.fingerprint()
+    assert next(low.parameters()).dtype == torch.bfloat16
+    assert torch.equal(low.normalizer.scale, head.normalizer.scale)
+    assert (folder / "model.safetensors").stat().st_size < 0.6 * 4 * head.num_parameters()
+
+
+def test_fingerprint_follows_the_weights():
+    head = ActionHead(tiny_config())
+    before = head.fingerprint()
+    with torch.no_grad():
+        head.backbone.out.bias[0] += 1
+    assert head.fingerprint() != before
+
+
+def test_subfolder_and_card(head, tmp_path):
+    head.save_pretrained(tmp_path / "repo" / "inner")
+    assert ActionHead.from_pretrained(tmp_path / "repo", subfolder="inner").config.name == "test/tiny"
+    card = (tmp_path / "repo" / "inner" / "README.md").read_text()
+    assert "library_name: action-heads" in card
+    assert f"{head.num_parameters():,}" in card
+
+
+def test_a_card_of_ones_own_is_kept(head, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    head.save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_repr_tells_counts(head):
+    assert f"{head.num_parameters():,} parameters, frozen" in repr(head)
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda f: edit_config(f, version=99), ValueError, "version 99"),
+        (lambda f: edit_config(f, version=...), ValueError, "version None"),
+        (lambda f: edit_config(f, colour="red"), ValueError, "unknown keys in the head's config: colour"),
+        (lambda f: edit_config(f, width=...), ValueError, "lacks width"),
+        (lambda f: edit_config(f, width=32), WeightFileError, "does not fit the config"),
+        (lambda f: edit_config(f, horizon=8), WeightFileError, "backbone.embed"),
+        (lambda f: edit_config(f, backbone="diffusion"), ValueError, "choose one of mlp, mixer"),
+        (lambda f: edit_config(f, fingerprint="0" * 32), WeightFileError, "different saves"),
+        (lambda f: edit_config(f, objective={"prediction": "x0", "beta": 1}), ValueError, "beta"),
+        (lambda f: edit_config(f, space={"parts": [["wheel", 2]], "mode": "absolute", "frame": ""}), ValueError, "wheel"),
+        (lambda f: (f / "config.json").write_text("{"), ValueError, "not valid JSON"),
+        (lambda f: (f / "config.json").unlink(), HeadNotFoundError, "lacks config.json"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), WeightFileError, "empty"),
+        (lambda f: torch.save({"w": torch.ones(1)}, f / "model.safetensors"), WeightFileError, "pickle"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"<!doctype html>"), WeightFileError, "web page"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+            WeightFileError,
+            "truncated",
+        ),
+    ],
+)
+def test_spoilt_heads_are_refused(spoil, error, message, tmp_path):
+    folder = tiny_head("mlp").save_pretrained(tmp_path / "head")
+    spoil(folder)
+    with pytest.raises(error, match=message):
+        ActionHead.from_pretrained(folder)
+
+
+def test_a_save_cut_short_is_refused(tmp_path):
+    """New weights, then the machine dies before the new config: the two do not agree."""
+    folder = tiny_head(seed=0).save_pretrained(tmp_path / "head")
+    config = (folder / "config.json").read_bytes()
+    tiny_head(seed=1).save_pretrained(folder)
+    (folder / "config.json").write_bytes(config)
+    with pytest.raises(WeightFileError, match="different saves"):
+        ActionHead.from_pretrained(folder)
+
+
+def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
+    url = head.push_to_hub("me/tiny")
+    assert "me/tiny" in url
+    loaded = ActionHead.from_pretrained("me/tiny")
+    assert loaded.source == {"path": "me/tiny", "revision": None}
+    assert torch.equal(loaded.sample(1, generator=generator()), head.sample(1, generator=generator()))
+
+
+def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
+    from action_heads import ConditionedHead
+    from conftest import conditions, trained_policy
+
+    tiny_head().push_to_hub("me/head")
+    policy = trained_policy(ActionHead.from_pretrained("me/head"))
+    policy.push_adapter("me/stack")
+    loaded = ConditionedHead.from_pretrained("me/stack")
+    a, b = (p.sample(conditions(), generator=generator()) for p in (policy, loaded))
+    assert torch.equal(a, b)

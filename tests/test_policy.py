@@ -1,0 +1,305 @@
+"""The promises of a conditioned head: what trains, what is frozen, what comes back from disk."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+
+import pytest
+import torch
+from conftest import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
+
+from action_heads import EMA, ActionHead, ConditionedHead, Normalizer
+from action_heads.adapters import ADAPTERS, AdaLNZero, FiLM
+from action_heads.files import WeightFileError
+
+
+def bits(module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def train(policy, steps: int = 3):
+    optimizer = torch.optim.SGD(policy.trainable_parameters(), lr=0.1)
+    ema = EMA(policy.parameters())
+    for _ in range(steps):
+        policy.train()
+        policy.loss(actions(), conditions()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update()
+    ema.copy_to_model()
+
+
+# ── frozen is a promise ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_training_moves_the_adapter_and_not_one_bit_of_the_head(head, mechanism):
+    policy = head.attach(ADAPTERS[mechanism](COND_DIM))
+    before, adapter = bits(head), bits(policy.adapter)
+    train(policy)
+    assert same(before, bits(head))
+    moved = {name for name, tensor in bits(policy.adapter).items() if not torch.equal(tensor, adapter[name])}
+    assert moved == {name for name, _ in policy.adapter.named_parameters()}
+
+
+def test_gradient_reaches_the_users_encoder(policy):
+    cond = conditions().requires_grad_()
+    policy.loss(actions(), cond).backward()
+    assert cond.grad is not None
+    assert cond.grad.abs().sum() > 0
+    assert all(p.grad is None for p in policy.head.parameters())
+
+
+@pytest.mark.parametrize("tamper", ["train", "requires_grad_", "load_state_dict", "deepcopy", "to"])
+def test_nothing_thaws_a_frozen_head(policy, tamper):
+    if tamper == "train":
+        policy.train()
+        policy.head.train(True)
+    elif tamper == "requires_grad_":
+        policy.requires_grad_(True)
+        policy.head.requires_grad_(True)
+    elif tamper == "load_state_dict":
+        policy.head.load_state_dict(policy.head.state_dict())
+        policy.load_state_dict(policy.state_dict())
+    elif tamper == "deepcopy":
+        policy = copy.deepcopy(policy)
+        policy.train()
+    else:
+        policy.to(torch.float64).float()
+    assert not policy.head.training
+    assert not any(p.requires_grad for p in policy.head.parameters())
+    assert all(p.requires_grad for p in policy.adapter.parameters())
+    policy.assert_frozen()
+
+
+def test_a_weight_thawed_behind_the_heads_back_is_caught(policy):
+    next(policy.head.parameters()).requires_grad = True
+    with pytest.raises(RuntimeError, match="made trainable behind its back"):
+        policy.loss(actions(), conditions())
+    with pytest.raises(RuntimeError, match="made trainable behind its back"):
+        policy.trainable_parameters()
+
+
+def test_an_unfrozen_head_trains_along():
+    from conftest import tiny_config
+
+    head = ActionHead(tiny_config())
+    policy = head.attach(AdaLNZero(COND_DIM))
+    before = bits(head.backbone)
+    train(policy)
+    assert not same(before, bits(head.backbone))
+    assert policy.num_frozen == 0
+
+
+def test_counts(policy):
+    head = policy.head
+    used = [head.backbone, head.step_modulation[policy.adapter.name]]
+    assert policy.num_frozen == sum(p.numel() for module in used for p in module.parameters())
+    assert policy.num_trainable == sum(p.numel() for p in policy.adapter.parameters())
+    assert f"{policy.num_frozen:,} frozen, {policy.num_trainable:,} trainable" in repr(policy)
+
+
+def test_two_adapters_share_one_head(head):
+    one, two = trained_policy(head, "film"), trained_policy(head, "adaln_zero")
+    assert one.head is two.head
+    before = two.sample(conditions(), generator=generator())
+    train(one)
+    assert torch.equal(before, two.sample(conditions(), generator=generator()))
+
+
+# ── loss and sample ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_loss_falls(head, mechanism):
+    policy = head.attach(ADAPTERS[mechanism](COND_DIM))
+    optimizer = torch.optim.Adam(policy.trainable_parameters(), lr=1e-2)
+
+    def loss():
+        return policy.loss(actions(32), conditions(32), generator=generator(9))
+
+    first = float(loss().detach())
+    for i in range(60):
+        policy.loss(actions(32), conditions(32), generator=generator(i)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert float(loss().detach()) < 0.9 * first
+
+
+def test_loss_is_the_mean_squared_error_of_the_prediction():
+    """Recomputed by hand from the same noise."""
+    policy = trained_policy(tiny_head())
+    g, objective = generator(4), policy.head.objective
+    t = torch.randint(100, (4, 1), generator=g)
+    noise = torch.randn((4, 16, 10), generator=g)
+    x0 = policy.head.normalizer.normalize(actions())
+    x_t = objective.add_noise(x0, noise, t)
+    with torch.no_grad():
+        predicted = policy.head.predict(x_t, policy.step_values(t) + policy.adapter(conditions()), AdaLNZero)
+        ours = policy.loss(actions(), conditions(), generator=generator(4))
+    torch.testing.assert_close(ours, (predicted - x0).square().mean())
+
+
+def test_padding_does_not_count(policy):
+    is_pad = torch.zeros(4, 16, dtype=torch.bool)
+    is_pad[1, 10:] = True
+    other = actions()
+    other[1, 10:] = 0.123
+    one, two = (policy.loss(a, conditions(), is_pad=is_pad, generator=generator(2)) for a in (actions(), other))
+    if policy.head.backbone.mixes_time:  # the network sees padding, but no error is taken there
+        assert one != policy.loss(actions(), conditions(), generator=generator(2))
+    else:
+        torch.testing.assert_close(one, two)
+
+
+def test_all_padding_gives_zero_and_no_nan(policy):
+    assert policy.loss(actions(), conditions(), is_pad=torch.ones(4, 16, dtype=torch.bool)) == 0
+
+
+def test_samples_are_in_robot_units(head):
+    policy = head.attach(AdaLNZero(COND_DIM), normalizer=Normalizer.from_range([10] * 3, [12] * 3, head.config.space))
+    position = policy.sample(conditions())[..., :3]
+    assert ((position >= 10) & (position <= 12)).all()
+
+
+def test_dtypes(policy):
+    """A half-precision encoder on a full-precision head, and the reverse."""
+    reference = policy.sample(conditions(), generator=generator())
+    half = policy.sample(conditions().bfloat16(), generator=generator())
+    assert half.dtype == torch.float32
+    assert (half - reference).abs().max() < 0.1
+    low = copy.deepcopy(policy).to(torch.bfloat16)
+    assert low.sample(conditions(), generator=generator()).dtype == torch.float32
+    assert (low.sample(conditions(), generator=generator()) - reference).abs().mean() < 0.05
+    low.loss(actions(), conditions()).backward()
+
+
+# ── bad input ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+NAN = float("nan")
+BAD = [
+    (lambda a, c: {"actions": a[:, :8]}, "wrong horizon"),
+    (lambda a, c: {"actions": a[..., :7]}, "wrong width"),
+    (lambda a, c: {"actions": a[0]}, "batch axis"),
+    (lambda a, c: {"actions": a.index_fill(0, torch.tensor([2]), NAN)}, "row 2"),
+    (lambda a, c: {"actions": a / 0}, "infinite"),
+    (lambda a, c: {"actions": a[:0], "cond": c[:0]}, "empty"),
+    (lambda a, c: {"cond": c[:, :3]}, rf"cond must be \(batch, {COND_DIM}\)"),
+    (lambda a, c: {"cond": c[0]}, "cond must be"),
+    (lambda a, c: {"cond": c[:3]}, "4 action chunks came with 3 conditions"),
+    (lambda a, c: {"cond": c.index_fill(0, torch.tensor([1]), NAN)}, "first in batch row 1"),
+    (lambda a, c: {"cond": c.long()}, "must hold floats"),
+    (lambda a, c: {"mask": torch.ones(4, 1, dtype=torch.bool)}, "no tokens"),
+    (lambda a, c: {"cond": c[:, None], "mask": torch.ones(4, 2, dtype=torch.bool)}, r"mask must be \(4, 1\)"),
+    (lambda a, c: {"cond": c[:, None], "mask": torch.ones(4, 1)}, "mask must be boolean"),
+    (lambda a, c: {"cond": c[:, None], "mask": torch.zeros(4, 1, dtype=torch.bool)}, "no valid token in row 0"),
+    (lambda a, c: {"is_pad": torch.zeros(4, 8, dtype=torch.bool)}, r"is_pad must be boolean \(4, 16\)"),
+    (lambda a, c: {"is_pad": torch.zeros(4, 16)}, "is_pad must be boolean"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), BAD)
+def test_bad_input(make, message):
+    policy, given = trained_policy(tiny_head()), {"actions": actions(), "cond": conditions()}
+    given |= make(given["actions"], given["cond"])
+    with pytest.raises(ValueError, match=message):
+        policy.loss(**given)
+
+
+# ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("relearn_step", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_save_and_load_give_the_same_output(head, mechanism, relearn_step, own, tmp_path):
+    policy = trained_policy(head, mechanism, relearn_step=relearn_step)
+    if own:
+        policy.own_normalizer = Normalizer.fit(actions(), head.config.space)
+    folder = policy.save_adapter(tmp_path / "adapter")
+    expected = policy.sample(conditions(), generator=generator())
+    assert torch.equal(head.load_adapter(folder).sample(conditions(), generator=generator()), expected)
+    fresh = head.attach(ADAPTERS[mechanism](COND_DIM, relearn_step=relearn_step))
+    assert torch.equal(fresh.load_adapter(folder).sample(conditions(), generator=generator()), expected)
+
+
+def test_from_pretrained_needs_the_adapter_alone(tmp_path):
+    head = ActionHead.from_pretrained(tiny_head().save_pretrained(tmp_path / "head"))
+    policy = trained_policy(head)
+    policy.save_adapter(tmp_path / "adapter")
+    loaded = ConditionedHead.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(
+        loaded.sample(conditions(), generator=generator()), policy.sample(conditions(), generator=generator())
+    )
+
+
+def test_adapter_of_another_head_is_refused(tmp_path):
+    ours, other = tiny_head(), tiny_head(seed=1)
+    folder = trained_policy(ours).save_adapter(tmp_path / "a")
+    with pytest.raises(ValueError, match=ours.fingerprint()) as caught:
+        other.load_adapter(folder)
+    assert other.fingerprint() in str(caught.value)
+
+
+def test_adapter_of_another_kind_is_refused_and_nothing_is_loaded(head, tmp_path):
+    folder = trained_policy(head, "film").save_adapter(tmp_path / "a")
+    policy = trained_policy(head, "adaln_zero")
+    before = bits(policy)
+    with pytest.raises(ValueError, match=r"use head\.load_adapter"):
+        policy.load_adapter(folder)
+    assert same(before, bits(policy))
+
+
+def edit_json(path, **changes):
+    values = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (lambda f: edit_json(f / "adapter_config.json", version=2), ValueError, "version 2"),
+        (lambda f: edit_json(f / "adapter_config.json", colour="red"), ValueError, "colour"),
+        (lambda f: edit_json(f / "adapter_config.json", fingerprint="0"), WeightFileError, "different saves"),
+        (lambda f: (f / "adapter.safetensors").write_bytes(b"\x80\x02"), WeightFileError, "pickle"),
+        (
+            lambda f: (f / "adapter.safetensors").write_bytes((f / "adapter.safetensors").read_bytes()[:-100]),
+            WeightFileError,
+            "truncated",
+        ),
+        (lambda f: (f / "adapter.safetensors").unlink(), FileNotFoundError, "lacks adapter.safetensors"),
+    ],
+)
+def test_spoilt_adapter_files(spoil, error, message, tmp_path):
+    head = tiny_head()
+    folder = trained_policy(head).save_adapter(tmp_path / "a")
+    policy = trained_policy(head)
+    before = bits(policy)
+    spoil(folder)
+    with pytest.raises(error, match=message):
+        policy.load_adapter(folder)
+    assert same(before, bits(policy))
+
+
+def test_weights_of_another_shape_are_named(tmp_path):
+    head = tiny_head()
+    small, large = (head.attach(FiLM(n)).save_adapter(tmp_path / str(n)) for n in (3, 5))
+    (small / "adapter.safetensors").write_bytes((large / "adapter.safetensors").read_bytes())
+    with pytest.raises(WeightFileError, match=re.escape("adapter.cond_mean of shape (5,), expected (3,)")):
+        head.load_adapter(small)
+
+
+def test_a_write_that_fails_leaves_the_older_adapter(tmp_path, monkeypatch):
+    head = tiny_head()
+    policy = trained_policy(head)
+    folder = policy.save_adapter(tmp_path / "a")
+    expected = policy.sample(conditions(), generator=generator())
+    train(policy)
+    monkeypatch.setattr("safetensors.torch.save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        policy.save_adapter(folder)
+    monkeypatch.undo()
+    assert torch.equal(head.load_adapter(folder).sample(conditions(), generator=generator()), expected)

@@ -1,0 +1,94 @@
+"""Samplers against diffusers' schedulers, driven by the same arbitrary network."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+from conftest import conditions, generator, trained_policy, tiny_head
+
+from action_heads import samplers
+from action_heads.objectives import Objective, ObjectiveConfig, squaredcos_cap_v2
+
+POWER = squaredcos_cap_v2(100)
+
+
+def network(x: torch.Tensor, t: int) -> torch.Tensor:
+    """Anything smooth that depends on x and t."""
+    return torch.tanh(0.7 * x.roll(1, dims=-1) + 0.01 * t) - 0.2 * x
+
+
+def theirs(kind: str, steps: int, spacing: str, prediction: str, x: torch.Tensor) -> torch.Tensor:
+    common = {
+        "num_train_timesteps": 100,
+        "beta_schedule": "squaredcos_cap_v2",
+        "clip_sample": True,
+        "prediction_type": {"x0": "sample"}.get(prediction, prediction),
+        "timestep_spacing": spacing,
+    }
+    cls = {"ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler}[kind]
+    scheduler = cls(**common)
+    scheduler.set_timesteps(steps)
+    # DDIM there keeps the unclipped ε by default; deriving it from the clipped chunk is its other option, and ours.
+    options = {"use_clipped_model_output": True} if kind == "ddim" else {}
+    noise = generator(3)
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, int(t)), t, x, generator=noise, **options).prev_sample
+    return x
+
+
+def ours(kind: str, steps: int, spacing: str, prediction: str, x: torch.Tensor) -> torch.Tensor:
+    objective = Objective(ObjectiveConfig(prediction=prediction))
+    plan = samplers.schedule(kind, POWER, steps, spacing=spacing)
+
+    def predict_x0(x, i):
+        t = plan.timesteps[i]
+        return objective.to_x0(network(x, int(t)), x, t[None, None])
+
+    return samplers.run(plan, x, predict_x0, generator(3))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "x0"])
+@pytest.mark.parametrize("spacing", samplers.SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 10, 100])
+@pytest.mark.parametrize("kind", sorted(samplers.SAMPLERS))
+def test_parity_with_diffusers(kind, steps, spacing, prediction):
+    x = torch.randn(4, 16, 10, generator=generator(1))
+    a, b = (run(kind, steps, spacing, prediction, x) for run in (ours, theirs))
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 10, 100])
+def test_trailing_starts_at_pure_noise(steps):
+    t = samplers.timesteps(100, steps)
+    assert t[0] == 99
+    assert (t.diff() < 0).all()
+    assert len(t) == steps
+
+
+def test_ddim_with_eta_one_is_ancestral():
+    a, b = samplers.ddim(POWER, 10, eta=1.0), samplers.ddpm(POWER, 10)
+    for name in ("timesteps", "x0", "x", "noise"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", sorted(samplers.SAMPLERS))
+def test_generator_makes_samples_reproducible(sampler):
+    policy = trained_policy(tiny_head())
+    one, same = (policy.sample(conditions(), sampler=sampler, generator=generator(5)) for _ in range(2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, policy.sample(conditions(), sampler=sampler, generator=generator(6)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "between 1 and the 100"),
+        ({"steps": 101}, "between 1 and the 100"),
+        ({"sampler": "euler"}, "choose one of ddim, ddpm"),
+        ({"spacing": "linspace"}, "choose one of trailing, leading"),
+    ],
+)
+def test_bad_requests(options, message):
+    with pytest.raises(ValueError, match=message):
+        trained_policy(tiny_head()).sample(conditions(), **options)

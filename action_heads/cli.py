@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import Annotated
 
 from action_heads import hub
 from action_heads.extras import require
@@ -16,7 +15,7 @@ class HeadsConfig:
     """List the heads that come with the package."""
 
 
-def heads() -> None:
+def heads(config: HeadsConfig) -> None:
     """One line a bundled head."""
     from action_heads.head import ActionHead
 
@@ -30,18 +29,13 @@ def main() -> None:
     from action_heads.pretrain.trainer import PretrainConfig, pretrain
     from action_heads.sim.demo import DemoConfig, demo
 
-    commands = {"demo": DemoConfig, "pretrain": PretrainConfig, "heads": HeadsConfig}
-    union = None
-    for name, config in commands.items():
-        branch = Annotated[config, tyro.conf.subcommand(name)]
-        union = branch if union is None else union | branch
-    config = tyro.cli(tyro.conf.OmitSubcommandPrefixes[union], prog="action-heads")  # type: ignore[valid-type]
-    if isinstance(config, DemoConfig):
-        demo(config)
-    elif isinstance(config, PretrainConfig):
-        print(pretrain(config, command=shlex.join(["action-heads", *sys.argv[1:]])))
-    else:
-        heads()
+    command = shlex.join(["action-heads", *sys.argv[1:]])
+    run = {DemoConfig: demo, PretrainConfig: lambda config: print(pretrain(config, command)), HeadsConfig: heads}
+    config = tyro.extras.subcommand_type_from_defaults(
+        {"demo": DemoConfig(), "pretrain": PretrainConfig(), "heads": HeadsConfig()}
+    )
+    given = tyro.cli(config, prog="action-heads", config=(tyro.conf.OmitSubcommandPrefixes,))
+    run[type(given)](given)
 
 
 if __name__ == "__main__":

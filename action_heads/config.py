@@ -80,7 +80,9 @@ class HeadConfig:
             )
         known = {item.name for item in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown keys in the head's config: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"unknown keys in the head's config: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
+            )
         if missing := sorted(known - values.keys()):
             raise ValueError(f"the head's config lacks {', '.join(missing)}: it is no complete action-heads config")
         values["objective"] = strict(ObjectiveConfig, values["objective"], "objective")

@@ -27,7 +27,8 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Call after every optimiser step."""
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - self.decay)
+        for average, p in zip(self.average, self.parameters, strict=True):
+            average.lerp_(p, 1 - self.decay)
         self.updates += 1
 
     @torch.no_grad()

@@ -117,7 +117,9 @@ class ActionHead(nn.Module):
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """Where sampling starts: standard normal (b h a), drawn on the generator's device if one is given."""
         shape, device = (batch, self.config.horizon, self.config.space.dim), self.objective.alpha.device
-        return torch.randn(shape, generator=generator, device=device if generator is None else generator.device).to(device)
+        return torch.randn(shape, generator=generator, device=device if generator is None else generator.device).to(
+            device
+        )
 
     @torch.no_grad()
     def sample(

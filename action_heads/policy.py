@@ -1,6 +1,6 @@
 """`ConditionedHead`: a frozen head and one trainable adapter, which together are a policy.
 
-Axes: b batch, h horizon, a action, c condition, n tokens, l blocks, p modulation values of one block, T diffusion steps.
+Axes: b batch, h horizon, a action, c condition, n tokens, l blocks, p modulation values of a block, T diffusion steps.
 """
 
 from __future__ import annotations
@@ -103,8 +103,7 @@ class ConditionedHead(nn.Module):
         """
         if self.table is not None:
             return self.table if t is None else self.table[t]
-        step = self.adapter.step if self.adapter.config.relearn_step else self.head.step_modulation[self.adapter.name]
-        return self.head.step_values(step, t)
+        return self.head.step_values(self.adapter.step or self.head.step_modulation[self.adapter.name], t)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """For the optimiser: the adapter's parameters (and the head's, if it is not frozen)."""
@@ -114,7 +113,9 @@ class ConditionedHead(nn.Module):
     def assert_frozen(self) -> None:
         """A frozen head has no trainable weight and is in evaluation mode."""
         if self.head.frozen and (self.head.training or any(p.requires_grad for p in self.head.parameters())):
-            raise RuntimeError("a frozen head was made trainable behind its back: call head.freeze(), or build a new one")
+            raise RuntimeError(
+                "a frozen head was made trainable behind its back: call head.freeze(), or build a new one"
+            )
 
     def requires_grad_(self, requires_grad: bool = True) -> ConditionedHead:
         """As in torch, for the adapter; a frozen head stays frozen."""
@@ -221,7 +222,7 @@ class ConditionedHead(nn.Module):
         if saved["fingerprint"] != head.fingerprint():
             raise ValueError(
                 f"the adapter in {folder} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
-                f"this head is {head.config.name} with fingerprint {head.fingerprint()}: load the head it was trained on"
+                f"this head is {head.config.name} with fingerprint {head.fingerprint()}: load the one it was trained on"
             )
         adapter_config = strict(AdapterConfig, config["adapter"], "the adapter's config")
         if adapter_config.mechanism not in ADAPTERS:
@@ -250,7 +251,7 @@ class ConditionedHead(nn.Module):
     @property
     def num_frozen(self) -> int:
         """Frozen parameters that this policy computes with: the other adapters' step modulations do not count."""
-        used = [self.head.backbone]
+        used: list[nn.Module] = [self.head.backbone]
         if not self.adapter.config.relearn_step:
             used.append(self.head.step_modulation[self.adapter.name])
         return sum(p.numel() for module in used for p in module.parameters() if not p.requires_grad)

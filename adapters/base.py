@@ -83,6 +83,7 @@ class Adapter(nn.Module):
     def __init__(self, cond_dim: int, *, hidden_dim: int | None = None, relearn_step: bool = False):
         super().__init__()
         self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step)
+        self.step: nn.Module | None = None  # the relearned modulation by the diffusion step, if any
         self.register_buffer("cond_mean", torch.zeros(cond_dim))
         self.register_buffer("cond_std", torch.ones(cond_dim))
 
@@ -95,9 +96,7 @@ class Adapter(nn.Module):
         """Create the parameters for a backbone; `ActionHead.attach` calls this."""
         width = self.config.hidden_dim or backbone.width
         self.shape = (backbone.depth, self.values_per_block(backbone))
-        self.read = nn.Sequential(
-            nn.Linear(self.config.cond_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish()
-        )
+        self.read = nn.Sequential(nn.Linear(self.config.cond_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish())
         self.generate = nn.Linear(width, self.shape[0] * self.shape[1])
         nn.init.zeros_(self.generate.weight)
         nn.init.zeros_(self.generate.bias)

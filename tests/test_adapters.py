@@ -52,7 +52,7 @@ def test_standardize_is_saved_and_tolerates_constants(head, tmp_path):
 
 
 def test_rms_norm_is_pi0s():
-    """x / sqrt(mean(x²) + ε) · weight: no centring, no bias."""
+    """X / sqrt(mean(x²) + ε) · weight: no centring, no bias."""
     norm, x = torch.nn.LayerNorm(8), torch.randn(2, 3, 8)
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)

@@ -77,7 +77,11 @@ def edit_config(folder, **changes):
         (lambda f: edit_config(f, backbone="diffusion"), ValueError, "choose one of mlp, mixer"),
         (lambda f: edit_config(f, fingerprint="0" * 32), WeightFileError, "different saves"),
         (lambda f: edit_config(f, objective={"prediction": "x0", "beta": 1}), ValueError, "beta"),
-        (lambda f: edit_config(f, space={"parts": [["wheel", 2]], "mode": "absolute", "frame": ""}), ValueError, "wheel"),
+        (
+            lambda f: edit_config(f, space={"parts": [["wheel", 2]], "mode": "absolute", "frame": ""}),
+            ValueError,
+            "wheel",
+        ),
         (lambda f: (f / "config.json").write_text("{"), ValueError, "not valid JSON"),
         (lambda f: (f / "config.json").unlink(), HeadNotFoundError, "lacks config.json"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), WeightFileError, "empty"),
@@ -116,8 +120,9 @@ def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
 
 
 def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
-    from action_heads import ConditionedHead
     from conftest import conditions, trained_policy
+
+    from action_heads import ConditionedHead
 
     tiny_head().push_to_hub("me/head")
     policy = trained_policy(ActionHead.from_pretrained("me/head"))

@@ -29,7 +29,7 @@ class StepEmbedding(nn.Module):
         angles = t[:, None] * self.frequencies.float()
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
         # The last Mish is the paper's activation in front of every FiLM generator.
-        return nn.functional.mish(self.mlp(waves.to(self.mlp[0].weight.dtype)))
+        return nn.functional.mish(self.mlp(waves.to(next(self.mlp.parameters()).dtype)))
 
 
 class PerPositionLinear(nn.Module):

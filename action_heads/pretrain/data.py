@@ -13,7 +13,7 @@ from torch import Tensor
 
 from action_heads.kinematics import pose_actions, recorded_chunks, synthetic_chunks
 
-# A source takes a number of chunks and a generator, and gives joints (b h 7) in rad and gripper (b h), -1 open, +1 closed.
+# A number of chunks and a generator -> joints (b h 7) in rad and gripper (b h), -1 open, +1 closed.
 Source = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
 BOX = (0.05, 1.2)  # half-width in metres of a task's workspace, log-uniform

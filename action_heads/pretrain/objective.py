@@ -8,23 +8,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from action_heads.adapters import ADAPTERS, Adapter
+from action_heads.adapters import ADAPTERS
 from action_heads.head import ActionHead
 
 SIGNALS = ("none", "joints", "pose")
 DROPOUT = 0.3  # share of chunks shown without their signal: what a fresh adapter starts from
 
 
-class Signals(nn.ModuleDict):
+def signal_adapters(head: ActionHead, cond_dim: int) -> nn.ModuleDict:
     """One throw-away adapter a mechanism, which reads what Stage 1 conditions on (paper, section IV-D).
 
     Only the head is kept. The signal's use is that the backbone learns to be steered.
     """
-
-    def __init__(self, head: ActionHead, cond_dim: int):
-        super().__init__({name: ADAPTERS[name](cond_dim) for name in head.config.mechanisms})
-        for adapter in self.values():
-            adapter.build(head.backbone)
+    adapters = {name: ADAPTERS[name](cond_dim) for name in head.config.mechanisms}
+    for adapter in adapters.values():
+        adapter.build(head.backbone)
+    return nn.ModuleDict(adapters)
 
 
 def noise_levels(head: ActionHead, batch: int, mixed: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -46,7 +45,7 @@ def noise_levels(head: ActionHead, batch: int, mixed: bool, generator: torch.Gen
 
 def loss(
     head: ActionHead,
-    signals: Signals | None,
+    signals: nn.ModuleDict | None,
     x0: Tensor,
     signal: Tensor,
     mechanism: str,
@@ -60,8 +59,7 @@ def loss(
     modulation = head.step_values(head.step_modulation[mechanism], t)
     if signals is not None:
         shown = torch.rand((len(x0), 1, 1, 1), generator=generator) > DROPOUT
-        adapter: Adapter = signals[mechanism]  # type: ignore[assignment]
-        modulation = modulation + adapter(signal) * shown
+        modulation = modulation + signals[mechanism](signal) * shown
     output = head.predict(x_t, modulation, ADAPTERS[mechanism])
     error = (output - head.objective.target(x0, noise)).square().mean(-1)
     return error.masked_fill(clean, 0).sum() / (~clean).expand_as(error).sum()

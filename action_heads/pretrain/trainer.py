@@ -96,7 +96,7 @@ class Trainer:
         self.held_out = data.mixture(config.data, head_config.horizon, "held_out")
         self.head.normalizer = fit_workspace(self.source, head_config)
         cond_dim = {"joints": 8, "pose": 10}.get(config.signal, 0) * head_config.horizon
-        self.signals = objective.Signals(self.head, cond_dim) if cond_dim else None
+        self.signals = objective.signal_adapters(self.head, cond_dim) if cond_dim else None
         modules = [self.head] if self.signals is None else [self.head, self.signals]
         self.parameters = [p for module in modules for p in module.parameters()]
         self.optimizer = torch.optim.AdamW(
@@ -153,7 +153,7 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         optimizer = self.optimizer.state_dict()["state"]
-        state = {f"parameters.{i}": p for i, p in enumerate(self.parameters)}
+        state: dict[str, Tensor] = {f"parameters.{i}": p for i, p in enumerate(self.parameters)}
         state |= {f"ema.{i}": p for i, p in enumerate(self.ema.average)}
         state |= {f"optimizer.{i}.{key}": value for i, values in optimizer.items() for key, value in values.items()}
         return state
@@ -226,7 +226,9 @@ def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
             bar.update()
             if trainer.step % 50 == 0:
                 trainer.curve.append((trainer.step, average))
-                bar.set_postfix(loss=f"{average:.4f}", chunks_a_second=int(config.batch_size * (bar.format_dict["rate"] or 0)))
+                bar.set_postfix(
+                    loss=f"{average:.4f}", chunks_a_second=int(config.batch_size * (bar.format_dict["rate"] or 0))
+                )
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
                 trainer.curve_held_out.append((trainer.step, trainer.evaluate()))
                 trainer.seconds = time.monotonic() - began

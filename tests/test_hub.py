@@ -245,7 +245,8 @@ def test_an_outage_fails_soon_and_spares_the_cached(heads, fake_hub, monkeypatch
     caplog.clear()
     assert _read(find("me/cached", revision=commit)) == HEAD  # a commit cannot change: the network is not tried
     assert _read(find("me/cached", local_files_only=True)) == HEAD
-    assert not caplog.text
+    # other loggers may still speak: a dropped request of 0.36 goes on retrying on its thread
+    assert not [record for record in caplog.records if record.name == "action_heads.hub"]
 
 
 def test_the_client_is_imported_late_and_its_offline_mode_asks_nothing(fake_hub):

@@ -1,0 +1,75 @@
+"""Time of one action chunk: planned modulation, against the paper's loop which evaluates its generators every step.
+
+uv run benchmarks/latency.py
+
+Batch 1, fp32, 10 DDIM steps, one condition of 2 × 512 features: what a control step of a robot costs, encoder excluded.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import diffusers
+import torch
+from common import median_ms, write_results
+from torch import Tensor, nn
+
+from action_heads import ActionHead, HeadConfig
+from action_heads.adapters import ADAPTERS
+
+COND_DIM, STEPS = 2 * 512, 10
+
+
+class PaperLoop(nn.Module):
+    """DP-MLP as published (arXiv 2511.12101, section III-B), written plainly.
+
+    Step embedding and observation features are concatenated, and every block's FiLM generator reads them at every
+    denoising step. The backbone is ours, whose computation the tests hold to the paper's equations.
+    """
+
+    def __init__(self, head: ActionHead):
+        super().__init__()
+        self.net = head.backbone
+        width, hidden = self.net.width, self.net.hidden
+        self.generators = nn.ModuleList(nn.Linear(width + COND_DIM, 2 * hidden) for _ in range(self.net.depth))
+        self.scheduler = diffusers.schedulers.DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=True)
+
+    def denoise(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        from action_heads.adapters.film import FiLMModulation
+
+        angles = t[:, None] * self.net.step.frequencies
+        embedding = self.net.step.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        features = nn.functional.mish(torch.cat([embedding, cond], dim=-1))
+        return self.net(x, [FiLMModulation(generator(features)[:, None]) for generator in self.generators])
+
+    @torch.no_grad()
+    def sample(self, cond: Tensor) -> Tensor:
+        x = torch.randn(len(cond), 16, 10)
+        self.scheduler.set_timesteps(STEPS)
+        for t in self.scheduler.timesteps:
+            x = self.scheduler.step(self.denoise(x, t.expand(len(cond)), cond), t, x).prev_sample
+        return x
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    results = []
+    for batch in (1, 16):
+        cond = torch.randn(batch, COND_DIM)
+        paper = PaperLoop(ActionHead(HeadConfig()).freeze())
+        results.append(
+            {"what": "the paper's loop, diffusers DDIM", "batch": batch, "ms": median_ms(partial(paper.sample, cond))}
+        )
+        for backbone in ("mlp", "mixer"):
+            head = ActionHead(HeadConfig(backbone=backbone)).freeze()
+            for name, adapter in ADAPTERS.items():
+                policy = head.attach(adapter(COND_DIM)).eval()
+                ms = median_ms(partial(policy.sample, cond, steps=STEPS))
+                results.append({"what": f"{backbone} + {name}", "batch": batch, "ms": ms})
+    for row in results:
+        print(f"batch {row['batch']:3d}  {row['ms']:8.2f} ms  {row['what']}")
+    write_results("latency_cpu", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,7 +32,9 @@ class PaperLoop(nn.Module):
         self.net = head.backbone
         width, hidden = self.net.width, self.net.hidden
         self.generators = nn.ModuleList(nn.Linear(width + COND_DIM, 2 * hidden) for _ in range(self.net.depth))
-        self.scheduler = diffusers.schedulers.DDIMScheduler(100, beta_schedule="squaredcos_cap_v2", clip_sample=True)
+        self.scheduler = diffusers.DDIMScheduler(  # pyright: ignore[reportPrivateImportUsage]
+            100, beta_schedule="squaredcos_cap_v2", clip_sample=True
+        )
 
     def denoise(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         from action_heads.adapters.film import FiLMModulation
@@ -47,7 +49,7 @@ class PaperLoop(nn.Module):
         x = torch.randn(len(cond), 16, 10)
         self.scheduler.set_timesteps(STEPS)
         for t in self.scheduler.timesteps:
-            x = self.scheduler.step(self.denoise(x, t.expand(len(cond)), cond), t, x).prev_sample
+            x = self.scheduler.step(self.denoise(x, t.expand(len(cond)), cond), int(t), x, return_dict=False)[0]
         return x
 
 

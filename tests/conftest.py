@@ -1,52 +1,13 @@
-"""Small heads that behave as the shipped ones do, in milliseconds."""
+"""Fixtures over the registries: a test that takes `policy` runs for every backbone with every adapter."""
 
 from __future__ import annotations
 
 import pytest
-import torch
+from small import tiny_head, trained_policy
 
-from action_heads import ActionHead, HeadConfig, Normalizer
+from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
-
-torch.set_num_threads(2)
-
-COND_DIM = 7
-
-
-def tiny_config(**changes) -> HeadConfig:
-    return HeadConfig(**{"name": "test/tiny", "width": 16, "depth": 3, "step_rank": 4, **changes})
-
-
-def tiny_head(backbone: str = "mlp", seed: int = 0, **changes) -> ActionHead:
-    """A frozen random head with statistics that are not the identity."""
-    torch.manual_seed(seed)
-    head = ActionHead(tiny_config(backbone=backbone, **changes))
-    head.normalizer = Normalizer.from_range([-0.5, -0.4, 0.0], [0.7, 0.4, 0.9], head.config.space)
-    return head.freeze()
-
-
-def trained_policy(head: ActionHead, mechanism: str = "adaln_zero", **options):
-    """A policy whose adapter is not at its zero initialisation."""
-    policy = head.attach(ADAPTERS[mechanism](COND_DIM, **options))
-    with torch.no_grad():
-        for p in policy.adapter.parameters():
-            p.add_(0.1 * torch.randn_like(p))
-    return policy.eval()
-
-
-def actions(batch: int = 4, seed: int = 0) -> torch.Tensor:
-    """Chunks (b, 16, 10) in the range of the tiny head's space."""
-    generator = torch.Generator().manual_seed(seed)
-    return 0.8 * torch.rand((batch, 16, 10), generator=generator) - 0.2
-
-
-def conditions(batch: int = 4, seed: int = 1) -> torch.Tensor:
-    return torch.randn((batch, COND_DIM), generator=torch.Generator().manual_seed(seed))
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(params=sorted(BACKBONES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import COND_DIM, conditions, generator, tiny_head, trained_policy
+from small import COND_DIM, conditions, generator, tiny_head, trained_policy
 
 from action_heads.adapters import ADAPTERS, AdaLNZero
 from action_heads.adapters.adarmsnorm import AdaRMSNormModulation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import conditions, generator, tiny_head, trained_policy
+from small import conditions, generator, tiny_head, trained_policy
 from torch import nn
 
 from action_heads import ActionHead, HeadConfig

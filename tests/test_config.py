@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 import pytest
-from conftest import tiny_config
+from small import tiny_config
 
 from action_heads import EE_DELTA, HeadConfig, ObjectiveConfig
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from conftest import COND_DIM, actions, conditions, generator, tiny_head
+from small import COND_DIM, actions, conditions, generator, tiny_head
 
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, cosine, fit

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from conftest import generator, tiny_config, tiny_head
 from fake_hub import fake_hub_fixture  # noqa: F401
+from small import generator, tiny_config, tiny_head
 
 from action_heads import ActionHead
 from action_heads.files import WeightFileError
@@ -120,7 +120,7 @@ def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
 
 
 def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
-    from conftest import conditions, trained_policy
+    from small import conditions, trained_policy
 
     from action_heads import ConditionedHead
 

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from conftest import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
+from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
 
 from action_heads import EMA, ActionHead, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS, AdaLNZero, FiLM
@@ -86,7 +86,7 @@ def test_a_weight_thawed_behind_the_heads_back_is_caught(policy):
 
 
 def test_an_unfrozen_head_trains_along():
-    from conftest import tiny_config
+    from small import tiny_config
 
     head = ActionHead(tiny_config())
     policy = head.attach(AdaLNZero(COND_DIM))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import diffusers
 import pytest
 import torch
-from conftest import conditions, generator, tiny_head, trained_policy
+from small import conditions, generator, tiny_head, trained_policy
 
 from action_heads import samplers
 from action_heads.objectives import Objective, ObjectiveConfig, squaredcos_cap_v2

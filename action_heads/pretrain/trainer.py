@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from action_heads import files
+from action_heads import files, golden
 from action_heads.adapters import ADAPTERS
 from action_heads.config import HeadConfig
 from action_heads.ema import EMA
@@ -238,8 +238,6 @@ def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
 
 def finish(trainer: Trainer, command: str) -> ActionHead:
     """The averaged weights become the head; its record says how it was made."""
-    import dataclasses
-
     from action_heads.pretrain.report import draw_curve
 
     c, head = trainer.config, trainer.head
@@ -256,9 +254,11 @@ def finish(trainer: Trainer, command: str) -> ActionHead:
         "held_out_loss": round(trainer.curve_held_out[-1][1], 5),
         "settings": json.loads(json.dumps(asdict(c), default=str)),
     }
-    head.config = dataclasses.replace(head.config, training=training)
+    head.config = replace(head.config, training=training)
     head.save_pretrained(c.out, dtype=torch.bfloat16)
     curves = {"train": trainer.curve, "held_out": trainer.curve_held_out}
     files.write_text(c.out / "curves.json", json.dumps(curves) + "\n")
     draw_curve(curves, c.out / "curves.png", c.name)
-    return ActionHead.from_pretrained(c.out)
+    finished = ActionHead.from_pretrained(c.out)
+    golden.save(finished, c.out)
+    return finished

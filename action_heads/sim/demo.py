@@ -141,7 +141,7 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
         return policy.sample(seen, generator=generator).cpu().numpy()
 
     video = out / "rollouts.mp4" if name == "decoupled" else None
-    result = rollout(config.task, act, range(config.episodes), video=video)
+    result = rollout(config.task, act, range(config.episodes), video=video, description=f"{name}: rolling out")
     row = Row(
         name=name,
         frozen=policy.num_frozen,

@@ -90,7 +90,10 @@ def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers:
     """The first `episodes` seeds in a row that succeed, whichever worker is done first."""
     first, most = SEEDS * (seed + 1), min(SEEDS, 20 + 10 * episodes)
     kept, later, following = [], {}, 0  # later: arrived before the seeds in front of them
-    with Workers(min(workers, episodes), Recorder, task, noise) as pool, tqdm(total=episodes, desc=task) as bar:
+    with (
+        Workers(min(workers, episodes), Recorder, task, noise) as pool,
+        tqdm(total=episodes, desc=f"recording {task}") as bar,
+    ):
         for worker in range(len(pool)):
             pool.send(worker, first + worker)
         sent = len(pool)

@@ -67,6 +67,7 @@ def rollout(
     video: str | Path | None = None,
     film: int = 4,
     progress: bool = True,
+    description: str | None = None,
 ) -> Rollouts:
     """Run `policy` once from every seed. Seeds from 10,000 upwards are those of recordings: do not evaluate there.
 
@@ -90,7 +91,7 @@ def rollout(
 
     with (
         Workers(min(workers, len(free)), Stage, task, limit) as pool,
-        tqdm(total=len(episodes), desc=task, disable=not progress) as bar,
+        tqdm(total=len(episodes), desc=description or task, disable=not progress) as bar,
     ):
         while waiting or running:
             while waiting and free:

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import generator
+from small import generator
 
 from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS, AdaLNZero

@@ -1,0 +1,42 @@
+"""A golden input and output beside a head's weights, replayed by whoever wants to know that the two still agree.
+
+Axes: h horizon, a action.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from action_heads import files
+from action_heads.adapters import ADAPTERS
+from action_heads.head import ActionHead
+
+NAME = "golden.safetensors"
+
+
+@torch.no_grad()
+def replay(head: ActionHead, noise: Tensor) -> dict[str, Tensor]:
+    """Ten DDIM steps from given noise (1 h a), unconditional, in robot units: one chunk (1 h a) a mechanism."""
+    plan = head.plan("ddim", 10)
+    return {
+        name: head.normalizer.unnormalize(
+            head.denoise(head.step_values(head.step_modulation[name]), None, ADAPTERS[name], noise, plan, None)
+        )
+        for name in head.config.mechanisms
+    }
+
+
+def save(head: ActionHead, folder: str | Path) -> None:
+    """Write noise and what the head makes of it."""
+    noise = head.noise(1, torch.Generator().manual_seed(0))
+    files.save_tensors({"noise": noise, **replay(head, noise)}, Path(folder) / NAME)
+
+
+def largest_difference(head: ActionHead, folder: str | Path) -> float:
+    """How far the head is from its golden outputs, in robot units."""
+    saved, _ = files.load_tensors(Path(folder) / NAME)
+    outputs = replay(head, saved.pop("noise"))
+    return max(float((outputs[name] - expected).abs().max()) for name, expected in saved.items())

@@ -1,0 +1,78 @@
+"""Every head that comes with the package, replayed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from small import generator
+
+from action_heads import EMA, ActionHead, golden, hub
+from action_heads.adapters import ADAPTERS
+
+HEADS = sorted(hub.bundled())
+
+
+def test_the_promised_ones_are_here():
+    assert {"dae/mlp-5m-fk", "dae/mixer-5m-fk"} <= set(HEADS)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_golden_outputs(name):
+    assert golden.largest_difference(ActionHead.from_pretrained(name), hub.bundled()[name]) < 1e-4
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_golden_outputs_would_notice_another_head(name):
+    head = ActionHead.from_pretrained(name)
+    with torch.no_grad():
+        head.backbone.out.bias.add_(0.01)
+    assert golden.largest_difference(head, hub.bundled()[name]) > 1e-4
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_carries_its_contract(name):
+    folder = hub.bundled()[name]
+    head = ActionHead.from_pretrained(name)
+    assert head.frozen
+    assert head.config.name == name
+    assert head.config.training["command"].startswith("action-heads pretrain")
+    assert {"config.json", "model.safetensors", "README.md", "curves.json", "curves.png"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 30e6
+    assert "library_name: action-heads" in (folder / "README.md").read_text()
+    curve = json.loads((folder / "curves.json").read_text())["held_out"]
+    assert curve[-1][1] < 0.5 * curve[0][1]
+
+
+@pytest.mark.parametrize("mechanism", sorted(ADAPTERS))
+@pytest.mark.parametrize("name", HEADS)
+def test_samples_are_motion(name, mechanism):
+    """Unconditional chunks: rotations near orthonormal, grippers near ±1, positions within reach and smooth."""
+    head = ActionHead.from_pretrained(name)
+    chunks = head.sample(64, mechanism=mechanism, steps=20, generator=generator())
+    position, rows, gripper = chunks[..., :3], chunks[..., 3:9].unflatten(-1, (2, 3)), chunks[..., 9]
+    gram = rows @ rows.mT
+    assert (gram - torch.eye(2)).abs().median() < 0.05
+    assert (gripper.abs() - 1).abs().median() < 0.05
+    assert position.norm(dim=-1).max() < 2
+    if head.backbone.mixes_time:  # mlp denoises every step alone, so its unconditional chunks are not one motion
+        assert position.diff(dim=1).norm(dim=-1).median() < 0.05
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_three_lines_train_and_leave_the_head_alone(name):
+    head = ActionHead.from_pretrained(name)
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    policy = head.attach(ADAPTERS["adaln_zero"](cond_dim=2048))
+    optimizer = torch.optim.AdamW(policy.trainable_parameters(), 1e-3)
+    ema = EMA(policy.trainable_parameters())
+    actions, cond = head.sample(4, generator=generator()), torch.randn(4, 9, 2048)
+    for _ in range(2):
+        policy.train().loss(actions, cond, mask=torch.ones(4, 9, dtype=torch.bool)).backward()
+        optimizer.step()
+        ema.update()
+    assert policy.sample(cond, steps=2).shape == (4, 16, 10)
+    assert all(torch.equal(before[key], value) for key, value in head.state_dict().items())

@@ -44,6 +44,12 @@ class ConditionedHead(nn.Module):
             adapter.build(head.backbone)
             if adapter.config.relearn_step:
                 adapter.step = copy.deepcopy(head.step_modulation[adapter.name]).requires_grad_(True)
+        needed = (head.config.depth, adapter.values_per_block(head.backbone))
+        if adapter.shape != needed:
+            raise ValueError(
+                f"the adapter was built for {adapter.shape[0]} blocks of {adapter.shape[1]} values; {head.config.name} "
+                f"has {needed[0]} blocks of {needed[1]}: attach a fresh one"
+            )
         self.adapter = adapter.to(device=device, dtype=dtype)
         self.own_normalizer = None if normalizer is None else normalizer.to(device)
         self.register_buffer("table", None, persistent=False)

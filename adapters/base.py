@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from action_heads.checks import check_condition
+from action_heads.precision import KeepFloat32
+
 
 class Modulation:
     """How one block is modulated. The identity here; each mechanism overrides what it touches."""
@@ -77,15 +80,12 @@ class Adapter(nn.Module):
 
     name: ClassVar[str]
     modulation: ClassVar[type[Modulation]]
-    cond_mean: Tensor
-    cond_std: Tensor
 
     def __init__(self, cond_dim: int, *, hidden_dim: int | None = None, relearn_step: bool = False):
         super().__init__()
         self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step)
         self.step: nn.Module | None = None  # the relearned modulation by the diffusion step, if any
-        self.register_buffer("cond_mean", torch.zeros(cond_dim))
-        self.register_buffer("cond_std", torch.ones(cond_dim))
+        self.standard = Standardizer(cond_dim)
 
     @staticmethod
     def values_per_block(backbone: Modulated) -> int:
@@ -106,17 +106,14 @@ class Adapter(nn.Module):
         return hasattr(self, "generate")
 
     def standardize(self, cond: Tensor) -> None:
-        """Take mean and deviation of conditions (…, c), so that raw robot states or embeddings may be passed in."""
-        cond = cond.reshape(-1, self.config.cond_dim).float()
-        self.cond_mean.copy_(cond.mean(0))
-        # A constant entry carries nothing: leave it unscaled rather than blow up its first deviation.
-        std = cond.std(0)
-        self.cond_std.copy_(torch.where(std > 1e-6, std, torch.ones_like(std)))
+        """Take the statistics of conditions (..., c), so that raw robot states or embeddings may be passed in."""
+        check_condition(cond.reshape(-1, cond.shape[-1]), None, self.config.cond_dim, values=True)
+        self.standard.fit(cond)
 
     def forward(self, cond: Tensor, mask: Tensor | None = None) -> Tensor:
         """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1, l, p)."""
-        cond = (cond.to(self.cond_mean) - self.cond_mean) / self.cond_std
-        values = self.generate(self.read(pool(cond, mask)))
+        read = pool(self.standard(cond), mask).to(self.generate.weight.dtype)
+        values = self.generate(self.read(read))
         return values.unflatten(-1, self.shape).unsqueeze(1)
 
     def extra_repr(self) -> str:
@@ -124,6 +121,29 @@ class Adapter(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         return dict(vars(self.config))
+
+
+class Standardizer(KeepFloat32):
+    """(cond - mean) / std, the identity until it is fitted."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(cond_dim))
+        self.register_buffer("std", torch.ones(cond_dim))
+
+    def fit(self, cond: Tensor) -> None:
+        """Statistics of conditions (..., c)."""
+        cond = cond.detach().reshape(-1, len(self.mean)).float()
+        std = cond.std(0, correction=0)
+        self.mean.copy_(cond.mean(0))
+        # A constant entry carries nothing: leave it unscaled rather than blow up its first deviation.
+        self.std.copy_(torch.where(std > 1e-6, std, 1))
+
+    def forward(self, cond: Tensor) -> Tensor:
+        return (cond.float() - self.mean) / self.std
 
 
 def pool(cond: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from small import COND_DIM, conditions, generator, tiny_head, trained_policy
@@ -43,12 +45,29 @@ def test_standardize_is_saved_and_tolerates_constants(head, tmp_path):
     cond = 50 + 3 * torch.randn(100, COND_DIM)
     cond[:, 2] = 4.0
     policy.adapter.standardize(cond)
-    seen = (cond - policy.adapter.cond_mean) / policy.adapter.cond_std
+    seen = policy.adapter.standard(cond)
     assert seen.mean(0).abs().max() < 1e-4
-    assert (seen.std(0)[[0, 1, 3]] - 1).abs().max() < 1e-3
+    assert (seen.std(0, correction=0)[[0, 1, 3]] - 1).abs().max() < 1e-3
     assert (seen[:, 2] == 0).all()
     loaded = head.load_adapter(policy.save_adapter(tmp_path / "a"))
-    assert torch.equal(loaded.adapter.cond_mean, policy.adapter.cond_mean)
+    assert torch.equal(loaded.adapter.standard.mean, policy.adapter.standard.mean)
+
+
+def test_standardizing_keeps_32_bits():
+    """An embedding far from zero: in bfloat16 its deviations would drown in its mean."""
+    head = tiny_head()
+    policy = trained_policy(head)
+    cond = 1000 + torch.randn(50, COND_DIM, generator=generator())
+    policy.adapter.standardize(cond)
+    reference = policy.sample(cond, generator=generator())
+    low = copy.deepcopy(policy).to(torch.bfloat16)
+    assert (low.sample(cond, generator=generator()) - reference).abs().mean() < 0.05
+
+
+def test_adapter_built_for_another_shape_is_refused(tmp_path):
+    adapter = tiny_head(width=16).attach(AdaLNZero(COND_DIM)).adapter
+    with pytest.raises(ValueError, match=r"was built for 3 blocks of 48 values.*has 3 blocks of 96"):
+        tiny_head(width=32).attach(adapter)
 
 
 def test_rms_norm_is_pi0s():

@@ -68,7 +68,7 @@ def head_card(head: ActionHead) -> str:
         backbone=c.backbone,
         width=c.width,
         depth=c.depth,
-        parameters=head.num_parameters(),
+        parameters=head.num_parameters,
         mechanisms=", ".join(c.mechanisms),
         prediction=c.objective.prediction,
         train_steps=c.objective.train_steps,

@@ -5,6 +5,7 @@ Axes: b batch, h horizon, n tokens, c condition.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor
 
 from action_heads.files import WeightFileError, fingerprint
+from action_heads.spaces import NORMALIZED, WIDTHS, ActionSpace
 
 
 def check_condition(cond: Tensor, mask: Tensor | None, cond_dim: int, values: bool) -> None:
     """A condition is (b, c), or tokens (b, n, c) with an optional boolean mask (b, n), true where a token counts."""
+    if not isinstance(cond, Tensor):
+        raise ValueError(f"cond must be a torch tensor, got a {type(cond).__name__}: use torch.as_tensor")
     if cond.ndim not in (2, 3) or cond.shape[-1] != cond_dim:
         raise ValueError(
             f"cond must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {tuple(cond.shape)}: "
@@ -51,6 +55,24 @@ def check_pad(is_pad: Tensor, batch: int, horizon: int) -> None:
         )
 
 
+def check_units(x0: Tensor, clip: float, space: ActionSpace) -> None:
+    """Warn where normalised actions x0 (b h a) lie so far out that sampling, which clips, can never reach them."""
+    reach = x0.detach().abs().amax((0, 1))
+    worst = int(reach.argmax())
+    if reach[worst] > 1.5 * clip:
+        kind = next(kind for kind in WIDTHS if any(p.start <= worst < p.stop for p in space.slices(kind)))
+        remedy = (
+            "check the units (m, rad), or pass normalizer=Normalizer.fit(actions, space) to attach"
+            if kind in NORMALIZED
+            else "rotations are 6-D rows of a matrix and grippers lie between -1 and +1"
+        )
+        warnings.warn(
+            f"action dimension {worst} ({kind}) reaches {reach[worst]:.3g} where the head works within ±{clip:g}, "
+            f"and sampling clips there: {remedy}",
+            stacklevel=3,
+        )
+
+
 def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
     """Names and shapes of a weight file against the module it is meant for, before anything is loaded."""
     problems = [f"lacks {name}" for name in sorted(expected.keys() - tensors.keys())]
@@ -65,11 +87,11 @@ def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
         raise WeightFileError(f"{path} does not fit the config beside it: it {shown}. Download or save it again.")
 
 
-def check_fingerprint(tensors: Mapping[str, Tensor], expected: str, path: Path) -> None:
-    """The weights against the config that was written for them."""
-    found = fingerprint(tensors)
+def check_fingerprint(tensors: Mapping[str, Tensor], contract: str, expected: str, path: Path) -> None:
+    """The weights and what they mean against the fingerprint that was saved with them."""
+    found = fingerprint(tensors, contract)
     if found != expected:
         raise WeightFileError(
-            f"{path} has fingerprint {found}, and the config beside it was written for {expected}: "
-            "the two files are from different saves. Download or save them again."
+            f"{path} and its config have fingerprint {found}, but were saved as {expected}: one of them was changed, "
+            "or they are from different saves. Download or save them again."
         )

@@ -48,7 +48,7 @@ class HeadConfig:
     def __post_init__(self):
         for name in ("width", "depth", "expansion", "horizon", "step_rank"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if self.width % 2:
             raise ValueError(f"width must be even, for the sines and cosines of the step, got {self.width}")
@@ -58,19 +58,31 @@ class HeadConfig:
         if unknown or not self.mechanisms:
             raise ValueError(f"mechanisms must be some of {', '.join(ADAPTERS)}, got {self.mechanisms!r}")
 
-    def to_json(self) -> str:
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers, ready for JSON."""
         values = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        values |= {
+        return values | {
             "version": VERSION,
             "objective": dataclasses.asdict(self.objective),
             "space": self.space.to_dict(),
             "mechanisms": list(self.mechanisms),
         }
-        return json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def contract(self) -> str:
+        """What the weights mean, as text for the fingerprint: everything but name, provenance and fingerprint."""
+        values = self.to_dict()
+        return json.dumps(
+            {k: v for k, v in values.items() if k not in ("name", "training", "fingerprint")}, sort_keys=True
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HeadConfig:
         """Strict: an unknown version or key means another release wrote this, and guessing would load nonsense."""
+        if not isinstance(values, dict):
+            raise ValueError(f"a head's config is a JSON object, got {type(values).__name__}")
         values = dict(values)
         version = values.pop("version", None)
         if version != VERSION:
@@ -78,22 +90,29 @@ class HeadConfig:
                 f"this config has version {version!r} and this release of action-heads reads version {VERSION}: "
                 "upgrade with `pip install -U action-heads`, or publish the head again"
             )
-        known = {item.name for item in dataclasses.fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(
-                f"unknown keys in the head's config: {', '.join(unknown)}; known are {', '.join(sorted(known))}"
-            )
-        if missing := sorted(known - values.keys()):
-            raise ValueError(f"the head's config lacks {', '.join(missing)}: it is no complete action-heads config")
-        values["objective"] = strict(ObjectiveConfig, values["objective"], "objective")
-        values["space"] = ActionSpace.from_dict(values["space"])
-        values["mechanisms"] = tuple(values["mechanisms"])
-        return cls(**values)
+        if "objective" in values:
+            values["objective"] = strict(ObjectiveConfig, values["objective"], "the objective")
+        if isinstance(values.get("space"), dict):
+            values["space"] = ActionSpace.from_dict(values["space"])
+        if isinstance(values.get("mechanisms"), list):
+            values["mechanisms"] = tuple(values["mechanisms"])
+        return strict(cls, values, "the head's config")
 
 
-def strict(cls: type, values: dict[str, Any], what: str):
-    """Build a flat dataclass from a dict, naming keys that do not belong to it."""
-    known = {item.name for item in dataclasses.fields(cls)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"unknown keys in {what}: {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+def strict(cls: type, values: Any, what: str):
+    """Build a dataclass from parsed JSON: every field, no other, and each of the type of its default."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is a JSON object, got {values!r}")
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    if unknown := sorted(values.keys() - fields.keys()):
+        raise ValueError(f"unknown keys in {what}: {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
+    if missing := sorted(fields.keys() - values.keys()):
+        raise ValueError(f"{what} lacks {', '.join(missing)}: it is not complete")
+    for name, item in fields.items():
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        if default in (None, dataclasses.MISSING):
+            continue
+        right = (int, float) if type(default) is float else type(default)
+        if not isinstance(values[name], right) or (type(default) is not bool and type(values[name]) is bool):
+            raise ValueError(f"{name} in {what} must be of type {type(default).__name__}, got {values[name]!r}")
     return cls(**values)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 class EMA:
     """Average ← decay · average + (1 - decay) · weight, with decay 1 - (1 + n)^(-power), at most `max_decay`.
 
-    Frozen parameters are left out: they are their own average.
+    Frozen parameters are left out: they are their own average. Averages are float32: a bfloat16 one would round every
+    small step away.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], max_decay: float = 0.9999, power: float = 0.75):
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.average: list[Tensor] = [p.detach().clone() for p in self.parameters]
+        self.average: list[Tensor] = [p.detach().float().clone() for p in self.parameters]
         self.max_decay, self.power, self.updates = max_decay, power, 0
 
     @property
@@ -28,7 +29,7 @@ class EMA:
     def update(self) -> None:
         """Call after every optimiser step."""
         for average, p in zip(self.average, self.parameters, strict=True):
-            average.lerp_(p, 1 - self.decay)
+            average.lerp_(p.float(), 1 - self.decay)
         self.updates += 1
 
     @torch.no_grad()

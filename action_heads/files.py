@@ -25,13 +25,18 @@ class WeightFileError(ValueError):
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict | None = None) -> None:
     """Write named tensors, and string metadata, to a safetensors file; an older file there is replaced at once."""
+    _write_whole(Path(path), tensors_as_bytes(tensors, metadata))
+
+
+def tensors_as_bytes(tensors: Mapping[str, Tensor], metadata: dict | None = None) -> bytes:
+    """Named tensors and string metadata as the content of a safetensors file."""
     metadata = {"format": "pt", **(metadata or {})}  # "pt" is what transformers looks for before it loads a file
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise TypeError(f"metadata[{key!r}] is {type(value).__name__}; safetensors keeps strings: use json.dumps")
     # A copy each: safetensors refuses tensors that share memory, which tied or sliced weights do.
     whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    _write_whole(Path(path), safetensors.torch.save(whole, metadata))
+    return safetensors.torch.save(whole, metadata)
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -69,13 +74,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise ValueError(f"{path} is not valid JSON ({where}); {remedy}") from error
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """32 hex digits for these names, shapes and values; the same on any device and for any float dtype that holds them.
+def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:
+    """32 hex digits for these names, shapes and values; on any device and in any float dtype that holds them.
+
+    `contract` is what the values mean (layout, objective), as text: the same weights under another are another head.
 
     Floats are hashed as float32, so a bfloat16 file has the fingerprint of its float32 copy. Rounding a float32
     weight to bfloat16 changes its value and so, rightly, the fingerprint.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(contract.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         tensor = tensor.float() if tensor.is_floating_point() else tensor
@@ -85,19 +92,30 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside the target, force it to the disk, then rename: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    write_together(path.parent, {path.name: data})
+
+
+def write_together(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
+    """Write files beside their targets, force them to the disk, then rename: readers see the old ones or the new ones.
+
+    If any of them can't be written, all the older ones stay.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a rename across file systems is a copy. Not tempfile: its files are readable by the
     # owner alone, and a head in a shared folder would stay so.
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    drafts = {folder / name: folder / f".{name}.{secrets.token_hex(4)}.tmp" for name in contents}
     try:
-        with open(draft, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
+        for path, draft in drafts.items():
+            with open(draft, "xb") as file:
+                file.write(contents[path.name])
+                file.flush()
+                os.fsync(file.fileno())
+        for path, draft in drafts.items():
+            os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
 
 
 def _foreign(head: bytes) -> str | None:

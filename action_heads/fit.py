@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,9 +18,31 @@ from action_heads.policy import ConditionedHead
 from action_heads.precision import bfloat16_is_faster
 
 
+class Schedule(Protocol):
+    """What `cosine` reads of a configuration."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def warmup(self) -> int: ...
+
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
 @dataclass(frozen=True)
 class FitConfig:
-    """Stage 2 of the recipe; `lr` is the peak of a cosine that ends at zero, after `warmup` steps."""
+    """Stage 2 of the recipe.
+
+    Attributes:
+        steps, batch_size: optimiser steps, and chunks in each.
+        lr, warmup: peak of a cosine that ends at zero, after so many steps of linear warm-up.
+        weight_decay, clip, ema: of AdamW; largest gradient norm; largest decay of the moving average.
+        seed: of batches, noise and its level.
+        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the device computes it faster.
+    """
 
     steps: int = 2000
     batch_size: int = 64
@@ -29,6 +52,14 @@ class FitConfig:
     clip: float = 1.0
     ema: float = 0.995
     seed: int = 0
+    precision: str = "auto"
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "warmup"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
 
 
 def fit(
@@ -42,8 +73,13 @@ def fit(
 ) -> list[float]:
     """Train on actions (n h a) in robot units and conditions (n c); the policy keeps the averaged weights.
 
-    Returns the loss of every step. The same seed on the same machine gives the same weights.
+    Returns the loss of every step. The same seed and precision on the same machine give the same weights.
     """
+    if not len(actions) == len(cond) == (len(actions) if is_pad is None else len(is_pad)):
+        raise ValueError(
+            "actions, cond and is_pad must have as many rows, one a chunk: got "
+            f"{len(actions)}, {len(cond)} and {'none' if is_pad is None else len(is_pad)}"
+        )
     tqdm = require("tqdm.auto", "train").tqdm
     device = policy.head.objective.alpha.device
     parameters = list(policy.train().trainable_parameters())
@@ -52,7 +88,7 @@ def fit(
     generator = torch.Generator(device).manual_seed(config.seed)
     actions, cond = actions.to(device), cond.to(device)
     is_pad = torch.zeros(actions.shape[:2], dtype=torch.bool, device=device) if is_pad is None else is_pad.to(device)
-    low_precision = bfloat16_is_faster(device)
+    low_precision = config.precision == "bf16" or (config.precision == "auto" and bfloat16_is_faster(device))
     losses: list[Tensor] = []
     with tqdm(range(config.steps), desc=description, unit="step") as bar:
         for step in bar:
@@ -74,7 +110,7 @@ def fit(
     return torch.stack(losses).tolist()
 
 
-def cosine(step: int, config: FitConfig) -> float:
+def cosine(step: int, config: Schedule) -> float:
     """Linear warm-up, then half a cosine down to zero."""
     warm = min(1.0, (step + 1) / config.warmup)
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))

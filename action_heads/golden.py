@@ -20,7 +20,7 @@ NAME = "golden.safetensors"
 @torch.no_grad()
 def replay(head: ActionHead, noise: Tensor) -> dict[str, Tensor]:
     """Ten DDIM steps from given noise (1 h a), unconditional, in robot units: one chunk (1 h a) a mechanism."""
-    plan = head.plan("ddim", 10)
+    plan, noise = head.plan("ddim", 10), noise.to(head.objective.alpha.device)
     return {
         name: head.normalizer.unnormalize(
             head.denoise(head.step_values(head.step_modulation[name]), None, ADAPTERS[name], noise, plan, None)
@@ -39,4 +39,4 @@ def largest_difference(head: ActionHead, folder: str | Path) -> float:
     """How far the head is from its golden outputs, in robot units."""
     saved, _ = files.load_tensors(Path(folder) / NAME)
     outputs = replay(head, saved.pop("noise"))
-    return max(float((outputs[name] - expected).abs().max()) for name, expected in saved.items())
+    return max(float((outputs[name].cpu() - expected).abs().max()) for name, expected in saved.items())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from action_heads import files, hub, samplers
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.backbones import BACKBONES
+from action_heads.card import head_card
 from action_heads.checks import check_fingerprint, check_layout
 from action_heads.config import HeadConfig
 from action_heads.normalize import Normalizer
@@ -46,8 +47,8 @@ class ActionHead(nn.Module):
     The modulation of a block is the sum W_t·f(t) + W_c·f(c). The first term is pretrained and belongs to the head;
     the second is an adapter's and starts at zero, so that a head with a fresh adapter is the unconditional head.
 
-    A new head is random and trainable, for Stage 1. `freeze` (and every `from_pretrained`) makes it a constant:
-    no gradients, evaluation mode, and neither `train()` nor `load_state_dict` undoes that.
+    A new head is random and trainable, for Stage 1. `freeze` (and every `from_pretrained`) makes it a constant: no
+    gradients, evaluation mode whatever `train()` says, and loading weights that differ in a single bit is an error.
     """
 
     def __init__(self, config: HeadConfig):
@@ -71,8 +72,11 @@ class ActionHead(nn.Module):
         )
         self.objective = Objective(config.objective)
         self.normalizer = Normalizer.identity(config.space)
-        self.source = {"path": config.name, "revision": None}
+        # Where an adapter's pointer leads: filled when the head is loaded or published.
+        self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
+        self._fingerprint: str | None = None
         self._plans: dict[Any, samplers.Schedule] = {}
+        self._tables: dict[Any, Tensor] = {}
 
     # ── the computation ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -81,10 +85,21 @@ class ActionHead(nn.Module):
         steps = torch.arange(self.config.objective.train_steps, device=self.objective.alpha.device)
         return step_modulation(self.backbone.step(steps), steps if t is None else t)
 
+    def step_table(self, mechanism: str) -> Tensor:
+        """W_t·f(t) of a frozen head at every diffusion step (T, l, p), computed once."""
+        weight = next(self.step_modulation[mechanism].parameters())
+        key = (mechanism, weight.device, weight.dtype)
+        if key not in self._tables:
+            # Not an inference tensor even if first asked for while acting: training may use it later.
+            with torch.inference_mode(False), torch.no_grad():
+                self._tables[key] = self.step_values(self.step_modulation[mechanism])
+        return self._tables[key]
+
     def predict(self, x_t: Tensor, modulation: Tensor, mechanism: type[Adapter]) -> Tensor:
         """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation (b, 1 or h, l, p)."""
-        blocks = [mechanism.modulation(values) for values in modulation.unbind(2)]
-        return self.backbone(x_t.to(modulation.dtype), blocks).float()
+        dtype = self.backbone.out.weight.dtype
+        blocks = [mechanism.modulation(values) for values in modulation.to(dtype).unbind(2)]
+        return self.backbone(x_t.to(dtype), blocks).float()
 
     def denoise(
         self,
@@ -103,23 +118,20 @@ class ActionHead(nn.Module):
             modulation = steps[i] if cond is None else steps[i] + cond
             return self.objective.to_x0(self.predict(x, modulation, mechanism), x, levels[i])
 
-        return samplers.run(plan, noise, predict_x0, generator)
+        return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
 
-    def plan(self, sampler: str, steps: int, **options) -> samplers.Schedule:
+    def plan(self, sampler: str, steps: int, spacing: str = "trailing") -> samplers.Schedule:
         """A sampler's tables on this head's device, made once."""
         device = self.objective.alpha.device
-        key = (sampler, steps, device, *sorted(options.items()))
+        key = (sampler, steps, spacing, device)
         if key not in self._plans:
             power = squaredcos_cap_v2(self.config.objective.train_steps)
-            self._plans[key] = samplers.schedule(sampler, power, steps, **options).to(device)
+            self._plans[key] = samplers.schedule(sampler, power, steps, spacing=spacing).to(device)
         return self._plans[key]
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
-        """Where sampling starts: standard normal (b h a), drawn on the generator's device if one is given."""
-        shape, device = (batch, self.config.horizon, self.config.space.dim), self.objective.alpha.device
-        return torch.randn(shape, generator=generator, device=device if generator is None else generator.device).to(
-            device
-        )
+        """Where sampling starts: standard normal (b h a)."""
+        return self.objective.random_noise((batch, self.config.horizon, self.config.space.dim), generator)
 
     @torch.no_grad()
     def sample(
@@ -152,17 +164,21 @@ class ActionHead(nn.Module):
     def train(self, mode: bool = True) -> ActionHead:
         return super().train(mode and not self.frozen)
 
-    def load_state_dict(self, *args, **kwargs):
-        result = super().load_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """Called by every `load_state_dict`, also that of a module around this one, before anything is copied."""
         if self.frozen:
-            self.freeze()
-        return result
+            for name, tensor in self.state_dict().items():
+                given = state_dict.get(prefix + name)
+                if given is None or given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
+                    raise ValueError(
+                        f"{self.config.name} is frozen and the state to load has another {name}: load the head it came "
+                        "from with ActionHead.from_pretrained, or load into a head that is not frozen yet"
+                    )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def fingerprint(self) -> str:
-        """Of all weights and statistics, the same for a bfloat16 file loaded as float32."""
-        if self.frozen and self.config.fingerprint:
-            return self.config.fingerprint
-        return files.fingerprint(self.state_dict())
+        """Of all weights, statistics and what they mean; the same for a bfloat16 file loaded as float32."""
+        return self._fingerprint or files.fingerprint(self.state_dict(), self.config.contract())
 
     # ── attaching ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,7 +186,7 @@ class ActionHead(nn.Module):
         """Put a trainable adapter on this head. Heads are shared, not copied: many adapters may use one.
 
         Args:
-            adapter: a fresh or an already built adapter; it moves to the head's device.
+            adapter: a fresh one; it moves to the head's device and stays float32, whatever the head is.
             normalizer: statistics of the task's own actions, saved with the adapter; the head's if not given.
         """
         from action_heads.policy import ConditionedHead
@@ -226,42 +242,40 @@ class ActionHead(nn.Module):
         )
         config = HeadConfig.from_dict(files.read_json(folder / "config.json"))
         tensors, _ = files.load_tensors(folder / "model.safetensors")
-        check_fingerprint(tensors, config.fingerprint, folder / "model.safetensors")
-        head = cls(config)
+        with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the user's seed
+            head = cls(config)
         check_layout(tensors, head.state_dict(), folder / "model.safetensors")
+        check_fingerprint(tensors, config.contract(), config.fingerprint, folder / "model.safetensors")
         head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        head.source = {"path": str(name_or_path), "revision": revision}
+        head._fingerprint = config.fingerprint
+        head.source = {"path": str(name_or_path), "revision": hub.commit_of(folder) or revision, "subfolder": subfolder}
         return head.to(device=device, dtype=dtype).freeze()
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write config.json, model.safetensors and, if there is none yet, a card. `dtype` casts the weights.
-
-        The weights go first and the config, which carries their fingerprint, last: a folder whose writing was cut
-        short is refused on loading.
-        """
+        """Write config.json, model.safetensors and, if there is none yet, a card. `dtype` casts the weights."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {
             name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
             for name, tensor in self.state_dict().items()
         }
-        config = dataclasses.replace(self.config, fingerprint=files.fingerprint(weights))
-        files.save_tensors(weights, folder / "model.safetensors")
+        config = dataclasses.replace(self.config, fingerprint=files.fingerprint(weights, self.config.contract()))
+        contents = {"model.safetensors": files.tensors_as_bytes(weights), "config.json": config.to_json().encode()}
         if not (folder / "README.md").exists():
-            from action_heads.card import head_card
-
-            files.write_text(folder / "README.md", head_card(self))
-        files.write_text(folder / "config.json", config.to_json())
+            contents["README.md"] = head_card(self).encode()
+        files.write_together(folder, contents)
         return folder
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Publish as a model repository in one commit; options as in `action_heads.hub.push`. Returns the URL."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return hub.push(folder, repo_id, **kwargs)
+            url = hub.push(folder, repo_id, **kwargs)
+        self.source = {"path": repo_id, "revision": kwargs.get("revision"), "subfolder": None}
+        return url
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
 
@@ -270,5 +284,5 @@ class ActionHead(nn.Module):
         return (
             f"ActionHead({c.name}: {c.backbone} {c.width}x{c.depth}, chunks of {c.horizon} x {c.space.dim} "
             f"({c.space.mode}), predicts {c.objective.prediction}, takes {', '.join(c.mechanisms)}; "
-            f"{self.num_parameters():,} parameters, {'frozen' if self.frozen else 'trainable'})"
+            f"{self.num_parameters:,} parameters, {'frozen' if self.frozen else 'trainable'})"
         )

@@ -70,6 +70,13 @@ def find(
     return folder
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder of the Hub's cache holds; None for other folders."""
+    parts = folder.parts
+    after = parts[parts.index("snapshots") + 1 :] if "snapshots" in parts else ()
+    return after[0] if after and _COMMIT.fullmatch(after[0]) else None
+
+
 def push(
     folder: str | os.PathLike[str],
     repo_id: str,

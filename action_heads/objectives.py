@@ -57,8 +57,14 @@ class Objective(KeepFloat32):
         self.register_buffer("sigma", (1 - power).sqrt().float(), persistent=False)
 
     def random_steps(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Uniform noise levels, long, on the schedule's device."""
-        return torch.randint(self.config.train_steps, shape, generator=generator, device=self.alpha.device)
+        """Uniform noise levels, long."""
+        device = self.alpha.device if generator is None else generator.device
+        return torch.randint(self.config.train_steps, shape, generator=generator, device=device).to(self.alpha.device)
+
+    def random_noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """Standard normal, drawn where the generator is: a CPU generator gives the same numbers on every machine."""
+        device = self.alpha.device if generator is None else generator.device
+        return torch.randn(shape, generator=generator, device=device).to(self.alpha.device)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t (b h a) from x0 and noise (b h a) at steps t (b 1) or (b h)."""

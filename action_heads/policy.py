@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +14,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from action_heads import files, hub
+from action_heads import adapter_file, files, hub
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.adapters.base import AdapterConfig
-from action_heads.checks import check_condition, check_fingerprint, check_layout, check_pad
+from action_heads.card import adapter_card
+from action_heads.checks import check_condition, check_layout, check_pad, check_units
 from action_heads.config import strict
 from action_heads.head import ActionHead
 from action_heads.normalize import Normalizer
 
-VERSION = 1
-FILES = ("adapter_config.json", "adapter.safetensors")
+CPU = torch.device("cpu")
 
 
 class ConditionedHead(nn.Module):
@@ -34,30 +33,26 @@ class ConditionedHead(nn.Module):
     trains along.
     """
 
-    table: Tensor | None
-
     def __init__(self, head: ActionHead, adapter: Adapter, normalizer: Normalizer | None = None):
         super().__init__()
-        self.head = head
-        device, dtype = head.objective.alpha.device, next(head.parameters()).dtype
-        if not adapter.is_built:
-            adapter.build(head.backbone)
-            if adapter.config.relearn_step:
-                adapter.step = copy.deepcopy(head.step_modulation[adapter.name]).requires_grad_(True)
-        needed = (head.config.depth, adapter.values_per_block(head.backbone))
-        if adapter.shape != needed:
+        if adapter.is_built:
             raise ValueError(
-                f"the adapter was built for {adapter.shape[0]} blocks of {adapter.shape[1]} values; {head.config.name} "
-                f"has {needed[0]} blocks of {needed[1]}: attach a fresh one"
+                "this adapter is attached to a head already: attach a fresh one, or move its weights with "
+                "policy.save_adapter(folder) and head.load_adapter(folder)"
             )
-        self.adapter = adapter.to(device=device, dtype=dtype)
-        self.own_normalizer = None if normalizer is None else normalizer.to(device)
-        self.register_buffer("table", None, persistent=False)
-        self._values_checked = False
-        if head.frozen and not adapter.config.relearn_step:
-            # Frozen for good, so f(t) of every diffusion step is computed once.
-            with torch.no_grad():
-                self.table = head.step_values(head.step_modulation[adapter.name])
+        if normalizer is not None and len(normalizer.scale) != head.config.space.dim:
+            raise ValueError(
+                f"the normalizer has {len(normalizer.scale)} dimensions, the head's actions {head.config.space.dim}: "
+                "fit it with Normalizer.fit(actions, head.config.space)"
+            )
+        adapter.build(head.backbone)
+        if adapter.config.relearn_step:
+            adapter.step = copy.deepcopy(head.step_modulation[adapter.name]).float().requires_grad_(True)
+        device = head.objective.alpha.device
+        self.head = head
+        self.adapter = adapter.to(device)
+        self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(device)
+        self._looked_at: set[str] = set()
 
     @property
     def normalizer(self) -> Normalizer:
@@ -76,6 +71,8 @@ class ConditionedHead(nn.Module):
     ) -> Tensor:
         """Denoising loss, a scalar: the mean squared error of the prediction at a random noise level a row.
 
+        Shapes are always checked. NaNs and units are looked for in every call on a CPU, in the first on an accelerator.
+
         Args:
             actions: chunks (b h a) in robot units.
             cond: (b, c), or tokens (b, n, c).
@@ -83,14 +80,16 @@ class ConditionedHead(nn.Module):
             is_pad: (b, h), true where an action is padding and must not count.
             generator: for the noise and its level.
         """
-        values = self._check_values(actions)
-        self.head.config.space.validate(actions, self.head.config.horizon, values=values)
-        self._check_cond(cond, mask, values, batch=len(actions))
+        look = self._look(actions, "loss")
+        self.head.config.space.validate(actions, self.head.config.horizon, values=look)
+        self._check_cond(cond, mask, look, batch=len(actions))
         self.assert_frozen()
         objective = self.head.objective
         x0 = self.normalizer.normalize(actions.float())
+        if look:
+            check_units(x0, objective.config.clip, self.head.config.space)
         t = objective.random_steps((len(x0), 1), generator)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device)
+        noise = objective.random_noise(x0.shape, generator)
         modulation = self.step_values(t) + self.adapter(cond, mask)
         output = self.head.predict(objective.add_noise(x0, noise, t), modulation, type(self.adapter))
         error = (output - objective.target(x0, noise)).square().mean(-1)
@@ -107,8 +106,9 @@ class ConditionedHead(nn.Module):
 
         The head's, or the adapter's own if it relearns it.
         """
-        if self.table is not None:
-            return self.table if t is None else self.table[t]
+        if self.head.frozen and self.adapter.step is None:
+            table = self.head.step_table(self.adapter.name)
+            return table if t is None else table[t]
         return self.head.step_values(self.adapter.step or self.head.step_modulation[self.adapter.name], t)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
@@ -139,24 +139,25 @@ class ConditionedHead(nn.Module):
         mask: Tensor | None = None,
         steps: int = 10,
         sampler: str = "ddim",
+        spacing: str = "trailing",
         generator: torch.Generator | None = None,
-        **options,
     ) -> Tensor:
         """Action chunks (b h a) in robot units, for conditions (b, c) or tokens (b, n, c).
 
         Args:
             steps: network evaluations.
-            sampler: "ddim" or "ddpm"; `options` are the sampler's own, such as spacing="leading".
+            sampler: "ddim" or "ddpm".
+            spacing: which noise levels are visited: "trailing", or "leading" as in the paper's configuration.
             generator: makes the result reproducible.
         """
-        self._check_cond(cond, mask, self._check_values(cond))
+        self._check_cond(cond, mask, self._look(cond, "sample"))
         modulation = self.adapter(cond, mask)
         x = self.head.denoise(
             self.step_values(),
             modulation,
             type(self.adapter),
             self.head.noise(len(cond), generator),
-            self.head.plan(sampler, steps, **options),
+            self.head.plan(sampler, steps, spacing),
             generator,
         )
         return self.normalizer.unnormalize(x)
@@ -166,12 +167,12 @@ class ConditionedHead(nn.Module):
         if batch not in (None, len(cond)):
             raise ValueError(f"{batch} action chunks came with {len(cond)} conditions: the batch sizes must agree")
 
-    def _check_values(self, tensor: Tensor) -> bool:
-        """Whether to look for NaNs: always on the CPU, on an accelerator only once, since looking waits for it."""
+    def _look(self, tensor: Tensor, call: str) -> bool:
+        """Whether to look for NaNs and odd units: that waits for an accelerator, so there only the first time."""
         if torch.compiler.is_compiling():
             return False
-        look = tensor.device.type == "cpu" or not self._values_checked
-        self._values_checked = True
+        look = getattr(tensor, "device", CPU) == CPU or call not in self._looked_at
+        self._looked_at.add(call)
         return look
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,25 +184,22 @@ class ConditionedHead(nn.Module):
         return state
 
     def save_adapter(self, folder: str | Path) -> Path:
-        """Write the adapter alone, beside a pointer to its head: name, revision and fingerprint."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = self._adapter_state()
+        """Write adapter.safetensors: the adapter alone, with a pointer to its head (place, revision, fingerprint)."""
+        if not self.head.frozen:
+            raise ValueError("the head trains along, and its weights would be lost: head.freeze() and save it first")
         config = {
-            "version": VERSION,
-            "adapter": self.adapter.settings(),
+            "adapter": dataclasses.asdict(self.adapter.config),
             "own_normalizer": self.own_normalizer is not None,
             "head": {"name": self.head.config.name, "fingerprint": self.head.fingerprint(), **self.head.source},
-            "fingerprint": files.fingerprint(state),
         }
-        files.save_tensors(state, folder / FILES[1])
-        files.write_text(folder / FILES[0], json.dumps(config, indent=2, sort_keys=True) + "\n")
-        return folder
+        adapter_file.write(Path(folder), self._adapter_state(), config)
+        return Path(folder)
 
     def push_adapter(self, repo_id: str, **kwargs) -> str:
         """Publish the adapter as a model repository of its own; options as in `action_heads.hub.push`."""
-        from action_heads.card import adapter_card
-
+        path = self.head.source["path"]
+        if path is None or Path(path).is_dir():
+            raise ValueError(f"the head is only here ({path or 'in memory'}): publish it first with head.push_to_hub")
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(folder)
             files.write_text(Path(folder) / "README.md", adapter_card(self, repo_id))
@@ -222,66 +220,62 @@ class ConditionedHead(nn.Module):
     @classmethod
     def load(cls, head: ActionHead, path: str | Path, **kwargs) -> ConditionedHead:
         """A new policy from a head and a saved adapter; see `ActionHead.load_adapter`."""
-        folder = hub.find(path, files=FILES, **kwargs)
-        config = read_config(folder)
+        file = hub.find(path, files=[adapter_file.NAME], **kwargs) / adapter_file.NAME
+        tensors, config = adapter_file.read(file)
         saved = config["head"]
         if saved["fingerprint"] != head.fingerprint():
             raise ValueError(
-                f"the adapter in {folder} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
+                f"the adapter in {file} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
                 f"this head is {head.config.name} with fingerprint {head.fingerprint()}: load the one it was trained on"
             )
-        adapter_config = strict(AdapterConfig, config["adapter"], "the adapter's config")
+        adapter_config = strict(AdapterConfig, config["adapter"], f"the adapter's config in {file}")
         if adapter_config.mechanism not in ADAPTERS:
             raise ValueError(f"unknown adapter {adapter_config.mechanism!r}; known are {', '.join(ADAPTERS)}")
         settings = dataclasses.asdict(adapter_config)
-        adapter = ADAPTERS[settings.pop("mechanism")](**settings)
         normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
-        policy = head.attach(adapter, normalizer=normalizer)
-        tensors, _ = files.load_tensors(folder / FILES[1])
-        check_layout(tensors, policy._adapter_state(), folder / FILES[1])
-        check_fingerprint(tensors, config["fingerprint"], folder / FILES[1])
+        with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained
+            policy = head.attach(ADAPTERS[settings.pop("mechanism")](**settings), normalizer=normalizer)
+        check_layout(tensors, policy._adapter_state(), file)
         for prefix, module in (("adapter.", policy.adapter), ("normalizer.", policy.own_normalizer)):
             if module is not None:
                 module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         return policy.eval()
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, dtype=torch.float32, device="cpu", **kwargs) -> ConditionedHead:
-        """Load an adapter and the head it points to; for a robot, which needs nothing else."""
-        source = read_config(hub.find(path, files=FILES, **kwargs))["head"]
-        head = ActionHead.from_pretrained(source["path"], revision=source["revision"], dtype=dtype, device=device)
-        return cls.load(head, path, **kwargs)
+    def from_pretrained(
+        cls, path: str | Path, *, revision: str | None = None, dtype=torch.float32, device="cpu", **kwargs
+    ) -> ConditionedHead:
+        """Load an adapter and the head it points to; for a robot, which needs nothing else.
+
+        `revision` is the adapter's; the other options (`cache_dir`, `token`, `local_files_only`, ...) are for both.
+        """
+        _, config = adapter_file.read(
+            hub.find(path, files=[adapter_file.NAME], revision=revision, **kwargs) / adapter_file.NAME
+        )
+        saved = config["head"]
+        if saved["path"] is None:
+            raise ValueError(f"the head of {path} was never saved: load it yourself and use head.load_adapter")
+        at = {"revision": saved["revision"], "subfolder": saved["subfolder"]}
+        head = ActionHead.from_pretrained(saved["path"], dtype=dtype, device=device, **at, **kwargs)
+        return cls.load(head, path, revision=revision, **kwargs)
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _used_parameters(self) -> list[nn.Parameter]:
+        """What this policy computes with: the step modulations of other adapters are not."""
+        step = self.adapter.step or self.head.step_modulation[self.adapter.name]
+        return list({p for module in (self.head.backbone, step, self.adapter) for p in module.parameters()})
+
     @property
     def num_frozen(self) -> int:
-        """Frozen parameters that this policy computes with: the other adapters' step modulations do not count."""
-        used: list[nn.Module] = [self.head.backbone]
-        if not self.adapter.config.relearn_step:
-            used.append(self.head.step_modulation[self.adapter.name])
-        return sum(p.numel() for module in used for p in module.parameters() if not p.requires_grad)
+        return sum(p.numel() for p in self._used_parameters() if not p.requires_grad)
 
     @property
     def num_trainable(self) -> int:
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return sum(p.numel() for p in self._used_parameters() if p.requires_grad)
 
     def __repr__(self) -> str:
         return (
             f"ConditionedHead({self.head.config.name} + {type(self.adapter).__name__}, "
             f"cond_dim={self.adapter.config.cond_dim}: {self.num_frozen:,} frozen, {self.num_trainable:,} trainable)"
         )
-
-
-def read_config(folder: Path) -> dict:
-    """adapter_config.json, checked for its version."""
-    config = files.read_json(folder / FILES[0])
-    if config.get("version") != VERSION:
-        raise ValueError(
-            f"{folder / FILES[0]} has version {config.get('version')!r} and this release reads version {VERSION}: "
-            "upgrade with `pip install -U action-heads`, or save the adapter again"
-        )
-    expected = {"version", "adapter", "own_normalizer", "head", "fingerprint"}
-    if config.keys() != expected:
-        raise ValueError(f"{folder / FILES[0]} has keys {sorted(config)}, expected {sorted(expected)}")
-    return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ class KeepFloat32(nn.Module):
         return super()._apply(lambda t: t.to(fn(t).device) if t.is_floating_point() else fn(t), recurse)
 
 
+@lru_cache
 def bfloat16_is_faster(device: torch.device) -> bool:
     """Whether training should compute in bfloat16: on CUDA yes, on a CPU if it has instructions for it.
 

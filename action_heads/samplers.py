@@ -31,13 +31,16 @@ class Schedule:
 
 
 def timesteps(train_steps: int, steps: int, spacing: str = "trailing") -> Tensor:
-    """Visited noise levels (k,), as in diffusers.
+    """Visited noise levels (k,), the same as in diffusers.
 
     `trailing` starts at pure noise, which one or two steps need; `leading` ends at level 0 and is what the paper's
-    diffusers configuration uses.
+    diffusers configuration uses. Each step leads to the next visited level; diffusers takes `train_steps // steps`
+    levels down, which is another level where that division has a remainder.
     """
-    if not 1 <= steps <= train_steps:
-        raise ValueError(f"steps must lie between 1 and the {train_steps} the head was trained with, got {steps}")
+    if not isinstance(steps, int) or not 1 <= steps <= train_steps:
+        raise ValueError(
+            f"steps must be an integer between 1 and the {train_steps} the head was trained with, got {steps}"
+        )
     if spacing == "leading":
         return (torch.arange(steps) * (train_steps // steps)).flip(0)
     if spacing == "trailing":
@@ -75,12 +78,18 @@ def schedule(name: str, power: Tensor, steps: int, **options) -> Schedule:
     return SAMPLERS[name](power, steps, **options)
 
 
-def run(plan: Schedule, x: Tensor, predict_x0: Callable[[Tensor, int], Tensor], generator=None) -> Tensor:
-    """Denoise x (b h a) from pure noise; `predict_x0(x, i)` is the clean chunk seen from step i of the plan."""
+def run(
+    plan: Schedule,
+    x: Tensor,
+    predict_x0: Callable[[Tensor, int], Tensor],
+    noise: Callable[[], Tensor],
+) -> Tensor:
+    """Denoise x (b h a) from pure noise.
+
+    `predict_x0(x, i)` is the clean chunk seen from step i of the plan; `noise()` is fresh noise (b h a).
+    """
     for i in range(len(plan.timesteps)):
         x = plan.x0[i] * predict_x0(x, i) + plan.x[i] * x
         if plan.stochastic:
-            # The generator may live on the CPU while x does not: draw there, then move.
-            device = x.device if generator is None else generator.device
-            x = x + plan.noise[i] * torch.randn(x.shape, generator=generator, device=device).to(x)
+            x = x + plan.noise[i] * noise()
     return x

@@ -11,7 +11,10 @@ from action_heads.adapters.base import Adapter, Modulated, Modulation
 
 
 class AdaLNZeroModulation(Modulation):
-    """What enters a block has just been normalised, so scaling and shifting it there is adaptive layer norm."""
+    """What enters a block left the norm of the one before, so scaling and shifting it is adaptive layer norm.
+
+    (The first block gets the embedded chunk, which no norm has seen.)
+    """
 
     def __init__(self, values: Tensor):
         self.scale, self.shift, self.gate = values.chunk(3, dim=-1)

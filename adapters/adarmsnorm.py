@@ -1,4 +1,4 @@
-"""adaRMSNorm (π0.5, arXiv 2504.16054): as AdaLN-Zero, with root-mean-square norms in the trunk.
+"""adaRMSNorm (π0.5, arXiv 2504.16054): as AdaLN-Zero, with root-mean-square norms in the blocks.
 
 Axes: b batch, h horizon, w width.
 """

@@ -6,9 +6,10 @@ Axes: b batch, n tokens, c condition, w width, l blocks, p modulation values of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from action_heads.checks import check_condition
@@ -95,9 +96,9 @@ class Adapter(nn.Module):
     def build(self, backbone: Modulated) -> None:
         """Create the parameters for a backbone; `ActionHead.attach` calls this."""
         width = self.config.hidden_dim or backbone.width
-        self.shape = (backbone.depth, self.values_per_block(backbone))
+        self.blocks = backbone.depth
         self.read = nn.Sequential(nn.Linear(self.config.cond_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish())
-        self.generate = nn.Linear(width, self.shape[0] * self.shape[1])
+        self.generate = nn.Linear(width, self.blocks * self.values_per_block(backbone))
         nn.init.zeros_(self.generate.weight)
         nn.init.zeros_(self.generate.bias)
 
@@ -105,22 +106,22 @@ class Adapter(nn.Module):
     def is_built(self) -> bool:
         return hasattr(self, "generate")
 
-    def standardize(self, cond: Tensor) -> None:
-        """Take the statistics of conditions (..., c), so that raw robot states or embeddings may be passed in."""
-        check_condition(cond.reshape(-1, cond.shape[-1]), None, self.config.cond_dim, values=True)
-        self.standard.fit(cond)
+    def standardize(self, cond: Tensor, mask: Tensor | None = None) -> None:
+        """Take the statistics of conditions, so that raw robot states or unscaled embeddings may be passed in.
+
+        Args as in `forward`: (n, c), or tokens (n, m, c) with a mask (n, m).
+        """
+        check_condition(cond, mask, self.config.cond_dim, values=True)
+        self.standard.fit(cond if mask is None else cond[mask])
 
     def forward(self, cond: Tensor, mask: Tensor | None = None) -> Tensor:
         """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1, l, p)."""
-        read = pool(self.standard(cond), mask).to(self.generate.weight.dtype)
-        values = self.generate(self.read(read))
-        return values.unflatten(-1, self.shape).unsqueeze(1)
+        pooled = pool(self.standard(cond), mask).to(self.generate.weight.dtype)
+        values = self.generate(self.read(pooled))
+        return rearrange(values, "b (l p) -> b 1 l p", l=self.blocks)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in vars(self.config).items() if value)
-
-    def settings(self) -> dict[str, Any]:
-        return dict(vars(self.config))
 
 
 class Standardizer(KeepFloat32):
@@ -154,4 +155,4 @@ def pool(cond: Tensor, mask: Tensor | None) -> Tensor:
         return cond.mean(1)
     weight = mask.to(cond).unsqueeze(-1)
     # where, not a product: what stands in padding may be NaN
-    return torch.where(weight > 0, cond, 0).sum(1) / weight.sum(1)
+    return torch.where(weight > 0, cond, 0).sum(1) / weight.sum(1).clamp(min=1)

@@ -39,9 +39,7 @@ class PaperLoop(nn.Module):
     def denoise(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
         from action_heads.adapters.film import FiLMModulation
 
-        angles = t[:, None] * self.net.step.frequencies
-        embedding = self.net.step.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
-        features = nn.functional.mish(torch.cat([embedding, cond], dim=-1))
+        features = torch.cat([self.net.step(t), nn.functional.mish(cond)], dim=-1)
         return self.net(x, [FiLMModulation(generator(features)[:, None]) for generator in self.generators])
 
     @torch.no_grad()

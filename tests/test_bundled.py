@@ -10,6 +10,7 @@ from small import generator
 
 from action_heads import EMA, ActionHead, golden, hub
 from action_heads.adapters import ADAPTERS
+from action_heads.pretrain import data, objective
 
 HEADS = sorted(hub.bundled())
 
@@ -41,10 +42,24 @@ def test_carries_its_contract(name):
     assert {"config.json", "model.safetensors", "README.md", "curves.json", "curves.png"} <= {
         path.name for path in folder.iterdir()
     }
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 30e6
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 30e6
     assert "library_name: action-heads" in (folder / "README.md").read_text()
-    curve = json.loads((folder / "curves.json").read_text())["held_out"]
-    assert curve[-1][1] < 0.5 * curve[0][1]
+    assert json.loads((folder / "curves.json").read_text())["held_out"][-1][0] == head.config.training["steps"]
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_has_learned_motion(name):
+    """On recorded motion that was held out, against a random head of the same shape."""
+    head = ActionHead.from_pretrained(name)
+    torch.manual_seed(0)
+    losses = [unconditional_loss(candidate, head.normalizer) for candidate in (head, ActionHead(head.config))]
+    assert losses[0] < 0.5 * losses[1]
+
+
+@torch.no_grad()
+def unconditional_loss(head, normalizer) -> float:
+    actions, signal = data.chunks(data.source("recorded:panda", 16, "held_out"), 256, generator())
+    return float(objective.loss(head, None, normalizer.normalize(actions), signal, "film", generator(1)))
 
 
 @pytest.mark.parametrize("mechanism", sorted(ADAPTERS))
@@ -55,7 +70,7 @@ def test_samples_are_motion(name, mechanism):
     chunks = head.sample(64, mechanism=mechanism, steps=20, generator=generator())
     position, rows, gripper = chunks[..., :3], chunks[..., 3:9].unflatten(-1, (2, 3)), chunks[..., 9]
     gram = rows @ rows.mT
-    assert (gram - torch.eye(2)).abs().median() < 0.05
+    assert (gram - torch.eye(2)).abs().median() < 0.1  # a random head: about 1
     assert (gripper.abs() - 1).abs().median() < 0.05
     assert position.norm(dim=-1).max() < 2
     if head.backbone.mixes_time:  # mlp denoises every step alone, so its unconditional chunks are not one motion

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head
 
@@ -28,6 +29,18 @@ def test_is_deterministic_by_seed():
     samples = [run(seed)[0].sample(conditions(), generator=generator()) for seed in (0, 0, 1)]
     assert torch.equal(samples[0], samples[1])
     assert not torch.equal(samples[0], samples[2])
+
+
+def test_rows_must_agree():
+    policy = tiny_head().attach(AdaLNZero(COND_DIM))
+    with pytest.raises(ValueError, match="got 8, 4 and none"):
+        fit(policy, actions(8), conditions(4))
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"warmup": 0}, {"batch_size": 0}, {"precision": "fp8"}])
+def test_bad_settings(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FitConfig(**wrong)
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from fake_hub import fake_hub_fixture  # noqa: F401
-from small import generator, tiny_config, tiny_head
+from small import conditions, generator, tiny_config, tiny_head, trained_policy
 
 from action_heads import ActionHead
 from action_heads.files import WeightFileError
@@ -30,7 +30,7 @@ def test_bfloat16_file_has_one_fingerprint_in_any_dtype(head, tmp_path):
     assert full.fingerprint() == low.fingerprint() != head.fingerprint()
     assert next(low.parameters()).dtype == torch.bfloat16
     assert torch.equal(low.normalizer.scale, head.normalizer.scale)
-    assert (folder / "model.safetensors").stat().st_size < 0.6 * 4 * head.num_parameters()
+    assert (folder / "model.safetensors").stat().st_size < 0.6 * 4 * head.num_parameters
 
 
 def test_fingerprint_follows_the_weights():
@@ -46,7 +46,7 @@ def test_subfolder_and_card(head, tmp_path):
     assert ActionHead.from_pretrained(tmp_path / "repo", subfolder="inner").config.name == "test/tiny"
     card = (tmp_path / "repo" / "inner" / "README.md").read_text()
     assert "library_name: action-heads" in card
-    assert f"{head.num_parameters():,}" in card
+    assert f"{head.num_parameters:,}" in card
 
 
 def test_a_card_of_ones_own_is_kept(head, tmp_path):
@@ -56,7 +56,10 @@ def test_a_card_of_ones_own_is_kept(head, tmp_path):
 
 
 def test_repr_tells_counts(head):
-    assert f"{head.num_parameters():,} parameters, frozen" in repr(head)
+    assert f"{head.num_parameters:,} parameters, frozen" in repr(head)
+
+
+OBJECTIVE = {"prediction": "x0", "train_steps": 100, "clip": 1.0}
 
 
 def edit_config(folder, **changes):
@@ -74,9 +77,14 @@ def edit_config(folder, **changes):
         (lambda f: edit_config(f, width=...), ValueError, "lacks width"),
         (lambda f: edit_config(f, width=32), WeightFileError, "does not fit the config"),
         (lambda f: edit_config(f, horizon=8), WeightFileError, "backbone.embed"),
+        (lambda f: edit_config(f, objective=OBJECTIVE | {"prediction": "epsilon"}), WeightFileError, "was changed"),
+        (lambda f: edit_config(f, objective={}), ValueError, "the objective lacks clip"),
+        (lambda f: edit_config(f, objective=None), ValueError, "the objective is a JSON object"),
+        (lambda f: edit_config(f, mechanisms=5), ValueError, "mechanisms .* must be of type tuple"),
+        (lambda f: edit_config(f, depth=True), ValueError, "depth .* must be of type int"),
         (lambda f: edit_config(f, backbone="diffusion"), ValueError, "choose one of mlp, mixer"),
         (lambda f: edit_config(f, fingerprint="0" * 32), WeightFileError, "different saves"),
-        (lambda f: edit_config(f, objective={"prediction": "x0", "beta": 1}), ValueError, "beta"),
+        (lambda f: edit_config(f, objective=OBJECTIVE | {"beta": 1}), ValueError, "beta"),
         (
             lambda f: edit_config(f, space={"parts": [["wheel", 2]], "mode": "absolute", "frame": ""}),
             ValueError,
@@ -115,13 +123,51 @@ def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
     url = head.push_to_hub("me/tiny")
     assert "me/tiny" in url
     loaded = ActionHead.from_pretrained("me/tiny")
-    assert loaded.source == {"path": "me/tiny", "revision": None}
+    assert loaded.source["path"] == "me/tiny"
+    assert len(loaded.source["revision"]) == 40  # the commit, which later pushes do not move
     assert torch.equal(loaded.sample(1, generator=generator()), head.sample(1, generator=generator()))
 
 
-def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
-    from small import conditions, trained_policy
+def test_a_failing_save_leaves_the_older_head(tmp_path, monkeypatch):
+    """Whichever of the files can't be written."""
+    folder = tiny_head(seed=0).save_pretrained(tmp_path / "head")
+    for failing in ("model.safetensors", "config.json"):
+        real = open
 
+        def refuse(path, *args, failing=failing, real=real, **kwargs):
+            if failing in str(path) and args[:1] == ("xb",):
+                raise OSError("disk full")
+            return real(path, *args, **kwargs)
+
+        monkeypatch.setattr("builtins.open", refuse)
+        with pytest.raises(OSError, match="disk full"):
+            tiny_head(seed=1).save_pretrained(folder)
+        monkeypatch.undo()
+        assert ActionHead.from_pretrained(folder).fingerprint() == tiny_head(seed=0).fingerprint()
+        assert not list(folder.glob("*.tmp"))
+
+
+def test_a_random_head_of_the_same_config_has_its_own_fingerprint(tmp_path):
+    loaded = ActionHead.from_pretrained(tiny_head().save_pretrained(tmp_path / "head"))
+    assert ActionHead(loaded.config).freeze().fingerprint() != loaded.fingerprint()
+
+
+def test_loading_leaves_the_users_seed_alone(tmp_path):
+    folder = tiny_head().save_pretrained(tmp_path / "head")
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    ActionHead.from_pretrained(folder)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_an_adapter_of_a_head_that_is_only_here_is_not_pushed(fake_hub, tmp_path):
+    policy = trained_policy(ActionHead.from_pretrained(tiny_head().save_pretrained(tmp_path / "head")))
+    with pytest.raises(ValueError, match=r"publish it first with head\.push_to_hub"):
+        policy.push_adapter("me/stack")
+
+
+def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
     from action_heads import ConditionedHead
 
     tiny_head().push_to_hub("me/head")

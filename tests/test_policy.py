@@ -10,9 +10,9 @@ import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
 
-from action_heads import EMA, ActionHead, ConditionedHead, Normalizer
+from action_heads import EMA, ActionHead, ActionSpace, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS, AdaLNZero, FiLM
-from action_heads.files import WeightFileError
+from action_heads.files import WeightFileError, load_tensors, save_tensors
 
 
 def bits(module) -> dict[str, torch.Tensor]:
@@ -65,7 +65,7 @@ def test_nothing_thaws_a_frozen_head(policy, tamper):
         policy.head.requires_grad_(True)
     elif tamper == "load_state_dict":
         policy.head.load_state_dict(policy.head.state_dict())
-        policy.load_state_dict(policy.state_dict())
+        policy.load_state_dict(policy.state_dict(), strict=False)
     elif tamper == "deepcopy":
         policy = copy.deepcopy(policy)
         policy.train()
@@ -75,6 +75,17 @@ def test_nothing_thaws_a_frozen_head(policy, tamper):
     assert not any(p.requires_grad for p in policy.head.parameters())
     assert all(p.requires_grad for p in policy.adapter.parameters())
     policy.assert_frozen()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_other_weights_cannot_be_loaded_into_a_frozen_head(mechanism, whole):
+    """Neither directly nor through a module around it, as trainers do with checkpoints; and nothing is half-loaded."""
+    policy, other = (trained_policy(tiny_head(seed=seed), mechanism) for seed in (0, 1))
+    before = bits(policy)
+    target, state = (policy, other.state_dict()) if whole else (policy.head, other.head.state_dict())
+    with pytest.raises(ValueError, match="frozen and the state to load has another"):
+        target.load_state_dict(state, strict=False)
+    assert same(before, bits(policy))
 
 
 def test_a_weight_thawed_behind_the_heads_back_is_caught(policy):
@@ -97,10 +108,12 @@ def test_an_unfrozen_head_trains_along():
 
 
 def test_counts(policy):
-    head = policy.head
-    used = [head.backbone, head.step_modulation[policy.adapter.name]]
-    assert policy.num_frozen == sum(p.numel() for module in used for p in module.parameters())
-    assert policy.num_trainable == sum(p.numel() for p in policy.adapter.parameters())
+    """Trainable is what gets a gradient; frozen is what an output depends on and does not."""
+    policy.loss(actions(), conditions()).backward()
+    assert policy.num_trainable == sum(p.grad.numel() for p in policy.parameters() if p.grad is not None)
+    others = [m for name, m in policy.head.step_modulation.items() if name != policy.adapter.name]
+    unused = sum(p.numel() for module in others for p in module.parameters())
+    assert policy.num_frozen == policy.head.num_parameters - unused
     assert f"{policy.num_frozen:,} frozen, {policy.num_trainable:,} trainable" in repr(policy)
 
 
@@ -150,10 +163,12 @@ def test_padding_does_not_count(policy):
     other = actions()
     other[1, 10:] = 0.123
     one, two = (policy.loss(a, conditions(), is_pad=is_pad, generator=generator(2)) for a in (actions(), other))
-    if policy.head.backbone.mixes_time:  # the network sees padding, but no error is taken there
-        assert one != policy.loss(actions(), conditions(), generator=generator(2))
-    else:
+    if not policy.head.backbone.mixes_time:  # otherwise the network sees padding, though no error is taken there
         torch.testing.assert_close(one, two)
+    # Summed over rows with and without padding, each weighted by the steps that count, nothing is lost.
+    whole = policy.loss(actions(), conditions(), generator=generator(2))
+    rest = policy.loss(actions(), conditions(), is_pad=~is_pad, generator=generator(2))
+    torch.testing.assert_close(one * (~is_pad).sum() + rest * is_pad.sum(), whole * is_pad.numel())
 
 
 def test_all_padding_gives_zero_and_no_nan(policy):
@@ -182,6 +197,8 @@ def test_dtypes(policy):
 
 NAN = float("nan")
 BAD = [
+    (lambda a, c: {"actions": a.tolist()}, "actions are a list"),
+    (lambda a, c: {"cond": c.numpy()}, "cond must be a torch tensor, got a ndarray"),
     (lambda a, c: {"actions": a[:, :8]}, "wrong horizon"),
     (lambda a, c: {"actions": a[..., :7]}, "wrong width"),
     (lambda a, c: {"actions": a[0]}, "batch axis"),
@@ -208,6 +225,33 @@ def test_bad_input(make, message):
     given |= make(given["actions"], given["cond"])
     with pytest.raises(ValueError, match=message):
         policy.loss(**given)
+
+
+def test_units_out_of_reach_are_warned_of():
+    policy = trained_policy(tiny_head())
+    with pytest.warns(UserWarning, match=r"dimension \d \(position\) reaches .*check the units"):
+        policy.loss(actions() * torch.tensor([1000.0] * 3 + [1.0] * 7), conditions())
+    with pytest.warns(UserWarning, match=r"dimension 9 \(gripper\) reaches 255"):
+        policy.loss(actions().index_fill(2, torch.tensor([9]), 255.0), conditions())
+
+
+def test_normalizer_of_another_space_is_refused(head):
+    joints = ActionSpace((("joint", 7),))
+    with pytest.raises(ValueError, match="7 dimensions, the head's actions 10"):
+        head.attach(AdaLNZero(COND_DIM), normalizer=Normalizer.identity(joints))
+
+
+def test_an_adapter_belongs_to_one_head():
+    adapter = tiny_head().attach(AdaLNZero(COND_DIM)).adapter
+    with pytest.raises(ValueError, match="attached to a head already"):
+        tiny_head("mixer").attach(adapter)
+
+
+def test_acting_first_does_not_spoil_training(head):
+    policy = head.attach(AdaLNZero(COND_DIM))
+    with torch.inference_mode():
+        policy.sample(conditions())
+    policy.loss(actions(), conditions()).backward()
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -253,17 +297,31 @@ def test_adapter_of_another_kind_is_refused_and_nothing_is_loaded(head, tmp_path
     assert same(before, bits(policy))
 
 
-def edit_json(path, **changes):
-    values = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in values.items() if value is not ...}))
+def edit_header(folder, **changes):
+    tensors, metadata = load_tensors(folder / "adapter.safetensors")
+    values = json.loads(metadata["action_heads"]) | changes
+    values = {key: value for key, value in values.items() if value is not ...}
+    save_tensors(tensors, folder / "adapter.safetensors", {"action_heads": json.dumps(values)})
+
+
+MECHANISM = {"mechanism": "adaln_zero", "cond_dim": COND_DIM, "hidden_dim": None, "relearn_step": False}
 
 
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (lambda f: edit_json(f / "adapter_config.json", version=2), ValueError, "version 2"),
-        (lambda f: edit_json(f / "adapter_config.json", colour="red"), ValueError, "colour"),
-        (lambda f: edit_json(f / "adapter_config.json", fingerprint="0"), WeightFileError, "different saves"),
+        (lambda f: edit_header(f, version=2), ValueError, "version 2"),
+        (lambda f: edit_header(f, version=...), WeightFileError, "lacks a config"),
+        (lambda f: edit_header(f, colour="red"), ValueError, "colour"),
+        (lambda f: edit_header(f, head=None), ValueError, "incomplete or unknown config"),
+        (lambda f: edit_header(f, adapter=None), ValueError, "is a JSON object"),
+        (lambda f: edit_header(f, adapter=MECHANISM | {"mechanism": "lora"}), ValueError, "known are film"),
+        (
+            lambda f: edit_header(f, adapter=MECHANISM | {"relearn_step": 3}),
+            ValueError,
+            "relearn_step .* must be of type",
+        ),
+        (lambda f: save_tensors({"w": torch.ones(1)}, f / "adapter.safetensors"), WeightFileError, "save_adapter"),
         (lambda f: (f / "adapter.safetensors").write_bytes(b"\x80\x02"), WeightFileError, "pickle"),
         (
             lambda f: (f / "adapter.safetensors").write_bytes((f / "adapter.safetensors").read_bytes()[:-100]),
@@ -287,9 +345,9 @@ def test_spoilt_adapter_files(spoil, error, message, tmp_path):
 def test_weights_of_another_shape_are_named(tmp_path):
     head = tiny_head()
     small, large = (head.attach(FiLM(n)).save_adapter(tmp_path / str(n)) for n in (3, 5))
-    (small / "adapter.safetensors").write_bytes((large / "adapter.safetensors").read_bytes())
+    edit_header(large, adapter=json.loads(load_tensors(small / "adapter.safetensors")[1]["action_heads"])["adapter"])
     with pytest.raises(WeightFileError, match=re.escape("adapter.read.0.weight of shape (16, 5), expected (16, 3)")):
-        head.load_adapter(small)
+        head.load_adapter(large)
 
 
 def test_a_write_that_fails_leaves_the_older_adapter(tmp_path, monkeypatch):

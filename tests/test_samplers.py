@@ -45,7 +45,8 @@ def ours(kind: str, steps: int, spacing: str, prediction: str, x: torch.Tensor) 
         t = plan.timesteps[i]
         return objective.to_x0(network(x, int(t)), x, t[None, None])
 
-    return samplers.run(plan, x, predict_x0, generator(3))
+    noise = generator(3)
+    return samplers.run(plan, x, predict_x0, lambda: torch.randn(x.shape, generator=noise))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "x0"])
@@ -83,6 +84,7 @@ def test_generator_makes_samples_reproducible(sampler):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"steps": 2.5}, "must be an integer"),
         ({"steps": 0}, "between 1 and the 100"),
         ({"steps": 101}, "between 1 and the 100"),
         ({"sampler": "euler"}, "choose one of ddim, ddpm"),

@@ -5,6 +5,7 @@ Axes: b batch, h horizon, w width.
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from action_heads.adapters.base import Modulation
@@ -20,7 +21,8 @@ class MixerBlock(MLPBlock):
 
     def forward(self, x: Tensor, m: Modulation) -> Tensor:
         y = m.enter(x)
-        y = self.up(y + self.mix(y.mT).mT)
+        mixed = self.mix(rearrange(y, "b h w -> b w h"))
+        y = self.up(y + rearrange(mixed, "b w h -> b h w"))
         y = self.down(m.hidden(self.act(y)))
         return m.normalize(x + m.leave(y), self.norm)
 

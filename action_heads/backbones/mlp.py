@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from einops import einsum
 from torch import Tensor, nn
 
 from action_heads.adapters.base import Modulation
@@ -17,16 +18,15 @@ from action_heads.adapters.base import Modulation
 class StepEmbedding(nn.Module):
     """Diffusion step (n,) to features f(t) (n, w): sinusoids, then Linear, Mish, Linear, Mish."""
 
-    frequencies: Tensor
-
     def __init__(self, width: int, expansion: int = 4):
         super().__init__()
-        frequencies = torch.exp(-math.log(10000) / (width // 2 - 1) * torch.arange(width // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.waves = width // 2
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Linear(expansion * width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        angles = t[:, None] * self.frequencies.float()
+        # No buffer: cast to bfloat16 with the head, frequencies would be 0.2 rad off at the last step.
+        frequencies = torch.exp(-math.log(10000) / (self.waves - 1) * torch.arange(self.waves, device=t.device))
+        angles = t[:, None] * frequencies
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
         # The last Mish is the paper's activation in front of every FiLM generator.
         return nn.functional.mish(self.mlp(waves.to(next(self.mlp.parameters()).dtype)))
@@ -42,7 +42,7 @@ class PerPositionLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(horizon, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bha,haw->bhw", x, self.weight) + self.bias
+        return einsum(x, self.weight, "b h a, h a w -> b h w") + self.bias
 
 
 class MLPBlock(nn.Module):

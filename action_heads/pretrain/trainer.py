@@ -9,10 +9,10 @@ Axes: b batch, h horizon, a action.
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from action_heads.adapters import ADAPTERS
 from action_heads.config import HeadConfig
 from action_heads.ema import EMA
 from action_heads.extras import require
+from action_heads.fit import cosine
 from action_heads.head import ActionHead
 from action_heads.normalize import Normalizer
 from action_heads.objectives import ObjectiveConfig
@@ -33,7 +34,7 @@ class PretrainConfig:
     """Stage 1 of the recipe.
 
     Attributes:
-        out: folder of the finished head; the training state lives in `out`/state until it is finished.
+        out: folder of the finished head; the training state lives beside it in `out`/state, to resume from.
         name: what the head will be called.
         backbone: `mlp` (the paper's DP-MLP) or `mixer`.
         data: sources, in equal parts.
@@ -104,6 +105,7 @@ class Trainer:
         )
         self.ema = EMA(self.parameters, max_decay=0.999)
         self.step, self.seconds = 0, 0.0
+        self.average: float | None = None  # of the training loss, for the curve
         self.curve: list[tuple[int, float]] = []
         self.curve_held_out: list[tuple[int, float]] = []
 
@@ -130,8 +132,7 @@ class Trainer:
             )
 
     def lr(self, step: int) -> float:
-        c = self.config
-        return c.lr * min(1.0, (step + 1) / c.warmup) * 0.5 * (1 + math.cos(math.pi * step / c.steps))
+        return cosine(step, self.config)
 
     def train_step(self) -> float:
         for group in self.optimizer.param_groups:
@@ -147,9 +148,18 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: int = 12) -> float:
-        """Mean loss of the averaged weights on held-out chunks, the same ones every time."""
+        """Mean loss of the averaged weights on held-out chunks, the same ones every time, with their signal."""
         with self.ema.averaged():
             return sum(float(self.loss(self.held_out, -1 - i, 256)) for i in range(batches)) / batches
+
+    @torch.no_grad()
+    def evaluate_unconditional(self, chunks: int = 2048) -> float:
+        """Mean loss on held-out chunks as a fresh adapter would meet them: no signal, the head's own statistics."""
+        generator = torch.Generator().manual_seed(0)
+        actions, signal = data.chunks(self.held_out, chunks, generator)
+        x0 = self.head.normalizer.normalize(actions)
+        losses = [objective.loss(self.head, None, x0, signal, m, generator) for m in self.head.config.mechanisms]
+        return float(torch.stack(losses).mean())
 
     def state_dict(self) -> dict[str, Tensor]:
         optimizer = self.optimizer.state_dict()["state"]
@@ -165,10 +175,10 @@ class Trainer:
         for i, average in enumerate(self.ema.average):
             average.copy_(state[f"ema.{i}"])
         optimizer = self.optimizer.state_dict()
-        optimizer["state"] = {
-            i: {key: state[f"optimizer.{i}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for i in range(len(self.parameters))
-        }
+        for name, value in state.items():
+            if name.startswith("optimizer."):  # parameters that had no gradient yet have no state
+                _, i, key = name.split(".")
+                optimizer["state"].setdefault(int(i), {})[key] = value
         self.optimizer.load_state_dict(optimizer)
 
     def save(self, folder: Path) -> None:
@@ -176,7 +186,8 @@ class Trainer:
         name = f"step-{self.step}.safetensors"
         files.save_tensors(self.state_dict(), folder / name)
         record = {
-            "config": json.loads(json.dumps(asdict(self.config), default=str)),
+            "config": self.settings(),
+            "average": self.average,
             "tensors": name,
             "step": self.step,
             "seconds": self.seconds,
@@ -188,12 +199,18 @@ class Trainer:
             if old.name != name:
                 old.unlink()
 
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome, ready for JSON: all but the place it goes to."""
+        values = json.loads(json.dumps(asdict(self.config), default=str))
+        del values["out"]
+        return values
+
     def resume(self, folder: Path) -> None:
         """Go on where a run with the same settings stopped; a run with others is refused."""
         if not (folder / "state.json").exists():
             return
         record = files.read_json(folder / "state.json")
-        ours = json.loads(json.dumps(asdict(self.config), default=str))
+        ours = self.settings()
         if different := sorted(key for key in ours if record["config"].get(key) != ours[key]):
             raise ValueError(
                 f"{folder} holds a run with other settings ({', '.join(different)}): "
@@ -202,6 +219,7 @@ class Trainer:
         tensors, _ = files.load_tensors(folder / record["tensors"])
         self.load_state_dict(tensors)
         self.step = self.ema.updates = record["step"]
+        self.average = record["average"]
         self.seconds, self.curve = record["seconds"], [tuple(point) for point in record["curve"]]
         self.curve_held_out = [tuple(point) for point in record["curve_held_out"]]
 
@@ -218,17 +236,15 @@ def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
     trainer, folder = Trainer(config), config.out / "state"
     trainer.resume(folder)
     began = time.monotonic() - trainer.seconds
-    average = None
     with tqdm(total=config.steps, initial=trainer.step, desc=f"pretraining {config.name}", unit="step") as bar:
         while trainer.step < config.steps:
             loss = trainer.train_step()
-            average = loss if average is None else 0.98 * average + 0.02 * loss
+            trainer.average = loss if trainer.average is None else 0.98 * trainer.average + 0.02 * loss
             bar.update()
             if trainer.step % 50 == 0:
-                trainer.curve.append((trainer.step, average))
-                bar.set_postfix(
-                    loss=f"{average:.4f}", chunks_a_second=int(config.batch_size * (bar.format_dict["rate"] or 0))
-                )
+                trainer.curve.append((trainer.step, trainer.average))
+                rate = int(config.batch_size * (bar.format_dict["rate"] or 0))
+                bar.set_postfix(loss=f"{trainer.average:.4f}", chunks_a_second=rate)
             if trainer.step % config.save_every == 0 or trainer.step == config.steps:
                 trainer.curve_held_out.append((trainer.step, trainer.evaluate()))
                 trainer.seconds = time.monotonic() - began
@@ -244,6 +260,7 @@ def finish(trainer: Trainer, command: str) -> ActionHead:
     trainer.ema.copy_to_model()
     training = {
         "command": command,
+        "licence": "Apache-2.0",
         "data": list(c.data),
         "signal": c.signal,
         "seed": c.seed,
@@ -251,8 +268,9 @@ def finish(trainer: Trainer, command: str) -> ActionHead:
         "batch_size": c.batch_size,
         "chunks": c.steps * c.batch_size,
         "minutes": round(trainer.seconds / 60, 1),
-        "held_out_loss": round(trainer.curve_held_out[-1][1], 5),
-        "settings": json.loads(json.dumps(asdict(c), default=str)),
+        "held_out_loss": round(trainer.evaluate_unconditional(), 5),
+        "held_out_loss_with_signal": round(trainer.curve_held_out[-1][1], 5),
+        "settings": trainer.settings(),
     }
     head.config = replace(head.config, training=training)
     head.save_pretrained(c.out, dtype=torch.bfloat16)

@@ -21,6 +21,7 @@ class Row:
     episodes: int
     steps_to_success: float | None
     training_seconds: float
+    seconds: float
     losses: list[float]
 
     @property

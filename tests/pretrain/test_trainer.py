@@ -61,6 +61,21 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, backbone, monkeypatch):
     assert resumed.fingerprint() == whole.fingerprint()
 
 
+def test_resumes_where_some_parameter_never_had_a_gradient(tmp_path):
+    """RMS norms leave the bias of the layer norms alone."""
+    settings = tiny(tmp_path, mechanisms=("adarmsnorm",))
+    pretrain(settings)
+    trainer = Trainer(settings)
+    trainer.resume(tmp_path / "state")
+    assert trainer.step == 12
+
+
+def test_a_finished_run_may_be_moved_and_finished_again(tmp_path):
+    first = pretrain(tiny(tmp_path / "a"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert pretrain(tiny(tmp_path / "b")).fingerprint() == first.fingerprint()
+
+
 def test_state_of_other_settings_is_refused(tmp_path):
     pretrain(tiny(tmp_path))
     with pytest.raises(ValueError, match=r"other settings \(lr, seed\)"):

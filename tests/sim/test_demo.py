@@ -71,6 +71,7 @@ def test_leaves_table_plot_adapter_and_every_number(tmp_path, head_folder, array
     assert saved["rows"][0]["successes"] == 3
     assert saved["head"]["name"] == "test/tiny"
     assert (out / "decoupled" / "adapter" / "adapter.safetensors").exists()
+    assert not (out / "random-frozen" / "adapter").exists()
 
 
 def test_blind_sees_nothing(tmp_path, head_folder, arrays, monkeypatch):
@@ -106,7 +107,17 @@ def test_controls_share_no_weight_with_the_pretrained_head(tmp_path, head_folder
 
 
 def test_interval_is_wilsons():
-    row = Row("decoupled", 1, 1, successes=45, episodes=50, steps_to_success=40.0, training_seconds=1.0, losses=[1.0])
+    row = Row(
+        "decoupled",
+        1,
+        1,
+        successes=45,
+        episodes=50,
+        steps_to_success=40.0,
+        training_seconds=1.0,
+        seconds=2.0,
+        losses=[1.0],
+    )
     low, high = row.interval
     assert low == pytest.approx(0.7864, abs=1e-3)  # computed by hand from Wilson's formula
     assert high == pytest.approx(0.9565, abs=1e-3)

@@ -70,7 +70,7 @@ def test_samples_are_motion(name, mechanism):
     chunks = head.sample(64, mechanism=mechanism, steps=20, generator=generator())
     position, rows, gripper = chunks[..., :3], chunks[..., 3:9].unflatten(-1, (2, 3)), chunks[..., 9]
     gram = rows @ rows.mT
-    assert (gram - torch.eye(2)).abs().median() < 0.1  # a random head: about 1
+    assert (gram - torch.eye(2)).abs().median() < 0.1  # a random head: 0.3 to 0.4
     assert (gripper.abs() - 1).abs().median() < 0.05
     assert position.norm(dim=-1).max() < 2
     if head.backbone.mixes_time:  # mlp denoises every step alone, so its unconditional chunks are not one motion

@@ -2,7 +2,9 @@
 
 from action_heads.config import HeadConfig
 from action_heads.ema import EMA
+from action_heads.files import WeightFileError
 from action_heads.head import ActionHead
+from action_heads.hub import HeadNotFoundError
 from action_heads.normalize import Normalizer
 from action_heads.objectives import ObjectiveConfig
 from action_heads.policy import ConditionedHead
@@ -18,6 +20,8 @@ __all__ = [
     "ActionSpace",
     "ConditionedHead",
     "HeadConfig",
+    "HeadNotFoundError",
     "Normalizer",
     "ObjectiveConfig",
+    "WeightFileError",
 ]

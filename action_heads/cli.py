@@ -25,7 +25,10 @@ def heads(config: HeadsConfig) -> None:
 
 def main() -> None:
     """Entry point of `action-heads`."""
-    tyro = require("tyro", "train")
+    try:
+        tyro = require("tyro", "train")
+    except ImportError as error:
+        raise SystemExit(str(error)) from None
     from action_heads.pretrain.trainer import PretrainConfig, pretrain
     from action_heads.sim.demo import DemoConfig, demo
 

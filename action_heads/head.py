@@ -38,7 +38,8 @@ class StepModulation(nn.Module):
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         """Features f of all steps (T, w), steps t (...) -> modulation (..., l, p)."""
         # Picked while narrow: the gradient of picking rows is a scatter, slow at the width of a modulation.
-        return self.expand(self.reduce(features)[t]).unflatten(-1, self.shape)
+        reduced = self.reduce(features.to(self.reduce.weight.dtype))
+        return self.expand(reduced[t]).unflatten(-1, self.shape)
 
 
 class ActionHead(nn.Module):

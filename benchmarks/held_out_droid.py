@@ -22,7 +22,7 @@ from action_heads.pretrain import objective
 from action_heads.pretrain.trainer import PretrainConfig, Trainer
 
 EPISODES = Path(__file__).parent.parent / "tests" / "data" / "droid_3_episodes.npz"
-HORIZON, STEPS = 16, 400
+HORIZON, STEPS = 16, 200
 
 
 def windows(episodes: list[int]) -> tuple[Tensor, Tensor]:

@@ -193,6 +193,18 @@ def test_dtypes(policy):
     low.loss(actions(), conditions()).backward()
 
 
+@pytest.mark.parametrize("relearn_step", [False, True])
+def test_adapter_stays_in_32_bits_on_a_half_precision_head(mechanism, relearn_step):
+    full = tiny_head()
+    reference = trained_policy(full, mechanism, relearn_step=relearn_step)
+    policy = copy.deepcopy(full).to(torch.bfloat16).attach(ADAPTERS[mechanism](COND_DIM, relearn_step=relearn_step))
+    assert {p.dtype for p in policy.adapter.parameters()} == {torch.float32}
+    policy.adapter.load_state_dict(reference.adapter.state_dict())
+    a, b = (p.sample(conditions(), generator=generator()) for p in (policy, reference))
+    assert (a - b).abs().mean() < 0.02
+    policy.loss(actions(), conditions()).backward()
+
+
 # ── bad input ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 NAN = float("nan")

@@ -46,7 +46,7 @@ class FitConfig:
 
     steps: int = 2000
     batch_size: int = 64
-    lr: float = 1e-3
+    lr: float = 2.5e-3
     warmup: int = 50
     weight_decay: float = 1e-6
     clip: float = 1.0

@@ -54,17 +54,21 @@ class PaperLoop(nn.Module):
 def main() -> None:
     torch.manual_seed(0)
     results = []
-    for batch in (1, 16):
+    for batch, repeats in ((1, 50), (16, 10)):
         cond = torch.randn(batch, COND_DIM)
         paper = PaperLoop(ActionHead(HeadConfig()).freeze())
         results.append(
-            {"what": "the paper's loop, diffusers DDIM", "batch": batch, "ms": median_ms(partial(paper.sample, cond))}
+            {
+                "what": "the paper's loop, diffusers DDIM",
+                "batch": batch,
+                "ms": median_ms(partial(paper.sample, cond), repeats),
+            }
         )
         for backbone in ("mlp", "mixer"):
             head = ActionHead(HeadConfig(backbone=backbone)).freeze()
             for name, adapter in ADAPTERS.items():
                 policy = head.attach(adapter(COND_DIM)).eval()
-                ms = median_ms(partial(policy.sample, cond, steps=STEPS))
+                ms = median_ms(partial(policy.sample, cond, steps=STEPS), repeats)
                 results.append({"what": f"{backbone} + {name}", "batch": batch, "ms": ms})
     for row in results:
         print(f"batch {row['batch']:3d}  {row['ms']:8.2f} ms  {row['what']}")

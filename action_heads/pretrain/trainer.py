@@ -131,12 +131,9 @@ class Trainer:
                 self.head, self.signals, x0, signal, mechanisms[step % len(mechanisms)], generator, mixed
             )
 
-    def lr(self, step: int) -> float:
-        return cosine(step, self.config)
-
     def train_step(self) -> float:
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr(self.step)
+            group["lr"] = cosine(self.step, self.config)
         loss = self.loss(self.source, self.step, self.config.batch_size)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)

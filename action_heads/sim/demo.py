@@ -124,7 +124,7 @@ def demo(config: DemoConfig) -> list[Row]:
 def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demonstrations, steps: int, out: Path) -> Row:
     """Train and roll out one row of the table; a finished row is read back rather than run again."""
     fitting = FitConfig(steps=steps, seed=config.seed)
-    settings = {"task": config.task, "adapter": config.adapter, "steps": steps, "seed": config.seed}
+    settings = {"task": config.task, "adapter": config.adapter}
     settings |= {"episodes": config.episodes, "demos": len(recording), "head": pretrained.fingerprint()}
     settings |= {"fit": dataclasses.asdict(fitting), "device": config.device, "version": __version__}
     if (out / "row.json").exists():
@@ -132,8 +132,8 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
         if saved.pop("settings") == settings:
             print(f"read back from {out / 'row.json'}")
             return Row(**saved)
-    policy = build(name, config, pretrained, recording)
     cond, actions, is_pad = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(pretrained.config.horizon))
+    policy = build(name, config, pretrained, cond, actions)
     began = time.monotonic()
     losses = fit(
         policy,
@@ -169,7 +169,7 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
     return row
 
 
-def build(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demonstrations) -> ConditionedHead:
+def build(name: str, config: DemoConfig, pretrained: ActionHead, cond: Tensor, actions: Tensor) -> ConditionedHead:
     """The policy of a row: they differ in the head and in what trains, in nothing else."""
     torch.manual_seed(config.seed)
     head = pretrained
@@ -177,7 +177,6 @@ def build(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demo
         head = ActionHead(dataclasses.replace(pretrained.config, name=name, fingerprint="")).to(config.device)
     if name == "random-frozen":
         head.freeze()
-    cond, actions, _ = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(head.config.horizon))
     # A random head's modulation by the diffusion step is noise: to be fair, that control may learn it.
     adapter = ADAPTERS[config.adapter](cond.shape[-1], relearn_step=name == "random-frozen")
     adapter.standardize(see(cond, name))

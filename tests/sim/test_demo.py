@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from small import tiny_head
 
 from action_heads.sim import demo as module
@@ -99,7 +100,8 @@ def test_controls_share_no_weight_with_the_pretrained_head(tmp_path, head_folder
     pretrained = ActionHead.from_pretrained(head_folder)
     recording = module.record("Lift", 2, seed=0, path=None)
     settings = config(tmp_path, head_folder)
-    policies = {name: module.build(name, settings, pretrained, recording) for name in module.RUNS}
+    cond, actions, _ = (torch.from_numpy(part) for part in recording.chunks(16))
+    policies = {name: module.build(name, settings, pretrained, cond, actions) for name in module.RUNS}
     assert policies["decoupled"].head is policies["blind"].head is pretrained
     assert policies["random-frozen"].head.frozen
     assert not policies["normal"].head.frozen

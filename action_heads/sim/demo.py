@@ -70,9 +70,9 @@ class DemoConfig:
 
 
 SHOWS = (
-    "What this shows: an adapter alone, on a head that never saw an observation, can carry the task (decoupled), and\n"
-    "it does so by looking (blind). What it need not show: that pretraining is what makes it work. That would be the\n"
-    "difference between decoupled and random-frozen; where their intervals overlap, this run does not tell them apart."
+    "How to read this: decoupled against blind says whether the adapter, on a head that saw no observation, carries\n"
+    "the task, and by looking. Decoupled against random-frozen says whether pretraining is why: where their intervals\n"
+    "overlap, this run does not tell them apart."
 )
 
 # (demonstrations, training steps) that a task needs; what is not listed takes the last.

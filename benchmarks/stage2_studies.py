@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +51,8 @@ HEADS: dict[str, dict[str, Any]] = {
     "both": BASE | {"data": ("synthetic:panda", "recorded:panda")},
     "mixer": BASE | {"arch": "mixer"},
 }
-HEADS |= {name: BASE | {"width": w, "depth": 8} for name, w in (("0.3m", 64), ("1m", 128), ("2m", 160), ("5m", 256))}
+SIZES = {"0.1m": (64, 4), "0.3m": (64, 8), "1m": (128, 8), "2m": (160, 8), "5m": (256, 8)}  # width, depth
+HEADS |= {name: BASE | {"width": width, "depth": depth} for name, (width, depth) in SIZES.items()}
 
 RUNS = (("Stack", 200, 0), ("Stack", 200, 1), ("Lift", 100, 0))  # task, demonstrations, seed
 CODED = [name for name in HEADS if name not in ("joints", "pose", "none")]
@@ -102,12 +102,27 @@ STUDIES: dict[str, list[Cell]] = {
     ],
     # (d) what it moves like
     "data": [cell for head in ("base", "both", "recorded") for cell in paths(head)] + controls(),
-    # (e) how large
+    # (e) how large: through a small adapter in closed loop, and through a large one on what is harder
     "size": [
-        Cell(head=size, through=path, seed=seed)
-        for size, path, seed in itertools.product(("0.3m", "1m", "2m", "5m"), ("code", "both"), (0,))
-    ]
-    + [Cell(head=size, mode="normal") for size in ("0.3m", "1m", "5m")],
+        *(
+            lift(head=size, mode=mode, through="code", hidden=32, lr=1e-2, seed=seed)
+            for size in SIZES
+            for mode, seed in (("decoupled", 0), ("decoupled", 1), ("random-frozen", 0))
+        ),
+        *(Cell(head=size, through=path) for size in SIZES for path in ("code", "both")),
+        *(Cell(head=size, mode="normal") for size in SIZES),
+    ],
+    # Closed loop on a task that the others only measure the error of
+    "stack": [
+        Cell(steps=3000, episodes=50, mode=mode, through=path, hidden=hidden, relearn_step=relearn, lr=lr)
+        for mode, path, hidden, relearn, lr in (
+            ("decoupled", "code", 32, False, 1e-2),
+            ("random-frozen", "code", 32, False, 1e-2),
+            ("decoupled", "both", 128, False, 2.5e-3),
+            ("random-frozen", "both", 128, True, 2.5e-3),
+            ("normal", "both", None, False, 2.5e-3),
+        )
+    ],
     # (f) whether time is mixed
     "mixer": [cell for head in ("base", "mixer") for cell in paths(head) + controls(head=head)],
     # (g) how much the adapter can express, against success

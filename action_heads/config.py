@@ -13,6 +13,7 @@ from action_heads.objectives import ObjectiveConfig
 from action_heads.spaces import EE_ABSOLUTE, ActionSpace
 
 VERSION = 2
+UNIVERSAL = ("film", "adaln_zero", "adarmsnorm")  # what one head is pretrained for at once
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class HeadConfig:
         horizon: steps h in a chunk.
         rank: dimensions through which the head's own modulation passes: that of the diffusion step, and of a code.
         coded: whether Stage 1 taught the head to be steered by a code of so many dimensions.
-        mechanisms: adapters this head can take; each has its own modulation by the diffusion step.
+        mechanisms: adapters this head can take, each with a modulation of its own by the diffusion step; if none are
+            named, `UNIVERSAL`, as far as the backbone can.
         objective: noise path and prediction target.
         space: layout of one action.
         training: data, licence, command, seed, duration: the provenance printed on the card.
@@ -41,7 +43,7 @@ class HeadConfig:
     horizon: int = 16
     rank: int = 64
     coded: bool = True
-    mechanisms: tuple[str, ...] = tuple(ADAPTERS)
+    mechanisms: tuple[str, ...] = ()
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     space: ActionSpace = EE_ABSOLUTE
     training: dict[str, Any] = field(default_factory=dict)
@@ -56,9 +58,15 @@ class HeadConfig:
             raise ValueError(f"width must be even, for the sines and cosines of the step, got {self.width}")
         if self.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
-        unknown = [name for name in self.mechanisms if name not in ADAPTERS]
-        if unknown or not self.mechanisms:
-            raise ValueError(f"mechanisms must be some of {', '.join(ADAPTERS)}, got {self.mechanisms!r}")
+        able = BACKBONES[self.backbone].mechanisms
+        if not self.mechanisms:
+            object.__setattr__(self, "mechanisms", tuple(name for name in UNIVERSAL if name in able))
+        if unable := [name for name in self.mechanisms if name not in able]:
+            known = [name for name in unable if name in ADAPTERS]
+            raise ValueError(
+                f"{self.backbone} can't be conditioned by {', '.join(map(repr, unable))}: it takes {', '.join(able)}"
+                + (f"; {', '.join(known)} acts on what it does not have" if known else "")
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, ready for JSON."""

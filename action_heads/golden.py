@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from action_heads import files
-from action_heads.adapters import ADAPTERS
 from action_heads.head import ActionHead
 
 NAME = "golden.safetensors"
@@ -21,11 +20,10 @@ NAME = "golden.safetensors"
 def replay(head: ActionHead, noise: Tensor) -> dict[str, Tensor]:
     """Ten DDIM steps from given noise (1 h a), unconditional, in robot units: one chunk (1 h a) a mechanism."""
     plan, noise = head.plan("ddim", 10), noise.to(head.objective.alpha.device)
+    modulation = {name: head.modulation_of(name) for name in head.config.mechanisms}
     return {
-        name: head.normalizer.unnormalize(
-            head.denoise(head.step_values(head.modulation[name]), None, ADAPTERS[name], noise, plan, None)
-        )
-        for name in head.config.mechanisms
+        name: head.normalizer.unnormalize(head.denoise(head.step_values(m), None, m, noise, plan, None))
+        for name, m in modulation.items()
     }
 
 

@@ -1,6 +1,6 @@
 """`ActionHead`: what is pretrained, published, loaded and frozen.
 
-Axes: b batch, h horizon, a action, w width, l blocks, p modulation values of one block, T diffusion steps.
+Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusion steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class ActionHead(nn.Module):
     """A denoising backbone with its step modulation, objective, action space and statistics.
 
-    The modulation of a block is the sum W_t·f(t) + E·z(c) + W_c·f(c). W_t, from the diffusion step, and E, from a code
+    Modulation is the sum W_t·f(t) + E·z(c) + W_c·f(c). W_t, from the diffusion step, and E, from a code
     of motion, are pretrained and belong to the head; z and W_c are an adapter's and start at zero, so that a head with
     a fresh adapter is the unconditional head.
 
@@ -49,9 +49,8 @@ class ActionHead(nn.Module):
             depth=config.depth,
             expansion=config.expansion,
         )
-        values = {name: ADAPTERS[name].values_per_block(self.backbone) for name in config.mechanisms}
         self.modulation = nn.ModuleDict(
-            {name: HeadModulation(config.width, config.rank, config.depth, p) for name, p in values.items()}
+            {name: HeadModulation(ADAPTERS[name], self.backbone, config.rank) for name in config.mechanisms}
         )
         self.objective = Objective(config.objective)
         self.normalizer = Normalizer.identity(config.space)
@@ -63,43 +62,43 @@ class ActionHead(nn.Module):
 
     # ── the computation ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def step_values(self, modulation: nn.Module, t: Tensor | None = None) -> Tensor:
-        """W_t·f(t) at steps t (...), or at every diffusion step -> (... or T, l, p)."""
+    def step_values(self, modulation: HeadModulation, t: Tensor | None = None) -> Tensor:
+        """W_t·f(t) at steps t (...), or at every diffusion step -> (... or T, P)."""
         steps = torch.arange(self.config.objective.train_steps, device=self.objective.alpha.device)
         return modulation(self.backbone.step(steps), steps if t is None else t)
 
     def step_table(self, mechanism: str) -> Tensor:
-        """W_t·f(t) of a frozen head at every diffusion step (T, l, p), computed once."""
-        weight = next(self.modulation[mechanism].parameters())
+        """W_t·f(t) of a frozen head at every diffusion step (T, P), computed once."""
+        modulation = self.modulation_of(mechanism)
+        weight = modulation.expand.weight
         key = (mechanism, weight.device, weight.dtype)
         if key not in self._tables:
             # Not an inference tensor even if first asked for while acting: training may use it later.
             with torch.inference_mode(False), torch.no_grad():
-                self._tables[key] = self.step_values(self.modulation[mechanism])
+                self._tables[key] = self.step_values(modulation)
         return self._tables[key]
 
-    def predict(self, x_t: Tensor, modulation: Tensor, mechanism: type[Adapter]) -> Tensor:
-        """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation (b, 1 or h, l, p)."""
-        dtype = self.backbone.out.weight.dtype
-        blocks = [mechanism.modulation(values) for values in modulation.to(dtype).unbind(2)]
-        return self.backbone(x_t.to(dtype), blocks).float()
+    def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
+        """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation values (b, 1 or h, P)."""
+        dtype = next(self.backbone.out.parameters()).dtype
+        return self.backbone(x_t.to(dtype), modulation.at_sites(values.to(dtype))).float()
 
     def denoise(
         self,
         table: Tensor,
         cond: Tensor | None,
-        mechanism: type[Adapter],
+        modulation: HeadModulation,
         noise: Tensor,
         plan: samplers.Schedule,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """Run a sampler's plan from noise (b h a), under step table (T l p) and condition modulation (b 1 l p)."""
+        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b 1 P)."""
         steps = table[plan.timesteps][:, None, None]
         levels = plan.timesteps[:, None, None]
 
         def predict_x0(x: Tensor, i: int) -> Tensor:
-            modulation = steps[i] if cond is None else steps[i] + cond
-            return self.objective.to_x0(self.predict(x, modulation, mechanism), x, levels[i])
+            values = steps[i] if cond is None else steps[i] + cond
+            return self.objective.to_x0(self.predict(x, values, modulation), x, levels[i])
 
         return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
 
@@ -127,10 +126,9 @@ class ActionHead(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Unconditional chunks (b h a) in robot units: what the head knows of motion before it knows a task."""
-        name = mechanism or self.config.mechanisms[0]
-        table = self.step_values(self.modulation[self._known(name)])
+        modulation = self.modulation_of(mechanism or self.config.mechanisms[0])
         noise = self.noise(batch, generator)
-        x = self.denoise(table, None, ADAPTERS[name], noise, self.plan(sampler, steps), generator)
+        x = self.denoise(self.step_values(modulation), None, modulation, noise, self.plan(sampler, steps), generator)
         return self.normalizer.unnormalize(x)
 
     # ── freezing ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -174,7 +172,7 @@ class ActionHead(nn.Module):
         """
         from action_heads.policy import ConditionedHead
 
-        self._known(adapter.name)
+        self.modulation_of(adapter.name)
         return ConditionedHead(self, adapter, normalizer)
 
     def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
@@ -183,13 +181,14 @@ class ActionHead(nn.Module):
 
         return ConditionedHead.load(self, path, **kwargs)
 
-    def _known(self, mechanism: str) -> str:
+    def modulation_of(self, mechanism: str) -> HeadModulation:
+        """The head's own modulation for a mechanism; refuses one it was not pretrained for."""
         if mechanism not in self.modulation:
             raise ValueError(
                 f"{self.config.name} was pretrained for {', '.join(self.modulation)}, not for {mechanism!r}: "
                 "choose one of these adapters, or pretrain a head with that mechanism"
             )
-        return mechanism
+        return self.modulation[mechanism]  # type: ignore[return-value]
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 

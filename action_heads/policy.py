@@ -1,6 +1,6 @@
 """`ConditionedHead`: a frozen head and one trainable adapter, which together are a policy.
 
-Axes: b batch, h horizon, a action, c condition, n tokens, l blocks, p modulation values of a block, T diffusion steps.
+Axes: b batch, h horizon, a action, c condition, n tokens, P modulation values of all sites, T diffusion steps.
 """
 
 from __future__ import annotations
@@ -46,9 +46,10 @@ class ConditionedHead(nn.Module):
                 f"the normalizer has {len(normalizer.scale)} dimensions, the head's actions {head.config.space.dim}: "
                 "fit it with Normalizer.fit(actions, head.config.space)"
             )
-        adapter.build(head.backbone, head.config.rank if head.config.coded else None)
+        own = head.modulation_of(adapter.name)
+        adapter.build(head.config.width, own.values, head.config.rank if head.config.coded else None)
         if adapter.config.relearn_step:
-            adapter.step = copy.deepcopy(head.modulation[adapter.name]).float().requires_grad_(True)
+            adapter.step = copy.deepcopy(own).float().requires_grad_(True)
         device = head.objective.alpha.device
         self.head = head
         self.adapter = adapter.to(device)
@@ -58,7 +59,7 @@ class ConditionedHead(nn.Module):
     @property
     def modulation(self) -> HeadModulation:
         """By the diffusion step and by the code: the head's, or the adapter's own if it relearns it."""
-        return self.adapter.step or self.head.modulation[self.adapter.name]  # type: ignore[return-value]
+        return self.adapter.step or self.head.modulation_of(self.adapter.name)  # type: ignore[return-value]
 
     @property
     def normalizer(self) -> Normalizer:
@@ -96,8 +97,8 @@ class ConditionedHead(nn.Module):
             check_units(x0, objective.config.clip, self.head.config.space)
         t = objective.random_steps((len(x0), 1), generator)
         noise = objective.random_noise(x0.shape, generator)
-        modulation = self.step_values(t) + self.modulate(cond, mask)
-        output = self.head.predict(objective.add_noise(x0, noise, t), modulation, type(self.adapter))
+        values = self.step_values(t) + self.modulate(cond, mask)
+        output = self.head.predict(objective.add_noise(x0, noise, t), values, self.modulation)
         error = (output - objective.target(x0, noise, t)).square().mean(-1)
         if is_pad is None:
             return error.mean()
@@ -108,7 +109,7 @@ class ConditionedHead(nn.Module):
     forward = loss
 
     def step_values(self, t: Tensor | None = None) -> Tensor:
-        """Modulation by the diffusion step at t (...), or at all steps -> (... or T, l, p).
+        """Modulation by the diffusion step at t (...), or at all steps -> (... or T, P).
 
         The head's, or the adapter's own if it relearns it.
         """
@@ -118,7 +119,7 @@ class ConditionedHead(nn.Module):
         return self.head.step_values(self.modulation, t)
 
     def modulate(self, cond: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Modulation by the condition (b, 1, l, p), through the code and through the adapter's own map."""
+        """Modulation by the condition (b, 1, P), through the code and through the adapter's own map."""
         return self.adapter(cond, mask, self.modulation.steer)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
@@ -161,11 +162,10 @@ class ConditionedHead(nn.Module):
             generator: makes the result reproducible.
         """
         self._check_cond(cond, mask, self._look(cond, "sample"))
-        modulation = self.modulate(cond, mask)
         x = self.head.denoise(
             self.step_values(),
-            modulation,
-            type(self.adapter),
+            self.modulate(cond, mask),
+            self.modulation,
             self.head.noise(len(cond), generator),
             self.head.plan(sampler, steps, spacing),
             generator,

@@ -1,30 +1,37 @@
-"""What every adapter shares: reading a condition, and one zero-initialised map to the modulation of all blocks.
+"""What every adapter shares: reading a condition, and one zero-initialised map to the modulation of all sites.
 
-Axes: b batch, n tokens, c condition, w width, l blocks, p modulation values of one block.
+Axes: b batch, h horizon, n tokens, c condition, w width, u hidden units, p modulation values of one site, P of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from action_heads.checks import check_condition
 from action_heads.precision import KeepFloat32
 
 
+@dataclass(frozen=True)
+class Site:
+    """A residual branch of a backbone, where modulation acts: width of what enters, and hidden units within."""
+
+    width: int
+    hidden: int
+
+
 class Modulation:
-    """How one block is modulated. The identity here; each mechanism overrides what it touches."""
+    """How one site is modulated. The identity here; each mechanism overrides what it touches."""
 
     def __init__(self, values: Tensor):
-        """Values (b, 1 or h, p): what the mechanism needs for one block, the same or different for each step."""
+        """Values (b, 1 or h, p): what the mechanism needs for one site, the same or different for each step."""
 
     def enter(self, x: Tensor) -> Tensor:
-        """Acts on the block's input (b h w)."""
+        """Acts on the branch's input (b h w)."""
         return x
 
     def hidden(self, y: Tensor) -> Tensor:
@@ -38,14 +45,6 @@ class Modulation:
     def normalize(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """Normalises the residual stream (b h w)."""
         return norm(x)
-
-
-class Modulated(Protocol):
-    """What an adapter needs to know of a backbone."""
-
-    width: int
-    hidden: int
-    depth: int
 
 
 THROUGH = ("code", "blocks", "both")
@@ -90,6 +89,8 @@ class Adapter(nn.Module):
 
     name: ClassVar[str]
     modulation: ClassVar[type[Modulation]]
+    # Whether each step of a chunk may have values of its own, as noise levels that differ within a chunk ask for.
+    per_position: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -105,12 +106,22 @@ class Adapter(nn.Module):
         self.standard = Standardizer(cond_dim)
 
     @staticmethod
-    def values_per_block(backbone: Modulated) -> int:
-        """How many modulation values p one block of this backbone takes."""
+    def values_at(site: Site) -> int:
+        """How many modulation values p one site takes."""
         raise NotImplementedError
 
-    def build(self, backbone: Modulated, code: int | None = None) -> None:
-        """Create the parameters for a backbone whose head has a code of so many dimensions, or none.
+    @classmethod
+    def sizes(cls, sites: Sequence[Site]) -> list[int]:
+        """How the P values of all sites are divided."""
+        return [cls.values_at(site) for site in sites]
+
+    @classmethod
+    def modulations(cls, values: Tensor, sites: Sequence[Site]) -> list[Modulation]:
+        """Values (b, 1 or h, P) -> the modulation of every site."""
+        return [cls.modulation(part) for part in values.split(cls.sizes(sites), dim=-1)]
+
+    def build(self, width: int, values: int, code: int | None = None) -> None:
+        """Create the parameters, for a head of some width, P values and a code of so many dimensions, or none.
 
         `ActionHead.attach` calls this.
         """
@@ -121,11 +132,9 @@ class Adapter(nn.Module):
                 "through='blocks', or a head that was pretrained with --signal code"
             )
         self.config = replace(self.config, through=through)
-        width = self.config.hidden_dim or backbone.width
-        self.blocks = backbone.depth
+        width = self.config.hidden_dim or width
         self.read = nn.Sequential(nn.Linear(self.config.cond_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish())
         self.aim = None if through == "blocks" else zero_linear(width, code or 0)
-        values = self.blocks * self.values_per_block(backbone)
         self.generate = None if through == "code" else zero_linear(width, values)
 
     @property
@@ -141,12 +150,12 @@ class Adapter(nn.Module):
         self.standard.fit(cond if mask is None else cond[mask])
 
     def forward(self, cond: Tensor, mask: Tensor | None = None, steer: Steer | None = None) -> Tensor:
-        """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1, l, p).
+        """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1, P).
 
         `steer` is the head's map from codes (b, r) to modulation.
         """
         features = self.read(pool(self.standard(cond), mask).to(self.read[0].weight.dtype))
-        values = 0 if self.generate is None else rearrange(self.generate(features), "b (l p) -> b 1 l p", l=self.blocks)
+        values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
         if self.aim is None:
             return values
         assert steer is not None, "an adapter that aims needs the head's map from codes"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from action_heads.adapters.base import Adapter, Modulated, Modulation
+from action_heads.adapters.base import Adapter, Modulation, Site
 
 
 class FiLMModulation(Modulation):
@@ -25,5 +25,5 @@ class FiLM(Adapter):
     modulation = FiLMModulation
 
     @staticmethod
-    def values_per_block(backbone: Modulated) -> int:
-        return 2 * backbone.hidden
+    def values_at(site: Site) -> int:
+        return 2 * site.hidden

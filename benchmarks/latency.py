@@ -30,8 +30,8 @@ class PaperLoop(nn.Module):
     def __init__(self, head: ActionHead):
         super().__init__()
         self.net = head.backbone
-        width, hidden = self.net.width, self.net.hidden
-        self.generators = nn.ModuleList(nn.Linear(width + COND_DIM, 2 * hidden) for _ in range(self.net.depth))
+        width = head.config.width
+        self.generators = nn.ModuleList(nn.Linear(width + COND_DIM, 2 * site.hidden) for site in self.net.sites)
         self.scheduler = diffusers.DDIMScheduler(  # pyright: ignore[reportPrivateImportUsage]
             100, beta_schedule="squaredcos_cap_v2", clip_sample=True
         )

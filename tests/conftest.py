@@ -10,14 +10,15 @@ from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
 
 
-@pytest.fixture(params=sorted(BACKBONES))
-def backbone(request) -> str:
-    return request.param
-
-
-@pytest.fixture(params=sorted(ADAPTERS))
-def mechanism(request) -> str:
-    return request.param
+def pytest_generate_tests(metafunc: pytest.Metafunc):
+    """Every backbone, every mechanism, or, in a test of both, every mechanism on every backbone that takes it."""
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    named = {name for names in marks for name in ([names] if isinstance(names, str) else names)}
+    wanted = [name for name in ("backbone", "mechanism") if name in metafunc.fixturenames and name not in named]
+    if len(wanted) == 2:
+        metafunc.parametrize(wanted, [(b, m) for b in BACKBONES for m in BACKBONES[b].mechanisms])
+    elif wanted:
+        metafunc.parametrize(wanted[0], sorted(BACKBONES if wanted == ["backbone"] else ADAPTERS))
 
 
 @pytest.fixture

@@ -6,18 +6,22 @@ import torch
 
 from action_heads import ActionHead, HeadConfig, Normalizer
 from action_heads.adapters import ADAPTERS
+from action_heads.backbones import BACKBONES
 
 COND_DIM = 7
 
 
-def tiny_config(**changes) -> HeadConfig:
-    return HeadConfig(**{"name": "test/tiny", "width": 16, "depth": 3, "rank": 4, **changes})
+def tiny_config(backbone: str = "mlp", **changes) -> HeadConfig:
+    """For all mechanisms that the backbone takes."""
+    mechanisms = BACKBONES[backbone].mechanisms
+    settings = {"name": "test/tiny", "backbone": backbone, "mechanisms": mechanisms, "width": 16, "depth": 3, "rank": 4}
+    return HeadConfig(**settings | changes)
 
 
 def tiny_head(backbone: str = "mlp", seed: int = 0, **changes) -> ActionHead:
     """A frozen random head with statistics that are not the identity."""
     torch.manual_seed(seed)
-    head = ActionHead(tiny_config(backbone=backbone, **changes))
+    head = ActionHead(tiny_config(backbone, **changes))
     head.normalizer = Normalizer.from_range([-0.5, -0.4, 0.0], [0.7, 0.4, 0.9], head.config.space)
     return head.freeze()
 

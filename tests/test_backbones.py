@@ -47,10 +47,10 @@ def test_step_embedding_is_diffusion_policys():
 def time_jacobian(name: str) -> torch.Tensor:
     """How much output step i moves with input step j (16, 16)."""
     policy = trained_policy(tiny_head(name))
-    modulation = policy.step_values(torch.tensor([[50]])) + policy.modulate(conditions(1))
+    values = policy.step_values(torch.tensor([[50]])) + policy.modulate(conditions(1))
 
     def denoise(x):
-        return policy.head.predict(x[None], modulation, type(policy.adapter))[0]
+        return policy.head.predict(x[None], values, policy.modulation)[0]
 
     return torch.autograd.functional.jacobian(denoise, torch.randn(16, 10, generator=generator())).abs().sum((1, 3))
 

@@ -36,8 +36,7 @@ def test_is_frozen():
         ({"width": 15}, "width must be even"),
         ({"depth": 1.5}, "depth must be a positive integer"),
         ({"backbone": "gru"}, "choose one of mlp, mixer"),
-        ({"mechanisms": ()}, "mechanisms must be some of"),
-        ({"mechanisms": ("prefix",)}, "mechanisms must be some of"),
+        ({"mechanisms": ("prefix",)}, r"mlp can't be conditioned by 'prefix': it takes film, additive"),
     ],
 )
 def test_bad_values(wrong, message):

@@ -152,7 +152,7 @@ def test_loss_is_the_mean_squared_error_of_the_prediction():
     x0 = policy.head.normalizer.normalize(actions())
     x_t = objective.add_noise(x0, noise, t)
     with torch.no_grad():
-        predicted = policy.head.predict(x_t, policy.step_values(t) + policy.modulate(conditions()), AdaLNZero)
+        predicted = policy.head.predict(x_t, policy.step_values(t) + policy.modulate(conditions()), policy.modulation)
         ours = policy.loss(actions(), conditions(), generator=generator(4))
     torch.testing.assert_close(ours, (predicted - x0).square().mean())
 

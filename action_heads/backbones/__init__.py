@@ -1,8 +1,9 @@
 """Denoising backbones: (x_t (b h a), modulation) -> (b h a). They know no condition, schedule or robot."""
 
+from action_heads.backbones.base import Backbone
 from action_heads.backbones.mixer import MixerBackbone
 from action_heads.backbones.mlp import MLPBackbone
 
-BACKBONES: dict[str, type[MLPBackbone]] = {"mlp": MLPBackbone, "mixer": MixerBackbone}
+BACKBONES: dict[str, type[Backbone]] = {"mlp": MLPBackbone, "mixer": MixerBackbone}
 
-__all__ = ["BACKBONES", "MLPBackbone", "MixerBackbone"]
+__all__ = ["BACKBONES", "Backbone", "MLPBackbone", "MixerBackbone"]

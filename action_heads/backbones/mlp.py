@@ -1,4 +1,4 @@
-"""DP-MLP (Decoupled Action Expert, arXiv 2511.12101, section III-B, eq. 4) and the pieces every backbone shares.
+"""DP-MLP (Decoupled Action Expert, arXiv 2511.12101, section III-B, eq. 4).
 
 Axes: b batch, h horizon, a action, w width, u hidden units of a block.
 """
@@ -12,24 +12,8 @@ import torch
 from einops import einsum
 from torch import Tensor, nn
 
-from action_heads.adapters.base import Modulation
-
-
-class StepEmbedding(nn.Module):
-    """Diffusion step (n,) to features f(t) (n, w): sinusoids, then Linear, Mish, Linear, Mish."""
-
-    def __init__(self, width: int, expansion: int = 4):
-        super().__init__()
-        self.waves = width // 2
-        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Linear(expansion * width, width))
-
-    def forward(self, t: Tensor) -> Tensor:
-        # No buffer: cast to bfloat16 with the head, frequencies would be 0.2 rad off at the last step.
-        frequencies = torch.exp(-math.log(10000) / (self.waves - 1) * torch.arange(self.waves, device=t.device))
-        angles = t[:, None] * frequencies
-        waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        # The last Mish is the paper's activation in front of every FiLM generator.
-        return nn.functional.mish(self.mlp(waves.to(next(self.mlp.parameters()).dtype)))
+from action_heads.adapters.base import Modulation, Site
+from action_heads.backbones.base import Backbone, StepEmbedding
 
 
 class PerPositionLinear(nn.Module):
@@ -61,7 +45,7 @@ class MLPBlock(nn.Module):
         return m.normalize(x + m.leave(y), self.norm)
 
 
-class MLPBackbone(nn.Module):
+class MLPBackbone(Backbone):
     """The paper's DP-MLP: every step of a chunk is denoised alone, given the modulation.
 
     The Jacobian of output step i with respect to input step j is exactly zero, so a chunk cannot keep two modes
@@ -69,10 +53,12 @@ class MLPBackbone(nn.Module):
     """
 
     mixes_time = False
+    mechanisms = ("film", "additive", "adaln", "adaln_zero", "adarmsnorm")
 
     def __init__(self, *, action_dim: int, horizon: int, width: int, depth: int, expansion: int):
         super().__init__()
-        self.width, self.depth, self.hidden = width, depth, expansion * width
+        self.width, self.hidden = width, expansion * width
+        self.sites = depth * [Site(width, self.hidden)]
         self.step = StepEmbedding(width, expansion)
         self.embed = PerPositionLinear(horizon, action_dim, width)
         self.blocks = nn.ModuleList(self.block(horizon) for _ in range(depth))
@@ -83,7 +69,6 @@ class MLPBackbone(nn.Module):
         return MLPBlock(self.width, self.hidden)
 
     def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:
-        """Noisy chunk (b h a) and one modulation a block -> the objective's prediction (b h a)."""
         x = self.embed(x)
         for block, m in zip(self.blocks, modulation, strict=True):
             x = block(x, m)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from action_heads import files
-from action_heads.adapters import ADAPTERS
 from action_heads.extras import require
 from action_heads.head import ActionHead
 from action_heads.normalize import Normalizer
@@ -193,12 +192,13 @@ def clean_errors(head: ActionHead, actions: Tensor, mechanism: str, units: Norma
     In `units`, whatever the head's own and whatever it predicts, so that heads can be compared. Every head meets the
     same noise, spread evenly over its noise levels.
     """
+    modulation = head.modulation_of(mechanism)
     rng, n = noise_generator(), len(actions)
     t = (torch.arange(n) * head.config.objective.train_steps // n)[torch.randperm(n, generator=rng), None]
     noise = head.noise(n, rng)
     x0 = head.normalizer.normalize(actions)
     x_t = head.objective.add_noise(x0, noise, t)
-    output = head.predict(x_t, head.step_values(head.modulation[mechanism], t), ADAPTERS[mechanism])
+    output = head.predict(x_t, head.step_values(modulation, t), modulation)
     error = (head.objective.to_x0(output, x_t, t) - x0) * (head.normalizer.scale / units.scale)
     power = (head.objective.alpha[t].square(), head.objective.sigma[t].square())
     return error.square().mean((1, 2)), (power[1] / (power[0] + power[1])).squeeze(1)

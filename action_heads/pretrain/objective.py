@@ -1,18 +1,15 @@
 """The loss of Stage 1: denoise chunks without an observation, under the step modulation of one mechanism.
 
-Axes: b batch, h horizon, a action, l blocks, p modulation values of one block.
+Axes: b batch, h horizon, a action, P modulation values of all sites.
 """
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from action_heads.adapters import ADAPTERS
 from action_heads.head import ActionHead
-from action_heads.modulation import HeadModulation
 from action_heads.pretrain.code import CodeEncoder
 
 SIGNALS = ("code", "joints", "pose", "none")
@@ -31,19 +28,18 @@ def signal_readers(head: ActionHead, kind: str, width: int) -> nn.ModuleDict | N
     if kind == "code":
         return nn.ModuleDict({"code": CodeEncoder(width, head.config.rank, head.config.width)})
     readers = {name: ADAPTERS[name](width, through="blocks") for name in head.config.mechanisms}
-    for reader in readers.values():
-        reader.build(head.backbone)
+    for name, reader in readers.items():
+        reader.build(head.config.width, head.modulation_of(name).values)
     return nn.ModuleDict(readers)
 
 
 def read_signal(
     head: ActionHead, readers: nn.ModuleDict, signal: Tensor, mechanism: str, generator: torch.Generator
 ) -> Tensor:
-    """Signal (b, c) -> modulation (b, 1, l, p), none at all for a share of the chunks."""
-    shown = torch.rand((len(signal), 1, 1, 1), generator=generator) > DROPOUT
-    steer = cast(HeadModulation, head.modulation[mechanism]).steer
+    """Signal (b, c) -> modulation (b, 1, P), none at all for a share of the chunks."""
+    shown = torch.rand((len(signal), 1, 1), generator=generator) > DROPOUT
     if "code" in readers:
-        return steer(readers["code"](signal, generator)) * shown
+        return head.modulation_of(mechanism).steer(readers["code"](signal, generator)) * shown
     return readers[mechanism](signal) * shown
 
 
@@ -77,9 +73,10 @@ def loss(
     t, clean = noise_levels(head, len(x0), mixed, generator)
     noise = torch.randn(x0.shape, generator=generator)
     x_t = torch.where(clean[..., None], x0, head.objective.add_noise(x0, noise, t))
-    modulation = head.step_values(head.modulation[mechanism], t)
+    modulation = head.modulation_of(mechanism)
+    values = head.step_values(modulation, t)
     if readers is not None and signal is not None:
-        modulation = modulation + read_signal(head, readers, signal, mechanism, generator)
-    output = head.predict(x_t, modulation, ADAPTERS[mechanism])
+        values = values + read_signal(head, readers, signal, mechanism, generator)
+    output = head.predict(x_t, values, modulation)
     error = (output - head.objective.target(x0, noise, t)).square().mean(-1)
     return error.masked_fill(clean, 0).sum() / (~clean).expand_as(error).sum()

@@ -7,10 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
 from action_heads.card import origin
-from action_heads.config import HeadConfig
+from action_heads.config import UNIVERSAL, HeadConfig
 from action_heads.extras import require
 from action_heads.fit import PRECISIONS, cosine
 from action_heads.objectives import PREDICTIONS, ObjectiveConfig
@@ -79,7 +78,10 @@ class PretrainConfig:
     signal: str = "code"
     prediction: str = "x0"
     task_boxes: float = 0.8
-    mechanisms: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAMES")] = tuple(ADAPTERS)
+    mechanisms: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="NAMES", help_behavior_hint=f"(default: {' '.join(UNIVERSAL)}, as far as arch can)"),
+    ] = ()
     steps: int = 10_000
     batch_size: int = 128
     lr: float = 1e-3

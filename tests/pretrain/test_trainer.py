@@ -31,8 +31,8 @@ def test_finished_head_is_complete(tmp_path, arch, signal):
     loaded = ActionHead.from_pretrained(tmp_path)
     assert loaded.config.training["command"] == "action-heads pretrain ..."
     assert loaded.config.training["chunks"] == 96
-    for adapter in ADAPTERS.values():
-        loaded.attach(adapter(3)).sample(torch.zeros(1, 3), steps=2)
+    for name in loaded.config.mechanisms:
+        loaded.attach(ADAPTERS[name](3)).sample(torch.zeros(1, 3), steps=2)
 
 
 def test_loss_falls(tmp_path):

@@ -1,0 +1,29 @@
+"""Additive injection: the plainest mechanism of the paper's comparison (Decoupled Action Expert, section IV-E).
+
+Axes: b batch, h horizon, w width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from action_heads.adapters.base import Adapter, Modulation, Site
+
+
+class AdditiveModulation(Modulation):
+    def __init__(self, values: Tensor):
+        self.shift = values
+
+    def enter(self, x: Tensor) -> Tensor:
+        return x + self.shift
+
+
+class Additive(Adapter):
+    """x ← x + F(norm(x) + shift)."""
+
+    name = "additive"
+    modulation = AdditiveModulation
+
+    @staticmethod
+    def values_at(site: Site) -> int:
+        return site.width

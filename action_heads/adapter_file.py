@@ -1,27 +1,86 @@
 """A saved adapter: one safetensors file whose header says what it is and which head it belongs to.
 
-One file rather than two, so that weights and what they are can't come apart.
+One file rather than two, so that weights and what they are can't come apart. It holds the adapter, the policy's own
+statistics if it has any, and the projections of a reshaped head.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from action_heads.adapters import ADAPTERS
+from action_heads.adapters.base import AdapterConfig
+from action_heads.checks import check_layout
+from action_heads.config import strict
 from action_heads.files import WeightFileError, load_tensors, save_tensors
+from action_heads.normalize import Normalizer
+from action_heads.spaces import ActionSpace
+
+if TYPE_CHECKING:
+    from action_heads.head import ActionHead
+    from action_heads.policy import ConditionedHead
 
 VERSION = 2
 NAME = "adapter.safetensors"
-KEYS = {"version", "adapter", "own_normalizer", "head"}
+KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape", if the head was reshaped
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
 
 
-def write(folder: Path, tensors: Mapping[str, Tensor], config: dict) -> None:
-    """Weights with their config; an older file is replaced at once."""
-    save_tensors(tensors, folder / NAME, {"action_heads": json.dumps({"version": VERSION, **config}, sort_keys=True)})
+def save(policy: ConditionedHead, folder: Path) -> Path:
+    """Write what a policy has of its own, with its pointer; an older file is replaced at once."""
+    head = policy.head
+    if not head.frozen:
+        raise ValueError("the head trains along, and its weights would be lost: head.freeze() and save it first")
+    config = {
+        "version": VERSION,
+        "adapter": dataclasses.asdict(policy.adapter.config),
+        "own_normalizer": policy.own_normalizer is not None,
+        "head": head.pointer(),
+    }
+    if head.origin:
+        config["reshape"] = {"space": head.config.space.to_dict(), "horizon": head.config.horizon}
+    save_tensors(own_state(policy), folder / NAME, {"action_heads": json.dumps(config, sort_keys=True)})
+    return folder
+
+
+def load(head: ActionHead, file: Path) -> ConditionedHead:
+    """A new policy from a saved adapter and the head it was trained on."""
+    tensors, config = read(file)
+    saved, found = config["head"], head.pointer()
+    if saved["fingerprint"] != found["fingerprint"]:
+        raise ValueError(
+            f"the adapter in {file} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
+            f"this head is {found['name']} with fingerprint {found['fingerprint']}: load the one it was trained on"
+        )
+    settings = dataclasses.asdict(strict(AdapterConfig, config["adapter"], f"the adapter's config in {file}"))
+    if (mechanism := settings.pop("mechanism")) not in ADAPTERS:
+        raise ValueError(f"unknown adapter {mechanism!r}; known are {', '.join(ADAPTERS)}")
+    with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained
+        if shape := config.get("reshape"):
+            space, dtype = ActionSpace.from_dict(shape["space"]), next(head.parameters()).dtype
+            head = head.reshape(space=space, horizon=shape["horizon"]).to(dtype)
+        normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
+        policy = head.attach(ADAPTERS[mechanism](**settings), normalizer=normalizer)
+    expected = own_state(policy)
+    check_layout(tensors, expected, file)
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(tensors[name])
+    return policy.eval()
+
+
+def own_state(policy: ConditionedHead) -> dict[str, Tensor]:
+    """The adapter, the policy's own statistics, and the projections of a reshaped head: views, not copies."""
+    state = {f"adapter.{name}": tensor for name, tensor in policy.adapter.state_dict().items()}
+    if policy.own_normalizer is not None:
+        state |= {f"normalizer.{name}": tensor for name, tensor in policy.own_normalizer.state_dict().items()}
+    return state | {f"head.{name}": tensor.detach() for name, tensor in policy.head.projections.items()}
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict]:
@@ -37,6 +96,6 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
             f"{file} has version {version!r} and this release reads version {VERSION}: "
             "upgrade with `pip install -U action-heads`, or save the adapter again"
         )
-    if config.keys() != KEYS or not isinstance(config["head"], dict) or config["head"].keys() != POINTER:
+    if config.keys() - {"reshape"} != KEYS or not isinstance(config["head"], dict) or config["head"].keys() != POINTER:
         raise ValueError(f"{file} has an incomplete or unknown config in its header: {config}")
     return tensors, config

@@ -22,6 +22,7 @@ from action_heads.config import HeadConfig
 from action_heads.modulation import HeadModulation
 from action_heads.normalize import Normalizer
 from action_heads.objectives import Objective, noise_path
+from action_heads.spaces import ActionSpace
 
 if TYPE_CHECKING:
     from action_heads.policy import ConditionedHead
@@ -56,6 +57,7 @@ class ActionHead(nn.Module):
         self.normalizer = Normalizer.identity(config.space)
         # Where an adapter's pointer leads: filled when the head is loaded or published.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
+        self.origin: dict[str, str | None] | None = None  # of a reshaped head: the pointer to the one it was made of
         self._fingerprint: str | None = None
         self._plans: dict[Any, samplers.Schedule] = {}
         self._tables: dict[Any, Tensor] = {}
@@ -134,13 +136,24 @@ class ActionHead(nn.Module):
     # ── freezing ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def freeze(self) -> ActionHead:
-        """Make every weight a constant, for good."""
+        """Make every weight a constant, for good; of a reshaped head, all but its new projections."""
         self.frozen = True
-        self.requires_grad_(False)
-        return self.eval()
+        return self.requires_grad_(self.origin is not None).eval()
+
+    def is_open(self, name: str) -> bool:
+        """Whether a parameter lies in the projections from and to actions, which `reshape` makes anew."""
+        return name.startswith(("backbone.embed.", "backbone.out."))
+
+    @property
+    def projections(self) -> dict[str, Tensor]:
+        """What trains of a reshaped head, by name; empty for any other."""
+        return {name: p for name, p in self.named_parameters() if self.origin and self.is_open(name)}
 
     def requires_grad_(self, requires_grad: bool = True) -> ActionHead:
-        return super().requires_grad_(requires_grad and not self.frozen)
+        super().requires_grad_(requires_grad and not self.frozen)
+        for p in self.projections.values():
+            p.requires_grad_(requires_grad)
+        return self
 
     def train(self, mode: bool = True) -> ActionHead:
         return super().train(mode and not self.frozen)
@@ -150,6 +163,8 @@ class ActionHead(nn.Module):
         if self.frozen:
             for name, tensor in self.state_dict().items():
                 given = state_dict.get(prefix + name)
+                if name in self.projections:
+                    continue
                 if given is None or given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
                     raise ValueError(
                         f"{self.config.name} is frozen and the state to load has another {name}: load the head it came "
@@ -160,6 +175,10 @@ class ActionHead(nn.Module):
     def fingerprint(self) -> str:
         """Of all weights, statistics and what they mean; the same for a bfloat16 file loaded as float32."""
         return self._fingerprint or files.fingerprint(self.state_dict(), self.config.contract())
+
+    def pointer(self) -> dict[str, str | None]:
+        """What an adapter's file says of its head: name, fingerprint, place. A reshaped head points to its origin."""
+        return self.origin or {"name": self.config.name, "fingerprint": self.fingerprint(), **self.source}
 
     # ── attaching ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -174,6 +193,17 @@ class ActionHead(nn.Module):
 
         self.modulation_of(adapter.name)
         return ConditionedHead(self, adapter, normalizer)
+
+    def reshape(self, *, space: ActionSpace | None = None, horizon: int | None = None) -> ActionHead:
+        """The same frozen trunk for other actions: new projections from and to them train with the adapter.
+
+        Args:
+            space: layout of one action, such as `ActionSpace((("joint", 7), ("gripper", 1)))`.
+            horizon: steps of a chunk.
+        """
+        from action_heads.reshape import reshape
+
+        return reshape(self, space, horizon)
 
     def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
         """Attach a saved adapter: a folder, or a Hub id with the options of `from_pretrained`."""

@@ -6,7 +6,6 @@ Axes: b batch, h horizon, a action, c condition, n tokens, P modulation values o
 from __future__ import annotations
 
 import copy
-import dataclasses
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,11 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from action_heads import adapter_file, files, hub
-from action_heads.adapters import ADAPTERS, Adapter
-from action_heads.adapters.base import AdapterConfig
+from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
-from action_heads.checks import check_condition, check_layout, check_pad, check_units
-from action_heads.config import strict
+from action_heads.checks import check_condition, check_pad, check_units
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
 from action_heads.normalize import Normalizer
@@ -45,6 +42,10 @@ class ConditionedHead(nn.Module):
             raise ValueError(
                 f"the normalizer has {len(normalizer.scale)} dimensions, the head's actions {head.config.space.dim}: "
                 "fit it with Normalizer.fit(actions, head.config.space)"
+            )
+        if normalizer is None and head.origin:
+            raise ValueError(
+                "a reshaped head has no statistics of its new actions: pass normalizer=Normalizer.fit(actions, space)"
             )
         own = head.modulation_of(adapter.name)
         adapter.build(head.config.width, own.values, head.config.rank if head.config.coded else None)
@@ -128,8 +129,10 @@ class ConditionedHead(nn.Module):
         return (p for p in self.parameters() if p.requires_grad)
 
     def assert_frozen(self) -> None:
-        """A frozen head has no trainable weight and is in evaluation mode."""
-        if self.head.frozen and (self.head.training or any(p.requires_grad for p in self.head.parameters())):
+        """A frozen head has no trainable weight (but the new projections of a reshaped one), and is not training."""
+        head = self.head
+        trunk = (p for name, p in head.named_parameters() if not (head.origin and head.is_open(name)))
+        if head.frozen and (head.training or any(p.requires_grad for p in trunk)):
             raise RuntimeError(
                 "a frozen head was made trainable behind its back: call head.freeze(), or build a new one"
             )
@@ -187,27 +190,16 @@ class ConditionedHead(nn.Module):
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _adapter_state(self) -> dict[str, Tensor]:
-        state = {f"adapter.{name}": tensor for name, tensor in self.adapter.state_dict().items()}
-        if self.own_normalizer is not None:
-            state |= {f"normalizer.{name}": tensor for name, tensor in self.own_normalizer.state_dict().items()}
-        return state
-
     def save_adapter(self, folder: str | Path) -> Path:
-        """Write adapter.safetensors: the adapter alone, with a pointer to its head (place, revision, fingerprint)."""
-        if not self.head.frozen:
-            raise ValueError("the head trains along, and its weights would be lost: head.freeze() and save it first")
-        config = {
-            "adapter": dataclasses.asdict(self.adapter.config),
-            "own_normalizer": self.own_normalizer is not None,
-            "head": {"name": self.head.config.name, "fingerprint": self.head.fingerprint(), **self.head.source},
-        }
-        adapter_file.write(Path(folder), self._adapter_state(), config)
-        return Path(folder)
+        """Write adapter.safetensors: the adapter alone, with a pointer to its head (place, revision, fingerprint).
+
+        With it go the policy's own statistics, and the projections of a reshaped head.
+        """
+        return adapter_file.save(self, Path(folder))
 
     def push_adapter(self, repo_id: str, **kwargs) -> str:
         """Publish the adapter as a model repository of its own; options as in `action_heads.hub.push`."""
-        path = self.head.source["path"]
+        path = self.head.pointer()["path"]
         if path is None or Path(path).is_dir():
             raise ValueError(f"the head is only here ({path or 'in memory'}): publish it first with head.push_to_hub")
         with tempfile.TemporaryDirectory() as folder:
@@ -218,38 +210,24 @@ class ConditionedHead(nn.Module):
     def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
         """Load weights saved by `save_adapter` into this policy: a folder, or a Hub id. All or nothing."""
         other = self.load(self.head, path, **kwargs)
-        if other.adapter.config != self.adapter.config:
+        if (mine := self._shape()) != (theirs := other._shape()):
             raise ValueError(
-                f"{path} holds {other.adapter.config}, this policy has {self.adapter.config}: "
-                "use head.load_adapter(path) to build a policy from the file"
+                f"{path} holds {theirs}, this policy has {mine}: use head.load_adapter(path) to build a policy from it"
             )
         self.adapter.load_state_dict(other.adapter.state_dict())
+        with torch.no_grad():
+            for name, p in self.head.projections.items():
+                p.copy_(other.head.projections[name])
         self.own_normalizer = other.own_normalizer
         return self
+
+    def _shape(self) -> str:
+        return f"{self.adapter.config} for chunks of {self.head.config.horizon} x {self.head.config.space.parts}"
 
     @classmethod
     def load(cls, head: ActionHead, path: str | Path, **kwargs) -> ConditionedHead:
         """A new policy from a head and a saved adapter; see `ActionHead.load_adapter`."""
-        file = hub.find(path, files=[adapter_file.NAME], **kwargs) / adapter_file.NAME
-        tensors, config = adapter_file.read(file)
-        saved = config["head"]
-        if saved["fingerprint"] != head.fingerprint():
-            raise ValueError(
-                f"the adapter in {file} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
-                f"this head is {head.config.name} with fingerprint {head.fingerprint()}: load the one it was trained on"
-            )
-        adapter_config = strict(AdapterConfig, config["adapter"], f"the adapter's config in {file}")
-        if adapter_config.mechanism not in ADAPTERS:
-            raise ValueError(f"unknown adapter {adapter_config.mechanism!r}; known are {', '.join(ADAPTERS)}")
-        settings = dataclasses.asdict(adapter_config)
-        normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
-        with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained
-            policy = head.attach(ADAPTERS[settings.pop("mechanism")](**settings), normalizer=normalizer)
-        check_layout(tensors, policy._adapter_state(), file)
-        for prefix, module in (("adapter.", policy.adapter), ("normalizer.", policy.own_normalizer)):
-            if module is not None:
-                module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        return policy.eval()
+        return adapter_file.load(head, hub.find(path, files=[adapter_file.NAME], **kwargs) / adapter_file.NAME)
 
     @classmethod
     def from_pretrained(
@@ -259,15 +237,13 @@ class ConditionedHead(nn.Module):
 
         `revision` is the adapter's; the other options (`cache_dir`, `token`, `local_files_only`, ...) are for both.
         """
-        _, config = adapter_file.read(
-            hub.find(path, files=[adapter_file.NAME], revision=revision, **kwargs) / adapter_file.NAME
-        )
-        saved = config["head"]
+        file = hub.find(path, files=[adapter_file.NAME], revision=revision, **kwargs) / adapter_file.NAME
+        saved = adapter_file.read(file)[1]["head"]
         if saved["path"] is None:
             raise ValueError(f"the head of {path} was never saved: load it yourself and use head.load_adapter")
         at = {"revision": saved["revision"], "subfolder": saved["subfolder"]}
         head = ActionHead.from_pretrained(saved["path"], dtype=dtype, device=device, **at, **kwargs)
-        return cls.load(head, path, revision=revision, **kwargs)
+        return adapter_file.load(head, file)
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,0 +1,147 @@
+"""A frozen trunk under other actions: what trains, what stays, what is saved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import COND_DIM, conditions, generator, tiny_head
+
+from action_heads import ActionHead, ActionSpace, ConditionedHead, Normalizer
+from action_heads.adapters import ADAPTERS
+from action_heads.backbones import BACKBONES
+from action_heads.fit import FitConfig, fit
+from action_heads.reshape import resample
+
+JOINTS = ActionSpace((("joint", 6), ("gripper", 1)))
+BIMANUAL = ActionSpace((("joint", 6), ("gripper", 1), ("joint", 6), ("gripper", 1)))
+SHAPES = [(JOINTS, 16), (BIMANUAL, 48), (JOINTS, 8)]
+
+
+def chunks(space: ActionSpace, horizon: int, n: int = 32) -> torch.Tensor:
+    return torch.rand((n, horizon, space.dim), generator=generator()) - 0.5
+
+
+def reshaped_policy(head: ActionHead, space: ActionSpace, horizon: int) -> ConditionedHead:
+    mechanism = head.config.mechanisms[0]
+    torch.manual_seed(0)
+    reshaped = head.reshape(space=space, horizon=horizon)
+    return reshaped.attach(ADAPTERS[mechanism](COND_DIM), normalizer=Normalizer.fit(chunks(space, horizon), space))
+
+
+@pytest.mark.parametrize(("space", "horizon"), SHAPES)
+def test_only_adapter_and_projections_train(head, space, horizon):
+    policy = reshaped_policy(head, space, horizon)
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+    losses = fit(
+        policy, chunks(space, horizon), conditions(32), config=FitConfig(steps=12, batch_size=32, warmup=1, lr=1e-2)
+    )
+    assert min(losses[-3:]) < losses[0]
+    moved = {name for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+    outside = {
+        name for name in moved if not name.startswith(("adapter.", "head.backbone.embed.", "head.backbone.out."))
+    }
+    assert not outside
+    assert {f"head.{name}" for name in policy.head.projections} <= moved
+    assert policy.sample(conditions(2), generator=generator()).shape == (2, horizon, space.dim)
+
+
+def test_counts_say_what_trains():
+    policy = reshaped_policy(tiny_head(), BIMANUAL, 48)
+    projections = 48 * (14 + 1) * 16 + (16 + 1) * 14
+    assert policy.num_trainable == sum(p.numel() for p in policy.adapter.parameters()) + projections
+    assert policy.num_frozen == sum(
+        p.numel() for name, p in tiny_head().backbone.named_parameters() if not name.startswith(("embed.", "out."))
+    ) + sum(p.numel() for p in policy.modulation.parameters())
+
+
+def test_trunk_is_the_heads_bit_for_bit(head):
+    reshaped = head.reshape(space=BIMANUAL)  # the same horizon: nothing to resample
+    own, theirs = reshaped.state_dict(), head.state_dict()
+    trunk = [name for name in own if not head.is_open(name) and not name.startswith("normalizer.")]
+    assert len(trunk) > 10
+    assert all(torch.equal(own[name], theirs[name]) for name in trunk)
+
+
+def test_the_same_shape_with_the_old_projections_is_the_old_head(head):
+    reshaped = head.reshape()
+    reshaped.normalizer = head.normalizer
+    reshaped.load_state_dict(head.state_dict())
+    assert torch.equal(reshaped.sample(3, generator=generator()), head.sample(3, generator=generator()))
+
+
+def test_saved_with_the_adapter(head, tmp_path):
+    policy = reshaped_policy(head, BIMANUAL, 48)
+    with torch.no_grad():
+        for p in policy.trainable_parameters():
+            p.add_(0.1 * torch.randn_like(p))
+    policy.eval().save_adapter(tmp_path / "a")
+    loaded = head.load_adapter(tmp_path / "a")
+    assert loaded.head.config == policy.head.config
+    expected = policy.sample(conditions(), generator=generator())
+    assert torch.equal(loaded.sample(conditions(), generator=generator()), expected)
+    other = reshaped_policy(head, BIMANUAL, 48)
+    assert torch.equal(other.load_adapter(tmp_path / "a").sample(conditions(), generator=generator()), expected)
+    with pytest.raises(ValueError, match=r"this policy has .*chunks of 16 x"):
+        head.attach(ADAPTERS[policy.adapter.name](COND_DIM)).load_adapter(tmp_path / "a")
+
+
+def test_from_pretrained_builds_it_again(tmp_path):
+    head = ActionHead.from_pretrained(tiny_head().save_pretrained(tmp_path / "head"))
+    policy = reshaped_policy(head, JOINTS, 8)
+    loaded = ConditionedHead.from_pretrained(policy.save_adapter(tmp_path / "a"))
+    assert torch.equal(*(p.eval().sample(conditions(), generator=generator()) for p in (loaded, policy)))
+    low = ConditionedHead.from_pretrained(tmp_path / "a", dtype=torch.bfloat16)
+    assert {p.dtype for p in low.head.parameters()} == {torch.bfloat16}
+
+
+def test_frozen_is_still_a_promise():
+    policy = reshaped_policy(tiny_head(), JOINTS, 16)
+    policy.train().requires_grad_(True)
+    assert not policy.head.training
+    policy.assert_frozen()
+    policy.requires_grad_(False)
+    assert not any(p.requires_grad for p in policy.parameters())
+    other = tiny_head(seed=1).state_dict()
+    with pytest.raises(ValueError, match="is frozen and the state to load has another"):
+        policy.head.load_state_dict(policy.head.state_dict() | {k: v for k, v in other.items() if "blocks.0.up" in k})
+    next(policy.head.backbone.blocks.parameters()).requires_grad_(True)
+    with pytest.raises(RuntimeError, match="made trainable behind its back"):
+        policy.assert_frozen()
+
+
+def test_it_can_become_a_head_of_its_own(tmp_path):
+    reshaped = tiny_head("mixer").reshape(space=JOINTS, horizon=8)
+    loaded = ActionHead.from_pretrained(reshaped.save_pretrained(tmp_path))
+    assert loaded.origin is None
+    assert not any(p.requires_grad for p in loaded.parameters())
+    assert torch.equal(*(h.sample(2, generator=generator()) for h in (loaded, reshaped)))
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="only a frozen head"):
+        ActionHead(tiny_head().config).reshape(horizon=8)
+    with pytest.raises(ValueError, match=r"no statistics.*normalizer=Normalizer\.fit"):
+        tiny_head().reshape(space=JOINTS).attach(ADAPTERS["film"](COND_DIM))
+    with pytest.raises(ValueError, match="horizon must be a positive integer"):
+        tiny_head().reshape(horizon=-2)
+
+
+@pytest.mark.parametrize("horizon", [8, 50])
+def test_a_map_over_time_keeps_what_it_does(horizon):
+    """An average over the chunk stays one, and so does a shift by a share of it."""
+    old, (short, long) = 16, (torch.linspace(0, 1, n) for n in (16, horizon))
+    mean = torch.full((old, old), 1 / old)
+    torch.testing.assert_close(resample(mean, horizon) @ long, torch.full((horizon,), 0.5), atol=1e-4, rtol=0)
+    nearby = torch.exp(-4 * (short[:, None] - short).square())
+    before, after = nearby @ short, resample(nearby, horizon) @ long
+    assert (
+        torch.nn.functional.interpolate(before[None, None], horizon, mode="linear", align_corners=True) - after
+    ).abs().max() < 0.15 * before.abs().max()
+    bias = torch.arange(16.0)
+    assert resample(bias, horizon)[[0, -1]].tolist() == [0.0, 15.0]
+
+
+def test_every_backbone_says_what_is_open():
+    for name in BACKBONES:
+        head = tiny_head(name)
+        assert 0 < sum(p.numel() for n, p in head.named_parameters() if head.is_open(n)) < head.num_parameters / 2

@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from action_heads.hub_errors import endpoint, hub_errors, is_local, reason
+
 WEIGHTS = Path(__file__).parent / "weights"
 _PREFIX = "dae/"
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -119,7 +121,7 @@ def push(
         if is_local(error):
             raise
         cause = reason(error, repo_id, revision, "publishing needs a token with write access to it")
-        raise PushError(f"{folder} could not be published to {_endpoint()}/{repo_id}: {cause}") from error
+        raise PushError(f"{folder} could not be published to {endpoint()}/{repo_id}: {cause}") from error
     return info.pr_url or info.commit_url
 
 
@@ -178,7 +180,7 @@ def find_on_hub(
         return Path(str(paths[0])).parent if all(isinstance(path, str) for path in paths) else None
 
     def not_found(cause: str) -> HeadNotFoundError:
-        tried = f"{_endpoint()}/{repo_id}, revision {revision or 'main'}, for {', '.join(files)}"
+        tried = f"{endpoint()}/{repo_id}, revision {revision or 'main'}, for {', '.join(files)}"
         return HeadNotFoundError(f"no head {repo_id!r} from the Hub: {cause}\n  tried: {tried}\n{_alternatives()}")
 
     if local_files_only and force_download:
@@ -210,39 +212,6 @@ def find_on_hub(
     raise not_found(cause) from trouble
 
 
-def reason(error: BaseException, repo_id: str, revision: str | None, remedy: str) -> str:
-    """One line on why the Hub did not oblige, with the remedy; `remedy` is the one for access rights."""
-    from huggingface_hub import errors
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.GatedRepoError):
-        return f"it is gated: ask for access at {_endpoint()}/{repo_id}, then {remedy}"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"it does not exist, or is private and your token does not open it: check the spelling, or {remedy}"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"it has no revision {revision!r}: see {_endpoint()}/{repo_id}/tree/main for its branches and tags"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return "the network broke off while it was downloaded: try again, what is here already is kept"
-    if isinstance(error, errors.EntryNotFoundError):
-        return f"the repository lacks a file, so it may not hold an action head: {_message(error)}"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set: unset it once to download what is not in the cache"
-    if isinstance(error, errors.HFValidationError):
-        return f"that is not a valid Hub id: {_message(error)}"
-    if status in (401, 403):
-        return f"access was refused ({status}): {remedy}. {_message(error)}"
-    if status is not None:
-        return f"the Hub answered {status}: {_message(error)}"
-    while inner := error.__cause__ or (None if error.__suppress_context__ else error.__context__):
-        error = inner  # the socket's own words, below three layers of HTTP client
-    checks = "check the network, the proxy and HF_ENDPOINT; HF_HUB_ETAG_TIMEOUT sets the seconds to wait"
-    return f"{_endpoint()} cannot be reached ({_message(error)}): {checks}"
-
-
-def _message(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
 def _alternatives() -> str:
     names = ", ".join(bundled()) or f"none in this installation ({WEIGHTS})"
     return f"  bundled heads, which need no network: {names}\n  to train one yourself: action-heads pretrain --help"
@@ -270,27 +239,6 @@ def _within(seconds: float, call: Callable[[], _T]) -> _T:
     if error is not None:
         raise error
     return result
-
-
-def hub_errors() -> tuple[type[BaseException], ...]:
-    """What the Hub's client raises when the Hub or the network is at fault."""
-    from huggingface_hub import errors
-
-    # errors.HTTPError is the client's own base class: requests' in 0.x, httpx's in 1.x, httpx2's in 2.x. From 1.0 a
-    # network failure is one of these and no OSError; in 0.x it is an OSError.
-    client = getattr(errors, "HTTPError", OSError)
-    return (OSError, client, errors.EntryNotFoundError, errors.HFValidationError)
-
-
-def is_local(error: BaseException) -> bool:
-    """Whether the disk is at fault (full, no permission): such errors speak for themselves and pass unchanged."""
-    return getattr(error, "errno", None) is not None
-
-
-def _endpoint() -> str:
-    from huggingface_hub import constants
-
-    return constants.ENDPOINT
 
 
 def _patience() -> float:

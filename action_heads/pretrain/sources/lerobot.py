@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from action_heads import hub
 from action_heads.extras import require
+from action_heads.hub_errors import hub_errors, is_local, reason
 from action_heads.pretrain.sources import schema as columns
 from action_heads.pretrain.sources.raw import BadData, Raw
 from action_heads.pretrain.sources.schema import Schema
@@ -60,12 +60,12 @@ class LeRobot:
         where, revision = self.spec.where, self.spec.options.get("revision")
         try:
             return Path(snapshot_download(where, repo_type="dataset", revision=revision, allow_patterns=patterns))
-        except hub.hub_errors() as error:
-            if hub.is_local(error):
+        except hub_errors() as error:
+            if is_local(error):
                 raise
             # Of a Hub that cannot be reached only the lack of a cached copy is said, not why it cannot.
             reached = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
-            cause = hub.reason(reached or error, f"datasets/{where}", revision, "set HF_TOKEN or run `hf auth login`")
+            cause = reason(reached or error, f"datasets/{where}", revision, "set HF_TOKEN or run `hf auth login`")
             raise OSError(
                 f"{self.source}: there is no folder {where} here, and the dataset {where} could not be had from the "
                 f"Hub: {cause}. Where there is no network, name a folder that holds a copy: lerobot:/path/to/it"

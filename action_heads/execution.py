@@ -1,0 +1,92 @@
+"""From chunks to one action a tick: receding horizon, temporal ensembling, warm starts, real-time chunking.
+
+Axes: b batch (robots), h horizon, a action, c condition, n steps left of a chunk.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Samples(Protocol):
+    """A policy: `ConditionedHead`, or anything else that makes chunks of conditions."""
+
+    def sample(self, cond: Tensor, **kwargs: Any) -> Tensor: ...
+
+
+class Executor:
+    """Called once a control tick with the condition of that moment; gives the action (b a) for it, in robot units.
+
+    Args:
+        policy: `sample(cond)` makes chunks (b h a).
+        execute: ticks until the next chunk is made (receding horizon; Chi et al. 2023 use 8 of 16).
+        ensemble: average what all chunks made so far say of this tick, with weights exp(-ensemble · i), i = 0 the
+            oldest chunk (temporal ensembling, ACT, Zhao et al. 2023, which uses 0.01 and execute=1). None: do not.
+        warm_start: begin each chunk from the last one at this share of noise, in (0, 1], rather than from pure noise.
+            Fewer steps then do, and consecutive chunks agree.
+        delay: ticks a chunk is late, since computing it takes time. The actions of these ticks are committed: the new
+            chunk continues them (real-time chunking, Black et al. 2025). Needs a backbone that mixes time.
+        sampling: passed on to `policy.sample`, such as `steps`, `sampler` or `generator`.
+    """
+
+    def __init__(
+        self,
+        policy: Samples,
+        *,
+        execute: int = 8,
+        ensemble: float | None = None,
+        warm_start: float | None = None,
+        delay: int = 0,
+        **sampling: Any,
+    ):
+        if execute < 1:
+            raise ValueError(f"execute must be at least 1, got {execute}")
+        if not 0 <= delay <= execute:
+            raise ValueError(
+                f"delay must be between 0 and execute ({execute}), got {delay}: a chunk that comes later than the next "
+                "one is asked for is never used"
+            )
+        if ensemble is not None and (ensemble < 0 or delay):
+            raise ValueError(
+                "ensemble is a rate of 0 or more, and without a delay: it averages over disagreeing chunks"
+            )
+        self.policy, self.sampling = policy, sampling
+        self.execute, self.ensemble, self.warm_start, self.delay = execute, ensemble, warm_start, delay
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a new episode begins."""
+        self.tick = 0
+        self.chunks: list[Tensor] = []  # what is left of each, oldest first, from the present tick on
+
+    def __call__(self, cond: Tensor) -> Tensor:
+        """Condition (b, c) of this tick -> action (b a)."""
+        if self.tick % self.execute == 0:
+            self._renew(cond)
+        action = self._action()
+        self.tick += 1
+        self.chunks = [chunk[:, 1:] for chunk in self.chunks if chunk.shape[1] > 1]
+        return action
+
+    def _renew(self, cond: Tensor) -> None:
+        last = self.chunks[-1] if self.chunks else None
+        options: dict[str, Any] = {}
+        if last is not None and (self.warm_start is not None or self.delay):
+            options = {"previous": last, "start": self.warm_start, "committed": self.delay}
+        chunk = self.policy.sample(cond, **options, **self.sampling)
+        if chunk.shape[1] < self.execute + self.delay:
+            raise ValueError(
+                f"chunks of {chunk.shape[1]} steps run out: execute {self.execute} and delay {self.delay} need "
+                f"{self.execute + self.delay}"
+            )
+        self.chunks = [*(self.chunks if self.ensemble is not None else ()), chunk]
+
+    def _action(self) -> Tensor:
+        if self.ensemble is None:
+            return self.chunks[-1][:, 0]
+        said = torch.stack([chunk[:, 0] for chunk in self.chunks])
+        weight = torch.exp(-self.ensemble * torch.arange(len(said), device=said.device))
+        return torch.einsum("n, n b a -> b a", weight / weight.sum(), said)

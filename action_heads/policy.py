@@ -147,7 +147,7 @@ class ConditionedHead(nn.Module):
         cond: Tensor,
         *,
         mask: Tensor | None = None,
-        steps: int = 10,
+        steps: int | None = None,
         sampler: str = "ddim",
         spacing: str = "trailing",
         generator: torch.Generator | None = None,
@@ -155,8 +155,10 @@ class ConditionedHead(nn.Module):
         """Action chunks (b h a) in robot units, for conditions (b, c) or tokens (b, n, c).
 
         Args:
-            steps: network evaluations.
-            sampler: "ddim" or "ddpm".
+            steps: of the sampler, 10 if not given, 1 for "one_step". Each is one network evaluation; with "heun" two,
+                and one for the last.
+            sampler: "ddim" or "euler", which are the same; "ddpm", with fresh noise at each step; "dpmpp_2m" or "heun",
+                of second order; "one_step", for heads and adapters trained where noise is high.
             spacing: which noise levels are visited: "trailing", or "leading" as in the paper's configuration.
             generator: makes the result reproducible.
         """

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from action_heads.levels import LEVELS, check_levels
 from action_heads.precision import KeepFloat32
 
 PREDICTIONS = ("epsilon", "x0", "v", "flow")
@@ -72,10 +73,13 @@ class Objective(KeepFloat32):
         self.register_buffer("sigma", sigma.float(), persistent=False)
         self._target, self._to_x0 = CONVERSIONS[config.prediction]
 
-    def random_steps(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Uniform noise levels, long."""
+    def random_steps(
+        self, shape: tuple[int, ...], generator: torch.Generator | None = None, levels: str = "uniform"
+    ) -> Tensor:
+        """Noise levels, long, from one of `LEVELS`."""
+        check_levels(levels)
         device = self.alpha.device if generator is None else generator.device
-        return torch.randint(self.config.train_steps, shape, generator=generator, device=device).to(self.alpha.device)
+        return LEVELS[levels](self.config.train_steps, shape, generator, device).to(self.alpha.device)
 
     def random_noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Standard normal, drawn where the generator is: a CPU generator gives the same numbers on every machine."""

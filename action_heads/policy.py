@@ -18,7 +18,7 @@ from action_heads import adapter_file, files, hub
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.adapters.base import AdapterConfig
 from action_heads.card import adapter_card
-from action_heads.checks import check_condition, check_layout, check_pad, check_units
+from action_heads.checks import check_condition, check_count, check_layout, check_pad, check_units
 from action_heads.config import strict
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
@@ -74,6 +74,8 @@ class ConditionedHead(nn.Module):
         mask: Tensor | None = None,
         is_pad: Tensor | None = None,
         generator: torch.Generator | None = None,
+        levels: str = "uniform",
+        noise_samples: int = 1,
     ) -> Tensor:
         """Denoising loss, a scalar: the mean squared error of the prediction at a random noise level a row.
 
@@ -85,6 +87,8 @@ class ConditionedHead(nn.Module):
             mask: (b, n), true where a token counts.
             is_pad: (b, h), true where an action is padding and must not count.
             generator: for the noise and its level.
+            levels: how levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last".
+            noise_samples: how often each chunk is noised; its condition is read once.
         """
         look = self._look(actions, "loss")
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
@@ -94,14 +98,16 @@ class ConditionedHead(nn.Module):
         x0 = self.normalizer.normalize(actions.float())
         if look:
             check_units(x0, objective.config.clip, self.head.config.space)
-        t = objective.random_steps((len(x0), 1), generator)
+        x0 = torch.cat([x0] * check_count("noise_samples", noise_samples))
+        t = objective.random_steps((len(x0), 1), generator, levels)
         noise = objective.random_noise(x0.shape, generator)
-        modulation = self.step_values(t) + self.modulate(cond, mask)
+        modulation = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
         output = self.head.predict(objective.add_noise(x0, noise, t), modulation, type(self.adapter))
         error = (output - objective.target(x0, noise, t)).square().mean(-1)
         if is_pad is None:
             return error.mean()
-        check_pad(is_pad, *error.shape)
+        check_pad(is_pad, *actions.shape[:2])
+        is_pad = torch.cat([is_pad] * noise_samples)
         return error.masked_fill(is_pad, 0).sum() / (~is_pad).sum().clamp(min=1)
 
     # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss

@@ -46,6 +46,13 @@ def check_condition(cond: Tensor, mask: Tensor | None, cond_dim: int, values: bo
             raise ValueError(f"cond has NaN or infinite values, first in batch row {row}: look at the encoder's output")
 
 
+def check_count(name: str, count: int) -> int:
+    """A whole number of at least one, as it was given."""
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {count}")
+    return count
+
+
 def check_pad(is_pad: Tensor, batch: int, horizon: int) -> None:
     """Padding is (b, h), true where an action stands beyond the end of its episode."""
     if is_pad.shape != (batch, horizon) or is_pad.dtype != torch.bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from action_heads.ema import EMA
 from action_heads.extras import require
+from action_heads.levels import check_levels
 from action_heads.policy import ConditionedHead
 from action_heads.precision import bfloat16_is_faster
 
@@ -42,6 +43,9 @@ class FitConfig:
         weight_decay, clip, ema: of AdamW; largest gradient norm; largest decay of the moving average.
         seed: of batches, noise and its level.
         precision: "fp32", "bf16" (autocast), or "auto": bf16 where the device computes it faster.
+        levels: how noise levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last" (the
+            noisiest alone, which is all that sampling with "one_step" visits).
+        noise_samples: how often each chunk of a batch is noised. Its condition is read once.
     """
 
     steps: int = 2000
@@ -53,13 +57,16 @@ class FitConfig:
     ema: float = 0.995
     seed: int = 0
     precision: str = "auto"
+    levels: str = "uniform"
+    noise_samples: int = 1
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "warmup"):
+        for name in ("steps", "batch_size", "warmup", "noise_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_levels(self.levels)
 
 
 def fit(
@@ -96,7 +103,8 @@ def fit(
                 group["lr"] = cosine(step, config)
             rows = torch.randint(len(actions), (config.batch_size,), generator=generator, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
-                loss = policy.loss(actions[rows], cond[rows], is_pad=is_pad[rows], generator=generator)
+                drawn = {"generator": generator, "levels": config.levels, "noise_samples": config.noise_samples}
+                loss = policy.loss(actions[rows], cond[rows], is_pad=is_pad[rows], **drawn)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()

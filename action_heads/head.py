@@ -104,13 +104,18 @@ class ActionHead(nn.Module):
 
         return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
 
-    def plan(self, sampler: str, steps: int, spacing: str = "trailing") -> samplers.Schedule:
-        """A sampler's tables on this head's device, made once."""
+    def plan(
+        self, sampler: str, steps: int | None = None, spacing: str = "trailing", start: int | None = None
+    ) -> samplers.Schedule:
+        """A sampler's tables on this head's device, made once.
+
+        `start`, for a chunk known in part, is the noisiest level: mix in noise as of the plan's `timesteps[0]`.
+        """
         device = self.objective.alpha.device
-        key = (sampler, steps, spacing, device)
+        key = (sampler, steps, spacing, start, device)
         if key not in self._plans:
             path = noise_path(self.config.objective)
-            self._plans[key] = samplers.schedule(sampler, path, steps, spacing=spacing).to(device)
+            self._plans[key] = samplers.schedule(sampler, path, steps, spacing=spacing, start=start).to(device)
         return self._plans[key]
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
@@ -123,11 +128,14 @@ class ActionHead(nn.Module):
         batch: int,
         *,
         mechanism: str | None = None,
-        steps: int = 10,
+        steps: int | None = None,
         sampler: str = "ddim",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Unconditional chunks (b h a) in robot units: what the head knows of motion before it knows a task."""
+        """Unconditional chunks (b h a) in robot units: what the head knows of motion before it knows a task.
+
+        Steps and samplers as in `ConditionedHead.sample`.
+        """
         modulation = self.modulation_of(mechanism or self.config.mechanisms[0])
         noise = self.noise(batch, generator)
         x = self.denoise(self.step_values(modulation), None, modulation, noise, self.plan(sampler, steps), generator)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from action_heads.levels import LEVELS, check_levels
 from action_heads.precision import KeepFloat32
 
 PREDICTIONS = ("epsilon", "x0", "v", "flow")
@@ -72,10 +73,13 @@ class Objective(KeepFloat32):
         self.register_buffer("sigma", sigma.float(), persistent=False)
         self._target, self._to_x0 = CONVERSIONS[config.prediction]
 
-    def random_steps(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Uniform noise levels, long."""
+    def random_steps(
+        self, shape: tuple[int, ...], generator: torch.Generator | None = None, levels: str = "uniform"
+    ) -> Tensor:
+        """Noise levels, long, from one of `LEVELS`."""
+        check_levels(levels)
         device = self.alpha.device if generator is None else generator.device
-        return torch.randint(self.config.train_steps, shape, generator=generator, device=device).to(self.alpha.device)
+        return LEVELS[levels](self.config.train_steps, shape, generator, device).to(self.alpha.device)
 
     def random_noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Standard normal, drawn where the generator is: a CPU generator gives the same numbers on every machine."""
@@ -94,6 +98,29 @@ class Objective(KeepFloat32):
         """The clean chunk that the network's output implies, clipped (b h a)."""
         x0 = self._to_x0(output, x_t, self.alpha[t, None], self.sigma[t, None])
         return x0.clamp(-self.config.clip, self.config.clip)
+
+    def convert(self, output: Tensor, x_t: Tensor, t: Tensor, to: str, of: str | None = None) -> Tensor:
+        """What a network that predicts `to` would have said (b h a), from what one that predicts `of` said of x_t at t.
+
+        `of` is this head's own prediction if not given; nothing is clipped. x_0 and ε mean the same on any path. v
+        belongs to shares with α² + σ² = 1 and a flow's velocity to shares with α + σ = 1. A chunk on one path lies on
+        the other too, divided by √(α² + σ²) or α + σ, and v and the velocity are what is said of it there. So
+        everything converts into everything, except from ε where there is no signal: there it says nothing of x_0.
+        """
+        alpha, sigma = self.alpha[t, None], self.sigma[t, None]
+        given = of or self.config.prediction
+        for name in (given, to):
+            if name not in CONVERSIONS:
+                raise ValueError(f"unknown prediction {name!r}; choose one of {', '.join(PREDICTIONS)}")
+        x0 = CONVERSIONS[given][1](output, *own_path(given, x_t, alpha, sigma))
+        _, alpha_there, sigma_there = own_path(to, x_t, alpha, sigma)
+        return CONVERSIONS[to][0](x0, (x_t - alpha * x0) / sigma, alpha_there, sigma_there)
+
+
+def own_path(prediction: str, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x_t and its shares of signal and noise, divided so that they lie on the path where a prediction is at home."""
+    size = alpha + sigma if prediction == "flow" else torch.hypot(alpha, sigma)
+    return x_t / size, alpha / size, sigma / size
 
 
 # For each prediction: the target from (x0, noise, α, σ), and x0 back from (output, x_t, α, σ).

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from action_heads import adapter_file, files, hub
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
-from action_heads.checks import check_condition, check_pad, check_units
+from action_heads.checks import check_condition, check_count, check_pad, check_units
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
 from action_heads.normalize import Normalizer
@@ -76,6 +76,8 @@ class ConditionedHead(nn.Module):
         mask: Tensor | None = None,
         is_pad: Tensor | None = None,
         generator: torch.Generator | None = None,
+        levels: str = "uniform",
+        noise_samples: int = 1,
     ) -> Tensor:
         """Denoising loss, a scalar: the mean squared error of the prediction at a random noise level a row.
 
@@ -87,6 +89,8 @@ class ConditionedHead(nn.Module):
             mask: (b, n), true where a token counts.
             is_pad: (b, h), true where an action is padding and must not count.
             generator: for the noise and its level.
+            levels: how levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last".
+            noise_samples: how often each chunk is noised; its condition is read once.
         """
         look = self._look(actions, "loss")
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
@@ -96,14 +100,16 @@ class ConditionedHead(nn.Module):
         x0 = self.normalizer.normalize(actions.float())
         if look:
             check_units(x0, objective.config.clip, self.head.config.space)
-        t = objective.random_steps((len(x0), 1), generator)
+        x0 = torch.cat([x0] * check_count("noise_samples", noise_samples))
+        t = objective.random_steps((len(x0), 1), generator, levels)
         noise = objective.random_noise(x0.shape, generator)
-        values = self.step_values(t) + self.modulate(cond, mask)
+        values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
         output = self.head.predict(objective.add_noise(x0, noise, t), values, self.modulation)
         error = (output - objective.target(x0, noise, t)).square().mean(-1)
         if is_pad is None:
             return error.mean()
-        check_pad(is_pad, *error.shape)
+        check_pad(is_pad, *actions.shape[:2])
+        is_pad = torch.cat([is_pad] * noise_samples)
         return error.masked_fill(is_pad, 0).sum() / (~is_pad).sum().clamp(min=1)
 
     # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss
@@ -151,7 +157,7 @@ class ConditionedHead(nn.Module):
         cond: Tensor,
         *,
         mask: Tensor | None = None,
-        steps: int = 10,
+        steps: int | None = None,
         sampler: str = "ddim",
         spacing: str = "trailing",
         generator: torch.Generator | None = None,
@@ -159,8 +165,10 @@ class ConditionedHead(nn.Module):
         """Action chunks (b h a) in robot units, for conditions (b, c) or tokens (b, n, c).
 
         Args:
-            steps: network evaluations.
-            sampler: "ddim" or "ddpm".
+            steps: of the sampler, 10 if not given, 1 for "one_step". Each is one network evaluation; with "heun" two,
+                and one for the last.
+            sampler: "ddim" or "euler", which are the same; "ddpm", with fresh noise at each step; "dpmpp_2m" or "heun",
+                of second order; "one_step", for heads and adapters trained where noise is high.
             spacing: which noise levels are visited: "trailing", or "leading" as in the paper's configuration.
             generator: makes the result reproducible.
         """

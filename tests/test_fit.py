@@ -10,10 +10,10 @@ from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, cosine, fit
 
 
-def run(seed: int = 0):
+def run(seed: int = 0, **noise):
     torch.manual_seed(0)
     policy = tiny_head().attach(AdaLNZero(COND_DIM))
-    losses = fit(policy, actions(64), conditions(64), config=FitConfig(steps=80, lr=1e-2, seed=seed))
+    losses = fit(policy, actions(64), conditions(64), config=FitConfig(steps=80, lr=1e-2, seed=seed, **noise))
     return policy, losses
 
 
@@ -31,13 +31,23 @@ def test_is_deterministic_by_seed():
     assert not torch.equal(samples[0], samples[2])
 
 
+@pytest.mark.parametrize("noise", [{"levels": "last"}, {"levels": "beta", "noise_samples": 4}])
+def test_noise_is_an_option(noise):
+    _, losses = run(**noise)
+    assert losses != run()[1]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
 def test_rows_must_agree():
     policy = tiny_head().attach(AdaLNZero(COND_DIM))
     with pytest.raises(ValueError, match="got 8, 4 and none"):
         fit(policy, actions(8), conditions(4))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"warmup": 0}, {"batch_size": 0}, {"precision": "fp8"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"warmup": 0}, {"batch_size": 0}, {"precision": "fp8"}, {"levels": "all"}, {"noise_samples": 0}],
+)
 def test_bad_settings(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         FitConfig(**wrong)

@@ -63,3 +63,56 @@ def test_flow_ends_at_pure_noise():
 def test_bad_config(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ObjectiveConfig(**wrong)
+
+
+def mixed(prediction: str):
+    """An objective in 64 bits, with x0, noise, x_t and levels at which all predictions say something of x0."""
+    objective = Objective(ObjectiveConfig(prediction=prediction))
+    for name in ("alpha", "sigma"):
+        setattr(objective, name, getattr(objective, name).double())
+    x0, noise = torch.rand(99, 16, 10).double() * 2 - 1, torch.randn(99, 16, 10).double()
+    t = torch.arange(99)[:, None]
+    return objective, x0, noise, objective.add_noise(x0, noise, t), t
+
+
+@pytest.mark.parametrize("to", PREDICTIONS)
+@pytest.mark.parametrize("of", PREDICTIONS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_predictions_convert_there_and_back(prediction, of, to):
+    objective, *_, x_t, t = mixed(prediction)
+    said = torch.randn_like(x_t)
+    there = objective.convert(said, x_t, t, to=to, of=of)
+    torch.testing.assert_close(objective.convert(there, x_t, t, to=of, of=to), said, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", PREDICTIONS)
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+def test_conversion_is_what_another_head_of_this_path_would_say(prediction, to):
+    objective, x0, noise, x_t, t = mixed(prediction)
+    found = objective.convert(objective.target(x0, noise, t), x_t, t, to=to)
+    other = Objective(ObjectiveConfig(prediction=to if to != "flow" else "x0"))
+    expected = noise - x0 if to == "flow" else other.target(x0, noise, t)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_a_flow_reads_as_the_angle_that_it_turns_by():
+    """There v is the derivative along the circle α = cos φ, σ = sin φ, from whichever path a chunk comes."""
+    objective, x0, noise, x_t, t = mixed("flow")
+    angle = torch.atan2(objective.sigma[t, None], objective.alpha[t, None])
+    v = objective.convert(noise - x0, x_t, t, to="v")
+    torch.testing.assert_close(v, angle.cos() * noise - angle.sin() * x0, rtol=0, atol=1e-6)
+
+
+def test_own_prediction_converts_to_x0_as_in_sampling():
+    for prediction in PREDICTIONS:
+        objective = Objective(ObjectiveConfig(prediction=prediction, clip=1e6))
+        said, x_t, t = torch.randn(99, 16, 10), torch.randn(99, 16, 10), torch.arange(99)[:, None]
+        x0 = objective.convert(said, x_t, t, to="x0")
+        torch.testing.assert_close(x0, objective.to_x0(said, x_t, t), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [{"to": "score"}, {"to": "x0", "of": "score"}])
+def test_unknown_conversions(wrong):
+    objective, *_, x_t, t = mixed("x0")
+    with pytest.raises(ValueError, match="unknown prediction 'score'; choose one of epsilon, x0, v, flow"):
+        objective.convert(x_t, x_t, t, **wrong)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 from action_heads import EMA, ActionHead, ActionSpace, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS, AdaLNZero, FiLM
 from action_heads.files import WeightFileError, load_tensors, save_tensors
+from action_heads.levels import LEVELS
 
 
 def bits(module) -> dict[str, torch.Tensor]:
@@ -155,6 +157,34 @@ def test_loss_is_the_mean_squared_error_of_the_prediction():
         predicted = policy.head.predict(x_t, policy.step_values(t) + policy.modulate(conditions()), policy.modulation)
         ours = policy.loss(actions(), conditions(), generator=generator(4))
     torch.testing.assert_close(ours, (predicted - x0).square().mean())
+
+
+@pytest.mark.parametrize("levels", sorted(LEVELS))
+def test_noise_samples_are_so_many_copies_of_the_batch(policy, levels):
+    is_pad = torch.zeros(4, 16, dtype=torch.bool)
+    is_pad[1, 10:] = True
+    drawn = {"generator": generator(2), "levels": levels, "noise_samples": 3}
+    several = policy.loss(actions(), conditions(), is_pad=is_pad, **drawn)
+    objective, g, single = policy.head.objective, generator(2), []
+    steps = objective.random_steps((12, 1), g, levels).split(4)
+    noise = objective.random_noise((12, 16, 10), g).split(4)
+    for t, z in zip(steps, noise, strict=True):
+        with patch.multiple(objective, random_steps=lambda *_, t=t: t, random_noise=lambda *_, z=z: z):
+            single.append(policy.loss(actions(), conditions(), is_pad=is_pad))
+    torch.testing.assert_close(several, torch.stack(single).mean())
+
+
+def test_noise_samples_read_the_condition_once():
+    policy = trained_policy(tiny_head())
+    with patch.object(policy.adapter, "forward", wraps=policy.adapter.forward) as read:
+        policy.loss(actions(), conditions(), noise_samples=8)
+    assert [len(call.args[0]) for call in read.call_args_list] == [4]
+
+
+@pytest.mark.parametrize("wrong", [{"levels": "cosine"}, {"noise_samples": 0}, {"noise_samples": 1.5}])
+def test_bad_noise(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        trained_policy(tiny_head()).loss(actions(), conditions(), **wrong)
 
 
 def test_padding_does_not_count(policy):

@@ -1,16 +1,22 @@
-"""Samplers against diffusers' schedulers, driven by the same arbitrary network."""
+"""Samplers against diffusers' schedulers, driven by the same arbitrary network, and against an ODE that is known."""
 
 from __future__ import annotations
+
+import math
 
 import diffusers
 import pytest
 import torch
+from scipy.integrate import solve_ivp
 from small import conditions, generator, tiny_head, trained_policy
 
 from action_heads import samplers
 from action_heads.objectives import PREDICTIONS, Objective, ObjectiveConfig, noise_path
 
 PATH = noise_path(ObjectiveConfig())
+SAMPLERS = sorted(samplers.SAMPLERS)
+MANY = [name for name in SAMPLERS if name != "one_step"]
+THEIR_NAMES = {"x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
 
 
 def network(x: torch.Tensor, t: int) -> torch.Tensor:
@@ -18,28 +24,12 @@ def network(x: torch.Tensor, t: int) -> torch.Tensor:
     return torch.tanh(0.7 * x.roll(1, dims=-1) + 0.01 * t) - 0.2 * x
 
 
-def theirs(kind: str, steps: int, spacing: str, prediction: str, x: torch.Tensor) -> torch.Tensor:
-    common = {
-        "num_train_timesteps": 100,
-        "beta_schedule": "squaredcos_cap_v2",
-        "clip_sample": True,
-        "prediction_type": {"x0": "sample", "v": "v_prediction"}.get(prediction, prediction),
-        "timestep_spacing": spacing,
-    }
-    cls = {"ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler}[kind]
-    scheduler = cls(**common)
-    scheduler.set_timesteps(steps)
-    # DDIM there keeps the unclipped ε by default; deriving it from the clipped chunk is its other option, and ours.
-    options = {"use_clipped_model_output": True} if kind == "ddim" else {}
-    noise = generator(3)
-    for t in scheduler.timesteps:
-        x = scheduler.step(network(x, int(t)), t, x, generator=noise, **options).prev_sample
-    return x
+def start() -> torch.Tensor:
+    return torch.randn(4, 16, 10, generator=generator(1))
 
 
-def ours(kind: str, steps: int, spacing: str, prediction: str, x: torch.Tensor) -> torch.Tensor:
-    objective = Objective(ObjectiveConfig(prediction=prediction))
-    plan = samplers.schedule(kind, PATH, steps, spacing=spacing)
+def run(plan: samplers.Schedule, prediction: str, x: torch.Tensor, clip: float = 1e6) -> torch.Tensor:
+    objective = Objective(ObjectiveConfig(prediction=prediction, clip=clip))
 
     def predict_x0(x, i):
         t = plan.timesteps[i]
@@ -49,50 +39,110 @@ def ours(kind: str, steps: int, spacing: str, prediction: str, x: torch.Tensor) 
     return samplers.run(plan, x, predict_x0, lambda: torch.randn(x.shape, generator=noise))
 
 
+# ── parity with diffusers ────────────────────────────────────────────────────────────────────────────────────────
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
 @pytest.mark.parametrize("spacing", samplers.SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 10, 100])
-@pytest.mark.parametrize("kind", sorted(samplers.SAMPLERS))
+@pytest.mark.parametrize("kind", ["ddim", "ddpm"])
 def test_parity_with_diffusers(kind, steps, spacing, prediction):
-    x = torch.randn(4, 16, 10, generator=generator(1))
-    a, b = (run(kind, steps, spacing, prediction, x) for run in (ours, theirs))
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    scheduler = {"ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler}[kind](
+        num_train_timesteps=100,
+        beta_schedule="squaredcos_cap_v2",
+        clip_sample=True,
+        prediction_type=THEIR_NAMES.get(prediction, prediction),
+        timestep_spacing=spacing,
+    )
+    scheduler.set_timesteps(steps)
+    # DDIM there keeps the unclipped ε by default; deriving it from the clipped chunk is its other option, and ours.
+    options = {"use_clipped_model_output": True} if kind == "ddim" else {}
+    x, noise = start(), generator(3)
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(x, int(t)), t, x, generator=noise, **options).prev_sample
+    ours = run(samplers.schedule(kind, PATH, steps, spacing=spacing), prediction, start(), clip=1.0)
+    torch.testing.assert_close(ours, x, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 7, 10, 100])
-def test_trailing_starts_at_pure_noise(steps):
-    t = samplers.timesteps(100, steps)
-    assert t[0] == 99
-    assert (t.diff() < 0).all()
-    assert len(t) == steps
+@pytest.mark.parametrize("prediction", ["epsilon", "x0", "v"])
+@pytest.mark.parametrize("spacing", samplers.SPACINGS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 100])
+@pytest.mark.parametrize("kind", ["dpmpp_2m", "euler"])
+def test_parity_with_diffusers_unclipped(kind, steps, spacing, prediction):
+    """These do not clip there. Given our levels: 2M's leading ones are others there."""
+    plan = samplers.schedule(kind, PATH, steps, spacing=spacing)
+    common = {
+        "num_train_timesteps": 100,
+        "beta_schedule": "squaredcos_cap_v2",
+        "prediction_type": THEIR_NAMES.get(prediction, prediction),
+    }
+    x = start()
+    if kind == "euler":
+        scheduler = diffusers.EulerDiscreteScheduler(**common)
+        scheduler.set_timesteps(timesteps=plan.timesteps.tolist())
+        x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt()  # it samples along x/α
+    else:
+        scheduler = diffusers.DPMSolverMultistepScheduler(
+            **common, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", final_sigmas_type="zero"
+        )
+        scheduler.set_timesteps(timesteps=plan.timesteps.tolist())
+    for t in scheduler.timesteps:
+        x = scheduler.step(network(scheduler.scale_model_input(x, t), int(t)), t, x).prev_sample
+    # Their Euler's x/α is in the thousands at first, and in 32 bits; so is what an ε prediction says of x_0.
+    torch.testing.assert_close(run(plan, prediction, start()), x, rtol=1e-3, atol=1e-3 if kind == "euler" else 1e-4)
 
 
-def test_ddim_with_eta_one_is_ancestral():
-    a, b = samplers.ddim(PATH, 10, eta=1.0), samplers.ddpm(PATH, 10)
-    for name in ("timesteps", "x0", "x", "noise"):
-        torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 100])
+@pytest.mark.parametrize("kind", ["dpmpp_2m", "euler", "heun"])
+def test_parity_with_diffusers_on_the_straight_path(kind, steps):
+    plan = samplers.schedule(kind, noise_path(ObjectiveConfig(prediction="flow")), steps)
+    scheduler = {
+        "dpmpp_2m": lambda: diffusers.DPMSolverMultistepScheduler(
+            100, use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="zero"
+        ),
+        "euler": lambda: diffusers.FlowMatchEulerDiscreteScheduler(100),
+        "heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(100),
+    }[kind]()
+    scheduler.set_timesteps(steps)
+    # Ours, since theirs stand elsewhere: level t has the noise (t + 1)/100.
+    visited = (plan.timesteps + 1) / 100
+    scheduler.timesteps = visited * 100
+    scheduler.sigmas = torch.cat([visited, torch.zeros(1)])
+    x = start()
+    for i, t in enumerate(scheduler.timesteps):
+        x = scheduler.step(network(x, int(plan.timesteps[i])), t, x).prev_sample
+    torch.testing.assert_close(run(plan, "flow", start()), x, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 4, 10])
-def test_ddim_on_the_straight_path_is_euler(steps):
-    """As in flow matching: x moves against the velocity by the difference in noise level."""
-    config = ObjectiveConfig(prediction="flow", clip=100.0)
-    objective, plan = Objective(config), samplers.ddim(noise_path(config), steps)
-    start = torch.randn(4, 16, 10, generator=generator(1))
-    velocity = network
-
-    def predict_x0(x, i):
-        t = plan.timesteps[i]
-        return objective.to_x0(velocity(x, int(t)), x, t[None, None])
-
-    x, levels = start, [*(plan.timesteps + 1).div(100).tolist(), 0.0]
-    for t, now, after in zip(plan.timesteps, levels, levels[1:], strict=False):
-        x = x - (now - after) * velocity(x, int(t))
-    torch.testing.assert_close(samplers.run(plan, start, predict_x0, lambda: start), x, rtol=0, atol=1e-5)
+# ── against the ODE ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize("sampler", sorted(samplers.SAMPLERS))
+@pytest.mark.parametrize("kind", ["ddim", "heun"])
+def test_one_ode_for_all_paths(kind, prediction):
+    """Any head, along x̄ = x/(α + σ) over s = σ/(α + σ) by rules as in a textbook, is the same head along its path."""
+    objective = Objective(ObjectiveConfig(prediction=prediction, clip=1e6))
+    plan = samplers.schedule(kind, noise_path(objective.config), 10)
+    visited = plan.timesteps.unique().flip(0)
+    size, share = objective.alpha + objective.sigma, objective.sigma / (objective.alpha + objective.sigma)
+
+    def slope(x, t):
+        x_t = x * size[t]
+        return objective.convert(network(x_t, int(t)), x_t, t[None, None], to="flow")
+
+    x = start() / size[visited[0]]
+    for t, after in zip(visited, [*visited[1:], None], strict=True):
+        if after is None:
+            x = x - share[t] * slope(x, t)
+            continue
+        way, here = share[after] - share[t], slope(x, t)
+        there = slope(x + way * here, after) if kind == "heun" else here
+        x = x + way * (here + there) / 2
+    torch.testing.assert_close(run(plan, prediction, start()), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", MANY)
 def test_one_gaussian_is_sampled_exactly(sampler, prediction):
     """Where the ideal denoiser of N(0, 0.5²) is known, 100 steps arrive at 0.5 (ancestral steps a little below it)."""
     config = ObjectiveConfig(prediction=prediction, clip=100.0)
@@ -113,12 +163,154 @@ def test_one_gaussian_is_sampled_exactly(sampler, prediction):
     assert abs(x.std().item() - 0.5) < 0.02
 
 
-@pytest.mark.parametrize("sampler", sorted(samplers.SAMPLERS))
+FAR, SPREAD = 0.6, 0.3  # two Gaussians at ± FAR: x̂_0 is known and not linear
+
+
+def two_modes(x, alpha, sigma):
+    """The ideal x̂_0, and ε̂, of two Gaussians."""
+    power = alpha**2 * SPREAD**2 + sigma**2
+    side = FAR * torch.tanh(alpha * FAR * x / power)
+    return (alpha * SPREAD**2 * x + sigma**2 * side) / power, sigma * (x - alpha * side) / power
+
+
+def even_path() -> samplers.Path:
+    """1280 levels, even in log α/σ: smooth in every solver's own coordinates."""
+    power = (2 * torch.linspace(9, -6, 1280, dtype=torch.float64)).sigmoid()
+    return power.sqrt(), (1 - power).sqrt()
+
+
+PATHS = {
+    "even": even_path(),
+    "straight": noise_path(ObjectiveConfig(prediction="flow", train_steps=1280)),
+    "cosine": noise_path(ObjectiveConfig(train_steps=1280)),
+}
+
+
+def errors(sampler: str, path: str, steps: tuple[int, ...], first: int | None) -> list[float]:
+    """Largest distance from the end of the ODE, for each number of steps."""
+    alpha, sigma = PATHS[path]
+    plans = [samplers.schedule(sampler, PATHS[path], n, start=first) for n in steps]
+    x = torch.linspace(-2.5, 2.5, 21, dtype=torch.float64)
+    t = plans[0].timesteps[0]
+
+    def slope(s, straight):
+        x0, noise = two_modes(torch.from_numpy(straight), 1 - s, s)
+        return (noise - x0).numpy()
+
+    size = float(alpha[t] + sigma[t])
+    exact = solve_ivp(slope, (float(sigma[t]) / size, 0.0), (x / size).numpy(), rtol=1e-9, atol=1e-9).y[:, -1]
+
+    def distance(plan):
+        def predict_x0(x, i):
+            return two_modes(x, alpha[plan.timesteps[i]], sigma[plan.timesteps[i]])[0]
+
+        return float((samplers.run(plan, x, predict_x0, lambda: x) - torch.from_numpy(exact)).abs().max())
+
+    return [distance(plan) for plan in plans]
+
+
+@pytest.mark.parametrize("first", [None, 639])
+@pytest.mark.parametrize(
+    ("sampler", "path", "order"),
+    [
+        ("euler", "even", 1),
+        ("dpmpp_2m", "even", 2),
+        ("heun", "even", 2),
+        ("euler", "straight", 1),
+        ("heun", "straight", 2),
+    ],
+)
+def test_order_of_convergence(sampler, path, order, first):
+    """The error falls as 1/steps^order, from pure noise and from a level halfway."""
+    found = errors(sampler, path, (20, 40, 80, 160), first)
+    assert abs(math.log2(found[0] / found[-1]) / 3 - order) < 0.15, found
+
+
+@pytest.mark.parametrize("first", [None, 639])
+@pytest.mark.parametrize("path", ["straight", "cosine"])
+def test_second_order_pays(path, first):
+    """On the paths of heads, at 79 or 80 evaluations.
+
+    The order shows less there: near the clean end, levels of the straight path lie far apart in log α/σ, 2M's
+    coordinate, and those of the cosine path in s, Heun's, where σ falls as the root of time.
+    """
+    euler, two_m = (errors(name, path, (80,), first)[0] for name in ("euler", "dpmpp_2m"))
+    assert two_m < 0.2 * euler
+    assert errors("heun", path, (40,), first)[0] < 0.5 * euler
+
+
+# ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 10, 100])
+def test_trailing_starts_at_pure_noise(steps):
+    t = samplers.timesteps(100, steps)
+    assert t[0] == 99
+    assert (t.diff() < 0).all()
+    assert len(t) == steps
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_starts_later(sampler, prediction):
+    """From a given level the same number of steps, and the clean chunk at the end if the network knows it."""
+    path = noise_path(ObjectiveConfig(prediction=prediction))
+    plan = samplers.schedule(sampler, path, start=30)
+    assert plan.timesteps[0] == 30
+    assert plan.evaluations == samplers.schedule(sampler, path).evaluations
+    x0 = start().clamp(-1, 1)
+    x = samplers.run(plan, path[0][30] * x0 + path[1][30] * start(), lambda x, i: x0, start)
+    torch.testing.assert_close(x, x0, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("sampler", "evaluations"), [("heun", 13), ("dpmpp_2m", 7), ("euler", 7)])
+def test_evaluations(sampler, evaluations):
+    assert samplers.schedule(sampler, PATH, 7).evaluations == evaluations
+
+
+@pytest.mark.parametrize("path", [PATH, noise_path(ObjectiveConfig(prediction="flow"))])
+@pytest.mark.parametrize("sampler", MANY)
+def test_one_step_of_any_sampler_is_one_step(sampler, path):
+    one, plan = samplers.one_step(path), samplers.schedule(sampler, path, 1)
+    for name in ("timesteps", "x0", "x"):
+        torch.testing.assert_close(getattr(plan, name), getattr(one, name))
+
+
+def test_ddim_with_eta_one_is_ancestral():
+    a, b = samplers.ddim(PATH, 10, eta=1.0), samplers.ddpm(PATH, 10)
+    for name in ("timesteps", "x0", "x", "noise"):
+        torch.testing.assert_close(getattr(a, name), getattr(b, name), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_loop_is_one_graph(sampler):
+    """Nothing in it asks for a number on the host: that would break the graph, and wait for an accelerator."""
+    plan = samplers.schedule(sampler, PATH, None if sampler == "one_step" else 3)
+
+    def loop(x):
+        return samplers.run(plan, x, lambda x, i: torch.tanh(x + plan.timesteps[i]), lambda: torch.ones_like(x))
+
+    assert torch.equal(torch.compile(loop, backend="eager", fullgraph=True)(start()), loop(start()))
+
+
+# ── through a policy ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_generator_makes_samples_reproducible(sampler):
     policy = trained_policy(tiny_head())
     one, same = (policy.sample(conditions(), sampler=sampler, generator=generator(5)) for _ in range(2))
     assert torch.equal(one, same)
     assert not torch.equal(one, policy.sample(conditions(), sampler=sampler, generator=generator(6)))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samples_stay_where_the_head_works(sampler, prediction):
+    policy = trained_policy(tiny_head(objective=ObjectiveConfig(prediction=prediction)))
+    x = policy.normalizer.normalize(policy.sample(conditions(), sampler=sampler, generator=generator(5)))
+    assert x.isfinite().all()
+    assert x.abs().max() < 1 + 1e-4
 
 
 @pytest.mark.parametrize(
@@ -127,10 +319,25 @@ def test_generator_makes_samples_reproducible(sampler):
         ({"steps": 2.5}, "must be an integer"),
         ({"steps": 0}, "between 1 and the 100"),
         ({"steps": 101}, "between 1 and the 100"),
-        ({"sampler": "euler"}, "choose one of ddim, ddpm"),
+        ({"sampler": "rk45"}, "choose one of ddim, ddpm, dpmpp_2m, euler, heun, one_step"),
         ({"spacing": "linspace"}, "choose one of trailing, leading"),
+        ({"sampler": "one_step", "steps": 10}, "got steps=10.*leave both out"),
+        ({"sampler": "one_step", "spacing": "leading"}, "one evaluation at the noisiest level"),
     ],
 )
 def test_bad_requests(options, message):
     with pytest.raises(ValueError, match=message):
         trained_policy(tiny_head()).sample(conditions(), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start": 100}, "integer between 0 and 99, got 100"),
+        ({"start": -1}, "integer between 0 and 99"),
+        ({"start": 4}, "the 5 noise levels up to start=4, got 10"),
+    ],
+)
+def test_bad_starts(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_head().plan("heun", 10, **options)

@@ -43,18 +43,20 @@ def read_signal(
     return readers[mechanism](signal) * shown
 
 
-def noise_levels(head: ActionHead, batch: int, mixed: bool, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def noise_levels(
+    head: ActionHead, batch: int, mixed: bool, generator: torch.Generator, levels: str = "uniform"
+) -> tuple[Tensor, Tensor]:
     """Noise levels t (b, 1 or h) and which steps are given clean (b, 1 or h).
 
     One level a chunk, or, for a backbone that mixes time, a level of its own for each step behind a clean prefix of
     random length: what continuing a committed prefix (real-time chunking) asks for.
     """
     if not mixed:
-        t = head.objective.random_steps((batch, 1), generator)
+        t = head.objective.random_steps((batch, 1), generator, levels)
         return t, torch.zeros_like(t, dtype=torch.bool)
     h = head.config.horizon
     own = torch.rand((batch, 1), generator=generator) < 0.5
-    shared, each = (head.objective.random_steps((batch, n), generator) for n in (1, h))
+    shared, each = (head.objective.random_steps((batch, n), generator, levels) for n in (1, h))
     prefix = torch.randint(h, (batch, 1), generator=generator)
     clean = torch.arange(h) < prefix
     return torch.where(own, each, shared).masked_fill(clean, 0), clean
@@ -68,9 +70,10 @@ def loss(
     mechanism: str,
     generator: torch.Generator,
     mixed: bool = False,
+    levels: str = "uniform",
 ) -> Tensor:
     """Mean squared error (scalar) of the prediction for normalised chunks x0 (b h a) with their signal (b c)."""
-    t, clean = noise_levels(head, len(x0), mixed, generator)
+    t, clean = noise_levels(head, len(x0), mixed, generator, levels)
     noise = torch.randn(x0.shape, generator=generator)
     x_t = torch.where(clean[..., None], x0, head.objective.add_noise(x0, noise, t))
     modulation = head.modulation_of(mechanism)

@@ -12,6 +12,7 @@ from action_heads.card import origin
 from action_heads.config import UNIVERSAL, HeadConfig
 from action_heads.extras import require
 from action_heads.fit import PRECISIONS, cosine
+from action_heads.levels import LEVELS
 from action_heads.objectives import PREDICTIONS, ObjectiveConfig
 from action_heads.pretrain import objective
 from action_heads.spaces import EE_ABSOLUTE, EE_DELTA
@@ -42,6 +43,7 @@ class PretrainConfig:
         data: source of motion; repeat it to mix several.
         signal: what conditions Stage 1: code, joints, pose or none.
         prediction: of the network: x0, epsilon, v or flow.
+        levels: of noise: uniform, logit_normal, beta or last.
         task_boxes: share of chunks scaled to a random task's workspace.
         mechanisms: adapters the head will take.
         steps: optimiser steps.
@@ -77,6 +79,7 @@ class PretrainConfig:
     ] = ()
     signal: str = "code"
     prediction: str = "x0"
+    levels: str = "uniform"
     task_boxes: float = 0.8
     mechanisms: Annotated[
         tuple[str, ...],
@@ -107,6 +110,7 @@ class PretrainConfig:
             "action": SPACES,
             "signal": objective.SIGNALS,
             "prediction": PREDICTIONS,
+            "levels": LEVELS,
             "schedule": SCHEDULES,
             "precision": PRECISIONS,
         }

@@ -28,9 +28,10 @@ from action_heads.pretrain.settings import PretrainConfig, learning_rate
 class Stage1(nn.Module):
     """The head and the throw-away networks that read its signal: all that trains."""
 
-    def __init__(self, head: ActionHead, signal: str, width: int):
+    def __init__(self, head: ActionHead, signal: str, width: int, levels: str = "uniform"):
         super().__init__()
         self.head = head
+        self.levels = levels
         self.readers = objective.signal_readers(head, signal, width)
 
     def forward(self, batch: Batch, step: int, noise: torch.Generator) -> Tensor:
@@ -40,7 +41,7 @@ class Stage1(nn.Module):
         able = backbone.mixes_time and backbone.per_position and ADAPTERS[mechanism].per_position
         mixed = able and step // len(mechanisms) % 2 == 1
         with batch.x0.device:  # the objective draws its noise where the batch is
-            return objective.loss(self.head, self.readers, batch.x0, batch.signal, mechanism, noise, mixed)
+            return objective.loss(self.head, self.readers, batch.x0, batch.signal, mechanism, noise, mixed, self.levels)
 
 
 class Trainer:
@@ -63,7 +64,7 @@ class Trainer:
         self.head.normalizer = copy.deepcopy(normalizer)  # on the device, while batches are made on the CPU
         seen = (head_config.space, normalizer, config.signal, config.task_boxes)
         self.batches, self.held_out = Batches(source, *seen), Batches(held_out, *seen)
-        self.stage = Stage1(self.head, config.signal, signal_width(config, joints))
+        self.stage = Stage1(self.head, config.signal, signal_width(config, joints), config.levels)
         # Only the model: accelerate's optimiser and schedulers wrap what needs no wrapping here, and hide the state
         # that `state` saves without pickling.
         self.model = self.accelerator.prepare(self.stage)
@@ -121,7 +122,10 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate_unconditional(self, chunks: int = 2048) -> float:
-        """Mean loss on held-out chunks as a fresh adapter would meet them: no signal, the head's own statistics."""
+        """Mean loss on held-out chunks as a fresh adapter would meet them: no signal, the head's own statistics.
+
+        Over all noise levels alike, whatever `levels` training drew, so that heads can be compared.
+        """
         device, mechanisms = self.accelerator.device, self.head.config.mechanisms
         motion = self.held_out.source(chunks, generator("held-out batch", 0))
         actions, _ = data.chunks(motion, self.head.config.space)

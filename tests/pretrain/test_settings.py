@@ -68,6 +68,7 @@ def test_every_flag(on_the_command_line):
     config = on_the_command_line(
         *shlex.split(
             "--arch mixer --size 1m --width 32 --depth 4 --horizon 8 --action delta --signal pose --prediction epsilon "
+            "--levels beta "
             "--schedule constant --precision bf16 --steps 7 --batch-size 6 --lr 0.5 --warmup 3 --ema 0.9 --clip 2 "
             "--seed 4 --save-every 5 --workers 2 --task-boxes 0.1 --mechanisms film adaln_zero --name me/x --out a/b "
             "--licence cc0-1.0 --credit 'synthetic:panda=ours, CC0'"
@@ -77,6 +78,7 @@ def test_every_flag(on_the_command_line):
         **{"arch": "mixer", "size": "1m", "width": 32, "depth": 4, "horizon": 8, "action": "delta", "signal": "pose"},
         **{
             "prediction": "epsilon",
+            "levels": "beta",
             "schedule": "constant",
             "precision": "bf16",
             "steps": 7,
@@ -125,6 +127,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         ({"arch": "unet"}, "choose one of mlp, mixer"),
         ({"size": "7b"}, "choose one of 0.3m, 1m, 2m, 5m, 10m"),
         ({"action": "relative"}, "choose one of absolute, delta"),
+        ({"levels": "cosine"}, "choose one of uniform, logit_normal, beta, last"),
         ({"schedule": "step"}, "choose one of cosine, constant"),
         ({"precision": "fp16"}, "choose one of auto, fp32, bf16"),
         ({"task_boxes": 2}, "share between 0 and 1"),

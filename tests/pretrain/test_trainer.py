@@ -148,6 +148,17 @@ def test_mixed_noise_levels_have_clean_prefixes(tmp_path):
     assert 0.2 < own < 0.8  # some chunks share one level, some do not
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_levels_are_an_option(tmp_path, mixed):
+    from action_heads.pretrain.objective import noise_levels
+
+    trainer = Trainer(tiny(tmp_path, levels="last"))
+    assert trainer.stage.levels == "last"
+    t, clean = noise_levels(trainer.head, 256, mixed, generator(), levels="last")
+    assert (t[~clean] == 99).all()
+    assert (t[clean] == 0).all()
+
+
 def test_head_takes_an_adapter_of_its_mechanism_only(tmp_path):
     head = pretrain(tiny(tmp_path, mechanisms=("film",)))
     with pytest.raises(ValueError, match="pretrained for film"):

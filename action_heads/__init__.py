@@ -2,6 +2,7 @@
 
 from action_heads.config import HeadConfig
 from action_heads.ema import EMA
+from action_heads.execution import Executor
 from action_heads.files import WeightFileError
 from action_heads.head import ActionHead
 from action_heads.hub import HeadNotFoundError
@@ -19,6 +20,7 @@ __all__ = [
     "ActionHead",
     "ActionSpace",
     "ConditionedHead",
+    "Executor",
     "HeadConfig",
     "HeadNotFoundError",
     "Normalizer",

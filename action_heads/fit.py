@@ -46,6 +46,7 @@ class FitConfig:
         levels: how noise levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last" (the
             noisiest alone, which is all that sampling with "one_step" visits).
         noise_samples: how often each chunk of a batch is noised. Its condition is read once.
+        prefixes: also train to continue committed steps, for real-time chunking on backbones that mix time.
     """
 
     steps: int = 2000
@@ -59,6 +60,7 @@ class FitConfig:
     precision: str = "auto"
     levels: str = "uniform"
     noise_samples: int = 1
+    prefixes: bool = False
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "warmup", "noise_samples"):
@@ -103,8 +105,15 @@ def fit(
                 group["lr"] = cosine(step, config)
             rows = torch.randint(len(actions), (config.batch_size,), generator=generator, device=device)
             with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
-                drawn = {"generator": generator, "levels": config.levels, "noise_samples": config.noise_samples}
-                loss = policy.loss(actions[rows], cond[rows], is_pad=is_pad[rows], **drawn)
+                loss = policy.loss(
+                    actions[rows],
+                    cond[rows],
+                    is_pad=is_pad[rows],
+                    generator=generator,
+                    levels=config.levels,
+                    noise_samples=config.noise_samples,
+                    prefixes=config.prefixes,
+                )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, config.clip)
             optimizer.step()

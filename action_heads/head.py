@@ -19,6 +19,8 @@ from action_heads.backbones import BACKBONES
 from action_heads.card import head_card
 from action_heads.checks import check_fingerprint, check_layout
 from action_heads.config import HeadConfig
+from action_heads.continuing import Prefix
+from action_heads.frozen import Freezable
 from action_heads.modulation import HeadModulation
 from action_heads.normalize import Normalizer
 from action_heads.objectives import Objective, noise_path
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from action_heads.policy import ConditionedHead
 
 
-class ActionHead(nn.Module):
+class ActionHead(Freezable):
     """A denoising backbone with its step modulation, objective, action space and statistics.
 
     Modulation is the sum W_t·f(t) + E·z(c) + W_c·f(c). W_t, from the diffusion step, and E, from a code
@@ -42,7 +44,6 @@ class ActionHead(nn.Module):
     def __init__(self, config: HeadConfig):
         super().__init__()
         self.config = config
-        self.frozen = False
         self.backbone = BACKBONES[config.backbone](
             action_dim=config.space.dim,
             horizon=config.horizon,
@@ -93,16 +94,21 @@ class ActionHead(nn.Module):
         noise: Tensor,
         plan: samplers.Schedule,
         generator: torch.Generator | None,
+        prefix: Prefix | None = None,
     ) -> Tensor:
         """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b 1 P)."""
         steps = table[plan.timesteps][:, None, None]
         levels = plan.timesteps[:, None, None]
+        if prefix:
+            steps = prefix.step_values(table, steps, self.config.horizon)
 
         def predict_x0(x: Tensor, i: int) -> Tensor:
+            x = prefix.hold(x, self, levels[i]) if prefix else x
             values = steps[i] if cond is None else steps[i] + cond
             return self.objective.to_x0(self.predict(x, values, modulation), x, levels[i])
 
-        return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
+        x = samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
+        return torch.cat([prefix.actions, x[:, prefix.actions.shape[1] :]], dim=1) if prefix else x
 
     def plan(
         self, sampler: str, steps: int | None = None, spacing: str = "trailing", start: int | None = None
@@ -141,12 +147,7 @@ class ActionHead(nn.Module):
         x = self.denoise(self.step_values(modulation), None, modulation, noise, self.plan(sampler, steps), generator)
         return self.normalizer.unnormalize(x)
 
-    # ── freezing ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def freeze(self) -> ActionHead:
-        """Make every weight a constant, for good; of a reshaped head, all but its new projections."""
-        self.frozen = True
-        return self.requires_grad_(self.origin is not None).eval()
+    # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def is_open(self, name: str) -> bool:
         """Whether a parameter lies in the projections from and to actions, which `reshape` makes anew."""
@@ -156,29 +157,6 @@ class ActionHead(nn.Module):
     def projections(self) -> dict[str, Tensor]:
         """What trains of a reshaped head, by name; empty for any other."""
         return {name: p for name, p in self.named_parameters() if self.origin and self.is_open(name)}
-
-    def requires_grad_(self, requires_grad: bool = True) -> ActionHead:
-        super().requires_grad_(requires_grad and not self.frozen)
-        for p in self.projections.values():
-            p.requires_grad_(requires_grad)
-        return self
-
-    def train(self, mode: bool = True) -> ActionHead:
-        return super().train(mode and not self.frozen)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        """Called by every `load_state_dict`, also that of a module around this one, before anything is copied."""
-        if self.frozen:
-            for name, tensor in self.state_dict().items():
-                given = state_dict.get(prefix + name)
-                if name in self.projections:
-                    continue
-                if given is None or given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
-                    raise ValueError(
-                        f"{self.config.name} is frozen and the state to load has another {name}: load the head it came "
-                        "from with ActionHead.from_pretrained, or load into a head that is not frozen yet"
-                    )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def fingerprint(self) -> str:
         """Of all weights, statistics and what they mean; the same for a bfloat16 file loaded as float32."""

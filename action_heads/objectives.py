@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -50,6 +51,7 @@ def squaredcos_cap_v2(steps: int) -> Tensor:
     return torch.tensor([1 - beta for beta in betas], dtype=torch.float64).cumprod(0)
 
 
+@cache
 def noise_path(config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
     """Share of signal α and of noise σ at every level (T,), float64, from almost clean to noise."""
     if config.prediction == "flow":

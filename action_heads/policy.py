@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from action_heads import adapter_file, files, hub
+from action_heads import adapter_file, continuing, files, hub
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
 from action_heads.checks import check_condition, check_count, check_pad, check_units
@@ -78,6 +78,7 @@ class ConditionedHead(nn.Module):
         generator: torch.Generator | None = None,
         levels: str = "uniform",
         noise_samples: int = 1,
+        prefixes: bool = False,
     ) -> Tensor:
         """Denoising loss, a scalar: the mean squared error of the prediction at a random noise level a row.
 
@@ -91,11 +92,12 @@ class ConditionedHead(nn.Module):
             generator: for the noise and its level.
             levels: how levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last".
             noise_samples: how often each chunk is noised; its condition is read once.
+            prefixes: show the first steps of half of the chunks clean, as `sample` does with committed ones.
         """
         look = self._look(actions, "loss")
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
         self._check_cond(cond, mask, look, batch=len(actions))
-        self.assert_frozen()
+        self.head.assert_frozen()
         objective = self.head.objective
         x0 = self.normalizer.normalize(actions.float())
         if look:
@@ -103,14 +105,21 @@ class ConditionedHead(nn.Module):
         x0 = torch.cat([x0] * check_count("noise_samples", noise_samples))
         t = objective.random_steps((len(x0), 1), generator, levels)
         noise = objective.random_noise(x0.shape, generator)
+        excluded = None
+        if is_pad is not None:
+            check_pad(is_pad, *actions.shape[:2])
+            excluded = torch.cat([is_pad] * noise_samples)
+        x_t = objective.add_noise(x0, noise, t)
+        if prefixes:
+            clean = continuing.random_prefixes(self.head, self.modulation, x0.shape, generator)
+            t, x_t = t.masked_fill(clean, 0), torch.where(clean[..., None], x0, x_t)
+            excluded = clean if excluded is None else clean | excluded
         values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
-        output = self.head.predict(objective.add_noise(x0, noise, t), values, self.modulation)
+        output = self.head.predict(x_t, values, self.modulation)
         error = (output - objective.target(x0, noise, t)).square().mean(-1)
-        if is_pad is None:
+        if excluded is None:
             return error.mean()
-        check_pad(is_pad, *actions.shape[:2])
-        is_pad = torch.cat([is_pad] * noise_samples)
-        return error.masked_fill(is_pad, 0).sum() / (~is_pad).sum().clamp(min=1)
+        return error.masked_fill(excluded, 0).sum() / (~excluded).sum().clamp(min=1)
 
     # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss
     forward = loss
@@ -131,17 +140,8 @@ class ConditionedHead(nn.Module):
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """For the optimiser: the adapter's parameters (and the head's, if it is not frozen)."""
-        self.assert_frozen()
+        self.head.assert_frozen()
         return (p for p in self.parameters() if p.requires_grad)
-
-    def assert_frozen(self) -> None:
-        """A frozen head has no trainable weight (but the new projections of a reshaped one), and is not training."""
-        head = self.head
-        trunk = (p for name, p in head.named_parameters() if not (head.origin and head.is_open(name)))
-        if head.frozen and (head.training or any(p.requires_grad for p in trunk)):
-            raise RuntimeError(
-                "a frozen head was made trainable behind its back: call head.freeze(), or build a new one"
-            )
 
     def requires_grad_(self, requires_grad: bool = True) -> ConditionedHead:
         """As in torch, for the adapter; a frozen head stays frozen."""
@@ -161,6 +161,9 @@ class ConditionedHead(nn.Module):
         sampler: str = "ddim",
         spacing: str = "trailing",
         generator: torch.Generator | None = None,
+        previous: Tensor | None = None,
+        committed: int = 0,
+        start: float | None = None,
     ) -> Tensor:
         """Action chunks (b h a) in robot units, for conditions (b, c) or tokens (b, n, c).
 
@@ -171,17 +174,28 @@ class ConditionedHead(nn.Module):
                 of second order; "one_step", for heads and adapters trained where noise is high.
             spacing: which noise levels are visited: "trailing", or "leading" as in the paper's configuration.
             generator: makes the result reproducible.
+            previous: (b, n, a), what is left of the last chunk in robot units: its first step is the new one's first.
+            committed: so many of its steps are being executed; the new chunk begins with them and continues them
+                (real-time chunking). On backbones that mix time.
+            start: share of noise in (0, 1] to start from, over `previous` (warm start): fewer steps then do.
         """
         self._check_cond(cond, mask, self._look(cond, "sample"))
-        x = self.head.denoise(
-            self.step_values(),
-            self.modulate(cond, mask),
-            self.modulation,
-            self.head.noise(len(cond), generator),
-            self.head.plan(sampler, steps, spacing),
-            generator,
-        )
-        return self.normalizer.unnormalize(x)
+        if previous is None and (committed or start is not None):
+            raise ValueError("committed and start continue a chunk: pass what is left of it as previous")
+        head = self.head
+        x = head.noise(len(cond), generator)
+        level = None if start is None else continuing.level_of(head, start)
+        plan, prefix = head.plan(sampler, steps, spacing, level), None
+        if previous is not None:
+            continuing.check_previous(previous, *x.shape)
+            last = self.normalizer.normalize(previous.float())
+            prefix = continuing.prefix(head, self.modulation, last, committed, x)
+            x = x if start is None else continuing.begin(head, last, x, plan)
+        x = head.denoise(self.step_values(), self.modulate(cond, mask), self.modulation, x, plan, generator, prefix)
+        chunk = self.normalizer.unnormalize(x)
+        if prefix and previous is not None:  # bit for bit what is being executed
+            chunk[:, :committed] = previous[:, :committed]
+        return chunk
 
     def _check_cond(self, cond: Tensor, mask: Tensor | None, values: bool, batch: int | None = None) -> None:
         check_condition(cond, mask, self.adapter.config.cond_dim, values)

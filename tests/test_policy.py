@@ -76,7 +76,7 @@ def test_nothing_thaws_a_frozen_head(policy, tamper):
     assert not policy.head.training
     assert not any(p.requires_grad for p in policy.head.parameters())
     assert all(p.requires_grad for p in policy.adapter.parameters())
-    policy.assert_frozen()
+    policy.head.assert_frozen()
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -98,7 +98,7 @@ def test_frozen_is_still_a_promise():
     policy = reshaped_policy(tiny_head(), JOINTS, 16)
     policy.train().requires_grad_(True)
     assert not policy.head.training
-    policy.assert_frozen()
+    policy.head.assert_frozen()
     policy.requires_grad_(False)
     assert not any(p.requires_grad for p in policy.parameters())
     other = tiny_head(seed=1).state_dict()
@@ -106,7 +106,7 @@ def test_frozen_is_still_a_promise():
         policy.head.load_state_dict(policy.head.state_dict() | {k: v for k, v in other.items() if "blocks.0.up" in k})
     next(policy.head.backbone.blocks.parameters()).requires_grad_(True)
     with pytest.raises(RuntimeError, match="made trainable behind its back"):
-        policy.assert_frozen()
+        policy.head.assert_frozen()
 
 
 def test_it_can_become_a_head_of_its_own(tmp_path):

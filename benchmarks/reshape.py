@@ -1,0 +1,171 @@
+"""A frozen trunk under other horizons and action layouts, in closed loop on Lift: does it still help?
+
+Chunks of 8 and of 50; joint targets of one arm; joint targets of two arms, which lift a cube each in their own scenes
+and succeed only together. Joint targets reach the simulator through forward kinematics.
+
+    uv run benchmarks/stage2.py heads --share 0/1 base && uv run benchmarks/reshape.py
+
+Axes: m windows, h horizon, a action, c condition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from common import write_results
+from scipy.stats import binomtest
+from stage2 import DEMOS, OUT, pretrained
+from torch import Tensor
+from tqdm import tqdm
+
+from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer
+from action_heads.adapters import AdaLNZero
+from action_heads.fit import FitConfig, fit
+from action_heads.kinematics.panda import forward
+from action_heads.sim.demonstrations import Demonstrations
+from action_heads.sim.envs import make
+from action_heads.sim.record import record
+from action_heads.sim.stage import Play
+from action_heads.sim.tasks import TASKS
+
+USED, EPISODES, EXECUTE, STEPS = 100, 50, 8, 800
+AHEAD = 3  # control steps: the arm follows its target late, so the joints of a target are those of a later step
+SYSTEMS = ("decoupled", "random-frozen", "normal")
+ARM = (("joint", 7), ("gripper", 1))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A shape of chunks, and how many arms it is for."""
+
+    name: str
+    space: ActionSpace
+    horizon: int = 16
+    arms: int = 1
+
+    @property
+    def execute(self) -> int:
+        return min(EXECUTE, self.horizon // 2)
+
+
+LAYOUTS = (
+    Layout("as pretrained", EE_ABSOLUTE),
+    Layout("chunks of 8", EE_ABSOLUTE, horizon=8),
+    Layout("chunks of 50", EE_ABSOLUTE, horizon=50),
+    Layout("joints", ActionSpace(ARM, frame="joint positions")),
+    Layout("joints of two arms", ActionSpace(2 * ARM, frame="joint positions"), arms=2),
+)
+
+
+def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
+    """Conditions (m c), chunks (m h a) and padding (m h); two arms see two episodes at once, paired at random."""
+    if layout.space != EE_ABSOLUTE:
+        recording = dataclasses.replace(recording, action=joint_targets(recording))
+    cond, actions, is_pad = (torch.from_numpy(np.array(part)) for part in recording.chunks(layout.horizon))
+    if layout.arms == 1:
+        return cond, actions, is_pad
+    episodes = list(
+        zip(*(part.split(recording.episode_length.tolist()) for part in (cond, actions, is_pad)), strict=True)
+    )
+    order, pairs = np.random.default_rng(0), []
+    for left in episodes:
+        right = episodes[order.integers(len(episodes))]
+        # The arm that is done first holds still: its last window again.
+        rows = torch.arange(max(len(left[0]), len(right[0])))
+        both = [[part[rows.clamp(max=len(part) - 1)] for part in side] for side in (left, right)]
+        (c1, a1, p1), (c2, a2, p2) = both
+        pairs.append((torch.cat([c1, c2], 1), torch.cat([a1, a2], 2), p1 & p2))
+    return tuple(torch.cat(parts) for parts in zip(*pairs, strict=True))  # type: ignore[return-value]
+
+
+def joint_targets(recording: Demonstrations) -> np.ndarray:
+    """(m 8): the joints some steps later, in rad, and the gripper's target."""
+    ends = np.repeat(np.cumsum(recording.episode_length), recording.episode_length) - 1
+    later = np.minimum(np.arange(len(ends)) + AHEAD, ends)
+    return np.concatenate([recording.joint_position[later], recording.action[:, 9:]], axis=1).astype(np.float32)
+
+
+def for_simulator(chunk: Tensor, layout: Layout) -> list[np.ndarray]:
+    """A chunk (h a) -> what each arm's scene is told (execute, 10)."""
+    if layout.space == EE_ABSOLUTE:
+        return [chunk[: layout.execute].numpy()]
+    told = []
+    for arm in chunk[: layout.execute].split(8, dim=-1):
+        position, rotation = forward(arm[:, :7])
+        told.append(EE_ABSOLUTE.encode(position, rotation, arm[:, 7]).numpy())
+    return told
+
+
+def policy_of(system: str, layout: Layout, cond: Tensor, actions: Tensor) -> ConditionedHead:
+    """All systems have the same shape and the same adapter; they differ in what is pretrained and what trains."""
+    base = pretrained("base")
+    torch.manual_seed(0)
+    if system != "decoupled":
+        base = ActionHead(base.config).freeze()
+    changed = layout.space != EE_ABSOLUTE or layout.horizon != 16
+    head = base.reshape(space=layout.space, horizon=layout.horizon) if changed else base
+    if system == "normal":
+        head = ActionHead(head.config)
+    adapter = AdaLNZero(cond.shape[1], hidden_dim=128, through="both", relearn_step=system == "random-frozen")
+    adapter.standardize(cond)
+    return head.attach(adapter, normalizer=Normalizer.fit(actions, layout.space, margin=0.05))
+
+
+def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
+    """Episodes in which every arm succeeds."""
+    limit = TASKS["Lift"].rollout_steps
+    plays = [Play(make("Lift"), limit) for _ in range(layout.arms)]
+    generator, successes = torch.Generator().manual_seed(0), 0
+    for episode in tqdm(range(EPISODES), desc=description):
+        reports = [play.start(layout.arms * episode + i) for i, play in enumerate(plays)]
+        while not all(report.done for report in reports):
+            cond = torch.from_numpy(np.concatenate([report.cond for report in reports]))[None]
+            told = for_simulator(policy.sample(cond, generator=generator)[0], layout)
+            for i, play in enumerate(plays):
+                if not reports[i].done:
+                    reports[i] = play.act(told[i])
+        successes += all(report.success for report in reports)
+    for play in plays:
+        play.sim.close()
+    return successes
+
+
+def main() -> None:
+    total = DEMOS["Lift"]
+    recording = record("Lift", total, path=OUT / f"Lift-{total}.npz")
+    end = int(recording.episode_length[:USED].sum())
+    used = Demonstrations(
+        *(part[:end] for part in (recording.observation, recording.action, recording.joint_position)),
+        episode_length=recording.episode_length[:USED],
+        seed=recording.seed[:USED],
+        task="Lift",
+        noise=recording.noise,
+    )
+    rows = []
+    for layout, system in itertools.product(LAYOUTS, sys.argv[1:] or SYSTEMS):
+        cond, actions, is_pad = windows(used, layout)
+        policy = policy_of(system, layout, cond, actions)
+        name = f"{layout.name}, {system}"
+        losses = fit(
+            policy, actions, cond, is_pad=is_pad, config=FitConfig(steps=STEPS, precision="bf16"), description=name
+        )
+        successes = roll_out(policy, layout, name)
+        low, high = binomtest(successes, EPISODES).proportion_ci(method="wilson")
+        rows.append(
+            {"layout": layout.name, "system": system, "horizon": layout.horizon, "action": layout.space.dim}
+            | {"frozen": policy.num_frozen, "trained": policy.num_trainable}
+            | {"projections": sum(p.numel() for p in policy.head.projections.values())}
+            | {"loss": round(float(np.mean(losses[-50:])), 4), "successes": successes, "episodes": EPISODES}
+            | {"interval": [round(float(low), 3), round(float(high), 3)]}
+        )
+        print(rows[-1])
+        write_results("reshape", rows)
+
+
+if __name__ == "__main__":
+    main()

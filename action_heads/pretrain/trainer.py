@@ -205,7 +205,7 @@ def has_accelerator() -> bool:
 
 
 def settled_precision(config: PretrainConfig, device: torch.device) -> str:
-    """What `auto` means here: what it meant when the run began, and the same in every process. A CPU's is measured."""
+    """What `auto` means here: what it meant when the run began, and the same in every process."""
     if config.precision != "auto":
         return config.precision
     began_with = (state.read(config.folder / "state") or {}).get("precision")

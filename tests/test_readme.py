@@ -1,17 +1,28 @@
-"""The README's first code block is what a new user runs first."""
+"""What a new user runs first, and the code of the docs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
 
 
 def test_first_block_runs_offline(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    block = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    assert block
-    exec(compile(block[1], str(README), "exec"), {})
+    exec(compile(blocks(ROOT / "README.md")[0], "README.md", "exec"), {})
     assert "frozen" in capsys.readouterr().out
     assert list(tmp_path.rglob("adapter.safetensors"))
+
+
+def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page, names = ROOT / "docs" / "acting.md", {}
+    assert len(blocks(page)) == 6
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), names)
+    assert names["policy"].head.config.horizon == 50

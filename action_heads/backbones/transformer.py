@@ -59,13 +59,13 @@ class FeedForward(nn.Module):
 
 
 class TransformerBackbone(Backbone):
-    """Pre-norm layers of two branches, each a site of its own: what the paper compares its mechanisms on.
+    """Pre-norm layers of two branches, each a site of its own: what the paper compares its seven mechanisms on.
 
     6,853,642 parameters at 256 x 8, with the step embedding.
     """
 
     mixes_time = True
-    mechanisms = ("film", "additive", "adaln", "adaln_zero", "adarmsnorm")
+    mechanisms = ("film", "additive", "adaln", "adaln_zero", "adarmsnorm", "cross_attention", "prefix")
 
     def __init__(self, *, action_dim: int, horizon: int, width: int, depth: int, expansion: int):
         super().__init__()

@@ -21,6 +21,8 @@ class HeadModulation(nn.Module):
     f(t) is a curve, so few dimensions hold it. A code z (b r) is what Stage 1 taught the head to be steered by: the
     same map makes a pose, a speed, a moment to close the gripper of it. An adapter may aim with a code instead of, or
     beside, a map of its own to every modulation value. The code zero changes nothing.
+
+    `layers` is what else a mechanism needs to read its values, if anything: cross-attention's projections.
     """
 
     def __init__(self, mechanism: type[Adapter], backbone: Backbone, rank: int):
@@ -29,6 +31,7 @@ class HeadModulation(nn.Module):
         self.values = sum(mechanism.sizes(backbone.sites))
         self.reduce = nn.Linear(backbone.step.width, rank, bias=False)
         self.expand = nn.Linear(rank, self.values)
+        self.layers = mechanism.layers(backbone.sites)
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         """Features f of all steps (T, f), steps t (...) -> modulation by the step (..., P)."""
@@ -43,4 +46,4 @@ class HeadModulation(nn.Module):
 
     def at_sites(self, values: Tensor) -> list[Modulation]:
         """Values (b, 1 or h, P) -> the modulation of every site."""
-        return self.mechanism.modulations(values, self.sites)
+        return self.mechanism.modulations(values, self.sites, self.layers)

@@ -22,6 +22,7 @@ class Site:
 
     width: int
     hidden: int
+    attends: bool = False  # whether it is self-attention
 
 
 class Modulation:
@@ -45,6 +46,14 @@ class Modulation:
     def normalize(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         """Normalises the residual stream (b h w)."""
         return norm(x)
+
+    def prepend(self, x: Tensor) -> Tensor:
+        """Puts tokens before the embedded chunk (b h w) -> (b, n + h, w). For backbones that attend, as the next."""
+        return x
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Adds to the residual stream (b h w) after self-attention what else is attended to."""
+        return x
 
 
 THROUGH = ("code", "blocks", "both")
@@ -116,8 +125,15 @@ class Adapter(nn.Module):
         return [cls.values_at(site) for site in sites]
 
     @classmethod
-    def modulations(cls, values: Tensor, sites: Sequence[Site]) -> list[Modulation]:
-        """Values (b, 1 or h, P) -> the modulation of every site."""
+    def layers(cls, sites: Sequence[Site]) -> nn.ModuleList | None:
+        """What else a head must learn in Stage 1 to read the values, if anything. It belongs to the head."""
+        return None
+
+    @classmethod
+    def modulations(
+        cls, values: Tensor, sites: Sequence[Site], layers: nn.ModuleList | None = None
+    ) -> list[Modulation]:
+        """Values (b, 1 or h, P), and what `layers` made, trained -> the modulation of every site."""
         return [cls.modulation(part) for part in values.split(cls.sizes(sites), dim=-1)]
 
     def build(self, width: int, values: int, code: int | None = None) -> None:

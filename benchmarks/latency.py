@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
+from action_heads.backbones import BACKBONES
 
 COND_DIM, STEPS = 2 * 512, 10
 
@@ -64,10 +65,10 @@ def main() -> None:
                 "ms": median_ms(partial(paper.sample, cond), repeats),
             }
         )
-        for backbone in ("mlp", "mixer"):
-            head = ActionHead(HeadConfig(backbone=backbone)).freeze()
-            for name, adapter in ADAPTERS.items():
-                policy = head.attach(adapter(COND_DIM)).eval()
+        for backbone, kind in BACKBONES.items():
+            head = ActionHead(HeadConfig(backbone=backbone, mechanisms=kind.mechanisms)).freeze()
+            for name in kind.mechanisms:
+                policy = head.attach(ADAPTERS[name](COND_DIM)).eval()
                 ms = median_ms(partial(policy.sample, cond, steps=STEPS), repeats)
                 results.append({"what": f"{backbone} + {name}", "batch": batch, "ms": ms})
     for row in results:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from small import conditions, generator, tiny_head, trained_policy
 from torch import nn
+from torch_layers import as_torch_s, layers_of
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import FiLM
+from action_heads.adapters.base import Modulation
 from action_heads.adapters.film import FiLMModulation
 
 
@@ -33,6 +36,32 @@ def test_film_is_dp_mlp():
         h = nn.functional.layer_norm(h, (32,), net.norm.weight, net.norm.bias)
         theirs = h @ net.out.weight.T + net.out.bias
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_transformer_size():
+    """Eight layers of the paper's DP-T at width 256, as the docstring says."""
+    net = ActionHead(HeadConfig(backbone="transformer")).backbone
+    assert sum(p.numel() for p in net.parameters()) == 6_853_642
+    assert f"{6_853_642:,}" in (type(net).__doc__ or "")
+
+
+@pytest.mark.parametrize("width", [16, 128, 160])
+def test_transformer_is_torch_s(width):
+    """Layer by layer an `nn.TransformerEncoderLayer` with the same weights; one head, two of 64, two of 80."""
+    net = ActionHead(HeadConfig(backbone="transformer", width=width, depth=2)).backbone
+    x = torch.randn(3, 16, 10)
+    with torch.no_grad():
+        y = net.embed.linear(x) + net.embed.positions
+        for attention, mlp in layers_of(net):
+            y = as_torch_s(nn.TransformerEncoderLayer, attention, mlp)(y)
+        theirs = net.out(net.norm(y))
+        ours = net(x, [Modulation(torch.zeros(3, 1, 0)) for _ in net.sites])
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_width_that_heads_can_t_share_is_refused():
+    with pytest.raises(ValueError, match="a width of 200 can't be shared by 3 heads: choose a multiple of 64"):
+        ActionHead(HeadConfig(backbone="transformer", width=200))
 
 
 def test_step_embedding_is_diffusion_policys():
@@ -61,8 +90,9 @@ def test_mlp_never_mixes_time():
     assert (jacobian - jacobian.diag().diag() == 0).all()
 
 
-def test_mixer_mixes_time():
-    assert (time_jacobian("mixer") > 0).all()
+@pytest.mark.parametrize("name", ["mixer", "transformer"])
+def test_every_step_moves_every_other(name):
+    assert (time_jacobian(name) > 0).all()
 
 
 def test_declared_mixing_is_true(head):

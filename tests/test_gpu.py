@@ -47,7 +47,7 @@ def on_the_gpu():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("arch", ["mlp", "mixer"])
+@pytest.mark.parametrize("arch", ["mlp", "mixer", "transformer"])
 @pytest.mark.usefixtures("on_the_gpu")
 def test_pretrains_in_bf16(tmp_path, arch):
     """`auto` is bf16 here; weights and their average stay fp32, and a resumed run is a finished run."""

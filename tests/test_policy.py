@@ -80,9 +80,9 @@ def test_nothing_thaws_a_frozen_head(policy, tamper):
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_other_weights_cannot_be_loaded_into_a_frozen_head(mechanism, whole):
+def test_other_weights_cannot_be_loaded_into_a_frozen_head(backbone, mechanism, whole):
     """Neither directly nor through a module around it, as trainers do with checkpoints; and nothing is half-loaded."""
-    policy, other = (trained_policy(tiny_head(seed=seed), mechanism) for seed in (0, 1))
+    policy, other = (trained_policy(tiny_head(backbone, seed=seed), mechanism) for seed in (0, 1))
     before = bits(policy)
     target, state = (policy, other.state_dict()) if whole else (policy.head, other.head.state_dict())
     with pytest.raises(ValueError, match="frozen and the state to load has another"):
@@ -224,8 +224,8 @@ def test_dtypes(policy):
 
 
 @pytest.mark.parametrize("relearn_step", [False, True])
-def test_adapter_stays_in_32_bits_on_a_half_precision_head(mechanism, relearn_step):
-    full = tiny_head()
+def test_adapter_stays_in_32_bits_on_a_half_precision_head(backbone, mechanism, relearn_step):
+    full = tiny_head(backbone)
     reference = trained_policy(full, mechanism, relearn_step=relearn_step)
     policy = copy.deepcopy(full).to(torch.bfloat16).attach(ADAPTERS[mechanism](COND_DIM, relearn_step=relearn_step))
     assert {p.dtype for p in policy.adapter.parameters()} == {torch.float32}

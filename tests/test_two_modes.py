@@ -27,7 +27,7 @@ def consistent_chunks(backbone: str) -> float:
     return float(((position > 0).all(1) | (position < 0).all(1)).float().mean())
 
 
-@pytest.mark.parametrize(("backbone", "keeps"), [("mlp", False), ("mixer", True)])
-def test_only_mixer_keeps_a_chunk_in_one_mode(backbone, keeps):
+@pytest.mark.parametrize(("backbone", "keeps"), [("mlp", False), ("mixer", True), ("transformer", True)])
+def test_only_mixing_keeps_a_chunk_in_one_mode(backbone, keeps):
     share = consistent_chunks(backbone)
     assert share > 0.9 if keeps else share < 0.1

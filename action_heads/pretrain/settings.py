@@ -34,8 +34,8 @@ class PretrainConfig:
     Attributes:
         out: folder of the head, and of the state to go on from.
         name: what the head will be called.
-        arch: mlp (the paper's DP-MLP) or mixer (mixes time).
-        size: 0.3m, 1m, 2m, 5m or 10m parameters.
+        arch: mlp (the paper's DP-MLP), mixer or transformer (both mix time).
+        size: 0.3m, 1m, 2m, 5m or 10m, the parameters of an mlp.
         width: residual width, instead of the size's.
         depth: blocks, instead of the size's.
         horizon: steps of a chunk.

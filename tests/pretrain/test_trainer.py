@@ -13,16 +13,18 @@ from tiny import tiny
 from action_heads import EE_DELTA, ActionHead, files
 from action_heads.adapters import ADAPTERS, AdaLNZero
 from action_heads.card import KEPT
+from action_heads.fit import FitConfig, fit
 from action_heads.objectives import PREDICTIONS
 from action_heads.pretrain import data, state
 from action_heads.pretrain.loop import pretrain
+from action_heads.pretrain.objective import SIGNALS
 from action_heads.pretrain.speed import measure
 from action_heads.pretrain.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
 
-@pytest.mark.parametrize("arch", ["mlp", "mixer"])
+@pytest.mark.parametrize("arch", ["mlp", "mixer", "transformer"])
 @pytest.mark.parametrize("signal", ["joints", "pose", "none"])
 def test_finished_head_is_complete(tmp_path, arch, signal):
     head = pretrain(tiny(tmp_path, arch=arch, signal=signal), command="action-heads pretrain ...")
@@ -33,6 +35,29 @@ def test_finished_head_is_complete(tmp_path, arch, signal):
     assert loaded.config.training["chunks"] == 96
     for name in loaded.config.mechanisms:
         loaded.attach(ADAPTERS[name](3)).sample(torch.zeros(1, 3), steps=2)
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_token_mechanisms_train_what_reads_the_tokens(tmp_path, signal):
+    """Projections of cross-attention move in Stage 1, and are frozen, saved and loaded with the head."""
+    settings = tiny(tmp_path, arch="transformer", signal=signal, mechanisms=("cross_attention", "prefix"))
+    trainer = Trainer(settings)
+    layers = trainer.head.modulation_of("cross_attention").layers.state_dict()
+    before = {name: tensor.clone() for name, tensor in layers.items()}
+    trainer.train_step()  # the mechanisms take turns, and it is the first one's
+    assert not any(torch.equal(before[name], tensor) for name, tensor in layers.items())
+    head = pretrain(settings)
+    weights = head.state_dict()
+    loaded = ActionHead.from_pretrained(tmp_path)
+    assert loaded.fingerprint() == head.fingerprint()
+    for name in settings.mechanisms:
+        policy = loaded.attach(ADAPTERS[name](3))
+        fitted = fit(policy, torch.zeros(8, 16, 10), torch.randn(8, 3), config=FitConfig(steps=2, batch_size=4))
+        assert all(loss < 10 for loss in fitted)
+        again = loaded.load_adapter(policy.save_adapter(tmp_path / name))
+        samples = [p.sample(torch.ones(2, 3), steps=2, generator=generator()) for p in (policy, again)]
+        assert torch.equal(*samples)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in loaded.state_dict().items())
 
 
 def test_loss_falls(tmp_path):

@@ -3,7 +3,8 @@
 from action_heads.backbones.base import Backbone
 from action_heads.backbones.mixer import MixerBackbone
 from action_heads.backbones.mlp import MLPBackbone
+from action_heads.backbones.unet import UNetBackbone
 
-BACKBONES: dict[str, type[Backbone]] = {"mlp": MLPBackbone, "mixer": MixerBackbone}
+BACKBONES: dict[str, type[Backbone]] = {"mlp": MLPBackbone, "mixer": MixerBackbone, "unet": UNetBackbone}
 
-__all__ = ["BACKBONES", "Backbone", "MLPBackbone", "MixerBackbone"]
+__all__ = ["BACKBONES", "Backbone", "MLPBackbone", "MixerBackbone", "UNetBackbone"]

@@ -61,7 +61,7 @@ def convolved(x: torch.Tensor, conv: nn.Conv1d, stride: int = 1) -> torch.Tensor
 
 
 def spread(x: torch.Tensor, conv: nn.ConvTranspose1d) -> torch.Tensor:
-    """x (b u h) at twice the resolution: each step is laid over four, of which the outermost two are cut off."""
+    """Twice the resolution of x (b u h): each step is laid over four, of which the outermost two are cut off."""
     y = torch.zeros(*x.shape[:2], 2 * x.shape[2] + 2)
     for i in range(x.shape[2]):
         y[:, :, 2 * i : 2 * i + 4] += torch.einsum("bi,iok->bok", x[:, :, i], conv.weight)

@@ -47,7 +47,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("arch", "schedule"), [("mlp", "cosine"), ("mlp", "constant"), ("mixer", "cosine"), ("unet", "cosine")])
+@pytest.mark.parametrize(
+    ("arch", "schedule"), [("mlp", "cosine"), ("mlp", "constant"), ("mixer", "cosine"), ("unet", "cosine")]
+)
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, arch, schedule, monkeypatch):
     monkeypatch.setattr(state, "POINT_EVERY", 3)
     whole = pretrain(tiny(tmp_path / "whole", arch=arch, schedule=schedule))

@@ -24,6 +24,7 @@ class HeadConfig:
         name: published name, `owner/family-size-corpus`.
         backbone: a key of `action_heads.backbones.BACKBONES`.
         width, depth, expansion: residual width w, number of blocks, hidden units of a block as a multiple of w.
+            Of `unet`: channels of the first level, number of levels, hidden units of the step embedding alone.
         horizon: steps h in a chunk.
         rank: dimensions through which the head's own modulation passes: that of the diffusion step, and of a code.
         coded: whether Stage 1 taught the head to be steered by a code of so many dimensions.
@@ -58,6 +59,7 @@ class HeadConfig:
             raise ValueError(f"width must be even, for the sines and cosines of the step, got {self.width}")
         if self.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
+        BACKBONES[self.backbone].check(width=self.width, depth=self.depth, horizon=self.horizon)
         able = BACKBONES[self.backbone].mechanisms
         if not self.mechanisms:
             object.__setattr__(self, "mechanisms", tuple(name for name in UNIVERSAL if name in able))

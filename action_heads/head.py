@@ -191,6 +191,16 @@ class ActionHead(Freezable):
 
         return reshape(self, space, horizon)
 
+    def in_mode(self, mode: str, *, seed: int = 0) -> ActionHead:
+        """The head to attach to in one of the paper's training modes; whatever else is done with it stays the same.
+
+        "decoupled" is this frozen head itself. "random-frozen" and "normal" are new heads of the same config, device
+        and statistics, with fresh weights by `seed`: the one frozen too, the other to train along with its adapter.
+        """
+        from action_heads.modes import in_mode
+
+        return in_mode(self, mode, seed)
+
     def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
         """Attach a saved adapter: a folder, or a Hub id with the options of `from_pretrained`."""
         from action_heads.policy import ConditionedHead

@@ -26,8 +26,10 @@ def tiny_head(backbone: str = "mlp", seed: int = 0, **changes) -> ActionHead:
     return head.freeze()
 
 
-def trained_policy(head: ActionHead, mechanism: str = "adaln_zero", **options):
-    """A policy whose adapter is not at its zero initialisation."""
+def trained_policy(head: ActionHead, mechanism: str | None = None, **options):
+    """A policy whose adapter, by default AdaLN-Zero where the head takes it, is not at its zero initialisation."""
+    taken = head.config.mechanisms
+    mechanism = mechanism or ("adaln_zero" if "adaln_zero" in taken else taken[0])
     policy = head.attach(ADAPTERS[mechanism](COND_DIM, **options))
     with torch.no_grad():
         for p in policy.adapter.parameters():

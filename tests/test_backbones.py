@@ -12,6 +12,7 @@ from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import FiLM
 from action_heads.adapters.base import Modulation
 from action_heads.adapters.film import FiLMModulation
+from action_heads.backbones import UNetBackbone
 
 
 def test_paper_size():
@@ -71,6 +72,76 @@ def test_step_embedding_is_diffusion_policys():
     angles = t[:, None] * torch.tensor([10000 ** (-i / 15) for i in range(16)])
     waves = torch.cat([angles.sin(), angles.cos()], dim=1)
     torch.testing.assert_close(step(t), nn.functional.mish(step.mlp(waves)), rtol=1e-4, atol=1e-5)
+
+
+def test_unet_has_the_papers_size():
+    """Section III-B: 244M without the generators; Diffusion Policy's own code has the same, number for number."""
+    with torch.device("meta"):
+        net = UNetBackbone(action_dim=10, horizon=16, width=512, depth=3, expansion=4)
+    assert sum(p.numel() for p in net.parameters()) == 244_451_082
+
+
+def convolved(x: torch.Tensor, conv: nn.Conv1d, stride: int = 1) -> torch.Tensor:
+    """Every window of x (b i h), padded by zeros, against the kernel."""
+    side = conv.weight.shape[-1] // 2
+    windows = nn.functional.pad(x, (side, side)).unfold(2, conv.weight.shape[-1], stride)
+    return torch.einsum("bihk,oik->boh", windows, conv.weight) + conv.bias[:, None]
+
+
+def spread(x: torch.Tensor, conv: nn.ConvTranspose1d) -> torch.Tensor:
+    """Twice the resolution of x (b u h): each step is laid over four, of which the outermost two are cut off."""
+    y = torch.zeros(*x.shape[:2], 2 * x.shape[2] + 2)
+    for i in range(x.shape[2]):
+        y[:, :, 2 * i : 2 * i + 4] += torch.einsum("bi,iok->bok", x[:, :, i], conv.weight)
+    return y[:, :, 1:-1] + conv.bias[:, None]
+
+
+def grouped(x: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
+    """8 groups of channels, each normalised over its channels and all time, then Mish."""
+    groups = x.reshape(len(x), 8, -1)
+    y = (groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
+    y = y.reshape(x.shape) * norm.weight[:, None] + norm.bias[:, None]
+    return y * torch.log1p(y.exp()).tanh()
+
+
+def test_film_is_dp_c():
+    """Diffusion Policy's U-Net written out once more, on its own: the same weights give the same numbers."""
+    net = ActionHead(HeadConfig(backbone="unet", width=16, depth=2, horizon=8)).backbone
+    x, values = torch.randn(3, 8, 10), [torch.randn(3, 1, 2 * site.hidden) for site in net.sites]
+    per_site = iter(values)
+
+    def block(x, net, enter=None):
+        enter, value = enter or net.enter, next(per_site)[:, 0, :, None]
+        scale, shift = value.chunk(2, dim=1)
+        y = grouped(convolved(x, enter.branch), net.norm) * (1 + scale) + shift
+        y = grouped(convolved(y, net.conv), net.norm_after)
+        return y + (x if isinstance(enter.stream, nn.Identity) else convolved(x, enter.stream))
+
+    with torch.no_grad():
+        ours = net(x, [FiLMModulation(v) for v in values])
+        h = block(block(x.mT, net.down[0].first, net.embed), net.down[0].second)
+        low = block(block(convolved(h, net.shrink[0], stride=2), net.down[1].first), net.down[1].second)
+        h = block(block(low, net.middle.first), net.middle.second)
+        h = block(block(torch.cat([h, low], dim=1), net.up[0].first), net.up[0].second)
+        h = grouped(convolved(spread(h, net.grow[0]), net.conv), net.norm)
+        theirs = convolved(h, net.out).mT
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"horizon": 10}, "halves a chunk 2 times, so its horizon must be a multiple of 4, such as 8, got 10"),
+        ({"horizon": 15}, "such as 16, got 15"),
+        ({"horizon": 1}, "such as 4, got 1"),
+        ({"depth": 8}, "a unet of depth 8 .* a multiple of 128"),
+        ({"width": 20}, "normalised in 8 groups: 20 is not a multiple"),
+        ({"mechanisms": ("adaln",)}, "unet can't be conditioned by 'adaln': it takes film; adaln acts on what it does"),
+    ],
+)
+def test_shapes_that_no_unet_has_are_refused_by_the_config(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        HeadConfig(**{"backbone": "unet", "width": 16, "depth": 3} | wrong)
 
 
 def time_jacobian(name: str) -> torch.Tensor:

@@ -47,11 +47,13 @@ def on_the_gpu():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.parametrize("arch", ["mlp", "mixer", "transformer"])
+@pytest.mark.parametrize(
+    ("arch", "size"), [("mlp", "0.3m"), ("mixer", "0.3m"), ("transformer", "0.3m"), ("unet", "1m")]
+)
 @pytest.mark.usefixtures("on_the_gpu")
-def test_pretrains_in_bf16(tmp_path, arch):
+def test_pretrains_in_bf16(tmp_path, arch, size):
     """`auto` is bf16 here; weights and their average stay fp32, and a resumed run is a finished run."""
-    config = PretrainConfig(out=tmp_path, arch=arch, size="0.3m", steps=400, batch_size=256, warmup=20, save_every=200)
+    config = PretrainConfig(out=tmp_path, arch=arch, size=size, steps=400, batch_size=256, warmup=20, save_every=200)
     head = pretrain(config)
     assert head.config.training["machine"].startswith("bf16 on")
     assert head.config.training["chunks_per_second"]["training"] > 0

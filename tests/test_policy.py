@@ -120,7 +120,7 @@ def test_counts(policy):
 
 
 def test_two_adapters_share_one_head(head):
-    one, two = trained_policy(head, "film"), trained_policy(head, "adaln_zero")
+    one, two = (trained_policy(head, head.config.mechanisms[i]) for i in (0, -1))
     assert one.head is two.head
     before = two.sample(conditions(), generator=generator())
     train(one)
@@ -206,7 +206,8 @@ def test_all_padding_gives_zero_and_no_nan(policy):
 
 
 def test_samples_are_in_robot_units(head):
-    policy = head.attach(AdaLNZero(COND_DIM), normalizer=Normalizer.from_range([10] * 3, [12] * 3, head.config.space))
+    adapter = ADAPTERS[head.config.mechanisms[0]](COND_DIM)
+    policy = head.attach(adapter, normalizer=Normalizer.from_range([10] * 3, [12] * 3, head.config.space))
     position = policy.sample(conditions())[..., :3]
     assert ((position >= 10) & (position <= 12)).all()
 
@@ -280,7 +281,7 @@ def test_units_out_of_reach_are_warned_of():
 def test_normalizer_of_another_space_is_refused(head):
     joints = ActionSpace((("joint", 7),))
     with pytest.raises(ValueError, match="7 dimensions, the head's actions 10"):
-        head.attach(AdaLNZero(COND_DIM), normalizer=Normalizer.identity(joints))
+        head.attach(ADAPTERS[head.config.mechanisms[0]](COND_DIM), normalizer=Normalizer.identity(joints))
 
 
 def test_an_adapter_belongs_to_one_head():
@@ -290,7 +291,7 @@ def test_an_adapter_belongs_to_one_head():
 
 
 def test_acting_first_does_not_spoil_training(head):
-    policy = head.attach(AdaLNZero(COND_DIM))
+    policy = head.attach(ADAPTERS[head.config.mechanisms[0]](COND_DIM))
     with torch.inference_mode():
         policy.sample(conditions())
     policy.loss(actions(), conditions()).backward()
@@ -331,8 +332,8 @@ def test_adapter_of_another_head_is_refused(tmp_path):
 
 
 def test_adapter_of_another_kind_is_refused_and_nothing_is_loaded(head, tmp_path):
-    folder = trained_policy(head, "film").save_adapter(tmp_path / "a")
-    policy = trained_policy(head, "adaln_zero")
+    folder = trained_policy(head, head.config.mechanisms[0]).save_adapter(tmp_path / "a")
+    policy = trained_policy(head, head.config.mechanisms[-1], hidden_dim=5)
     before = bits(policy)
     with pytest.raises(ValueError, match=r"use head\.load_adapter"):
         policy.load_adapter(folder)

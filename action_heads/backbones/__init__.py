@@ -4,7 +4,13 @@ from action_heads.backbones.base import Backbone
 from action_heads.backbones.mixer import MixerBackbone
 from action_heads.backbones.mlp import MLPBackbone
 from action_heads.backbones.transformer import TransformerBackbone
+from action_heads.backbones.unet import UNetBackbone
 
-BACKBONES: dict[str, type[Backbone]] = {"mlp": MLPBackbone, "mixer": MixerBackbone, "transformer": TransformerBackbone}
+BACKBONES: dict[str, type[Backbone]] = {
+    "mlp": MLPBackbone,
+    "mixer": MixerBackbone,
+    "transformer": TransformerBackbone,
+    "unet": UNetBackbone,
+}
 
-__all__ = ["BACKBONES", "Backbone", "MLPBackbone", "MixerBackbone", "TransformerBackbone"]
+__all__ = ["BACKBONES", "Backbone", "MLPBackbone", "MixerBackbone", "TransformerBackbone", "UNetBackbone"]

@@ -30,6 +30,10 @@ class Backbone(nn.Module):
     embed: nn.Module
     out: nn.Module
 
+    @classmethod
+    def check(cls, *, width: int, depth: int, horizon: int) -> None:
+        """Refuse a shape that this backbone can't have; any will do here."""
+
     def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:
         """Noisy chunk (b h a) and one modulation a site -> the objective's prediction (b h a)."""
         raise NotImplementedError

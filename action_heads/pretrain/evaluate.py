@@ -22,6 +22,7 @@ from torch import Tensor
 from action_heads import files
 from action_heads.extras import require
 from action_heads.head import ActionHead
+from action_heads.modes import random_like
 from action_heads.normalize import Normalizer
 from action_heads.pretrain import data, evaluation_report, objective
 from action_heads.pretrain.batches import generator
@@ -105,7 +106,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
     for name in config.against:
         other = ActionHead.from_pretrained(name)
         heads[_label(other.config.name, name, taken=heads)] = _comparable(other, head)
-    heads["random"] = random_like(head)
+    heads["random"] = random_like(head, "random", seed=0).freeze()
 
     held_out = HeldOut(specs, head.config.space, head.config.horizon)
     for_losses = held_out.draw(config.chunks, 0)
@@ -155,15 +156,6 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
     files.write_together(config.folder, contents)
     print(f"{text}\nwritten to {config.folder}: {', '.join(contents)}")
     return results
-
-
-def random_like(head: ActionHead) -> ActionHead:
-    """A head of the same shape and statistics with fresh random weights, the same ones every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        random = ActionHead(head.config)
-    random.normalizer = head.normalizer
-    return random.freeze()
 
 
 def sample(head: ActionHead, n: int, steps: int, mechanism: str) -> Tensor:

@@ -20,6 +20,8 @@ from action_heads.spaces import EE_ABSOLUTE, EE_DELTA
 tyro = require("tyro", "train")
 
 SIZES = {"0.3m": (64, 8), "1m": (128, 8), "2m": (160, 8), "5m": (256, 8), "10m": (384, 8)}  # width, depth
+# Of what is built otherwise: a unet's channels double at each of its levels.
+SIZES_OF = {"unet": {"1m": (24, 3), "2m": (40, 3), "5m": (72, 3), "10m": (104, 3), "244m": (512, 3)}}
 SPACES = {"absolute": EE_ABSOLUTE, "delta": EE_DELTA}
 SCHEDULES = ("cosine", "constant")
 DATA = ("synthetic:panda",)  # recorded motion beside it taught nothing that was measured: docs/stage2.md
@@ -34,10 +36,10 @@ class PretrainConfig:
     Attributes:
         out: folder of the head, and of the state to go on from.
         name: what the head will be called.
-        arch: mlp (the paper's DP-MLP), mixer or transformer (both mix time).
-        size: 0.3m, 1m, 2m, 5m or 10m, the parameters of an mlp.
+        arch: mlp (the paper's DP-MLP), mixer or transformer (both mix time), or unet (its DP-C).
+        size: 0.3m, 1m, 2m, 5m or 10m, the parameters of an mlp; of unet 1m to 10m or 244m.
         width: residual width, instead of the size's.
-        depth: blocks, instead of the size's.
+        depth: blocks (of unet: levels), instead of the size's.
         horizon: steps of a chunk.
         action: absolute poses, or delta: the change of pose in a step.
         data: source of motion; repeat it to mix several.
@@ -106,7 +108,6 @@ class PretrainConfig:
     def __post_init__(self):
         choices = {
             "arch": BACKBONES,
-            "size": SIZES,
             "action": SPACES,
             "signal": objective.SIGNALS,
             "prediction": PREDICTIONS,
@@ -117,6 +118,8 @@ class PretrainConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(known)}")
+        if self.size not in self.sizes:
+            raise ValueError(f"{self.arch} has no size {self.size!r}; choose one of {', '.join(self.sizes)}")
         for name in ("steps", "batch_size", "warmup", "save_every", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -142,9 +145,14 @@ class PretrainConfig:
         return self.out or Path("heads") / f"{self.arch}-{size}"
 
     @property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Width and depth by name, as far as `arch` has them."""
+        return SIZES_OF.get(self.arch, SIZES)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Width and depth."""
-        width, depth = SIZES[self.size]
+        width, depth = self.sizes[self.size]
         return self.width or width, self.depth or depth
 
     @property

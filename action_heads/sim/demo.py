@@ -20,18 +20,17 @@ from action_heads import ActionHead, ConditionedHead, Normalizer, __version__, f
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.fit import FitConfig, fit
+from action_heads.modes import MODES
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.record import record
 from action_heads.sim.report import Row, draw, table
 from action_heads.sim.rollout import rollout
 
-RUNS = {
-    "decoupled": "pretrained head, frozen; the adapter trains",
-    "random-frozen": "random head in standard initialisation, frozen; the same adapter trains",
+RUNS = MODES | {
     "random-relearned": "as random-frozen, but the head's own modulation trains too: the strongest random rival",
     "blind": "as decoupled, but the condition is zeroed in training and in rollouts",
-    "normal": "random head, everything trains",
 }
+MODE_OF = {"random-relearned": "random-frozen", "blind": "decoupled"}  # of runs that are no mode of their own
 
 
 @dataclass(frozen=True)
@@ -181,12 +180,8 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
 
 def build(name: str, config: DemoConfig, pretrained: ActionHead, cond: Tensor, actions: Tensor) -> ConditionedHead:
     """The policy of a row: they differ in the head and in what trains, in nothing else."""
-    torch.manual_seed(config.seed)
-    head = pretrained
-    if name in ("random-frozen", "random-relearned", "normal"):
-        head = ActionHead(dataclasses.replace(pretrained.config, name=name, fingerprint="")).to(config.device)
-    if name.startswith("random"):
-        head.freeze()
+    head = pretrained.in_mode(MODE_OF.get(name, name), seed=config.seed)
+    torch.manual_seed(config.seed)  # every row's adapter begins with the same weights
     adapter = ADAPTERS[config.adapter](
         cond.shape[-1],
         hidden_dim=config.hidden or None,

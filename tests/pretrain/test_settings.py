@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from action_heads import ActionHead, cli
+from action_heads.backbones import BACKBONES
 from action_heads.pretrain import loop
-from action_heads.pretrain.settings import SIZES, PretrainConfig, learning_rate
+from action_heads.pretrain.settings import SIZES, SIZES_OF, PretrainConfig, learning_rate
 
 
 @pytest.fixture
@@ -30,10 +32,16 @@ def on_the_command_line(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_sizes_have_the_parameters_they_are_named_after(size):
+@pytest.mark.parametrize(
+    ("arch", "size"), [(arch, size) for arch in ("mlp", *SIZES_OF) for size in SIZES_OF.get(arch, SIZES)]
+)
+def test_sizes_have_the_parameters_they_are_named_after(arch, size):
     named = 1e6 * float(size.removesuffix("m"))
-    backbone = ActionHead(PretrainConfig(size=size).head()).backbone
+    config = PretrainConfig(arch=arch, size=size).head()
+    with torch.device("meta"):
+        backbone = BACKBONES[arch](
+            action_dim=10, horizon=16, width=config.width, depth=config.depth, expansion=config.expansion
+        )
     assert 0.85 < sum(p.numel() for p in backbone.parameters()) / named < 1.25
 
 
@@ -124,8 +132,11 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
     ("given", "message"),
     [
         ({"signal": "images"}, "choose one of code, joints, pose, none"),
-        ({"arch": "unet"}, "choose one of mlp, mixer"),
+        ({"arch": "gru"}, "choose one of mlp, mixer, unet"),
         ({"size": "7b"}, "choose one of 0.3m, 1m, 2m, 5m, 10m"),
+        ({"size": "244m"}, "mlp has no size '244m'; choose one of 0.3m, 1m"),
+        ({"arch": "unet", "size": "0.3m"}, "unet has no size '0.3m'; choose one of 1m, 2m, 5m, 10m, 244m"),
+        ({"arch": "unet", "horizon": 18}, "multiple of 4, such as 16, got 18"),
         ({"action": "relative"}, "choose one of absolute, delta"),
         ({"levels": "cosine"}, "choose one of uniform, logit_normal, beta, last"),
         ({"schedule": "step"}, "choose one of cosine, constant"),

@@ -24,7 +24,7 @@ from action_heads.pretrain.trainer import Trainer
 pytestmark = pytest.mark.usefixtures("no_picture")
 
 
-@pytest.mark.parametrize("arch", ["mlp", "mixer", "transformer"])
+@pytest.mark.parametrize("arch", ["mlp", "mixer", "transformer", "unet"])
 @pytest.mark.parametrize("signal", ["joints", "pose", "none"])
 def test_finished_head_is_complete(tmp_path, arch, signal):
     head = pretrain(tiny(tmp_path, arch=arch, signal=signal), command="action-heads pretrain ...")
@@ -72,7 +72,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("arch", "schedule"), [("mlp", "cosine"), ("mlp", "constant"), ("mixer", "cosine")])
+@pytest.mark.parametrize(
+    ("arch", "schedule"), [("mlp", "cosine"), ("mlp", "constant"), ("mixer", "cosine"), ("unet", "cosine")]
+)
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, arch, schedule, monkeypatch):
     monkeypatch.setattr(state, "POINT_EVERY", 3)
     whole = pretrain(tiny(tmp_path / "whole", arch=arch, schedule=schedule))

@@ -1,0 +1,55 @@
+"""The training modes that the paper compares: one head, pretrained or fresh, frozen or not, and all else the same."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from action_heads.head import ActionHead
+
+MODES = {
+    "decoupled": "pretrained head, frozen; the adapter trains",
+    "random-frozen": "random head in standard initialisation, frozen; the same adapter trains",
+    "normal": "random head, everything trains",
+}
+
+# Fresh heads draw from seeds of their own: a head pretrained with seed 0 began with the weights that seed 0 draws, and
+# an adapter made after torch.manual_seed(0) begins with the same numbers too.
+APART = 1000
+
+
+def in_mode(head: ActionHead, mode: str, seed: int = 0) -> ActionHead:
+    """The head to attach to: `head` itself, or a fresh one of its shape and statistics. See `ActionHead.in_mode`."""
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    if mode == "decoupled":
+        if not head.frozen:
+            raise ValueError("in mode 'decoupled' the head is a constant, and this one trains: call head.freeze()")
+        return head
+    if head.origin:
+        raise ValueError(
+            "this is a reshaped head: "
+            + (
+                "for normal training of its shape build a new one, ActionHead(head.config)"
+                if mode == "normal"
+                else f"reshape a random one instead, with the original's in_mode({mode!r}).reshape(...)"
+            )
+        )
+    fresh = random_like(head, f"{head.config.name}-{mode}", APART + seed).to(head.objective.alpha.device)
+    # Frozen, it computes as the pretrained one does. What trains stays float32, which small steps need.
+    return fresh if mode == "normal" else fresh.to(next(head.parameters()).dtype).freeze()
+
+
+def random_like(head: ActionHead, name: str, seed: int) -> ActionHead:
+    """A head of the same config and statistics in standard initialisation, on the CPU; no other random state moves."""
+    # torch.manual_seed would seed every accelerator too, which nothing here could take back.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        # It was trained on nothing, so it has no record either.
+        fresh = type(head)(dataclasses.replace(head.config, name=name, training={}, fingerprint=""))
+    fresh.normalizer = copy.deepcopy(head.normalizer)
+    return fresh

@@ -1,0 +1,76 @@
+"""Counts known before attaching are the counts after it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import COND_DIM, tiny_head
+
+from action_heads import ActionHead, HeadConfig
+from action_heads.adapters import ADAPTERS, FiLM
+from action_heads.adapters.base import THROUGH
+from action_heads.counts import WIDEST, match_trainable, trained
+
+
+@pytest.mark.parametrize("options", [{}, {"hidden_dim": 5, "relearn_step": True}])
+@pytest.mark.parametrize("through", [None, *THROUGH])
+def test_counted_before_is_trained_after(head, mechanism, through, options):
+    adapter, options = ADAPTERS[mechanism], {**options, "through": through}
+    before = trained(head, adapter, COND_DIM, **options)
+    assert before == head.attach(adapter(COND_DIM, **options)).num_trainable
+
+
+@pytest.mark.parametrize("relearn_step", [False, True])
+@pytest.mark.parametrize("through", THROUGH)
+def test_no_other_hidden_dim_comes_closer(head, mechanism, through, relearn_step):
+    options = {"through": through, "relearn_step": relearn_step}
+    adapter = ADAPTERS[mechanism]
+    least = trained(head, adapter, COND_DIM, hidden_dim=1, **options)
+    for target in (least, least + 1, 2 * least + 500, 40 * least):
+        matched = match_trainable(head, adapter, COND_DIM, target, **options)
+        hidden = matched.config.hidden_dim
+        off = abs(head.attach(matched).num_trainable - target)
+        for other in {max(1, hidden - 1), hidden + 1} - {hidden}:
+            assert off <= abs(trained(head, adapter, COND_DIM, hidden_dim=other, **options) - target)
+
+
+def test_adapters_and_heads_can_be_compared_at_one_size():
+    """The paper's table of mechanisms compares adapters of 0.57M to 6.5M."""
+    head = ActionHead(HeadConfig()).freeze()
+    sizes = [head.attach(match_trainable(head, ADAPTERS[m], 512, 500_000)).num_trainable for m in head.modulation]
+    assert max(abs(size - 500_000) for size in sizes) < 0.02 * 500_000
+
+
+def test_what_trains_of_the_head_is_not_the_adapters():
+    normal = tiny_head().in_mode("normal")
+    policy = normal.attach(FiLM(COND_DIM))
+    assert trained(normal, FiLM, COND_DIM) == sum(p.numel() for p in policy.adapter.parameters())
+
+
+def test_counting_draws_nothing_and_holds_nothing():
+    head, state = tiny_head(), torch.get_rng_state()
+    assert trained(head, FiLM, COND_DIM, hidden_dim=10**6, through="code") > 10**12
+    assert torch.equal(torch.get_rng_state(), state)
+    match_trainable(head, FiLM, COND_DIM, 10_000, through="code")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_matched_adapter_is_an_ordinary_one():
+    adapter = match_trainable(tiny_head(), FiLM, COND_DIM, 1000, through="code")
+    assert {p.device.type for p in (*adapter.parameters(), *adapter.buffers())} == {"cpu"}
+    assert not adapter.is_built
+    assert adapter.config.through == "code"
+
+
+def test_targets_out_of_reach_are_refused():
+    head = tiny_head()
+    least = [trained(head, FiLM, COND_DIM, hidden_dim=1, through=path) for path in THROUGH]
+    expected = f"at least {least[0]:,} with through='code', {least[1]:,} with through='blocks', {least[2]:,} with"
+    with pytest.raises(ValueError, match=f"film can't train 99 parameters on test/tiny: so it trains .*; {expected}"):
+        match_trainable(head, FiLM, COND_DIM, 99, through="blocks")
+    with pytest.raises(ValueError, match=f"hidden_dim 1 to {WIDEST:,}"):
+        match_trainable(head, FiLM, COND_DIM, 10**12)
+    with pytest.raises(ValueError, match="pretrained for film"):
+        match_trainable(tiny_head("unet"), ADAPTERS["adaln"], COND_DIM, 1000)
+    with pytest.raises(ValueError, match=r"99 parameters.*at least [0-9,]+ with through='blocks'$"):
+        match_trainable(tiny_head(coded=False), FiLM, COND_DIM, 99)

@@ -1,0 +1,82 @@
+"""One switch: what each mode shares with the pretrained head, and what is its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import COND_DIM, actions, conditions, generator, tiny_head
+
+from action_heads import ActionHead
+from action_heads.adapters import ADAPTERS
+from action_heads.fit import FitConfig, fit
+from action_heads.modes import MODES
+
+FRESH = [mode for mode in MODES if mode != "decoupled"]
+
+
+def moved(head: ActionHead, mode: str) -> set[str]:
+    """The parameters of the policy that training in a mode changes: the code that is the same for each."""
+    policy = head.in_mode(mode).attach(ADAPTERS["film"](COND_DIM))
+    before = {name: p.clone() for name, p in policy.named_parameters()}
+    fit(policy, actions(32), conditions(32), config=FitConfig(steps=3, batch_size=8))
+    return {name.split(".")[0] for name, p in policy.named_parameters() if not torch.equal(p, before[name])}
+
+
+def test_modes_differ_in_what_trains(head):
+    assert moved(head, "decoupled") == moved(head, "random-frozen") == {"adapter"}
+    assert moved(head, "normal") == {"adapter", "head"}
+
+
+def test_decoupled_is_the_head_itself():
+    head = tiny_head()
+    assert head.in_mode("decoupled") is head
+    with pytest.raises(ValueError, match=r"this one trains: call head\.freeze\(\)"):
+        ActionHead(head.config).in_mode("decoupled")
+
+
+@pytest.mark.parametrize("mode", FRESH)
+def test_fresh_heads_share_all_but_the_weights(head, mode):
+    fresh = head.in_mode(mode)
+    assert fresh.config.contract() == head.config.contract()
+    assert fresh.config.name == f"test/tiny-{mode}"
+    assert torch.equal(fresh.normalizer.scale, head.normalizer.scale)
+    assert fresh.normalizer is not head.normalizer
+    assert fresh.frozen == (mode == "random-frozen")
+    assert not any(torch.equal(a, b) for a, b in zip(fresh.parameters(), head.parameters(), strict=True) if a.ndim > 1)
+
+
+def test_a_fresh_head_has_no_record():
+    head = tiny_head(training={"data": ["somewhere"], "steps": 9})
+    assert head.in_mode("normal").config.training == {}
+    assert head.config.training["steps"] == 9
+
+
+def test_the_seed_decides_and_the_callers_is_left_alone():
+    head = tiny_head()
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    one, same, other = (head.in_mode("random-frozen", seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(3), expected)
+    assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+    assert head.in_mode("normal", seed=1).fingerprint() == other.fingerprint()  # modes differ in what trains alone
+
+
+def test_what_is_frozen_keeps_its_precision_and_what_trains_has_32_bits():
+    head = tiny_head().to(torch.bfloat16)
+    assert {p.dtype for p in head.in_mode("random-frozen").parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in head.in_mode("normal").parameters()} == {torch.float32}
+    policy = head.in_mode("random-frozen").attach(ADAPTERS["film"](COND_DIM))
+    policy.sample(conditions(), generator=generator())
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="unknown mode 'frozen'; choose one of decoupled, random-frozen, normal"):
+        tiny_head().in_mode("frozen")
+    reshaped = tiny_head().reshape(horizon=8)
+    assert reshaped.in_mode("decoupled") is reshaped
+    with pytest.raises(ValueError, match=r"reshape a random one instead.*in_mode\('random-frozen'\)\.reshape"):
+        reshaped.in_mode("random-frozen")
+    with pytest.raises(ValueError, match=r"build a new one, ActionHead\(head\.config\)"):
+        reshaped.in_mode("normal")
+    assert tiny_head().in_mode("random-frozen").reshape(horizon=8).config.horizon == 8

@@ -3,7 +3,7 @@
 Chunks of 8 and of 50; joint targets of one arm; joint targets of two arms, which lift a cube each in their own scenes
 and succeed only together. Joint targets reach the simulator through forward kinematics.
 
-    uv run benchmarks/stage2.py heads --share 0/1 base && uv run benchmarks/reshape.py
+    uv run benchmarks/stage2.py heads base && uv run benchmarks/reshape.py
 
 Axes: m windows, h horizon, a action, c condition.
 """

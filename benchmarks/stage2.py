@@ -4,21 +4,20 @@ A cell is one head, one adapter, one task, one budget, one seed. It ends in numb
 out, and, where `episodes` asks for it, in closed-loop success. Finished cells are kept in outputs/stage2/cells, so a
 bench that was killed goes on; several processes may share the cells with --share 0/2, 1/2.
 
-    uv run benchmarks/stage2.py heads [--share 0/2 [NAME ...]]     # pretrains what the studies compare, first
-    uv run benchmarks/stage2.py STUDY [--share 0/2]     # the studies are in stage2_studies.py
-    uv run benchmarks/stage2_report.py                  # tables and figures from all that is finished
+    uv run benchmarks/stage2.py heads [NAME ...] [--share 0/2]     # pretrains what the studies compare, first
+    uv run benchmarks/stage2.py STUDY [--share 0/2] [--device cuda]     # the studies are in stage2_studies.py
+    uv run benchmarks/stage2_report.py     # tables and figures from all that is finished
 
 Axes: n samples, c condition, h horizon, a action.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import hashlib
 import json
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +29,7 @@ from tqdm import tqdm
 
 from action_heads import ActionHead, ConditionedHead, Normalizer, files
 from action_heads.adapters import ADAPTERS
+from action_heads.counts import match_trainable
 from action_heads.fit import FitConfig, fit
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
@@ -73,9 +73,9 @@ def head_of(cell: Cell) -> ActionHead:
         return pretrained(cell.head)
     torch.manual_seed(1000 + cell.seed)
     # A random head can't know a code. It gets the same paths, so that adapters of one size compare.
-    random = dataclasses.replace(PretrainConfig(**HEADS[cell.head]).head(), coded=True)
+    random = replace(PretrainConfig(**HEADS[cell.head]).head(), coded=True)
     if cell.width:
-        random = dataclasses.replace(random, width=cell.width, rank=min(random.rank, 2 * cell.width))
+        random = replace(random, width=cell.width, rank=min(random.rank, 2 * cell.width))
     head = ActionHead(random)
     if cell.mode == "random-frozen-paper":
         with torch.no_grad():
@@ -84,22 +84,25 @@ def head_of(cell: Cell) -> ActionHead:
     return head if cell.mode == "normal" else head.freeze()
 
 
-def build(cell: Cell, data: Data) -> ConditionedHead:
+def build(cell: Cell, data: Data, device: str) -> ConditionedHead:
     cond, actions, _ = data.train
     head = head_of(cell)
     torch.manual_seed(cell.seed)
-    adapter = ADAPTERS[cell.adapter](
-        cond.shape[1], hidden_dim=cell.hidden, through=cell.through, relearn_step=cell.relearn_step
-    )
+    options = {"through": cell.through, "relearn_step": cell.relearn_step}
+    if cell.trained:
+        adapter = match_trainable(head, ADAPTERS[cell.adapter], cond.shape[1], cell.trained, **options)
+    else:
+        adapter = ADAPTERS[cell.adapter](cond.shape[1], hidden_dim=cell.hidden, **options)
     adapter.standardize(cond)
-    return head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
+    return head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05)).to(device)
 
 
 @torch.no_grad()
 def validate(policy: ConditionedHead, data: Data) -> dict[str, float]:
     """On held-out demonstrations: denoising loss, and the error of sampled chunks over the 8 steps executed."""
-    cond, actions, is_pad = data.held_out
-    rows = torch.randint(len(cond), (2048,), generator=torch.Generator().manual_seed(1))
+    device = policy.head.objective.alpha.device
+    cond, actions, is_pad = (part.to(device) for part in data.held_out)
+    rows = torch.randint(len(cond), (2048,), generator=torch.Generator().manual_seed(1)).to(device)
     noise = torch.Generator().manual_seed(2)
     loss = policy.loss(actions[rows], cond[rows], is_pad=is_pad[rows], generator=noise).item()
     rows = rows[:SAMPLED]
@@ -113,11 +116,14 @@ def validate(policy: ConditionedHead, data: Data) -> dict[str, float]:
     return result
 
 
-def run(cell: Cell) -> dict:
+def run(cell: Cell, device: str) -> dict:
     data = Data.load(cell.task, cell.demos)
-    policy = build(cell, data)
+    policy = build(cell, data, device)
     cond, actions, is_pad = data.train
-    config = FitConfig(steps=cell.steps, seed=cell.seed, lr=cell.lr, precision="bf16")
+    config = FitConfig(
+        **{"steps": cell.steps, "seed": cell.seed, "lr": cell.lr, "precision": "bf16"},
+        **{"levels": cell.levels, "noise_samples": cell.noise_samples},
+    )
     began = time.monotonic()
     losses = fit(policy, actions, cond, is_pad=is_pad, config=config, description=str(cell))
     row = {"trainable": policy.num_trainable, "frozen": policy.num_frozen, "seconds": round(time.monotonic() - began)}
@@ -127,7 +133,7 @@ def run(cell: Cell) -> dict:
         generator = torch.Generator().manual_seed(cell.seed)
 
         def act(observed: np.ndarray) -> np.ndarray:
-            return policy.sample(torch.from_numpy(observed), generator=generator).numpy()
+            return policy.sample(torch.from_numpy(observed).to(device), generator=generator).cpu().numpy()
 
         result = rollout(cell.task, act, range(cell.episodes), workers=1, description=str(cell))
         row["successes"] = int(result.success.sum())
@@ -136,23 +142,28 @@ def run(cell: Cell) -> dict:
 
 def path_of(cell: Cell) -> Path:
     """Named by everything that decides the outcome."""
-    settings = json.dumps([dataclasses.asdict(cell), HEADS[cell.head]], sort_keys=True)
+    settings = json.dumps([cell.settings(), HEADS[cell.head]], sort_keys=True)
     return OUT / "cells" / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
 
 
 def main() -> None:
-    study, *rest = sys.argv[1:] or [""]
-    if study not in ("heads", *STUDIES):
-        raise SystemExit(f"usage: stage2.py STUDY [--share 0/2]; the studies are heads, {', '.join(STUDIES)}")
-    mine, of = (int(part) for part in (rest[1] if rest[:1] == ["--share"] else "0/1").split("/"))
-    if study == "heads":
-        for name in (rest[2:] or list(HEADS))[mine::of]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=("heads", *STUDIES))
+    parser.add_argument("names", nargs="*", help="of heads; if none are given, all that a CPU can train")
+    parser.add_argument("--share", default="0/1", help="this process' part of the work, such as 0/2 and 1/2")
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    mine, of = (int(part) for part in args.share.split("/"))
+    if args.study == "heads":
+        names = args.names or list(dict.fromkeys(cell.head for cell in STUDIES["all"]))
+        for name in names[mine::of]:
             pretrained(name)
         return
-    for cell in tqdm(STUDIES[study][mine::of], desc=study):
+    for cell in tqdm(STUDIES[args.study][mine::of], desc=args.study):
         if not path_of(cell).exists():
-            record_of = {"cell": dataclasses.asdict(cell), "stage1": HEADS[cell.head], "machine": machine()}
-            files.write_text(path_of(cell), json.dumps(record_of | {"result": run(cell)}, indent=1) + "\n")
+            record_of = {"cell": asdict(cell), "stage1": HEADS[cell.head], "machine": machine()}
+            result = run(cell, args.device)
+            files.write_text(path_of(cell), json.dumps(record_of | {"result": result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

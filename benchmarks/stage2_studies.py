@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from action_heads.levels import LEVELS
 
 
 @dataclass(frozen=True)
 class Cell:
     """One training run of an adapter (or, in mode `normal`, of everything).
 
-    `width` is that of a random head, for normal training at other sizes; 0 for the head's own.
+    `width` is that of a random head, for normal training at other sizes; 0 for the head's own. `trained` is a count of
+    trained parameters, which `hidden` is then chosen for.
     """
 
     head: str = "base"
@@ -26,6 +29,14 @@ class Cell:
     lr: float = 2.5e-3
     seed: int = 0
     episodes: int = 0
+    trained: int = 0
+    levels: str = "uniform"
+    noise_samples: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the outcome; without what came later and is left out, so that older cells keep their names."""
+        later = {"trained": 0, "levels": "uniform", "noise_samples": 1}
+        return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
 
     def __str__(self) -> str:
         return f"{self.head} {self.mode} {self.adapter} {self.through} {self.hidden or ''} {self.task} {self.demos}"
@@ -53,6 +64,13 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 SIZES = {"0.1m": (64, 4), "0.3m": (64, 8), "1m": (128, 8), "2m": (160, 8), "5m": (256, 8)}  # width, depth
 HEADS |= {name: BASE | {"width": width, "depth": depth} for name, (width, depth) in SIZES.items()}
+
+# The paper's Figure 3 is about one transformer, its Stage 1 conditioned on joints.
+TOKENS = ("cross_attention", "prefix")
+MECHANISMS = ("adaln_zero", "adaln", "adarmsnorm", "film", "additive", *TOKENS)
+TRANSFORMER = BASE | {"arch": "transformer", "signal": "joints", "steps": 1000, "save_every": 1000}
+HEADS |= {f"transformer {m}": TRANSFORMER | {"width": 64, "mechanisms": (m,)} for m in MECHANISMS}
+HEADS |= {f"DP-T {m}": TRANSFORMER | {"width": 256, "depth": 8, "steps": 20000, "mechanisms": (m,)} for m in MECHANISMS}
 
 RUNS = (("Stack", 200, 0), ("Stack", 200, 1), ("Lift", 100, 0))  # task, demonstrations, seed
 CODED = [name for name in HEADS if name not in ("joints", "pose", "none")]
@@ -83,7 +101,41 @@ def lift(demos: int = 100, **changes: Any) -> Cell:
     return Cell(task="Lift", demos=demos, steps=400, episodes=50, **changes)
 
 
+def mechanisms(head: str, trained: int, **changes) -> list[Cell]:
+    """Every mechanism, frozen as the paper freezes and with matched counts, beside both controls; seed by seed.
+
+    The paper trains whatever in Stage 2 has another shape than in Stage 1: of a modulation all of its generator, the
+    diffusion step's share included; of tokens only the map to them.
+    """
+    return [
+        Cell(
+            head=f"{head} {name}",
+            mode=mode,
+            adapter=name,
+            through="blocks",
+            relearn_step=not (matched or name in TOKENS or mode == "normal"),
+            trained=trained if matched else 0,
+            seed=seed,
+            **changes,
+        )
+        for seed in range(3)
+        for matched in (False, True)
+        for mode in ("decoupled", "normal", "random-frozen")
+        for name in MECHANISMS
+    ]
+
+
 STUDIES: dict[str, list[Cell]] = {
+    # Figure 3 of the paper: which mechanisms survive freezing. At full scale it is for a GPU.
+    "mechanism": mechanisms("transformer", 40_000, task="Lift", demos=100, steps=400, lr=5e-3, episodes=25),
+    "mechanism-full": mechanisms("DP-T", 1_000_000, task="Stack", demos=200, steps=20000, lr=1e-3, episodes=50),
+    # Where noise levels are drawn, and how many a condition, against what one step then does
+    "levels": [
+        *(lift(through="code", hidden=32, lr=1e-2, levels=name) for name in LEVELS),
+        lift(through="code", hidden=32, lr=1e-2, noise_samples=8),
+        *(Cell(levels=name) for name in LEVELS),
+        Cell(noise_samples=8),
+    ],
     # (a) one head for all adapters, or one for each
     "universal": [
         cell
@@ -156,4 +208,6 @@ STUDIES: dict[str, list[Cell]] = {
         )
     ],
 }
-STUDIES["all"] = list(dict.fromkeys(cell for cells in STUDIES.values() for cell in cells))
+STUDIES["all"] = list(
+    dict.fromkeys(cell for name, cells in STUDIES.items() if name != "mechanism-full" for cell in cells)
+)

@@ -5,7 +5,6 @@ Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusio
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 from action_heads import files, hub, samplers
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.backbones import BACKBONES
-from action_heads.card import head_card
-from action_heads.checks import check_fingerprint, check_layout
 from action_heads.config import HeadConfig
 from action_heads.continuing import Prefix
 from action_heads.frozen import Freezable
@@ -239,6 +236,8 @@ class ActionHead(Freezable):
             WeightFileError: the weights are no safetensors file, truncated, or not this config's.
             ValueError: the config is of another version or has unknown keys.
         """
+        from action_heads import head_file
+
         folder = hub.find(
             name_or_path,
             revision=revision,
@@ -248,30 +247,15 @@ class ActionHead(Freezable):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        config = HeadConfig.from_dict(files.read_json(folder / "config.json"))
-        tensors, _ = files.load_tensors(folder / "model.safetensors")
-        with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the user's seed
-            head = cls(config)
-        check_layout(tensors, head.state_dict(), folder / "model.safetensors")
-        check_fingerprint(tensors, config.contract(), config.fingerprint, folder / "model.safetensors")
-        head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        head._fingerprint = config.fingerprint
+        head = head_file.load(folder)
         head.source = {"path": str(name_or_path), "revision": hub.commit_of(folder) or revision, "subfolder": subfolder}
         return head.to(device=device, dtype=dtype).freeze()
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write config.json, model.safetensors and, if there is none yet, a card. `dtype` casts the weights."""
-        folder = Path(folder)
-        weights = {
-            name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
-            for name, tensor in self.state_dict().items()
-        }
-        config = dataclasses.replace(self.config, fingerprint=files.fingerprint(weights, self.config.contract()))
-        contents = {"model.safetensors": files.tensors_as_bytes(weights), "config.json": config.to_json().encode()}
-        if not (folder / "README.md").exists():
-            contents["README.md"] = head_card(self).encode()
-        files.write_together(folder, contents)
-        return folder
+        from action_heads import head_file
+
+        return head_file.save(self, Path(folder), dtype)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Publish as a model repository in one commit; options as in `action_heads.hub.push`. Returns the URL.

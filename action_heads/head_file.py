@@ -1,0 +1,43 @@
+"""A saved head: config.json, model.safetensors and a card, written together and checked against each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from action_heads import files
+from action_heads.card import head_card
+from action_heads.checks import check_fingerprint, check_layout
+from action_heads.config import HeadConfig
+from action_heads.head import ActionHead
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+
+
+def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Path:
+    """Write a head, its weights cast to `dtype`, and a card if there is none yet."""
+    weights = {
+        name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
+        for name, tensor in head.state_dict().items()
+    }
+    config = dataclasses.replace(head.config, fingerprint=files.fingerprint(weights, head.config.contract()))
+    contents = {WEIGHTS: files.tensors_as_bytes(weights), CONFIG: config.to_json().encode()}
+    if not (folder / CARD).exists():
+        contents[CARD] = head_card(head).encode()
+    files.write_together(folder, contents)
+    return folder
+
+
+def load(folder: Path) -> ActionHead:
+    """The head in a folder, in float32 and trainable still."""
+    config = HeadConfig.from_dict(files.read_json(folder / CONFIG))
+    tensors, _ = files.load_tensors(folder / WEIGHTS)
+    with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the user's seed
+        head = ActionHead(config)
+    check_layout(tensors, head.state_dict(), folder / WEIGHTS)
+    check_fingerprint(tensors, config.contract(), config.fingerprint, folder / WEIGHTS)
+    head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    head._fingerprint = config.fingerprint
+    return head

@@ -72,6 +72,17 @@ TRANSFORMER = BASE | {"arch": "transformer", "signal": "joints", "steps": 1000, 
 HEADS |= {f"transformer {m}": TRANSFORMER | {"width": 64, "mechanisms": (m,)} for m in MECHANISMS}
 HEADS |= {f"DP-T {m}": TRANSFORMER | {"width": 256, "depth": 8, "steps": 20000, "mechanisms": (m,)} for m in MECHANISMS}
 
+# The backbones of the paper's Table II, and `mixer`, by FiLM.
+BACKBONES = {
+    "DP-MLP": {},
+    "mixer by FiLM": {"arch": "mixer"},
+    "DP-T by FiLM": {"arch": "transformer"},
+    "DP-C": {"arch": "unet", "width": 24, "depth": 3},
+}
+HEADS |= {
+    name: BASE | {"mechanisms": ("film",), "steps": 1000, "save_every": 1000} | d for name, d in BACKBONES.items()
+}
+
 RUNS = (("Stack", 200, 0), ("Stack", 200, 1), ("Lift", 100, 0))  # task, demonstrations, seed
 CODED = [name for name in HEADS if name not in ("joints", "pose", "none")]
 
@@ -129,6 +140,12 @@ STUDIES: dict[str, list[Cell]] = {
     # Figure 3 of the paper: which mechanisms survive freezing. At full scale it is for a GPU.
     "mechanism": mechanisms("transformer", 40_000, task="Lift", demos=100, steps=400, lr=5e-3, episodes=25),
     "mechanism-full": mechanisms("DP-T", 1_000_000, task="Stack", demos=200, steps=20000, lr=1e-3, episodes=50),
+    # Table II of the paper, on states: every backbone by FiLM, frozen as the paper freezes
+    "backbones": [
+        lift(head=head, mode=mode, adapter="film", through="blocks", relearn_step=mode != "normal", lr=5e-3)
+        for mode in ("decoupled", "normal", "random-frozen")
+        for head in BACKBONES
+    ],
     # Where noise levels are drawn, and how many a condition, against what one step then does
     "levels": [
         *(lift(through="code", hidden=32, lr=1e-2, levels=name) for name in LEVELS),

@@ -9,6 +9,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -16,10 +17,10 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from common import write_results
+from common import RESULTS, write_results
 from scipy.stats import binomtest
-from stage2 import path_of
-from stage2_studies import STUDIES, Cell
+from stage2 import OUT, path_of
+from stage2_studies import HEADS, STUDIES, Cell
 
 from action_heads.files import write_text
 
@@ -35,12 +36,29 @@ QUESTIONS = {
     "data": "(d) Synthetic motion, recorded motion, both",
     "size": "(e) How large a head",
     "mixer": "(f) `mlp` or `mixer`",
+    "stack": "Success on Stack",
+    "levels": "Noise levels and noise samples",
+    "backbones": "Backbones by FiLM, frozen as the paper freezes",
 }
 
 
+@cache
+def records() -> dict[str, dict]:
+    """Every finished cell by the name of its file: those of the results in git, and on top of them this machine's."""
+    saved = json.loads((RESULTS / "stage2.json").read_text())["results"]
+    known = {path_of(Cell(**r["cell"])).name: r for r in saved if HEADS.get(r["cell"]["head"]) == as_built(r["stage1"])}
+    here = {path.name: json.loads(path.read_text()) for path in (OUT / "cells").glob("*.json")}
+    return known | here
+
+
+def as_built(stage1: dict) -> dict:
+    """Settings of a head as they were before JSON made lists of their tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in stage1.items()}
+
+
 def finished(study: str) -> list[Row]:
-    rows = [(cell, path_of(cell)) for cell in STUDIES[study]]
-    return [(cell, json.loads(path.read_text())["result"]) for cell, path in rows if path.exists()]
+    names = [(cell, path_of(cell).name) for cell in STUDIES[study]]
+    return [(cell, records()[name]["result"]) for cell, name in names if name in records()]
 
 
 def spread(values: list[float], digits: int) -> str:
@@ -59,6 +77,8 @@ def label(cell: Cell) -> str:
         return "normal" + ("" if cell.lr == Cell.lr else f", lr {cell.lr:g}")
     words = f"{mode}, through {through}"
     words += ", its own modulation trained" if cell.relearn_step else ""
+    words += "" if cell.levels == "uniform" else f", levels {cell.levels}"
+    words += "" if cell.noise_samples == 1 else f", {cell.noise_samples} noise samples"
     return words + ("" if cell.lr == Cell.lr else f", lr {cell.lr:g}")
 
 
@@ -98,14 +118,23 @@ def steps_to(level: float, cell: Cell, curve: list[float]) -> str:
 
 
 def success_table(rows: list[Row]) -> str:
-    head = ("system", "demonstrations", "trained", "success", "95 % interval", "mm", f"steps to loss {LEVEL}")
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    head = (
+        "head",
+        "system",
+        "seed",
+        "demonstrations",
+        "trained",
+        "success",
+        "95 % interval",
+        "mm",
+        f"steps to loss {LEVEL}",
+    )
+    lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 2)}"]
     for cell, result in rows:
         _, low, high = success(cell, result)
-        lines.append(
-            f"| {label(cell)} | {cell.demos} | {result['trainable']:,} | {result['successes']} of {cell.episodes} | "
-            f"{low:.0%} to {high:.0%} | {result['mm_10']:.1f} | {steps_to(LEVEL, cell, result['curve'])} |"
-        )
+        system = (cell.head, label(cell), str(cell.seed), str(cell.demos), f"{result['trainable']:,}")
+        outcome = (f"{result['successes']} of {cell.episodes}", f"{low:.0%} to {high:.0%}", f"{result['mm_10']:.1f}")
+        lines.append(f"| {' | '.join((*system, *outcome, steps_to(LEVEL, cell, result['curve'])))} |")
     return "\n".join(lines)
 
 
@@ -139,7 +168,10 @@ def main() -> None:
         if rows := finished(study):
             missing = len(STUDIES[study]) - len(rows)
             note = f"\n{missing} cells are not finished.\n" if missing else ""
-            parts.append(f"### {question}\n\n{table(rows, with_loss=study != 'prediction')}\n{note}")
+            closed = [row for row in rows if row[0].episodes]
+            tables = [table(part, study != "prediction") for part in [[r for r in rows if r not in closed]] if part]
+            tables += [success_table(closed)] if closed else []
+            parts.append(f"### {question}\n\n" + "\n\n".join(tables) + f"\n{note}")
     if adapter := finished("adapter"):
         draw(adapter, lambda cell, r: r["trainable"], "trained parameters", DOCS / "stage2-adapter.png")
         parts.append(f"### (g) How much the adapter can express\n\n{success_table(adapter)}\n")
@@ -148,8 +180,8 @@ def main() -> None:
         draw(demos, lambda cell, r: cell.demos, "demonstrations", DOCS / "stage2-demonstrations.png")
         parts.append(f"### (g) How many demonstrations\n\n{success_table(demos)}\n")
     write_text(DOCS / "stage2-tables.md", "\n".join(parts))
-    cells = [path_of(cell) for cell in STUDIES["all"]]
-    write_results("stage2", [json.loads(path.read_text()) for path in cells if path.exists()])
+    names = [path_of(cell).name for cell in STUDIES["all"]]
+    write_results("stage2", [records()[name] for name in names if name in records()])
     print("\n".join(parts))
 
 

@@ -1,0 +1,232 @@
+"""Every system of the paper, where it stands here, what is frozen and trained of it, their figures and ours.
+
+uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: the tables of docs/systems.md, and its figure
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from common import RESULTS
+from scipy.stats import binomtest
+from stage2_studies import MECHANISMS
+
+from action_heads import ActionHead, HeadConfig
+from action_heads.adapters import ADAPTERS
+from action_heads.counts import trained
+from action_heads.files import write_text
+
+DOCS = Path(__file__).parent.parent / "docs"
+COND_DIM = 274  # the paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot
+MODES = ("decoupled", "normal", "random-frozen")
+COLOURS = {"decoupled": "#2a6f97", "random-frozen": "#e09f3e", "normal": "#6c757d"}
+
+# The paper's figures, in %: Table II's averages over MimicGen and LIBERO, and Figure 3 (one seed, MimicGen).
+TABLE_2 = {
+    ("DP-C", "normal"): ("63.6 ± 1.8", "79.3 ± 0.6"),
+    ("DP-C", "decoupled"): ("62.2 ± 2.3", "76.8 ± 0.9"),
+    ("DP-T", "normal"): ("60.4 ± 0.8", "76.4 ± 0.4"),
+    ("DP-T", "decoupled"): ("19.4 ± 0.4", "5.9 ± 0.2"),
+    ("DP-MLP", "normal"): ("65.9 ± 0.7", "84.7 ± 0.5"),
+    ("DP-MLP", "decoupled"): ("61.2 ± 0.5", "84.2 ± 0.9"),
+}
+FIGURE_3 = {
+    "adaln_zero": (64.0, 64.5),
+    "adaln": (62.0, 62.3),
+    "adarmsnorm": (63.8, 60.0),
+    "film": (59.5, 51.8),
+    "additive": (57.0, 45.3),
+    "cross_attention": (61.3, 19.8),
+    "prefix": (56.3, 19.5),
+}
+SYSTEMS = {
+    "DP-C": ({"backbone": "unet", "width": 512, "depth": 3}, "film", "DP-C"),
+    "DP-T": ({"backbone": "transformer", "mechanisms": ("cross_attention",)}, "cross_attention", None),
+    "DP-MLP": ({"backbone": "mlp"}, "film", "DP-MLP"),
+}
+# Table I: the expert, its size, the VLM's, how it is conditioned, and the width of the VLM's hidden states.
+EXPERTS = [
+    ("DP-C", "U-Net", "244M", "", "FiLM", None),
+    ("RDT-1B", "DiT", "1.2B", "", "cross-attention", 4096),
+    ("CogACT", "DiT", "13 to 308M", "7B", "concatenated tokens", 4096),
+    ("SmolVLA", "transformer", "100M", "350M", "cross-attention", 960),
+    ("TinyVLA", "diffusion", "100M", "0.4 to 1.3B", "FiLM", 2048),
+    ("π0", "transformer", "300M", "3B", "shared self-attention", 2048),
+    ("π0.5", "transformer", "300M", "3B", "shared self-attention, adaRMSNorm", 2048),
+    ("π*0.6", "transformer", "860M", "4B", "shared self-attention, adaRMSNorm", 2560),
+    ("GR00T-N1", "DiT", "860M", "1.3B", "cross-attention, AdaLN", 2048),
+    ("DexVLA", "ScaleDP", "1B", "2B", "FiLM, AdaLN", 1536),
+]
+Cells = list[dict]
+
+
+def read_cells() -> Cells:
+    return json.loads((RESULTS / "stage2.json").read_text())["results"]
+
+
+@cache
+def random_head(**config) -> ActionHead:
+    """Of full size: only its parameters are counted."""
+    return ActionHead(HeadConfig(**config)).freeze()
+
+
+def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled", **options) -> tuple[int, int]:
+    """Frozen and trained parameters of a head with an adapter, as `num_frozen` and `num_trainable` give them."""
+    head = random_head(**config)
+    own = sum(p.numel() for p in head.modulation_of(mechanism).parameters())
+    backbone = sum(p.numel() for p in head.backbone.parameters())
+    adapter = trained(head, ADAPTERS[mechanism], cond_dim, **options)
+    if mode == "normal":
+        return 0, backbone + own + adapter
+    return backbone + (0 if options.get("relearn_step") else own), adapter
+
+
+def rate(cells: Cells) -> str:
+    """Successes of all seeds together, with Wilson's 95 % interval."""
+    if not cells:
+        return "not run"
+    successes, episodes = (
+        sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in cells), strict=True)
+    )
+    low, high = binomtest(successes, episodes).proportion_ci(method="wilson")
+    return f"{successes} of {episodes} ({low:.0%} to {high:.0%})"
+
+
+def select(cells: Cells, **wanted) -> Cells:
+    return [c for c in cells if all(c["cell"].get(key, 0) == value for key, value in wanted.items())]
+
+
+def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
+    rule = "|" + "|".join(["---"] * left + ["---:"] * (len(header) - left)) + "|"
+    return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def table_2(cells: Cells) -> str:
+    """Backbones: the paper's three, and `mixer`."""
+    rows = []
+    for name, (config, mechanism, small) in SYSTEMS.items():
+        for mode in MODES:
+            tokens = mechanism in ("cross_attention", "prefix")
+            # What the paper freezes: of a modulation the backbone alone, of tokens all that reads them too.
+            relearn = not tokens and mode != "normal"
+            frozen, trains = counts(config, mechanism, COND_DIM, mode, relearn_step=relearn, through="blocks")
+            ours = select(cells, head=small, mode=mode, task="Lift") if small else token_cells(cells, mode)
+            theirs = TABLE_2.get((name, mode), ("", ""))
+            here = f"`{config['backbone']}`, `{mechanism}`"
+            rows.append([name, here, mode, f"{frozen:,}", f"{trains:,}", *theirs, rate(ours)])
+    for mode in MODES:
+        ours = select(cells, head="mixer by FiLM", mode=mode, task="Lift")
+        frozen, trains = counts(
+            {"backbone": "mixer"}, "film", COND_DIM, mode, relearn_step=mode != "normal", through="blocks"
+        )
+        rows.append(["", "`mixer`, `film`", mode, f"{frozen:,}", f"{trains:,}", "", "", rate(ours)])
+    header = [
+        "paper's name",
+        "here",
+        "mode",
+        "frozen",
+        "trained",
+        "MimicGen, paper's %",
+        "LIBERO, paper's %",
+        "ours on Lift",
+    ]
+    return table(header, rows, left=3)
+
+
+def token_cells(cells: Cells, mode: str) -> Cells:
+    return select(cells, head="transformer cross_attention", mode=mode, trained=0)
+
+
+def mechanism_table(cells: Cells, matched: int) -> str:
+    rows = []
+    for name in MECHANISMS:
+        ours = [select(cells, head=f"transformer {name}", mode=mode, trained=matched) for mode in MODES]
+        trains = f"{ours[0][0]['result']['trainable']:,}" if ours[0] else ""
+        paper = [f"{value:.1f}" for value in reversed(FIGURE_3[name])]
+        rows.append([f"`{name}`", trains, *(rate(part) for part in ours), *paper])
+    return table(["mechanism", "trained", *MODES, "paper: decoupled", "paper: normal"], rows)
+
+
+def experts_table() -> str:
+    rows = []
+    for name, arch, size, vlm, conditioning, width in EXPERTS:
+        code, blocks = (
+            [f"{counts({}, 'adaln_zero', width, through=path)[1]:,}" for path in ("code", "both")]
+            if width
+            else ["", ""]
+        )
+        rows.append([name, arch, size, vlm, conditioning, str(width or ""), code, blocks])
+    header = ["system", "expert", "its parameters", "VLM", "conditioning", "width", "through the code", "through both"]
+    return table(header, rows, left=2)
+
+
+def draw(cells: Cells, matched: int, path: Path) -> None:
+    """Success by mechanism and mode: the paper's, ours as the paper freezes, ours with matched counts."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
+    at = np.arange(len(MECHANISMS))
+    normal, decoupled = np.array([FIGURE_3[m] for m in MECHANISMS]).T / 100
+    for shift, values, mode in ((-0.27, decoupled, "decoupled"), (0, normal, "normal")):
+        axes[0].bar(at + shift, values, 0.25, color=COLOURS[mode], label=mode)
+    axes[0].set_title("the paper's: MimicGen, images, one seed", fontsize=10)
+    for ax, count, title in (
+        (axes[1], 0, "ours, frozen as the paper freezes"),
+        (axes[2], matched, f"ours, {matched:,} trained"),
+    ):
+        for shift, mode in zip((-0.27, 0, 0.27), MODES, strict=True):
+            for x, name in zip(at, MECHANISMS, strict=True):
+                part = select(cells, head=f"transformer {name}", mode=mode, trained=count)
+                if not part:
+                    continue
+                won, of = (
+                    sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in part), strict=True)
+                )
+                low, high = binomtest(won, of).proportion_ci(method="wilson")
+                error = [[max(0, won / of - low)], [max(0, high - won / of)]]
+                label = mode if name == MECHANISMS[0] else None
+                ax.bar(
+                    x + shift,
+                    won / of,
+                    0.25,
+                    yerr=error,
+                    color=COLOURS[mode],
+                    label=label,
+                    capsize=2,
+                    error_kw={"lw": 0.8},
+                )
+        ax.set_title(f"{title}: Lift, states", fontsize=10)
+    for ax in axes:
+        ax.set_xticks(at, [m.replace("_", "\n") for m in MECHANISMS], fontsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set(ylim=(0, 1.02), ylabel="success")
+    figure.legend(*axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    cells = read_cells()
+    matched = max((c["cell"].get("trained", 0) for c in cells), default=0)
+    tables = {
+        "backbones": table_2(cells),
+        "mechanisms": mechanism_table(cells, 0),
+        "matched": mechanism_table(cells, matched),
+        "experts": experts_table(),
+    }
+    page = (DOCS / "systems.md").read_text()
+    for name, text in tables.items():
+        page = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\1{text}\2", page, flags=re.DOTALL)
+    write_text(DOCS / "systems.md", page)
+    draw(cells, matched, DOCS / "mechanisms.png")
+    print(*tables.values(), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ Axes: b batch (robots), h horizon, a action, c condition, n steps left of a chun
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 class Samples(Protocol):
     """A policy: `ConditionedHead`, or anything else that makes chunks of conditions."""
 
-    def sample(self, cond: Tensor, **kwargs: Any) -> Tensor: ...
+    @property
+    def sample(self) -> Callable[..., Tensor]: ...
 
 
 class Executor:

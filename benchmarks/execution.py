@@ -1,7 +1,7 @@
 """Ways to execute chunks on Lift: success, and how far the target jumps where one chunk follows another.
 
-`switch` is what an asynchronous robot does without real-time chunking: it plays the old chunk until the new one is there
-and changes to it in the middle.
+`switch` is what an asynchronous robot does without real-time chunking: it plays the old chunk until the new one is
+there and changes to it in the middle.
 
     uv run benchmarks/stage2.py heads mixer && uv run benchmarks/execution.py
 

@@ -66,10 +66,12 @@ def main() -> None:
             }
         )
         for backbone, kind in BACKBONES.items():
-            head = ActionHead(HeadConfig(backbone=backbone, mechanisms=kind.mechanisms)).freeze()
+            shape = {"width": 512, "depth": 3} if backbone == "unet" else {}  # the paper's DP-C
+            head = ActionHead(HeadConfig(backbone=backbone, mechanisms=kind.mechanisms, **shape)).freeze()
             for name in kind.mechanisms:
                 policy = head.attach(ADAPTERS[name](COND_DIM)).eval()
-                ms = median_ms(partial(policy.sample, cond, steps=STEPS), repeats)
+                slow = backbone == "unet"
+                ms = median_ms(partial(policy.sample, cond, steps=STEPS), 3 if slow else repeats, 1 if slow else 5)
                 results.append({"what": f"{backbone} + {name}", "batch": batch, "ms": ms})
     for row in results:
         print(f"batch {row['batch']:3d}  {row['ms']:8.2f} ms  {row['what']}")

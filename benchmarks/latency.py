@@ -66,8 +66,9 @@ def main() -> None:
             }
         )
         for backbone, kind in BACKBONES.items():
-            shape = {"width": 512, "depth": 3} if backbone == "unet" else {}  # the paper's DP-C
-            head = ActionHead(HeadConfig(backbone=backbone, mechanisms=kind.mechanisms, **shape)).freeze()
+            width, depth = (512, 3) if backbone == "unet" else (256, 8)  # the paper's DP-C, and the others
+            config = HeadConfig(backbone=backbone, mechanisms=kind.mechanisms, width=width, depth=depth)
+            head = ActionHead(config).freeze()
             for name in kind.mechanisms:
                 policy = head.attach(ADAPTERS[name](COND_DIM)).eval()
                 slow = backbone == "unet"

@@ -43,7 +43,7 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
         "own_normalizer": policy.own_normalizer is not None,
         "head": head.pointer(),
     }
-    if head.origin:
+    if head.original is not head:
         config["reshape"] = {"space": head.config.space.to_dict(), "horizon": head.config.horizon}
     save_tensors(own_state(policy), folder / NAME, {"action_heads": json.dumps(config, sort_keys=True)})
     return folder
@@ -52,7 +52,7 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
 def load(head: ActionHead, file: Path) -> ConditionedHead:
     """A new policy from a saved adapter and the head it was trained on."""
     tensors, config = read(file)
-    saved, found = config["head"], head.pointer()
+    saved, found, head = config["head"], head.pointer(), head.original
     if saved["fingerprint"] != found["fingerprint"]:
         raise ValueError(
             f"the adapter in {file} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "

@@ -60,6 +60,9 @@ class HeadConfig:
         if self.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
         BACKBONES[self.backbone].check(width=self.width, depth=self.depth, horizon=self.horizon)
+        if isinstance(self.mechanisms, str):
+            raise ValueError(f"mechanisms is a tuple of names, got {self.mechanisms!r}: write ({self.mechanisms!r},)")
+        object.__setattr__(self, "mechanisms", tuple(self.mechanisms))
         able = BACKBONES[self.backbone].mechanisms
         if not self.mechanisms:
             object.__setattr__(self, "mechanisms", tuple(name for name in UNIVERSAL if name in able))

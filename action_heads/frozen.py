@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Freezable(nn.Module):
@@ -23,6 +26,11 @@ class Freezable(nn.Module):
 
     def freeze(self) -> Self:
         """Make every weight a constant, for good; of a reshaped head, all but its new projections."""
+        if not self.frozen:
+            left_out = set(self.projections.values())
+            for module in self.modules():  # each, since any part can be loaded into on its own
+                if left_out.isdisjoint(module.parameters(recurse=False)) or not left_out:
+                    module._register_load_state_dict_pre_hook(refuse_other_weights, with_module=True)
         self.frozen = True
         return self.requires_grad_(bool(self.projections)).eval()
 
@@ -43,14 +51,24 @@ class Freezable(nn.Module):
                 "a frozen head was made trainable behind its back: call head.freeze(), or build a new one"
             )
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
-        """Called by every `load_state_dict`, also that of a module around this one, before anything is copied."""
-        promised = self.state_dict() if self.frozen else {}
-        for name in promised.keys() - self.projections.keys():
-            tensor, given = promised[name], state_dict.get(prefix + name)
-            if given is None or given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
-                raise ValueError(
-                    f"the head is frozen and the state to load has another {name}: load the head it came from with "
-                    "ActionHead.from_pretrained, or load into a head that is not frozen yet"
-                )
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+def thawed(part: M) -> M:
+    """A trainable copy of a part of a frozen module, which nothing was promised of."""
+    part = copy.deepcopy(part)
+    for module in part.modules():
+        module._load_state_dict_pre_hooks.clear()
+    return part.requires_grad_(True)
+
+
+def refuse_other_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before anything is copied into a module of a frozen head: what is to be loaded must be what is there."""
+    own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+    for name, tensor in own.items():
+        given = state_dict.get(prefix + name)
+        if name in module._non_persistent_buffers_set:
+            continue
+        if given is None or given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
+            raise ValueError(
+                f"the head is frozen and the state to load has another {prefix}{name}: load the head it came from with "
+                "ActionHead.from_pretrained, or load into a head that is not frozen yet"
+            )

@@ -55,7 +55,6 @@ class ActionHead(Freezable):
         self.normalizer = Normalizer.identity(config.space)
         # Where an adapter's pointer leads: filled when the head is loaded or published.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
-        self.origin: dict[str, str | None] | None = None  # of a reshaped head: the pointer to the one it was made of
         self._fingerprint: str | None = None
         self._plans: dict[Any, samplers.Schedule] = {}
         self._tables: dict[Any, Tensor] = {}
@@ -146,14 +145,10 @@ class ActionHead(Freezable):
 
     # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def is_open(self, name: str) -> bool:
-        """Whether a parameter lies in the projections from and to actions, which `reshape` makes anew."""
-        return name.startswith(("backbone.embed.", "backbone.out."))
-
     @property
-    def projections(self) -> dict[str, Tensor]:
-        """What trains of a reshaped head, by name; empty for any other."""
-        return {name: p for name, p in self.named_parameters() if self.origin and self.is_open(name)}
+    def original(self) -> ActionHead:
+        """Itself; of a reshaped head, the one it was made of."""
+        return self
 
     def fingerprint(self) -> str:
         """Of all weights, statistics and what they mean; the same for a bfloat16 file loaded as float32."""
@@ -161,7 +156,8 @@ class ActionHead(Freezable):
 
     def pointer(self) -> dict[str, str | None]:
         """What an adapter's file says of its head: name, fingerprint, place. A reshaped head points to its origin."""
-        return self.origin or {"name": self.config.name, "fingerprint": self.fingerprint(), **self.source}
+        head = self.original
+        return {"name": head.config.name, "fingerprint": head.fingerprint(), **head.source}
 
     # ── attaching ────────────────────────────────────────────────────────────────────────────────────────────────
 

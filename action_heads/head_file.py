@@ -27,6 +27,8 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
     if not (folder / CARD).exists():
         contents[CARD] = head_card(head).encode()
     files.write_together(folder, contents)
+    if head.frozen and head.source["path"] is None and config.fingerprint == head.fingerprint():
+        head.source = {"path": str(folder), "revision": None, "subfolder": None}
     return folder
 
 

@@ -30,7 +30,7 @@ def in_mode(head: ActionHead, mode: str, seed: int = 0) -> ActionHead:
         if not head.frozen:
             raise ValueError("in mode 'decoupled' the head is a constant, and this one trains: call head.freeze()")
         return head
-    if head.origin:
+    if head.original is not head:
         raise ValueError(
             "this is a reshaped head: "
             + (

@@ -73,7 +73,6 @@ class Objective(KeepFloat32):
         alpha, sigma = noise_path(config)
         self.register_buffer("alpha", alpha.float(), persistent=False)
         self.register_buffer("sigma", sigma.float(), persistent=False)
-        self._target, self._to_x0 = CONVERSIONS[config.prediction]
 
     def random_steps(
         self, shape: tuple[int, ...], generator: torch.Generator | None = None, levels: str = "uniform"
@@ -94,11 +93,11 @@ class Objective(KeepFloat32):
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """What the network should have said (b h a) at steps t (b 1) or (b h)."""
-        return self._target(x0, noise, self.alpha[t, None], self.sigma[t, None])
+        return CONVERSIONS[self.config.prediction][0](x0, noise, self.alpha[t, None], self.sigma[t, None])
 
     def to_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The clean chunk that the network's output implies, clipped (b h a)."""
-        x0 = self._to_x0(output, x_t, self.alpha[t, None], self.sigma[t, None])
+        x0 = CONVERSIONS[self.config.prediction][1](output, x_t, self.alpha[t, None], self.sigma[t, None])
         return x0.clamp(-self.config.clip, self.config.clip)
 
     def convert(self, output: Tensor, x_t: Tensor, t: Tensor, to: str, of: str | None = None) -> Tensor:

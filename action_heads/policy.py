@@ -17,6 +17,7 @@ from action_heads import adapter_file, continuing, files, hub
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
 from action_heads.checks import check_condition, check_count, check_pad, check_units
+from action_heads.frozen import thawed
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
 from action_heads.normalize import Normalizer
@@ -43,14 +44,13 @@ class ConditionedHead(nn.Module):
                 f"the normalizer has {len(normalizer.scale)} dimensions, the head's actions {head.config.space.dim}: "
                 "fit it with Normalizer.fit(actions, head.config.space)"
             )
-        if normalizer is None and head.origin:
-            raise ValueError(
-                "a reshaped head has no statistics of its new actions: pass normalizer=Normalizer.fit(actions, space)"
-            )
         own = head.modulation_of(adapter.name)
         adapter.build(head.config.width, own.values, head.config.rank if head.config.coded else None)
         if adapter.config.relearn_step:
-            adapter.step = copy.deepcopy(own).float().requires_grad_(True)
+            adapter.step = thawed(own).float()
+        for name, other in head.modulation.items():
+            if name != adapter.name and not head.frozen:  # not computed with here, so not trained here
+                other.requires_grad_(False)
         device = head.objective.alpha.device
         self.head = head
         self.adapter = adapter.to(device)

@@ -8,34 +8,85 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
 
+from action_heads.adapters import Adapter
+from action_heads.config import HeadConfig
 from action_heads.head import ActionHead
+from action_heads.normalize import Normalizer
+from action_heads.policy import ConditionedHead
 from action_heads.spaces import ActionSpace
 
 
-def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | None = None) -> ActionHead:
+class ReshapedHead(ActionHead):
+    """The frozen trunk of another head between new projections from and to actions, which train with an adapter."""
+
+    def __init__(self, config: HeadConfig, original: ActionHead):
+        super().__init__(config)
+        self._original = (original,)  # in a tuple, so that torch does not count it as a part of this head
+        self._taken = False
+
+    @property
+    def original(self) -> ActionHead:
+        return self._original[0]
+
+    @property
+    def projections(self) -> dict[str, Tensor]:
+        return {name: p for name, p in self.named_parameters() if is_projection(name)}
+
+    def attach(self, adapter: Adapter, *, normalizer: Normalizer | None = None) -> ConditionedHead:
+        """As of any head, but once, since its projections train with the adapter; and it has no statistics to go by."""
+        if self._taken:
+            raise ValueError(
+                "this reshaped head has an adapter already, and its projections train with that one: "
+                "call reshape again for another"
+            )
+        if normalizer is None:
+            raise ValueError(
+                "a reshaped head has no statistics of its new actions: pass normalizer=Normalizer.fit(actions, space)"
+            )
+        policy = super().attach(adapter, normalizer=normalizer)
+        self._taken = True
+        return policy
+
+
+def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | None = None) -> ReshapedHead:
     """A new head with `head`'s trunk, frozen, and new projections from and to actions, which train with the adapter.
 
     The trunk is what lies between the projections, blocks, norms, step embedding and modulation, in float32. What in
-    it depends on the horizon (`mixer`'s maps over time) is resampled to the new one. The projections are random, and
-    there are no statistics: `attach` wants a normalizer fitted to the new actions.
+    it depends on the horizon (`mixer`'s maps over time) is resampled to the new one. The projections are random.
     """
     if not head.frozen:
         raise ValueError("only a frozen head is reshaped, since its trunk is to stay what it is: head.freeze() first")
+    original = head.original  # maps over time that are resampled twice would not be what they were
     config = dataclasses.replace(
-        head.config, space=space or head.config.space, horizon=horizon or head.config.horizon, fingerprint=""
+        original.config,
+        name=f"{original.config.name}-reshaped",
+        space=head.config.space if space is None else space,
+        horizon=head.config.horizon if horizon is None else horizon,
+        training={"reshaped_from": head.pointer(), "licence": original.config.training.get("licence")},
+        fingerprint="",
     )
-    reshaped = ActionHead(config)
+    reshaped = ReshapedHead(config, original)
     own = reshaped.state_dict()
-    trunk = {name: tensor.float() for name, tensor in head.state_dict().items() if not reshaped.is_open(name)}
-    trunk = {name: tensor for name, tensor in trunk.items() if not name.startswith("normalizer.")}
+    trunk = {name: tensor.float() for name, tensor in original.state_dict().items() if is_trunk(name)}
     trunk |= {name: resample(t, config.horizon) for name, t in trunk.items() if t.shape != own[name].shape}
     reshaped.load_state_dict(own | trunk)
-    reshaped.origin = head.pointer()
-    return reshaped.to(head.objective.alpha.device).freeze()
+    reshaped.to(original.objective.alpha.device).freeze()
+    return reshaped
 
 
-def resample(weight: torch.Tensor, horizon: int) -> torch.Tensor:
+def is_projection(name: str) -> bool:
+    """Whether a parameter of a head lies in the projections from and to actions."""
+    return name.startswith(("backbone.embed.", "backbone.out."))
+
+
+def is_trunk(name: str) -> bool:
+    """Whether a parameter of a head is kept."""
+    return not is_projection(name) and not name.startswith("normalizer.")
+
+
+def resample(weight: Tensor, horizon: int) -> Tensor:
     """A map over time (h h), or its bias (h), for another horizon: as much influence over the same share of a chunk."""
     old, image = len(weight), weight[None, None] if weight.ndim == 2 else weight[None, None, None]
     size = (horizon, horizon) if weight.ndim == 2 else (1, horizon)

@@ -59,7 +59,9 @@ def test_has_learned_motion(name):
 
 @torch.no_grad()
 def unconditional_loss(head, normalizer) -> float:
-    actions, signal = data.chunks(data.source("recorded:panda", 16, "held_out")(256, generator()), head.config.space)
+    space = head.config.space
+    motion = data.source("recorded:panda", data.window(space, 16), "held_out")(256, generator())
+    actions, signal = data.chunks(motion, space)
     return float(objective.loss(head, None, normalizer.normalize(actions), signal, "film", generator(1)))
 
 

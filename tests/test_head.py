@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 import torch
 from fake_hub import fake_hub_fixture  # noqa: F401
-from small import conditions, generator, tiny_config, tiny_head, trained_policy
+from small import actions, conditions, generator, tiny_config, tiny_head, trained_policy
 
-from action_heads import ActionHead
+from action_heads import ActionHead, ConditionedHead
 from action_heads.files import WeightFileError
 from action_heads.hub import HeadNotFoundError
 
@@ -176,3 +178,35 @@ def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
     loaded = ConditionedHead.from_pretrained("me/stack")
     a, b = (p.sample(conditions(), generator=generator()) for p in (policy, loaded))
     assert torch.equal(a, b)
+
+
+def test_no_part_of_a_frozen_head_can_be_loaded_into(head):
+    other = tiny_head(head.config.backbone, seed=1)
+    with pytest.raises(ValueError, match="is frozen and the state to load has another"):
+        head.backbone.load_state_dict(other.backbone.state_dict())
+    head.backbone.load_state_dict(head.backbone.state_dict())
+    twin = copy.deepcopy(head)
+    with pytest.raises(ValueError, match="is frozen"):
+        twin.backbone.out.load_state_dict(other.backbone.out.state_dict())
+
+
+def test_a_head_that_was_saved_knows_where(tmp_path):
+    """Normal training, then frozen: head and adapter saved side by side come back together."""
+    head = tiny_head().in_mode("normal")
+    policy = trained_policy(head)
+    head.freeze().save_pretrained(tmp_path / "head")
+    loaded = ConditionedHead.from_pretrained(policy.save_adapter(tmp_path / "adapter"))
+    assert torch.equal(*(p.sample(conditions(), generator=generator()) for p in (policy, loaded)))
+
+
+def test_in_normal_training_only_what_is_computed_with_trains():
+    policy = trained_policy(tiny_head().in_mode("normal"), "film")
+    trained = list(policy.trainable_parameters())
+    assert sum(p.numel() for p in trained) == policy.num_trainable
+    policy.loss(actions(), conditions()).backward()
+    assert all(p.grad is not None for p in trained)
+
+
+def test_policies_survive_pickling(policy):
+    twin = pickle.loads(pickle.dumps(policy))
+    assert torch.equal(*(p.sample(conditions(), generator=generator()) for p in (policy, twin)))

@@ -10,7 +10,7 @@ from action_heads import ActionHead, ActionSpace, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
 from action_heads.fit import FitConfig, fit
-from action_heads.reshape import resample
+from action_heads.reshape import is_projection, is_trunk, resample
 
 JOINTS = ActionSpace((("joint", 6), ("gripper", 1)))
 BIMANUAL = ActionSpace((("joint", 6), ("gripper", 1), ("joint", 6), ("gripper", 1)))
@@ -57,7 +57,7 @@ def test_counts_say_what_trains():
 def test_trunk_is_the_heads_bit_for_bit(head):
     reshaped = head.reshape(space=BIMANUAL)  # the same horizon: nothing to resample
     own, theirs = reshaped.state_dict(), head.state_dict()
-    trunk = [name for name in own if not head.is_open(name) and not name.startswith("normalizer.")]
+    trunk = [name for name in own if is_trunk(name)]
     assert len(trunk) > 10
     assert all(torch.equal(own[name], theirs[name]) for name in trunk)
 
@@ -112,7 +112,7 @@ def test_frozen_is_still_a_promise():
 def test_it_can_become_a_head_of_its_own(tmp_path):
     reshaped = tiny_head("mixer").reshape(space=JOINTS, horizon=8)
     loaded = ActionHead.from_pretrained(reshaped.save_pretrained(tmp_path))
-    assert loaded.origin is None
+    assert loaded.original is loaded
     assert not any(p.requires_grad for p in loaded.parameters())
     assert torch.equal(*(h.sample(2, generator=generator()) for h in (loaded, reshaped)))
 
@@ -122,8 +122,9 @@ def test_refusals():
         ActionHead(tiny_head().config).reshape(horizon=8)
     with pytest.raises(ValueError, match=r"no statistics.*normalizer=Normalizer\.fit"):
         tiny_head().reshape(space=JOINTS).attach(ADAPTERS["film"](COND_DIM))
-    with pytest.raises(ValueError, match="horizon must be a positive integer"):
-        tiny_head().reshape(horizon=-2)
+    for horizon in (-2, 0):
+        with pytest.raises(ValueError, match="horizon must be a positive integer"):
+            tiny_head().reshape(horizon=horizon)
 
 
 @pytest.mark.parametrize("horizon", [8, 50])
@@ -144,4 +145,27 @@ def test_a_map_over_time_keeps_what_it_does(horizon):
 def test_every_backbone_says_what_is_open():
     for name in BACKBONES:
         head = tiny_head(name)
-        assert 0 < sum(p.numel() for n, p in head.named_parameters() if head.is_open(n)) < head.num_parameters / 2
+        assert 0 < sum(p.numel() for n, p in head.named_parameters() if is_projection(n)) < head.num_parameters / 2
+
+
+def test_reshaping_again_is_from_the_original(tmp_path):
+    head = tiny_head("mixer")
+    twice = head.reshape(horizon=8).reshape(horizon=16)
+    trunk = {name: t for name, t in head.state_dict().items() if "blocks" in name}
+    assert all(torch.equal(twice.state_dict()[name], t) for name, t in trunk.items())
+    saved = reshaped_policy(head, BIMANUAL, 48).save_adapter(tmp_path)
+    loaded = head.reshape(horizon=8).load_adapter(saved)
+    expected = head.load_adapter(saved).sample(conditions(), generator=generator())
+    assert torch.equal(loaded.sample(conditions(), generator=generator()), expected)
+
+
+def test_one_adapter_for_its_projections():
+    policy = reshaped_policy(tiny_head(), JOINTS, 16)
+    with pytest.raises(ValueError, match="has an adapter already"):
+        policy.head.attach(ADAPTERS["film"](COND_DIM), normalizer=policy.normalizer)
+
+
+def test_it_says_what_it_is():
+    reshaped = tiny_head().reshape(space=JOINTS)
+    assert reshaped.config.name == "test/tiny-reshaped"
+    assert reshaped.config.training["reshaped_from"]["name"] == "test/tiny"

@@ -162,11 +162,11 @@ def test_targets_at_clean_steps_do_not_count(policy, monkeypatch):
 def test_training_with_prefixes_learns_to_continue(backbone, mechanism):
     """Chunks are one of two lines: after committed steps of one, only that one is right."""
     torch.manual_seed(0)
-    head = ActionHead(tiny_config(backbone, width=32, depth=2, mechanisms=(mechanism,)))
+    head = ActionHead(tiny_config(backbone, width=16, depth=2, mechanisms=(mechanism,)))
     side = torch.randint(2, (2048, 1, 1), generator=generator()) * 1.2 - 0.6
     chunks = side.expand(-1, 16, 10).contiguous()
     policy = head.attach(ADAPTERS[mechanism](7))
-    fit(policy, chunks, torch.zeros(2048, 7), config=FitConfig(steps=120, lr=5e-3, prefixes=True))
+    fit(policy, chunks, torch.zeros(2048, 7), config=FitConfig(steps=150, lr=5e-3, ema=0.98, prefixes=True))
     previous = torch.tensor([0.6, -0.6]).repeat(50)[:, None, None].expand(-1, 4, 10)
     chunk = policy.sample(torch.zeros(100, 7), previous=previous, committed=4, generator=generator())
     assert (chunk[:, 4:, 0].sign() == previous[:, :1, 0].sign()).float().mean() > 0.85  # by chance 0.5

@@ -6,6 +6,7 @@ values of all sites.
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,61 +23,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first steps of a chunk, given: sampling continues them (Black et al. 2025, Real-Time Execution of Chunks).
+    """The first steps of a chunk, given: sampling shows them clean at every level, and continues them.
 
-    Where each step of a chunk may be modulated differently, they are shown clean, as clean: Stage 1 trained the head to
-    continue such prefixes. Elsewhere they are shown as noisy as the rest, always with the same noise (inpainting by
-    replacement, Song et al. 2021).
+    What a network learns of it, it learns in training (training-time action conditioning, Black, Ren et al. 2025). It
+    knows clean steps by their modulation where each step may have its own level, and elsewhere by their values alone.
     """
 
     actions: Tensor  # (b d a), of the network's size
-    noise: Tensor  # (b d a)
-    clean: bool
+    own_level: bool  # whether they are modulated as the clean steps they are
 
-    def hold(self, x: Tensor, head: ActionHead, level: Tensor) -> Tensor:
-        """A chunk (b h a) at a noise level (1 1) with these steps in place of its own."""
-        first = self.actions if self.clean else head.objective.add_noise(self.actions, self.noise, level)
-        return torch.cat([first, x[:, self.actions.shape[1] :]], dim=1)
+    def hold(self, x: Tensor) -> Tensor:
+        """A chunk (b h a) with these steps in place of its own."""
+        return torch.cat([self.actions, x[:, self.actions.shape[1] :]], dim=1)
 
     def step_values(self, table: Tensor, steps: Tensor, horizon: int) -> Tensor:
-        """Values by step (k 1 1 P) -> (k 1 h P), those of what is shown clean from the cleanest level."""
-        if not self.clean:
+        """Values by step (k 1 1 P) -> (k 1 h P), of these steps from the cleanest level, where they may differ."""
+        if not self.own_level:
             return steps
         first = torch.arange(horizon, device=table.device) < self.actions.shape[1]
         return torch.where(first[:, None], table[0], steps)
 
 
-def can_be_told_apart(head: ActionHead, modulation: HeadModulation) -> bool:
-    """Whether clean and noisy steps may stand in one chunk, each modulated by a level of its own."""
+def takes_levels_per_step(head: ActionHead, modulation: HeadModulation) -> bool:
+    """Whether each step of a chunk may have a noise level of its own, and the network sees the chunk as a whole."""
     return head.backbone.mixes_time and head.backbone.per_position and modulation.mechanism.per_position
 
 
-def prefix(head: ActionHead, modulation: HeadModulation, last: Tensor, committed: int, noise: Tensor) -> Prefix | None:
-    """What is committed of the last chunk (b n a), of the network's size; sampling starts from noise (b h a)."""
-    if not committed:
-        return None
+def check_mixes_time(head: ActionHead) -> None:
+    """Only a backbone that denoises a chunk as a whole can continue its first steps."""
     if not head.backbone.mixes_time:
         raise ValueError(
             f"{head.config.backbone} denoises every step of a chunk alone, so it can't continue a committed prefix: "
             "use a head that mixes time, such as dae/mixer-5m-fk, or start= and ensembling, which need none"
         )
+
+
+def prefix(head: ActionHead, modulation: HeadModulation, last: Tensor, committed: int) -> Prefix | None:
+    """What is committed of the last chunk (b n a), of the network's size."""
+    if not committed:
+        return None
+    check_mixes_time(head)
     if not 0 < committed <= last.shape[1] or committed >= head.config.horizon:
         raise ValueError(
             f"committed={committed}, with {last.shape[1]} steps left of the last chunk and chunks of "
             f"{head.config.horizon}: it must be no more than there are, and fewer than a chunk"
         )
-    return Prefix(last[:, :committed], noise[:, :committed], can_be_told_apart(head, modulation))
+    return Prefix(last[:, :committed], takes_levels_per_step(head, modulation))
 
 
-def random_prefixes(
-    head: ActionHead, modulation: HeadModulation, shape: torch.Size, generator: torch.Generator | None
-) -> Tensor:
+def random_prefixes(head: ActionHead, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
     """What is committed of chunks (b h a) in training: nothing of half of them, of others any number of steps (b h)."""
-    if not can_be_told_apart(head, modulation):
-        raise ValueError(
-            f"{head.config.backbone} by {modulation.mechanism.name} has one noise level for a whole chunk, so it can't "
-            "be trained with clean prefixes: leave prefixes=True out; it continues them by inpainting, if it mixes time"
-        )
+    check_mixes_time(head)
     batch, horizon, _ = shape
     device = head.objective.alpha.device
     drawn_on = device if generator is None else generator.device
@@ -100,10 +97,31 @@ def begin(head: ActionHead, last: Tensor, noise: Tensor, plan: Schedule) -> Tens
     return head.objective.add_noise(whole, noise, plan.timesteps[:1, None])
 
 
-def check_previous(previous: Tensor, batch: int, horizon: int, action_dim: int) -> None:
-    """What is left of the last chunk is (b n a) with 1 to h steps."""
+def check_previous(previous: Tensor, committed: int | None, start: float | None, chunk: Tensor, values: bool) -> int:
+    """What is left of the last chunk is (b n a), 1 to h steps, where the new one (b h a) is. Returns what is committed.
+
+    Zero steps may be committed, by a loop that counts them; none at all, and no start, is an oversight.
+    """
+    batch, horizon, action_dim = chunk.shape
     expected = f"expected ({batch}, 1 to {horizon}, {action_dim}): what is left of the last chunk, in robot units"
+    if committed is None and start is None:
+        raise ValueError(
+            "previous does nothing without committed= or start=: say how many of its steps are being executed, or how "
+            "much noise to begin with"
+        )
+    if not isinstance(previous, Tensor):
+        raise ValueError(f"previous must be a torch tensor, got a {type(previous).__name__}: use torch.as_tensor")
     if previous.ndim != 3 or (len(previous), previous.shape[2]) != (batch, action_dim):
         raise ValueError(f"previous has shape {tuple(previous.shape)}; {expected}")
     if not 1 <= previous.shape[1] <= horizon:
         raise ValueError(f"previous has {previous.shape[1]} steps; {expected}")
+    if previous.device != chunk.device:
+        raise ValueError(
+            f"previous is on {previous.device}, the head on {chunk.device}: use previous.to({str(chunk.device)!r})"
+        )
+    if values and not previous.isfinite().all():
+        raise ValueError("previous contains NaN or infinite values: pass on what the last call of sample returned")
+    try:
+        return operator.index(committed or 0)
+    except TypeError:
+        raise ValueError(f"committed is a number of steps, an integer, got {committed!r}: round it up") from None

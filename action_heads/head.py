@@ -99,12 +99,12 @@ class ActionHead(Freezable):
             steps = prefix.step_values(table, steps, self.config.horizon)
 
         def predict_x0(x: Tensor, i: int) -> Tensor:
-            x = prefix.hold(x, self, levels[i]) if prefix else x
+            x = prefix.hold(x) if prefix else x
             values = steps[i] if cond is None else steps[i] + cond
             return self.objective.to_x0(self.predict(x, values, modulation), x, levels[i])
 
         x = samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
-        return torch.cat([prefix.actions, x[:, prefix.actions.shape[1] :]], dim=1) if prefix else x
+        return prefix.hold(x) if prefix else x
 
     def plan(
         self, sampler: str, steps: int | None = None, spacing: str = "trailing", start: int | None = None

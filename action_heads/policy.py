@@ -92,7 +92,8 @@ class ConditionedHead(nn.Module):
             generator: for the noise and its level.
             levels: how levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last".
             noise_samples: how often each chunk is noised; its condition is read once.
-            prefixes: show the first steps of half of the chunks clean, as `sample` does with committed ones.
+            prefixes: show the first steps of half of the chunks clean, as `sample` does with committed ones, and count
+                the others alone. On backbones that mix time.
         """
         look = self._look(actions, "loss")
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
@@ -111,8 +112,10 @@ class ConditionedHead(nn.Module):
             excluded = torch.cat([is_pad] * noise_samples)
         x_t = objective.add_noise(x0, noise, t)
         if prefixes:
-            clean = continuing.random_prefixes(self.head, self.modulation, x0.shape, generator)
-            t, x_t = t.masked_fill(clean, 0), torch.where(clean[..., None], x0, x_t)
+            clean = continuing.random_prefixes(self.head, x0.shape, generator)
+            x_t = torch.where(clean[..., None], x0, x_t)
+            if continuing.takes_levels_per_step(self.head, self.modulation):
+                t = t.masked_fill(clean, 0)
             excluded = clean if excluded is None else clean | excluded
         values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
         output = self.head.predict(x_t, values, self.modulation)
@@ -162,7 +165,7 @@ class ConditionedHead(nn.Module):
         spacing: str = "trailing",
         generator: torch.Generator | None = None,
         previous: Tensor | None = None,
-        committed: int = 0,
+        committed: int | None = None,
         start: float | None = None,
     ) -> Tensor:
         """Action chunks (b h a) in robot units, for conditions (b, c) or tokens (b, n, c).
@@ -176,7 +179,7 @@ class ConditionedHead(nn.Module):
             generator: makes the result reproducible.
             previous: (b, n, a), what is left of the last chunk in robot units: its first step is the new one's first.
             committed: so many of its steps are being executed; the new chunk begins with them and continues them
-                (real-time chunking). On backbones that mix time.
+                (real-time chunking). On backbones that mix time, trained with `prefixes=True`.
             start: share of noise in (0, 1] to start from, over `previous` (warm start): fewer steps then do.
         """
         self._check_cond(cond, mask, self._look(cond, "sample"))
@@ -187,9 +190,9 @@ class ConditionedHead(nn.Module):
         level = None if start is None else continuing.level_of(head, start)
         plan, prefix = head.plan(sampler, steps, spacing, level), None
         if previous is not None:
-            continuing.check_previous(previous, *x.shape)
+            committed = continuing.check_previous(previous, committed, start, x, self._look(previous, "previous"))
             last = self.normalizer.normalize(previous.float())
-            prefix = continuing.prefix(head, self.modulation, last, committed, x)
+            prefix = continuing.prefix(head, self.modulation, last, committed)
             x = x if start is None else continuing.begin(head, last, x, plan)
         x = head.denoise(self.step_values(), self.modulate(cond, mask), self.modulation, x, plan, generator, prefix)
         chunk = self.normalizer.unnormalize(x)

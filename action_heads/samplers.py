@@ -169,11 +169,13 @@ SAMPLERS: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def schedule(name: str, path: Path, steps: int | None = None, **options) -> Schedule:
-    """The `Schedule` of a sampler by name; without `steps`, as many as are usual for it."""
+def schedule(name: str, path: Path, steps: int | None = None, *, start: int | None = None, **options) -> Schedule:
+    """The `Schedule` of a sampler by name; without `steps`, 10 or 1 for one_step, and no more than there are levels."""
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](path, **options if steps is None else options | {"steps": steps})
+    if steps is None:
+        steps = 1 if name == "one_step" else min(10, len(path[0]) if start is None else start + 1)
+    return SAMPLERS[name](path, steps, start=start, **options)
 
 
 def run(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from small import actions, conditions, generator, tiny_config, tiny_head, trained_policy
 
 from action_heads import ActionHead
-from action_heads.adapters import FiLM
-from action_heads.continuing import can_be_told_apart, random_prefixes
+from action_heads.adapters import ADAPTERS
+from action_heads.continuing import random_prefixes, takes_levels_per_step
 from action_heads.fit import FitConfig, fit
 from action_heads.samplers import SAMPLERS
 
@@ -31,6 +32,8 @@ def test_begins_with_what_is_committed_bit_for_bit_and_goes_on_otherwise(policy)
     assert not torch.equal(held[:, 3:], free[:, 3:])  # the prefix was seen
     other = {"steps": 4, "previous": last_chunk() + 0.05}
     assert not torch.equal(policy.sample(conditions(), generator=generator(), committed=3, **other)[:, 3:], held[:, 3:])
+    numpy = policy.sample(conditions(), generator=generator(), committed=np.int64(3), **options)
+    assert torch.equal(numpy, held)
     none = policy.sample(conditions(), generator=generator(), committed=0, **options)
     assert torch.equal(none, free)
 
@@ -43,9 +46,10 @@ def test_every_sampler_continues(sampler):
     assert chunk.isfinite().all()
 
 
-def test_a_prefix_is_shown_clean_as_clean(monkeypatch):
-    """What the network sees at every evaluation: the committed steps as they are, modulated as the cleanest level."""
-    policy = trained_policy(tiny_head("mixer"))
+def test_a_prefix_is_shown_clean_at_every_level(policy, monkeypatch):
+    """What the network sees: the committed steps as they are, modulated as the cleanest level where they may be."""
+    if not mixing(policy):
+        pytest.skip("refused: see below")
     seen, predict = [], policy.head.predict
 
     def spy(x, values, modulation):
@@ -55,10 +59,13 @@ def test_a_prefix_is_shown_clean_as_clean(monkeypatch):
     monkeypatch.setattr(policy.head, "predict", spy)
     policy.sample(conditions(), steps=3, previous=last_chunk(), committed=3, generator=generator())
     table, plan = policy.step_values(), policy.head.plan("ddim", 3)
-    for i, (first, values) in enumerate(seen):
+    for (first, values), t in zip(seen, plan.timesteps, strict=True):
         torch.testing.assert_close(first, policy.normalizer.normalize(last_chunk()[:, :3]))
-        torch.testing.assert_close(values[:, :3], table[0].expand(4, 3, -1), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(values[:, 3:], table[plan.timesteps[i]].expand(4, 13, -1), atol=1e-5, rtol=1e-5)
+        told = t.expand(4, 1)
+        if takes_levels_per_step(policy.head, policy.modulation):
+            told = t.repeat(4, 16)
+            told[:, :3] = 0
+        torch.testing.assert_close(values, table[told], atol=1e-5, rtol=1e-5)
 
 
 def test_a_backbone_that_mixes_no_time_refuses():
@@ -83,36 +90,86 @@ def test_warm_start_stays_near_and_pure_noise_forgets(policy):
     assert x0.isfinite().all()
 
 
-def test_prefixes_are_drawn_and_not_counted():
+def test_warm_start_begins_with_the_last_chunk_and_its_end_repeated(monkeypatch):
+    """What the network sees first, from the same generator."""
+    policy = trained_policy(tiny_head("mixer"))
+    seen, predict = [], policy.head.predict
+    monkeypatch.setattr(policy.head, "predict", lambda x, *rest: seen.append(x.clone()) or predict(x, *rest))
+    policy.sample(conditions(), steps=2, previous=last_chunk(), start=0.6, generator=generator())
+    x0 = policy.normalizer.normalize(torch.cat([last_chunk(), last_chunk()[:, -1:].expand(-1, 4, -1)], dim=1))
+    noise = policy.head.noise(4, generator())
+    sigma = policy.head.objective.sigma
+    t = (sigma - 0.6).abs().argmin()
+    torch.testing.assert_close(seen[0], policy.head.objective.add_noise(x0, noise, t[None, None]))
+
+
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_a_low_start_takes_as_many_steps_as_there_are_levels(sampler):
+    policy = trained_policy(tiny_head("mixer"))
+    chunk = policy.sample(conditions(), sampler=sampler, previous=last_chunk(), start=0.05, generator=generator())
+    assert chunk.isfinite().all()
+
+
+def test_prefixes_are_drawn():
     head = tiny_head("mixer")
-    policy = trained_policy(head)
-    clean = random_prefixes(head, policy.modulation, torch.Size((4000, 16, 10)), generator())
+    clean = random_prefixes(head, torch.Size((4000, 16, 10)), generator())
     assert 0.45 < clean[:, 0].float().mean() < 0.5  # of half, of which one in sixteen has length 0
     assert not clean[:, -1].any()
     assert (clean.int().diff(dim=1) <= 0).all()
-    policy.loss(actions(), conditions(), prefixes=True, generator=generator()).backward()
-    assert all(p.grad is not None for p in policy.adapter.parameters())
 
 
-def test_training_with_prefixes_learns_to_continue():
-    """Chunks are one of two lines: after a committed step of one, only that one is right."""
+def test_training_shows_prefixes_clean_and_counts_the_rest(policy, monkeypatch):
+    """On every backbone that mixes time, with every mechanism; the others refuse."""
+    if not mixing(policy):
+        with pytest.raises(ValueError, match="denoises every step of a chunk alone"):
+            policy.loss(actions(), conditions(), prefixes=True)
+        return
+    head, g = policy.head, generator(3)
+    x0 = policy.normalizer.normalize(actions(32))
+    t = head.objective.random_steps((32, 1), g)
+    noise = head.objective.random_noise(x0.shape, g)
+    clean = random_prefixes(head, x0.shape, g)
+    assert 0.1 < clean.float().mean() < 0.4
+    seen, predict = [], head.predict
+    monkeypatch.setattr(head, "predict", lambda *given: seen.append((*given[:2], predict(*given))) or seen[-1][-1])
+    loss = policy.loss(actions(32), conditions(32), prefixes=True, generator=generator(3))
+    x, values, output = seen[0]
+    torch.testing.assert_close(x[clean], x0[clean])
+    torch.testing.assert_close(x[~clean], head.objective.add_noise(x0, noise, t)[~clean])
+    told = t.masked_fill(clean, 0) if takes_levels_per_step(head, policy.modulation) else t
+    torch.testing.assert_close(values, policy.step_values(told) + policy.modulate(conditions(32)))
+    torch.testing.assert_close(loss, (output - x0).square().mean(-1)[~clean].mean())
+
+
+def test_targets_at_clean_steps_do_not_count(policy, monkeypatch):
+    if not mixing(policy):
+        pytest.skip("refused: see above")
+    g, objective = generator(3), policy.head.objective
+    drawn = {"prefixes": True, "generator": g}
+    losses = [policy.loss(actions(32), conditions(32), **drawn)]
+    g.manual_seed(3)
+    objective.random_steps((32, 1), g), objective.random_noise((32, 16, 10), g)
+    clean = random_prefixes(policy.head, torch.Size((32, 16, 10)), g)
+    target = objective.target
+    for where in (clean, ~clean):
+        monkeypatch.setattr(objective, "target", lambda *given, at=where: target(*given) + at[..., None])
+        g.manual_seed(3)
+        losses.append(policy.loss(actions(32), conditions(32), **drawn))
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize(("backbone", "mechanism"), [("mixer", "film"), ("unet", "film"), ("transformer", "prefix")])
+def test_training_with_prefixes_learns_to_continue(backbone, mechanism):
+    """Chunks are one of two lines: after committed steps of one, only that one is right."""
     torch.manual_seed(0)
-    head = ActionHead(tiny_config("mixer", width=32, depth=2, mechanisms=("film",)))
+    head = ActionHead(tiny_config(backbone, width=16, depth=2, mechanisms=(mechanism,)))
     side = torch.randint(2, (2048, 1, 1), generator=generator()) * 1.2 - 0.6
     chunks = side.expand(-1, 16, 10).contiguous()
-    policy = head.attach(FiLM(7))
-    fit(policy, chunks, torch.zeros(2048, 7), config=FitConfig(steps=250, lr=3e-3, prefixes=True))
-    previous = torch.tensor([0.6, -0.6]).repeat(50)[:, None, None].expand(-1, 2, 10)
-    chunk = policy.sample(torch.zeros(100, 7), previous=previous, committed=2, generator=generator())
-    assert (chunk[:, 2:, 0].sign() == previous[:, :1, 0].sign()).float().mean() > 0.9  # by chance 0.5
-
-
-def test_prefixes_are_refused_where_steps_share_a_level(policy):
-    if can_be_told_apart(policy.head, policy.modulation):
-        policy.loss(actions(), conditions(), prefixes=True)
-    else:
-        with pytest.raises(ValueError, match=r"one noise level for a whole chunk|denoises every step"):
-            policy.loss(actions(), conditions(), prefixes=True)
+    policy = head.attach(ADAPTERS[mechanism](7))
+    fit(policy, chunks, torch.zeros(2048, 7), config=FitConfig(steps=150, lr=5e-3, ema=0.98, prefixes=True))
+    previous = torch.tensor([0.6, -0.6]).repeat(50)[:, None, None].expand(-1, 4, 10)
+    chunk = policy.sample(torch.zeros(100, 7), previous=previous, committed=4, generator=generator())
+    assert (chunk[:, 4:, 0].sign() == previous[:, :1, 0].sign()).float().mean() > 0.85  # by chance 0.5
 
 
 @pytest.mark.parametrize(
@@ -124,8 +181,17 @@ def test_prefixes_are_refused_where_steps_share_a_level(policy):
         ({"previous": last_chunk(16), "committed": 16}, "fewer than a chunk"),
         ({"previous": last_chunk(4), "committed": -1}, "committed=-1"),
         ({"previous": last_chunk(4), "start": 0.0}, "above 0 and at most 1"),
-        ({"previous": last_chunk(4, batch=3)}, r"previous has shape \(3, 4, 10\); expected \(4, 1 to 16, 10\)"),
-        ({"previous": last_chunk(0)}, "previous has 0 steps"),
+        (
+            {"previous": last_chunk(4, batch=3), "start": 0.5},
+            r"previous has shape \(3, 4, 10\); expected \(4, 1 to 16, 10\)",
+        ),
+        ({"previous": last_chunk(0), "committed": 1}, "previous has 0 steps"),
+        ({"previous": last_chunk()}, "previous does nothing without committed= or start="),
+        ({"previous": last_chunk().numpy(), "committed": 1}, "got a ndarray: use torch.as_tensor"),
+        ({"previous": last_chunk().tolist(), "start": 0.5}, "got a list: use torch.as_tensor"),
+        ({"previous": last_chunk().to("meta"), "committed": 1}, r"on meta, the head on cpu: use previous.to\('cpu'\)"),
+        ({"previous": last_chunk() / 0, "committed": 1}, "NaN or infinite"),
+        ({"previous": last_chunk(), "committed": 2.0}, r"an integer, got 2\.0"),
     ],
 )
 def test_refusals(options, message):

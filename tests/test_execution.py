@@ -60,6 +60,36 @@ def test_what_is_left_is_passed_on():
     assert (second["committed"], second["start"], second["steps"]) == (4, 0.4, 3)
 
 
+def test_an_ensemble_warm_starts_from_the_newest_chunk():
+    policy = Clock(8)
+    ticks(Executor(policy, execute=2, ensemble=0.0, warm_start=0.5), 5)
+    assert [asked.get("previous", torch.zeros(1, 0, 1))[0, :, 0].tolist() for asked in policy.asked] == [
+        [],
+        list(range(102, 108)),
+        list(range(202, 208)),
+    ]
+
+
+def test_due_says_when_a_condition_is_needed():
+    policy, due = Clock(), []
+    executor = Executor(policy, execute=3)
+    for _ in range(5):
+        due.append(executor.due)
+        executor(torch.zeros(1, 3) if executor.due else None)
+    assert due == [True, False, False, True, False]
+    executor(None)
+    with pytest.raises(ValueError, match="tick 6 asks for a chunk: pass cond"):
+        executor(None)
+
+
+def test_options_of_the_moment_are_passed_on():
+    policy = Clock()
+    executor = Executor(policy, execute=2, steps=3)
+    for mask in "abc":
+        executor(torch.zeros(1, 3), mask=mask)
+    assert policy.asked == [{"steps": 3, "mask": "a"}, {"steps": 3, "mask": "c"}]
+
+
 def test_a_real_policy_continues_without_a_jump():
     policy = trained_policy(tiny_head("mixer"))
     executor = Executor(policy, execute=4, delay=2, steps=2, generator=generator())
@@ -77,6 +107,8 @@ def test_a_real_policy_continues_without_a_jump():
         ({"execute": 4, "delay": 5}, "delay must be between 0 and execute"),
         ({"ensemble": -0.1}, "ensemble is a rate"),
         ({"ensemble": 0.1, "delay": 1}, "without a delay"),
+        ({"warm_start": 0.0}, "above 0 and at most 1"),
+        ({"warm_start": 1.1}, "above 0 and at most 1"),
     ],
 )
 def test_refusals(options, message):
@@ -87,3 +119,10 @@ def test_refusals(options, message):
 def test_chunks_that_run_out():
     with pytest.raises(ValueError, match="chunks of 4 steps run out"):
         ticks(Executor(Clock(4), execute=8), 1)
+    with pytest.raises(ValueError, match="leaves nothing for a warm start"):
+        ticks(Executor(Clock(8), execute=8, warm_start=0.5), 1)
+
+
+def test_a_delay_asks_for_a_backbone_that_mixes_time():
+    with pytest.raises(ValueError, match="mlp denoises every step of a chunk alone"):
+        Executor(trained_policy(tiny_head("mlp")), delay=1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads.adapters import ADAPTERS
+from action_heads.continuing import takes_levels_per_step
 from action_heads.head import ActionHead
 from action_heads.pretrain.code import CodeEncoder
 
@@ -44,17 +45,25 @@ def read_signal(
 
 
 def noise_levels(
-    head: ActionHead, batch: int, mixed: bool, generator: torch.Generator, levels: str = "uniform"
+    head: ActionHead,
+    batch: int,
+    mixed: bool,
+    generator: torch.Generator,
+    levels: str = "uniform",
+    per_step: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Noise levels t (b, 1 or h) and which steps are given clean (b, 1 or h).
 
-    One level a chunk, or, for a backbone that mixes time, a level of its own for each step behind a clean prefix of
-    random length: what continuing a committed prefix (real-time chunking) asks for.
+    One level a chunk, or, `mixed`, for a backbone that mixes time, a clean prefix of random length, and behind it a
+    level of its own for each step of half of the chunks: what continuing a committed prefix (real-time chunking) asks
+    for. Where steps can't differ in level (not `per_step`), all have one, and the prefix is clean in its values alone.
     """
-    if not mixed:
-        t = head.objective.random_steps((batch, 1), generator, levels)
-        return t, torch.zeros_like(t, dtype=torch.bool)
     h = head.config.horizon
+    if not (mixed and per_step):
+        t = head.objective.random_steps((batch, 1), generator, levels)
+        if not mixed:
+            return t, torch.zeros_like(t, dtype=torch.bool)
+        return t, torch.arange(h) < torch.randint(h, (batch, 1), generator=generator)
     own = torch.rand((batch, 1), generator=generator) < 0.5
     shared, each = (head.objective.random_steps((batch, n), generator, levels) for n in (1, h))
     prefix = torch.randint(h, (batch, 1), generator=generator)
@@ -73,10 +82,10 @@ def loss(
     levels: str = "uniform",
 ) -> Tensor:
     """Mean squared error (scalar) of the prediction for normalised chunks x0 (b h a) with their signal (b c)."""
-    t, clean = noise_levels(head, len(x0), mixed, generator, levels)
+    modulation = head.modulation_of(mechanism)
+    t, clean = noise_levels(head, len(x0), mixed, generator, levels, takes_levels_per_step(head, modulation))
     noise = torch.randn(x0.shape, generator=generator)
     x_t = torch.where(clean[..., None], x0, head.objective.add_noise(x0, noise, t))
-    modulation = head.modulation_of(mechanism)
     values = head.step_values(modulation, t)
     if readers is not None and signal is not None:
         values = values + read_signal(head, readers, signal, mechanism, generator)

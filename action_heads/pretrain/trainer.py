@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads.adapters import ADAPTERS
 from action_heads.ema import EMA
 from action_heads.extras import require
 from action_heads.head import ActionHead
@@ -35,11 +34,10 @@ class Stage1(nn.Module):
         self.readers = objective.signal_readers(head, signal, width)
 
     def forward(self, batch: Batch, step: int, noise: torch.Generator) -> Tensor:
-        """Loss (scalar) of a batch: mechanisms take turns, and noise levels that differ within a chunk with them."""
-        backbone, mechanisms = self.head.backbone, self.head.config.mechanisms
+        """Loss (scalar) of a batch: mechanisms take turns, and clean prefixes with them."""
+        mechanisms = self.head.config.mechanisms
         mechanism = mechanisms[step % len(mechanisms)]
-        able = backbone.mixes_time and backbone.per_position and ADAPTERS[mechanism].per_position
-        mixed = able and step // len(mechanisms) % 2 == 1
+        mixed = self.head.backbone.mixes_time and step // len(mechanisms) % 2 == 1
         with batch.x0.device:  # the objective draws its noise where the batch is
             return objective.loss(self.head, self.readers, batch.x0, batch.signal, mechanism, noise, mixed, self.levels)
 

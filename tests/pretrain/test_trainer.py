@@ -16,10 +16,11 @@ from action_heads.card import KEPT
 from action_heads.fit import FitConfig, fit
 from action_heads.objectives import PREDICTIONS
 from action_heads.pretrain import data, state
+from action_heads.pretrain.batches import Batch
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.objective import SIGNALS
 from action_heads.pretrain.speed import measure
-from action_heads.pretrain.trainer import Trainer
+from action_heads.pretrain.trainer import Stage1, Trainer
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -173,6 +174,27 @@ def test_mixed_noise_levels_have_clean_prefixes(tmp_path):
     assert (t[clean] == 0).all()
     own = (t[:, -1:] != t)[~clean].float().mean()
     assert 0.2 < own < 0.8  # some chunks share one level, some do not
+
+
+def test_steps_that_share_a_level_have_clean_prefixes_too(tmp_path, monkeypatch):
+    """Every other turn of a unet; what the network sees is clean there, and not counted."""
+    from action_heads.pretrain import objective
+
+    head = tiny_head("unet")
+    t, clean = objective.noise_levels(head, 256, mixed=True, generator=generator(), per_step=False)
+    assert t.shape == (256, 1)
+    assert clean.shape == (256, 16)
+    assert (clean.long().diff(dim=1) <= 0).all()
+    assert 0.3 < clean.float().mean() < 0.6
+    stage, x0, seen = Stage1(head, "none", 1), torch.rand(64, 16, 10) * 2 - 1, []
+    predict = head.predict
+    monkeypatch.setattr(head, "predict", lambda *given: seen.append((given[0], predict(*given))) or seen[-1][1])
+    losses = [stage(Batch(x0, None), step, generator(step)) for step in (0, 1)]
+    _, clean = objective.noise_levels(head, 64, mixed=True, generator=generator(1), per_step=False)
+    (plain, _), (x, output) = seen
+    assert not (plain == x0).any()
+    assert torch.equal((x == x0).all(-1), clean)
+    torch.testing.assert_close(losses[1], (output - x0).square().mean(-1)[~clean].mean())
 
 
 @pytest.mark.parametrize("mixed", [False, True])

@@ -102,11 +102,14 @@ def for_simulator(chunk: Tensor, layout: Layout) -> list[np.ndarray]:
 
 
 def policy_of(system: str, layout: Layout, cond: Tensor, actions: Tensor) -> ConditionedHead:
-    """All systems have the same shape and the same adapter; they differ in what is pretrained and what trains."""
+    """The same shape and adapter; what is pretrained and what trains differs.
+
+    A random head's own modulation is noise, so that of the random-frozen rival trains too.
+    """
     base = pretrained("base")
-    torch.manual_seed(0)
     if system != "decoupled":
-        base = ActionHead(base.config).freeze()
+        base = base.in_mode("random-frozen")
+    torch.manual_seed(0)
     changed = layout.space != EE_ABSOLUTE or layout.horizon != 16
     head = base.reshape(space=layout.space, horizon=layout.horizon) if changed else base
     if system == "normal":

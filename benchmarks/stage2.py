@@ -155,7 +155,8 @@ def main() -> None:
     args = parser.parse_args()
     mine, of = (int(part) for part in args.share.split("/"))
     if args.study == "heads":
-        names = args.names or list(dict.fromkeys(cell.head for cell in STUDIES["all"]))
+        small = [name for name in HEADS if not name.startswith("DP-T ")]
+        names = args.names or small
         for name in names[mine::of]:
             pretrained(name)
         return

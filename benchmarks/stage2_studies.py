@@ -225,6 +225,4 @@ STUDIES: dict[str, list[Cell]] = {
         )
     ],
 }
-STUDIES["all"] = list(
-    dict.fromkeys(cell for name, cells in STUDIES.items() if name != "mechanism-full" for cell in cells)
-)
+STUDIES["all"] = list(dict.fromkeys(cell for cells in STUDIES.values() for cell in cells))

@@ -213,7 +213,9 @@ def draw(cells: Cells, matched: int, path: Path) -> None:
 
 def main() -> None:
     cells = read_cells()
-    matched = max((c["cell"].get("trained", 0) for c in cells), default=0)
+    matched = max(
+        (c["cell"].get("trained", 0) for c in cells if c["cell"]["head"].startswith("transformer")), default=0
+    )
     tables = {
         "backbones": table_2(cells),
         "mechanisms": mechanism_table(cells, 0),

@@ -224,7 +224,7 @@ def main() -> None:
     }
     page = (DOCS / "systems.md").read_text()
     for name, text in tables.items():
-        page = re.sub(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", rf"\1{text}\2", page, flags=re.DOTALL)
+        page = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\1{text}\n\2", page, flags=re.DOTALL)
     write_text(DOCS / "systems.md", page)
     draw(cells, matched, DOCS / "mechanisms.png")
     print(*tables.values(), sep="\n\n")

@@ -55,8 +55,10 @@ class HeadConfig:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if self.width % 2:
-            raise ValueError(f"width must be even, for the sines and cosines of the step, got {self.width}")
+        if self.width % 2 or self.width < 4:
+            raise ValueError(
+                f"width must be even and at least 4, for the sines and cosines of the step, got {self.width}"
+            )
         if self.backbone not in BACKBONES:
             raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
         BACKBONES[self.backbone].check(width=self.width, depth=self.depth, horizon=self.horizon)

@@ -34,6 +34,7 @@ def test_is_frozen():
     [
         ({"width": 0}, "width must be a positive integer"),
         ({"width": 15}, "width must be even"),
+        ({"width": 2}, "width must be even and at least 4"),
         ({"depth": 1.5}, "depth must be a positive integer"),
         ({"backbone": "gru"}, "choose one of mlp, mixer"),
         ({"mechanisms": ("prefix",)}, r"mlp can't be conditioned by 'prefix': it takes film, additive"),

@@ -29,7 +29,7 @@ class Freezable(nn.Module):
         if not self.frozen:
             left_out = set(self.projections.values())
             for module in self.modules():  # each, since any part can be loaded into on its own
-                if left_out.isdisjoint(module.parameters(recurse=False)) or not left_out:
+                if left_out.isdisjoint(module.parameters(recurse=False)):
                     module._register_load_state_dict_pre_hook(refuse_other_weights, with_module=True)
         self.frozen = True
         return self.requires_grad_(bool(self.projections)).eval()

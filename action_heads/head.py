@@ -92,7 +92,10 @@ class ActionHead(Freezable):
         generator: torch.Generator | None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b 1 P)."""
+        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b 1 P).
+
+        The network sees a prefix throughout; what it leads to is the rest of the chunk.
+        """
         steps = table[plan.timesteps][:, None, None]
         levels = plan.timesteps[:, None, None]
         if prefix:
@@ -103,8 +106,7 @@ class ActionHead(Freezable):
             values = steps[i] if cond is None else steps[i] + cond
             return self.objective.to_x0(self.predict(x, values, modulation), x, levels[i])
 
-        x = samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
-        return prefix.hold(x) if prefix else x
+        return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
 
     def plan(
         self, sampler: str, steps: int | None = None, spacing: str = "trailing", start: int | None = None

@@ -72,9 +72,7 @@ def timesteps(train_steps: int, steps: int, spacing: str = "trailing", start: in
 Path = tuple[Tensor, Tensor]  # shares of signal and noise (α, σ), each (T,), from almost clean to noise
 
 
-def ddim(
-    path: Path, steps: int = 10, spacing: str = "trailing", start: int | None = None, eta: float = 0.0
-) -> Schedule:
+def ddim(path: Path, steps: int, spacing: str = "trailing", start: int | None = None, eta: float = 0.0) -> Schedule:
     """DDIM (Song et al. 2021, eq. 12).
 
     ε is derived from the clipped x̂_0, so that x_t stays on its noise level.
@@ -85,7 +83,7 @@ def ddim(
     return Schedule(t, (alpha_next - x * alpha).float(), x.float(), noise.float() if eta > 0 else None)
 
 
-def ddpm(path: Path, steps: int = 10, spacing: str = "trailing", start: int | None = None) -> Schedule:
+def ddpm(path: Path, steps: int, spacing: str = "trailing", start: int | None = None) -> Schedule:
     """Ancestral sampling (Ho et al. 2020, eq. 6 and 7, the smaller variance)."""
     t, (alpha, sigma), (alpha_next, sigma_next), fresh = visit(path, steps, spacing, start)
     x = alpha / alpha_next * (sigma_next / sigma) ** 2
@@ -93,7 +91,7 @@ def ddpm(path: Path, steps: int = 10, spacing: str = "trailing", start: int | No
     return Schedule(t, (alpha_next * fresh / sigma**2).float(), x.float(), noise.float())
 
 
-def euler(path: Path, steps: int = 10, spacing: str = "trailing", start: int | None = None) -> Schedule:
+def euler(path: Path, steps: int, spacing: str = "trailing", start: int | None = None) -> Schedule:
     """Euler's rule for the probability-flow ODE: DDIM's, by the name that flow matching knows.
 
     Both hold x̂_0 and ε for a step and change their shares. That is so along x, x/α and x/(α + σ) alike.
@@ -111,7 +109,7 @@ def one_step(path: Path, steps: int = 1, spacing: str = "trailing", start: int |
     return ddim(path, steps, spacing, start)
 
 
-def dpmpp_2m(path: Path, steps: int = 10, spacing: str = "trailing", start: int | None = None) -> Schedule:
+def dpmpp_2m(path: Path, steps: int, spacing: str = "trailing", start: int | None = None) -> Schedule:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): the memory is the x̂_0 before, which x̂_0 is extrapolated from.
 
     Of first order, as DDIM, at the first step, which has no x̂_0 before it, and at the last, which is endless in λ.
@@ -126,7 +124,7 @@ def dpmpp_2m(path: Path, steps: int = 10, spacing: str = "trailing", start: int 
     return Schedule(t, ((1 + share) * x0).float(), x.float(), memory=memory)
 
 
-def heun(path: Path, steps: int = 10, spacing: str = "trailing", start: int | None = None) -> Schedule:
+def heun(path: Path, steps: int, spacing: str = "trailing", start: int | None = None) -> Schedule:
     """Heun's rule (Karras et al. 2022, algorithm 1): 2·steps - 1 evaluations, since each inner level is seen twice.
 
     In straight coordinates x̄ = x/(α + σ), s = σ/(α + σ), the ODE is dx̄/ds = (x̄ - x̂_0)/s on every path. In Karras'

@@ -11,18 +11,16 @@ import dataclasses
 
 import numpy as np
 import torch
+from closed_loop import closed_loop
 from common import write_results
-from scipy.stats import binomtest
 from stage2 import DEMOS, OUT
 from torch import Tensor
-from tqdm import tqdm
 
-from action_heads import EE_DELTA, ActionHead, ConditionedHead, Executor, Normalizer
+from action_heads import EE_DELTA, ActionHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.sim.envs import make
 from action_heads.sim.record import record
-from action_heads.sim.tasks import TASKS
+from action_heads.sim.report import wilson
 
 HEAD, TASK, USED, EPISODES = "dae/mlp-5m-fk-delta", "Lift", 100, 50
 
@@ -39,22 +37,9 @@ def demonstrations() -> tuple[Tensor, Tensor, Tensor]:
     return cond, actions, is_pad
 
 
-def roll_out(policy: ConditionedHead, name: str) -> int:
-    """Episodes that succeed."""
-    executor = Executor(policy, execute=8, generator=torch.Generator().manual_seed(0))
-    sim, successes = make(TASK), 0
-    for seed in tqdm(range(EPISODES), desc=name):
-        executor.reset()
-        newest = previous = sim.reset(seed)
-        for _ in range(TASKS[TASK].rollout_steps):
-            delta = executor(torch.from_numpy(np.concatenate([previous, newest]))[None])
-            target = EE_DELTA.to_absolute(delta[:, None], torch.from_numpy(newest[None, :9]))
-            previous, newest = newest, sim.step(target[0, 0].numpy())
-            if sim.success():
-                successes += 1
-                break
-    sim.close()
-    return successes
+def to_target(delta: Tensor, observed: np.ndarray) -> np.ndarray:
+    """An action (1 a), relative to the pose that was observed (o,) -> an absolute target (10,)."""
+    return EE_DELTA.to_absolute(delta[:, None], torch.from_numpy(observed[None, :9]))[0, 0].numpy()
 
 
 def main() -> None:
@@ -66,12 +51,13 @@ def main() -> None:
         adapter.standardize(cond)
         policy = head.in_mode(mode).attach(adapter, normalizer=Normalizer.fit(deltas, EE_DELTA, margin=0.05))
         fit(policy, deltas, cond, is_pad=is_pad, config=FitConfig(steps=600, lr=1e-2), description=mode)
-        successes = roll_out(policy, mode)
-        low, high = binomtest(successes, EPISODES).proportion_ci(method="wilson")
+        executor = Executor(policy, execute=8, generator=torch.Generator().manual_seed(0))
+        successes = closed_loop(executor, TASK, EPISODES, mode, to_target)
+        low, high = wilson(successes, EPISODES)
         rows.append(
             {"mode": mode, "head": head.config.name, "fingerprint": head.fingerprint()}
             | {"frozen": policy.num_frozen, "trained": policy.num_trainable, "successes": successes}
-            | {"episodes": EPISODES, "interval": [round(float(low), 3), round(float(high), 3)]}
+            | {"episodes": EPISODES, "interval": [round(low, 3), round(high, 3)]}
         )
         print(rows[-1])
         write_results("delta", rows)

@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from closed_loop import closed_loop
 from common import write_results
-from scipy.stats import binomtest
 from stage2 import Data, pretrained
 from torch import Tensor
-from tqdm import tqdm
 
 from action_heads import ConditionedHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.sim.envs import make
-from action_heads.sim.tasks import TASKS
+from action_heads.sim.report import wilson
 
 EPISODES, TASK = 50, "Lift"
 WAYS: dict[str, dict[str, Any]] = {
@@ -62,27 +60,20 @@ def trained_policy() -> ConditionedHead:
     return policy
 
 
-def roll_out(executor: Executor, name: str) -> tuple[int, list[float], list[float]]:
-    """Successes; and how far successive targets lie apart, in mm: where a new chunk takes over, and within chunks."""
-    sim, limit, successes = make(TASK), TASKS[TASK].rollout_steps, 0
-    seams: list[float] = []
-    within: list[float] = []
-    for seed in tqdm(range(EPISODES), desc=name):
-        executor.reset()
-        newest = previous = sim.reset(seed)
-        target = None
-        for tick in range(limit):
-            action = executor(torch.from_numpy(np.concatenate([previous, newest]))[None])[0].numpy()
-            if target is not None:
-                # With a delay a new chunk shows itself only after the committed ticks.
-                takes_over = tick > executor.delay and (tick - executor.delay) % executor.execute == 0
-                (seams if takes_over else within).append(1e3 * float(np.linalg.norm(action[:3] - target)))
-            target, previous, newest = action[:3], newest, sim.step(action)
-            if sim.success():
-                successes += 1
-                break
-    sim.close()
-    return successes, seams, within
+class Jumps:
+    """How far successive targets lie apart, in mm: where a new chunk takes over, and within chunks."""
+
+    def __init__(self, executor: Executor):
+        self.execute, self.delay = executor.execute, executor.delay
+        self.seams: list[float] = []
+        self.within: list[float] = []
+
+    def __call__(self, tick: int, target: np.ndarray) -> None:
+        if tick:
+            # With a delay a new chunk shows itself only after the committed ticks.
+            takes_over = tick > self.delay and (tick - self.delay) % self.execute == 0
+            (self.seams if takes_over else self.within).append(1e3 * float(np.linalg.norm(target[:3] - self.last)))
+        self.last = target[:3]
 
 
 def main() -> None:
@@ -91,12 +82,13 @@ def main() -> None:
         settings = dict(options)
         acting = Switch(policy) if settings.pop("switch", False) else policy
         executor = Executor(acting, **settings, generator=torch.Generator().manual_seed(0))
-        successes, seams, within = roll_out(executor, name)
-        low, high = binomtest(successes, EPISODES).proportion_ci(method="wilson")
+        jumps = Jumps(executor)
+        successes = closed_loop(executor, TASK, EPISODES, name, watch=jumps)
+        low, high = wilson(successes, EPISODES)
         rows.append(
             {"way": name, "successes": successes, "episodes": EPISODES, "interval": [round(low, 3), round(high, 3)]}
-            | {"mm_between_chunks": round(float(np.mean(seams)), 1)}
-            | {"mm_within_chunks": round(float(np.mean(within)), 1) if within else None}
+            | {"mm_between_chunks": round(float(np.mean(jumps.seams)), 1)}
+            | {"mm_within_chunks": round(float(np.mean(jumps.within)), 1) if jumps.within else None}
         )
         print(rows[-1])
         write_results("execution", rows)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from common import write_results
-from scipy.stats import binomtest
 from stage2 import DEMOS, OUT, pretrained
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from action_heads.kinematics.panda import forward
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import make
 from action_heads.sim.record import record
+from action_heads.sim.report import wilson
 from action_heads.sim.stage import Play
 from action_heads.sim.tasks import TASKS
 
@@ -158,13 +158,13 @@ def main() -> None:
             policy, actions, cond, is_pad=is_pad, config=FitConfig(steps=STEPS, precision="bf16"), description=name
         )
         successes = roll_out(policy, layout, name)
-        low, high = binomtest(successes, EPISODES).proportion_ci(method="wilson")
+        low, high = wilson(successes, EPISODES)
         rows.append(
             {"layout": layout.name, "system": system, "horizon": layout.horizon, "action": layout.space.dim}
             | {"frozen": policy.num_frozen, "trained": policy.num_trainable}
             | {"projections": sum(p.numel() for p in policy.head.projections.values())}
             | {"loss": round(float(np.mean(losses[-50:])), 4), "successes": successes, "episodes": EPISODES}
-            | {"interval": [round(float(low), 3), round(float(high), 3)]}
+            | {"interval": [round(low, 3), round(high, 3)]}
         )
         print(rows[-1])
         write_results("reshape", rows)

@@ -18,11 +18,11 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from common import RESULTS, write_results
-from scipy.stats import binomtest
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 
 from action_heads.files import write_text
+from action_heads.sim.report import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = {"decoupled": "#2a6f97", "random-frozen": "#e09f3e", "random-frozen-paper": "#9e2a2b", "normal": "#6c757d"}
@@ -106,8 +106,7 @@ def table(rows: list[Row], with_loss: bool = True) -> str:
 
 def success(cell: Cell, result: dict) -> tuple[float, float, float]:
     """Rate and Wilson's 95 % interval."""
-    interval = binomtest(result["successes"], cell.episodes).proportion_ci(method="wilson")
-    return result["successes"] / cell.episodes, float(interval.low), float(interval.high)
+    return result["successes"] / cell.episodes, *wilson(result["successes"], cell.episodes)
 
 
 def steps_to(level: float, cell: Cell, curve: list[float]) -> str:

@@ -16,13 +16,13 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from common import RESULTS
-from scipy.stats import binomtest
-from stage2_studies import MECHANISMS
+from stage2_studies import MECHANISMS, TOKENS
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
 from action_heads.files import write_text
+from action_heads.sim.report import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
 COND_DIM = 274  # the paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot
@@ -89,15 +89,15 @@ def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled",
     return backbone + (0 if options.get("relearn_step") else own), adapter
 
 
+def pooled(cells: Cells) -> tuple[int, int, float, float]:
+    """Successes and episodes of all seeds together, and Wilson's 95 % interval."""
+    won, of = (sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in cells), strict=True))
+    return won, of, *wilson(won, of)
+
+
 def rate(cells: Cells) -> str:
-    """Successes of all seeds together, with Wilson's 95 % interval."""
-    if not cells:
-        return "not run"
-    successes, episodes = (
-        sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in cells), strict=True)
-    )
-    low, high = binomtest(successes, episodes).proportion_ci(method="wilson")
-    return f"{successes} of {episodes} ({low:.0%} to {high:.0%})"
+    """As text."""
+    return "{} of {} ({:.0%} to {:.0%})".format(*pooled(cells)) if cells else "not run"
 
 
 def select(cells: Cells, **wanted) -> Cells:
@@ -114,9 +114,8 @@ def table_2(cells: Cells) -> str:
     rows = []
     for name, (config, mechanism, small) in SYSTEMS.items():
         for mode in MODES:
-            tokens = mechanism in ("cross_attention", "prefix")
             # What the paper freezes: of a modulation the backbone alone, of tokens all that reads them too.
-            relearn = not tokens and mode != "normal"
+            relearn = mechanism not in TOKENS and mode != "normal"
             frozen, trains = counts(config, mechanism, COND_DIM, mode, relearn_step=relearn, through="blocks")
             ours = select(cells, head=small, mode=mode, task="Lift") if small else token_cells(cells, mode)
             theirs = TABLE_2.get((name, mode), ("", ""))
@@ -185,10 +184,7 @@ def draw(cells: Cells, matched: int, path: Path) -> None:
                 part = select(cells, head=f"transformer {name}", mode=mode, trained=count)
                 if not part:
                     continue
-                won, of = (
-                    sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in part), strict=True)
-                )
-                low, high = binomtest(won, of).proportion_ci(method="wilson")
+                won, of, low, high = pooled(part)
                 error = [[max(0, won / of - low)], [max(0, high - won / of)]]
                 label = mode if name == MECHANISMS[0] else None
                 ax.bar(

@@ -13,7 +13,6 @@ import math
 
 import torch
 from common import write_results
-from scipy.stats import binomtest
 from stage2 import pretrained
 from stage2_studies import HEADS
 from torch import Tensor
@@ -22,6 +21,7 @@ from action_heads import ActionHead, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 from action_heads.pretrain.settings import PretrainConfig
+from action_heads.sim.report import wilson
 
 SAMPLES = 500
 CLEAR = 0.03  # m; demonstrations pass at 5.9 cm and more in the steps that are looked at
@@ -56,7 +56,7 @@ def main() -> None:
         sides = across.sign()
         # A chunk between the two would hit what they pass: it has to keep its distance, too.
         kept = int(((sides == sides[:, :1]) & (across.abs() > CLEAR)).all(1).sum())
-        low, high = binomtest(kept, SAMPLES).proportion_ci(method="wilson")
+        low, high = wilson(kept, SAMPLES)
         left = int((sides[:, 0] > 0).sum())
         rows.append(
             {"head": "random mixer" if random else name, "through": through, "kept one side": kept, "of": SAMPLES}

@@ -16,6 +16,12 @@ COLOURS = {
 }
 
 
+def wilson(successes: int, episodes: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a success rate."""
+    ends = require("scipy.stats", "train").binomtest(successes, episodes).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
+
+
 @dataclass(frozen=True)
 class Row:
     """One trained policy and what it did."""
@@ -33,9 +39,7 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval of the success rate."""
-        stats = require("scipy.stats", "train")
-        ends = stats.binomtest(self.successes, self.episodes).proportion_ci(method="wilson")
-        return float(ends.low), float(ends.high)
+        return wilson(self.successes, self.episodes)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -1,0 +1,44 @@
+"""Episodes of one simulator with an `Executor`, an action a tick.
+
+Axes: b batch, which is one here, a action, o observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from action_heads import Executor
+from action_heads.sim.envs import make
+from action_heads.sim.tasks import TASKS
+
+
+def closed_loop(
+    executor: Executor,
+    task: str,
+    episodes: int,
+    description: str,
+    to_target: Callable[[torch.Tensor, np.ndarray], np.ndarray] = lambda action, observed: action[0].numpy(),
+    watch: Callable[[int, np.ndarray], None] = lambda tick, target: None,
+) -> int:
+    """Episodes, from seeds 0, 1, 2, ..., that succeed.
+
+    `to_target` makes an absolute target (10,) of an action (1 a) and the newest observation (o,); `watch` is shown the
+    tick and the target of every step.
+    """
+    sim, successes = make(task), 0
+    for seed in tqdm(range(episodes), desc=description):
+        executor.reset()
+        newest = previous = sim.reset(seed)
+        for tick in range(TASKS[task].rollout_steps):
+            target = to_target(executor(torch.from_numpy(np.concatenate([previous, newest]))[None]), newest)
+            watch(tick, target)
+            previous, newest = newest, sim.step(target)
+            if sim.success():
+                successes += 1
+                break
+    sim.close()
+    return successes

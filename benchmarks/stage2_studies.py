@@ -69,7 +69,7 @@ HEADS |= {name: BASE | {"width": width, "depth": depth} for name, (width, depth)
 TOKENS = ("cross_attention", "prefix")
 MECHANISMS = ("adaln_zero", "adaln", "adarmsnorm", "film", "additive", *TOKENS)
 TRANSFORMER = BASE | {"arch": "transformer", "signal": "joints", "steps": 1000, "save_every": 1000}
-HEADS |= {f"transformer {m}": TRANSFORMER | {"width": 64, "mechanisms": (m,)} for m in MECHANISMS}
+HEADS |= {f"transformer {m}": TRANSFORMER | {"mechanisms": (m,)} for m in MECHANISMS}
 HEADS |= {f"DP-T {m}": TRANSFORMER | {"width": 256, "depth": 8, "steps": 20000, "mechanisms": (m,)} for m in MECHANISMS}
 
 # The backbones of the paper's Table II, and `mixer`, by FiLM.

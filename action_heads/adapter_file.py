@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 VERSION = 2
 NAME = "adapter.safetensors"
 KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape", if the head was reshaped
+LATER = {"per_step": False}  # what adapters of older files had not yet
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
 
 
@@ -58,7 +59,8 @@ def load(head: ActionHead, file: Path) -> ConditionedHead:
             f"the adapter in {file} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
             f"this head is {found['name']} with fingerprint {found['fingerprint']}: load the one it was trained on"
         )
-    settings = dataclasses.asdict(strict(AdapterConfig, config["adapter"], f"the adapter's config in {file}"))
+    given = LATER | config["adapter"] if isinstance(config["adapter"], dict) else config["adapter"]
+    settings = dataclasses.asdict(strict(AdapterConfig, given, f"the adapter's config in {file}"))
     if (mechanism := settings.pop("mechanism")) not in ADAPTERS:
         raise ValueError(f"unknown adapter {mechanism!r}; known are {', '.join(ADAPTERS)}")
     with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained

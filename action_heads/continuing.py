@@ -46,7 +46,7 @@ class Prefix:
 
 def takes_levels_per_step(head: ActionHead, modulation: HeadModulation) -> bool:
     """Whether each step of a chunk may have a noise level of its own, and the network sees the chunk as a whole."""
-    return head.backbone.mixes_time and head.backbone.per_position and modulation.mechanism.per_position
+    return head.backbone.mixes_time and modulation.per_position
 
 
 def check_mixes_time(head: ActionHead) -> None:

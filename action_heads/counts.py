@@ -20,10 +20,10 @@ def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int, **options: 
 
     It is built on the meta device, which knows shapes and holds no numbers. Options as of the adapter.
     """
-    own, config = head.modulation_of(adapter.name), head.config
+    own = head.modulation_of(adapter.name)
     with torch.device("meta"):
         built = adapter(cond_dim, **options)
-        built.build(config.width, own.values, config.rank if config.coded else None)
+        head.build(built)
     relearned = own.parameters() if built.config.relearn_step else ()
     return sum(p.numel() for p in (*built.parameters(), *relearned))
 

@@ -92,7 +92,7 @@ class ActionHead(Freezable):
         generator: torch.Generator | None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b 1 P).
+        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b, 1 or h, P).
 
         The network sees a prefix throughout; what it leads to is the rest of the chunk.
         """
@@ -174,6 +174,12 @@ class ActionHead(Freezable):
 
         self.modulation_of(adapter.name)
         return ConditionedHead(self, adapter, normalizer)
+
+    def build(self, adapter: Adapter) -> None:
+        """Create the parameters of an adapter as this head needs them; `attach` does it."""
+        own = self.modulation_of(adapter.name)
+        code = self.config.rank if self.config.coded else None
+        adapter.build(self.config.width, own.values, code, self.config.horizon if own.per_position else None)
 
     def reshape(self, *, space: ActionSpace | None = None, horizon: int | None = None) -> ActionHead:
         """The same frozen trunk for other actions: new projections from and to them train with the adapter.

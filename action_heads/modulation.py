@@ -29,6 +29,8 @@ class HeadModulation(nn.Module):
         super().__init__()
         self.mechanism, self.sites = mechanism, backbone.sites
         self.values = sum(mechanism.sizes(backbone.sites))
+        # whether each step of a chunk may have values of its own
+        self.per_position = mechanism.per_position and backbone.per_position
         self.reduce = nn.Linear(backbone.step.width, rank, bias=False)
         self.expand = nn.Linear(rank, self.values)
         self.layers = mechanism.layers(backbone.sites)
@@ -40,9 +42,9 @@ class HeadModulation(nn.Module):
         return self.expand(reduced[t])
 
     def steer(self, code: Tensor) -> Tensor:
-        """Codes z (b r) -> modulation by them (b, 1, P)."""
+        """Codes z (b, 1 or h, r) -> modulation by them (b, 1 or h, P)."""
         weight = self.expand.weight
-        return nn.functional.linear(code.to(weight.dtype), weight).unsqueeze(1)
+        return nn.functional.linear(code.to(weight.dtype), weight)
 
     def at_sites(self, values: Tensor) -> list[Modulation]:
         """Values (b, 1 or h, P) -> the modulation of every site."""

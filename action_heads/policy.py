@@ -45,7 +45,7 @@ class ConditionedHead(nn.Module):
                 "fit it with Normalizer.fit(actions, head.config.space)"
             )
         own = head.modulation_of(adapter.name)
-        adapter.build(head.config.width, own.values, head.config.rank if head.config.coded else None)
+        head.build(adapter)
         if adapter.config.relearn_step:
             adapter.step = thawed(own).float()
         for name, other in head.modulation.items():
@@ -138,7 +138,7 @@ class ConditionedHead(nn.Module):
         return self.head.step_values(self.modulation, t)
 
     def modulate(self, cond: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Modulation by the condition (b, 1, P), through the code and through the adapter's own map."""
+        """Modulation by the condition (b, 1 or h, P), through the code and through the adapter's own map."""
         return self.adapter(cond, mask, self.modulation.steer)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:

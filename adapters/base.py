@@ -1,6 +1,7 @@
 """What every adapter shares: reading a condition, and one zero-initialised map to the modulation of all sites.
 
-Axes: b batch, h horizon, n tokens, c condition, w width, u hidden units, p modulation values of one site, P of all.
+Axes: b batch, h horizon, n tokens, c condition, w width, u hidden units, p modulation values of one site, P of all,
+r code.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from action_heads.checks import check_condition
@@ -68,6 +70,7 @@ class AdapterConfig:
     hidden_dim: int | None = None
     relearn_step: bool = False
     through: str | None = None
+    per_step: bool = False
 
     def __post_init__(self):
         if self.through not in (None, *THROUGH):
@@ -94,6 +97,8 @@ class Adapter(nn.Module):
         relearn_step: also train the head's own modulation, starting from what it is. This is the paper's recipe, in
             which only backbone and step embedding stay frozen.
         through: "code" (the smallest adapters), "blocks" (as in the paper), or "both"; if not given, all the head has.
+        per_step: aim at a code for every step of the chunk, rather than one for all. A chunk then need not be one
+            motion of those that Stage 1 saw; a backbone that mixes time has seen none with codes that differ.
     """
 
     name: ClassVar[str]
@@ -108,9 +113,10 @@ class Adapter(nn.Module):
         hidden_dim: int | None = None,
         relearn_step: bool = False,
         through: str | None = None,
+        per_step: bool = False,
     ):
         super().__init__()
-        self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through)
+        self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, per_step)
         self.step: nn.Module | None = None  # the relearned modulation of the head, if any
         self.standard = Standardizer(cond_dim)
 
@@ -136,9 +142,10 @@ class Adapter(nn.Module):
         """Values (b, 1 or h, P), and what `layers` made, trained -> the modulation of every site."""
         return [cls.modulation(part) for part in values.split(cls.sizes(sites), dim=-1)]
 
-    def build(self, width: int, values: int, code: int | None = None) -> None:
-        """Create the parameters, for a head of some width, P values and a code of so many dimensions, or none.
+    def build(self, width: int, values: int, code: int | None = None, horizon: int | None = None) -> None:
+        """Create the parameters, for a head of some width, P values, a code of so many dimensions, or none.
 
+        The horizon is that of chunks whose steps may differ in their modulation; none if they may not.
         `ActionHead.attach` calls this.
         """
         through = self.config.through or ("both" if code else "blocks")
@@ -147,10 +154,16 @@ class Adapter(nn.Module):
                 f"this head was pretrained without a code, so an adapter can't act through {through!r}: use "
                 "through='blocks', or a head that was pretrained with --signal code"
             )
+        if self.config.per_step and (through == "blocks" or not horizon):
+            raise ValueError(
+                "per_step aims at a code for every step of a chunk: it needs a path through the code, a backbone that "
+                f"modulates steps apart (not unet) and a mechanism that does (no tokens); here through={through!r}"
+            )
         self.config = replace(self.config, through=through)
         width = self.config.hidden_dim or width
         self.read = nn.Sequential(nn.Linear(self.config.cond_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish())
-        self.aim = None if through == "blocks" else zero_linear(width, code or 0)
+        self.codes = horizon if self.config.per_step and horizon else 1
+        self.aim = None if through == "blocks" else zero_linear(width, self.codes * (code or 0))
         self.generate = None if through == "code" else zero_linear(width, values)
 
     @property
@@ -166,16 +179,16 @@ class Adapter(nn.Module):
         self.standard.fit(cond if mask is None else cond[mask])
 
     def forward(self, cond: Tensor, mask: Tensor | None = None, steer: Steer | None = None) -> Tensor:
-        """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1, P).
+        """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1 or h, P).
 
-        `steer` is the head's map from codes (b, r) to modulation.
+        `steer` is the head's map from codes (b, 1 or h, r) to modulation.
         """
         features = self.read(pool(self.standard(cond), mask).to(self.read[0].weight.dtype))
         values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
         if self.aim is None:
             return values
         assert steer is not None, "an adapter that aims needs the head's map from codes"
-        return values + steer(self.aim(features))
+        return values + steer(rearrange(self.aim(features), "b (h r) -> b h r", h=self.codes))
 
     def extra_repr(self) -> str:
         return ", ".join(f"{key}={value}" for key, value in vars(self.config).items() if value)

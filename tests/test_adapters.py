@@ -143,3 +143,38 @@ def test_an_adapter_takes_what_the_head_has():
 def test_an_adapter_through_the_code_is_small():
     small, full = (tiny_head(width=64).attach(ADAPTERS["film"](COND_DIM, through=t)) for t in ("code", "blocks"))
     assert small.num_trainable < full.num_trainable / 10
+
+
+def test_a_code_for_every_step_moves_that_step_alone(tmp_path):
+    """On `mlp`, which denoises each step alone; where all codes agree it is the plain adapter."""
+    head = tiny_head()
+    policy = head.attach(AdaLNZero(COND_DIM, through="code", per_step=True))
+    fresh = policy.sample(conditions(), generator=generator())
+    assert torch.equal(fresh, head.sample(4, mechanism="adaln_zero", generator=generator()))
+    bias = policy.adapter.aim.bias.view(head.config.horizon, head.config.rank)
+    with torch.no_grad():
+        bias[3] += 1
+    moved = (policy.sample(conditions(), generator=generator()) != fresh).flatten(2).any(-1).any(0)
+    assert moved.nonzero().flatten().tolist() == [3]
+
+    plain = trained_policy(head, "adaln_zero", through="code")
+    with torch.no_grad():
+        policy.adapter.read.load_state_dict(plain.adapter.read.state_dict())
+        policy.adapter.aim.weight.copy_(plain.adapter.aim.weight.repeat(head.config.horizon, 1))
+        policy.adapter.aim.bias.copy_(plain.adapter.aim.bias.repeat(head.config.horizon))
+    expected = plain.sample(conditions(), generator=generator())
+    torch.testing.assert_close(policy.sample(conditions(), generator=generator()), expected)
+    loaded = head.load_adapter(policy.save_adapter(tmp_path))
+    torch.testing.assert_close(loaded.sample(conditions(), generator=generator()), expected)
+    before = head.fingerprint()
+    assert fit(policy, actions(32), conditions(32), config=FitConfig(steps=3, batch_size=8))
+    assert head.fingerprint() == before
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mechanism", "through"),
+    [("mlp", "adaln_zero", "blocks"), ("unet", "film", "code"), ("transformer", "prefix", "code")],
+)
+def test_codes_for_every_step_are_refused_where_there_are_none(backbone, mechanism, through):
+    with pytest.raises(ValueError, match="per_step aims at a code for every step"):
+        tiny_head(backbone).attach(ADAPTERS[mechanism](COND_DIM, through=through, per_step=True))

@@ -353,7 +353,7 @@ MECHANISM = {
     "hidden_dim": None,
     "relearn_step": False,
     "through": "both",
-}
+}  # as in files from before adapters had `per_step`
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def read_signal(
     """Signal (b, c) -> modulation (b, 1, P), none at all for a share of the chunks."""
     shown = torch.rand((len(signal), 1, 1), generator=generator) > DROPOUT
     if "code" in readers:
-        return head.modulation_of(mechanism).steer(readers["code"](signal, generator)) * shown
+        return head.modulation_of(mechanism).steer(readers["code"](signal, generator)[:, None]) * shown
     return readers[mechanism](signal) * shown
 
 

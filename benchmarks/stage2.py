@@ -88,7 +88,7 @@ def build(cell: Cell, data: Data, device: str) -> ConditionedHead:
     cond, actions, _ = data.train
     head = head_of(cell)
     torch.manual_seed(cell.seed)
-    options = {"through": cell.through, "relearn_step": cell.relearn_step}
+    options = {"through": cell.through, "relearn_step": cell.relearn_step, "per_step": cell.per_step}
     if cell.trained:
         adapter = match_trainable(head, ADAPTERS[cell.adapter], cond.shape[1], cell.trained, **options)
     else:

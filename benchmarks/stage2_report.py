@@ -37,6 +37,7 @@ QUESTIONS = {
     "size": "(e) How large a head",
     "mixer": "(f) `mlp` or `mixer`",
     "stack": "Success on Stack",
+    "per_step": "(g) A code for every step of a chunk",
     "levels": "Noise levels and noise samples",
     "backbones": "Backbones by FiLM, frozen as the paper freezes",
 }
@@ -77,6 +78,7 @@ def label(cell: Cell) -> str:
         return "normal" + ("" if cell.lr == Cell.lr else f", lr {cell.lr:g}")
     words = f"{mode}, through {through}"
     words += ", its own modulation trained" if cell.relearn_step else ""
+    words += ", a code for each step" if cell.per_step else ""
     words += "" if cell.levels == "uniform" else f", levels {cell.levels}"
     words += "" if cell.noise_samples == 1 else f", {cell.noise_samples} noise samples"
     return words + ("" if cell.lr == Cell.lr else f", lr {cell.lr:g}")

@@ -32,10 +32,11 @@ class Cell:
     trained: int = 0
     levels: str = "uniform"
     noise_samples: int = 1
+    per_step: bool = False
 
     def settings(self) -> dict[str, Any]:
         """What decides the outcome; without what came later and is left out, so that older cells keep their names."""
-        later = {"trained": 0, "levels": "uniform", "noise_samples": 1}
+        later = {"trained": 0, "levels": "uniform", "noise_samples": 1, "per_step": False}
         return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
 
     def __str__(self) -> str:
@@ -191,6 +192,12 @@ STUDIES: dict[str, list[Cell]] = {
             ("random-frozen", "both", 128, True, 2.5e-3),
             ("normal", "both", None, False, 2.5e-3),
         )
+    ],
+    # (g) a code for every step of a chunk, where one for all is not enough
+    "per_step": [
+        Cell(steps=3000, episodes=50, mode=mode, through="code", hidden=32, lr=1e-2, per_step=per_step)
+        for mode in ("decoupled", "random-frozen")
+        for per_step in (False, True)
     ],
     # (f) whether time is mixed
     "mixer": [cell for head in ("base", "mixer") for cell in paths(head) + controls(head=head)],

@@ -43,6 +43,11 @@ class ObservationEncoder(nn.Module):
         self.config = config
         vision, count = config.vision, len(config.cameras)
         self.architecture: dict[str, Any] = dict(architecture or {})
+        pretrained = {"vision": count and not vision.is_resnet, "text": config.text is not None}
+        if architecture is not None and (
+            absent := [k for k, needed in pretrained.items() if needed and k not in architecture]
+        ):
+            raise ValueError(f"the architecture lacks {' and '.join(absent)}: it is of an encoder with another config")
         self.trunks, self.readouts = nn.ModuleList(), nn.ModuleList()
         for _ in range(count if vision.train and not vision.shared else min(count, 1)):
             self.trunks.append(self._trunk(vision, loading=architecture is None))
@@ -90,7 +95,7 @@ class ObservationEncoder(nn.Module):
             return []
         vision, count, lead = self.config.vision, len(images), images[0].shape[:2]
         size = self.architecture["vision"]["size"] if not vision.is_resnet else None
-        seen = [prepare(x, vision, self.training, size and tuple(size)).flatten(0, 1) for x in images]
+        seen = [prepare(x.float(), vision, self.training, size and tuple(size)).flatten(0, 1) for x in images]
         if len(self.trunks) == 1:
             if len({x.shape for x in seen}) > 1:
                 sizes = ", ".join(str(tuple(x.shape[-2:])) for x in seen)

@@ -1,4 +1,4 @@
-"""Tiny pretrained models in folders, so that nothing is downloaded: two-tower SigLIP and CLIP, DINOv2, ViT, DistilBERT."""
+"""Tiny pretrained models in folders, so that nothing is downloaded."""
 
 from __future__ import annotations
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 VERSION = 2
 NAME = "adapter.safetensors"
+SINCE = {"pool": "mean", "per_step": False}  # what files of this version may lack, and what it was then
 KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape", if the head was reshaped
-LATER = {"per_step": False}  # what adapters of older files had not yet
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
 
 
@@ -59,8 +59,8 @@ def load(head: ActionHead, file: Path) -> ConditionedHead:
             f"the adapter in {file} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
             f"this head is {found['name']} with fingerprint {found['fingerprint']}: load the one it was trained on"
         )
-    given = LATER | config["adapter"] if isinstance(config["adapter"], dict) else config["adapter"]
-    settings = dataclasses.asdict(strict(AdapterConfig, given, f"the adapter's config in {file}"))
+    what = f"the adapter's config in {file}"
+    settings = dataclasses.asdict(strict(AdapterConfig, config["adapter"], what, SINCE))
     if (mechanism := settings.pop("mechanism")) not in ADAPTERS:
         raise ValueError(f"unknown adapter {mechanism!r}; known are {', '.join(ADAPTERS)}")
     with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained

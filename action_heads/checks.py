@@ -8,42 +8,90 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from action_heads.conditions import Condition, Mask
 from action_heads.files import WeightFileError, fingerprint
 from action_heads.spaces import NORMALIZED, WIDTHS, ActionSpace
 
 
-def check_condition(cond: Tensor, mask: Tensor | None, cond_dim: int, values: bool) -> None:
-    """A condition is (b, c), or tokens (b, n, c) with an optional boolean mask (b, n), true where a token counts."""
+def check_condition(cond: Condition, mask: Mask, cond_dim: int | Mapping[str, int], values: bool) -> None:
+    """A condition is (b, c), or tokens (b, n, c) with an optional mask (b, n), true or 1 where a token counts.
+
+    Of several sources, by name, each is one, for the same batch.
+    """
+    if isinstance(cond_dim, int):
+        if isinstance(cond, Mapping) or isinstance(mask, Mapping):
+            raise ValueError(
+                f"this adapter reads one condition of width {cond_dim}, and got several by name: attach one with "
+                'cond_dim={"tokens": 960, "state": 8}, say'
+            )
+        return _check_source("cond", "mask", cond, mask, cond_dim, values)
+    if not isinstance(cond, Mapping) or cond.keys() != cond_dim.keys():
+        given = sorted(cond) if isinstance(cond, Mapping) else f"a {type(cond).__name__}"
+        raise ValueError(f"cond must be a dict of tensors for the sources {sorted(cond_dim)}, got {given}")
+    if mask is not None and (not isinstance(mask, Mapping) or mask.keys() - cond_dim.keys()):
+        given = sorted(mask) if isinstance(mask, Mapping) else f"a {type(mask).__name__}"
+        raise ValueError(f"masks of several sources are a dict by their names, of {sorted(cond_dim)}, got {given}")
+    for name, width in cond_dim.items():
+        part_mask = None if mask is None else mask.get(name)
+        _check_source(f"cond[{name!r}]", f"mask[{name!r}]", cond[name], part_mask, width, values)
+    if len({len(part) for part in cond.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(part)}" for name, part in cond.items())
+        raise ValueError(f"all sources describe the same batch, got rows: {sizes}")
+
+
+def _check_source(name: str, mask_name: str, cond: Any, mask: Any, cond_dim: int, values: bool) -> None:
     if not isinstance(cond, Tensor):
-        raise ValueError(f"cond must be a torch tensor, got a {type(cond).__name__}: use torch.as_tensor")
+        raise ValueError(f"{name} must be a torch tensor, got a {type(cond).__name__}: use torch.as_tensor")
     if cond.ndim not in (2, 3) or cond.shape[-1] != cond_dim:
         raise ValueError(
-            f"cond must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {tuple(cond.shape)}: "
+            f"{name} must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {tuple(cond.shape)}: "
             "set the adapter's cond_dim to the width of your encoder's output"
         )
     if not cond.is_floating_point():
-        raise ValueError(f"cond must hold floats, got {cond.dtype}: embed ids before they reach the adapter")
+        raise ValueError(f"{name} must hold floats, got {cond.dtype}: embed ids before they reach the adapter")
     if 0 in cond.shape:
-        raise ValueError(f"cond is empty: {tuple(cond.shape)}")
+        raise ValueError(f"{name} is empty: {tuple(cond.shape)}")
     if mask is not None:
-        if cond.ndim == 2:
-            raise ValueError("mask was given with a condition that has no tokens: pass tokens (batch, n, c) or no mask")
-        if mask.shape != cond.shape[:2]:
-            raise ValueError(f"mask must be {tuple(cond.shape[:2])} to match the tokens, got {tuple(mask.shape)}")
-        if mask.dtype != torch.bool:
-            raise ValueError(f"mask must be boolean, true where a token counts, got {mask.dtype}: pass mask.bool()")
-        if values and not mask.any(1).all():
-            raise ValueError(f"no valid token in row {int((~mask.any(1)).nonzero()[0])}: the mask is all false there")
+        _check_mask(mask_name, mask, cond, values)
     if values:
+        mask = None if mask is None else mask.bool()
         counted = cond if mask is None else cond[mask]
         if not counted.isfinite().all():
             where = cond.isfinite() if mask is None else cond.isfinite() | ~mask[..., None]
             row = int((~where.flatten(1).all(1)).nonzero()[0])
-            raise ValueError(f"cond has NaN or infinite values, first in batch row {row}: look at the encoder's output")
+            raise ValueError(
+                f"{name} has NaN or infinite values, first in batch row {row}: look at the encoder's output"
+            )
+
+
+def _check_mask(name: str, mask: Any, cond: Tensor, values: bool) -> None:
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got a {type(mask).__name__}: use torch.as_tensor")
+    if cond.ndim == 2:
+        raise ValueError(f"{name} was given with a condition that has no tokens: pass tokens (batch, n, c) or no mask")
+    if mask.shape != cond.shape[:2]:
+        raise ValueError(f"{name} must be {tuple(cond.shape[:2])} to match the tokens, got {tuple(mask.shape)}")
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(
+            f"{name} must be boolean or integer, true or 1 where a token counts, got {mask.dtype}: pass mask == 1, or "
+            "mask == 0 if it is one to add to attention scores"
+        )
+    if values:
+        if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+            raise ValueError(f"{name} holds {mask.unique().tolist()[:4]}, expected 0 and 1: pass mask > 0, say")
+        if not mask.any(1).all():
+            raise ValueError(f"no valid token in row {int((~mask.any(1)).nonzero()[0])}: the {name} is all false there")
+
+
+def check_width(name: str, width: Any) -> None:
+    """A width is a positive integer."""
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"{name} must be a positive integer, got {width!r}")
 
 
 def check_count(name: str, count: int) -> int:

@@ -120,10 +120,14 @@ class HeadConfig:
         return strict(cls, values, "the head's config")
 
 
-def strict(cls: type, values: Any, what: str):
-    """Build a dataclass from parsed JSON: every field, no other, and each of the type of its default."""
+def strict(cls: type, values: Any, what: str, since: dict[str, Any] | None = None):
+    """Build a dataclass from parsed JSON: every field, no other, and each of the type of its default.
+
+    `since` are fields that older files lack, with what they were then.
+    """
     if not isinstance(values, dict):
         raise ValueError(f"{what} is a JSON object, got {values!r}")
+    values = (since or {}) | values
     fields = {item.name: item for item in dataclasses.fields(cls)}
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"unknown keys in {what}: {', '.join(unknown)}; known are {', '.join(sorted(fields))}")

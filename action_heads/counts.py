@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ A = TypeVar("A", bound=Adapter)
 WIDEST = 2**16  # units of a reading network: its own map alone then has four billion parameters
 
 
-def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int, **options: Any) -> int:
+def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[str, int], **options: Any) -> int:
     """How many parameters such an adapter would train on a head, beside what trains of the head itself.
 
     It is built on the meta device, which knows shapes and holds no numbers. Options as of the adapter.
@@ -28,7 +29,9 @@ def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int, **options: 
     return sum(p.numel() for p in (*built.parameters(), *relearned))
 
 
-def match_trainable(head: ActionHead, adapter: type[A], cond_dim: int, target: int, **options: Any) -> A:
+def match_trainable(
+    head: ActionHead, adapter: type[A], cond_dim: int | Mapping[str, int], target: int, **options: Any
+) -> A:
     """The adapter that trains as near to `target` parameters on a head as its `hidden_dim` can bring it.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from action_heads.conditions import Condition
 from action_heads.continuing import check_mixes_time
 from action_heads.policy import ConditionedHead
 
@@ -80,7 +81,7 @@ class Executor:
         """Whether the next call asks the policy. Else it needs no condition, so no encoder has to run."""
         return self.tick % self.execute == 0
 
-    def __call__(self, cond: Tensor | None = None, **now: Any) -> Tensor:
+    def __call__(self, cond: Condition | None = None, **now: Any) -> Tensor:
         """Condition (b, c) of this tick, None if not `due` -> action (b a). `now` is for `sample`, such as `mask`."""
         if self.due:
             if cond is None:
@@ -91,7 +92,7 @@ class Executor:
         self.chunks = [chunk[:, 1:] for chunk in self.chunks if chunk.shape[1] > 1]
         return action
 
-    def _renew(self, cond: Tensor, now: dict[str, Any]) -> None:
+    def _renew(self, cond: Condition, now: dict[str, Any]) -> None:
         last = self.chunks[-1] if self.chunks else None
         options: dict[str, Any] = {}
         if last is not None and (self.warm_start is not None or self.delay):

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from action_heads.conditions import Mask, move, parts, take
 from action_heads.ema import EMA
 from action_heads.extras import require
 from action_heads.levels import check_levels
@@ -74,28 +75,30 @@ class FitConfig:
 def fit(
     policy: ConditionedHead,
     actions: Tensor,
-    cond: Tensor,
+    cond: Any,
     *,
+    mask: Mask = None,
     is_pad: Tensor | None = None,
     config: FitConfig = FitConfig(),
     description: str = "training the adapter",
 ) -> list[float]:
     """Train on actions (n h a) in robot units and conditions (n c); the policy keeps the averaged weights.
 
+    Conditions may be tokens (n, m, c) with a mask (n, m), what `action_heads.vlm.embed` cached, or a dict of such for
+    an adapter of several sources.
+
     Returns the loss of every step. The same seed and precision on the same machine give the same weights.
     """
-    if not len(actions) == len(cond) == (len(actions) if is_pad is None else len(is_pad)):
-        raise ValueError(
-            "actions, cond and is_pad must have as many rows, one a chunk: got "
-            f"{len(actions)}, {len(cond)} and {'none' if is_pad is None else len(is_pad)}"
-        )
+    rows = [len(part) for part in (actions, *parts(cond), *([] if is_pad is None else [is_pad]))]
+    if len(set(rows)) > 1:
+        raise ValueError(f"actions, cond (each source) and is_pad must have as many rows, one a chunk: got {rows}")
     tqdm = require("tqdm.auto", "train").tqdm
     device = policy.head.objective.alpha.device
     parameters = list(policy.train().trainable_parameters())
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     ema = EMA(parameters, max_decay=config.ema)
     generator = torch.Generator(device).manual_seed(config.seed)
-    actions, cond = actions.to(device), cond.to(device)
+    actions, cond, mask = actions.to(device), move(cond, device), move(mask, device)
     is_pad = torch.zeros(actions.shape[:2], dtype=torch.bool, device=device) if is_pad is None else is_pad.to(device)
     low_precision = config.precision == "bf16" or (config.precision == "auto" and bfloat16_is_faster(device))
     losses: list[Tensor] = []
@@ -104,10 +107,12 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = cosine(step, config)
             rows = torch.randint(len(actions), (config.batch_size,), generator=generator, device=device)
+            seen, valid = (move(taken, device) for taken in take(cond, mask, rows))
             with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
                 loss = policy.loss(
                     actions[rows],
-                    cond[rows],
+                    seen,
+                    mask=valid,
                     is_pad=is_pad[rows],
                     generator=generator,
                     levels=config.levels,

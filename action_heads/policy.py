@@ -17,6 +17,7 @@ from action_heads import adapter_file, continuing, files, hub
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
 from action_heads.checks import check_condition, check_count, check_pad, check_units
+from action_heads.conditions import Condition, Mask, parts
 from action_heads.frozen import thawed
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
@@ -71,9 +72,9 @@ class ConditionedHead(nn.Module):
     def loss(
         self,
         actions: Tensor,
-        cond: Tensor,
+        cond: Condition,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         is_pad: Tensor | None = None,
         generator: torch.Generator | None = None,
         levels: str = "uniform",
@@ -86,8 +87,8 @@ class ConditionedHead(nn.Module):
 
         Args:
             actions: chunks (b h a) in robot units.
-            cond: (b, c), or tokens (b, n, c).
-            mask: (b, n), true where a token counts.
+            cond: (b, c), or tokens (b, n, c); a dict of them for an adapter of several sources.
+            mask: (b, n), true where a token counts; a dict for several sources.
             is_pad: (b, h), true where an action is padding and must not count.
             generator: for the noise and its level.
             levels: how levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last".
@@ -137,7 +138,7 @@ class ConditionedHead(nn.Module):
             return table if t is None else table[t]
         return self.head.step_values(self.modulation, t)
 
-    def modulate(self, cond: Tensor, mask: Tensor | None = None) -> Tensor:
+    def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         """Modulation by the condition (b, 1 or h, P), through the code and through the adapter's own map."""
         return self.adapter(cond, mask, self.modulation.steer)
 
@@ -157,9 +158,9 @@ class ConditionedHead(nn.Module):
     @torch.no_grad()
     def sample(
         self,
-        cond: Tensor,
+        cond: Condition,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         steps: int | None = None,
         sampler: str = "ddim",
         spacing: str = "trailing",
@@ -182,11 +183,11 @@ class ConditionedHead(nn.Module):
                 (real-time chunking). On backbones that mix time, trained with `prefixes=True`.
             start: share of noise in (0, 1] to start from, over `previous` (warm start): fewer steps then do.
         """
-        self._check_cond(cond, mask, self._look(cond, "sample"))
+        self._check_cond(cond, mask, self._look(parts(cond)[0], "sample"))
         if previous is None and (committed or start is not None):
             raise ValueError("committed and start continue a chunk: pass what is left of it as previous")
         head = self.head
-        x = head.noise(len(cond), generator)
+        x = head.noise(len(parts(cond)[0]), generator)
         level = None if start is None else continuing.level_of(head, start)
         plan, prefix = head.plan(sampler, steps, spacing, level), None
         if previous is not None:
@@ -200,10 +201,12 @@ class ConditionedHead(nn.Module):
             chunk[:, :committed] = previous[:, :committed]
         return chunk
 
-    def _check_cond(self, cond: Tensor, mask: Tensor | None, values: bool, batch: int | None = None) -> None:
+    def _check_cond(self, cond: Condition, mask: Mask, values: bool, batch: int | None = None) -> None:
         check_condition(cond, mask, self.adapter.config.cond_dim, values)
-        if batch not in (None, len(cond)):
-            raise ValueError(f"{batch} action chunks came with {len(cond)} conditions: the batch sizes must agree")
+        if batch not in (None, len(parts(cond)[0])):
+            raise ValueError(
+                f"{batch} action chunks came with {len(parts(cond)[0])} conditions: the batch sizes must agree"
+            )
 
     def _look(self, tensor: Tensor, call: str) -> bool:
         """Whether to look for NaNs and odd units: that waits for an accelerator, so there only the first time."""

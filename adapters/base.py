@@ -6,16 +6,16 @@ r code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from action_heads.checks import check_condition
-from action_heads.precision import KeepFloat32
+from action_heads.adapters.reading import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
+from action_heads.checks import check_condition, check_width
+from action_heads.conditions import Condition, Mask
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,31 @@ class AdapterConfig:
     """Everything needed to build an adapter again; written beside its weights."""
 
     mechanism: str
-    cond_dim: int
+    cond_dim: int | Mapping[str, int]
     hidden_dim: int | None = None
     relearn_step: bool = False
     through: str | None = None
+    pool: str = "mean"
     per_step: bool = False
 
     def __post_init__(self):
         if self.through not in (None, *THROUGH):
             raise ValueError(f"unknown path {self.through!r}; an adapter acts through {', '.join(map(repr, THROUGH))}")
-        for name in ("cond_dim", "hidden_dim"):
-            value = getattr(self, name)
-            if value is None and name == "hidden_dim":
-                continue
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.pool not in POOLS:
+            raise ValueError(f"unknown pooling {self.pool!r}; tokens are pooled by {', '.join(map(repr, POOLS))}")
+        if isinstance(self.cond_dim, Mapping):
+            # In one order, whatever file or dict it came from: sums of floats depend on it.
+            object.__setattr__(self, "cond_dim", dict(sorted(self.cond_dim.items())))
+            if not self.cond_dim:
+                raise ValueError("cond_dim names no source: give widths by name, or one width")
+            for name, width in self.cond_dim.items():
+                if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
+                    raise ValueError(f"a source can't be called {name!r}: torch takes no dots, nor names of its own")
+                check_width(f"cond_dim[{name!r}]", width)
+        else:
+            check_width("cond_dim", self.cond_dim)
+        if self.hidden_dim is not None:
+            check_width("hidden_dim", self.hidden_dim)
 
 
 class Adapter(nn.Module):
@@ -92,11 +102,13 @@ class Adapter(nn.Module):
     Each starts at zero: a fresh adapter is the pretrained unconditional head.
 
     Args:
-        cond_dim: width c of the condition: a vector (b, c), or tokens (b, n, c), which are averaged.
+        cond_dim: width c of the condition: a vector (b, c), or tokens (b, n, c), which are pooled. Or widths by name,
+            such as {"tokens": 960, "state": 8}: conditions and masks then come by these names.
         hidden_dim: width of the reading network; the head's own width if not given.
         relearn_step: also train the head's own modulation, starting from what it is. This is the paper's recipe, in
             which only backbone and step embedding stay frozen.
         through: "code" (the smallest adapters), "blocks" (as in the paper), or "both"; if not given, all the head has.
+        pool: what is read of tokens: their "mean", the "last" valid one, or "attention" by four learned queries.
         per_step: aim at a code for every step of the chunk, rather than one for all. A chunk then need not be one
             motion of those that Stage 1 saw; a backbone that mixes time has seen none with codes that differ.
     """
@@ -108,17 +120,18 @@ class Adapter(nn.Module):
 
     def __init__(
         self,
-        cond_dim: int,
+        cond_dim: int | Mapping[str, int],
         *,
         hidden_dim: int | None = None,
         relearn_step: bool = False,
         through: str | None = None,
+        pool: str = "mean",
         per_step: bool = False,
     ):
         super().__init__()
-        self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, per_step)
+        self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, pool, per_step)
         self.step: nn.Module | None = None  # the relearned modulation of the head, if any
-        self.standard = Standardizer(cond_dim)
+        self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)
 
     @staticmethod
     def values_at(site: Site) -> int:
@@ -161,7 +174,10 @@ class Adapter(nn.Module):
             )
         self.config = replace(self.config, through=through)
         width = self.config.hidden_dim or width
-        self.read = nn.Sequential(nn.Linear(self.config.cond_dim, width), nn.Mish(), nn.Linear(width, width), nn.Mish())
+        sources = self.config.cond_dim
+        self.pool = for_sources(sources, POOLS[self.config.pool])
+        first = for_sources(sources, lambda c: Read(c, width), ReadAll)
+        self.read = nn.Sequential(first, nn.Mish(), nn.Linear(width, width), nn.Mish())
         self.codes = horizon if self.config.per_step and horizon else 1
         self.aim = None if through == "blocks" else zero_linear(width, self.codes * (code or 0))
         self.generate = None if through == "code" else zero_linear(width, values)
@@ -170,20 +186,21 @@ class Adapter(nn.Module):
     def is_built(self) -> bool:
         return hasattr(self, "read")
 
-    def standardize(self, cond: Tensor, mask: Tensor | None = None) -> None:
+    def standardize(self, cond: Condition, mask: Mask = None) -> None:
         """Take the statistics of conditions, so that raw robot states or unscaled embeddings may be passed in.
 
-        Args as in `forward`: (n, c), or tokens (n, m, c) with a mask (n, m).
+        Args as in `forward`: (n, c), or tokens (n, m, c) with a mask (n, m); several by name.
         """
         check_condition(cond, mask, self.config.cond_dim, values=True)
-        self.standard.fit(cond if mask is None else cond[mask])
+        self.standard.fit(cond, mask)  # type: ignore[operator]
 
-    def forward(self, cond: Tensor, mask: Tensor | None = None, steer: Steer | None = None) -> Tensor:
+    def forward(self, cond: Condition, mask: Mask = None, steer: Steer | None = None) -> Tensor:
         """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1 or h, P).
 
-        `steer` is the head's map from codes (b, 1 or h, r) to modulation.
+        Several conditions come by name, and so do their masks. `steer` is the head's map from codes (b, 1 or h, r) to
+        modulation.
         """
-        features = self.read(pool(self.standard(cond), mask).to(self.read[0].weight.dtype))
+        features = self.read(self.pool(self.standard(cond), mask))
         values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
         if self.aim is None:
             return values
@@ -203,37 +220,3 @@ def zero_linear(inputs: int, outputs: int) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-class Standardizer(KeepFloat32):
-    """(cond - mean) / std, the identity until it is fitted."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, cond_dim: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(cond_dim))
-        self.register_buffer("std", torch.ones(cond_dim))
-
-    def fit(self, cond: Tensor) -> None:
-        """Statistics of conditions (..., c)."""
-        cond = cond.detach().reshape(-1, len(self.mean)).float()
-        std = cond.std(0, correction=0)
-        self.mean.copy_(cond.mean(0))
-        # A constant entry carries nothing: leave it unscaled rather than blow up its first deviation.
-        self.std.copy_(torch.where(std > 1e-6, std, 1))
-
-    def forward(self, cond: Tensor) -> Tensor:
-        return (cond.float() - self.mean) / self.std
-
-
-def pool(cond: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over valid tokens (b, n, c) -> (b, c); a vector passes through."""
-    if cond.ndim == 2:
-        return cond
-    if mask is None:
-        return cond.mean(1)
-    weight = mask.to(cond).unsqueeze(-1)
-    # where, not a product: what stands in padding may be NaN
-    return torch.where(weight > 0, cond, 0).sum(1) / weight.sum(1).clamp(min=1)

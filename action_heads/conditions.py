@@ -1,0 +1,38 @@
+"""What a policy is steered by: one tensor, or several by the name of their source.
+
+Axes: b batch, n tokens, c condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# A vector (b, c) or tokens (b, n, c), or several of them by name; and masks (b, n), true or 1 where a token counts.
+Condition = Tensor | Mapping[str, Tensor]
+Mask = Tensor | Mapping[str, Tensor] | None
+
+
+def parts(cond: Any) -> list[Any]:
+    """All sources of a condition."""
+    return list(cond.values()) if isinstance(cond, Mapping) else [cond]
+
+
+def move(cond: Any, device: torch.device) -> Any:
+    """A condition or its masks on a device; what is no tensor, such as a cache on the disk, stays where it is."""
+    if isinstance(cond, Mapping):
+        return {name: move(part, device) for name, part in cond.items()}
+    return cond.to(device) if isinstance(cond, Tensor) else cond
+
+
+def take(cond: Any, mask: Any, rows: Tensor) -> tuple[Any, Any]:
+    """Rows of a condition and of its masks. What is cached on the disk brings its mask along."""
+    if isinstance(cond, Mapping):
+        taken = {name: take(part, (mask or {}).get(name), rows) for name, part in cond.items()}
+        masks = {name: valid for name, (_, valid) in taken.items() if valid is not None}
+        return {name: part for name, (part, _) in taken.items()}, masks or None
+    found = cond[rows]
+    return found if isinstance(found, tuple) else (found, None if mask is None else mask[rows])

@@ -1,0 +1,148 @@
+"""Embeddings on the disk, made once: of a frozen model, by the content of what was embedded.
+
+A key is a hash of the model and of one sample's prepared inputs, so another model or another preprocessing makes other
+keys, a repeated sample is embedded once, and a run that was killed continues where its last shard ended.
+
+Axes: b batch, n tokens, c width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from action_heads.extras import require
+from action_heads.files import WeightFileError, fingerprint, save_tensors
+from action_heads.vlm.tap import Tap
+
+Inputs = Mapping[str, Tensor]
+
+
+def embed(
+    tap: Tap,
+    samples: Iterable[Any],
+    folder: str | Path,
+    prepare: Callable[[Any], Inputs] = dict,
+    *,
+    batch_size: int = 16,
+    shard_size: int = 256,
+) -> Embeddings:
+    """Embed what is not in the folder yet, and give all of it by index, in the order of the samples.
+
+    Args:
+        samples: of a data set, in any form that `prepare` takes.
+        prepare: one sample -> what the model's processor makes of it, for a batch of one: (1, ...) tensors. It runs for
+            every sample, known or not, since the key is of what it returns.
+        batch_size: neighbours of equal shapes run together.
+        shard_size: samples to a file; a killed run loses no more than that.
+    """
+    tqdm = require("tqdm.auto", "train").tqdm
+    identity, folder = tap.identity(), Path(folder)
+    found, keys = shards(folder, identity), []
+    waiting: dict[str, Inputs] = {}
+    done: dict[str, Tensor] = {}
+
+    def write() -> None:
+        if done:
+            path = folder / f"{identity[:12]}-{fingerprint({}, ','.join(done))}.safetensors"
+            save_tensors(done, path)
+            found.update(dict.fromkeys(done, path))
+            done.clear()
+
+    def run() -> None:
+        done.update(embed_batch(tap, waiting))
+        waiting.clear()
+        if len(done) >= shard_size:
+            write()
+
+    try:
+        for sample in tqdm(samples, desc="embedding", unit="sample"):
+            inputs = prepare(sample)
+            keys.append(key := fingerprint(tensors_only(inputs), identity))
+            if key in found or key in done or key in waiting:
+                continue
+            if waiting and shapes(inputs) != shapes(next(iter(waiting.values()))):
+                run()
+            waiting[key] = inputs
+            if len(waiting) == batch_size:
+                run()
+        if waiting:
+            run()
+    finally:  # also of a run that fails or is interrupted
+        write()
+    return Embeddings([found[key] for key in keys], keys)
+
+
+class Embeddings:
+    """`tokens, mask = embeddings[rows]`: tokens (b n c) in bfloat16, padded to the longest, and a mask (b n).
+
+    Rows are a slice, a list or a tensor of indices. They are read from the disk when asked for. `fit` takes it as cond.
+    """
+
+    def __init__(self, files: list[Path], keys: list[str]):
+        self.files, self.keys = files, keys
+        self._open: dict[Path, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, rows: slice | Iterable[int] | Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(rows, slice):
+            rows = range(*rows.indices(len(self)))
+        tokens = [self._read(int(i)) for i in rows]
+        valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
+        return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
+
+    def _read(self, i: int) -> Tensor:
+        path = self.files[i]
+        if path not in self._open:
+            self._open[path] = safetensors.safe_open(path, framework="pt", device="cpu")
+        return self._open[path].get_tensor(self.keys[i])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": {}}  # for the workers of a data loader: open files can't be sent
+
+
+def embed_batch(tap: Tap, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
+    """Samples of equal shapes by key -> the valid tokens (n c) of each."""
+    device = next(tap.parameters()).device
+    batch = {
+        name: torch.cat([inputs[name] for inputs in waiting.values()]).to(device)
+        for name in next(iter(waiting.values()))
+    }
+    with torch.no_grad():
+        tokens, mask = tap(**batch)
+    if len(tokens) != len(waiting):
+        raise ValueError(f"{len(waiting)} samples became {len(tokens)} rows: prepare() must return a batch of one")
+    if not mask.any(1).all():
+        raise ValueError(f"a sample has no token of select={tap.select!r}: its inputs are {', '.join(batch)}")
+    pairs = zip(waiting, tokens, mask, strict=True)
+    return {key: token[valid].to("cpu", torch.bfloat16) for key, token, valid in pairs}
+
+
+def shards(folder: Path, identity: str) -> dict[str, Path]:
+    """Which key is in which file, of this model's."""
+    found = {}
+    for path in sorted(folder.glob(f"{identity[:12]}-*.safetensors")):
+        try:
+            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
+                found |= dict.fromkeys(file.keys(), path)
+        except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
+            raise WeightFileError(f"{path} is damaged ({error}): delete it, what it held is embedded again") from error
+    return found
+
+
+def tensors_only(inputs: Any) -> Inputs:
+    if other := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
+        raise ValueError(f"prepare() must return torch tensors, not so {', '.join(other)}: pass return_tensors='pt'")
+    return dict(inputs)
+
+
+def shapes(inputs: Inputs) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in inputs.items()}

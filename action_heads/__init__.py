@@ -1,5 +1,6 @@
 """Pretrained, frozen action heads and the small trainable adapters that attach them to any encoder."""
 
+from action_heads.bank import AdapterBank
 from action_heads.config import HeadConfig
 from action_heads.ema import EMA
 from action_heads.execution import Executor
@@ -19,6 +20,7 @@ __all__ = [
     "EMA",
     "ActionHead",
     "ActionSpace",
+    "AdapterBank",
     "ConditionedHead",
     "Executor",
     "HeadConfig",

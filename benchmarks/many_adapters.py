@@ -1,0 +1,62 @@
+"""What it costs to give every row of a batch an adapter of its own: against one adapter for all, and a loop over tasks.
+
+    uv run benchmarks/many_adapters.py    # 256 adapters on dae/mlp-5m-fk
+
+A chunk of 10 steps on 2 threads, fp32; medians of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from common import write_results
+from torch import Tensor
+from tqdm import tqdm
+
+from action_heads import ActionHead, AdapterBank
+from action_heads.adapters import AdaLNZero
+
+ADAPTERS, COND_DIM, ROUNDS = 256, 2048, 15
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+    bank = AdapterBank(head)
+    policies = {}
+    for i in range(ADAPTERS):
+        policies[f"task {i}"] = head.attach(AdaLNZero(COND_DIM, through="code", hidden_dim=64)).eval()
+        bank.add(f"task {i}", policies[f"task {i}"])
+    one = policies["task 0"]
+    rows = []
+    for batch in (1, 16, 64):
+        cond, tasks = torch.randn(batch, COND_DIM), list(policies)[:batch]
+
+        def loop(cond: Tensor = cond, tasks: list[str] = tasks) -> Tensor:
+            return torch.cat([policies[task].sample(cond[i : i + 1]) for i, task in enumerate(tasks)])
+
+        ways: dict[str, Callable[[], Tensor]] = {
+            "one adapter for all rows": lambda cond=cond: one.sample(cond),
+            "an adapter for each row": lambda cond=cond, tasks=tasks: bank.on(tasks).sample(cond),
+            "a loop over the tasks": loop,
+        }
+        seconds: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in tqdm(range(ROUNDS + 2), desc=f"batch {batch}"):
+            for way, call in ways.items():
+                began = time.perf_counter()
+                call()
+                if turn >= 2:  # the first rounds warm up
+                    seconds[way].append(time.perf_counter() - began)
+        rows += [{"batch": batch, "way": way, "ms": 1e3 * statistics.median(s)} for way, s in seconds.items()]
+    size = sum(p.numel() for p in one.adapter.parameters())
+    print(f"{ADAPTERS} adapters of {size:,} parameters on one head")
+    for row in rows:
+        print(f"batch {row['batch']:3d}  {row['way']:26s} {row['ms']:8.1f} ms")
+    write_results("many_adapters", {"adapters": ADAPTERS, "parameters": size, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Many adapters in one batch: each row is what its own policy would have made of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import COND_DIM, conditions, generator, tiny_head, trained_policy
+
+from action_heads import AdapterBank, Normalizer
+from action_heads.adapters import AdaLNZero
+
+TASKS = ["stack", "lift", "stack", "pour"]
+
+
+def policies(head, **options):
+    """Three trained adapters; one of them has statistics of its own."""
+    made = {}
+    for seed, name in enumerate(("stack", "lift", "pour")):
+        torch.manual_seed(seed)
+        made[name] = trained_policy(head, "adaln_zero", **options)
+        made[name].adapter.standardize(seed + conditions(50, seed=10 + seed))
+    made["lift"].own_normalizer = Normalizer.from_range([-1, -1, -1], [2, 2, 2], head.config.space)
+    return made
+
+
+def bank_of(head, made) -> AdapterBank:
+    bank = AdapterBank(head)
+    for name, policy in made.items():
+        bank.add(name, policy)
+    return bank
+
+
+@pytest.mark.parametrize("options", [{"through": "code"}, {}, {"through": "code", "per_step": True}])
+def test_every_row_by_its_own_adapter(options):
+    head = tiny_head()
+    made = policies(head, **options)
+    chunk = bank_of(head, made).on(TASKS).sample(conditions(4), generator=generator())
+    for row, task in enumerate(TASKS):
+        alone = made[task].sample(conditions(4), generator=generator())
+        torch.testing.assert_close(chunk[row], alone[row])
+
+
+@pytest.mark.parametrize("pool", ["mean", "last", "attention"])
+def test_tokens_with_masks_and_several_sources(pool):
+    head = tiny_head()
+    made = {}
+    for seed, name in enumerate(("stack", "lift")):
+        torch.manual_seed(seed)
+        made[name] = head.attach(AdaLNZero({"tokens": 5, "state": 3}, pool=pool))
+        for p in made[name].adapter.parameters():
+            p.data.add_(0.1 * torch.randn_like(p))
+    cond = {"tokens": torch.randn(2, 6, 5), "state": torch.randn(2, 3)}
+    mask = {"tokens": torch.tensor([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1]], dtype=torch.bool)}
+    chunk = bank_of(head, made).on(["lift", "stack"]).sample(cond, mask=mask, generator=generator())
+    for row, task in enumerate(("lift", "stack")):
+        alone = made[task].sample(cond, mask=mask, generator=generator())
+        torch.testing.assert_close(chunk[row], alone[row])
+
+
+def test_swapping_and_forgetting_touch_one_adapter_and_never_the_head(tmp_path):
+    head = tiny_head()
+    made = policies(head, through="code")
+    bank, before = bank_of(head, made), head.fingerprint()
+    old = bank.on(["lift", "pour"])
+    was = old.sample(conditions(2), generator=generator())
+    bank.add("lift", made["stack"].save_adapter(tmp_path))
+    now = bank.on(["lift", "pour"]).sample(conditions(2), generator=generator())
+    assert not torch.equal(now[0], was[0])
+    torch.testing.assert_close(now[0], made["stack"].sample(conditions(2), generator=generator())[0])
+    torch.testing.assert_close(now[1], was[1])
+    assert torch.equal(old.sample(conditions(2), generator=generator()), was), "what was handed out keeps its adapters"
+    bank.remove("stack")
+    assert (bank.names, len(bank)) == (("lift", "pour"), 2)
+    torch.testing.assert_close(bank.on(["pour"] * 2).sample(conditions(2), generator=generator())[1], was[1])
+    assert head.fingerprint() == before
+
+
+def test_training_on_changes_nothing_in_the_bank():
+    head = tiny_head()
+    made = policies(head, through="code")
+    bank = bank_of(head, made)
+    was = bank.on(["lift"]).sample(conditions(1), generator=generator())
+    with torch.no_grad():
+        for p in made["lift"].adapter.parameters():
+            p.add_(1)
+    assert torch.equal(bank.on(["lift"]).sample(conditions(1), generator=generator()), was)
+    assert not list(bank.on(["lift"]).trainable_parameters())
+
+
+def test_refusals():
+    head = tiny_head()
+    bank = bank_of(head, policies(head, through="code"))
+    with pytest.raises(ValueError, match="no adapter for 'sweep'; the bank has stack, lift, pour"):
+        bank.on(["sweep"])
+    with pytest.raises(ValueError, match="names, one a row"):
+        bank.on("stack")
+    with pytest.raises(ValueError, match="no adapter for 'stack'; the bank has none yet"):
+        AdapterBank(head).on(["stack"])
+    with pytest.raises(ValueError, match="2 tasks came with 3 conditions"):
+        bank.on(["stack", "lift"]).sample(conditions(3))
+    with pytest.raises(ValueError, match="one bank for each shape"):
+        bank.add("sweep", head.attach(AdaLNZero(COND_DIM, through="code", hidden_dim=5)))
+    with pytest.raises(ValueError, match="relearn_step"):
+        bank.add("sweep", head.attach(AdaLNZero(COND_DIM, relearn_step=True)))
+    with pytest.raises(ValueError, match="all share one head"):
+        bank.add("sweep", trained_policy(tiny_head(seed=1), "adaln_zero", through="code"))

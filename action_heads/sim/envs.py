@@ -27,6 +27,8 @@ from action_heads.sim.tasks import Task, get_task
 
 CONTROL_HZ = 20
 ACTION_SIZE = 10
+# How pictures are made: of the floor no reflections, no shadows, no anti-aliasing. Five times faster on a CPU.
+FAST_RENDERING = {"offsamples": 0, "shadows": False, "reflections": False}
 
 
 def _import_robosuite():

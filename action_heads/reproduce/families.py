@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,81 +15,98 @@ from torch import Tensor
 
 from action_heads import files
 from action_heads.reproduce.config import Run
+from action_heads.sim import libero, mimicgen
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import CONTROL_HZ
 from action_heads.sim.record import SEEDS, record
-from action_heads.sim.tasks import TASKS, get_task
+from action_heads.sim.tasks import TASKS
 
 Samples = tuple[Tensor, Tensor, Tensor]  # conditions (n c), actions (n h a), is_pad (n h)
 
 
-class Family(Protocol):
-    """A family of tasks."""
+class Family:
+    """Tasks on states, demonstrated by the scripted experts of `action_heads.sim`; robosuite's eight as it stands."""
 
-    tasks: tuple[str, ...]
+    tasks: tuple[str, ...] = tuple(TASKS)
+    packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
+    demos, steps = 100, 2000  # what a run of a few minutes on one core affords
 
     def effort(self, run: Run) -> Run:
         """The run with the demonstrations and steps that its task wants."""
-        ...
+        return replace(run, demos=self.demos, steps=600 if run.task == "Lift" else self.steps)
+
+    def subtasks(self, run: Run) -> list[str]:
+        """What one policy is to solve: its task, or all tasks of a suite."""
+        return [run.task]
+
+    def recording(self, task: str, run: Run, work: Path) -> Demonstrations:
+        """Made at the first call, shared by all runs of the task and by all processes."""
+        path = work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
+        with _once(path):
+            return record(task, run.demos, workers=1, path=path)
 
     def samples(self, run: Run, work: Path, horizon: int) -> Samples:
         """What Stage 2 trains on."""
-        ...
+        parts = []
+        for task in self.subtasks(run):
+            cond, actions, is_pad = self.recording(task, run, work).chunks(horizon)
+            parts.append((self.condition(cond, task), actions, is_pad))
+        cond, actions, is_pad = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+        return cond, actions, is_pad
+
+    def condition(self, observed: np.ndarray, task: str) -> np.ndarray:
+        """What a policy is conditioned on, of two observations (n, 2 * o) and the task -> (n, c)."""
+        return observed
 
     def evaluations(self, run: Run) -> list[tuple[str, list[int]]]:
-        """(task, seeds of episodes)."""
-        ...
-
-    def motion(self, run: Run, work: Path) -> str:
-        """The motion of the demonstrations of all tasks, as a source of data for Stage 1."""
-        ...
-
-    def versions(self) -> dict[str, str]:
-        """Of what simulates."""
-        ...
-
-
-class Robosuite:
-    """Eight tasks of robosuite from PyPI, on states, demonstrated by the scripted experts of `action_heads.sim`."""
-
-    tasks = tuple(TASKS)
-    demos, steps, lift_steps = 100, 2000, 600  # what a run of a few minutes on one core affords
-
-    def effort(self, run: Run) -> Run:
-        return replace(run, demos=self.demos, steps=self.lift_steps if run.task == "Lift" else self.steps)
-
-    def recording(self, run: Run, work: Path, workers: int = 1) -> Demonstrations:
-        """Made at the first call, shared by all runs of the task and by all processes."""
-        path = work / "recordings" / f"{run.task}-{run.demos}.npz"
-        with self._once(path):
-            return record(run.task, run.demos, workers=workers, path=path)
-
-    def samples(self, run: Run, work: Path, horizon: int) -> Samples:
-        cond, actions, is_pad = self.recording(run, work).chunks(horizon)
-        return torch.from_numpy(cond), torch.from_numpy(actions), torch.from_numpy(is_pad)
-
-    def evaluations(self, run: Run) -> list[tuple[str, list[int]]]:
-        """Starts that no recording knows: the same in all modes of a seed, others for another seed."""
-        get_task(run.task)
+        """(task, seeds): starts that no recording knows, the same in all modes of a seed, others for another seed."""
         drawn = np.random.default_rng(run.seed).choice(SEEDS, run.episodes, replace=False)
         return [(run.task, drawn.tolist())]
 
     def motion(self, run: Run, work: Path) -> str:
-        path = work / "recordings" / f"robosuite-{run.demos}.npz"
-        with self._once(path):
+        """The motion of the demonstrations of all tasks, as a source of data for Stage 1."""
+        path = work / "recordings" / f"{run.family}-{run.demos}.npz"
+        with _once(path):
             if not path.exists():
-                recordings = [self.recording(replace(run, task=task), work) for task in self.tasks]
-                save_motion(recordings, path)
+                tasks = [part for task in self.tasks for part in self.subtasks(replace(run, task=task))]
+                save_motion([self.recording(task, run, work) for task in tasks], path)
         return f"npz:{path}?rate=native"
 
-    @staticmethod
-    def _once(path: Path) -> FileLock:
-        """Several processes may want to make the same file."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(path.with_name(f".{path.name}.lock"))
-
     def versions(self) -> dict[str, str]:
-        return {name: version(name) for name in ("robosuite", "mujoco", "numpy")}
+        """Of what simulates."""
+        return {name: version(name) for name in self.packages}
+
+
+class MimicGen(Family):
+    """MimicGen's tasks for which an expert is here."""
+
+    tasks = tuple(mimicgen.TASKS)
+
+
+class Libero(Family):
+    """LIBERO-Object: one policy for the ten tasks of the suite, which is told the task as a one-hot vector."""
+
+    tasks = ("libero_object",)
+    packages = (*Family.packages, "hf-libero")
+    demos, steps = 50, 4000
+
+    def subtasks(self, run: Run) -> list[str]:
+        return [task for task in libero.TASKS if task.startswith(f"{run.task}/")]
+
+    def condition(self, observed: np.ndarray, task: str) -> np.ndarray:
+        told = np.zeros((len(observed), 10), np.float32)
+        told[:, int(task.partition("/")[2])] = 1
+        return np.concatenate([observed, told], axis=1)
+
+    def evaluations(self, run: Run) -> list[tuple[str, list[int]]]:
+        """The suite's own init states in their order, as published: 50 of each task."""
+        return [(task, list(range(run.episodes))) for task in self.subtasks(run)]
+
+
+def _once(path: Path) -> FileLock:
+    """Several processes may want to make the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def save_motion(recordings: Sequence[Demonstrations], path: Path) -> None:
@@ -108,8 +124,14 @@ def save_motion(recordings: Sequence[Demonstrations], path: Path) -> None:
     files.write_together(path.parent, {path.name: buffer.getvalue()})
 
 
-FAMILIES: dict[str, Family] = {"robosuite": Robosuite()}
+FAMILIES: dict[str, Family] = {"robosuite": Family(), "mimicgen": MimicGen(), "libero": Libero()}
 
 
 def family_of(run: Run) -> Family:
+    """Raises a ValueError where observations are pictures, which no family has yet."""
+    if run.observation != "state":
+        raise ValueError(
+            f"{run.family} is here on states alone: runs on pictures need observation encoders, which are not joined "
+            "to this harness yet; see docs/reproduction.md"
+        )
     return FAMILIES[run.family]

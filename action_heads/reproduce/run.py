@@ -139,7 +139,7 @@ def roll_out(
             video = folder / f"{task.replace('/', '-')}-{start}.mp4" if place.film else None
             outcome = rollout(
                 task,
-                actor(run, policy, noise=block[0]),
+                actor(run, policy, family, task, noise=block[0]),
                 block,
                 execute=run.execute,
                 workers=place.workers,
@@ -160,13 +160,13 @@ def see(cond: Tensor, run: Run) -> Tensor:
     return torch.zeros_like(cond) if run.mode == "blind" else cond
 
 
-def actor(run: Run, policy: ConditionedHead, noise: int):
+def actor(run: Run, policy: ConditionedHead, family: Family, task: str, noise: int):
     """The policy as `rollout` calls it: conditions (b c) -> chunks (b h a)."""
     device = policy.head.objective.alpha.device
     generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
 
     def act(observed: np.ndarray) -> np.ndarray:
-        cond = see(torch.from_numpy(observed), run).to(device)
+        cond = see(torch.from_numpy(family.condition(observed, task)), run).to(device)
         chunk = policy.sample(cond, sampler=run.sampler, steps=run.sampling_steps, generator=generator)
         return chunk.cpu().numpy()
 

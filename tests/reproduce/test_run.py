@@ -19,7 +19,7 @@ from action_heads.sim.rollout import Rollouts
 OBSERVATION = 5
 
 
-class Arrays(families.Robosuite):
+class Arrays(families.Family):
     """Random motion in place of a recording."""
 
     def samples(self, run, work, horizon):
@@ -121,7 +121,7 @@ def test_blind_sees_nothing():
 
 def test_modes_of_a_seed_share_their_starts_and_seeds_do_not():
     def starts(**changes):
-        return families.Robosuite().evaluations(Run(**changes))[0][1]
+        return families.Family().evaluations(Run(**changes))[0][1]
 
     assert starts() == starts(mode="normal", backbone="mixer")
     assert len(set(starts()) & set(starts(seed=42))) < 5, "50 of 10,000: hardly any in common"

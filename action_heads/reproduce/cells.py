@@ -48,6 +48,11 @@ class Table:
         return f"{p['observation'].capitalize()}s, head {p['head']!r}, {stage1}, {way}, {p['episodes']} episodes a run"
 
 
+def protocol_of(run: Run) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    return {key: value for key, value in run.condition.items() if key not in (*OF_TASK, "backbone")}
+
+
 def tables(results: Iterable[Result]) -> list[Table]:
     """One table a protocol, the fullest first.
 
@@ -56,7 +61,7 @@ def tables(results: Iterable[Result]) -> list[Table]:
     """
     found: dict[str, Table] = {}
     for result in results:
-        protocol = {k: v for k, v in result.run.condition.items() if k not in (*OF_TASK, "backbone")}
+        protocol = protocol_of(result.run)
         table = found.setdefault(str(sorted(protocol.items())), Table(protocol))
         run = result.run
         cell = table.cells[Key(run.task, run.backbone, run.mode)]

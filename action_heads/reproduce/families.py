@@ -63,14 +63,17 @@ class Family:
         drawn = np.random.default_rng(run.seed).choice(SEEDS, run.episodes, replace=False)
         return [(run.task, drawn.tolist())]
 
-    def motion(self, run: Run, work: Path) -> str:
-        """The motion of the demonstrations of all tasks, as a source of data for Stage 1."""
-        path = work / "recordings" / f"{run.family}-{run.demos}.npz"
+    def motion(self, run: Run, work: Path) -> Path:
+        """Where the motion of the demonstrations of all tasks is, as an .npz for Stage 1; see `make_motion`."""
+        return work / "recordings" / f"{run.family}-{run.demos}.npz"
+
+    def make_motion(self, run: Run, work: Path) -> None:
+        """Write it, and record what it needs, if it is not there."""
+        path = self.motion(run, work)
         with _once(path):
             if not path.exists():
                 tasks = [part for task in self.tasks for part in self.subtasks(replace(run, task=task))]
                 save_motion([self.recording(task, run, work) for task in tasks], path)
-        return f"npz:{path}?rate=native"
 
     def versions(self) -> dict[str, str]:
         """Of what simulates."""

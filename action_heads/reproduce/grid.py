@@ -146,7 +146,7 @@ def estimate(left: Iterable[Run], place: Place) -> str:
     """How long it will take, from what finished runs of the same task and size took, else from all of them."""
     known: dict[tuple, list[float]] = {}
     for result in results.load_all(place.results) if place.results.is_dir() else []:
-        took = sum(result.seconds.values())
+        took = result.wall
         for key in ((result.run.task, result.run.head, result.run.steps), (result.run.head,), ()):
             known.setdefault(key, []).append(took)
 

@@ -31,7 +31,8 @@ def stage1(run: Run, root: Path) -> PretrainConfig | None:
     if run.head not in SHAPES or (run.head == PAPER and run.backbone in BUNDLED and default):
         return None
     width, depth = SHAPES[run.head][run.backbone]
-    data = tuple(family_of(run).motion(run, root) if source == OWN else source for source in run.stage1)
+    own = f"npz:{family_of(run).motion(run, root)}?rate=native"
+    data = tuple(own if source == OWN else source for source in run.stage1)
     config = PretrainConfig(
         name=f"{run.backbone}-{width}x{depth}",
         arch=run.backbone,
@@ -53,6 +54,8 @@ def pretrained(run: Run, root: Path, device: str = "cpu") -> ActionHead:
         return ActionHead.from_pretrained(BUNDLED[run.backbone] if run.head == PAPER else run.head, device=device)
     with FileLock(_lock(config.folder)):  # several processes may come here at once
         if not (config.folder / "golden.safetensors").exists():
+            if OWN in run.stage1:
+                family_of(run).make_motion(run, root)
             pretrain(config, f"action_heads.reproduce for {run}")
     return ActionHead.from_pretrained(config.folder, device=device)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from action_heads import files
 from action_heads.reproduce import paper, results
-from action_heads.reproduce.cells import Table, tables
+from action_heads.reproduce.cells import Table, protocol_of, tables
 from action_heads.reproduce.config import Run
 from action_heads.reproduce.figure import draw
 from action_heads.reproduce.grid import ALL_BACKBONES, ALL_MODES, GUESS, Reproduce, runs
@@ -42,8 +42,9 @@ def report(config: ReportConfig) -> None:
     for family in paper.TASKS:
         parts[family] = beside_paper(family, ours[family])
     figure = config.page.with_name("reproduction.png")
-    if ours["robosuite"]:
-        draw(tables(ours["robosuite"])[0], figure)
+    grid = _table_of(runs(Reproduce(all=True), "robosuite"), ours["robosuite"])
+    if grid.cells:
+        draw(grid, figure)
     text = config.page.read_text() if config.page.exists() else _blank(parts, figure)
     for name, part in parts.items():
         mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
@@ -55,9 +56,10 @@ def report(config: ReportConfig) -> None:
 
 
 def robosuite(found: Sequence[Result]) -> str:
-    """A table a protocol; the first, which --all fills, also shows what is missing, its command and its cost."""
+    """A table a protocol; that of --all comes first, and shows what is missing, its command and its cost."""
     grid = runs(Reproduce(all=True), "robosuite")
-    whole, *others = tables(found) or [Table(grid[0].condition)]
+    whole = _table_of(grid, found)
+    others = [table for table in tables(found) if table.protocol != whole.protocol]
     parts = [f"**{whole.title}.**\n\n{_table(whole, list(TASKS), ALL_BACKBONES)}"]
     parts += [_cost(found)] if found else []
     parts += [_missing(grid, whole, found)]
@@ -66,6 +68,12 @@ def robosuite(found: Sequence[Result]) -> str:
         backbones = list(dict.fromkeys(key.backbone for key in table.cells))
         parts.append(f"**{table.title}.**\n\n{_table(table, tasks, backbones)}")
     return "\n\n".join(parts)
+
+
+def _table_of(grid: Sequence[Run], found: Sequence[Result]) -> Table:
+    """The table of the grid's protocol, empty if nothing of it is run."""
+    empty = Table(protocol_of(grid[0]))
+    return next((table for table in tables(found) if table.protocol == empty.protocol), empty)
 
 
 def _table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) -> str:
@@ -106,12 +114,12 @@ def _test(first: list[Result], second: list[Result]) -> str:
 def _cost(found: Sequence[Result]) -> str:
     """What a run took, and where."""
     machines = sorted({r.machine["gpu"] or f"{r.machine['threads']} thread of {r.machine['processor']}" for r in found})
-    training, policy, environment = (
-        statistics.median(r.seconds[name] for r in found) for name in ("training", "policy", "environment")
+    training, policy, environment, cpu = (
+        statistics.median(r.seconds[name] for r in found) for name in ("training", "policy", "environment", "cpu")
     )
     return (
-        f"{len(found)} runs on {', '.join(machines)}; median wall time of one, beside other jobs: training "
-        f"{training:.0f} s, rollouts {policy + environment:.0f} s at "
+        f"{len(found)} runs on {', '.join(machines)}; median of one: {cpu:.0f} CPU seconds; "
+        f"wall time, beside other jobs: training {training:.0f} s, rollouts {policy + environment:.0f} s at "
         f"{statistics.median(r.env_steps_per_second for r in found):.0f} environment steps per second, "
         f"{statistics.median(r.policy_share for r in found):.0%} of it in the policy."
     )
@@ -123,7 +131,7 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
     left = [run for run in grid if (run.task, run.backbone, run.mode, run.seed) not in have]
     if not left:
         return "Every row is filled."
-    took = {task: [sum(r.seconds.values()) for r in found if r.run.task == task] for task in TASKS}
+    took = {task: [r.wall for r in found if r.run.task == task] for task in TASKS}
     usual = statistics.median([seconds for all_of in took.values() for seconds in all_of] or [GUESS])
     lines: dict[str, float] = {}
     for run in left:
@@ -152,7 +160,7 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
             cells = [table.cell(task, backbone, mode) for task in tasks]
             if any(cells):
                 lines.append(f"| {name} | **ours**, {table.title} | {' | '.join(map(_cell, cells))} | |")
-    return "\n".join(lines)
+    return "\n".join(lines) + ("" if found else "\n\nOurs: not run.")
 
 
 def _blank(parts: Mapping[str, str], figure: Path) -> str:

@@ -31,7 +31,7 @@ class Result:
     run: Run
     episodes: tuple[Episode, ...]
     head: dict[str, Any]  # name, fingerprint, frozen and trainable parameters
-    seconds: dict[str, float]  # wall time of training, policy and environment
+    seconds: dict[str, float]  # wall time of training, policy and environment; cpu: of all cores, in all of them
     losses: list[float]  # means of consecutive steps
     machine: dict[str, Any]
     command: str
@@ -40,6 +40,11 @@ class Result:
     @property
     def successes(self) -> int:
         return sum(episode.success for episode in self.episodes)
+
+    @property
+    def wall(self) -> float:
+        """Seconds from beginning to end, but for what was read or waited for."""
+        return sum(self.seconds[name] for name in ("training", "policy", "environment"))
 
     @property
     def env_steps_per_second(self) -> float:

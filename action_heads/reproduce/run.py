@@ -5,6 +5,7 @@ Axes: n samples, c condition, h horizon, a action, b episodes at once.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ from action_heads.reproduce.results import Episode, Result
 from action_heads.sim.demo import smooth
 from action_heads.sim.rollout import rollout
 
-BLOCK = 25  # episodes that are rolled out, and kept, together: their batches, and so their outcome, are always the same
+# Episodes that are rolled out, and kept, together, and at once: batches, and so outcomes, are the same in every run.
+BLOCK, AT_ONCE = 25, 8
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,13 @@ def trained(run: Run, place: Place, family: Family, head: ActionHead, folder: Pa
     if partial.exists():
         policy.load_state_dict(files.load_tensors(weights)[0])
         return policy.eval(), *results.load_partial(partial)
-    began = time.monotonic()
+    began, cpu = time.monotonic(), cpu_seconds()
     config = FitConfig(
         steps=run.steps, batch_size=run.batch_size, lr=run.lr, seed=run.seed, noise_samples=run.noise_samples
     )
     losses = smooth(fit(policy, actions, cond, is_pad=is_pad, config=config, description=f"{run}: training"))
     losses = [round(loss, 5) for loss in losses]
-    seconds = {"training": time.monotonic() - began, "policy": 0.0, "environment": 0.0}
+    seconds = {"training": time.monotonic() - began, "policy": 0.0, "environment": 0.0, "cpu": cpu_seconds() - cpu}
     files.save_tensors(policy.state_dict(), weights)
     results.save_partial(partial, [], seconds, losses)
     return policy, [], seconds, losses
@@ -136,12 +138,14 @@ def roll_out(
             block = seeds[start : start + BLOCK]
             if all((task, seed) in done for seed in block):
                 continue
+            cpu = cpu_seconds()
             video = folder / f"{task.replace('/', '-')}-{start}.mp4" if place.film else None
             outcome = rollout(
                 task,
                 actor(run, policy, family, task, noise=block[0]),
                 block,
                 execute=run.execute,
+                batch=AT_ONCE,
                 workers=place.workers,
                 video=video,
                 film=place.film,
@@ -149,10 +153,16 @@ def roll_out(
             )
             seconds["policy"] += outcome.policy_seconds
             seconds["environment"] += outcome.environment_seconds
+            seconds["cpu"] += cpu_seconds() - cpu
             for i, seed in enumerate(block):
                 filmed = str(video) if i < place.film else None
                 episodes.append(Episode(task, seed, bool(outcome.success[i]), int(outcome.length[i]), filmed))
             results.save_partial(folder / "partial.json", episodes, seconds, losses)
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those it has ended: on a machine that others use too, wall time says little."""
+    return sum(os.times()[:4])
 
 
 def see(cond: Tensor, run: Run) -> Tensor:

@@ -3,7 +3,7 @@
 uv run examples/libero/reproduce.py --task libero_object --mode decoupled,normal,random-frozen --seeds 0
 """
 
-from action_heads.reproduce.command import main
-
 if __name__ == "__main__":
+    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+
     main("libero")

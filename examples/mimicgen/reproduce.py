@@ -3,7 +3,7 @@
 uv run examples/mimicgen/reproduce.py --task stack_d1 --mode decoupled,normal,random-frozen --seeds 0
 """
 
-from action_heads.reproduce.command import main
-
 if __name__ == "__main__":
+    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+
     main("mimicgen")

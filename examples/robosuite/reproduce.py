@@ -5,7 +5,7 @@ uv run examples/robosuite/reproduce.py --all                 # the whole grid; -
 uv run examples/robosuite/reproduce.py --all --share 0/2     # and 1/2 in another process
 """
 
-from action_heads.reproduce.command import main
-
 if __name__ == "__main__":
+    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+
     main("robosuite")

@@ -18,7 +18,7 @@ def result(run: Run, successes: list[bool] | None = None, head: str = "h", **cha
             "run": run,
             "episodes": episodes,
             "head": {"name": "head", "fingerprint": head, "frozen": 10, "trainable": 5},
-            "seconds": {"training": 60.0, "policy": 10.0, "environment": 30.0},
+            "seconds": {"training": 60.0, "policy": 10.0, "environment": 30.0, "cpu": 90.0},
             "losses": [1.0, 0.5],
             "machine": {"gpu": None, "threads": 1, "processor": "a processor"},
             "command": "uv run examples/robosuite/reproduce.py",

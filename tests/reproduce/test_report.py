@@ -39,8 +39,14 @@ def test_another_protocol_is_another_table():
     other = result(replace(one.run, adapter="adaln_zero", relearn_step=False))
     assert [len(table.cells) for table in tables([one, other])] == [1, 1]
     text = robosuite([one, other])
-    assert "film through blocks" in text
-    assert "adaln_zero through blocks" in text
+    assert text.index("film through blocks") < text.index("adaln_zero through blocks")
+
+
+def test_the_grid_of_all_comes_first_however_little_of_it_is_run():
+    grid = runs(Reproduce(all=True), "robosuite")
+    others = [result(replace(run, adapter="adaln_zero")) for run in grid[:9]]
+    text = robosuite([*others, result(grid[0])])
+    assert text.index("film through blocks") < text.index("159 of 160 runs are left") < text.index("adaln_zero through")
 
 
 def test_the_full_grid_is_tabled_pooled_and_tested():

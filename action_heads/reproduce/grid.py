@@ -19,7 +19,7 @@ from action_heads.reproduce.run import Place, finished, perform
 from action_heads.reproduce.studies import STUDIES
 
 ALL_BACKBONES = ("mlp", "mixer")
-GUESS = 300.0  # seconds a run, before one has finished
+GUESS = 200.0  # CPU seconds a run, before one has finished
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,10 @@ def _is_finished(run: Run, place: Place) -> bool:
 
 
 def estimate(left: Iterable[Run], place: Place) -> str:
-    """How long it will take, from what finished runs of the same task and size took, else from all of them."""
+    """What it will cost, from what finished runs of the same task and size took, else from all of them."""
     known: dict[tuple, list[float]] = {}
     for result in results.load_all(place.results) if place.results.is_dir() else []:
-        took = result.wall
+        took = result.seconds["cpu"]
         for key in ((result.run.task, result.run.head, result.run.steps), (result.run.head,), ()):
             known.setdefault(key, []).append(took)
 
@@ -156,4 +156,4 @@ def estimate(left: Iterable[Run], place: Place) -> str:
 
     total = sum(map(seconds, left))
     basis = "by what finished runs took" if known else f"at a guess, {GUESS:.0f} s a run"
-    return f"about {total / 3600:.1f} hours are left, recordings and Stage 1 not counted ({basis})"
+    return f"about {total / 3600:.1f} CPU hours are left, recordings and Stage 1 not counted ({basis})"

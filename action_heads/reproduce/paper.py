@@ -19,7 +19,7 @@ MIMICGEN = {
 LIBERO = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 
 # Table II, by family: (backbone, mode) -> one value a task in the order above, then the average.
-_TABLE_2: dict[str, dict[tuple[str, str], str]] = {
+PRINTED: dict[str, dict[tuple[str, str], str]] = {
     "mimicgen": {
         ("unet", "normal"): "100±0 55±5 73±2 47±7 95±2 54±5 17±2 67±1 63.6±1.8",
         ("unet", "decoupled"): "100±0 50±2 71±4 39±2 86±6 58±5 25±3 69±1 62.2±2.3",
@@ -43,7 +43,7 @@ def _values(text: str) -> list[Value]:
     return [(float(mean), float(std)) for mean, std in (part.split("±") for part in text.split())]
 
 
-TABLE_2 = {family: {key: _values(text) for key, text in rows.items()} for family, rows in _TABLE_2.items()}
+TABLE_2 = {family: {key: _values(text) for key, text in rows.items()} for family, rows in PRINTED.items()}
 TASKS = {"mimicgen": MIMICGEN, "libero": LIBERO}
 
 # Table III, DP-C: what Stage 1 learns from -> MimicGen, LIBERO. Table IV, DP-C on MimicGen: its signal.

@@ -118,7 +118,7 @@ def _cost(found: Sequence[Result]) -> str:
         statistics.median(r.seconds[name] for r in found) for name in ("training", "policy", "environment", "cpu")
     )
     return (
-        f"{len(found)} runs on {', '.join(machines)}; median of one: {cpu:.0f} CPU seconds; "
+        f"{len(found)} run{'s' * (len(found) > 1)} on {', '.join(machines)}; median of one: {cpu:.0f} CPU seconds; "
         f"wall time, beside other jobs: training {training:.0f} s, rollouts {policy + environment:.0f} s at "
         f"{statistics.median(r.env_steps_per_second for r in found):.0f} environment steps per second, "
         f"{statistics.median(r.policy_share for r in found):.0%} of it in the policy."
@@ -131,23 +131,25 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
     left = [run for run in grid if (run.task, run.backbone, run.mode, run.seed) not in have]
     if not left:
         return "Every row is filled."
-    took = {task: [r.wall for r in found if r.run.task == task] for task in TASKS}
+    took = {task: [r.seconds["cpu"] for r in found if r.run.task == task] for task in TASKS}
     usual = statistics.median([seconds for all_of in took.values() for seconds in all_of] or [GUESS])
     lines: dict[str, float] = {}
     for run in left:
-        modes = dict.fromkeys(r.mode for r in left if (r.task, r.backbone) == (run.task, run.backbone))
+        missing = {r.mode for r in left if (r.task, r.backbone) == (run.task, run.backbone)}
+        modes = [mode for mode in (*ALL_MODES, "blind") if mode in missing]
         command = f"--task {run.task} --backbone {run.backbone} --mode {','.join(modes)}"
         lines[command] = lines.get(command, 0) + statistics.median(took[run.task] or [usual])
-    text = "\n".join(f"{COMMAND} {options}  # {seconds / 60:.0f} min" for options, seconds in lines.items())
+    text = "\n".join(f"{COMMAND} {options}  # {seconds / 60:.0f} CPU min" for options, seconds in lines.items())
     return (
-        f"{len(left)} of {len(grid)} runs are left, about {sum(lines.values()) / 3600:.1f} hours by the wall time of "
-        f"those that are finished. `{COMMAND} --all` runs them; row by row:\n\n```bash\n{text}\n```"
+        f"{len(left)} of {len(grid)} runs are left, about {sum(lines.values()) / 3600:.1f} hours of one core by the "
+        "CPU time of those that are finished, of the same task where there are any; recordings and Stage 1 come on top. "
+        f"`{COMMAND} --all` runs them; row by row:\n\n```bash\n{text}\n```"
     )
 
 
 def beside_paper(family: str, found: Sequence[Result]) -> str:
     """Table II of the paper, a row of ours under each of theirs."""
-    tasks, rows = list(paper.TASKS[family]), paper.TABLE_2[family]
+    tasks, rows = list(paper.TASKS[family]), paper.PRINTED[family]
     lines = [
         f"| system | mode | whose | {' | '.join(f'`{task}`' for task in tasks)} | average |",
         f"|---|---|---|{'---:|' * (len(tasks) + 1)}",
@@ -155,7 +157,7 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
     ours = tables(found)
     for (backbone, mode), values in rows.items():
         name = f"{paper.NAMES[backbone]} (`{backbone}`) | {mode}"
-        lines.append(f"| {name} | paper | {' | '.join(f'{mean:g} ± {std:g}' for mean, std in values)} |")
+        lines.append(f"| {name} | paper | {' | '.join(values.split())} |")
         for table in ours:
             cells = [table.cell(task, backbone, mode) for task in tasks]
             if any(cells):

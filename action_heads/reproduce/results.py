@@ -42,11 +42,6 @@ class Result:
         return sum(episode.success for episode in self.episodes)
 
     @property
-    def wall(self) -> float:
-        """Seconds from beginning to end, but for what was read or waited for."""
-        return sum(self.seconds[name] for name in ("training", "policy", "environment"))
-
-    @property
     def env_steps_per_second(self) -> float:
         """Of all workers together, in wall time outside the policy."""
         return sum(episode.length for episode in self.episodes) / max(self.seconds["environment"], 1e-9)

@@ -66,7 +66,7 @@ def test_what_is_not_run_names_its_command_and_cost():
     found = [r for r in made_up_grid() if not (r.run.task == "Stack" and r.run.backbone == "mixer")]
     text = robosuite(found)
     assert "10 of 160 runs are left" in text  # 3 modes of 3 seeds, and blind
-    assert "--task Stack --backbone mixer --mode decoupled,normal,random-frozen,blind  # 17 min" in text
+    assert "--task Stack --backbone mixer --mode decoupled,normal,random-frozen,blind  # 15 CPU min" in text
     assert next(line for line in text.splitlines() if line.startswith("| Stack | `mixer`")).count("not run") == 4
     assert "160 of 160 runs are left" in robosuite([])
 
@@ -78,7 +78,7 @@ def test_writes_the_page_between_its_marks(tmp_path):
     report(ReportConfig(tmp_path / "results", page))
     text = page.read_text()
     assert "DP-MLP" in text
-    assert "| 65.9 ± 0.7 |" in text
+    assert "| 65.9±0.7 |" in text
     assert (page.parent / "reproduction.png").stat().st_size > 20_000
     page.write_text(text.replace("# Results", "# Mine"))
     report(ReportConfig(tmp_path / "results", page))

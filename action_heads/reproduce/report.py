@@ -142,7 +142,7 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
     text = "\n".join(f"{COMMAND} {options}  # {seconds / 60:.0f} CPU min" for options, seconds in lines.items())
     return (
         f"{len(left)} of {len(grid)} runs are left, about {sum(lines.values()) / 3600:.1f} hours of one core by the "
-        "CPU time of those that are finished, of the same task where there are any; recordings and Stage 1 come on top. "
+        "CPU time of those that are finished, of the same task where there are any, without recordings and Stage 1. "
         f"`{COMMAND} --all` runs them; row by row:\n\n```bash\n{text}\n```"
     )
 

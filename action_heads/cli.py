@@ -34,6 +34,8 @@ def main() -> None:
     from action_heads.pretrain.loop import Diverged, pretrain
     from action_heads.pretrain.publish import PublishConfig, publish
     from action_heads.pretrain.settings import PretrainConfig
+    from action_heads.reproduce.report import ReportConfig, report
+    from action_heads.sim.dataset import RecordConfig, record_dataset
     from action_heads.sim.demo import DemoConfig, demo
 
     command = shlex.join(["action-heads", *sys.argv[1:]])
@@ -42,6 +44,8 @@ def main() -> None:
         PretrainConfig: lambda config: pretrain(config, command),
         EvaluateConfig: lambda config: evaluate(config, command),
         PublishConfig: publish,
+        RecordConfig: record_dataset,
+        ReportConfig: report,
         HeadsConfig: heads,
     }
     config = tyro.extras.subcommand_type_from_defaults(
@@ -50,6 +54,8 @@ def main() -> None:
             "pretrain": PretrainConfig(),
             "evaluate-head": EvaluateConfig(head=tyro.MISSING),
             "publish": PublishConfig(folder=tyro.MISSING),
+            "record": RecordConfig(task=tyro.MISSING, out=tyro.MISSING),
+            "report": ReportConfig(results=tyro.MISSING),
             "heads": HeadsConfig(),
         }
     )

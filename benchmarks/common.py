@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -14,25 +13,10 @@ from pathlib import Path
 
 import torch
 
-from action_heads import __version__
 from action_heads.files import write_text
+from action_heads.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def machine() -> dict:
-    """Processor, threads and versions."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "action_heads": __version__,
-    }
 
 
 def write_results(name: str, results: object) -> None:

@@ -19,21 +19,33 @@ def lift(arm: Arm) -> None:
 
 def stack(arm: Arm) -> None:
     """The red cube (4 cm) onto the green one (5 cm), faces aligned."""
-    red, green = arm.sim.body("cubeA_main"), arm.sim.body("cubeB_main")
+    _put_on(arm, "cubeA_main", "cubeB_main", apart=0.045)
+
+
+def stack_three(arm: Arm) -> None:
+    """As `stack`, then the blue cube (4 cm) onto the red one."""
+    _put_on(arm, "cubeA_main", "cubeB_main", apart=0.045)
+    arm.go(Pose(arm.tcp.p, arm.home), OPEN, tol=0.03, steps=20)
+    _put_on(arm, "cubeC_main", "cubeA_main", apart=0.040)
+
+
+def _put_on(arm: Arm, upper: str, lower: str, apart: float) -> None:
+    """One cube onto another; `apart` m from centre to centre."""
+    red, green = arm.sim.body(upper), arm.sim.body(lower)
     grasp = arm.fingers_along(heading(red.R[:, 0]), np.pi / 2)
-    if _room_for_fingers(grasp, red.p, green.p) < 0.045:  # a finger would come down on the green cube
+    if _room_for_fingers(grasp, red.p, green.p) < 0.045:  # a finger would come down on the other cube
         across = arm.fingers_along(heading(grasp[:, 1]) + np.pi / 2)
         grasp = max((grasp, across), key=lambda R: _room_for_fingers(R, red.p, green.p))
     arm.pick(Pose(red.p, grasp), above=0.10, lift=0.12)
 
     # The grasp moved the cube a little: from here on, aim with where it really is in the hand, and look twice.
-    red = arm.sim.body("cubeA_main")
+    red = arm.sim.body(upper)
     turn = wrap(heading(green.R[:, 0]) - heading(red.R[:, 0]), np.pi / 2)
     if abs(wrap(heading(grasp[:, 1]) - arm.home_fingers) + turn) > 1.7:  # beyond the wrist: another face will do
         turn -= np.sign(turn) * np.pi / 2
-    goal = Pose(green.p + (0.025 + 0.020 + 0.003) * UP, turn_z(turn) @ red.R)
-    arm.go(_hand_for(arm, "cubeA_main", goal).raised(0.08), CLOSED, tol=0.012)
-    target = _hand_for(arm, "cubeA_main", goal)
+    goal = Pose(green.p + (apart + 0.003) * UP, turn_z(turn) @ red.R)
+    arm.go(_hand_for(arm, upper, goal).raised(0.08), CLOSED, tol=0.012)
+    target = _hand_for(arm, upper, goal)
     arm.go(target, CLOSED, tol=0.005, steps=40, speed=0.4)
     arm.grip(CLOSED, steps=2, at=target)  # come to rest before letting go
     arm.grip(OPEN, steps=6, at=target)
@@ -60,6 +72,46 @@ def pick_place(arm: Arm, item: str, height: float, across: float | None) -> None
     arm.go(over.raised(-0.12), CLOSED, tol=0.02, steps=40)
     arm.grip(OPEN, steps=6)
     arm.go(Pose(arm.tcp.p, arm.home).raised(0.15), OPEN, tol=0.03, steps=40)
+
+
+def into_basket(arm: Arm, item: str) -> None:
+    """LIBERO-Object: whatever stands on the floor, grasped across its thinner side, over the basket's wall and down."""
+    corners = arm.sim.corners(item)
+    fingers, middle = _thinner_side(corners[:, :2], arm.home_fingers)
+    top, bottom = corners[:, 2].max(), corners[:, 2].min()
+    low = (top + bottom) / 2 - 0.01 if top - bottom < 0.05 else bottom + 0.02
+    height = max(top - 0.035, low, bottom + 0.012)
+    grasp = Pose(np.array([*middle, height]), arm.fingers_along(fingers))
+    arm.pick(grasp, above=0.12, lift=0.26, steps=12)
+
+    basket, held = arm.sim.corners("basket_1"), arm.sim.corners(item)
+    over = _middle(basket) + arm.tcp.p - _middle(held)
+    over[2] = basket[:, 2].max() + 0.06 + arm.tcp.p[2] - held[:, 2].min()
+    R = arm.tcp.R
+    arm.go(Pose(np.array([*arm.tcp.p[:2], over[2]]), R), CLOSED, tol=0.03, steps=30)
+    arm.go(Pose(over, R), CLOSED, tol=0.015, steps=90)
+    arm.go(Pose(over, R).raised(-0.05), CLOSED, tol=0.02, steps=20)
+    arm.grip(OPEN, steps=14)
+    arm.go(arm.tcp.raised(0.06), OPEN, tol=0.03, steps=10)
+
+
+def _middle(corners: np.ndarray) -> np.ndarray:
+    """Of the box around corners (n, 3), along the base axes."""
+    return (corners.max(0) + corners.min(0)) / 2
+
+
+def _thinner_side(corners: np.ndarray, home: float) -> tuple[float, np.ndarray]:
+    """Corners (n, 2) from above -> heading across which they are thinnest, if that is near home, and their middle."""
+    best = None
+    for turn in np.linspace(-np.pi / 2, np.pi / 2, 37)[:-1]:
+        across = np.array([np.cos(home + turn), np.sin(home + turn)])
+        axes = np.stack([across, [-across[1], across[0]]])
+        along = corners @ axes.T
+        cost = np.ptp(along[:, 0]) + 0.004 * abs(turn)
+        if best is None or cost < best[0]:
+            best = cost, home + turn, axes.T @ _middle(along)
+    assert best is not None
+    return best[1], best[2]
 
 
 def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:

@@ -6,6 +6,7 @@ demonstrations show how to come back from where a policy may stray. Only success
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ class Recorder:
         return run_expert(self.sim, seed, self.noise)
 
 
-def run_expert(sim: Sim, seed: int, noise: float = 0.0) -> Episode:
+def run_expert(sim: Sim, seed: int, noise: float = 0.0, before_step: Callable[[], None] = lambda: None) -> Episode:
     """Reset to `seed`, let the task's expert work, and write down every step of it."""
     sim.reset(seed)
     rng = np.random.default_rng(seed)
@@ -138,6 +139,7 @@ def run_expert(sim: Sim, seed: int, noise: float = 0.0) -> Episode:
         nonlocal push
         if len(actions) % HOLD == 0:  # half of the time undisturbed; turns are pushed less than moves
             push = noise * rng.normal(size=6) * [1, 1, 1, 0.3, 0.3, 0.3] * rng.integers(2)
+        before_step()
         observations.append(sim.observe())
         actions.append(action)  # what the expert wanted, not what the noise makes of it
         joints.append(sim.joint_position)

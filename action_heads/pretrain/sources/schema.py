@@ -1,6 +1,6 @@
 """Which columns of a recording mean what, in which units and frames.
 
-The four that come with the package were written down from what others say of the datasets: DROID's from LeRobot's
+Those that come with the package were written down from what others say of the datasets: DROID's from LeRobot's
 port of it, MimicGen's and LIBERO's in the paper's form from what its code reads, LIBERO's in LeRobot's form from our
 reference notes alone. A user's own is a small JSON file.
 """
@@ -167,6 +167,17 @@ SCHEMAS = {
             gripper="actions[-1:]",
             **_ROBOSUITE,
         ),
+        # As `action-heads record` writes it.
+        Schema(
+            "robosuite",
+            joints="observation.joint_position",
+            position="observation.eef[0:3]",
+            rotation="observation.eef[3:9]",
+            rotation_form="6d",
+            gripper="action[9:10]",
+            gripper_open=-1.0,
+            gripper_closed=1.0,
+        ),
         # As OpenVLA and LeRobot publish it: eight numbers, position, rotation vector, two fingers.
         Schema(
             "libero",
@@ -196,6 +207,7 @@ WIDTHS = {
         "action.gripper_position": 1,
     },
     "mimicgen": {"observation.joint_position": 7, "observation.eePose": 9, "actions": 7},
+    "robosuite": {"observation.joint_position": 7, "observation.eef": 9, "action": 10},
     "libero": {"observation.state": 8, "action": 7},
     "libero_dae": {"observation.state": 8, "actions": 7},
 }

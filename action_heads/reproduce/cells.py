@@ -1,0 +1,91 @@
+"""Results sorted into the cells of tables, such that no cell ever mixes two configurations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from action_heads.reproduce.config import ALL_MODES, Run
+from action_heads.reproduce.results import Result
+
+# What a family sets for each of its tasks; within one table it may differ from row to row, never within a cell.
+OF_TASK = ("task", "demos", "steps")
+
+
+@dataclass(frozen=True)
+class Key:
+    """A cell: all training seeds of one task, backbone and mode."""
+
+    task: str
+    backbone: str
+    mode: str
+
+
+@dataclass
+class Table:
+    """All results under one protocol: the same settings but for task, backbone, mode and seed."""
+
+    protocol: dict[str, Any]
+    cells: dict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))
+
+    def cell(self, task: str, backbone: str, mode: str) -> list[Result]:
+        """Its results, none if it was not run."""
+        return self.cells.get(Key(task, backbone, mode), [])
+
+    def complete(self, backbone: str) -> list[str]:
+        """Tasks that are run under every mode compared."""
+        tasks = dict.fromkeys(key.task for key in self.cells)
+        return [task for task in tasks if all(self.cell(task, backbone, mode) for mode in ALL_MODES)]
+
+    @property
+    def title(self) -> str:
+        """The protocol in words."""
+        p = self.protocol
+        way = f"{p['adapter']} through {p['through']}" + (f", {p['hidden']} wide" if p["hidden"] else "")
+        stage1 = f"Stage 1 on {' and '.join(p['stage1'])} by {p['signal']}"
+        return f"{p['observation'].capitalize()}s, head {p['head']!r}, {stage1}, {way}, {p['episodes']} episodes a run"
+
+
+def protocol_of(run: Run) -> dict[str, Any]:
+    """What all runs of a table have in common."""
+    return {key: value for key, value in run.condition.items() if key not in (*OF_TASK, "backbone")}
+
+
+def tables(results: Iterable[Result]) -> list[Table]:
+    """One table a protocol, the fullest first.
+
+    Raises:
+        ValueError: two results of different settings, heads or versions claim one cell. It names both.
+    """
+    found: dict[str, Table] = {}
+    for result in results:
+        protocol = protocol_of(result.run)
+        table = found.setdefault(str(sorted(protocol.items())), Table(protocol))
+        run = result.run
+        cell = table.cells[Key(run.task, run.backbone, run.mode)]
+        for other in cell:
+            _check_alike(result, other)
+        cell.append(result)
+    return sorted(found.values(), key=lambda table: -len(table.cells))
+
+
+def _check_alike(one: Result, other: Result) -> None:
+    """Of the same cell: nothing but the seed may differ."""
+    differs = [name for name in OF_TASK if getattr(one.run, name) != getattr(other.run, name)]
+    if one.run.seed == other.run.seed:
+        differs.append("nothing but the id: two runs of one seed")
+    if one.run.uses_pretraining and one.head["fingerprint"] != other.head["fingerprint"]:
+        differs.append("the pretrained head")
+    if differs:
+        raise ValueError(
+            f"two configurations claim one cell, {one.run.task} {one.run.backbone} {one.run.mode}: "
+            f"{_name(one)} and {_name(other)} differ in {', '.join(differs)}. Keep one of them in the results folder, "
+            "or report on two folders"
+        )
+
+
+def _name(result: Result) -> str:
+    run: Run = result.run
+    return f"{result.id} (seed {run.seed}, {run.demos} demos, {run.steps} steps, head {result.head['fingerprint']})"

@@ -1,0 +1,130 @@
+"""What a run is: everything that decides its outcome, in one frozen dataclass."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from action_heads.adapters import ADAPTERS
+from action_heads.adapters.base import THROUGH
+from action_heads.backbones import BACKBONES
+from action_heads.modes import MODES
+
+VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
+FAMILIES = ("robosuite", "mimicgen", "libero")
+RUN_MODES = MODES | {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
+SEEDS = (0, 42, 420)  # the paper's
+ALL_MODES = ("decoupled", "normal", "random-frozen")  # what is compared
+
+# How an adapter reaches the head. The paper's way: a map to every block, the head's own modulation trained along.
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper": {"adapter": "film", "through": "blocks", "relearn_step": True, "hidden": None, "lr": 2.5e-3},
+    "code": {"adapter": "adaln_zero", "through": "code", "relearn_step": False, "hidden": 64, "lr": 1e-2},
+    "both": {"adapter": "adaln_zero", "through": "both", "relearn_step": False, "hidden": 128, "lr": 2.5e-3},
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of Stage 2 and the rollouts of what it made.
+
+    Attributes:
+        family, task: a robosuite or MimicGen task, or a LIBERO suite.
+        observation: state or image.
+        backbone, mode: as in `BACKBONES` and `RUN_MODES`.
+        head: "small" or "paper", a size that is bundled or pretrained at its first use; or any name, folder or Hub id.
+        stage1: data of its Stage 1, as `action-heads pretrain --data`; of a head given by name it says nothing.
+        signal: what conditioned its Stage 1; likewise.
+        adapter, through, relearn_step, hidden: of the adapter, as in `Adapter`.
+        demos: demonstrations, of each task of a suite.
+        steps, batch_size, lr, noise_samples: of Stage 2, as in `FitConfig`.
+        execute, sampler, sampling_steps: of rollouts.
+        episodes: of each task, from `evaluation_seeds`.
+        seed: of weights, batches, noise and rollouts. All runs of a task share one recording.
+    """
+
+    family: str = "robosuite"
+    task: str = "Lift"
+    observation: str = "state"
+    backbone: str = "mlp"
+    mode: str = "decoupled"
+    head: str = "small"
+    stage1: tuple[str, ...] = ("synthetic:panda",)
+    signal: str = "code"
+    adapter: str = "film"
+    through: str = "blocks"
+    relearn_step: bool = True
+    hidden: int | None = None
+    demos: int = 100
+    steps: int = 1000
+    batch_size: int = 64
+    lr: float = 2.5e-3
+    noise_samples: int = 1
+    execute: int = 8
+    sampler: str = "ddim"
+    sampling_steps: int = 10
+    episodes: int = 50
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "stage1", tuple(self.stage1))  # JSON brings lists
+        choices = {
+            "family": FAMILIES,
+            "observation": ("state", "image"),
+            "backbone": BACKBONES,
+            "mode": RUN_MODES,
+            "adapter": ADAPTERS,
+            "through": THROUGH,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}")
+        for name in ("demos", "steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.mode == "normal" and self.relearn_step:
+            # Everything trains anyway; one spelling, so that one run has one name.
+            object.__setattr__(self, "relearn_step", False)
+
+    @property
+    def uses_pretraining(self) -> bool:
+        return self.mode in ("decoupled", "blind")
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """What runs that are compared by mode have in common, seeds aside."""
+        settings = asdict(self)
+        for name in ("mode", "seed", "relearn_step"):  # relearn_step follows from adapter and mode
+            del settings[name]
+        return settings
+
+    def identity(self, head: str) -> str:
+        """16 hex digits of everything that decides the outcome; `head` is what it takes of the head, see heads.py.
+
+        Names of heads and data are not part of it: the weights are.
+        """
+        settings = {k: v for k, v in asdict(self).items() if k not in ("head", "stage1", "signal")}
+        text = json.dumps([VERSION, settings, head], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Run:
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise ValueError(
+                f"a run has {', '.join(sorted(known))}; this one lacks {sorted(known - set(values))} and has "
+                f"{sorted(set(values) - known)} beside: run it again with this release"
+            )
+        return cls(**values)
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.backbone} {self.mode} seed {self.seed}"
+
+
+def with_recipe(run: Run, recipe: str) -> Run:
+    """The run with the adapter of a recipe."""
+    if recipe not in RECIPES:
+        raise ValueError(f"unknown recipe {recipe!r}; choose from {', '.join(RECIPES)}")
+    return replace(run, **RECIPES[recipe])

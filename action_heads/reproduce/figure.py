@@ -1,0 +1,77 @@
+"""The paper's question at a glance: is a pretrained, frozen backbone as good as a trained one, and a random one not?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from action_heads.extras import require
+from action_heads.reproduce import paper
+from action_heads.reproduce.cells import Table
+from action_heads.reproduce.config import ALL_MODES
+from action_heads.reproduce.results import Result
+from action_heads.reproduce.statistics import rate
+from action_heads.sim.report import COLOURS
+from action_heads.sim.tasks import TASKS
+
+WIDTH = 0.26
+
+
+def draw(table: Table, path: Path) -> None:
+    """A row a backbone: the paper's averages, ours over all tasks, ours task by task, with 95 % intervals."""
+    require("matplotlib", "train").use("Agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    backbones = list(dict.fromkeys(key.backbone for key in table.cells))
+    figure, axes = plt.subplots(
+        len(backbones),
+        3,
+        figsize=(13, 3 * len(backbones) + 0.6),
+        width_ratios=[2, 1.2, 8],
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
+    )
+    for (theirs, pooled, each), backbone in zip(axes, backbones, strict=True):
+        _paper(theirs, backbone)
+        tasks, whole = list(TASKS), table.complete(backbone)
+        for mode, at in zip(ALL_MODES, (-WIDTH, 0, WIDTH), strict=True):
+            results = [result for task in whole for result in table.cell(task, backbone, mode)]
+            _bar(pooled, at, mode, results)
+            for i, task in enumerate(tasks):
+                _bar(each, i + at, mode, table.cell(task, backbone, mode))
+        pooled.set_xticks([0], [f"{len(whole)} tasks"])
+        pooled.set_title("ours: pooled", fontsize=10)
+        each.set_xticks(range(len(tasks)), tasks, fontsize=8)
+        each.set_title(f"ours: {backbone}, robosuite on {table.protocol['observation']}s", fontsize=10)
+        theirs.set_ylabel("success")
+    for axis in axes.flat:
+        axis.set(ylim=(0, 1.03))
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = [Patch(color=COLOURS[mode]) for mode in ALL_MODES]
+    figure.legend(handles, ALL_MODES, loc="outside lower center", ncols=3, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
+    """One rate with its interval; nothing where nothing is run."""
+    if not results:
+        return
+    found = rate(results)
+    low, high = found.interval
+    error = [[max(0.0, found.value - low)], [max(0.0, high - found.value)]]
+    axis.bar(at, found.value, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
+
+
+def _paper(axis, backbone: str) -> None:
+    """Their averages of the same system, hatched: other tasks, images, full scale."""
+    for i, family in enumerate(("mimicgen", "libero")):
+        for mode, at in (("decoupled", -WIDTH), ("normal", 0.0)):
+            if value := paper.TABLE_2[family].get((backbone, mode)):
+                mean, std = value[-1]
+                axis.bar(i + at, mean / 100, WIDTH, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white")
+    axis.set_xticks([0, 1], ["MimicGen", "LIBERO"])
+    name = paper.NAMES.get(backbone)
+    axis.set_title(f"the paper's {name}" if name else "not in the paper", fontsize=10)

@@ -1,0 +1,159 @@
+"""Many runs: which they are, what they will cost, and the loop over them."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from action_heads.reproduce import heads, results
+from action_heads.reproduce.config import ALL_MODES, RECIPES, SEEDS, Run, with_recipe
+from action_heads.reproduce.families import family_of
+from action_heads.reproduce.run import Place, finished, perform
+from action_heads.reproduce.studies import STUDIES
+
+ALL_BACKBONES = ("mlp", "mixer")
+GUESS = 200.0  # CPU seconds a run, before one has finished
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train and roll out, and leave one result a run. What is finished is skipped; what was killed goes on.
+
+    Attributes:
+        all: every task, decoupled, normal and random-frozen, mlp and mixer; and decoupled once blind.
+        task: of the family; several by commas.
+        mode: decoupled, normal, random-frozen, blind; several by commas.
+        backbone: mlp, mixer, transformer, unet; several by commas.
+        seeds: of training, by commas.
+        recipe: of the adapter: paper (FiLM through every block), code (a few thousand parameters), or both.
+        head: small (128 x 4, pretrained here in minutes), paper (its size), or a name, a folder or a Hub id.
+        study: a table or figure of the paper instead of modes and backbones: table-2, table-3, table-4 or figure-3.
+        stage1: data of Stage 1, as for `action-heads pretrain --data`, or own; several by commas.
+        signal: what conditions Stage 1: code, joints, pose or none.
+        demos: demonstrations; 0 for the task's own number.
+        steps: of Stage 2; 0 for the task's own number.
+        episodes: to roll out, of each task.
+        share: this process' part of the runs, such as 0/2 and 1/2.
+        workers: processes of simulation of each run.
+        device: cpu or cuda.
+        out: where results go; results/<family> if not given.
+        work: where recordings, heads and trained policies go.
+        film: so many episodes of every 25 are filmed.
+        dry_run: list the runs and what they will cost, and stop.
+    """
+
+    all: bool = False
+    task: str = ""
+    mode: str = "decoupled"
+    backbone: str = "mlp"
+    seeds: str = ",".join(map(str, SEEDS))
+    recipe: str = "paper"
+    head: str = heads.SMALL
+    study: str = ""
+    stage1: str = ",".join(Run.stage1)
+    signal: str = Run.signal
+    demos: int = 0
+    steps: int = 0
+    episodes: int = Run.episodes
+    share: str = "0/1"
+    workers: int = 1
+    device: str = "cpu"
+    out: Path | None = None
+    work: Path = Path("outputs/reproduce")
+    film: int = 0
+    dry_run: bool = False
+
+    def __post_init__(self):
+        if not self.all and not self.task:
+            raise ValueError("name a --task, or take --all")
+        if self.recipe not in RECIPES:
+            raise ValueError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)}")
+        if self.study and self.study not in STUDIES:
+            raise ValueError(f"unknown study {self.study!r}; choose from {', '.join(STUDIES)}")
+        part, of = self.part
+        if not 0 <= part < of:
+            raise ValueError(f"a share is part/of with part counted from 0, such as 0/2; got {self.share}")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        part, _, of = self.share.partition("/")
+        return int(part), int(of)
+
+
+def runs(options: Reproduce, family: str) -> list[Run]:
+    """Seed by seed, so that an early stop leaves whole comparisons of fewer seeds."""
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    known = family_of(Run(family=family)).tasks
+    tasks = options.task.split(",") if options.task else list(known)
+    if unknown := [task for task in tasks if task not in known]:
+        raise ValueError(f"unknown task {', '.join(unknown)} of {family}; it has {', '.join(known)}")
+    found = []
+    for seed in seeds:
+        for task in tasks:
+            for cell in cells(options, blind=options.all and seed == seeds[0]):
+                run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
+                run = replace(run, stage1=tuple(options.stage1.split(",")), signal=options.signal)
+                run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
+                found.append(replace(run, demos=options.demos or run.demos, steps=options.steps or run.steps))
+    return found
+
+
+def cells(options: Reproduce, blind: bool) -> list[dict[str, Any]]:
+    """What differs between the runs of one task and seed."""
+    if options.study:
+        return STUDIES[options.study]
+    modes = (*ALL_MODES, *(["blind"] if blind else [])) if options.all else options.mode.split(",")
+    backbones = ALL_BACKBONES if options.all else options.backbone.split(",")
+    return [{"backbone": backbone, "mode": mode} for backbone in backbones for mode in modes]
+
+
+def reproduce(options: Reproduce, family: str) -> None:
+    """Do this process' share of the runs."""
+    place = Place(
+        results=options.out or Path("results") / family,
+        work=options.work,
+        device=options.device,
+        workers=options.workers,
+        film=options.film,
+        command=shlex.join(["uv", "run", *sys.argv]),
+    )
+    part, of = options.part
+    mine = runs(options, family)[part::of]
+    left = [run for run in mine if not _is_finished(run, place)]
+    print(f"{len(mine)} runs, {len(mine) - len(left)} of them finished before; {estimate(left, place)}", flush=True)
+    if options.dry_run:
+        print("\n".join(map(str, left)))
+        return
+    for run in tqdm(left, desc=f"{family}, share {options.share}", unit="run"):
+        tqdm.write(str(perform(run, place)))
+
+
+def _is_finished(run: Run, place: Place) -> bool:
+    config = heads.stage1(run, place.work)
+    if config and not (config.folder / "golden.safetensors").exists():
+        return False  # its head is not even pretrained
+    return finished(run, place, heads.pretrained(run, place.work)) is not None
+
+
+def estimate(left: Iterable[Run], place: Place) -> str:
+    """What it will cost, from what finished runs of the same task and size took, else from all of them."""
+    known: dict[tuple, list[float]] = {}
+    for result in results.load_all(place.results) if place.results.is_dir() else []:
+        took = result.seconds["cpu"]
+        for key in ((result.run.task, result.run.head, result.run.steps), (result.run.head,), ()):
+            known.setdefault(key, []).append(took)
+
+    def seconds(run: Run) -> float:
+        keys = ((run.task, run.head, run.steps), (run.head,), ())
+        return next((statistics.median(known[key]) for key in keys if key in known), GUESS)
+
+    total = sum(map(seconds, left))
+    basis = "by what finished runs took" if known else f"at a guess, {GUESS:.0f} s a run"
+    return f"about {total / 3600:.1f} CPU hours are left, recordings and Stage 1 not counted ({basis})"

@@ -1,0 +1,170 @@
+"""`action-heads report`: the results folder as tables and figures, the paper's beside ours."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from action_heads import files
+from action_heads.reproduce import paper, results
+from action_heads.reproduce.cells import Table, protocol_of, tables
+from action_heads.reproduce.config import Run
+from action_heads.reproduce.figure import draw
+from action_heads.reproduce.grid import ALL_BACKBONES, ALL_MODES, GUESS, Reproduce, runs
+from action_heads.reproduce.results import Result
+from action_heads.reproduce.statistics import paired, rate
+from action_heads.sim.tasks import TASKS
+
+COMMAND = "uv run examples/robosuite/reproduce.py"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Tables and figures of a results folder, the paper's figures beside ours.
+
+    Attributes:
+        results: the folder that reproduce.py filled, with its sub-folders.
+        page: Markdown whose parts between <!-- name --> and <!-- end --> are written anew; made if it is not there.
+    """
+
+    results: Path
+    page: Path = Path("docs/reproduction.md")
+
+
+def report(config: ReportConfig) -> None:
+    """Write the page and its figure, and print the tables."""
+    found = results.load_all(config.results)
+    ours = {family: [r for r in found if r.run.family == family] for family in ("robosuite", *paper.TASKS)}
+    parts = {"robosuite": robosuite(ours["robosuite"])}
+    for family in paper.TASKS:
+        parts[family] = beside_paper(family, ours[family])
+    figure = config.page.with_name("reproduction.png")
+    grid = _table_of(runs(Reproduce(all=True), "robosuite"), ours["robosuite"])
+    if grid.cells:
+        draw(grid, figure)
+    text = config.page.read_text() if config.page.exists() else _blank(parts, figure)
+    for name, part in parts.items():
+        mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
+        if not re.search(mark, text, re.DOTALL):
+            raise ValueError(f"{config.page} has no part <!-- {name} --> ... <!-- end --> to write into")
+        text = re.sub(mark, lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text, flags=re.DOTALL)
+    files.write_text(config.page, text)
+    print(*parts.values(), f"see {config.page}", sep="\n\n")
+
+
+def robosuite(found: Sequence[Result]) -> str:
+    """A table a protocol; that of --all comes first, and shows what is missing, its command and its cost."""
+    grid = runs(Reproduce(all=True), "robosuite")
+    whole = _table_of(grid, found)
+    others = [table for table in tables(found) if table.protocol != whole.protocol]
+    parts = [f"**{whole.title}.**\n\n{_table(whole, list(TASKS), ALL_BACKBONES)}"]
+    parts += [_cost(found)] if found else []
+    parts += [_missing(grid, whole, found)]
+    for table in others:
+        tasks = [task for task in TASKS if any(key.task == task for key in table.cells)]
+        backbones = list(dict.fromkeys(key.backbone for key in table.cells))
+        parts.append(f"**{table.title}.**\n\n{_table(table, tasks, backbones)}")
+    return "\n\n".join(parts)
+
+
+def _table_of(grid: Sequence[Run], found: Sequence[Result]) -> Table:
+    """The table of the grid's protocol, empty if nothing of it is run."""
+    empty = Table(protocol_of(grid[0]))
+    return next((table for table in tables(found) if table.protocol == empty.protocol), empty)
+
+
+def _table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) -> str:
+    """A row for each task and backbone, and one over all tasks that are run under every mode."""
+    modes = (*ALL_MODES, "blind")
+    header = ["task", "backbone", *modes, "decoupled − normal", "decoupled − random-frozen"]
+    lines = [f"| {' | '.join(header)} |", f"|---|---|{'---:|' * (len(header) - 2)}"]
+    for backbone in backbones:
+        for task in tasks:
+            lines.append(_row(task, backbone, {mode: table.cell(task, backbone, mode) for mode in modes}))
+        whole = table.complete(backbone)
+        if len(whole) > 1:
+            pooled = {mode: [r for task in whole for r in table.cell(task, backbone, mode)] for mode in ALL_MODES}
+            lines.append(_row(f"**{len(whole)} tasks**", backbone, pooled | {"blind": None}))
+    return "\n".join(lines)
+
+
+def _row(task: str, backbone: str, cells: Mapping[str, list[Result] | None]) -> str:
+    rates = [_cell(cell) for cell in cells.values()]
+    tests = [_test(cells["decoupled"] or [], cells[other] or []) for other in ("normal", "random-frozen")]
+    return f"| {task} | `{backbone}` | {' | '.join([*rates, *tests])} |"
+
+
+def _cell(cell: list[Result] | None) -> str:
+    """Rate in %, its interval, episodes, and the rate of each training seed; None is not meant to be run."""
+    if not cell:
+        return "" if cell is None else "not run"
+    found = rate(cell)
+    seeds = "" if len(found.by_seed) == 1 else "; " + ", ".join(f"{100 * value:.0f}" for _, value in found.by_seed)
+    return f"{found} of {found.episodes}{seeds}"
+
+
+def _test(first: list[Result], second: list[Result]) -> str:
+    found = paired(first, second)
+    return str(found) if found else ""
+
+
+def _cost(found: Sequence[Result]) -> str:
+    """What a run took, and where."""
+    machines = sorted({r.machine["gpu"] or f"{r.machine['threads']} thread of {r.machine['processor']}" for r in found})
+    training, policy, environment, cpu = (
+        statistics.median(r.seconds[name] for r in found) for name in ("training", "policy", "environment", "cpu")
+    )
+    return (
+        f"{len(found)} run{'s' * (len(found) > 1)} on {', '.join(machines)}; median of one: {cpu:.0f} CPU seconds; "
+        f"wall time, beside other jobs: training {training:.0f} s, rollouts {policy + environment:.0f} s at "
+        f"{statistics.median(r.env_steps_per_second for r in found):.0f} environment steps per second, "
+        f"{statistics.median(r.policy_share for r in found):.0%} of it in the policy."
+    )
+
+
+def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
+    """The rows of the grid that lack runs, each with its command and its cost."""
+    have = {(r.run.task, r.run.backbone, r.run.mode, r.run.seed) for cell in table.cells.values() for r in cell}
+    left = [run for run in grid if (run.task, run.backbone, run.mode, run.seed) not in have]
+    if not left:
+        return "Every row is filled."
+    took = {task: [r.seconds["cpu"] for r in found if r.run.task == task] for task in TASKS}
+    usual = statistics.median([seconds for all_of in took.values() for seconds in all_of] or [GUESS])
+    lines: dict[str, float] = {}
+    for run in left:
+        missing = {r.mode for r in left if (r.task, r.backbone) == (run.task, run.backbone)}
+        modes = [mode for mode in (*ALL_MODES, "blind") if mode in missing]
+        command = f"--task {run.task} --backbone {run.backbone} --mode {','.join(modes)}"
+        lines[command] = lines.get(command, 0) + statistics.median(took[run.task] or [usual])
+    text = "\n".join(f"{COMMAND} {options}  # {seconds / 60:.0f} CPU min" for options, seconds in lines.items())
+    return (
+        f"{len(left)} of {len(grid)} runs are left, about {sum(lines.values()) / 3600:.1f} hours of one core by the "
+        "CPU time of those that are finished, of the same task where there are any, without recordings and Stage 1. "
+        f"`{COMMAND} --all` runs them; row by row:\n\n```bash\n{text}\n```"
+    )
+
+
+def beside_paper(family: str, found: Sequence[Result]) -> str:
+    """Table II of the paper, a row of ours under each of theirs."""
+    tasks, rows = list(paper.TASKS[family]), paper.PRINTED[family]
+    lines = [
+        f"| system | mode | whose | {' | '.join(f'`{task}`' for task in tasks)} | average |",
+        f"|---|---|---|{'---:|' * (len(tasks) + 1)}",
+    ]
+    ours = tables(found)
+    for (backbone, mode), values in rows.items():
+        name = f"{paper.NAMES[backbone]} (`{backbone}`) | {mode}"
+        lines.append(f"| {name} | paper | {' | '.join(values.split())} |")
+        for table in ours:
+            cells = [table.cell(task, backbone, mode) for task in tasks]
+            if any(cells):
+                lines.append(f"| {name} | **ours**, {table.title} | {' | '.join(map(_cell, cells))} | |")
+    return "\n".join(lines) + ("" if found else "\n\nOurs: not run.")
+
+
+def _blank(parts: Mapping[str, str], figure: Path) -> str:
+    sections = [f"## {name}\n\n<!-- {name} -->\n<!-- end -->" for name in parts]
+    return "# Results\n\n" + f"![Success by mode]({figure.name})\n\n" + "\n\n".join(sections) + "\n"

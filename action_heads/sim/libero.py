@@ -1,0 +1,143 @@
+"""LIBERO-Object on states: LIBERO's own scenes, init states and success; an expert; the answers its import asks for.
+
+A task is `libero_object/3`. Seeds below the number of the suite's init states are these, in their order, which is where
+policies are evaluated; from there on, starts are drawn by the task's own sampler, which is where recordings begin.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from action_heads import files
+from action_heads.sim import experts
+from action_heads.sim.envs import Sim, prepare
+from action_heads.sim.tasks import Task
+
+SETTLE = 10  # steps in which nothing is asked of the arm: objects drop onto the table
+GROCERIES = (
+    "alphabet_soup",
+    "cream_cheese",
+    "salad_dressing",
+    "bbq_sauce",
+    "ketchup",
+    "tomato_sauce",
+    "butter",
+    "milk",
+    "chocolate_pudding",
+    "orange_juice",
+)
+FOLDERS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects", "stable_hope_objects")
+
+
+def _object_task(item: str) -> Task:
+    return Task(
+        *(f"pick_up_the_{item}_and_place_it_in_the_basket", (f"{item}_1_main", "basket_1_main")),
+        *(partial(experts.into_basket, item=f"{item}_1"), 280, 280),
+        noise=0.2,
+        suite="libero",
+    )
+
+
+TASKS = {f"libero_object/{i}": _object_task(item) for i, item in enumerate(GROCERIES)}
+
+
+def make(task: str, render: bool = False) -> LiberoSim:
+    """A `LiberoSim` of a task such as `libero_object/3`."""
+    prepare()  # robosuite reads the environment at its import
+    install()
+    import torch
+    from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
+    from libero.libero.envs.env_wrapper import ControlEnv  # pyright: ignore[reportMissingImports]
+
+    suite, _, index = task.partition("/")
+    row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
+    control = ControlEnv(
+        bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
+        use_camera_obs=False,
+        has_offscreen_renderer=render,
+        has_renderer=False,
+        ignore_done=True,
+    )
+    path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
+    # A pickle of numpy arrays; it is part of the installed package, as is the code that it could run.
+    states = torch.load(path, weights_only=False)
+    return LiberoSim(TASKS[task], control, np.asarray(states), render)
+
+
+class LiberoSim(Sim):
+    """As `Sim`; the arm takes absolute targets here too."""
+
+    def __init__(self, task: Task, control, init_states: np.ndarray, can_render: bool):
+        super().__init__(task, control.env, can_render)
+        self.control, self.init_states = control, init_states
+
+    def _restart(self, seed: int) -> None:
+        self.control.reset()
+        if seed < len(self.init_states):
+            self.control.set_init_state(self.init_states[seed])
+        for _ in range(SETTLE):
+            self.env.step(np.array([0.0] * 6 + [-1.0]))
+        self.env.robots[0].controller.use_delta = False
+
+    def corners(self, name: str) -> np.ndarray:
+        """(n, 3) corners, in the base frame, of the shapes that an object collides with."""
+        import mujoco
+
+        model, data = self.mujoco.model._model, self.mujoco.data._data
+        root, found = self.env.obj_body_id[name], []
+        for geom in range(model.ngeom):
+            body = model.geom_bodyid[geom]
+            while body and body != root:
+                body = model.body_parentid[body]
+            if body != root or not (model.geom_contype[geom] or model.geom_conaffinity[geom]):
+                continue
+            if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH:  # pyright: ignore[reportAttributeAccessIssue]
+                mesh = model.geom_dataid[geom]
+                first = model.mesh_vertadr[mesh]
+                points = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]
+            else:
+                x, y, z = model.geom_size[geom]
+                half = [x, y, z] if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX else [x, x, y or x]  # pyright: ignore[reportAttributeAccessIssue]
+                points = np.array(list(itertools.product((-1, 1), repeat=3))) * half
+            found.append(points @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
+        base = self.base_in_world.inverse()
+        return np.concatenate(found) @ base.R.T + base.p
+
+    def close(self):
+        self.control.close()
+
+
+def install() -> None:
+    """Check that LIBERO and its assets are there, and write the configuration that its first import would ask for."""
+    if (spec := find_spec("libero")) is None:
+        raise ImportError(
+            "LIBERO is not installed. hf-libero pins robosuite 1.4.0, so in this order:\n"
+            "    pip install hf-libero\n    pip install --no-deps 'robosuite==1.4.1'"
+        )
+    try:
+        distribution("hf-libero")
+    except PackageNotFoundError:
+        raise ImportError(
+            "the module `libero` here is not of hf-libero. PyPI's `libero` is a stranger's package: "
+            "pip uninstall libero; pip install hf-libero"
+        ) from None
+    root = Path(next(iter(spec.submodule_search_locations or ()))) / "libero"
+    config = Path(os.environ.get("LIBERO_CONFIG_PATH", Path.home() / ".libero")) / "config.yaml"
+    cached = Path.home() / ".cache" / "libero" / "assets"
+    assets = root / "assets" if (root / "assets").is_dir() else cached
+    if missing := [name for name in FOLDERS if not (assets / name).is_dir()]:
+        raise FileNotFoundError(
+            f"LIBERO's assets are not in {assets}: it lacks {', '.join(missing)}. Fetch them with\n"
+            f"    hf download lerobot/libero-assets --repo-type dataset --local-dir {cached}"
+        )
+    if not config.exists():
+        paths = {"benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files"}
+        paths |= {"datasets": config.parent / "datasets", "assets": assets}
+        files.write_text(config, "".join(f"{key}: {path}\n" for key, path in paths.items()))

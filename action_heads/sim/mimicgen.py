@@ -1,0 +1,55 @@
+"""MimicGen's tasks for which an expert is here, and the guard that says how to install what PyPI has not.
+
+Names are those of the official data sets. MimicGen is NVIDIA's, under a licence for non-commercial use: nothing of it
+is in this package.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from action_heads.extras import require
+from action_heads.sim import experts
+from action_heads.sim.tasks import Task
+
+INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
+    git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
+    uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
+
+# The rollouts' limits are the paper's. square_d2 moves the peg: its expert is that of NutAssemblySquare.
+TASKS = {
+    "stack_d1": Task("Stack_D1", ("cubeA_main", "cubeB_main"), experts.stack, 300, 270, noise=0.3, suite="mimicgen"),
+    "stack_three_d1": Task(
+        *("StackThree_D1", ("cubeA_main", "cubeB_main", "cubeC_main"), experts.stack_three, 500, 638),
+        noise=0.2,
+        suite="mimicgen",
+    ),
+    "square_d2": Task(
+        *("Square_D2", ("SquareNut_main", "peg1"), partial(experts.nut_assembly, nut="SquareNut", peg="peg1", sides=4)),
+        *(400, 383),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+}
+
+
+def register() -> None:
+    """Import MimicGen, which adds its environments to robosuite, or say what to install."""
+    spec = find_spec("mimicgen")
+    if spec is None or spec.origin is None:
+        raise ImportError(
+            f"MimicGen is not installed. It is on GitHub alone and works as an editable checkout:\n    {INSTALL}\n"
+            "Never `pip install mimicgen`: on PyPI a stranger's package has that name."
+        )
+    package = Path(spec.origin).parent
+    if not (package / "envs" / "robosuite").is_dir():
+        raise ImportError(
+            f"{package} is not NVlabs' MimicGen but a stranger's of that name: uninstall it, then\n    {INSTALL}"
+        )
+    if not (package / "models" / "robosuite" / "assets").is_dir():
+        raise ImportError(
+            f"{package} has no assets: a wheel of MimicGen lacks them. Install its checkout with -e:\n    {INSTALL}"
+        )
+    require("mimicgen", "sim")

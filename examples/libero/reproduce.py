@@ -1,0 +1,9 @@
+"""LIBERO-Object on states: one policy for its ten tasks, 50 rollouts of each from the suite's init states in order.
+
+uv run examples/libero/reproduce.py --task libero_object --mode decoupled,normal,random-frozen --seeds 0
+"""
+
+if __name__ == "__main__":
+    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+
+    main("libero")

@@ -1,0 +1,9 @@
+"""MimicGen's tasks that have an expert here, on states: stack_d1, stack_three_d1, square_d2. Says what to install.
+
+uv run examples/mimicgen/reproduce.py --task stack_d1 --mode decoupled,normal,random-frozen --seeds 0
+"""
+
+if __name__ == "__main__":
+    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+
+    main("mimicgen")

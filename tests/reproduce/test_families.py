@@ -1,0 +1,67 @@
+import numpy as np
+import torch
+
+from action_heads.pretrain import data
+from action_heads.reproduce.config import Run
+from action_heads.reproduce.families import FAMILIES, Family, Libero, save_motion
+from action_heads.reproduce.heads import stage1
+from action_heads.sim.demonstrations import Demonstrations
+
+HOME = np.array([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8], np.float32)  # rad, robosuite's Panda at reset
+
+
+def recording(task="Lift", observation=5, steps=30) -> Demonstrations:
+    """Two episodes in which the arm turns about its base."""
+    joints = np.tile(HOME, (2 * steps, 1))
+    joints[:, 0] += np.linspace(0, 0.5, 2 * steps, dtype=np.float32)
+    return Demonstrations(
+        observation=np.ones((2 * steps, observation), np.float32),
+        action=np.tile(np.where(np.arange(10) == 9, 1, 0).astype(np.float32), (2 * steps, 1)),
+        joint_position=joints,
+        episode_length=np.array([steps, steps]),
+        seed=np.array([10_000, 10_001]),
+        task=task,
+        noise=0.0,
+    )
+
+
+def test_own_motion_is_data_for_stage_1(tmp_path):
+    one = recording()
+    save_motion([one, one], tmp_path / "own.npz")
+    mixed = data.mixture([f"npz:{tmp_path / 'own.npz'}?rate=native"], steps=16)
+    poses, joints = mixed(8, torch.Generator().manual_seed(0))
+    assert poses.shape == (8, 16, 10)
+    assert torch.allclose(joints[..., 1:], torch.from_numpy(HOME[1:]).expand(8, 16, 6), atol=1e-5)
+    assert (poses[..., 9] == 1).all(), "closed throughout"
+
+
+def test_a_head_of_own_motion_names_its_file_and_records_nothing_yet(tmp_path):
+    config = stage1(Run(stage1=("own",), demos=7), tmp_path)
+    assert config
+    assert config.sources == (f"npz:{tmp_path}/recordings/robosuite-7.npz?rate=native",)
+    assert not list(tmp_path.iterdir())
+    other = stage1(Run(demos=7), tmp_path)
+    assert other
+    assert other.folder != config.folder
+
+
+def test_libero_is_told_its_task_and_tried_from_its_init_states(tmp_path, monkeypatch):
+    family, run = Libero(), Run(family="libero", task="libero_object", episodes=50)
+    tries = family.evaluations(run)
+    assert [task for task, _ in tries] == [f"libero_object/{i}" for i in range(10)]
+    assert all(seeds == list(range(50)) for _, seeds in tries)
+    monkeypatch.setattr(Family, "recording", lambda self, task, run, work: recording(task))
+    cond, actions, is_pad = family.samples(run, tmp_path, 16)
+    assert cond.shape == (600, 2 * 5 + 10)
+    assert torch.equal(cond[:, 10:].argmax(1), torch.arange(10).repeat_interleave(60))
+    assert actions.shape == (600, 16, 10)
+    assert is_pad.shape == (600, 16)
+
+
+def test_every_family_has_tasks_that_the_simulators_know():
+    from action_heads.sim.tasks import get_task
+
+    for name, family in FAMILIES.items():
+        for task in family.tasks:
+            for part in family.subtasks(Run(family=name, task=task)):
+                assert get_task(part).suite == name

@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import pytest
+from made_up import outcomes, result
+
+from action_heads.reproduce import paper, results
+from action_heads.reproduce.cells import tables
+from action_heads.reproduce.config import Run
+from action_heads.reproduce.grid import Reproduce, runs
+from action_heads.reproduce.report import ReportConfig, report, robosuite
+
+
+def made_up_grid() -> list:
+    """The whole grid: decoupled as good as normal, random-frozen worse."""
+    rates = {"decoupled": 0.9, "normal": 0.9, "random-frozen": 0.4, "blind": 0.0}
+    heads = {"decoupled": "pretrained", "blind": "pretrained"}
+    return [
+        result(run, outcomes(rates[run.mode], 50, i), head=heads.get(run.mode, f"random {run.seed}") + run.backbone)
+        for i, run in enumerate(runs(Reproduce(all=True), "robosuite"))
+    ]
+
+
+def test_a_cell_never_mixes_two_configurations():
+    one = result(Run(episodes=2))
+    fewer, other_head = result(Run(episodes=2, seed=42, demos=50)), result(Run(episodes=2, seed=42), head="other")
+    for other, reason in (
+        (fewer, "demos"),
+        (other_head, "pretrained head"),
+        (result(one.run, head="other"), "one seed"),
+    ):
+        with pytest.raises(ValueError, match=reason) as error:
+            tables([one, other])
+        assert one.id in str(error.value)
+        assert other.id in str(error.value)
+
+
+def test_another_protocol_is_another_table():
+    one = result(Run(episodes=2))
+    other = result(replace(one.run, adapter="adaln_zero", relearn_step=False))
+    assert [len(table.cells) for table in tables([one, other])] == [1, 1]
+    text = robosuite([one, other])
+    assert text.index("film through blocks") < text.index("adaln_zero through blocks")
+
+
+def test_the_grid_of_all_comes_first_however_little_of_it_is_run():
+    grid = runs(Reproduce(all=True), "robosuite")
+    others = [result(replace(run, adapter="adaln_zero")) for run in grid[:9]]
+    text = robosuite([*others, result(grid[0])])
+    assert text.index("film through blocks") < text.index("159 of 160 runs are left") < text.index("adaln_zero through")
+
+
+def test_the_full_grid_is_tabled_pooled_and_tested():
+    found = made_up_grid()
+    text = robosuite(found)
+    assert "not run" not in text
+    assert "Every row is filled" in text
+    assert text.count("**8 tasks**") == 2
+    row = next(line for line in text.splitlines() if "**8 tasks** | `mlp`" in line)
+    pooled = [r for r in found if r.run.backbone == "mlp" and r.run.mode == "decoupled"]
+    assert f"{100 * sum(r.successes for r in pooled) / 1200:.0f} (" in row
+    assert "of 1200" in row
+    assert "(p = 1" not in row.split("|")[-2], "decoupled against random-frozen stands out"
+
+
+def test_what_is_not_run_names_its_command_and_cost():
+    found = [r for r in made_up_grid() if not (r.run.task == "Stack" and r.run.backbone == "mixer")]
+    text = robosuite(found)
+    assert "10 of 160 runs are left" in text  # 3 modes of 3 seeds, and blind
+    assert "--task Stack --backbone mixer --mode decoupled,normal,random-frozen,blind  # 15 CPU min" in text
+    assert next(line for line in text.splitlines() if line.startswith("| Stack | `mixer`")).count("not run") == 4
+    assert "160 of 160 runs are left" in robosuite([])
+
+
+def test_writes_the_page_between_its_marks(tmp_path):
+    for r in made_up_grid():
+        results.save(r, results.path_of(tmp_path / "results", r.run, r.id))
+    page = tmp_path / "docs" / "page.md"
+    report(ReportConfig(tmp_path / "results", page))
+    text = page.read_text()
+    assert "DP-MLP" in text
+    assert "| 65.9±0.7 |" in text
+    assert (page.parent / "reproduction.png").stat().st_size > 20_000
+    page.write_text(text.replace("# Results", "# Mine"))
+    report(ReportConfig(tmp_path / "results", page))
+    assert page.read_text() == text.replace("# Results", "# Mine")
+    page.write_text("nothing to write into")
+    with pytest.raises(ValueError, match="no part <!-- robosuite -->"):
+        report(ReportConfig(tmp_path / "results", page))
+
+
+@pytest.mark.parametrize("family", paper.TASKS)
+def test_the_papers_averages_are_those_of_its_tasks(family):
+    """A guard against slips in copying: means of what it prints in whole percents lie within a point."""
+    for values in paper.TABLE_2[family].values():
+        means = [mean for mean, _ in values]
+        assert len(means) == len(paper.TASKS[family]) + 1
+        assert sum(means[:-1]) / len(means[:-1]) == pytest.approx(means[-1], abs=0.6)

@@ -1,0 +1,179 @@
+"""The loop over runs, with recordings and the simulator replaced by arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small import tiny_head
+
+from action_heads.reproduce import families, results
+from action_heads.reproduce import run as module
+from action_heads.reproduce.config import RUN_MODES, Run
+from action_heads.reproduce.grid import Reproduce, reproduce, runs
+from action_heads.reproduce.run import Place, build, perform
+from action_heads.sim.rollout import Rollouts
+
+OBSERVATION = 5
+
+
+class Arrays(families.Family):
+    """Random motion in place of a recording."""
+
+    def samples(self, run, work, horizon):
+        g = torch.Generator().manual_seed(0)
+        actions = torch.rand(40, horizon, 10, generator=g) - 0.5
+        return torch.randn(40, 2 * OBSERVATION, generator=g), actions, torch.zeros(40, horizon, dtype=torch.bool)
+
+    def versions(self):
+        return {}
+
+
+@pytest.fixture
+def rolled(monkeypatch):
+    """Blocks that were rolled out: (seeds, what the policy answered)."""
+    calls = []
+
+    def rollout(task, policy, seeds, **_):
+        answer = policy(np.random.default_rng(seeds[0]).normal(size=(3, 2 * OBSERVATION)).astype(np.float32))
+        calls.append((seeds, answer))
+        n = len(seeds)
+        return Rollouts(task, answer.mean() + np.arange(n) % 2 > 0.5, np.full(n, 30), np.array(seeds), 0.1, 1.0)
+
+    monkeypatch.setattr(module, "rollout", rollout)
+    monkeypatch.setitem(families.FAMILIES, "robosuite", Arrays())
+    return calls
+
+
+@pytest.fixture
+def head(tmp_path):
+    return str(tiny_head().save_pretrained(tmp_path / "head"))
+
+
+def place(tmp_path, name="a") -> Place:
+    return Place(results=tmp_path / name / "results", work=tmp_path / name / "work")
+
+
+def test_a_finished_run_is_read_back(tmp_path, head, rolled):
+    run = Run(head=head, steps=3, episodes=30)
+    first = perform(run, place(tmp_path))
+    assert len(first.episodes) == 30
+    assert len(rolled) == 2
+    assert perform(run, place(tmp_path)) == first
+    assert len(rolled) == 2
+    assert results.load_all(tmp_path / "a" / "results") == [first]
+
+
+def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rolled, monkeypatch):
+    run = Run(head=head, steps=3, episodes=60, mode="normal")
+    whole = perform(run, place(tmp_path, "whole"))
+    real, blocks = module.rollout, []
+
+    def killed(*args, **kwargs):
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+        blocks.append(args)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, "rollout", killed)
+    with pytest.raises(KeyboardInterrupt):
+        perform(run, place(tmp_path, "killed"))
+    monkeypatch.setattr(module, "rollout", real)
+    monkeypatch.setattr(module, "fit", None)  # it is trained already
+    before = len(rolled)
+    resumed = perform(run, place(tmp_path, "killed"))
+    assert len(rolled) == before + 1
+    assert resumed.episodes == whole.episodes
+    assert resumed.losses == whole.losses
+
+
+def test_modes_start_where_they_should(tmp_path, head):
+    from action_heads import ActionHead
+
+    pretrained = ActionHead.from_pretrained(head)
+    cond, actions, _ = Arrays().samples(Run(), tmp_path, pretrained.config.horizon)
+    policies = {mode: build(Run(mode=mode), pretrained, cond, actions) for mode in RUN_MODES}
+    assert policies["decoupled"].head is policies["blind"].head is pretrained
+    assert policies["random-frozen"].head.fingerprint() != pretrained.fingerprint()
+    assert policies["random-frozen"].num_trainable == policies["decoupled"].num_trainable
+    assert policies["normal"].num_frozen == 0
+    reading = [policy.adapter.read[0].weight for policy in policies.values()]
+    assert all(torch.equal(reading[0], other) for other in reading[1:]), "one start in all modes"
+
+
+def test_controls_do_not_depend_on_the_pretrained_weights(tmp_path):
+    from action_heads.reproduce.heads import taken_of
+
+    one, other = tiny_head(), tiny_head()
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    for mode, alike in (("decoupled", False), ("blind", False), ("normal", True), ("random-frozen", True)):
+        assert (taken_of(Run(mode=mode), one) == taken_of(Run(mode=mode), other)) == alike
+
+
+def test_blind_sees_nothing():
+    cond = torch.randn(3, 4)
+    assert (module.see(cond, Run(mode="blind")) == 0).all()
+    assert torch.equal(module.see(cond, Run()), cond)
+
+
+def test_modes_of_a_seed_share_their_starts_and_seeds_do_not():
+    def starts(**changes):
+        return families.Family().evaluations(Run(**changes))[0][1]
+
+    assert starts() == starts(mode="normal", backbone="mixer")
+    assert len(set(starts()) & set(starts(seed=42))) < 5, "50 of 10,000: hardly any in common"
+    assert max(starts(seed=420)) < 10_000, "recordings begin there"
+
+
+def test_the_grid_and_its_shares():
+    everything = runs(Reproduce(all=True), "robosuite")
+    assert len(everything) == len(set(everything)) == 8 * 2 * 3 * 3 + 8 * 2
+    shares = [everything[i::3] for i in range(3)]
+    assert sorted(map(str, everything)) == sorted(str(run) for share in shares for run in share)
+    assert {run.seed for run in everything[:56]} == {0}, "seed by seed"
+    only = runs(Reproduce(task="Lift", mode="normal", seeds="1", steps=7, demos=3), "robosuite")
+    assert only == [replace(everything[0], mode="normal", seed=1, steps=7, demos=3, relearn_step=False)]
+
+
+@pytest.mark.parametrize("study", ["table-2", "table-3", "table-4", "figure-3"])
+def test_studies_are_runs(study, tmp_path):
+    found = runs(Reproduce(task="Lift", study=study, seeds="0"), "robosuite")
+    assert len(found) == len(set(found))
+    assert {"decoupled", "random-frozen"} <= {run.mode for run in found}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, "name a --task"),
+        ({"all": True, "recipe": "mine"}, "choose from paper"),
+        ({"all": True, "share": "2/2"}, "counted from 0"),
+        ({"all": True, "study": "table-9"}, "choose from table-2"),
+    ],
+)
+def test_errors_teach(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Reproduce(**wrong)
+
+
+def test_reproduce_skips_what_is_finished(tmp_path, head, rolled, capsys):
+    options = Reproduce(
+        task="Lift,Stack",
+        mode="decoupled,blind",
+        seeds="0",
+        head=head,
+        steps=2,
+        episodes=4,
+        out=tmp_path / "r",
+        work=tmp_path / "w",
+    )
+    reproduce(options, "robosuite")
+    assert len(list((tmp_path / "r").glob("*.json"))) == 4
+    reproduce(options, "robosuite")
+    assert len(rolled) == 4
+    assert "4 runs, 4 of them finished before" in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"unknown task Juggle.*Lift, Stack"):
+        reproduce(replace(options, task="Juggle"), "robosuite")

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from made_up import outcomes, result
+from scipy import stats
+
+from action_heads.reproduce.config import Run
+from action_heads.reproduce.statistics import paired, rate
+
+
+def test_pooled_over_seeds_with_wilsons_interval():
+    found = rate(
+        [result(Run(seed=0, episodes=50), [True] * 45 + [False] * 5), result(Run(seed=42, episodes=50), [True] * 50)]
+    )
+    assert (found.successes, found.episodes) == (95, 100)
+    assert found.by_seed == ((0, 0.9), (42, 1.0))
+    low, high = found.interval
+    assert low == pytest.approx(0.8882, abs=1e-3)  # by hand from Wilson's formula
+    assert high == pytest.approx(0.9785, abs=1e-3)
+
+
+def test_paired_counts_episodes_that_both_ran():
+    first = result(Run(episodes=6), [True, True, True, False, False, False])
+    second = result(Run(episodes=6, mode="normal"), [True, False, False, True, False, False])
+    found = paired([first], [second])
+    assert found
+    assert (found.pairs, found.only_first, found.only_second) == (6, 2, 1)
+    assert found.difference == pytest.approx(1 / 6)
+    other_seed = result(Run(episodes=6, mode="normal", seed=42))
+    assert paired([first], [other_seed]) is None
+    both = paired([first], [second, other_seed])
+    assert both
+    assert both.pairs == 6
+
+
+def test_mcnemar_is_exact_and_keeps_its_level():
+    """Against the binomial's definition; and of pairs without a difference no more than 5 % come out below 0.05."""
+    one, other = result(Run(episodes=12), [True] * 9 + [False] * 3), result(Run(episodes=12), [False] * 9 + [True] * 3)
+    found = paired([one], [other])
+    assert found
+    assert found.p == pytest.approx(2 * stats.binom.cdf(3, 12, 0.5))
+    below = []
+    for i in range(200):
+        pair = [result(Run(episodes=30), outcomes(0.7, 30, 2 * i + k)) for k in (0, 1)]
+        test = paired(pair[:1], pair[1:])
+        assert test
+        below.append(test.p < 0.05)
+    assert np.mean(below) < 0.08
+
+
+def test_alike_is_no_difference():
+    one = result(Run(episodes=4))
+    found = paired([one], [one])
+    assert found
+    assert (found.difference, found.margin, found.p) == (0, 0, 1)

@@ -1,0 +1,102 @@
+import json
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from action_heads.sim import Demonstrations
+from action_heads.sim.dataset import delta, save_dataset
+from action_heads.sim.frames import rotation_to_6d, turn_z
+
+pytestmark = pytest.mark.sim
+needs_lerobot = pytest.mark.skipif(find_spec("lerobot") is None, reason="needs the lerobot extra")
+
+
+@pytest.fixture
+def demonstrations(lift_episode):
+    """The same episode twice, so that there is a second."""
+    n = len(lift_episode.action)
+    return Demonstrations(
+        observation=np.tile(lift_episode.observation, (2, 1)),
+        action=np.tile(lift_episode.action, (2, 1)),
+        joint_position=np.tile(lift_episode.joint_position, (2, 1)),
+        episode_length=np.array([n, n]),
+        seed=np.array([lift_episode.seed] * 2),
+        task="Lift",
+        noise=0.0,
+    )
+
+
+def test_delta_is_what_lies_between_pose_and_target():
+    observation = np.concatenate([[0.5, 0.1, 0.2], rotation_to_6d(turn_z(0.3)), [0.04, -0.04]]).astype(np.float32)
+    action = np.concatenate([[0.52, 0.1, 0.17], rotation_to_6d(turn_z(0.5)), [1.0]]).astype(np.float32)
+    np.testing.assert_allclose(delta(action, observation), [0.02, 0, -0.03, 0, 0, 0.2, 1.0], atol=1e-6)
+
+
+@needs_lerobot
+def test_our_reader_and_lerobots_give_back_what_was_recorded(demonstrations, tmp_path):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from action_heads.pretrain.sources.lerobot import LeRobot
+    from action_heads.pretrain.sources.spec import Spec
+
+    folder = save_dataset(demonstrations, tmp_path / "lift")
+    assert [path.name for path in tmp_path.iterdir()] == ["lift"], "a draft was left behind"
+    source = LeRobot(Spec.parse(f"lerobot:{folder}"))
+    assert source.schema.name == "robosuite"
+    episodes = [raw for shard in source.shards() for raw in shard]
+    assert len(episodes) == 2
+    n = int(demonstrations.episode_length[0])
+    for raw, rows in zip(episodes, (slice(0, n), slice(n, 2 * n)), strict=True):
+        np.testing.assert_array_equal(raw.joints, demonstrations.joint_position[rows])
+        np.testing.assert_array_equal(raw.position, demonstrations.observation[rows, :3])
+        np.testing.assert_array_equal(raw.gripper, demonstrations.action[rows, 9])
+    theirs = LeRobotDataset("local/lift", root=folder)
+    assert theirs.fps == 20
+    np.testing.assert_array_equal(theirs[n + 3]["action"].numpy(), demonstrations.action[n + 3])
+    np.testing.assert_array_equal(theirs[5]["observation.state"].numpy(), demonstrations.observation[5])
+    assert json.loads((folder / "meta/recording.json").read_text())["rendering"] is None
+    with pytest.raises(FileExistsError, match="name another folder"):
+        save_dataset(demonstrations, folder)
+
+
+@needs_lerobot
+def test_motion_agrees_with_the_arms_own_kinematics(demonstrations, tmp_path):
+    """The reader checks recorded poses against joints: a frame that were off would be refused here."""
+    import torch
+
+    from action_heads.pretrain import data
+
+    folder = save_dataset(demonstrations, tmp_path / "lift")
+    mixed = data.mixture([f"lerobot:{folder}"], steps=16)
+    poses, _ = mixed(4, torch.Generator().manual_seed(0))
+    assert poses.shape == (4, 16, 10)
+
+
+@needs_lerobot
+@pytest.mark.slow
+def test_pictures_belong_to_their_steps(demonstrations, lift_episode, tmp_path):
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    from action_heads.sim import make
+
+    cameras = ("agentview", "robot0_eye_in_hand")
+    folder = save_dataset(demonstrations, tmp_path / "lift", cameras=cameras, size=32)
+    item = LeRobotDataset("local/lift", root=folder)[4]
+    assert item["observation.images.robot0_eye_in_hand"].shape == (3, 32, 32)
+    assert json.loads((folder / "meta/recording.json").read_text())["rendering"]["shadows"] is False
+    sim = make("Lift", render=True)
+    sim.reset(lift_episode.seed)
+    for action in lift_episode.action[:4].astype(float):
+        sim.step(action)
+    expected = sim.render(32, "agentview").transpose(2, 0, 1) / 255
+    assert np.abs(item["observation.images.agentview"].numpy() - expected).mean() < 0.01
+    sim.close()
+
+
+def test_without_lerobot_the_error_names_the_extra(demonstrations, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lerobot.datasets.lerobot_dataset", None)
+    monkeypatch.setitem(sys.modules, "lerobot", None)
+    with pytest.raises(ImportError, match=r"action-heads\[lerobot\]"):
+        save_dataset(demonstrations, tmp_path / "lift")

@@ -189,9 +189,12 @@ class Adapter(nn.Module):
     def standardize(self, cond: Condition, mask: Mask = None) -> None:
         """Take the statistics of conditions, so that raw robot states or unscaled embeddings may be passed in.
 
-        Args as in `forward`: (n, c), or tokens (n, m, c) with a mask (n, m); several by name.
+        Args as in `forward`: (n, c), or tokens (n, m, c) with a mask (n, m); of several sources those to standardise.
         """
-        check_condition(cond, mask, self.config.cond_dim, values=True)
+        sources = self.config.cond_dim
+        if isinstance(sources, Mapping) and isinstance(cond, Mapping):
+            sources = {name: width for name, width in sources.items() if name in cond} or sources
+        check_condition(cond, mask, sources, values=True)
         self.standard.fit(cond, mask)  # type: ignore[operator]
 
     def forward(self, cond: Condition, mask: Mask = None, steer: Steer | None = None) -> Tensor:

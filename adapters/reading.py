@@ -109,8 +109,8 @@ class Each(nn.ModuleDict):
 
 class Standardizers(Each):
     def fit(self, cond: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None = None) -> None:
-        for name, standardizer in self.items():
-            standardizer.fit(cond[name], of(mask, name))  # type: ignore[operator]
+        for name, part in cond.items():
+            self[name].fit(part, of(mask, name))  # type: ignore[operator]
 
 
 class ReadAll(Each):

@@ -14,6 +14,7 @@ HEAVY = (
     "huggingface_hub",
     "lerobot",
     "matplotlib",
+    "peft",
     "robosuite",
     "scipy",
     "torchvision",
@@ -24,7 +25,7 @@ HEAVY = (
 
 def test_import_brings_no_extra():
     """Importing costs little more than importing torch: none of these may come along."""
-    modules = "sys, action_heads, action_heads.adapters, action_heads.encoders"
+    modules = "sys, action_heads, action_heads.adapters, action_heads.encoders, action_heads.vlm"
     code = f"import {modules}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -156,6 +156,16 @@ def test_every_source_matters_and_is_standardised_on_its_own():
         assert (whole - other).abs().max() > 1e-3, name
 
 
+def test_some_sources_alone_are_standardised():
+    adapter = built(SOURCES).adapter
+    adapter.standardize({"state": 7 + several(50)["state"]})
+    seen = adapter.standard(several())
+    assert torch.equal(seen["text"], several()["text"])
+    assert (seen["state"] < -3).any()
+    with pytest.raises(ValueError, match=r"got \['depth', 'state'\]"):
+        adapter.standardize({"state": several()["state"], "depth": tokens()})
+
+
 def test_the_order_of_sources_is_nothing():
     one, other = (built(dict(pairs)) for pairs in (SOURCES.items(), reversed(SOURCES.items())))
     cond = several()

@@ -48,9 +48,9 @@ SIGLIP = {
 QWEN_VISION = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 
 
-def smolvlm() -> PreTrainedModel:
+def smolvlm(**text) -> PreTrainedModel:
     config = SmolVLMConfig(
-        text_config=TEXT | {"model_type": "llama"},
+        text_config=TEXT | {"model_type": "llama"} | text,
         vision_config=SIGLIP,
         image_token_id=IMAGE,
         scale_factor=2,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -26,3 +28,12 @@ def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
     assert names["policy"].head.config.horizon == 50
+
+
+def test_encoders_run_offline():
+    pytest.importorskip("torchvision")
+    page = ROOT / "docs" / "encoders.md"
+    assert len(blocks(page)) == 1
+    names = {}
+    exec(compile(blocks(page)[0], str(page), "exec"), names)
+    assert names["chunk"].shape == (4, 16, 10)

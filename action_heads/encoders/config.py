@@ -1,0 +1,163 @@
+"""What an observation encoder is made of: frozen, validated, and JSON there and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from action_heads.config import strict
+
+VERSION = 1
+RESNETS = ("resnet18", "resnet50")
+POOLS = ("mean", "cls")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The pathway of one camera.
+
+    Attributes:
+        backbone: "resnet18", "resnet50", or the Hub id or folder of a transformers vision model (SigLIP, DINOv2, CLIP,
+            ViT ...), which always comes with its weights.
+        weights: of a ResNet: "imagenet", or none.
+        train: whether the backbone trains. A frozen one gets no gradient and stays in evaluation mode; what reads
+            features from it trains in any case.
+        features: numbers per camera and observation step. A ResNet's are the coordinates of half as many keypoints.
+        pool: of the tokens of a transformer: their "mean", or the first, "cls".
+        resize: (height, width) in pixels that images are brought to first.
+        crop: (height, width) in pixels cut out after that: anywhere in training, the centre in evaluation.
+        jitter: in training, brightness, contrast and saturation vary by factors within 1 ± jitter.
+        shared: one network for all cameras, or one each.
+    """
+
+    backbone: str = "resnet18"
+    weights: str | None = None
+    train: bool = True
+    features: int = 64
+    pool: str = "mean"
+    resize: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    jitter: float = 0.0
+    shared: bool = False
+
+    def __post_init__(self):
+        check_count("vision.features", self.features)
+        for name in ("resize", "crop"):
+            object.__setattr__(self, name, check_size(f"vision.{name}", getattr(self, name)))
+        if self.resize and self.crop and (self.crop[0] > self.resize[0] or self.crop[1] > self.resize[1]):
+            raise ValueError(
+                f"vision.crop {self.crop} is larger than the images, which vision.resize makes {self.resize}"
+            )
+        if not 0 <= self.jitter < 1:
+            raise ValueError(f"vision.jitter must be at least 0 and below 1, got {self.jitter!r}")
+        if self.pool not in POOLS:
+            raise ValueError(f"unknown vision.pool {self.pool!r}; choose one of {', '.join(POOLS)}")
+        if self.weights not in (None, "imagenet"):
+            raise ValueError(f"vision.weights is 'imagenet' or none, got {self.weights!r}")
+        if self.is_resnet:
+            if self.features % 2:
+                raise ValueError(
+                    f"vision.features of a ResNet are pairs of coordinates: give an even number, got {self.features}"
+                )
+            if not self.train and self.weights is None:
+                raise ValueError(
+                    "a ResNet without weights can't be frozen: set vision.weights='imagenet' or vision.train=True"
+                )
+        elif self.weights:
+            raise ValueError(
+                f"vision.weights is for {' and '.join(RESNETS)}; {self.backbone} always loads its own: leave it out"
+            )
+
+    @property
+    def is_resnet(self) -> bool:
+        return self.backbone in RESNETS
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """A frozen sentence encoder.
+
+    Attributes:
+        model: Hub id or folder of a transformers text model.
+        pool: "sum" of the tokens' last hidden states, as in the paper, or their "mean".
+        features: numbers that a trained projection makes of the vector; the vector itself if not given.
+    """
+
+    model: str = "distilbert-base-uncased"
+    pool: str = "sum"
+    features: int | None = None
+
+    def __post_init__(self):
+        if self.pool not in ("sum", "mean"):
+            raise ValueError(f"unknown text.pool {self.pool!r}; choose one of sum, mean")
+        if self.features is not None:
+            check_count("text.features", self.features)
+
+
+@dataclass(frozen=True)
+class ObservationConfig:
+    """What is observed, and how it is encoded.
+
+    Attributes:
+        cameras: names of the images, in the order of their features.
+        state_dim: numbers of proprioception; 0 for none.
+        observation_steps: how many steps s the policy sees, the last of them now.
+        vision: of every camera.
+        text: of the task's description, or none.
+    """
+
+    cameras: tuple[str, ...] = ()
+    state_dim: int = 0
+    observation_steps: int = 2
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig | None = None
+
+    def __post_init__(self):
+        if isinstance(self.cameras, str):
+            raise ValueError(f"cameras is a tuple of names, got {self.cameras!r}: write ({self.cameras!r},)")
+        object.__setattr__(self, "cameras", tuple(self.cameras))
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"cameras names one twice: {', '.join(self.cameras)}")
+        if type(self.state_dim) is not int or self.state_dim < 0:
+            raise ValueError(f"state_dim must be a whole number, 0 for none, got {self.state_dim!r}")
+        check_count("observation_steps", self.observation_steps)
+        if not self.cameras and not self.state_dim and self.text is None:
+            raise ValueError("nothing is observed: give cameras, state_dim or text")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers, ready for JSON."""
+        return json.loads(json.dumps({"version": VERSION, **dataclasses.asdict(self)}))
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ObservationConfig:
+        """Strict: an unknown version or key means that another release wrote this."""
+        values = dict(values)
+        if (version := values.pop("version", None)) != VERSION:
+            raise ValueError(
+                f"this observation config has version {version!r}, this release of action-heads reads {VERSION}: "
+                "upgrade with `pip install -U action-heads`, or make the encoder again"
+            )
+        values["cameras"] = tuple(values.get("cameras", ()))
+        values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config")
+        if values.get("text") is not None:
+            values["text"] = strict(TextConfig, values["text"], "the text config")
+        return strict(cls, values, "the observation config")
+
+
+def check_count(name: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def check_size(name: str, size: Any) -> tuple[int, int] | None:
+    """(height, width) as a tuple; a list, as JSON has it, is one too."""
+    if size is None:
+        return None
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or any(type(x) is not int or x < 1 for x in size):
+        raise ValueError(f"{name} must be (height, width) in pixels, got {size!r}")
+    return size[0], size[1]

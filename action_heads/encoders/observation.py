@@ -1,0 +1,138 @@
+"""`ObservationEncoder`: cameras, proprioception and language -> the condition of an adapter.
+
+Axes: b batch, s observation steps, H and W pixels, d state, f features of a camera, c condition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.encoders.augment import prepare
+from action_heads.encoders.checks import check_images, check_state, check_task, check_values
+from action_heads.encoders.config import ObservationConfig, VisionConfig
+from action_heads.encoders.resnet import WIDTHS, SpatialSoftmax, resnet_trunk
+from action_heads.encoders.text import TextEncoder
+from action_heads.encoders.transformer import transformer_trunk
+from action_heads.encoders.trunk import Trunk
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class ObservationEncoder(nn.Module):
+    """Features of every camera and the state at each observation step, one step after the other, then the language.
+
+    A trunk is shared by all cameras if `vision.shared`, or if it is frozen, since copies of a constant are the same.
+
+    Args:
+        config: what is observed.
+        architecture: what `encoder.architecture` was when the weights to load were saved. With it nothing is downloaded
+            and pretrained parts start random, to be filled by `load_state_dict`.
+
+    Attributes:
+        cond_dim: width c of the condition, for an adapter's `cond_dim`.
+        architecture: JSON-able; what the networks are made of beyond the config.
+    """
+
+    def __init__(self, config: ObservationConfig, architecture: dict[str, Any] | None = None):
+        super().__init__()
+        self.config = config
+        vision, count = config.vision, len(config.cameras)
+        self.architecture: dict[str, Any] = dict(architecture or {})
+        pretrained = {"vision": count and not vision.is_resnet, "text": config.text is not None}
+        if architecture is not None and (
+            absent := [k for k, needed in pretrained.items() if needed and k not in architecture]
+        ):
+            raise ValueError(f"the architecture lacks {' and '.join(absent)}: it is of an encoder with another config")
+        self.trunks, self.readouts = nn.ModuleList(), nn.ModuleList()
+        for _ in range(count if vision.train and not vision.shared else min(count, 1)):
+            self.trunks.append(self._trunk(vision, loading=architecture is None))
+        for _ in range(min(count, 1) if vision.shared else count):
+            self.readouts.append(self._readout(vision))
+        self.text = None
+        if config.text is not None:
+            self.text = TextEncoder(config.text, self.architecture.get("text"))
+            self.architecture["text"] = self.text.architecture
+        per_step = count * vision.features + config.state_dim
+        self.cond_dim = config.observation_steps * per_step + (self.text.dim if self.text else 0)
+        self._looked_at: set[str] = set()
+
+    def _trunk(self, vision: VisionConfig, loading: bool) -> Trunk:
+        if vision.is_resnet:
+            return resnet_trunk(vision, load=loading)
+        trunk, self.architecture["vision"] = transformer_trunk(vision, None if loading else self.architecture["vision"])
+        return trunk
+
+    def _readout(self, vision: VisionConfig) -> nn.Module:
+        if vision.is_resnet:
+            return SpatialSoftmax(WIDTHS[vision.backbone], vision.features // 2)
+        width = self.architecture["vision"]["width"]
+        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vision.features))
+
+    def forward(
+        self, images: Mapping[str, Tensor], state: Tensor | None = None, task: list[str] | None = None
+    ) -> Tensor:
+        """Images (b s 3 H W) in [0, 1] by camera, state (b s d), b descriptions of the task -> condition (b c).
+
+        Cameras that the config does not name are left aside.
+        """
+        self._check(images, state, task)
+        observed = self.see([images[camera] for camera in self.config.cameras])
+        if state is not None:
+            observed.append(state.to(observed[0]) if observed else state)
+        parts = [torch.cat(observed, dim=-1).flatten(1)] if observed else []
+        if self.text is not None and task is not None:
+            parts.append(self.text(task))
+        return torch.cat(parts, dim=-1)
+
+    def see(self, images: list[Tensor]) -> list[Tensor]:
+        """Images (b s 3 H W) of every camera, in order -> their features (b s f)."""
+        if not images:
+            return []
+        vision, count, lead = self.config.vision, len(images), images[0].shape[:2]
+        size = self.architecture["vision"]["size"] if not vision.is_resnet else None
+        seen = [prepare(x.float(), vision, self.training, size and tuple(size)).flatten(0, 1) for x in images]
+        if len(self.trunks) == 1:
+            if len({x.shape for x in seen}) > 1:
+                sizes = ", ".join(str(tuple(x.shape[-2:])) for x in seen)
+                raise ValueError(
+                    f"cameras that share a network must have images of one size, got {sizes}: set vision.resize"
+                )
+            maps = self.trunks[0](torch.cat(seen)).chunk(count)
+        else:
+            maps = [trunk(x) for trunk, x in zip(self.trunks, seen, strict=True)]
+        readouts = [self.readouts[0]] * count if vision.shared else self.readouts
+        return [readout(x).unflatten(0, lead) for readout, x in zip(readouts, maps, strict=True)]
+
+    def learn_tasks(self, tasks: Iterable[str]) -> None:
+        """Encode descriptions of tasks now, not when they are first met; they are saved with the weights."""
+        if self.text is None:
+            raise ValueError("this encoder reads no language: set text=TextConfig() in its config")
+        self.text.learn(tasks)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        super().requires_grad_(requires_grad)
+        for trunk in self.trunks:
+            trunk.requires_grad_(requires_grad)  # which knows whether it is frozen
+        return self
+
+    def _check(self, images: Mapping[str, Tensor], state: Tensor | None, task: list[str] | None) -> None:
+        batch = check_images(images, self.config)
+        batch = check_state(state, self.config, batch)
+        check_task(task, self.config, batch)
+        for camera in self.config.cameras:
+            if camera not in self._looked_at:  # once: it waits for an accelerator
+                check_values(camera, images[camera])
+                self._looked_at.add(camera)
+
+    @property
+    def num_frozen(self) -> int:
+        return sum(p.numel() for p in self.parameters() if not p.requires_grad)
+
+    @property
+    def num_trainable(self) -> int:
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -1,0 +1,119 @@
+"""A frozen sentence encoder that is asked once for every sentence.
+
+Axes: b batch, m tokens, w width of the text model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.encoders.config import TextConfig
+from action_heads.encoders.transformer import quiet
+from action_heads.extras import require
+
+
+class TextEncoder(nn.Module):
+    """Sentences -> vectors (b w), or (b features) through a trained projection.
+
+    The text model is not part of this module: it is loaded at the first unknown sentence, and never trained or saved.
+    The vectors of the sentences met so far are, and are part of the state.
+    """
+
+    place: Tensor
+
+    def __init__(self, config: TextConfig, architecture: dict[str, Any] | None = None):
+        """`architecture` as the property of that name once was; the Hub is asked for it if not given."""
+        super().__init__()
+        self.config = config
+        self.architecture = architecture or look_up(config.model)
+        self.known: dict[str, Tensor] = {}  # not buffers: processes of a training may know different sentences
+        width = self.architecture["width"]
+        self.dim = config.features or width
+        self.project = (
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.dim)) if config.features else nn.Identity()
+        )
+        self.register_buffer("place", torch.empty(0), persistent=False)  # follows device and dtype
+
+    def learn(self, sentences: Iterable[str]) -> None:
+        """Encode those sentences that are not known yet."""
+        new = sorted(set(sentences) - self.known.keys())
+        if not new:
+            return
+        # Ordinary tensors even if first asked for while acting: training may use them later.
+        with torch.inference_mode(False), torch.no_grad(), quiet():
+            tokenizer, model = self._model(new)
+            for sentence in new:
+                tokens = tokenizer(sentence, return_tensors="pt", truncation=True)
+                hidden = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
+                self.known[sentence] = (hidden.sum(1) if self.config.pool == "sum" else hidden.mean(1))[0]
+
+    def _model(self, new: list[str]) -> tuple[Any, nn.Module]:
+        try:
+            return text_model(self.config.model, self.architecture["revision"])
+        except (OSError, ValueError) as error:
+            raise RuntimeError(
+                f"{new[0]!r} is none of the {len(self.known)} sentences that this encoder knows, and the text model "
+                f"{self.config.model!r} could not be loaded to encode it ({error}). Use one of "
+                f"{', '.join(map(repr, list(self.known)[:5])) or '(none)'}, connect to the Hub, or set text.model to a "
+                "folder"
+            ) from error
+
+    def forward(self, sentences: list[str]) -> Tensor:
+        self.learn(sentences)
+        return self.project(torch.stack([self.known[sentence] for sentence in sentences]).to(self.place))
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        text = json.dumps(list(self.known)).encode()
+        destination[prefix + "sentences"] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        empty = torch.empty(0, self.architecture["width"])
+        destination[prefix + "vectors"] = torch.stack(list(self.known.values())) if self.known else empty
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+    ) -> None:
+        names = {prefix + "sentences", prefix + "vectors"}
+        if names <= state_dict.keys():
+            sentences = json.loads(bytes(state_dict[prefix + "sentences"].cpu().tolist()))
+            vectors = state_dict[prefix + "vectors"].detach().cpu().float().clone()
+            if vectors.shape == (len(sentences), self.architecture["width"]):
+                self.known = dict(zip(sentences, vectors, strict=True))
+            else:
+                expected = (len(sentences), self.architecture["width"])
+                error_msgs.append(
+                    f"{prefix}vectors are {tuple(vectors.shape)}, expected {expected}: of another text model"
+                )
+        else:
+            missing_keys.extend(sorted(names - state_dict.keys()))
+        rest = {name: value for name, value in state_dict.items() if name not in names}
+        super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+
+def look_up(name: str) -> dict[str, Any]:
+    """The width of a text model and its revision, from its config alone."""
+    transformers = require("transformers", "vision")
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"text.model {name!r} could not be found ({error}): give the Hub id or folder of a transformers text "
+            "model, such as 'distilbert-base-uncased'"
+        ) from error
+    revision = getattr(config, "_commit_hash", None)
+    return {"width": getattr(config, "text_config", config).hidden_size, "revision": revision}
+
+
+@lru_cache(maxsize=1)
+def text_model(name: str, revision: str | None) -> tuple[Any, nn.Module]:
+    """Tokenizer and model on the CPU, of two towers the text's; the last one asked for stays in memory."""
+    transformers = require("transformers", "vision")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
+    model = transformers.AutoModel.from_pretrained(name, revision=revision)
+    model = model.get_encoder() if model.config.is_encoder_decoder else getattr(model, "text_model", model)
+    return tokenizer, model.float().eval().requires_grad_(False)

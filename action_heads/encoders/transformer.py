@@ -1,0 +1,120 @@
+"""Any transformers vision model as a trunk: SigLIP, DINOv2, CLIP, ViT ...
+
+Axes: n images, H and W pixels, m tokens, w width of a token.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.encoders.config import RESNETS, VisionConfig
+from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk
+from action_heads.extras import require
+
+WORKS = (
+    f"{', '.join(map(repr, RESNETS))}, or the Hub id or folder of a transformers vision model, such as "
+    "'google/siglip-base-patch16-224', 'facebook/dinov2-small' or 'openai/clip-vit-base-patch16'"
+)
+
+
+class PooledTokens(nn.Module):
+    """Normalised images (n 3 H W) -> the mean or the first of the model's last tokens (n w)."""
+
+    def __init__(self, model: nn.Module, pool: str):
+        super().__init__()
+        if isinstance(getattr(model, "pooler", None), nn.Module):
+            del model.pooler  # its output isn't used
+            model.register_module("pooler", None)
+        self.model = model
+        self.first = pool == "cls"
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.model(pixel_values=images).last_hidden_state
+        if tokens.ndim == 4:  # a convolutional network's map (n w y x)
+            tokens = tokens.flatten(2).mT
+        return tokens[:, 0] if self.first else tokens.mean(1)
+
+
+def transformer_trunk(config: VisionConfig, architecture: dict[str, Any] | None) -> tuple[Trunk, dict[str, Any]]:
+    """The trunk and what is needed to build it again, JSON-able; from that alone, random and without the Hub, if given.
+
+    The architecture has the model's `config`, and its `mean`, `std`, image `size` and token `width`.
+    """
+    if architecture is None:
+        model, architecture = load(config.backbone)
+    else:
+        transformers = require("transformers", "vision")
+        model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**architecture["config"]))
+    if config.pool == "cls" and not any(
+        name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()
+    ):
+        raise ValueError(f"{config.backbone} has no token of its own for the whole image: set vision.pool='mean'")
+    network = PooledTokens(model, config.pool)
+    if "width" not in architecture:
+        with torch.no_grad():
+            architecture["width"] = network.eval()(torch.zeros(1, 3, *architecture["size"])).shape[-1]
+    return Trunk(network, config.train, architecture["mean"], architecture["std"]), architecture
+
+
+def load(name: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A pretrained vision model in float32, of two towers the vision's, and its architecture but for the width."""
+    transformers = require("transformers", "vision")
+    with quiet():
+        try:
+            config = transformers.AutoConfig.from_pretrained(name)
+            config = getattr(config, "vision_config", config)
+            if hasattr(config, "vision_use_head"):
+                config.vision_use_head = False  # SigLIP's pooling by attention, which isn't used
+            model, found = transformers.AutoModel.from_pretrained(name, config=config, output_loading_info=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"vision.backbone {name!r} could not be loaded ({error}). What works: {WORKS}") from error
+    if model.main_input_name != "pixel_values":
+        raise ValueError(f"vision.backbone {name!r} is no vision model. What works: {WORKS}")
+    if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
+        raise ValueError(f"vision.backbone {name!r} lacks weights, such as {missing[0]}. What works: {WORKS}")
+    values = json.loads(config.to_json_string(use_diff=False))
+    values.pop("_name_or_path", None)  # may be a folder of this machine
+    return model.float(), {"config": values, **preprocessing(name, config)}
+
+
+def preprocessing(name: str, config: Any) -> dict[str, Any]:
+    """Mean and standard deviation of the images that a model was trained on, and their size (height, width)."""
+    transformers = require("transformers", "vision")
+    try:
+        values = transformers.ImageProcessingMixin.get_image_processor_dict(name)[0]
+    except OSError:
+        warnings.warn(
+            f"{name} says nothing of its images: they are normalised with ImageNet's statistics", stacklevel=5
+        )
+        values = {}
+    size = values.get("crop_size") or values.get("size") or getattr(config, "image_size", 224)
+    if isinstance(size, dict):
+        side = size.get("shortest_edge", 224)
+        size = (size.get("height", side), size.get("width", side))
+    return {
+        "mean": list(values.get("image_mean") or IMAGENET_MEAN),
+        "std": list(values.get("image_std") or IMAGENET_STD),
+        "size": [size, size] if isinstance(size, int) else list(size),
+    }
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without progress bars and reports on what of a checkpoint isn't used, such as the other of two towers."""
+    logging = require("transformers", "vision").utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

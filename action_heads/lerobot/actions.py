@@ -34,7 +34,7 @@ PART = re.compile(rf"(?P<name>position|gripper|{'|'.join(FORMS)}){UNITS}|joint:(
 GRAMMAR = (
     "a layout is a list of parts in the order of the columns, such as 'position quaternion gripper', or "
     f"'delta: position*0.05 axis_angle*0.5 gripper': position, gripper, joint:N, or a rotation as {', '.join(FORMS)}; "
-    "'*' gives a column's unit in m or rad; 'joint:N' is also right for any N numbers without a meaning that a head knows"
+    "'*' gives a column's unit in m or rad; 'joint:N' also fits any N numbers of which a head knows nothing"
 )
 JOINT = re.compile(r"joint|motor|\.pos$|waist|shoulder|elbow|forearm|wrist", re.IGNORECASE)
 

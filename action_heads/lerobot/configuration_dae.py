@@ -104,7 +104,9 @@ class DAEConfig(PreTrainedConfig):
         self.gripper = tuple(self.gripper)
         for name, known in (("head_mode", MODES), ("adapter", ADAPTERS), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"--policy.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}")
+                raise ValueError(
+                    f"--policy.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
+                )
         with flag("levels"):
             check_levels(self.levels)
         with flag("hidden_dim, --policy.through"):
@@ -185,6 +187,8 @@ class DAEConfig(PreTrainedConfig):
         saved, given = self.built["flags"], self.shape()
         if changed := [name for name in SHAPE if saved[name] != given[name]]:
             raise ValueError(
-                "; ".join(f"--policy.{name}={given[name]!r}, but the checkpoint has {saved[name]!r}" for name in changed)
+                "; ".join(
+                    f"--policy.{name}={given[name]!r}, but the checkpoint has {saved[name]!r}" for name in changed
+                )
                 + ": leave it out, or train anew with --policy.type=dae"
             )

@@ -142,8 +142,15 @@ class DAEPolicy(PreTrainedPolicy):
 
     def learn_tasks(self, dataset_meta: Any) -> None:
         """Encode a dataset's descriptions of its tasks now: they are saved, and the text model is not needed again."""
-        if self.config.text is not None and dataset_meta is not None:
-            self.encoder.learn_tasks(str(task) for task in dataset_meta.tasks.index)
+        tasks = [] if dataset_meta is None else [str(task) for task in dataset_meta.tasks.index]
+        if self.config.text is not None:
+            self.encoder.learn_tasks(tasks)
+        elif len(tasks) > 1:
+            logger.warning(
+                "the dataset has %d tasks, and the policy cannot tell them apart by their descriptions: set "
+                "--policy.text.model, such as distilbert-base-uncased, unless the pictures do",
+                len(tasks),
+            )
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -87,6 +87,6 @@ class Observations:
         if not tasks or not all(tasks):
             raise ValueError(
                 "the policy reads the task's description (--policy.text.model) and there is none: use a dataset or an "
-                "environment with tasks, pass --task to lerobot-rollout, or train without it by --policy.text=null"
+                "environment with tasks, pass --task to lerobot-rollout, or train without --policy.text.model"
             )
         return tasks

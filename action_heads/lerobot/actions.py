@@ -81,7 +81,7 @@ class ActionLayout:
         if not found or any(match is None for _, match in found):
             wrong = next((word for word, match in found if match is None), text)
             raise ValueError(f"unknown part {wrong!r} in the layout {text!r}; {GRAMMAR}; by name: {table()}")
-        return cls(tuple(_part(match) for _, match in found if match), mode, tuple(gripper))
+        return cls(tuple(_part(match) for _, match in found if match), mode, gripper)
 
     @property
     def width(self) -> int:
@@ -172,7 +172,9 @@ def _part(match: re.Match[str]) -> Part:
     return Part(name, 3 if name == "position" else 1, unit=unit)
 
 
-def layout_of(declared: str | None, width: int, names: Sequence[str] | None, gripper: tuple[float, float]):
+def layout_of(
+    declared: str | None, width: int, names: Sequence[str] | None, gripper: tuple[float, float]
+) -> ActionLayout:
     """The layout that was declared, or the one that the names of the columns leave no doubt about.
 
     Args:

@@ -101,7 +101,8 @@ class DAEConfig(PreTrainedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.gripper = tuple(self.gripper)
+        opened, closed = self.gripper
+        self.gripper = (opened, closed)  # JSON brings a list
         for name, known in (("head_mode", MODES), ("adapter", ADAPTERS), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -156,8 +157,6 @@ class DAEConfig(PreTrainedConfig):
 
     def validate_features(self) -> None:
         """What the policy needs of a dataset, by the flag that asks for it."""
-        if self.action_feature is None:
-            raise ValueError("the dataset has no column 'action', so there is nothing to learn: record it with actions")
         if absent := [camera for camera in self.cameras or [] if camera not in self.image_features]:
             raise ValueError(
                 f"--policy.cameras names {', '.join(absent)}; the images here are "

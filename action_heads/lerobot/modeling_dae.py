@@ -104,7 +104,7 @@ class DAEPolicy(PreTrainedPolicy):
     def _layout(self, dataset_meta: Any) -> ActionLayout:
         config = self.config
         if config.action_feature is None:
-            config.validate_features()
+            raise ValueError("the dataset has no column 'action', so there is nothing to learn: record it with actions")
         names = dataset_meta.features[ACTION].get("names") if dataset_meta is not None else None
         names = next(iter(names.values())) if isinstance(names, Mapping) else names
         with flag("action_layout"):
@@ -127,7 +127,9 @@ class DAEPolicy(PreTrainedPolicy):
         return policy
 
     @classmethod
-    def _load_as_safetensor(cls, model: DAEPolicy, model_file: str, map_location: str, strict: bool) -> DAEPolicy:
+    def _load_as_safetensor(  # type: ignore[override]
+        cls, model: DAEPolicy, model_file: str, map_location: str, strict: bool
+    ) -> DAEPolicy:
         """All weights or an error, whatever `strict`; then the head is frozen, and its weights are checked."""
         tensors, _ = load_tensors(model_file)
         try:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
-TRAIN = ["--policy.device=cpu", "--policy.push_to_hub=false", "--num_workers=0", "--batch_size=16", "--log_freq=100"]
+TRAIN = ["--policy.device=cpu", "--policy.push_to_hub=false", "--num_workers=0", "--batch_size=8", "--log_freq=100"]
 # Several commands in one process: importing LeRobot is most of a short one.
 TWO = """
 import sys
@@ -40,19 +40,21 @@ def script(name: str) -> str:
 def dataset(tmp_path_factory) -> list[str]:
     from reach import record
 
-    folder = record(tmp_path_factory.mktemp("reach") / "dataset", episodes=100)
+    folder = record(tmp_path_factory.mktemp("reach") / "dataset", episodes=60)
     return ["--dataset.repo_id=test/reach", f"--dataset.root={folder}"]
 
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory) -> str:
-    """A small ViT with random weights: it trains, and a ResNet would take minutes."""
+    """A small ViT with random weights: it trains, and a ResNet would take minutes. It knows places from the start."""
     import transformers as tr
 
     folder = tmp_path_factory.mktemp("eyes")
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
-    tr.ViTModel(tr.ViTConfig(**sizes, image_size=48, patch_size=8)).save_pretrained(folder)
+    model = tr.ViTModel(tr.ViTConfig(**sizes, image_size=48, patch_size=8))
+    torch.nn.init.normal_(model.embeddings.position_embeddings)
+    model.save_pretrained(folder)
     size = {"height": 48, "width": 48}
     tr.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3, size=size).save_pretrained(folder)
     return str(folder)
@@ -63,16 +65,16 @@ def policy(tmp_path_factory, dataset, eyes) -> Path:
     """Trained by lerobot-train on the bundled delta head."""
     out = tmp_path_factory.mktemp("trained") / "out"
     run(
-        *(script("lerobot-train"), *TRAIN, *dataset, f"--output_dir={out}", "--steps=500", "--save_freq=500"),
+        *(script("lerobot-train"), *TRAIN, *dataset, f"--output_dir={out}", "--steps=400", "--save_freq=400"),
         *("--policy.type=dae", "--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero"),
-        *("--policy.n_obs_steps=1", "--policy.n_action_steps=4", "--policy.hidden_dim=64"),
+        *("--policy.n_obs_steps=1", "--policy.n_action_steps=2", "--policy.hidden_dim=64", "--policy.noise_samples=2"),
         *(f"--policy.vision.backbone={eyes}", "--policy.optimizer_encoder_lr=1e-3"),
     )
     return out / "checkpoints" / "last" / "pretrained_model"
 
 
 def test_train_and_evaluate(policy, tmp_path):
-    """Success is closing the gripper within 3 cm of the disc, and closing it anywhere else a failure."""
+    """There are six places for the disc, and one attempt: who does not look at the picture has at most one in six."""
     run(
         *(
             script("lerobot-eval"),
@@ -84,18 +86,18 @@ def test_train_and_evaluate(policy, tmp_path):
         *("--eval.use_async_envs=false", "--seed=1"),
     )
     info = json.loads((tmp_path / "eval" / "eval_info.json").read_text())
-    assert info["overall"]["pc_success"] >= 50, info["overall"]  # a policy that does not look at the picture: next to 0
+    assert info["overall"]["pc_success"] >= 50, info["overall"]
 
 
 def test_resume_and_fine_tune(policy, dataset, tmp_path):
     """Both go on from the checkpoint; neither moves a bit of the head, nor the range of the actions."""
     first = load_file(policy / "model.safetensors")
     resumed, tuned = policy.parents[2], tmp_path / "tuned"
-    config = resumed / "checkpoints" / "000500" / "pretrained_model" / "train_config.json"
-    resume = ["--resume=true", f"--config_path={config}", "--steps=505", "--save_freq=505"]
+    config = resumed / "checkpoints" / "000400" / "pretrained_model" / "train_config.json"
+    resume = ["--resume=true", f"--config_path={config}", "--steps=405", "--save_freq=405"]
     tune = [f"--policy.path={policy}", *TRAIN, *dataset, f"--output_dir={tuned}", "--steps=5", "--save_freq=5"]
     run(sys.executable, "-c", TWO, " ".join(resume), " ".join(tune))
-    for folder in (resumed / "checkpoints" / "000505", tuned / "checkpoints" / "000005"):
+    for folder in (resumed / "checkpoints" / "000405", tuned / "checkpoints" / "000005"):
         after = load_file(folder / "pretrained_model" / "model.safetensors")
         moved = {name for name in first if not torch.equal(first[name], after[name])}
         assert moved

@@ -1,7 +1,7 @@
-"""A task of our own for LeRobot: see a disc on a table, go there, close the gripper on it. For the tests alone.
+"""A task of our own for LeRobot: see at which of six places a disc lies, go there, close the gripper. For tests alone.
 
 Actions are those of LIBERO: (7,) in [-1, 1], a step of the hand in units of 5 cm, a turn, and the gripper, -1 open and
-+1 closed. Closing it ends the episode: within 3 cm of the disc it is a success, anywhere else a failure.
++1 closed. Closing it ends the episode: within 6 cm of the disc it is a success, anywhere else a failure.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 
 SIZE = 48  # pixels a side
 LOW, HIGH = np.array([0.3, -0.2, 0.02]), np.array([0.7, 0.2, 0.4])  # m, of the hand
-UNIT, REACHED = 0.05, 0.03  # m
+PLACES = [(x, y) for x in (0.36, 0.5, 0.64) for y in (-0.12, 0.12)]  # m, of the disc
+UNIT, REACHED = 0.05, 0.06  # m; places are 14 cm apart
 TASK = "close the gripper on the red disc"
 
 
@@ -37,14 +38,14 @@ class Reach(gym.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.disc = self.np_random.uniform(LOW[:2] + 0.04, HIGH[:2] - 0.04)
+        self.disc = np.array(PLACES[self.np_random.integers(len(PLACES))])
         self.hand = self.np_random.uniform([0.45, -0.05, 0.25], [0.55, 0.05, 0.35])
         return self._observe(), {}
 
     def step(self, action):
         self.hand = np.clip(self.hand + UNIT * np.clip(action[:3], -1, 1), LOW, HIGH)
         closed = bool(action[6] > 0)
-        success = closed and np.linalg.norm(self.hand - self.target) < REACHED
+        success = bool(closed and np.linalg.norm(self.hand - self.target) < REACHED)
         return self._observe(), float(success), closed, False, {"is_success": success}
 
     @property
@@ -63,7 +64,7 @@ class Reach(gym.Env):
         image = np.full((SIZE, SIZE, 3), 230, np.uint8)
         rows, columns = np.mgrid[:SIZE, :SIZE]
         for where, radius, colour in (
-            (self.disc, 3, (220, 30, 30)),
+            (self.disc, 6, (220, 30, 30)),
             (self.hand[:2], 1 + 4 * self.hand[2], (30, 30, 220)),
         ):
             row, column = (where - LOW[:2]) / (HIGH[:2] - LOW[:2]) * SIZE

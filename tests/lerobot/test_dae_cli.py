@@ -1,0 +1,104 @@
+"""LeRobot's own commands, offline: record, train, evaluate, resume, fine-tune. Two minutes on one free core."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+TRAIN = ["--policy.device=cpu", "--policy.push_to_hub=false", "--num_workers=0", "--batch_size=8", "--log_freq=100"]
+# Several commands in one process: importing LeRobot is most of a short one.
+TWO = """
+import sys
+from lerobot.scripts.lerobot_train import main
+for line in sys.argv[1:]:
+    sys.argv = ["lerobot-train", *line.split()]
+    main()
+"""
+
+
+def run(*command: str) -> str:
+    """A command with the reach task within its reach, and no network."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def script(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> list[str]:
+    from reach import record
+
+    folder = record(tmp_path_factory.mktemp("reach") / "dataset", episodes=60)
+    return ["--dataset.repo_id=test/reach", f"--dataset.root={folder}"]
+
+
+@pytest.fixture(scope="module")
+def eyes(tmp_path_factory) -> str:
+    """A small ViT with random weights: it trains, and a ResNet would take minutes. It knows places from the start."""
+    import transformers as tr
+
+    folder = tmp_path_factory.mktemp("eyes")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = tr.ViTModel(tr.ViTConfig(**sizes, image_size=48, patch_size=8))
+    torch.nn.init.normal_(model.embeddings.position_embeddings)
+    model.save_pretrained(folder)
+    size = {"height": 48, "width": 48}
+    tr.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3, size=size).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory, dataset, eyes) -> Path:
+    """Trained by lerobot-train on the bundled delta head."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    run(
+        *(script("lerobot-train"), *TRAIN, *dataset, f"--output_dir={out}", "--steps=400", "--save_freq=400"),
+        *("--policy.type=dae", "--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero"),
+        *("--policy.n_obs_steps=1", "--policy.n_action_steps=2", "--policy.hidden_dim=64", "--policy.noise_samples=2"),
+        *(f"--policy.vision.backbone={eyes}", "--policy.optimizer_encoder_lr=1e-3"),
+    )
+    return out / "checkpoints" / "last" / "pretrained_model"
+
+
+def test_train_and_evaluate(policy, tmp_path):
+    """There are six places for the disc, and one attempt: who does not look at the picture has at most one in six."""
+    run(
+        *(
+            script("lerobot-eval"),
+            f"--policy.path={policy}",
+            "--policy.device=cpu",
+            f"--output_dir={tmp_path / 'eval'}",
+        ),
+        *("--env.type=reach", "--env.discover_packages_path=reach", "--eval.n_episodes=40", "--eval.batch_size=20"),
+        *("--eval.use_async_envs=false", "--seed=1"),
+    )
+    info = json.loads((tmp_path / "eval" / "eval_info.json").read_text())
+    assert info["overall"]["pc_success"] >= 50, info["overall"]
+
+
+def test_resume_and_fine_tune(policy, dataset, tmp_path):
+    """Both go on from the checkpoint; neither moves a bit of the head, nor the range of the actions."""
+    first = load_file(policy / "model.safetensors")
+    resumed, tuned = policy.parents[2], tmp_path / "tuned"
+    config = resumed / "checkpoints" / "000400" / "pretrained_model" / "train_config.json"
+    resume = ["--resume=true", f"--config_path={config}", "--steps=405", "--save_freq=405"]
+    tune = [f"--policy.path={policy}", *TRAIN, *dataset, f"--output_dir={tuned}", "--steps=5", "--save_freq=5"]
+    run(sys.executable, "-c", TWO, " ".join(resume), " ".join(tune))
+    for folder in (resumed / "checkpoints" / "000405", tuned / "checkpoints" / "000005"):
+        after = load_file(folder / "pretrained_model" / "model.safetensors")
+        moved = {name for name in first if not torch.equal(first[name], after[name])}
+        assert moved
+        assert not {name for name in moved if name.startswith(("conditioned.head.", "conditioned.own_normalizer."))}

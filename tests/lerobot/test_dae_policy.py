@@ -1,0 +1,300 @@
+"""A head that stays frozen, reloading without a look elsewhere, LeRobot's calls, and errors that name flags."""
+
+from __future__ import annotations
+
+import draccus
+import pytest
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.rollout.inference.rtc import supports_rtc_inference
+from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
+from safetensors.torch import load_file, save_file
+from tiny_models import text_model, vision_model
+from tiny_policy import STATS, batch, chunk, features, head_folder, meta, present, tiny_policy
+
+from action_heads import WeightFileError, hub
+from action_heads.encoders import TextConfig, VisionConfig
+from action_heads.lerobot import DAEConfig, DAEPolicy
+
+WEIGHTS = "model.safetensors"
+
+
+def trained(policy: DAEPolicy, steps: int = 2, **options) -> DAEPolicy:
+    optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    for _ in range(steps):
+        policy.train()
+        loss, _ = policy(batch(**options))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return policy
+
+
+def optimised(policy: DAEPolicy) -> list[torch.Tensor]:
+    return [p for group in policy.get_optim_params() for p in group["params"]]
+
+
+@pytest.fixture
+def no_look_ups(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"looked for {args}")
+
+    return lambda: monkeypatch.setattr(hub, "find", refuse)
+
+
+MODES = [
+    {"head_mode": "decoupled"},
+    {"head_mode": "random-frozen"},
+    {"head_mode": "normal"},
+    {"horizon": 8},
+    {"relearn_step": True},
+    {"adapter": "film", "action_layout": "pose_euler"},  # what the tiny head makes: nothing is reshaped
+]
+
+
+@pytest.mark.parametrize("flags", MODES, ids=str)
+def test_reload_is_exact_and_offline(flags, tmp_path, no_look_ups):
+    policy = tiny_policy(tmp_path, **flags)
+    policy.save_pretrained(tmp_path / "saved")
+    no_look_ups()
+    again = DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats=None)
+    assert torch.equal(chunk(again, batch()), chunk(policy, batch()))
+    assert again.counts() == policy.counts()
+    assert again.config.built == policy.config.built
+
+
+@pytest.mark.parametrize("flags", MODES, ids=str)
+def test_only_what_is_declared_trains(flags, tmp_path):
+    """After training, loading and training again, by LeRobot's calls."""
+    policy = tiny_policy(tmp_path, **flags)
+    if "horizon" in flags:
+        pytest.skip("the batch has 16 steps")
+    head = policy.conditioned.head
+    frozen = {name: x.clone() for name, x in head.state_dict().items() if name not in head.projections}
+    before = [p.detach().clone() for p in optimised(policy)]
+    trained(policy).save_pretrained(tmp_path / "saved")
+    again = DAEPolicy.from_pretrained(tmp_path / "saved")
+    trained(again)
+    same = all(torch.equal(x, again.conditioned.head.state_dict()[name]) for name, x in frozen.items())
+    assert same == (flags.get("head_mode") != "normal")
+    assert any(not torch.equal(a, b) for a, b in zip(before, optimised(again), strict=True))
+    assert again.train().conditioned.head.training == (not same)
+
+
+@pytest.mark.parametrize("key", ["conditioned.head.backbone.blocks.0.up.weight", "conditioned.own_normalizer.scale"])
+def test_an_incomplete_checkpoint_is_refused(key, tmp_path):
+    """strict=False, which LeRobot asks for, does not mean half of it."""
+    tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
+    tensors = load_file(tmp_path / "saved" / WEIGHTS)
+    del tensors[key]
+    save_file(tensors, tmp_path / "saved" / WEIGHTS)
+    with pytest.raises(WeightFileError, match=key):
+        DAEPolicy.from_pretrained(tmp_path / "saved", strict=False)
+
+
+def test_another_head_in_a_checkpoint_is_refused(tmp_path):
+    tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
+    tensors = load_file(tmp_path / "saved" / WEIGHTS)
+    tensors["conditioned.head.backbone.blocks.0.up.weight"][0, 0] += 1e-3
+    save_file(tensors, tmp_path / "saved" / WEIGHTS)
+    with pytest.raises(WeightFileError, match="damaged"):
+        DAEPolicy.from_pretrained(tmp_path / "saved")
+
+
+def test_a_head_of_the_present_is_not_that_of_the_past(tmp_path):
+    """A config alone, with a record but without weights, trains a new policy, on the pretrained head."""
+    policy = tiny_policy(tmp_path)
+    policy.config.save_pretrained(tmp_path / "config")
+    config = PreTrainedConfig.from_pretrained(tmp_path / "config")
+    new = DAEPolicy(config, STATS)
+    assert new.conditioned.head.original.fingerprint() == policy.conditioned.head.original.fingerprint()
+    assert new.conditioned.head.frozen
+
+
+def test_fine_tuning_keeps_the_statistics(tmp_path):
+    policy = tiny_policy(tmp_path)
+    policy.save_pretrained(tmp_path / "saved")
+    wider = {ACTION: {name: 3 * x for name, x in STATS[ACTION].items()}}
+    again = DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats=wider, dataset_meta=meta())
+    assert torch.equal(again.conditioned.normalizer.scale, policy.conditioned.normalizer.scale)
+
+
+def test_another_flag_on_reload_is_an_error(tmp_path):
+    tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
+    config = PreTrainedConfig.from_pretrained(tmp_path / "saved", cli_overrides=["--adapter=film"])
+    with pytest.raises(ValueError, match=r"--policy\.adapter='film', but the checkpoint has 'adaln_zero'"):
+        DAEPolicy.from_pretrained(tmp_path / "saved", config=config)
+
+
+def test_flags_that_may_change(tmp_path):
+    tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
+    config = PreTrainedConfig.from_pretrained(tmp_path / "saved", cli_overrides=["--num_inference_steps=2"])
+    assert DAEPolicy.from_pretrained(tmp_path / "saved", config=config).sampling["steps"] == 2
+
+
+# ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_chunk_every_few_ticks(tmp_path):
+    policy, now = tiny_policy(tmp_path, n_action_steps=4), present(batch())
+    torch.manual_seed(0)
+    actions = [policy.select_action(now) for _ in range(5)]
+    assert torch.allclose(torch.stack(actions[:4], 1), chunk(policy, now)[:, :4])  # the first observation is repeated
+    assert not torch.allclose(actions[4], chunk(policy, now)[:, 4])
+    policy.reset()
+    torch.manual_seed(0)
+    assert torch.equal(policy.select_action(now), actions[0])
+
+
+def test_acting_sees_the_steps_that_training_saw(tmp_path):
+    policy, both = tiny_policy(tmp_path, n_action_steps=1), batch()
+    first = {key: x[:, 0] if key.startswith("observation.") else x for key, x in both.items() if key != ACTION}
+    policy.select_action(first)
+    torch.manual_seed(0)
+    assert torch.allclose(policy.select_action(present(both)), chunk(policy, both)[:, 0])
+
+
+def test_acting_does_not_disturb_training(tmp_path):
+    policy = tiny_policy(tmp_path)
+    with torch.inference_mode():
+        policy.select_action(present(batch()))
+    trained(policy)
+
+
+def test_real_time_chunking(tmp_path):
+    """LeRobot pads what is left with zeros, which are no quaternions."""
+    policy = tiny_policy(tmp_path, "mixer", prefixes=True)
+    assert supports_rtc_inference(policy)
+    now, left = present(batch(1)), chunk(policy, batch(1))[0, 8:]
+    padded = torch.cat([left[:5], torch.zeros(5, 7)])
+    new = policy.predict_action_chunk(now, inference_delay=3, prev_chunk_left_over=padded)
+    assert torch.equal(new[0, :3], left[:3])
+    assert new.isfinite().all()
+    assert not supports_rtc_inference(tiny_policy(tmp_path, "mlp"))
+
+
+# ── what LeRobot asks for ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_lerobot_finds_it_by_its_names(tmp_path):
+    import lerobot_policy_dae
+
+    assert lerobot_policy_dae.DAEPolicy is get_policy_class("dae") is DAEPolicy
+    config = tiny_policy(tmp_path).config
+    before, after = make_pre_post_processors(config, dataset_stats=None)
+    names = [type(step)._registry_name for step in (*before.steps, *after.steps)]
+    wanted = {"rename_observations_processor", "device_processor", "normalizer_processor", "unnormalizer_processor"}
+    assert wanted <= set(names)
+
+
+def test_flags_are_parsed():
+    flags = ["--text.model=words", "--vision.crop=[84,76]", "--cameras=[observation.images.a]", "--gripper=[0,1]"]
+    config = draccus.parse(DAEConfig, args=[*flags, "--device=cpu", "--through=code"])
+    assert config.text == TextConfig(model="words")
+    assert config.vision == VisionConfig(crop=(84, 76))
+    assert (config.cameras, config.gripper, config.through) == (["observation.images.a"], (0.0, 1.0), "code")
+
+
+def test_two_learning_rates(tmp_path):
+    eyes = VisionConfig(backbone=vision_model("vit", tmp_path / "vit"))
+    policy = tiny_policy(tmp_path, image=True, vision=eyes, optimizer_encoder_lr=1e-5)
+    optimizer = policy.config.get_optimizer_preset().build(policy.get_optim_params())
+    assert [group["lr"] for group in optimizer.param_groups] == [policy.config.optimizer_lr, 1e-5]
+    assert set(optimised(policy)) == {p for p in policy.parameters() if p.requires_grad}
+
+
+def test_cameras_and_language_are_reloaded(tmp_path, no_look_ups, monkeypatch):
+    """The descriptions of a dataset's tasks are encoded once, and neither model is asked for again."""
+    text = TextConfig(model=text_model(tmp_path / "text"))
+    eyes = VisionConfig(backbone=vision_model("vit", tmp_path / "vit"))
+    known = meta("lift the cube", "stack the cube")
+    policy = tiny_policy(tmp_path, image=True, vision=eyes, text=text, dataset_meta=known)
+    policy.save_pretrained(tmp_path / "saved")
+    no_look_ups()
+    monkeypatch.setattr("transformers.AutoModel.from_pretrained", None)
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", None)
+    again = DAEPolicy.from_pretrained(tmp_path / "saved")
+    lift, stack = batch(image=True), batch(image=True) | {"task": ["stack the cube"] * 3}
+    assert torch.equal(chunk(again, lift), chunk(policy, lift))
+    assert not torch.allclose(chunk(again, lift), chunk(again, stack))
+
+
+def test_peft_trains_its_own_weights_alone(tmp_path):
+    pytest.importorskip("peft")
+    policy = tiny_policy(tmp_path)
+    policy.config.pretrained_path = tmp_path
+    wrapped = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA", "r": 2})
+    wrapped.train()
+    wrapped.forward(batch())[0].backward()
+    moved = {name for name, p in wrapped.named_parameters() if p.grad is not None}
+    assert moved
+    assert all("lora_" in name and "adapter" in name for name in moved)
+
+
+def test_the_card_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.ModelCard.validate", lambda self: None)  # asks the Hub
+    policy = tiny_policy(tmp_path)
+    text = str(policy.generate_model_card("me/data", "dae", None, None))
+    frozen, learned = policy.counts()["head"]
+    assert f"| head | {frozen:,} | {learned:,} |" in text
+    assert f"| adapter | 0 | {policy.counts()['adapter'][1]:,} |" in text
+    assert "library_name: lerobot" in text
+
+
+# ── bad input ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"head": "nobody/nothing-here"}, r"--policy\.head"),
+        ({"head": "./no-such-folder"}, r"--policy\.head.*bundled heads"),
+        ({"head_mode": "thawed"}, r"--policy\.head_mode.*random-frozen"),
+        ({"adapter": "lora"}, r"--policy\.adapter.*adaln_zero"),
+        ({"adapter": "cross_attention"}, r"--policy\.adapter.*pretrained for"),
+        ({"through": "walls"}, r"--policy\.through"),
+        ({"sampler": "magic"}, r"--policy\.sampler.*ddim"),
+        ({"levels": "high"}, r"--policy\.levels"),
+        ({"n_action_steps": 17}, r"--policy\.n_action_steps=17.*16"),
+        ({"action_layout": None}, r"--policy\.action_layout.*7 columns"),
+        ({"action_layout": "pose_6d"}, r"--policy\.action_layout.*10 columns"),
+        ({"prefixes": True}, r"--policy\.prefixes.*mixes time"),
+        ({"cameras": ["observation.images.top"]}, r"--policy\.cameras"),
+        ({"state": False}, r"nothing is observed.*--policy\.cameras"),
+        ({"vision": VisionConfig(backbone="./no-such-eyes")}, r"--policy\.vision"),
+    ],
+    ids=str,
+)
+def test_flags_that_can_not_be(flags, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match=message.replace(".*", r"[\s\S]*")):
+        tiny_policy(tmp_path, image="vision" in flags, **flags)
+
+
+def test_a_dataset_without_actions(tmp_path):
+    config = DAEConfig(head=head_folder(tmp_path), device="cpu", **features() | {"output_features": {}})
+    with pytest.raises(ValueError, match="no column 'action'"):
+        DAEPolicy(config, STATS)
+
+
+def test_an_observation_that_is_missing(tmp_path):
+    policy = tiny_policy(tmp_path, image=True, vision=VisionConfig(backbone=vision_model("vit", tmp_path / "vit")))
+    now = present(batch(image=True))
+    del now[OBS_IMAGE]
+    with pytest.raises(ValueError, match=rf"{OBS_IMAGE} is missing[\s\S]*{OBS_STATE}[\s\S]*--rename_map"):
+        policy.select_action(now)
+
+
+@pytest.mark.parametrize("task", [None, [""] * 3])
+def test_no_description_of_the_task(task, tmp_path):
+    text = TextConfig(model=text_model(tmp_path / "text"))
+    policy = tiny_policy(tmp_path, text=text, dataset_meta=meta("lift the cube"))
+    with pytest.raises(ValueError, match=r"--policy\.text"):
+        policy.select_action(present(batch()) | {"task": task})
+
+
+def test_a_new_policy_needs_a_dataset(tmp_path):
+    config = DAEConfig(head=head_folder(tmp_path), action_layout="libero", device="cpu", **features())
+    with pytest.raises(ValueError, match=r"--dataset\.repo_id"):
+        DAEPolicy(config)

@@ -34,6 +34,7 @@ def main() -> None:
     from action_heads.pretrain.loop import Diverged, pretrain
     from action_heads.pretrain.publish import PublishConfig, publish
     from action_heads.pretrain.settings import PretrainConfig
+    from action_heads.runtime.export import ExportConfig, export
     from action_heads.sim.demo import DemoConfig, demo
 
     command = shlex.join(["action-heads", *sys.argv[1:]])
@@ -42,6 +43,7 @@ def main() -> None:
         PretrainConfig: lambda config: pretrain(config, command),
         EvaluateConfig: lambda config: evaluate(config, command),
         PublishConfig: publish,
+        ExportConfig: export,
         HeadsConfig: heads,
     }
     config = tyro.extras.subcommand_type_from_defaults(
@@ -50,6 +52,7 @@ def main() -> None:
             "pretrain": PretrainConfig(),
             "evaluate-head": EvaluateConfig(head=tyro.MISSING),
             "publish": PublishConfig(folder=tyro.MISSING),
+            "export": ExportConfig(adapter=tyro.MISSING),
             "heads": HeadsConfig(),
         }
     )

@@ -26,3 +26,12 @@ def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
     assert names["policy"].head.config.horizon == 50
+
+
+def test_speed_runs_from_top_to_bottom(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page, names = ROOT / "docs" / "speed.md", {}
+    assert len(blocks(page)) == 3
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), names)
+    assert (tmp_path / "policy.pt2").exists()

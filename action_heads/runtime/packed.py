@@ -1,0 +1,79 @@
+"""A head whose linear maps are packed for oneDNN: no compiler, no waiting, most of what there is to gain on a CPU.
+
+torch multiplies with MKL in fp32 and packs the weights anew in every call. With 16 rows, one chunk, that costs as much as
+the product; and MKL does not use all that AMD's processors can do. These are the operators that torch's own compiler
+(inductor) calls.
+
+Axes: `...` leading, i inputs, o outputs, r rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.backbones.mlp import MLPBlock
+from action_heads.backbones.transformer import FeedForward
+from action_heads.head import ActionHead
+from action_heads.runtime.shared import SharedHead, rebuilt
+
+SMALL = 64 * 64  # a map of fewer weights costs more to call than to compute
+
+
+class PackedLinear(nn.Module):
+    """W x + b, or GELU of it, with W (o i) in the layout that oneDNN likes for r rows. It computes no gradients."""
+
+    def __init__(self, linear: nn.Linear, rows: int, gelu: bool = False):
+        super().__init__()
+        weight = linear.weight.detach()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.after, self.algorithm = ("gelu", "none") if gelu else ("none", "")  # "none" of two GELUs is the exact one
+        self.shape = tuple(weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(... i) -> (... o)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.after, [], self.algorithm)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[1]} -> {self.shape[0]}{', GELU' if self.after == 'gelu' else ''}"
+
+
+class PackedHead(SharedHead):
+    """The same head, packed for single chunks."""
+
+    def __init__(self, head: ActionHead):
+        super().__init__(head)
+        rows = head.config.horizon
+        keep = {id(part) for part in kept(head)}
+
+        def replace(part: nn.Module) -> nn.Module | None:
+            if id(part) in keep:
+                return part
+            if isinstance(part, MLPBlock | FeedForward) and type(part.act) is nn.GELU:
+                block = rebuilt(part, replace)
+                block.up, block.act = PackedLinear(part.up, rows, gelu=True), nn.Identity()
+                return block
+            if type(part) is nn.Linear and part.weight.numel() >= SMALL:
+                return PackedLinear(part, rows)
+            return None
+
+        with torch.inference_mode(False), torch.no_grad():
+            self.backbone = rebuilt(head.backbone, replace)
+
+
+def kept(head: ActionHead) -> tuple[nn.Module, ...]:
+    """Parts that stay as they are: projections from and to actions, which may train, and what is read once."""
+    return head.backbone.embed, head.backbone.out, head.backbone.step
+
+
+def why_not_packed(head: ActionHead) -> str:
+    """What stands in the way, or nothing."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return "this torch was built without oneDNN"
+    if head.objective.alpha.device.type != "cpu":
+        return "oneDNN's layout is for CPUs"
+    left = {id(m) for part in kept(head) for m in part.modules()}
+    if not any(type(m) is nn.Linear and m.weight.numel() >= SMALL and id(m) not in left for m in head.backbone.modules()):
+        return f"{head.config.backbone} has no linear map that is worth packing"
+    return ""

@@ -77,10 +77,7 @@ def load(head: ActionHead, file: Path) -> ConditionedHead:
 
 def load_into(policy: ConditionedHead, other: ConditionedHead, path: str | Path) -> None:
     """Copy what `other`, loaded from `path`, has of its own into a policy of the same shape."""
-    mine, theirs = (
-        f"{p.adapter.config} for chunks of {p.head.config.horizon} x {p.head.config.space.parts}" for p in (policy, other)
-    )
-    if mine != theirs:
+    if (mine := shape(policy)) != (theirs := shape(other)):
         raise ValueError(
             f"{path} holds {theirs}, this policy has {mine}: use head.load_adapter(path) to build a policy from it"
         )
@@ -89,6 +86,11 @@ def load_into(policy: ConditionedHead, other: ConditionedHead, path: str | Path)
         for name, p in policy.head.projections.items():
             p.copy_(other.head.projections[name])
     policy.own_normalizer = other.own_normalizer
+
+
+def shape(policy: ConditionedHead) -> str:
+    """What must agree for weights to fit."""
+    return f"{policy.adapter.config} for chunks of {policy.head.config.horizon} x {policy.head.config.space.parts}"
 
 
 def own_state(policy: ConditionedHead) -> dict[str, Tensor]:

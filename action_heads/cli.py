@@ -35,6 +35,7 @@ def main() -> None:
     from action_heads.pretrain.publish import PublishConfig, publish
     from action_heads.pretrain.settings import PretrainConfig
     from action_heads.runtime.export import ExportConfig, export
+    from action_heads.runtime.serve import ServeConfig, serve
     from action_heads.sim.demo import DemoConfig, demo
 
     command = shlex.join(["action-heads", *sys.argv[1:]])
@@ -44,6 +45,7 @@ def main() -> None:
         EvaluateConfig: lambda config: evaluate(config, command),
         PublishConfig: publish,
         ExportConfig: export,
+        ServeConfig: serve,
         HeadsConfig: heads,
     }
     config = tyro.extras.subcommand_type_from_defaults(
@@ -53,6 +55,7 @@ def main() -> None:
             "evaluate-head": EvaluateConfig(head=tyro.MISSING),
             "publish": PublishConfig(folder=tyro.MISSING),
             "export": ExportConfig(adapter=tyro.MISSING),
+            "serve": ServeConfig(adapter=tyro.MISSING),
             "heads": HeadsConfig(),
         }
     )

@@ -205,9 +205,9 @@ class ConditionedHead(nn.Module):
         return chunk
 
     def compile(self, method: str = "auto", *, dtype: torch.dtype | None = None) -> CompiledPolicy:  # pyright: ignore
-        """This policy with its frozen head compiled for its device: the same `sample`, the same chunks, sooner.
+        """The same policy with its frozen head compiled for its device: the same `sample`, the same chunks, sooner.
 
-        `.compiled` says what was chosen and what stood in the way of more. The adapter is shared and may go on learning.
+        `.compiled` says what was chosen, and what stood in the way of more. The adapter is shared, and may learn on.
 
         Args:
             method: "auto"; "packed" (CPU, at once); "inductor" (needs a C++ compiler and a minute); "graph" (CUDA).

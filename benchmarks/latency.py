@@ -60,7 +60,7 @@ def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], help="parts of names, such as: ours unet")
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 16, 256])
     parser.add_argument("--steps", nargs="*", type=int, default=[1, 2, 4, 10])
@@ -79,7 +79,8 @@ def main() -> None:
     chosen = {
         name: build
         for name, build in systems(device).items()
-        if all(part.lower() in name.lower() for part in options.only) and (options.inductor or "inductor" not in name)
+        if (not options.only or any(part.lower() in name.lower() for part in options.only))
+        and (options.inductor or "inductor" not in name)
     }
     cases, left_out = [], []
     for name, build in chosen.items():
@@ -98,8 +99,8 @@ def main() -> None:
                 for steps in options.steps:
                     flops = flops_of(plain, batch, steps, cond)
                     if (floor := flops / rates[dtype]) > options.longest:
-                        row = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
-                        left_out.append({**row, "why": f"its floor is {floor:.0f} s"})
+                        case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
+                        left_out.append({**case, "why": f"its floor is {floor:.0f} s"})
                         continue
                     call = lambda sample=sample, cond=cond[:batch], steps=steps: sample(cond, steps)  # noqa: E731
                     cases.append(Case(name, batch, steps, dtype, call, flops))
@@ -109,7 +110,7 @@ def main() -> None:
         for case in cases:
             if len(case.times) < 3 or sum(case.times) < options.seconds:
                 clock(case.call, case)
-    rows = [row(case, rates) for case in cases]
+    rows = [summary(case, rates) for case in cases]
     results = {
         "note": options.note,
         "gflop_per_s": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
@@ -125,7 +126,7 @@ def is_ours(name: str) -> bool:
     return name.startswith("ours, ") and "diffusers" not in name
 
 
-def row(case: Case, rates: dict[str, float]) -> dict:
+def summary(case: Case, rates: dict[str, float]) -> dict:
     return {
         "what": case.name,
         "batch": case.batch,

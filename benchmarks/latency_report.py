@@ -55,7 +55,9 @@ def steps_table(rows: list[dict]) -> str:
 
 def conditions(record: dict) -> str:
     machine, results = record["machine"], record["results"]
-    where = machine["gpu"] or f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} of an {machine['processor']}"
+    where = (
+        machine["gpu"] or f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} of an {machine['processor']}"
+    )
     rates = ", ".join(f"{rate:g} GFLOP/s in {dtype}" for dtype, rate in results["gflop_per_s"].items())
     note = f" {results['note']}." if results["note"] else ""
     return (

@@ -1,6 +1,6 @@
 """What `latency.py` times: ours, the paper's loop, loops as with diffusers, U-Nets, and stand-ins for VLAs' experts.
 
-Axes: b batch, h horizon, a action, c condition, s steps of a chunk, n tokens of the prefix, w width, i heads, d of a head.
+Axes: b batch, h horizon, a action, c condition, s steps of a chunk, n tokens of a prefix, w width, i heads, d of one.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class ExpertLayer(nn.Module):
         self.up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor, past: Tensor) -> Tensor:
-        """x (b s w) attends to itself and to the prefix's cached keys and values, past (2 b i n d)."""
+        """X (b s w) attends to itself and to the prefix's cached keys and values, past (2 b i n d)."""
         q, k, v = self.qkv(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         k, v = torch.cat([past[0], k], dim=-2), torch.cat([past[1], v], dim=-2)
         x = x + self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
@@ -103,7 +103,10 @@ class Expert(nn.Module):
     def sample(self, cond: Tensor, steps: int) -> Tensor:
         kinds = {"device": cond.device, "dtype": cond.dtype}
         two, heads, prefix, head = self.past
-        past, x = torch.randn(two, len(cond), heads, prefix, head, **kinds), torch.randn(len(cond), *self.chunk, **kinds)
+        past, x = (
+            torch.randn(two, len(cond), heads, prefix, head, **kinds),
+            torch.randn(len(cond), *self.chunk, **kinds),
+        )
         for _ in range(steps):
             y = x
             for layer in self.layers:
@@ -152,9 +155,7 @@ def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
     table: dict[str, Callable[[torch.dtype], Sample]] = {
         f"ours, AdaLN-Zero, {method}": partial(ours, method, AdaLNZero, device) for method in ("eager", *fast)
     }
-    table |= {
-        f"ours, FiLM, {method}": partial(ours, method, FiLM, device) for method in ("eager", fast[0])
-    }
+    table |= {f"ours, FiLM, {method}": partial(ours, method, FiLM, device) for method in ("eager", fast[0])}
     table["ours, AdaLN-Zero, by diffusers"] = lambda dtype: loop(
         OursByDiffusers(bundled().to(dtype).attach(AdaLNZero(COND_DIM))), dtype
     )

@@ -86,7 +86,7 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--unet-steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=BATCH)
@@ -103,7 +103,12 @@ def main() -> None:
     attach = partial(ActionHead.attach, normalizer=normalizer)
     runs = [
         Run("decoupled, through code and blocks", attach(head, AdaLNZero(COND_DIM)), options.steps, options.device),
-        Run("decoupled, through the code", attach(head, AdaLNZero(COND_DIM, through="code")), options.steps, options.device),
+        Run(
+            "decoupled, through the code",
+            attach(head, AdaLNZero(COND_DIM, through="code")),
+            options.steps,
+            options.device,
+        ),
         Run("normal", attach(head.in_mode("normal"), AdaLNZero(COND_DIM)), options.steps, options.device),
         Run("U-Net, 244M, normal", attach(unet, FiLM(COND_DIM)), options.unet_steps, options.device),
     ]

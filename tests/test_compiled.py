@@ -105,9 +105,9 @@ def test_reasons(monkeypatch):
     )
     trains = ActionHead(policy.head.config).attach(AdaLNZero(COND_DIM))
     assert "trains along" in trains.compile().compiled.reason
-    with pytest.raises(ValueError, match="unknown method 'fast'; choose one of auto, packed"):
+    with pytest.raises(ValueError, match="unknown method 'fast'"):
         policy.compile("fast")
-    with pytest.raises(ValueError, match="float32 or torch.bfloat16, not in torch.float16"):
+    with pytest.raises(ValueError, match=r"float32 or torch\.bfloat16, not in torch\.float16"):
         policy.compile(dtype=torch.float16)
 
 

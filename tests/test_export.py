@@ -81,7 +81,9 @@ def test_the_example_needs_nothing_of_us(tmp_path):
     policy = trained_policy(tiny_head())
     config = ExportConfig("", tmp_path / "policy.onnx", steps=2)
     path = export_policy(policy, config)
-    code = f"import sys; sys.path[:] = [p for p in sys.path if p]; sys.argv[1:] = [{str(path)!r}];" + EXAMPLE.read_text()
+    code = (
+        f"import sys; sys.path[:] = [p for p in sys.path if p]; sys.argv[1:] = [{str(path)!r}];" + EXAMPLE.read_text()
+    )
     code += "\nassert not {'torch', 'action_heads'} & sys.modules.keys()"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert "chunk (1, 16, 10)" in said

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -30,8 +32,9 @@ def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
 def test_speed_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    pytest.importorskip("websockets")
     page, names = ROOT / "docs" / "speed.md", {}
-    assert len(blocks(page)) == 3
+    assert len(blocks(page)) == 4
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
     assert (tmp_path / "policy.pt2").exists()

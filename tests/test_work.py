@@ -29,7 +29,7 @@ def sampling(policy, k: int) -> Work:
 
 @pytest.mark.parametrize(("mechanism", "values"), [("adaln_zero", DEPTH * 3 * W), ("film", DEPTH * 2 * U)])
 def test_a_chunk_costs_what_the_formula_says(mechanism, values):
-    """k evaluations of the network, and the modulation once: it is planned before the loop."""
+    """K evaluations of the network, and the modulation once: it is planned before the loop."""
     policy = trained_policy(tiny_head(), mechanism)
     modulation = READ + 2 * B * (W * values + W * R + R * values)
     assert network_flops(policy, B) == PROJECTIONS + BLOCKS
@@ -48,6 +48,11 @@ STEPS = {
 }
 
 
+# Other versions take operations apart in other ways. Products are the same in all.
+counted_here = pytest.mark.skipif(torch.__version__ < (2, 11), reason="operators were counted on torch 2.11")
+
+
+@counted_here
 @pytest.mark.parametrize(("backbone", "mechanism"), STEPS)
 def test_operators_of_a_denoising_step(backbone, mechanism):
     policy = trained_policy(tiny_head(backbone), mechanism)
@@ -57,6 +62,7 @@ def test_operators_of_a_denoising_step(backbone, mechanism):
     assert step.allocations <= allocations
 
 
+@counted_here
 def test_a_chunk_of_the_shipped_head():
     """1.35 GFLOP for ten steps: the floor in docs/speed.md."""
     policy = ActionHead.from_pretrained("dae/mlp-5m-fk").attach(AdaLNZero(1024)).eval()
@@ -110,6 +116,7 @@ def test_noise_samples_share_the_adapters_work():
     assert eight.flops - one.flops == 7 * (PROJECTIONS + BLOCKS)
 
 
+@counted_here
 def test_operators_of_a_training_step():
     assert training(trained_policy(tiny_head())).operators <= 144
     assert training(tiny_head().attach(FiLM(COND_DIM))).operators <= 127

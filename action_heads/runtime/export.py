@@ -82,6 +82,8 @@ def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> No
     """Weights inside: even the largest head but `unet`'s 244M stays below ONNX's 2 GB."""
     for module in ("onnx", "onnxscript"):
         require(module, "export")
+    if torch.__version__ < (2, 6):
+        raise ValueError(f"format 'onnx' needs torch 2.6 or newer, this is {torch.__version__}")
     names = dict.fromkeys(example)
     torch.onnx.export(
         loop,
@@ -103,6 +105,8 @@ def write_torch(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> N
 def write_aoti(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
     if why := why_no_inductor():
         raise ValueError(f"format 'aoti' compiles the policy: {why}")
+    if torch.__version__ < (2, 6):
+        raise ValueError(f"format 'aoti' needs torch 2.6 or newer, this is {torch.__version__}")
     options = {"freezing": True}
     torch._inductor.aoti_compile_and_package(exported(loop, example), package_path=str(path), inductor_configs=options)
 

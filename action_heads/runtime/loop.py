@@ -26,7 +26,7 @@ class SamplingLoop(nn.Module):
         self.plan = policy.head.plan(sampler, steps, spacing)
         if self.plan.noise is not None:
             raise ValueError(
-                f"{sampler} draws noise at every step, and a file has no generator: choose another sampler, such as 'ddim'"
+                f"{sampler} draws noise at every step, and a file has no generator: choose another, such as 'ddim'"
             )
         # Weights alone: a parameter that is written to by training would not be the exported one any more.
         self.register_buffer("table", policy.step_values().detach().float().clone())

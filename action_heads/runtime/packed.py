@@ -1,13 +1,15 @@
 """A head whose linear maps are packed for oneDNN: no compiler, no waiting, most of what there is to gain on a CPU.
 
-torch multiplies with MKL in fp32 and packs the weights anew in every call. With 16 rows, one chunk, that costs as much as
-the product; and MKL does not use all that AMD's processors can do. These are the operators that torch's own compiler
-(inductor) calls.
+torch multiplies with MKL in fp32 and packs the weights anew in every call. With the few rows of one chunk that takes as
+long as the product; and on AMD's processors MKL is slower than oneDNN. These are the operators that torch's own
+compiler, inductor, calls.
 
 Axes: `...` leading, i inputs, o outputs, r rows.
 """
 
 from __future__ import annotations
+
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +56,14 @@ class PackedHead(SharedHead):
                 block = rebuilt(part, replace)
                 block.up, block.act = PackedLinear(part.up, rows, gelu=True), nn.Identity()
                 return block
-            if type(part) is nn.Linear and part.weight.numel() >= SMALL:
-                return PackedLinear(part, rows)
-            return None
+            return PackedLinear(part, rows) if worth_packing(part) else None
 
         with torch.inference_mode(False), torch.no_grad():
             self.backbone = rebuilt(head.backbone, replace)
+
+
+def worth_packing(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and module.weight.numel() >= SMALL
 
 
 def kept(head: ActionHead) -> tuple[nn.Module, ...]:
@@ -73,7 +77,7 @@ def why_not_packed(head: ActionHead) -> str:
         return "this torch was built without oneDNN"
     if head.objective.alpha.device.type != "cpu":
         return "oneDNN's layout is for CPUs"
-    left = {id(m) for part in kept(head) for m in part.modules()}
-    if not any(type(m) is nn.Linear and m.weight.numel() >= SMALL and id(m) not in left for m in head.backbone.modules()):
+    left = {id(module) for part in kept(head) for module in part.modules()}
+    if not any(worth_packing(module) for module in head.backbone.modules() if id(module) not in left):
         return f"{head.config.backbone} has no linear map that is worth packing"
     return ""

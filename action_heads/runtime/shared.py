@@ -34,6 +34,7 @@ def rebuilt(module: M, replace: Callable[[nn.Module], nn.Module | None]) -> M:
     """The same tree over the same weights, with what `replace` gives in the place of parts that it knows."""
     new = copy.copy(module)
     new._modules = {
-        name: None if part is None else replace(part) or rebuilt(part, replace) for name, part in module._modules.items()
+        name: None if part is None else replace(part) or rebuilt(part, replace)
+        for name, part in module._modules.items()
     }
     return new

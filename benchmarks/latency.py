@@ -51,6 +51,7 @@ def clock(call: Callable[[], object], case: Case | None = None) -> float:
 
 def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
     """In products, counted at batch 1 and one or two steps, since all of it grows with either; graphs hide them."""
+    sample(cond[:1], 1)  # tables that are made once do not count
     with FlopCounterMode(display=False) as one:
         sample(cond[:1], 1)
     with FlopCounterMode(display=False) as two:
@@ -104,7 +105,8 @@ def main() -> None:
                         continue
                     call = lambda sample=sample, cond=cond[:batch], steps=steps: sample(cond, steps)  # noqa: E731
                     cases.append(Case(name, batch, steps, dtype, call, flops))
-                    clock(call), clock(call)
+                    for _ in range(2):  # warm up
+                        clock(call)
     print(f"{len(cases)} cases, {len(left_out)} left out")
     for _ in range(options.rounds):
         for case in cases:

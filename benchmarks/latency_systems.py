@@ -54,7 +54,7 @@ class OursByDiffusers(nn.Module):
 
 
 @torch.no_grad()
-def by_diffusers(net: nn.Module, cond: Tensor, steps: int) -> Tensor:
+def by_diffusers(net: Callable[..., Tensor], cond: Tensor, steps: int) -> Tensor:
     """DDIM by diffusers' scheduler, the loop of most diffusion policies: net(x (b h a), t (b), cond (b c))."""
     scheduler = diffusers.DDIMScheduler(  # pyright: ignore[reportPrivateImportUsage]
         100, beta_schedule="squaredcos_cap_v2", clip_sample=True
@@ -139,7 +139,7 @@ def lerobots_unet(device: str, dtype: torch.dtype) -> Sample:
 
     config = DiffusionConfig(output_features={"action": PolicyFeature(FeatureType.ACTION, (10,))})
     net = DiffusionConditionalUnet1d(config, COND_DIM).to(device=device, dtype=dtype).eval()
-    return partial(by_diffusers, lambda x, t, cond: net(x, t, global_cond=cond))  # pyright: ignore[reportReturnType]
+    return partial(by_diffusers, lambda x, t, cond: net(x, t, global_cond=cond))
 
 
 def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:

@@ -23,7 +23,7 @@ inputs = {
 if "mask" in shapes:
     inputs["mask"] = np.ones(shapes["mask"], dtype=bool)
 
-(chunk,) = session.run(None, inputs)  # (b h a) in robot units
+chunk = np.asarray(session.run(None, inputs)[0])  # (b h a) in robot units
 print(f"chunk {chunk.shape}; first action {np.round(chunk[0, 0], 3)}")
 
 times = []

@@ -82,20 +82,21 @@ def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> No
     """Weights inside: even the largest head but `unet`'s 244M stays below ONNX's 2 GB."""
     for module in ("onnx", "onnxscript"):
         require(module, "export")
-    if torch.__version__ < (2, 6):
+    if torch.__version__ < "2.6":
         raise ValueError(f"format 'onnx' needs torch 2.6 or newer, this is {torch.__version__}")
-    names = dict.fromkeys(example)
-    torch.onnx.export(
+    program = torch.onnx.export(
         loop,
         tuple(example.values()),
-        path,
-        input_names=list(names),
+        input_names=list(example),
         output_names=["chunk"],
         opset_version=OPSET,
         dynamo=True,
-        external_data=False,
         verbose=False,
     )
+    assert program is not None  # as it is without a path
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the lines of our code that each came from, with the paths of this machine
+    program.save(path, external_data=False)
 
 
 def write_torch(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
@@ -105,7 +106,7 @@ def write_torch(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> N
 def write_aoti(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
     if why := why_no_inductor():
         raise ValueError(f"format 'aoti' compiles the policy: {why}")
-    if torch.__version__ < (2, 6):
+    if torch.__version__ < "2.6":
         raise ValueError(f"format 'aoti' needs torch 2.6 or newer, this is {torch.__version__}")
     options = {"freezing": True}
     torch._inductor.aoti_compile_and_package(exported(loop, example), package_path=str(path), inductor_configs=options)
@@ -146,8 +147,7 @@ def run(path: Path, format: str, example: dict[str, Tensor]) -> Tensor:
     """The chunk that a written file makes of inputs by name."""
     if format == "onnx":
         session = require("onnxruntime", "export").InferenceSession(path, providers=["CPUExecutionProvider"])
-        (chunk,) = session.run(None, {name: tensor.numpy() for name, tensor in example.items()})
-        return torch.from_numpy(chunk)
+        return torch.as_tensor(session.run(None, {name: tensor.numpy() for name, tensor in example.items()})[0])
     if format == "aoti":
         return torch._inductor.aoti_load_package(str(path))(*example.values())
     return torch.export.load(path).module()(*example.values())

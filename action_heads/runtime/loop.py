@@ -34,7 +34,8 @@ class SamplingLoop(nn.Module):
         own = self.policy.modulation
         self.policy.head.modulation = nn.ModuleDict({policy.adapter.name: own})
         self.policy.head._tables = {}
-        self.policy.head.backbone.step, own.reduce = nn.Identity(), nn.Identity()
+        self.policy.head.backbone.step = own.reduce = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.eval()
 
     def forward(self, noise: Tensor, cond: Tensor, mask: Tensor | None = None) -> Tensor:
         """Noise (b h a), cond (b c), or tokens (b n c) with mask (b n), true where valid -> chunk (b h a)."""

@@ -54,7 +54,7 @@ class PackedHead(SharedHead):
                 return part
             if isinstance(part, MLPBlock | FeedForward) and type(part.act) is nn.GELU:
                 block = rebuilt(part, replace)
-                block.up, block.act = PackedLinear(part.up, rows, gelu=True), nn.Identity()
+                block._modules |= {"up": PackedLinear(part.up, rows, gelu=True), "act": nn.Identity()}
                 return block
             return PackedLinear(part, rows) if worth_packing(part) else None
 

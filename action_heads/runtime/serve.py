@@ -81,11 +81,9 @@ def answer(policy: ConditionedHead, data: bytes | str) -> dict[str, Any]:
                 f"unknown {', '.join(sorted(map(str, unknown)))}; known are {', '.join(sorted(KNOWN))}"
             )
         seed, device = request.pop("seed", None), policy.head.objective.alpha.device
-        request = {
-            key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in request.items()
-        }
+        options: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in request.items()}
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        chunk = policy.sample(request.pop("cond", None), generator=generator, **request).cpu()
+        chunk = policy.sample(options.pop("cond", None), generator=generator, **options).cpu()
     except (ValueError, TypeError, RuntimeError) as error:
         return {"error": str(error)}
     return {"chunk": chunk, "ms": 1e3 * (time.perf_counter() - began)}

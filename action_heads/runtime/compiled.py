@@ -23,8 +23,6 @@ from action_heads.runtime.shared import SharedHead
 if TYPE_CHECKING:
     from action_heads.head import ActionHead
 
-METHODS = {"auto": None, "packed": PackedHead, "inductor": InductorHead, "graph": GraphHead, "eager": None}
-
 
 class Compiled(NamedTuple):
     """How a policy computes, and why so. `reason` says what stood in the way of something faster, if anything did."""
@@ -89,8 +87,8 @@ class CompiledPolicy(ConditionedHead):
 
 def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
     """What `ConditionedHead.compile` says."""
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    if method not in ("auto", *METHODS):
+        raise ValueError(f"unknown method {method!r}; choose one of auto, {', '.join(METHODS)}")
     head = policy.head
     own = next(head.backbone.parameters()).dtype
     dtype = dtype or own
@@ -102,9 +100,7 @@ def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | No
         notes.append("this machine has no instructions for bfloat16")
     method, why = choose(head, method)
     notes += [why] if why else []
-    fast = head if dtype == own else cast(head, dtype)
-    if kind := METHODS[method]:
-        fast = kind(fast)
+    fast = METHODS[method](head, dtype)
     return CompiledPolicy(policy, fast, Compiled(method, dtype, "; ".join(notes) or "as asked for"))
 
 
@@ -128,7 +124,17 @@ def choose(head: ActionHead, method: str) -> tuple[str, str]:
 
 def cast(head: ActionHead, dtype: torch.dtype) -> ActionHead:
     """The same head with a copy of its network in another precision. Modulation by step and code keeps its own."""
+    if next(head.backbone.parameters()).dtype == dtype:
+        return head
     fast = SharedHead(head)
     fast.backbone = copy.deepcopy(head.backbone).to(dtype)
     fast.backbone.step = head.backbone.step
     return fast
+
+
+METHODS = {
+    "packed": lambda head, dtype: PackedHead(cast(head, dtype) if dtype == torch.float32 else head, dtype),
+    "inductor": lambda head, dtype: InductorHead(cast(head, dtype)),
+    "graph": lambda head, dtype: GraphHead(cast(head, dtype)),
+    "eager": cast,
+}

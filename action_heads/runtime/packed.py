@@ -23,28 +23,32 @@ SMALL = 64 * 64  # a map of fewer weights costs more to call than to compute
 
 
 class PackedLinear(nn.Module):
-    """W x + b, or GELU of it, with W (o i) in the layout that oneDNN likes for r rows. It computes no gradients."""
+    """W x + b, or GELU of it, with W (o i) in the layout that oneDNN likes for r rows. It computes no gradients.
 
-    def __init__(self, linear: nn.Linear, rows: int, gelu: bool = False):
+    Only the map is of `dtype`, and sums in float32 within; what enters and leaves keeps the precision it has.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int, dtype: torch.dtype, gelu: bool = False):
         super().__init__()
-        weight = linear.weight.detach()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        weight = linear.weight.detach().to(dtype)
+        self.packed, self.dtype = torch.ops.mkldnn._reorder_linear_weight(weight, rows), dtype
+        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
         self.after, self.algorithm = ("gelu", "none") if gelu else ("none", "")  # "none" of two GELUs is the exact one
         self.shape = tuple(weight.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """(... i) -> (... o)."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, self.after, [], self.algorithm)
+        x_cast = x.to(self.dtype)
+        return torch.ops.mkldnn._linear_pointwise(x_cast, self.packed, self.bias, self.after, [], self.algorithm).to(x)
 
     def extra_repr(self) -> str:
         return f"{self.shape[1]} -> {self.shape[0]}{', GELU' if self.after == 'gelu' else ''}"
 
 
 class PackedHead(SharedHead):
-    """The same head, packed for single chunks."""
+    """The same head, packed for single chunks. Of bfloat16 the maps alone are: norms and sums keep 32 bits."""
 
-    def __init__(self, head: ActionHead):
+    def __init__(self, head: ActionHead, dtype: torch.dtype):
         super().__init__(head)
         rows = head.config.horizon
         keep = {id(part) for part in kept(head)}
@@ -54,9 +58,9 @@ class PackedHead(SharedHead):
                 return part
             if isinstance(part, MLPBlock | FeedForward) and type(part.act) is nn.GELU:
                 block = rebuilt(part, replace)
-                block._modules |= {"up": PackedLinear(part.up, rows, gelu=True), "act": nn.Identity()}
+                block._modules |= {"up": PackedLinear(part.up, rows, dtype, gelu=True), "act": nn.Identity()}
                 return block
-            return PackedLinear(part, rows) if worth_packing(part) else None
+            return PackedLinear(part, rows, dtype) if worth_packing(part) else None
 
         with torch.inference_mode(False), torch.no_grad():
             self.backbone = rebuilt(head.backbone, replace)

@@ -77,6 +77,24 @@ def load(head: ActionHead, file: Path) -> ConditionedHead:
     return policy.eval()
 
 
+def load_into(policy: ConditionedHead, other: ConditionedHead, path: str | Path) -> None:
+    """Copy what `other`, loaded from `path`, has of its own into a policy of the same shape."""
+    if (mine := shape(policy)) != (theirs := shape(other)):
+        raise ValueError(
+            f"{path} holds {theirs}, this policy has {mine}: use head.load_adapter(path) to build a policy from it"
+        )
+    policy.adapter.load_state_dict(other.adapter.state_dict())
+    with torch.no_grad():
+        for name, p in policy.head.projections.items():
+            p.copy_(other.head.projections[name])
+    policy.own_normalizer = other.own_normalizer
+
+
+def shape(policy: ConditionedHead) -> str:
+    """What must agree for weights to fit."""
+    return f"{policy.adapter.config} for chunks of {policy.head.config.horizon} x {policy.head.config.space.parts}"
+
+
 def own_state(policy: ConditionedHead) -> dict[str, Tensor]:
     """The adapter, the policy's own statistics, and the projections of a reshaped head: views, not copies."""
     state = {f"adapter.{name}": tensor for name, tensor in policy.adapter.state_dict().items()}

@@ -36,6 +36,8 @@ def main() -> None:
     from action_heads.pretrain.settings import PretrainConfig
     from action_heads.reproduce.report import ReportConfig, report
     from action_heads.sim.dataset import RecordConfig, record_dataset
+    from action_heads.runtime.export import ExportConfig, export
+    from action_heads.runtime.serve import ServeConfig, serve
     from action_heads.sim.demo import DemoConfig, demo
 
     command = shlex.join(["action-heads", *sys.argv[1:]])
@@ -46,6 +48,8 @@ def main() -> None:
         PublishConfig: publish,
         RecordConfig: record_dataset,
         ReportConfig: report,
+        ExportConfig: export,
+        ServeConfig: serve,
         HeadsConfig: heads,
     }
     config = tyro.extras.subcommand_type_from_defaults(
@@ -56,6 +60,8 @@ def main() -> None:
             "publish": PublishConfig(folder=tyro.MISSING),
             "record": RecordConfig(task=tyro.MISSING, out=tyro.MISSING),
             "report": ReportConfig(results=tyro.MISSING),
+            "export": ExportConfig(adapter=tyro.MISSING),
+            "serve": ServeConfig(adapter=tyro.MISSING),
             "heads": HeadsConfig(),
         }
     )

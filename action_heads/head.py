@@ -97,14 +97,15 @@ class ActionHead(Freezable):
         The network sees a prefix throughout; what it leads to is the rest of the chunk.
         """
         steps = table[plan.timesteps][:, None, None]
-        levels = plan.timesteps[:, None, None]
         if prefix:
             steps = prefix.step_values(table, steps, self.config.horizon)
+        by_step = steps.unbind()  # views, made once: the loop itself only computes
+        shares = self.objective.shares(plan.timesteps)
 
         def predict_x0(x: Tensor, i: int) -> Tensor:
             x = prefix.hold(x) if prefix else x
-            values = steps[i] if cond is None else steps[i] + cond
-            return self.objective.to_x0(self.predict(x, values, modulation), x, levels[i])
+            values = by_step[i] if cond is None else by_step[i] + cond
+            return self.objective.clean(self.predict(x, values, modulation), x, *shares[i])
 
         return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
 

@@ -96,9 +96,17 @@ class Objective(KeepFloat32):
         return CONVERSIONS[self.config.prediction][0](x0, noise, self.alpha[t, None], self.sigma[t, None])
 
     def to_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The clean chunk that the network's output implies, clipped (b h a)."""
-        x0 = CONVERSIONS[self.config.prediction][1](output, x_t, self.alpha[t, None], self.sigma[t, None])
+        """The clean chunk that the network's output implies at steps t (b 1) or (b h), clipped (b h a)."""
+        return self.clean(output, x_t, self.alpha[t, None], self.sigma[t, None])
+
+    def clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """`to_x0` by shares of signal and noise that broadcast with (b h a)."""
+        x0 = CONVERSIONS[self.config.prediction][1](output, x_t, alpha, sigma)
         return x0.clamp(-self.config.clip, self.config.clip)
+
+    def shares(self, t: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Signal and noise, α and σ, at each of the steps t (k,): scalars on the device, read once for a whole loop."""
+        return list(zip(self.alpha[t].unbind(), self.sigma[t].unbind(), strict=True))
 
     def convert(self, output: Tensor, x_t: Tensor, t: Tensor, to: str, of: str | None = None) -> Tensor:
         """What a network that predicts `to` would have said (b h a), from what one that predicts `of` said of x_t at t.

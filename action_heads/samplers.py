@@ -187,9 +187,10 @@ def run(
     `predict_x0(x, i)` is the clean chunk seen from step i of the plan; `noise()` is fresh noise (b h a).
     """
     memory = x  # anything finite: no first step uses it
-    for i in range(plan.evaluations):
+    shares = zip(plan.x0.unbind(), plan.x.unbind(), strict=True)  # views, made once
+    for i, (share_x0, share_x) in enumerate(shares):
         x0, before = predict_x0(x, i), x
-        x = plan.x0[i] * x0 + plan.x[i] * x
+        x = share_x0 * x0 + share_x * x
         if plan.noise is not None:
             x = x + plan.noise[i] * noise()
         if plan.memory is not None:

@@ -44,3 +44,35 @@ def median_ms(call: Callable[[], object], repeats: int = 50, warm_up: int = 5) -
         if i >= warm_up:
             times.append(time.perf_counter() - began)
     return round(1e3 * statistics.median(times), 2)
+
+
+def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
+    """Floating-point operations a second in products, the best that torch was seen to do here: what a floor is made of.
+
+    Large square products, and on a CPU also oneDNN's packed ones, which on AMD's processors outrun MKL in fp32.
+    """
+    n = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    products: list[Callable[[], object]] = [lambda: a @ b]
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
+    return max(2 * n**3 / least_seconds(product, repeats) for product in products)
+
+
+def memory_rate(device: str, repeats: int = 20) -> float:
+    """Bytes a second that a large tensor is read at."""
+    x = torch.ones(2**28 if device == "cuda" else 2**25, device=device)
+    return x.numel() * x.element_size() / least_seconds(x.sum, repeats)
+
+
+def least_seconds(call: Callable[[], object], repeats: int) -> float:
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    times = []
+    for _ in range(repeats + 3):
+        synchronize()
+        began = time.perf_counter()
+        call()
+        synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times[3:])

@@ -1,82 +1,146 @@
-"""Time of one action chunk: planned modulation, against the paper's loop which evaluates its generators every step.
+"""Time of one action chunk, ours beside others', with the arithmetic floor of each; encoders are excluded.
 
-uv run benchmarks/latency.py
+uv run benchmarks/latency.py [--only ours packed] [--batch 1] [--steps 10] [--dtype fp32] [--threads 1] [--inductor]
 
-Batch 1, fp32, 10 DDIM steps, one condition of 2 × 512 features: what a control step of a robot costs, encoder excluded.
+All cases take turns, so that a machine which is busy for a while is busy for all of them. Writes
+benchmarks/results/latency_<device>.json, the tables of docs/speed.md and docs/roofline-<device>.png.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-import diffusers
 import torch
-from common import median_ms, write_results
-from torch import Tensor, nn
+from common import matrix_rate, memory_rate, write_results
+from latency_report import report
+from latency_systems import COND_DIM, Sample, systems
+from torch.utils.flop_counter import FlopCounterMode
 
-from action_heads import ActionHead, HeadConfig
-from action_heads.adapters import ADAPTERS
-from action_heads.backbones import BACKBONES
-
-COND_DIM, STEPS = 2 * 512, 10
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class PaperLoop(nn.Module):
-    """DP-MLP as published (arXiv 2511.12101, section III-B), written plainly.
+@dataclass
+class Case:
+    name: str
+    batch: int
+    steps: int
+    dtype: str
+    call: Callable[[], object]
+    flops: int
+    times: list[float] = field(default_factory=list)  # wall, seconds
+    busy: list[float] = field(default_factory=list)  # of the processor, all threads: does not grow while others run
 
-    Step embedding and observation features are concatenated, and every block's FiLM generator reads them at every
-    denoising step. The backbone is ours, whose computation the tests hold to the paper's equations.
-    """
 
-    def __init__(self, head: ActionHead):
-        super().__init__()
-        self.net = head.backbone
-        width = head.config.width
-        self.generators = nn.ModuleList(nn.Linear(width + COND_DIM, 2 * site.hidden) for site in self.net.sites)
-        self.scheduler = diffusers.DDIMScheduler(  # pyright: ignore[reportPrivateImportUsage]
-            100, beta_schedule="squaredcos_cap_v2", clip_sample=True
-        )
+def clock(call: Callable[[], object], case: Case | None = None) -> float:
+    """Seconds of a call, synchronised with the accelerator if there is one."""
+    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    synchronize()
+    began, busy = time.perf_counter(), time.process_time()
+    call()
+    synchronize()
+    seconds = time.perf_counter() - began
+    if case is not None:
+        case.times.append(seconds)
+        case.busy.append(time.process_time() - busy)
+    return seconds
 
-    def denoise(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        from action_heads.adapters.film import FiLMModulation
 
-        features = torch.cat([self.net.step(t), nn.functional.mish(cond)], dim=-1)
-        return self.net(x, [FiLMModulation(generator(features)[:, None]) for generator in self.generators])
-
-    @torch.no_grad()
-    def sample(self, cond: Tensor) -> Tensor:
-        x = torch.randn(len(cond), 16, 10)
-        self.scheduler.set_timesteps(STEPS)
-        for t in self.scheduler.timesteps:
-            x = self.scheduler.step(self.denoise(x, t.expand(len(cond)), cond), int(t), x, return_dict=False)[0]
-        return x
+def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
+    """In products, counted at batch 1 and one or two steps, since all of it grows with either; graphs hide them."""
+    sample(cond[:1], 1)  # tables that are made once do not count
+    with FlopCounterMode(display=False) as one:
+        sample(cond[:1], 1)
+    with FlopCounterMode(display=False) as two:
+        sample(cond[:1], 2)
+    step = two.get_total_flops() - one.get_total_flops()
+    return batch * (one.get_total_flops() + (steps - 1) * step)
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names, such as: ours unet")
+    parser.add_argument("--batch", nargs="*", type=int, default=[1, 16, 256])
+    parser.add_argument("--steps", nargs="*", type=int, default=[1, 2, 4, 10])
+    parser.add_argument("--dtype", nargs="*", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--longest", type=float, default=4.0, help="seconds; cases whose floor is above are left out")
+    parser.add_argument("--seconds", type=float, default=4.0, help="spent on one case at most, after its third run")
+    parser.add_argument("--inductor", action="store_true", help="also compile by inductor: minutes on a CPU")
+    parser.add_argument("--note", default="", help="what else the machine did")
+    options = parser.parse_args()
     torch.manual_seed(0)
-    results = []
-    for batch, repeats in ((1, 50), (16, 10)):
-        cond = torch.randn(batch, COND_DIM)
-        paper = PaperLoop(ActionHead(HeadConfig()).freeze())
-        results.append(
-            {
-                "what": "the paper's loop, diffusers DDIM",
-                "batch": batch,
-                "ms": median_ms(partial(paper.sample, cond), repeats),
-            }
-        )
-        for backbone, kind in BACKBONES.items():
-            width, depth = (512, 3) if backbone == "unet" else (256, 8)  # the paper's DP-C, and the others
-            config = HeadConfig(backbone=backbone, mechanisms=kind.mechanisms, width=width, depth=depth)
-            head = ActionHead(config).freeze()
-            for name in kind.mechanisms:
-                policy = head.attach(ADAPTERS[name](COND_DIM)).eval()
-                slow = backbone == "unet"
-                ms = median_ms(partial(policy.sample, cond, steps=STEPS), 3 if slow else repeats, 1 if slow else 5)
-                results.append({"what": f"{backbone} + {name}", "batch": batch, "ms": ms})
-    for row in results:
-        print(f"batch {row['batch']:3d}  {row['ms']:8.2f} ms  {row['what']}")
-    write_results("latency_cpu", results)
+    torch.set_num_threads(options.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rates = {name: matrix_rate(dtype, device) for name, dtype in DTYPES.items()}
+    chosen = {
+        name: build
+        for name, build in systems(device).items()
+        if (not options.only or any(part.lower() in name.lower() for part in options.only))
+        and (options.inductor or "inductor" not in name)
+    }
+    cases, left_out = [], []
+    for name, build in chosen.items():
+        for dtype in options.dtype:
+            cond = torch.randn(max(options.batch), COND_DIM, device=device)
+            if "ours" not in name or "diffusers" in name:
+                cond = cond.to(DTYPES[dtype])
+            try:
+                sample = build(DTYPES[dtype])
+                # Operators that only compiled heads call are not in torch's table: eagerly it is the same arithmetic.
+                plain = systems(device)[name.rsplit(", ", 1)[0] + ", eager"](DTYPES[dtype]) if is_ours(name) else sample
+            except RuntimeError as error:
+                left_out.append({"what": name, "dtype": dtype, "why": str(error)})
+                continue
+            for batch in options.batch:
+                for steps in options.steps:
+                    flops = flops_of(plain, batch, steps, cond)
+                    if (floor := flops / rates[dtype]) > options.longest:
+                        case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
+                        left_out.append({**case, "why": f"its floor is {floor:.0f} s"})
+                        continue
+                    call = lambda sample=sample, cond=cond[:batch], steps=steps: sample(cond, steps)  # noqa: E731
+                    cases.append(Case(name, batch, steps, dtype, call, flops))
+                    for _ in range(2):  # warm up
+                        clock(call)
+    print(f"{len(cases)} cases, {len(left_out)} left out")
+    for _ in range(options.rounds):
+        for case in cases:
+            if len(case.times) < 3 or sum(case.times) < options.seconds:
+                clock(case.call, case)
+    rows = [summary(case, rates) for case in cases]
+    results = {
+        "note": options.note,
+        "gflop_per_s": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
+        "gb_per_s": round(memory_rate(device) / 1e9, 1),
+        "rows": rows,
+        "left_out": left_out,
+    }
+    write_results(f"latency_{device}", results)
+    report(device)
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("ours, ") and "diffusers" not in name
+
+
+def summary(case: Case, rates: dict[str, float]) -> dict:
+    return {
+        "what": case.name,
+        "batch": case.batch,
+        "steps": case.steps,
+        "dtype": case.dtype,
+        "ms": round(1e3 * statistics.median(case.times), 3),
+        "least_ms": round(1e3 * min(case.times), 3),
+        "least_busy_ms": round(1e3 * min(case.busy), 3),
+        "runs": len(case.times),
+        "mflop": round(case.flops / 1e6, 1),
+        "floor_ms": round(1e3 * case.flops / rates[case.dtype], 3),
+    }
 
 
 if __name__ == "__main__":

@@ -68,3 +68,46 @@ def test_pretraining_takes_pinned_batches_to_fp32_weights(tmp_path):
     assert trainer.draw(0).x0.is_pinned()
     assert trainer.train_step().device.type == "cuda"
     assert {(p.device.type, p.dtype) for p in trainer.parameters} == {("cuda", torch.float32)}
+
+
+@pytest.mark.parametrize("options", [{}, {"steps": 1}, {"sampler": "heun"}, {"sampler": "dpmpp_2m"}])
+def test_a_graph_is_eager(policy, options):
+    """For every backbone and adapter, at several batch sizes; each replay with noise and conditions of its own."""
+    there = copy.deepcopy(policy).to("cuda")
+    fast = there.compile()
+    assert fast.compiled.method == "graph"
+    for batch, seed in ((1, 0), (3, 0), (1, 1)):
+        cond = conditions(batch, seed=seed).cuda()
+        chunks = [p.sample(cond, generator=generator(seed), **options) for p in (there, fast)]
+        torch.testing.assert_close(*chunks, rtol=1e-4, atol=1e-4)
+    assert len(fast.head.graphs) == 2
+    assert not fast.head.fell_back
+
+
+def test_a_graph_sees_what_the_adapter_learned_and_leaves_its_output_alone(policy):
+    there = copy.deepcopy(policy).to("cuda")
+    fast, cond = there.compile(), conditions().cuda()
+    first = fast.sample(cond, generator=generator())
+    kept = first.clone()
+    with torch.no_grad():
+        for p in there.trainable_parameters():
+            p.add_(0.1)
+    expected = there.sample(cond, generator=generator())
+    torch.testing.assert_close(fast.sample(cond, generator=generator()), expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(first, kept)
+
+
+def test_what_no_graph_can_hold_runs_eagerly(policy):
+    fast = copy.deepcopy(policy).to("cuda").compile()
+    fast.sample(conditions().cuda(), sampler="ddpm", steps=2, generator=generator())
+    assert "draws noise at every step" in fast.head.fell_back
+
+
+@pytest.mark.parametrize("method", ["graph", "inductor"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_shipped_head_compiled(method, dtype):
+    """bf16 within 2 cm and 2 % of what else is in a chunk; the tables of docs/speed.md say what it typically is."""
+    policy = ActionHead.from_pretrained("dae/mlp-5m-fk", device="cuda").attach(AdaLNZero(COND_DIM)).eval()
+    fast, cond = policy.compile(method, dtype=dtype), conditions().cuda()
+    chunks = [p.sample(cond, generator=generator()) for p in (policy, fast)]
+    torch.testing.assert_close(*chunks, rtol=0, atol=1e-3 if dtype == torch.float32 else 0.02)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from einops import einsum
+from einops import rearrange
 from torch import Tensor, nn
 
 from action_heads.adapters.base import Modulation, Site
@@ -26,7 +26,8 @@ class PerPositionLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(horizon, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        return einsum(x, self.weight, "b h a, h a w -> b h w") + self.bias
+        by_step = rearrange(x, "b h a -> h b a") @ self.weight  # plain products, for whatever runs or exports this
+        return rearrange(by_step, "h b w -> b h w") + self.bias
 
 
 class MLPBlock(nn.Module):

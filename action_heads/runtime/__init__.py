@@ -1,0 +1,1 @@
+"""Acting fast and elsewhere: compiled policies, exported files, a server."""

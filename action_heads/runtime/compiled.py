@@ -1,0 +1,140 @@
+"""`policy.compile()`: the same policy on a head that computes faster, by the best path that a device has.
+
+Axes: b batch, h horizon, a action, c condition, n tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.normalize import Normalizer
+from action_heads.policy import ConditionedHead
+from action_heads.precision import bfloat16_is_faster
+from action_heads.runtime.graph import GraphHead
+from action_heads.runtime.inductor import InductorHead, why_no_inductor
+from action_heads.runtime.packed import PackedHead, why_not_packed
+from action_heads.runtime.shared import SharedHead
+
+if TYPE_CHECKING:
+    from action_heads.head import ActionHead
+
+
+class Compiled(NamedTuple):
+    """How a policy computes, and why so. `reason` says what stood in the way of something faster, if anything did."""
+
+    method: str
+    dtype: torch.dtype
+    reason: str
+
+
+class CompiledPolicy(ConditionedHead):
+    """Samples as the policy it was compiled from, whose adapter and statistics it shares: train that one, act here.
+
+    Only the head was compiled, which is frozen: what is learned or loaded into the adapter later counts here at once.
+    """
+
+    def __init__(self, policy: ConditionedHead, head: ActionHead, compiled: Compiled):
+        nn.Module.__init__(self)
+        self.head, self.adapter, self.compiled = head, policy.adapter, compiled
+        self._looked_at: set[str] = set()
+        self._source = (policy,)  # in a tuple, so that torch does not take it for a part
+        self._projections = self._versions()
+
+    @property
+    def source(self) -> ConditionedHead:
+        """The policy it was compiled from."""
+        return self._source[0]
+
+    @property
+    def normalizer(self) -> Normalizer:
+        return self.source.normalizer
+
+    def loss(self, *args, **options) -> Tensor:
+        raise RuntimeError("a compiled policy only acts: train the one it was compiled from, whose adapter it shares")
+
+    forward = loss
+
+    def save_adapter(self, folder: str | Path) -> Path:
+        return self.source.save_adapter(folder)
+
+    def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
+        self.source.load_adapter(path, **kwargs)
+        return self
+
+    def _check_cond(self, cond: Tensor, mask: Tensor | None, values: bool, batch: int | None = None) -> None:
+        super()._check_cond(cond, mask, values, batch)
+        if self._versions() != self._projections:
+            raise RuntimeError(
+                "the projections of this reshaped head were trained or loaded since it was compiled: compile again"
+            )
+
+    def _versions(self) -> list[int]:
+        """How often each of a reshaped head's projections, which are compiled with it, was written to."""
+        return [p._version for p in self.source.head.projections.values()]
+
+    def _apply(self, fn, recurse=True):
+        raise RuntimeError("a compiled policy stays where it is: move the policy it was compiled from, compile again")
+
+    def __repr__(self) -> str:
+        method, dtype, reason = self.compiled
+        return f"{self.source!r}, compiled: {method} in {str(dtype).removeprefix('torch.')} ({reason})"
+
+
+def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
+    """What `ConditionedHead.compile` says."""
+    if method not in ("auto", *METHODS):
+        raise ValueError(f"unknown method {method!r}; choose one of auto, {', '.join(METHODS)}")
+    head = policy.head
+    own = next(head.backbone.parameters()).dtype
+    dtype = dtype or own
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"a head computes in torch.float32 or torch.bfloat16, not in {dtype}")
+    notes = []
+    if dtype == torch.bfloat16 != own and not bfloat16_is_faster(head.objective.alpha.device):
+        dtype = own
+        notes.append("this machine has no instructions for bfloat16")
+    method, why = choose(head, method)
+    notes += [why] if why else []
+    fast = METHODS[method](head, dtype)
+    return CompiledPolicy(policy, fast, Compiled(method, dtype, "; ".join(notes) or "as asked for"))
+
+
+def choose(head: ActionHead, method: str) -> tuple[str, str]:
+    """The method to use in place of `auto`, or of one that can't be used here, and why."""
+    if not head.frozen:
+        return "eager", "the head trains along, and only a frozen one can be compiled: head.freeze() first"
+    device = head.objective.alpha.device.type
+    if method in ("graph", "auto") and device == "cuda":
+        return "graph", "" if method == "graph" else "one CUDA graph holds the whole loop"
+    if method == "graph":
+        return "eager", f"CUDA graphs need a CUDA device, and this head is on {device}"
+    if method in ("packed", "auto"):
+        why = why_not_packed(head)
+        return ("eager", why) if why else ("packed", "" if method == "packed" else "weights in oneDNN's own layout")
+    if method == "inductor" and (why := why_no_inductor()):
+        instead, _ = choose(head, "packed")
+        return instead, f"{why}, so {instead}"
+    return method, ""
+
+
+def cast(head: ActionHead, dtype: torch.dtype) -> ActionHead:
+    """The same head with a copy of its network in another precision. Modulation by step and code keeps its own."""
+    if next(head.backbone.parameters()).dtype == dtype:
+        return head
+    fast = SharedHead(head)
+    fast.backbone = copy.deepcopy(head.backbone).to(dtype)
+    fast.backbone.step = head.backbone.step
+    return fast
+
+
+METHODS = {
+    "packed": lambda head, dtype: PackedHead(cast(head, dtype) if dtype == torch.float32 else head, dtype),
+    "inductor": lambda head, dtype: InductorHead(cast(head, dtype)),
+    "graph": lambda head, dtype: GraphHead(cast(head, dtype)),
+    "eager": cast,
+}

@@ -1,0 +1,153 @@
+"""`action-heads export`: head, adapter and sampling loop as one file that runs without this library.
+
+Axes: b batch, h horizon, a action, c condition, n tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from action_heads.extras import require
+from action_heads.policy import ConditionedHead
+from action_heads.runtime.inductor import why_no_inductor
+from action_heads.runtime.loop import SamplingLoop
+
+ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".pt2"}
+OPSET = 20  # the first with GELU as one operator
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a policy as one file: (noise, cond) -> chunk in robot units.
+
+    Attributes:
+        adapter: folder or Hub id of a saved adapter, which points to its head.
+        out: the file to write.
+        format: "onnx" (onnxruntime), "torch" (torch.export, for Python and for compiling further) or "aoti" (compiled
+            for this machine's processor, for C++ and Python with torch).
+        steps, sampler, spacing: as in `policy.sample`; fixed in the file.
+        batch: chunks at once, fixed in the file.
+        tokens: how many tokens a condition has, with a mask; none for vectors.
+    """
+
+    adapter: str
+    out: Path = Path("policy.onnx")
+    format: str = "onnx"
+    steps: int | None = None
+    sampler: str = "ddim"
+    spacing: str = "trailing"
+    batch: int = 1
+    tokens: int | None = None
+
+    def __post_init__(self):
+        if self.format not in ENDINGS:
+            raise ValueError(f"unknown format {self.format!r}; choose one of {', '.join(ENDINGS)}")
+        if Path(self.out).suffix != ENDINGS[self.format]:
+            raise ValueError(f"{self.out} must end in {ENDINGS[self.format]}, as files of format {self.format!r} do")
+        if self.batch < 1 or (self.tokens is not None and self.tokens < 1):
+            raise ValueError(f"batch and tokens must be at least 1, got {self.batch} and {self.tokens}")
+
+
+def export(config: ExportConfig) -> Path:
+    """Entry point of the command."""
+    policy = ConditionedHead.from_pretrained(config.adapter)
+    path = export_policy(policy, config)
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from eager by at most {difference(policy, config):.1e}")
+    return path
+
+
+@torch.no_grad()
+def export_policy(policy: ConditionedHead, config: ExportConfig) -> Path:
+    """Write `policy` as `config` says (whose `adapter` is not read), whole or not at all. Returns the file."""
+    if not policy.head.frozen:
+        raise ValueError("the head trains along: head.freeze() it before it is exported")
+    if policy.head.objective.alpha.device.type != "cpu":
+        raise ValueError("export from the CPU: policy.to('cpu')")
+    loop = SamplingLoop(policy, steps=config.steps, sampler=config.sampler, spacing=config.spacing)
+    example = loop.example(config.batch, config.tokens)
+    with drafted(Path(config.out)) as draft:
+        WRITERS[config.format](loop, example, draft)
+    return Path(config.out)
+
+
+def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
+    """Weights inside: even the largest head but `unet`'s 244M stays below ONNX's 2 GB."""
+    for module in ("onnx", "onnxscript"):
+        require(module, "export")
+    if torch.__version__ < "2.6":
+        raise ValueError(f"format 'onnx' needs torch 2.6 or newer, this is {torch.__version__}")
+    program = torch.onnx.export(
+        loop,
+        tuple(example.values()),
+        input_names=list(example),
+        output_names=["chunk"],
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None  # as it is without a path
+    for node in program.model.graph:
+        node.metadata_props.clear()  # the lines of our code that each came from, with the paths of this machine
+    program.save(path, external_data=False)
+
+
+def write_torch(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
+    torch.export.save(exported(loop, example), path)
+
+
+def write_aoti(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
+    if why := why_no_inductor():
+        raise ValueError(f"format 'aoti' compiles the policy: {why}")
+    if torch.__version__ < "2.6":
+        raise ValueError(f"format 'aoti' needs torch 2.6 or newer, this is {torch.__version__}")
+    options = {"freezing": True}
+    torch._inductor.aoti_compile_and_package(exported(loop, example), package_path=str(path), inductor_configs=options)
+
+
+def exported(loop: SamplingLoop, example: dict[str, Tensor]) -> torch.export.ExportedProgram:
+    return torch.export.export(loop, tuple(example.values()), strict=False)
+
+
+WRITERS: dict[str, Callable[[SamplingLoop, dict[str, Tensor], Path], None]] = {
+    "onnx": write_onnx,
+    "torch": write_torch,
+    "aoti": write_aoti,
+}
+
+
+@contextmanager
+def drafted(path: Path) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@torch.no_grad()
+def difference(policy: ConditionedHead, config: ExportConfig) -> float:
+    """How far what was written is from `policy`, in robot units, on one batch of random input."""
+    loop = SamplingLoop(policy, steps=config.steps, sampler=config.sampler, spacing=config.spacing)
+    example = loop.example(config.batch, config.tokens)
+    return float((run(Path(config.out), config.format, example) - loop(**example)).abs().max())
+
+
+def run(path: Path, format: str, example: dict[str, Tensor]) -> Tensor:
+    """The chunk that a written file makes of inputs by name."""
+    if format == "onnx":
+        session = require("onnxruntime", "export").InferenceSession(path, providers=["CPUExecutionProvider"])
+        return torch.as_tensor(session.run(None, {name: tensor.numpy() for name, tensor in example.items()})[0])
+    if format == "aoti":
+        return torch._inductor.aoti_load_package(str(path))(*example.values())
+    return torch.export.load(path).module()(*example.values())

@@ -1,0 +1,93 @@
+"""A head whose whole sampling loop is one CUDA graph: one launch a chunk in place of a thousand.
+
+Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusion steps.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from action_heads import samplers
+from action_heads.continuing import Prefix
+from action_heads.head import ActionHead
+from action_heads.modulation import HeadModulation
+from action_heads.runtime.shared import SharedHead
+
+KEPT = 8  # graphs, the most recent shapes and plans
+WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and torch its memory
+
+
+class GraphHead(SharedHead):
+    """Replays the loop from noise and modulation, which are made outside: a generator gives the same chunks as eagerly.
+
+    A loop that draws noise of its own (`ddpm`) and one with committed steps run eagerly: `fell_back` says so.
+    """
+
+    def __init__(self, head: ActionHead):
+        super().__init__(head)
+        self.graphs: OrderedDict[tuple, Callable[..., Tensor]] = OrderedDict()
+        self.fell_back = ""
+
+    def denoise(
+        self,
+        table: Tensor,
+        cond: Tensor | None,
+        modulation: HeadModulation,
+        noise: Tensor,
+        plan: samplers.Schedule,
+        generator: torch.Generator | None,
+        prefix: Prefix | None = None,
+    ) -> Tensor:
+        """As `ActionHead.denoise`, by the graph for these shapes and this plan, which the first call captures."""
+        self.fell_back = why_not_graphed(cond, plan, prefix)
+        if self.fell_back:
+            return super().denoise(table, cond, modulation, noise, plan, generator, prefix)
+        assert cond is not None
+        key = (noise.shape, cond.shape, cond.dtype, table.shape, table.dtype, id(plan), id(modulation))
+        if key not in self.graphs:
+            eager = super().denoise
+
+            def loop(table: Tensor, cond: Tensor, noise: Tensor) -> Tensor:
+                return eager(table, cond, modulation, noise, plan, None)
+
+            with torch.inference_mode(False), torch.no_grad():  # its inputs are written to in every mode
+                self.graphs[key] = capture(loop, table, cond, noise)
+            if len(self.graphs) > KEPT:
+                self.graphs.popitem(last=False)
+        self.graphs.move_to_end(key)
+        return self.graphs[key](table, cond, noise)
+
+
+def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix | None) -> str:
+    """What stands in the way of a graph for one call, or nothing."""
+    if plan.noise is not None:
+        return "this sampler draws noise at every step, which a graph can't draw from your generator"
+    if prefix is not None:
+        return "committed steps change from call to call"
+    return "" if cond is not None else "unconditional chunks are sampled by the head itself"
+
+
+def capture(loop: Callable[..., Tensor], *example: Tensor) -> Callable[..., Tensor]:
+    """A function of tensors as a CUDA graph. Inputs are copied into the graph's own, the output out of it."""
+    inputs = [tensor.detach().clone() for tensor in example]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            loop(*inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = loop(*inputs)
+
+    def replay(*given: Tensor) -> Tensor:
+        for own, tensor in zip(inputs, given, strict=True):
+            own.copy_(tensor)
+        graph.replay()
+        return output.clone()
+
+    return replay

@@ -1,0 +1,54 @@
+"""A head whose network is compiled by torch.compile (inductor), one program a shape.
+
+Axes: b batch, h horizon, a action, P modulation values of all sites.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from action_heads.head import ActionHead
+from action_heads.modulation import HeadModulation
+from action_heads.runtime.shared import SharedHead
+
+KEPT = 8  # programs, the most recent shapes
+OPTIONS: dict = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+
+
+class InductorHead(SharedHead):
+    """Compiles the network, not the loop: ten steps unrolled take ten times as long to compile and are not faster."""
+
+    def __init__(self, head: ActionHead):
+        super().__init__(head)
+        self.programs: OrderedDict[tuple, Callable[[Tensor, Tensor], Tensor]] = OrderedDict()
+
+    def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
+        """As `ActionHead.predict`, by the program for these shapes, which the first call compiles."""
+        key = (x_t.shape, values.shape, id(modulation))
+        if key not in self.programs:
+            self.programs[key] = self._program(modulation)
+            if len(self.programs) > KEPT:
+                self.programs.popitem(last=False)
+        self.programs.move_to_end(key)
+        return self.programs[key](x_t, values)
+
+    def _program(self, modulation: HeadModulation) -> Callable[[Tensor, Tensor], Tensor]:
+        plain = super().predict
+
+        def network(x_t: Tensor, values: Tensor) -> Tensor:
+            return plain(x_t, values, modulation)
+
+        options = OPTIONS if self.objective.alpha.device.type == "cpu" else None
+        return torch.compile(network, dynamic=False, fullgraph=True, options=options)
+
+
+def why_no_inductor() -> str:
+    """What stands in the way, or nothing."""
+    if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
+        return "there is no C++ compiler (apt-get install g++)"
+    return ""

@@ -1,0 +1,54 @@
+"""The whole sampling loop as one module, for what runs without us: (noise, cond) -> chunk in robot units.
+
+Axes: b batch, h horizon, a action, c condition, n tokens, P modulation values of all sites, T diffusion steps.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.policy import ConditionedHead
+
+
+class SamplingLoop(nn.Module):
+    """Adapter, planned modulation, k evaluations of the network, statistics: what `policy.sample` does after its noise.
+
+    A copy, of what acting needs alone: the step embedding has become a table.
+    """
+
+    table: Tensor
+
+    def __init__(self, policy: ConditionedHead, *, steps: int | None, sampler: str, spacing: str):
+        super().__init__()
+        self.plan = policy.head.plan(sampler, steps, spacing)
+        if self.plan.noise is not None:
+            raise ValueError(
+                f"{sampler} draws noise at every step, and a file has no generator: choose another, such as 'ddim'"
+            )
+        # Weights alone: a parameter that is written to by training would not be the exported one any more.
+        self.register_buffer("table", policy.step_values().detach().float().clone())
+        self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
+        own = self.policy.modulation
+        self.policy.head.modulation = nn.ModuleDict({policy.adapter.name: own})
+        self.policy.head._tables = {}
+        self.policy.head.backbone.step = own.reduce = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+        self.eval()
+
+    def forward(self, noise: Tensor, cond: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Noise (b h a), cond (b c), or tokens (b n c) with mask (b n), true where valid -> chunk (b h a)."""
+        policy = self.policy
+        x = policy.head.denoise(self.table, policy.modulate(cond, mask), policy.modulation, noise, self.plan, None)
+        return policy.normalizer.unnormalize(x)
+
+    def example(self, batch: int, tokens: int | None) -> dict[str, Tensor]:
+        """Inputs to trace with, by name."""
+        config, cond_dim = self.policy.head.config, self.policy.adapter.config.cond_dim
+        generator = torch.Generator().manual_seed(0)
+        inputs = {"noise": torch.randn((batch, config.horizon, config.space.dim), generator=generator)}
+        if tokens is None:
+            return inputs | {"cond": torch.randn((batch, cond_dim), generator=generator)}
+        cond = torch.randn((batch, tokens, cond_dim), generator=generator)
+        return inputs | {"cond": cond, "mask": torch.ones((batch, tokens), dtype=torch.bool)}

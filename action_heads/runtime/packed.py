@@ -1,0 +1,87 @@
+"""A head whose linear maps are packed for oneDNN: no compiler, no waiting, most of what there is to gain on a CPU.
+
+torch multiplies with MKL in fp32 and packs the weights anew in every call. With the few rows of one chunk that takes as
+long as the product; and on AMD's processors MKL is slower than oneDNN. These are the operators that torch's own
+compiler, inductor, calls.
+
+Axes: `...` leading, i inputs, o outputs, r rows.
+"""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from action_heads.backbones.mlp import MLPBlock
+from action_heads.backbones.transformer import FeedForward
+from action_heads.head import ActionHead
+from action_heads.runtime.shared import SharedHead, rebuilt
+
+SMALL = 64 * 64  # a map of fewer weights costs more to call than to compute
+
+
+class PackedLinear(nn.Module):
+    """W x + b, or GELU of it, with W (o i) in the layout that oneDNN likes for r rows. It computes no gradients.
+
+    Only the map is of `dtype`, and sums in float32 within; what enters and leaves keeps the precision it has.
+    """
+
+    def __init__(self, linear: nn.Linear, rows: int, dtype: torch.dtype, gelu: bool = False):
+        super().__init__()
+        weight = linear.weight.detach().to(dtype)
+        self.packed, self.dtype = torch.ops.mkldnn._reorder_linear_weight(weight, rows), dtype
+        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+        self.after, self.algorithm = ("gelu", "none") if gelu else ("none", "")  # "none" of two GELUs is the exact one
+        self.shape = tuple(weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(... i) -> (... o)."""
+        x_cast = x.to(self.dtype)
+        return torch.ops.mkldnn._linear_pointwise(x_cast, self.packed, self.bias, self.after, [], self.algorithm).to(x)
+
+    def extra_repr(self) -> str:
+        return f"{self.shape[1]} -> {self.shape[0]}{', GELU' if self.after == 'gelu' else ''}"
+
+
+class PackedHead(SharedHead):
+    """The same head, packed for single chunks. Of bfloat16 the maps alone are: norms and sums keep 32 bits."""
+
+    def __init__(self, head: ActionHead, dtype: torch.dtype):
+        super().__init__(head)
+        rows = head.config.horizon
+        keep = {id(part) for part in kept(head)}
+
+        def replace(part: nn.Module) -> nn.Module | None:
+            if id(part) in keep:
+                return part
+            if isinstance(part, MLPBlock | FeedForward) and type(part.act) is nn.GELU:
+                block = rebuilt(part, replace)
+                block._modules |= {"up": PackedLinear(part.up, rows, dtype, gelu=True), "act": nn.Identity()}
+                return block
+            return PackedLinear(part, rows, dtype) if worth_packing(part) else None
+
+        with torch.inference_mode(False), torch.no_grad():
+            self.backbone = rebuilt(head.backbone, replace)
+
+
+def worth_packing(module: nn.Module) -> TypeGuard[nn.Linear]:
+    return type(module) is nn.Linear and module.weight.numel() >= SMALL
+
+
+def kept(head: ActionHead) -> tuple[nn.Module, ...]:
+    """Parts that stay as they are: projections from and to actions, which may train, and what is read once."""
+    return head.backbone.embed, head.backbone.out, head.backbone.step
+
+
+def why_not_packed(head: ActionHead) -> str:
+    """What stands in the way, or nothing."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return "this torch was built without oneDNN"
+    if head.objective.alpha.device.type != "cpu":
+        return "oneDNN's layout is for CPUs"
+    left = {id(module) for part in kept(head) for module in part.modules()}
+    if not any(worth_packing(module) for module in head.backbone.modules() if id(module) not in left):
+        return f"{head.config.backbone} has no linear map that is worth packing"
+    return ""

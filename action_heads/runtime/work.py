@@ -1,0 +1,79 @@
+"""Counted work: what a call asks of the machine, in numbers that do not depend on how busy it is.
+
+Axes: b batch, h horizon, a action, c condition, w width, u hidden units, r code, P modulation values, k evaluations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from action_heads.policy import ConditionedHead
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations in products, operators called but views, tensors allocated, and their bytes."""
+
+    flops: int
+    operators: int
+    allocations: int
+    bytes: int
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(*(mine - theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+
+class Counter(TorchDispatchMode):
+    """Counts operators and the memory that they return, in a thread."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = self.allocations = self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {storage(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        fresh = [t for t in tree_leaves(result) if isinstance(t, Tensor) and storage(t) not in given]
+        self.allocations += len(fresh)
+        self.bytes += sum(t.untyped_storage().nbytes() for t in fresh)
+        self.operators += bool(fresh) or func._schema.is_mutable
+        return result
+
+
+def storage(tensor: Tensor) -> int:
+    """What tensors that share memory have in common."""
+    return tensor.untyped_storage()._cdata
+
+
+def count(call: Callable[[], object]) -> Work:
+    """The work of a call. Call it once before, so that tables which are made once do not count."""
+    with FlopCounterMode(display=False) as flops:
+        call()
+    with Counter() as counter:
+        call()
+    return Work(flops.get_total_flops(), counter.operators, counter.allocations, counter.bytes)
+
+
+def network_flops(policy: ConditionedHead, batch: int) -> int:
+    """Of one evaluation of the network, twice the multiplications of its linear maps: the arithmetic floor."""
+    head = policy.head
+    x = torch.zeros(batch, head.config.horizon, head.config.space.dim, device=head.objective.alpha.device)
+    values = policy.step_values()[:1, None]
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        head.predict(x, values, policy.modulation)
+    return flops.get_total_flops()
+
+
+def adapter_flops(policy: ConditionedHead, batch: int) -> int:
+    """Of one condition's modulation, which all steps share."""
+    cond = torch.zeros(batch, policy.adapter.config.cond_dim, device=policy.head.objective.alpha.device)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        policy.modulate(cond)
+    return flops.get_total_flops()

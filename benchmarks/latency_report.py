@@ -1,0 +1,100 @@
+"""The tables of docs/speed.md and the roofline, from the JSON that `latency.py` wrote.
+
+uv run benchmarks/latency_report.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from common import RESULTS
+
+from action_heads.extras import require
+from action_heads.files import read_json, write_text
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def chunks_table(rows: list[dict]) -> str:
+    """A chunk of ten steps, every system at every batch size: the median, and how often the floor it is."""
+    batches = sorted({row["batch"] for row in rows})
+    lines = [
+        "| | precision | " + " | ".join(f"batch {b}: ms | least | floor | ratio" for b in batches) + " |",
+        "|---|---|" + "---:|---:|---:|---:|" * len(batches),
+    ]
+    most = max(row["steps"] for row in rows)
+    for name, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in rows):
+        found = {r["batch"]: r for r in rows if (r["what"], r["dtype"], r["steps"]) == (name, dtype, most)}
+        cells = [cell(found.get(b)) for b in batches]
+        lines.append(f"| {name} | {dtype} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(row: dict | None) -> str:
+    if row is None:
+        return " | | | "
+    ratio = row["least_ms"] / row["floor_ms"]
+    return f"{row['ms']:.3g} | {row['least_ms']:.3g} | {row['floor_ms']:.3g} | {ratio:.1f}"
+
+
+def steps_table(rows: list[dict]) -> str:
+    """Batch 1, by the number of steps."""
+    least = min(row["batch"] for row in rows)
+    rows = [row for row in rows if row["batch"] == least]
+    steps = sorted({row["steps"] for row in rows})
+    lines = [
+        "| | precision | " + " | ".join(f"{k} step{'s' if k > 1 else ''}" for k in steps) + " |",
+        "|---|---|" + "---:|" * len(steps),
+    ]
+    for name, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in rows):
+        found = {r["steps"]: f"{r['least_ms']:.3g}" for r in rows if (r["what"], r["dtype"]) == (name, dtype)}
+        lines.append(f"| {name} | {dtype} | {' | '.join(found.get(k, '') for k in steps)} |")
+    return "\n".join(lines)
+
+
+def conditions(record: dict) -> str:
+    machine, results = record["machine"], record["results"]
+    where = (
+        machine["gpu"] or f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} of an {machine['processor']}"
+    )
+    rates = ", ".join(f"{rate:g} GFLOP/s in {dtype}" for dtype, rate in results["gflop_per_s"].items())
+    note = f" {results['note']}." if results["note"] else ""
+    return (
+        f"`{record['command']}`, {record['date']}, {where}, torch {machine['torch']}; best matrix rates seen: {rates}, "
+        f"{results['gb_per_s']:g} GB/s read.{note}"
+    )
+
+
+def draw(results: dict, path: Path) -> None:
+    """Rate over operations a case: under the matrix rate, and under what a call costs at all."""
+    plt = require("matplotlib.pyplot", "train")
+    figure, axes = plt.subplots(1, len(results["gflop_per_s"]), figsize=(11, 4.5), sharey=True, squeeze=False)
+    for ax, (dtype, rate) in zip(axes[0], results["gflop_per_s"].items(), strict=True):
+        rows = [row for row in results["rows"] if row["dtype"] == dtype]
+        for name in dict.fromkeys(row["what"] for row in rows):
+            points = [(r["mflop"] / 1e3, r["mflop"] / r["least_ms"]) for r in rows if r["what"] == name]
+            ax.plot(*zip(*sorted(points), strict=True), "o-", markersize=4, linewidth=0.8, label=name)
+        ax.axhline(rate, color="black", linewidth=1)
+        ax.set(xscale="log", yscale="log", title=dtype, xlabel="GFLOP a call")
+        ax.grid(alpha=0.3, which="both")
+    axes[0][0].set_ylabel("GFLOP/s, least time; black: best matrix rate")
+    axes[0][-1].legend(fontsize=6, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+def report(device: str) -> None:
+    """Fill docs/speed.md and draw the roofline of a device."""
+    record = read_json(RESULTS / f"latency_{device}.json")
+    rows = record["results"]["rows"]
+    text = "\n\n".join((conditions(record), chunks_table(rows), steps_table(rows)))
+    page = (DOCS / "speed.md").read_text()
+    page = re.sub(rf"(<!-- {device} -->\n).*?(<!-- end -->)", rf"\1{text}\n\2", page, flags=re.DOTALL)
+    write_text(DOCS / "speed.md", page)
+    draw(record["results"], DOCS / f"roofline-{device}.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    report("cpu")

@@ -1,0 +1,168 @@
+"""What `latency.py` times: ours, the paper's loop, loops as with diffusers, U-Nets, and stand-ins for VLAs' experts.
+
+Axes: b batch, h horizon, a action, c condition, s steps of a chunk, n tokens of a prefix, w width, i heads, d of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mish, scaled_dot_product_attention, silu
+
+from action_heads import ActionHead, HeadConfig
+from action_heads.adapters import AdaLNZero, FiLM
+from action_heads.adapters.film import FiLMModulation
+from action_heads.policy import ConditionedHead
+
+COND_DIM = 2 * 512
+Sample = Callable[[Tensor, int], object]  # (cond (b c), steps) -> a chunk
+
+
+class PaperLoop(nn.Module):
+    """DP-MLP as published (arXiv 2511.12101, section III-B), written plainly.
+
+    Step embedding and observation features are concatenated, and every block's FiLM generator reads them at every
+    denoising step. The backbone is ours, whose computation the tests hold to the paper's equations.
+    """
+
+    def __init__(self, head: ActionHead):
+        super().__init__()
+        self.net, width = head.backbone, head.config.width
+        self.generators = nn.ModuleList(nn.Linear(width + COND_DIM, 2 * site.hidden) for site in self.net.sites)
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        features = torch.cat([self.net.step(t), mish(cond)], dim=-1)
+        return self.net(x, [FiLMModulation(generator(features)[:, None]) for generator in self.generators])
+
+
+class OursByDiffusers(nn.Module):
+    """Our network and adapter, asked anew at every step, as a diffusers pipeline asks its model."""
+
+    def __init__(self, policy: ConditionedHead):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        policy = self.policy
+        values = policy.head.step_values(policy.modulation, t[:, None]) + policy.modulate(cond)
+        return policy.head.predict(x, values, policy.modulation)
+
+
+@torch.no_grad()
+def by_diffusers(net: Callable[..., Tensor], cond: Tensor, steps: int) -> Tensor:
+    """DDIM by diffusers' scheduler, the loop of most diffusion policies: net(x (b h a), t (b), cond (b c))."""
+    scheduler = diffusers.DDIMScheduler(  # pyright: ignore[reportPrivateImportUsage]
+        100, beta_schedule="squaredcos_cap_v2", clip_sample=True
+    )
+    scheduler.set_timesteps(steps)
+    x = torch.randn(len(cond), 16, 10, device=cond.device, dtype=cond.dtype)
+    for t in scheduler.timesteps:
+        output = net(x, t.to(cond.device).expand(len(cond)), cond)
+        x = scheduler.step(output.to(x.dtype), int(t), x, return_dict=False)[0]
+    return x
+
+
+# Published shapes: width, layers, heads, width of a head, hidden units, tokens of the prefix, steps of a chunk.
+EXPERTS = {
+    "SmolVLA's expert (shape)": (720, 16, 15, 64, 2048, 241, 50),
+    "GR00T N1's DiT (shape)": (1536, 16, 32, 48, 6144, 300, 16),
+    "pi0's expert (shape)": (1024, 18, 8, 256, 4096, 816, 50),
+}
+
+
+class ExpertLayer(nn.Module):
+    def __init__(self, width: int, heads: int, head: int, hidden: int):
+        super().__init__()
+        self.heads, self.norms = heads, nn.ModuleList([nn.RMSNorm(width), nn.RMSNorm(width)])
+        self.qkv, self.out = nn.Linear(width, 3 * heads * head, bias=False), nn.Linear(heads * head, width, bias=False)
+        self.up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor, past: Tensor) -> Tensor:
+        """X (b s w) attends to itself and to the prefix's cached keys and values, past (2 b i n d)."""
+        q, k, v = self.qkv(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        k, v = torch.cat([past[0], k], dim=-2), torch.cat([past[1], v], dim=-2)
+        x = x + self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        gate, y = self.up(self.norms[1](x)).chunk(2, dim=-1)
+        return x + self.down(silu(gate) * y)
+
+
+class Expert(nn.Module):
+    """A stand-in for a VLA's action expert: its shape alone. Plain layers, one kind of attention, no weights of it."""
+
+    def __init__(self, width: int, layers: int, heads: int, head: int, hidden: int, prefix: int, chunk: int):
+        super().__init__()
+        self.layers = nn.ModuleList(ExpertLayer(width, heads, head, hidden) for _ in range(layers))
+        self.past, self.chunk = (2, heads, prefix, head), (chunk, width)
+
+    @torch.no_grad()
+    def sample(self, cond: Tensor, steps: int) -> Tensor:
+        kinds = {"device": cond.device, "dtype": cond.dtype}
+        two, heads, prefix, head = self.past
+        past, x = (
+            torch.randn(two, len(cond), heads, prefix, head, **kinds),
+            torch.randn(len(cond), *self.chunk, **kinds),
+        )
+        for _ in range(steps):
+            y = x
+            for layer in self.layers:
+                y = layer(y, past)
+            x = x + y / steps
+        return x
+
+
+def ours(method: str, mechanism: type[AdaLNZero] | type[FiLM], device: str, dtype: torch.dtype) -> Sample:
+    head = ActionHead.from_pretrained("dae/mlp-5m-fk", device=device)
+    policy = head.attach(mechanism(COND_DIM)).eval().compile(method, dtype=dtype)
+    if policy.compiled.method != method or policy.compiled.dtype != dtype:
+        raise RuntimeError(policy.compiled.reason)
+    return lambda cond, steps: policy.sample(cond, steps=steps)
+
+
+def unet(device: str, dtype: torch.dtype) -> Sample:
+    """The paper's DP-C, 244M, with modulation planned as ours always is: faster than the paper's own loop."""
+    config = HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3)
+    policy = ActionHead(config).to(device=device, dtype=dtype).freeze().attach(FiLM(COND_DIM)).eval()
+    return lambda cond, steps: policy.sample(cond, steps=steps)
+
+
+def lerobots_unet(device: str, dtype: torch.dtype) -> Sample:
+    from lerobot.configs.types import FeatureType, PolicyFeature  # pyright: ignore[reportMissingImports]
+    from lerobot.policies.diffusion.modeling_diffusion import (  # pyright: ignore[reportMissingImports]
+        DiffusionConditionalUnet1d,
+        DiffusionConfig,
+    )
+
+    config = DiffusionConfig(output_features={"action": PolicyFeature(FeatureType.ACTION, (10,))})
+    net = DiffusionConditionalUnet1d(config, COND_DIM).to(device=device, dtype=dtype).eval()
+    return partial(by_diffusers, lambda x, t, cond: net(x, t, global_cond=cond))
+
+
+def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
+    """What is timed, by name; each is built for a precision."""
+
+    def loop(net: nn.Module, dtype: torch.dtype) -> Sample:
+        return partial(by_diffusers, net.to(device=device, dtype=dtype).eval())
+
+    def bundled() -> ActionHead:
+        return ActionHead.from_pretrained("dae/mlp-5m-fk")
+
+    fast = ("graph", "inductor") if device == "cuda" else ("packed", "inductor")
+    table: dict[str, Callable[[torch.dtype], Sample]] = {
+        f"ours, AdaLN-Zero, {method}": partial(ours, method, AdaLNZero, device) for method in ("eager", *fast)
+    }
+    table |= {f"ours, FiLM, {method}": partial(ours, method, FiLM, device) for method in ("eager", fast[0])}
+    table["ours, AdaLN-Zero, by diffusers"] = lambda dtype: loop(
+        OursByDiffusers(bundled().to(dtype).attach(AdaLNZero(COND_DIM))), dtype
+    )
+    table["the paper's DP-MLP, its loop"] = lambda dtype: loop(PaperLoop(bundled()), dtype)
+    table["the paper's DP-C, 244M, ours planned"] = partial(unet, device)
+    if find_spec("lerobot"):
+        table["LeRobot's diffusion U-Net, 251M"] = partial(lerobots_unet, device)
+    for name, shape in EXPERTS.items():
+        table[name] = lambda dtype, shape=shape: Expert(*shape).to(device=device, dtype=dtype).eval().sample
+    return table

@@ -1,0 +1,106 @@
+"""How far compiled policies are from eager ones, and what int8 would cost: the table of docs/speed.md.
+
+uv run benchmarks/tolerance.py
+
+64 chunks of each bundled head in ten DDIM steps from the same noise, steered by an adapter of random weights.
+
+Axes: b batch, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import warnings
+
+import torch
+from common import least_seconds, write_results
+from latency_report import DOCS
+from torch import Tensor, nn
+
+from action_heads import ActionHead, hub
+from action_heads.adapters import AdaLNZero
+from action_heads.files import write_text
+from action_heads.policy import ConditionedHead
+
+COND_DIM, BATCH = 512, 64
+
+
+def steered(head: ActionHead) -> ConditionedHead:
+    torch.manual_seed(0)
+    policy = head.attach(AdaLNZero(COND_DIM)).eval()
+    with torch.no_grad():
+        for p in policy.adapter.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    return policy
+
+
+def int8(policy: ConditionedHead) -> ConditionedHead:
+    """Weights and, row by row as they come, activations in 8 bits, by torch's dynamic quantisation."""
+    policy = copy.deepcopy(policy)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecated in favour of a package of its own
+        policy.head.backbone.blocks = torch.ao.quantization.quantize_dynamic(
+            policy.head.backbone.blocks,  # pyright: ignore[reportArgumentType]
+            {nn.Linear},
+            torch.qint8,
+        )
+    return policy
+
+
+def difference(policy: ConditionedHead, chunk: Tensor, other: Tensor) -> dict[str, float]:
+    """Of positions in mm, and of all else, which lies within ±1: the median over steps of chunks, and the largest."""
+    position = policy.head.config.space.slices("position")[0]
+    moved = (other - chunk).abs()
+    rest = moved.clone()
+    rest[..., position] = 0
+    mm = 1e3 * moved[..., position].norm(dim=-1)
+    return {
+        "median_mm": float(mm.median()),
+        "largest_mm": float(mm.max()),
+        "largest_else": float(rest.max()),
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = []
+    for name in hub.bundled():
+        policy = steered(ActionHead.from_pretrained(name))
+        cond = torch.randn(BATCH, COND_DIM, generator=torch.Generator().manual_seed(1))
+
+        def sample(p: ConditionedHead, cond: Tensor = cond) -> Tensor:
+            return p.sample(cond, steps=10, generator=torch.Generator().manual_seed(2))
+
+        eager = sample(policy)
+        ways = {
+            "eager": policy,
+            "packed fp32": policy.compile("packed", dtype=torch.float32),
+            "packed bf16": policy.compile("packed", dtype=torch.bfloat16),
+            "int8, not offered": int8(policy),
+        }
+        for way, p in ways.items():
+            ms = round(1e3 * least_seconds(lambda p=p, cond=cond: sample(p, cond[:1]), 20), 1)
+            rows.append({"head": name, "way": way, "least_ms_batch_1": ms} | difference(policy, eager, sample(p)))
+    write_results("tolerance", rows)
+    lines = [
+        "| head | computed by | position, median | largest | largest of the rest |",
+        "|---|---|---:|---:|---:|",
+        *(
+            f"| `{r['head']}` | {r['way']} | {r['median_mm']:.1g} mm | {r['largest_mm']:.2g} mm "
+            f"| {r['largest_else']:.1g} |"
+            for r in rows
+            if r["way"] != "eager"
+        ),
+    ]
+    page = (DOCS / "speed.md").read_text()
+    text = "`uv run benchmarks/tolerance.py`: 64 chunks of ten steps, from the same noise, against eager.\n\n"
+    page = re.sub(
+        r"(<!-- tolerance -->\n).*?(<!-- end -->)", rf"\1{text}{chr(10).join(lines)}\n\2", page, flags=re.DOTALL
+    )
+    write_text(DOCS / "speed.md", page)
+    print(*rows, sep="\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""What `policy.compile` promises: the same chunks, whatever computes them, and a reason that can be read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
+
+from action_heads import ActionHead, ActionSpace, Executor, Normalizer
+from action_heads.adapters import AdaLNZero
+from action_heads.runtime import compiled, inductor
+from action_heads.runtime.packed import PackedLinear
+
+WIDE = {"width": 64, "depth": 2}  # the narrowest that is worth packing
+
+
+@pytest.fixture
+def policy(backbone, mechanism):
+    return trained_policy(tiny_head(backbone, **WIDE), mechanism)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_compiled_is_eager(policy, batch):
+    """Every backbone with every adapter; one generator gives one chunk."""
+    fast, cond = policy.compile(), conditions(batch)
+    expected = policy.sample(cond, steps=3, generator=generator())
+    torch.testing.assert_close(fast.sample(cond, steps=3, generator=generator()), expected, rtol=1e-5, atol=1e-5)
+    assert fast.compiled.method == ("eager" if policy.head.config.backbone == "unet" else "packed")
+
+
+@pytest.mark.parametrize("options", [{"sampler": "ddpm"}, {"sampler": "dpmpp_2m"}, {"sampler": "heun"}, {"steps": 1}])
+def test_every_sampler_compiles(options):
+    policy = trained_policy(tiny_head("mixer", **WIDE))
+    expected = policy.sample(conditions(), generator=generator(), **options)
+    got = policy.compile().sample(conditions(), generator=generator(), **options)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_compiled_policy_continues_a_chunk_and_serves_an_executor():
+    policy = trained_policy(tiny_head("mixer", **WIDE))
+    fast = policy.compile()
+    left = policy.sample(conditions(), generator=generator())[:, 8:]
+    options = {"previous": left, "committed": 3}
+    chunks = [p.sample(conditions(), generator=generator(1), **options) for p in (policy, fast)]
+    torch.testing.assert_close(*chunks, rtol=1e-5, atol=1e-5)
+    runs = [Executor(p, execute=4, delay=2, generator=generator()) for p in (policy, fast)]
+    for _ in range(9):
+        acted = [run(conditions()) for run in runs]
+        torch.testing.assert_close(*acted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{}, {"relearn_step": True}, {"through": "code"}])
+def test_what_the_adapter_learns_counts_at_once(options):
+    """The frozen head alone is compiled."""
+    policy = trained_policy(tiny_head(**WIDE), **options)
+    fast = policy.compile()
+    before = fast.sample(conditions(), generator=generator())
+    policy.train().loss(actions(), conditions(), generator=generator()).backward()
+    with torch.no_grad():
+        for p in policy.trainable_parameters():
+            p -= 0.1 * p.grad.sign()
+    after = fast.sample(conditions(), generator=generator())
+    assert (after - before).abs().max() > 1e-3
+    torch.testing.assert_close(after, policy.sample(conditions(), generator=generator()), rtol=1e-5, atol=1e-5)
+
+
+def test_compiling_changes_neither_head_nor_adapter(tmp_path):
+    policy = trained_policy(tiny_head(**WIDE))
+    fingerprint = policy.head.fingerprint()
+    before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    fast = policy.compile(dtype=torch.bfloat16)
+    fast.sample(conditions())
+    assert policy.head.fingerprint() == fingerprint == fast.head.original.fingerprint()
+    assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
+    assert any(isinstance(module, PackedLinear) for module in fast.head.modules())
+    assert not any(isinstance(module, PackedLinear) for module in policy.head.modules())
+
+
+def test_bfloat16_is_near(monkeypatch):
+    """8 bits of mantissa: with random weights a hundredth of the range."""
+    monkeypatch.setattr(compiled, "bfloat16_is_faster", lambda device: True)
+    policy = trained_policy(tiny_head(**WIDE))
+    fast = policy.compile(dtype=torch.bfloat16)
+    assert fast.compiled.dtype == torch.bfloat16
+    chunks = [p.sample(conditions(), generator=generator()) for p in (policy, fast)]
+    torch.testing.assert_close(*chunks, rtol=0, atol=0.05)
+    assert not torch.equal(*chunks)
+
+
+def test_bfloat16_needs_instructions(monkeypatch):
+    monkeypatch.setattr(compiled, "bfloat16_is_faster", lambda device: False)
+    fast = trained_policy(tiny_head(**WIDE)).compile(dtype=torch.bfloat16)
+    assert fast.compiled.dtype == torch.float32
+    assert "no instructions for bfloat16" in fast.compiled.reason
+
+
+def test_reasons(monkeypatch):
+    policy = trained_policy(tiny_head(**WIDE))
+    assert "CUDA device" in policy.compile("graph").compiled.reason
+    assert "no linear map" in trained_policy(tiny_head()).compile("packed").compiled.reason
+    monkeypatch.setattr(inductor.shutil, "which", lambda name: None)
+    assert policy.compile("inductor").compiled[::2] == (
+        "packed",
+        "there is no C++ compiler (apt-get install g++), so packed",
+    )
+    trains = ActionHead(policy.head.config).attach(AdaLNZero(COND_DIM))
+    assert "trains along" in trains.compile().compiled.reason
+    with pytest.raises(ValueError, match="unknown method 'fast'"):
+        policy.compile("fast")
+    with pytest.raises(ValueError, match=r"float32 or torch\.bfloat16, not in torch\.float16"):
+        policy.compile(dtype=torch.float16)
+
+
+def test_what_a_compiled_policy_refuses(tmp_path):
+    policy = trained_policy(tiny_head(**WIDE))
+    fast = policy.compile()
+    with pytest.raises(RuntimeError, match="only acts: train the one it was compiled from"):
+        fast.loss(actions(), conditions())
+    with pytest.raises(RuntimeError, match="move the policy it was compiled from"):
+        fast.to("meta")
+    with pytest.raises(ValueError, match="cond must be"):
+        fast.sample(torch.zeros(1, COND_DIM + 1))
+    assert "compiled: packed in float32" in repr(fast)
+
+
+def test_projections_that_train_ask_for_compiling_again():
+    space = ActionSpace((("joint", 7), ("gripper", 1)), frame="joint positions")
+    demonstrated = 0.5 * torch.rand(32, 8, 8, generator=generator())
+    head = tiny_head(**WIDE).reshape(space=space, horizon=8)
+    policy = head.attach(AdaLNZero(COND_DIM), normalizer=Normalizer.fit(demonstrated, space))
+    fast = policy.compile()
+    chunks = [p.sample(conditions(), generator=generator()) for p in (policy, fast)]
+    torch.testing.assert_close(*chunks, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        next(iter(head.projections.values())).add_(1)
+    with pytest.raises(RuntimeError, match="compile again"):
+        fast.sample(conditions())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inductor_is_eager(dtype):
+    policy = trained_policy(tiny_head("mixer", **WIDE))
+    fast = policy.compile("inductor", dtype=dtype)
+    for batch in (1, 3):
+        chunks = [p.sample(conditions(batch), steps=3, generator=generator()) for p in (policy, fast)]
+        torch.testing.assert_close(*chunks, rtol=1e-5, atol=1e-5 if dtype == torch.float32 else 0.05)
+    assert len(fast.head.programs) == 2
+
+
+def test_programs_are_bounded(monkeypatch):
+    policy = trained_policy(tiny_head(**WIDE))
+    fast = policy.compile("inductor")
+    monkeypatch.setattr(torch, "compile", lambda network, **options: network)
+    for batch in range(1, inductor.KEPT + 3):
+        fast.sample(conditions(batch), steps=2)
+    assert len(fast.head.programs) == inductor.KEPT
+    fast.sample(conditions(inductor.KEPT + 2), steps=2)
+    assert len(fast.head.programs) == inductor.KEPT

@@ -1,0 +1,119 @@
+"""A policy over a loopback connection is the policy; what is wrong comes back as an error, and the server lives on."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from small import COND_DIM, conditions, generator, tiny_head, trained_policy
+
+from action_heads import Executor
+from action_heads.runtime import wire
+
+pytest.importorskip("websockets")
+pytest.importorskip("msgpack")
+
+from action_heads.runtime.remote import RemotePolicy
+from action_heads.runtime.serve import answer, server
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return trained_policy(tiny_head("mixer"))
+
+
+@pytest.fixture(scope="module")
+def url(policy):
+    with server(policy, port=0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"ws://127.0.0.1:{running.socket.getsockname()[1]}"
+        running.shutdown()
+
+
+@pytest.fixture
+def remote(url):
+    with RemotePolicy(url, timeout=60) as connected:
+        yield connected
+
+
+def drawn(seed: int) -> torch.Generator:
+    """The generator that the server makes of a client's."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator(seed))))
+
+
+def test_remote_is_local(policy, remote):
+    assert remote.served["horizon"] == 16
+    for options in ({}, {"steps": 2, "sampler": "heun"}, {"sampler": "ddpm", "steps": 3}):
+        expected = policy.sample(conditions(), generator=drawn(0), **options)
+        assert torch.equal(remote.sample(conditions(), generator=generator(0), **options), expected)
+    assert remote.last_ms > 0
+
+
+def test_tokens_and_committed_steps_go_along(policy, remote):
+    tokens, mask = torch.randn(2, 3, COND_DIM), torch.tensor([[True, True, False], [True, False, False]])
+    left = policy.sample(conditions(2))[:, 8:]
+    options = {"mask": mask, "previous": left, "committed": 2}
+    expected = policy.sample(tokens, generator=drawn(1), **options)
+    assert torch.equal(remote.sample(tokens, generator=generator(1), **options), expected)
+
+
+def test_an_executor_takes_it(remote):
+    executor = Executor(remote, execute=4, delay=2, steps=2)
+    assert all(executor(conditions()).shape == (4, 10) for _ in range(6))
+
+
+def test_errors_come_back_and_the_server_lives(policy, remote):
+    with pytest.raises(ValueError, match="refused by the server: cond must be"):
+        remote.sample(torch.zeros(1, COND_DIM + 1))
+    with pytest.raises(ValueError, match="unknown sampler 'fast'"):
+        remote.sample(conditions(), sampler="fast")
+    remote.connection.send("hello")
+    assert "binary msgpack" in wire.unpack(remote.connection.recv())["error"]
+    assert "unknown device" in answer(policy, wire.pack({"cond": conditions(), "device": "cuda"}))["error"]
+    assert "cond must be a torch tensor" in answer(policy, wire.pack({"steps": 2}))["error"]
+    assert remote.sample(conditions()).shape == (4, 16, 10)
+
+
+def test_a_late_chunk_is_not_taken_for_the_next(url):
+    late = RemotePolicy(url, timeout=60)
+    late.timeout = 0.0
+    with pytest.raises(TimeoutError, match=r"no chunk within 0\.0 s"):
+        late.sample(conditions())
+    with pytest.raises(Exception, match=r"close|1000"):
+        late.sample(conditions())
+
+
+TENSORS = [
+    torch.randn(2, 3),
+    torch.randn(3).bfloat16(),
+    torch.tensor([True]),
+    torch.randn(2, 3).T,
+    torch.ones(2).double(),
+]
+
+
+@pytest.mark.parametrize("tensor", TENSORS)
+def test_tensors_round_trip(tensor):
+    back = wire.unpack(wire.pack({"x": tensor}))["x"]
+    torch.testing.assert_close(back, tensor.float() if tensor.dtype == torch.float64 else tensor)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"shape": [2], "dtype": "float32", "data": b"1234"},
+        {"shape": [1], "dtype": "object", "data": b"1234"},
+        {"shape": [-1], "dtype": "float32", "data": b""},
+        {"shape": [1]},
+    ],
+)
+def test_tensors_that_are_none(value):
+    with pytest.raises(wire.WireError, match="a tensor"):
+        wire.decode(value)
+
+
+def test_what_is_no_message():
+    for data in (b"\xc1", wire.require("msgpack", "serve").packb([1])):
+        with pytest.raises(wire.WireError, match=r"not msgpack|a message is a map"):
+            wire.unpack(data)

@@ -35,9 +35,9 @@ def main() -> None:
     from action_heads.pretrain.publish import PublishConfig, publish
     from action_heads.pretrain.settings import PretrainConfig
     from action_heads.reproduce.report import ReportConfig, report
-    from action_heads.sim.dataset import RecordConfig, record_dataset
     from action_heads.runtime.export import ExportConfig, export
     from action_heads.runtime.serve import ServeConfig, serve
+    from action_heads.sim.dataset import RecordConfig, record_dataset
     from action_heads.sim.demo import DemoConfig, demo
 
     command = shlex.join(["action-heads", *sys.argv[1:]])

@@ -101,6 +101,9 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
         ExportConfig("", tmp_path / "a.tflite", format="tflite")
     with pytest.raises(ValueError, match="trains along"):
         export_policy(ActionHead(policy.head.config).attach(AdaLNZero(COND_DIM)), ExportConfig("", tmp_path / "a.onnx"))
+    two = policy.head.attach(AdaLNZero({"tokens": 5, "state": 3}))
+    with pytest.raises(ValueError, match="a file takes one condition, and this adapter reads state, tokens"):
+        export_policy(two, ExportConfig("", tmp_path / "a.onnx"))
     monkeypatch.setattr(exporting, "why_no_inductor", lambda: "there is no C++ compiler")
     with pytest.raises(ValueError, match="no C\\+\\+ compiler"):
         export_policy(policy, ExportConfig("", tmp_path / "a.pt2", format="aoti"))

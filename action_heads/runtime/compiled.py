@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from action_heads.conditions import Condition, Mask
 from action_heads.normalize import Normalizer
 from action_heads.policy import ConditionedHead
 from action_heads.precision import bfloat16_is_faster
@@ -66,7 +67,7 @@ class CompiledPolicy(ConditionedHead):
         self.source.load_adapter(path, **kwargs)
         return self
 
-    def _check_cond(self, cond: Tensor, mask: Tensor | None, values: bool, batch: int | None = None) -> None:
+    def _check_cond(self, cond: Condition, mask: Mask, values: bool, batch: int | None = None) -> None:
         super()._check_cond(cond, mask, values, batch)
         if self._versions() != self._projections:
             raise RuntimeError(

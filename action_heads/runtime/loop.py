@@ -28,6 +28,12 @@ class SamplingLoop(nn.Module):
             raise ValueError(
                 f"{sampler} draws noise at every step, and a file has no generator: choose another, such as 'ddim'"
             )
+        if not isinstance(cond_dim := policy.adapter.config.cond_dim, int):
+            raise ValueError(
+                f"a file takes one condition, and this adapter reads {', '.join(cond_dim)}: export one with a single "
+                "cond_dim, or serve this one"
+            )
+        self.cond_dim = cond_dim
         # Weights alone: a parameter that is written to by training would not be the exported one any more.
         self.register_buffer("table", policy.step_values().detach().float().clone())
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
@@ -45,10 +51,10 @@ class SamplingLoop(nn.Module):
 
     def example(self, batch: int, tokens: int | None) -> dict[str, Tensor]:
         """Inputs to trace with, by name."""
-        config, cond_dim = self.policy.head.config, self.policy.adapter.config.cond_dim
+        config = self.policy.head.config
         generator = torch.Generator().manual_seed(0)
         inputs = {"noise": torch.randn((batch, config.horizon, config.space.dim), generator=generator)}
         if tokens is None:
-            return inputs | {"cond": torch.randn((batch, cond_dim), generator=generator)}
-        cond = torch.randn((batch, tokens, cond_dim), generator=generator)
+            return inputs | {"cond": torch.randn((batch, self.cond_dim), generator=generator)}
+        cond = torch.randn((batch, tokens, self.cond_dim), generator=generator)
         return inputs | {"cond": cond, "mask": torch.ones((batch, tokens), dtype=torch.bool)}

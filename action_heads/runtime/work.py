@@ -73,7 +73,11 @@ def network_flops(policy: ConditionedHead, batch: int) -> int:
 
 def adapter_flops(policy: ConditionedHead, batch: int) -> int:
     """Of one condition's modulation, which all steps share."""
-    cond = torch.zeros(batch, policy.adapter.config.cond_dim, device=policy.head.objective.alpha.device)
+    widths, device = policy.adapter.config.cond_dim, policy.head.objective.alpha.device
+    if isinstance(widths, int):
+        cond = torch.zeros(batch, widths, device=device)
+    else:
+        cond = {name: torch.zeros(batch, width, device=device) for name, width in widths.items()}
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         policy.modulate(cond)
     return flops.get_total_flops()

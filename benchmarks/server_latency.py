@@ -17,7 +17,7 @@ from action_heads.adapters import AdaLNZero
 from action_heads.runtime.remote import RemotePolicy
 from action_heads.runtime.serve import server
 
-ROUNDS, COND_DIM = 100, 2048
+ROUNDS, COND_DIM = 30, 2048
 
 
 def main() -> None:

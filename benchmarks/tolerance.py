@@ -87,7 +87,7 @@ def main() -> None:
         "| head | computed by | position, median | largest | largest of the rest |",
         "|---|---|---:|---:|---:|",
         *(
-            f"| `{r['head']}` | {r['way']} | {r['median_mm']:.1g} mm | {r['largest_mm']:.2g} mm "
+            f"| `{r['head']}` | {r['way']} | {r['median_mm']:.2g} mm | {r['largest_mm']:.2g} mm "
             f"| {r['largest_else']:.1g} |"
             for r in rows
             if r["way"] != "eager"

@@ -98,20 +98,17 @@ def main() -> None:
     unseen = [x.to(options.device) for x in data(VALIDATION, seed=1)]
     head = ActionHead.from_pretrained("dae/mlp-5m-fk")
     normalizer = Normalizer.fit(actions.cpu(), head.config.space)
-    unet = ActionHead(HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3))
     torch.manual_seed(0)
     attach = partial(ActionHead.attach, normalizer=normalizer)
-    runs = [
-        Run("decoupled, through code and blocks", attach(head, AdaLNZero(COND_DIM)), options.steps, options.device),
-        Run(
-            "decoupled, through the code",
-            attach(head, AdaLNZero(COND_DIM, through="code")),
-            options.steps,
-            options.device,
-        ),
-        Run("normal", attach(head.in_mode("normal"), AdaLNZero(COND_DIM)), options.steps, options.device),
-        Run("U-Net, 244M, normal", attach(unet, FiLM(COND_DIM)), options.unet_steps, options.device),
-    ]
+    policies = {
+        "decoupled, through code and blocks": attach(head, AdaLNZero(COND_DIM)),
+        "decoupled, through the code": attach(head, AdaLNZero(COND_DIM, through="code")),
+        "normal": attach(head.in_mode("normal"), AdaLNZero(COND_DIM)),
+    }
+    runs = [Run(name, policy, options.steps, options.device) for name, policy in policies.items()]
+    if options.unet_steps:
+        unet = ActionHead(HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3))
+        runs.append(Run("U-Net, 244M, normal", attach(unet, FiLM(COND_DIM)), options.unet_steps, options.device))
     for step in range(options.steps):
         rows = torch.randint(len(actions), (options.batch,), generator=torch.Generator().manual_seed(step))
         for run in runs:

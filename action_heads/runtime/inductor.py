@@ -17,7 +17,7 @@ from action_heads.modulation import HeadModulation
 from action_heads.runtime.shared import SharedHead
 
 KEPT = 8  # programs, the most recent shapes
-OPTIONS: dict = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+OPTIONS = {"freezing": True}  # weights become constants, which it may pack
 
 
 class InductorHead(SharedHead):

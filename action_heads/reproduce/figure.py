@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from action_heads.extras import require
@@ -10,10 +11,10 @@ from action_heads.reproduce.cells import Table
 from action_heads.reproduce.config import ALL_MODES
 from action_heads.reproduce.results import Result
 from action_heads.reproduce.statistics import rate
-from action_heads.sim.report import COLOURS
 from action_heads.sim.tasks import TASKS
 
 WIDTH = 0.26
+COLOURS = {"decoupled": "#2a6f97", "normal": "#6c757d", "random-frozen": "#e09f3e"}
 
 
 def draw(table: Table, path: Path) -> None:
@@ -40,9 +41,10 @@ def draw(table: Table, path: Path) -> None:
             _bar(pooled, at, mode, results)
             for i, task in enumerate(tasks):
                 _bar(each, i + at, mode, table.cell(task, backbone, mode))
-        pooled.set_xticks([0], [f"{len(whole)} tasks"])
+        pooled.set_xticks([0], [f"{len(whole)} task{'s' * (len(whole) != 1)}"])
         pooled.set_title("ours: pooled", fontsize=10)
-        each.set_xticks(range(len(tasks)), tasks, fontsize=8)
+        each.set_xticks(range(len(tasks)), [re.sub("(?<=[a-z])(?=[A-Z])", "\n", task) for task in tasks], fontsize=8)
+        each.set_xlim(-0.6, len(tasks) - 0.4)
         each.set_title(f"ours: {backbone}, robosuite on {table.protocol['observation']}s", fontsize=10)
         theirs.set_ylabel("success")
     for axis in axes.flat:
@@ -73,5 +75,6 @@ def _paper(axis, backbone: str) -> None:
                 mean, std = value[-1]
                 axis.bar(i + at, mean / 100, WIDTH, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white")
     axis.set_xticks([0, 1], ["MimicGen", "LIBERO"])
+    axis.set_xlim(-0.6, 1.6)
     name = paper.NAMES.get(backbone)
     axis.set_title(f"the paper's {name}" if name else "not in the paper", fontsize=10)

@@ -61,7 +61,8 @@ def robosuite(found: Sequence[Result]) -> str:
     whole = _table_of(grid, found)
     others = [table for table in tables(found) if table.protocol != whole.protocol]
     parts = [f"**{whole.title}.**\n\n{_table(whole, list(TASKS), ALL_BACKBONES)}"]
-    parts += [_cost(found)] if found else []
+    done = [r for cell in whole.cells.values() for r in cell]
+    parts += [_cost(done)] if done else []
     parts += [_missing(grid, whole, found)]
     for table in others:
         tasks = [task for task in TASKS if any(key.task == task for key in table.cells)]
@@ -121,7 +122,17 @@ def _cost(found: Sequence[Result]) -> str:
         f"{len(found)} run{'s' * (len(found) > 1)} on {', '.join(machines)}; median of one: {cpu:.0f} CPU seconds; "
         f"wall time, beside other jobs: training {training:.0f} s, rollouts {policy + environment:.0f} s at "
         f"{statistics.median(r.env_steps_per_second for r in found):.0f} environment steps per second, "
-        f"{statistics.median(r.policy_share for r in found):.0%} of it in the policy."
+        f"{statistics.median(r.policy_share for r in found):.0%} of it in the policy. "
+        f"Trained parameters: {_counts(found)}."
+    )
+
+
+def _counts(found: Sequence[Result]) -> str:
+    """By backbone and mode; what a task's observation adds is small, so that of one task stands for all."""
+    by_system = {(r.run.backbone, r.run.mode): r.head for r in found}
+    return "; ".join(
+        f"`{backbone}` {mode} {head['trainable']:,}, frozen {head['frozen']:,}"
+        for (backbone, mode), head in sorted(by_system.items())
     )
 
 

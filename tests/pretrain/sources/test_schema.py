@@ -21,6 +21,14 @@ WIDTHS = {
     "mimicgen": {"observation.joint_position": 7, "observation.eePose": 9, "actions": 7},
     "libero": {"observation.state": 8, "action": 7},
     "libero_dae": {"observation.state": 8, "actions": 7},
+    "robosuite": {
+        "observation.state": 23,
+        "observation.joint_position": 7,
+        "observation.eef": 9,
+        "observation.gripper": 2,
+        "action": 10,
+        "action.delta": 7,
+    },
 }
 
 

@@ -42,10 +42,11 @@ class Pool(nn.Module):
     """Tokens (b n c) and a mask (b n), true where they count -> (b c). A vector (b c) is its own only token."""
 
     def forward(self, cond: Tensor, mask: Tensor | None) -> Tensor:
-        tokens = cond.unsqueeze(1) if cond.ndim == 2 else cond
-        valid = torch.ones_like(tokens[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+        if cond.ndim == 2:
+            return cond
+        valid = torch.ones_like(cond[..., 0], dtype=torch.bool) if mask is None else mask.bool()
         # where, not a product: what stands in padding may be NaN
-        return self.pool(torch.where(valid.unsqueeze(-1), tokens, 0), valid)
+        return self.pool(torch.where(valid.unsqueeze(-1), cond, 0), valid)
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
         raise NotImplementedError

@@ -17,7 +17,7 @@ Mask = Tensor | Mapping[str, Tensor] | None
 
 
 def parts(cond: Any) -> list[Any]:
-    """All sources of a condition."""
+    """A condition, or all of its sources; of masks likewise."""
     return list(cond.values()) if isinstance(cond, Mapping) else [cond]
 
 

@@ -89,9 +89,11 @@ def fit(
 
     Returns the loss of every step. The same seed and precision on the same machine give the same weights.
     """
-    rows = [len(part) for part in (actions, *parts(cond), *([] if is_pad is None else [is_pad]))]
+    rows = [len(part) for part in (actions, *parts(cond), *parts(mask), is_pad) if part is not None]
     if len(set(rows)) > 1:
-        raise ValueError(f"actions, cond (each source) and is_pad must have as many rows, one a chunk: got {rows}")
+        raise ValueError(
+            f"actions, cond, mask (of each source) and is_pad must have as many rows, a chunk each: got {rows}"
+        )
     tqdm = require("tqdm.auto", "train").tqdm
     device = policy.head.objective.alpha.device
     parameters = list(policy.train().trainable_parameters())

@@ -190,6 +190,8 @@ def test_several_sources_train_by_fit():
     assert moved >= {f"read.0.{name}.weight" for name in SOURCES} | {"pool.tokens.query", "pool.text.query"}
     with pytest.raises(ValueError, match=r"as many rows.*\[12, 12, 12, 9\]"):
         fit(policy, actions(12), several(12) | {"text": tokens(9, 4, 5)})
+    with pytest.raises(ValueError, match=r"as many rows.*\[12, 12, 12, 12, 24\]"):
+        fit(policy, actions(12), several(12), mask={"tokens": MASK.repeat(8, 1)})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

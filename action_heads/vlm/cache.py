@@ -95,7 +95,7 @@ class Embeddings:
     def __getitem__(self, rows: slice | Iterable[int] | Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(rows, slice):
             rows = range(*rows.indices(len(self)))
-        tokens = [self._read(int(i)) for i in rows]
+        tokens = [self._read(int(i)) for i in (rows.tolist() if isinstance(rows, Tensor) else rows)]
         valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
         return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
 

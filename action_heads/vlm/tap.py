@@ -67,7 +67,6 @@ class Tap(nn.Module):
         layers = [layer] if isinstance(layer, (int, str)) else list(layer)
         if not layers:
             raise ValueError("layer names none: give one, or several to mix")
-        self.blocks = None if all(isinstance(each, str) or each == -1 for each in layers) else blocks_of(model)
         self.layers = [self._resolve(each) for each in layers]
         if len(set(self.layers)) < len(layers):
             raise ValueError(f"layer names one twice: {layers}")
@@ -90,9 +89,9 @@ class Tap(nn.Module):
                 children = ", ".join(name for name, _ in self.model.base_model.named_children())
                 raise ValueError(f"the model has no module {layer!r} ({error}); its base has {children}") from error
             return layer
-        if layer == -1 or self.blocks is None:
+        if layer == -1:
             return -1
-        depth = len(self.blocks)
+        depth = len(blocks_of(self.model))
         if not -depth - 1 <= layer <= depth:
             raise ValueError(
                 f"layer {layer} of a model of {depth} blocks: choose from 0 (embeddings) to {depth}, or -1"
@@ -149,14 +148,14 @@ class Tap(nn.Module):
     def _listen(self, layer: Layer, catch: Any) -> Any:
         if isinstance(layer, str):
             return self.model.get_submodule(layer).register_forward_hook(lambda _, args, out: catch(layer, out))
-        if layer == -1 or self.blocks is None:
+        if layer == -1:
             return None
 
         # What enters block i, not what leaves the one before: stopping there leaves no checkpointed block unfinished.
         def entering(_: nn.Module, args: tuple, options: dict) -> None:
             catch(layer, args[0] if args else options["hidden_states"])
 
-        return self.blocks[layer].register_forward_pre_hook(entering, with_kwargs=True)
+        return blocks_of(self.model)[layer].register_forward_pre_hook(entering, with_kwargs=True)
 
     def _mask(self, tokens: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         ids, valid = inputs.get("input_ids"), inputs.get("attention_mask")

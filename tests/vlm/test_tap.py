@@ -15,6 +15,7 @@ from tiny_vlms import BLOCKS, IMAGE, MODELS, TEXT_MODELS, VISION_MODELS, VLMS, W
 
 from action_heads.adapters import AdaLNZero
 from action_heads.vlm import Tap
+from action_heads.vlm.tap import blocks_of
 
 
 @pytest.fixture(params=MODELS)
@@ -56,10 +57,11 @@ def test_the_mask_is_the_attention_mask(name):
 def test_later_blocks_do_not_run(name):
     model = tiny_vlms.build(name)
     tap, ran = Tap(model, 1), []
-    for i, block in enumerate(tap.blocks):
+    for i, block in enumerate(blocks_of(model)):
         block.register_forward_hook(lambda *_, i=i: ran.append(i))
     tap(**tiny_vlms.inputs(name))
     assert ran == [0]
+    assert tap.state_dict().keys() == {f"model.{key}" for key in model.state_dict()}  # and nothing is held twice
 
 
 @pytest.mark.parametrize("name", VLMS)

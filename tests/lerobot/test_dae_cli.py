@@ -73,6 +73,7 @@ def policy(tmp_path_factory, dataset, eyes) -> Path:
     return out / "checkpoints" / "last" / "pretrained_model"
 
 
+@pytest.mark.slow
 def test_train_and_evaluate(policy, tmp_path):
     """There are six places for the disc, and one attempt: who does not look at the picture has at most one in six."""
     run(
@@ -89,6 +90,7 @@ def test_train_and_evaluate(policy, tmp_path):
     assert info["overall"]["pc_success"] >= 50, info["overall"]
 
 
+@pytest.mark.slow
 def test_resume_and_fine_tune(policy, dataset, tmp_path):
     """Both go on from the checkpoint; neither moves a bit of the head, nor the range of the actions."""
     first = load_file(policy / "model.safetensors")

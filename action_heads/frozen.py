@@ -61,13 +61,16 @@ def thawed(part: M) -> M:
 
 
 def refuse_other_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before anything is copied into a module of a frozen head: what is to be loaded must be what is there."""
+    """Before anything is copied into a module of a frozen head: what is to be loaded must be what is there.
+
+    What is absent changes nothing, and torch reports it where loading is to be complete. PEFT loads parts.
+    """
     own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     for name, tensor in own.items():
         given = state_dict.get(prefix + name)
-        if name in module._non_persistent_buffers_set:
+        if given is None or name in module._non_persistent_buffers_set:
             continue
-        if given is None or given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
+        if given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
             raise ValueError(
                 f"the head is frozen and the state to load has another {prefix}{name}: load the head it came from with "
                 "ActionHead.from_pretrained, or load into a head that is not frozen yet"

@@ -90,6 +90,14 @@ def test_other_weights_cannot_be_loaded_into_a_frozen_head(backbone, mechanism, 
     assert same(before, bits(policy))
 
 
+def test_a_part_may_be_loaded_where_loading_need_not_be_complete(policy):
+    """As PEFT does, whose files hold its own weights alone."""
+    before, part = bits(policy.head), {"adapter.read.0.bias": torch.ones_like(policy.adapter.read[0].bias)}
+    policy.load_state_dict(part, strict=False)
+    assert same(before, bits(policy.head))
+    assert torch.equal(policy.adapter.read[0].bias, part["adapter.read.0.bias"])
+
+
 def test_a_weight_thawed_behind_the_heads_back_is_caught(policy):
     next(policy.head.parameters()).requires_grad = True
     with pytest.raises(RuntimeError, match="made trainable behind its back"):

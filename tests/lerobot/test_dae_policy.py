@@ -220,16 +220,24 @@ def test_cameras_and_language_are_reloaded(tmp_path, no_look_ups, monkeypatch):
     assert not torch.allclose(chunk(again, lift), chunk(again, stack))
 
 
-def test_peft_trains_its_own_weights_alone(tmp_path):
-    pytest.importorskip("peft")
+def test_peft_trains_its_own_weights_alone_and_is_reloaded(tmp_path):
+    peft = pytest.importorskip("peft")
     policy = tiny_policy(tmp_path)
-    policy.config.pretrained_path = tmp_path
+    policy.save_pretrained(tmp_path / "base")
+    policy.config.pretrained_path = tmp_path / "base"
     wrapped = policy.wrap_with_peft(peft_cli_overrides={"method_type": "LORA", "r": 2})
     wrapped.train()
     wrapped.forward(batch())[0].backward()
     moved = {name for name, p in wrapped.named_parameters() if p.grad is not None}
     assert moved
     assert all("lora_" in name and "adapter" in name for name in moved)
+    with torch.no_grad():
+        for name, p in wrapped.named_parameters():
+            p.add_(0.1 * ("lora_" in name))
+    wrapped.save_pretrained(tmp_path / "peft")
+    again = peft.PeftModel.from_pretrained(DAEPolicy.from_pretrained(tmp_path / "base"), tmp_path / "peft")
+    assert torch.equal(chunk(again.base_model.model, batch()), chunk(policy, batch()))
+    assert again.base_model.model.conditioned.head.frozen
 
 
 def test_the_card_counts(tmp_path, monkeypatch):

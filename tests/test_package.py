@@ -9,12 +9,23 @@ import pytest
 
 from action_heads.extras import require
 
-HEAVY = ("accelerate", "huggingface_hub", "lerobot", "matplotlib", "robosuite", "scipy", "transformers", "tyro")
+HEAVY = (
+    "accelerate",
+    "huggingface_hub",
+    "lerobot",
+    "matplotlib",
+    "robosuite",
+    "scipy",
+    "torchvision",
+    "transformers",
+    "tyro",
+)
 
 
 def test_import_brings_no_extra():
     """Importing costs little more than importing torch: none of these may come along."""
-    code = f"import sys, action_heads, action_heads.adapters; print([m for m in {HEAVY!r} if m in sys.modules])"
+    modules = "sys, action_heads, action_heads.adapters, action_heads.encoders"
+    code = f"import {modules}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -64,8 +64,8 @@ class SpatialSoftmax(nn.Module):
         rows, columns = scores.shape[-2:]
         if min(rows, columns) < 2:
             raise ValueError(
-                f"images this small leave a feature map of {rows} x {columns}, where no keypoint can move: give them more "
-                "than 32 pixels a side, with a larger vision.crop or vision.resize"
+                f"images this small leave a feature map of {rows} x {columns}, where no keypoint can move: give them "
+                "more than 32 pixels a side, with a larger vision.crop or vision.resize"
             )
         y = torch.linspace(-1, 1, rows, device=scores.device, dtype=scores.dtype)
         x = torch.linspace(-1, 1, columns, device=scores.device, dtype=scores.dtype)

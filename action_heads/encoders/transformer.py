@@ -29,10 +29,11 @@ class PooledTokens(nn.Module):
 
     def __init__(self, model: nn.Module, pool: str):
         super().__init__()
-        if isinstance(getattr(model, "pooler", None), nn.Module):
-            del model.pooler  # its output isn't used
-            model.register_module("pooler", None)
-        self.model = model
+        # Some releases of transformers wrap the network of a tower in another module: without it names stay the same.
+        self.model = getattr(model, "vision_model", model)
+        if isinstance(getattr(self.model, "pooler", None), nn.Module):
+            del self.model.pooler  # its output isn't used
+            self.model.register_module("pooler", None)
         self.first = pool == "cls"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def transformer_trunk(config: VisionConfig, architecture: dict[str, Any] | None)
         model, architecture = load(config.backbone)
     else:
         transformers = require("transformers", "vision")
-        model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**architecture["config"]))
+        model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**architecture["config"])).float()
     if config.pool == "cls" and not any(
         name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()
     ):
@@ -70,7 +71,7 @@ def load(name: str) -> tuple[nn.Module, dict[str, Any]]:
         try:
             config = transformers.AutoConfig.from_pretrained(name)
             config = getattr(config, "vision_config", config)
-            if hasattr(config, "vision_use_head"):
+            if config.model_type.startswith("siglip"):
                 config.vision_use_head = False  # SigLIP's pooling by attention, which isn't used
             model, found = transformers.AutoModel.from_pretrained(name, config=config, output_loading_info=True)
         except (OSError, ValueError) as error:

@@ -51,7 +51,7 @@ def test_rebuilt_offline_from_json_and_state(vision_models, distilbert, tmp_path
     shutil.rmtree(folder)
     plain = json.loads(json.dumps({"config": config.to_dict(), "architecture": encoder.architecture}))
     again = ObservationEncoder(ObservationConfig.from_dict(plain["config"]), plain["architecture"]).eval()
-    assert not torch.equal(again.text and again.readouts[0][1].weight, encoder.readouts[0][1].weight)
+    assert not torch.equal(again.readouts[0][1].weight, encoder.readouts[0][1].weight)
     again.load_state_dict(encoder.state_dict())
     assert torch.equal(again(**observe(config)), cond)
     assert again.architecture == encoder.architecture

@@ -73,8 +73,9 @@ def test_builds_again_from_json_alone(tmp_path):
 def test_half_precision_files_are_computed_in_float32(tmp_path):
     folder = vision_model("vit", tmp_path)
     transformers.AutoModel.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
-    trunk, _ = transformer_trunk(VisionConfig(folder), None)
-    assert {p.dtype for p in trunk.parameters()} == {torch.float32}
+    trunk, architecture = transformer_trunk(VisionConfig(folder), None)
+    again, _ = transformer_trunk(VisionConfig(folder), architecture)
+    assert {p.dtype for p in [*trunk.parameters(), *again.parameters()]} == {torch.float32}
 
 
 def test_refusals_list_what_works(tmp_path, distilbert):

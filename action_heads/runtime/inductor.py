@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from action_heads.modulation import HeadModulation
 from action_heads.runtime.shared import SharedHead
 
 KEPT = 8  # programs, the most recent shapes
-OPTIONS = {"freezing": True}  # weights become constants, which it may pack
+OPTIONS: dict[str, Any] = {"freezing": True}  # weights become constants, which it may pack
 
 
 class InductorHead(SharedHead):

@@ -138,8 +138,14 @@ def lerobots_unet(device: str, dtype: torch.dtype) -> Sample:
     )
 
     config = DiffusionConfig(output_features={"action": PolicyFeature(FeatureType.ACTION, (10,))})
-    net = DiffusionConditionalUnet1d(config, COND_DIM).to(device=device, dtype=dtype).eval()
-    return partial(by_diffusers, lambda x, t, cond: net(x, t, global_cond=cond))
+    net = DiffusionConditionalUnet1d(config, COND_DIM).to(device).eval()
+
+    def predict(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+        # Its step embedding is float32 whatever its weights are, so half precision is by autocast, as LeRobot has it.
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            return net(x.float(), t, global_cond=cond.float()).to(x.dtype)
+
+    return partial(by_diffusers, predict)
 
 
 def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:

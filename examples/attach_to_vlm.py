@@ -1,6 +1,6 @@
 """A vision-language model on a frozen head: from rendered pictures to success in physics, without a download.
 
-uv run examples/attach_to_vlm.py      # eight minutes on one free core, a fourth of it the recording, which is kept
+uv run examples/attach_to_vlm.py      # 11 minutes on one core beside other jobs, 6 once the recording is there
 
 Lift in robosuite: the wrist camera sees the cube, the model sees the camera's picture, the head moves the arm. The
 model is a tiny SmolVLM of random weights. Real ones know about pictures; this one is first taught to say where the cube

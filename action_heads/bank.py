@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from action_heads.adapters import Adapter
 from action_heads.conditions import Condition, Mask, parts
 from action_heads.head import ActionHead
+from action_heads.normalize import Normalizer
 from action_heads.policy import ConditionedHead
-from action_heads.precision import KeepFloat32
 
 
 class AdapterBank:
@@ -148,19 +148,13 @@ def batched(cond: Any) -> Any:
     return None if cond is None else cond[None]
 
 
-class RowNormalizer(KeepFloat32):
-    """`Normalizer` with statistics (b 1 a) of each row's own."""
-
-    offset: Tensor
-    scale: Tensor
+class RowNormalizer(Normalizer):
+    """Statistics (b 1 a) of each row's own."""
 
     def __init__(self, offset: Tensor, scale: Tensor):
-        super().__init__()
+        nn.Module.__init__(self)  # they were checked where they were fitted
         self.register_buffer("offset", offset)
         self.register_buffer("scale", scale)
 
-    def normalize(self, actions: Tensor) -> Tensor:
-        return (actions - self.offset) / self.scale
-
-    def unnormalize(self, actions: Tensor) -> Tensor:
-        return actions * self.scale + self.offset
+    def extra_repr(self) -> str:
+        return f"{len(self.scale)} rows"

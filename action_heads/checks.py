@@ -89,8 +89,8 @@ def _check_mask(name: str, mask: Any, cond: Tensor, values: bool) -> None:
 
 
 def check_width(name: str, width: Any) -> None:
-    """A width is a positive integer."""
-    if not isinstance(width, int) or width < 1:
+    """A width, or a number of things, is a positive integer."""
+    if type(width) is not int or width < 1:  # True is no width
         raise ValueError(f"{name} must be a positive integer, got {width!r}")
 
 

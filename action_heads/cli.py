@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from action_heads import hub
@@ -31,7 +33,7 @@ def main() -> None:
     except ImportError as error:
         raise SystemExit(str(error)) from None
     from action_heads.pretrain.evaluate import EvaluateConfig, evaluate
-    from action_heads.pretrain.loop import Diverged, pretrain
+    from action_heads.pretrain.loop import pretrain
     from action_heads.pretrain.publish import PublishConfig, publish
     from action_heads.pretrain.settings import PretrainConfig
     from action_heads.reproduce.report import ReportConfig, report
@@ -67,15 +69,24 @@ def main() -> None:
     )
     # What has no default, such as the head to evaluate, is given by its place.
     marks = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs)
-    try:
+    with plain_errors():
         given = tyro.cli(config, prog="action-heads", config=marks)
         run[type(given)](given)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """End a command as a shell expects: with the message of an error alone, or quietly on Ctrl-C."""
+    from action_heads.pretrain.loop import Diverged
+
+    try:
+        yield
     except (OSError, ValueError, ImportError, Diverged) as error:  # ours say it all; a traceback would bury it
         if os.environ.get("ACTION_HEADS_TRACEBACK"):
             raise
         raise SystemExit(f"{error}\n(ACTION_HEADS_TRACEBACK=1 shows where this came from)") from None
     except KeyboardInterrupt:
-        raise SystemExit(130) from None  # what a shell expects of a command stopped by Ctrl-C
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

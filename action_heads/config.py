@@ -9,6 +9,7 @@ from typing import Any
 
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
+from action_heads.checks import check_width
 from action_heads.objectives import ObjectiveConfig
 from action_heads.spaces import EE_ABSOLUTE, ActionSpace
 
@@ -52,9 +53,7 @@ class HeadConfig:
 
     def __post_init__(self):
         for name in ("width", "depth", "expansion", "horizon", "rank"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+            check_width(name, getattr(self, name))
         if self.width % 2 or self.width < 4:
             raise ValueError(
                 f"width must be even and at least 4, for the sines and cosines of the step, got {self.width}"

@@ -89,9 +89,9 @@ class Normalizer(KeepFloat32):
         return actions * self.scale + self.offset
 
     def _check(self, actions: Tensor) -> None:
-        if actions.shape[-1:] != self.scale.shape:
+        if actions.shape[-1:] != self.scale.shape[-1:]:
             raise ValueError(
-                f"actions have shape {tuple(actions.shape)}; this normalizer expects (..., {len(self.scale)})"
+                f"actions have shape {tuple(actions.shape)}; this normalizer expects (..., {self.scale.shape[-1]})"
             )
 
     def extra_repr(self) -> str:

@@ -1,11 +1,10 @@
-"""What every benchmark shares: the machine it ran on, medians, and a results file that names its command."""
+"""What every benchmark shares: the machine it ran on and its rates, and a results file that names its command."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -30,20 +29,6 @@ def write_results(name: str, results: object) -> None:
         "results": results,
     }
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
-
-
-def median_ms(call: Callable[[], object], repeats: int = 50, warm_up: int = 5) -> float:
-    """Median wall time of a call in milliseconds, synchronised with the accelerator if there is one."""
-    synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
-    times = []
-    for i in range(warm_up + repeats):
-        synchronize()
-        began = time.perf_counter()
-        call()
-        synchronize()
-        if i >= warm_up:
-            times.append(time.perf_counter() - began)
-    return round(1e3 * statistics.median(times), 2)
 
 
 def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:

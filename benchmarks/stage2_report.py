@@ -22,10 +22,11 @@ from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 
 from action_heads.files import write_text
+from action_heads.reproduce import figure
 from action_heads.sim.report import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
-COLOURS = {"decoupled": "#2a6f97", "random-frozen": "#e09f3e", "random-frozen-paper": "#9e2a2b", "normal": "#6c757d"}
+COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}
 LEVEL = 0.1  # of the training loss
 Row = tuple[Cell, dict]
 

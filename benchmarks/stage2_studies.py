@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from action_heads.levels import LEVELS
+from action_heads.reproduce.studies import MECHANISMS, TOKENS
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,6 @@ SIZES = {"0.1m": (64, 4), "0.3m": (64, 8), "1m": (128, 8), "2m": (160, 8), "5m":
 HEADS |= {name: BASE | {"width": width, "depth": depth} for name, (width, depth) in SIZES.items()}
 
 # The paper's Figure 3 is about one transformer, its Stage 1 conditioned on joints.
-TOKENS = ("cross_attention", "prefix")
-MECHANISMS = ("adaln_zero", "adaln", "adarmsnorm", "film", "additive", *TOKENS)
 TRANSFORMER = BASE | {"arch": "transformer", "signal": "joints", "steps": 1000, "save_every": 1000}
 HEADS |= {f"transformer {m}": TRANSFORMER | {"mechanisms": (m,)} for m in MECHANISMS}
 HEADS |= {f"DP-T {m}": TRANSFORMER | {"width": 256, "depth": 8, "steps": 20000, "mechanisms": (m,)} for m in MECHANISMS}

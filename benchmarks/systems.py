@@ -16,19 +16,19 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from common import RESULTS
-from stage2_studies import MECHANISMS, TOKENS
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
 from action_heads.files import write_text
 from action_heads.reproduce import paper
+from action_heads.reproduce.figure import COLOURS
+from action_heads.reproduce.studies import MECHANISMS, TOKENS
 from action_heads.sim.report import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
 COND_DIM = 274  # the paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot
 MODES = ("decoupled", "normal", "random-frozen")
-COLOURS = {"decoupled": "#2a6f97", "random-frozen": "#e09f3e", "normal": "#6c757d"}
 
 # The paper's averages in %, of MimicGen and of LIBERO
 TABLE_2 = {

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from action_heads.checks import check_width
 from action_heads.config import strict
 
 VERSION = 1
@@ -43,7 +44,7 @@ class VisionConfig:
     shared: bool = False
 
     def __post_init__(self):
-        check_count("vision.features", self.features)
+        check_width("vision.features", self.features)
         for name in ("resize", "crop"):
             object.__setattr__(self, name, check_size(f"vision.{name}", getattr(self, name)))
         if self.resize and self.crop and (self.crop[0] > self.resize[0] or self.crop[1] > self.resize[1]):
@@ -93,7 +94,7 @@ class TextConfig:
         if self.pool not in ("sum", "mean"):
             raise ValueError(f"unknown text.pool {self.pool!r}; choose one of sum, mean")
         if self.features is not None:
-            check_count("text.features", self.features)
+            check_width("text.features", self.features)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class ObservationConfig:
             raise ValueError(f"cameras names one twice: {', '.join(self.cameras)}")
         if type(self.state_dim) is not int or self.state_dim < 0:
             raise ValueError(f"state_dim must be a whole number, 0 for none, got {self.state_dim!r}")
-        check_count("observation_steps", self.observation_steps)
+        check_width("observation_steps", self.observation_steps)
         if not self.cameras and not self.state_dim and self.text is None:
             raise ValueError("nothing is observed: give cameras, state_dim or text")
 
@@ -147,11 +148,6 @@ class ObservationConfig:
         if values.get("text") is not None:
             values["text"] = strict(TextConfig, values["text"], "the text config")
         return strict(cls, values, "the observation config")
-
-
-def check_count(name: str, value: object) -> None:
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
 def check_size(name: str, size: Any) -> tuple[int, int] | None:

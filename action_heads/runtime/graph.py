@@ -5,7 +5,6 @@ Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusio
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
@@ -15,7 +14,7 @@ from action_heads import samplers
 from action_heads.continuing import Prefix
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
-from action_heads.runtime.shared import SharedHead
+from action_heads.runtime.shared import Recent, SharedHead
 
 KEPT = 8  # graphs, the most recent shapes and plans
 WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and torch its memory
@@ -29,7 +28,7 @@ class GraphHead(SharedHead):
 
     def __init__(self, head: ActionHead):
         super().__init__(head)
-        self.graphs: OrderedDict[tuple, Callable[..., Tensor]] = OrderedDict()
+        self.graphs: Recent[Callable[..., Tensor]] = Recent(KEPT)
         self.fell_back = ""
 
     def denoise(
@@ -48,18 +47,12 @@ class GraphHead(SharedHead):
             return super().denoise(table, cond, modulation, noise, plan, generator, prefix)
         assert cond is not None
         key = (noise.shape, cond.shape, cond.dtype, table.shape, table.dtype, id(plan), id(modulation))
-        if key not in self.graphs:
-            eager = super().denoise
+        eager = super().denoise
 
-            def loop(table: Tensor, cond: Tensor, noise: Tensor) -> Tensor:
-                return eager(table, cond, modulation, noise, plan, None)
+        def loop(table: Tensor, cond: Tensor, noise: Tensor) -> Tensor:
+            return eager(table, cond, modulation, noise, plan, None)
 
-            with torch.inference_mode(False), torch.no_grad():  # its inputs are written to in every mode
-                self.graphs[key] = capture(loop, table, cond, noise)
-            if len(self.graphs) > KEPT:
-                self.graphs.popitem(last=False)
-        self.graphs.move_to_end(key)
-        return self.graphs[key](table, cond, noise)
+        return self.graphs.get(key, lambda: capture(loop, table, cond, noise))(table, cond, noise)
 
 
 def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix | None) -> str:
@@ -73,16 +66,17 @@ def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix
 
 def capture(loop: Callable[..., Tensor], *example: Tensor) -> Callable[..., Tensor]:
     """A function of tensors as a CUDA graph. Inputs are copied into the graph's own, the output out of it."""
-    inputs = [tensor.detach().clone() for tensor in example]
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            loop(*inputs)
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = loop(*inputs)
+    with torch.inference_mode(False), torch.no_grad():  # the inputs are written to in every mode
+        inputs = [tensor.detach().clone() for tensor in example]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                loop(*inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = loop(*inputs)
 
     def replay(*given: Tensor) -> Tensor:
         for own, tensor in zip(inputs, given, strict=True):

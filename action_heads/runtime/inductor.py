@@ -6,7 +6,6 @@ Axes: b batch, h horizon, a action, P modulation values of all sites.
 from __future__ import annotations
 
 import shutil
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
-from action_heads.runtime.shared import SharedHead
+from action_heads.runtime.shared import Recent, SharedHead
 
 KEPT = 8  # programs, the most recent shapes
 OPTIONS: dict[str, Any] = {"freezing": True}  # weights become constants, which it may pack
@@ -26,17 +25,12 @@ class InductorHead(SharedHead):
 
     def __init__(self, head: ActionHead):
         super().__init__(head)
-        self.programs: OrderedDict[tuple, Callable[[Tensor, Tensor], Tensor]] = OrderedDict()
+        self.programs: Recent[Callable[[Tensor, Tensor], Tensor]] = Recent(KEPT)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
         """As `ActionHead.predict`, by the program for these shapes, which the first call compiles."""
         key = (x_t.shape, values.shape, id(modulation))
-        if key not in self.programs:
-            self.programs[key] = self._program(modulation)
-            if len(self.programs) > KEPT:
-                self.programs.popitem(last=False)
-        self.programs.move_to_end(key)
-        return self.programs[key](x_t, values)
+        return self.programs.get(key, lambda: self._program(modulation))(x_t, values)
 
     def _program(self, modulation: HeadModulation) -> Callable[[Tensor, Tensor], Tensor]:
         plain = super().predict

@@ -3,14 +3,36 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from torch import Tensor, nn
 
 from action_heads.head import ActionHead
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
+
+
+class Recent(Generic[T]):
+    """What was made for the most recent keys, such as shapes; no more than `kept`."""
+
+    def __init__(self, kept: int):
+        self.kept = kept
+        self.made: OrderedDict[tuple, T] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self.made)
+
+    def get(self, key: tuple, make: Callable[[], T]) -> T:
+        """What is kept under a key, made if there is nothing."""
+        if key not in self.made:
+            self.made[key] = make()
+            if len(self.made) > self.kept:
+                self.made.popitem(last=False)
+        self.made.move_to_end(key)
+        return self.made[key]
 
 
 class SharedHead(ActionHead):

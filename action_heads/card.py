@@ -97,8 +97,10 @@ chunk = policy.sample(torch.randn(1, 512), steps=10)  # (1, {c.horizon}, {c.spac
 """,
         "## Training\n\n" + _training(c.training, there),
     ]
-    if folder is not None and "evaluation.json" in there and _measured(folder) == head.fingerprint():
+    if folder is not None and "evaluation.json" in there and _measured(folder, "evaluation.json") == head.fingerprint():
         sections.append(_evaluation(folder, there))
+    if folder is not None and "trial.json" in there and _measured(folder, "trial.json") == head.fingerprint():
+        sections.append(_trial(read_json(folder / "trial.json")))
     if folder is not None and "latency.json" in there:
         sections.append(_latency(read_json(folder / "latency.json"), c.backbone))
     sections += ["## Limitations\n\n" + _limitations(head), "## Citation\n\n" + CITATION]
@@ -120,9 +122,9 @@ def _training(training: Mapping[str, Any], there: set[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _measured(folder: Path) -> str | None:
-    """Fingerprint of the weights that the evaluation is of: one of older weights says nothing about these."""
-    return read_json(folder / "evaluation.json").get("fingerprint")
+def _measured(folder: Path, name: str) -> str | None:
+    """Fingerprint of the weights that a measurement is of: one of older weights says nothing about these."""
+    return read_json(folder / name).get("fingerprint")
 
 
 def _evaluation(folder: Path, there: set[str]) -> str:
@@ -132,6 +134,19 @@ def _evaluation(folder: Path, there: set[str]) -> str:
     text = markdown(read_json(folder / "evaluation.json")).replace("\n## ", "\n### ").replace("# ", "## ", 1)
     picture = "\n![Error over noise, distance over sampling steps, and paths of chunks](evaluation.png)\n"
     return text + (picture if "evaluation.png" in there else "")
+
+
+def _trial(record: Mapping[str, Any]) -> str:
+    """What the head did on a task, beside its controls (`action_heads.sim.report.save_trial`)."""
+    rows = [
+        f"| {row['name']} | {row['trainable']:,} | {row['successes']} of {row['episodes']} | "
+        f"{row['interval'][0]:.0%} to {row['interval'][1]:.0%} |\n"
+        for row in record["rows"]
+    ]
+    return (
+        f"## On a task\n\n{record['what']}, by\n\n    {record['command']}\n\n"
+        f"| run | trained parameters | success | 95 % interval |\n|---|---:|---:|---:|\n{''.join(rows)}"
+    )
 
 
 def _latency(record: Mapping[str, Any], backbone: str) -> str:

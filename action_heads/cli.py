@@ -44,7 +44,7 @@ def main() -> None:
 
     command = shlex.join(["action-heads", *sys.argv[1:]])
     run = {
-        DemoConfig: demo,
+        DemoConfig: lambda config: demo(config, command),
         PretrainConfig: lambda config: pretrain(config, command),
         EvaluateConfig: lambda config: evaluate(config, command),
         PublishConfig: publish,

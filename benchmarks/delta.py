@@ -8,6 +8,8 @@ Axes: n steps, m windows, h horizon, a action, c condition.
 from __future__ import annotations
 
 import dataclasses
+import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,10 +21,12 @@ from torch import Tensor
 from action_heads import EE_DELTA, ActionHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
+from action_heads.sim.demo import smooth
 from action_heads.sim.record import record
-from action_heads.sim.report import wilson
+from action_heads.sim.report import Row, save_trial
 
-HEAD, TASK, USED, EPISODES = "dae/mlp-5m-fk-delta", "Lift", 100, 50
+HEAD, TASK, USED, EPISODES, STEPS = "dae/mlp-5m-fk-delta", "Lift", 100, 50, 600
+FOLDER = Path("action_heads/weights/mlp-5m-fk-delta")  # its card shows the result
 
 
 def demonstrations() -> tuple[Tensor, Tensor, Tensor]:
@@ -46,21 +50,32 @@ def main() -> None:
     head, rows = ActionHead.from_pretrained(HEAD), []
     cond, deltas, is_pad = demonstrations()
     for mode in ("decoupled", "random-frozen"):
+        began = time.monotonic()
         torch.manual_seed(0)
         adapter = AdaLNZero(cond.shape[1], through="code", hidden_dim=64)
         adapter.standardize(cond)
         policy = head.in_mode(mode).attach(adapter, normalizer=Normalizer.fit(deltas, EE_DELTA, margin=0.05))
-        fit(policy, deltas, cond, is_pad=is_pad, config=FitConfig(steps=600, lr=1e-2), description=mode)
+        losses = fit(policy, deltas, cond, is_pad=is_pad, config=FitConfig(steps=STEPS, lr=1e-2), description=mode)
+        trained = time.monotonic() - began
         executor = Executor(policy, execute=8, generator=torch.Generator().manual_seed(0))
-        successes = closed_loop(executor, TASK, EPISODES, mode, to_target)
-        low, high = wilson(successes, EPISODES)
         rows.append(
-            {"mode": mode, "head": head.config.name, "fingerprint": head.fingerprint()}
-            | {"frozen": policy.num_frozen, "trained": policy.num_trainable, "successes": successes}
-            | {"episodes": EPISODES, "interval": [round(low, 3), round(high, 3)]}
+            Row(
+                name=mode,
+                frozen=policy.num_frozen,
+                trainable=policy.num_trainable,
+                successes=closed_loop(executor, TASK, EPISODES, mode, to_target),
+                episodes=EPISODES,
+                steps_to_success=None,  # not looked at
+                training_seconds=round(trained, 1),
+                seconds=round(time.monotonic() - began, 1),
+                losses=smooth(losses),
+            )
         )
         print(rows[-1])
-        write_results("delta", rows)
+    of = {"head": head.config.name, "fingerprint": head.fingerprint()}
+    write_results("delta", [of | dataclasses.asdict(row) | {"interval": row.interval} for row in rows])
+    what = f"{TASK} by deltas, {USED} demonstrations, {STEPS} training steps, adaln_zero through code"
+    save_trial(FOLDER, head, rows, what, "uv run benchmarks/delta.py")
 
 
 if __name__ == "__main__":

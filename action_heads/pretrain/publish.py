@@ -18,7 +18,7 @@ from action_heads.card import KEPT, credit, head_card, origin
 from action_heads.head import ActionHead
 
 NEEDED = ("config.json", "model.safetensors", golden.NAME, "curves.json", "curves.png")
-WELCOME = ("evaluation.json", "evaluation.md", "evaluation.png", "latency.json")
+WELCOME = ("evaluation.json", "evaluation.md", "evaluation.png", "trial.json", "latency.json")
 TOLERANCE = 1e-4  # of golden outputs, in robot units: other processors add in another order
 # A name that has one of these says what the head was trained on.
 CORPORA = ("droid", "libero", "mimicgen", "robomimic", "openx")
@@ -66,6 +66,8 @@ def publish(config: PublishConfig) -> Published | None:
         print(f"  {name:20} {(config.folder / name).stat().st_size:>12,} bytes")
     if "evaluation.json" not in names:
         print(f"  no evaluation: `action-heads evaluate-head {config.folder}` measures one and the card shows it")
+    if "trial.json" not in names:
+        print(f"  no trial: `action-heads demo --head {config.folder}` tries it on a task and the card shows it")
     if config.dry_run:
         print(f"dry run: the card is {config.folder / 'README.md'}; nothing was sent")
         return None
@@ -114,12 +116,11 @@ def check(folder: Path, repo: str = "") -> ActionHead:
         if credit(spec, record) is None
     ]
     problems += unearned_names((folder.resolve().name, repo, head.config.name), data)
-    if (evaluation := folder / "evaluation.json").is_file():
-        measured = files.read_json(evaluation).get("fingerprint")
-        if measured != head.fingerprint():
-            problems.append(
-                f"evaluation.json is of other weights ({measured}): run `action-heads evaluate-head {folder}` again"
-            )
+    for name, again in (("evaluation.json", f"evaluate-head {folder}"), ("trial.json", f"demo --head {folder}")):
+        if (folder / name).is_file() and (
+            of := files.read_json(folder / name).get("fingerprint")
+        ) != head.fingerprint():
+            problems.append(f"{name} is of other weights ({of}): run `action-heads {again}` again, or remove it")
     if problems:
         raise _refused(folder, problems)
     return head

@@ -23,7 +23,7 @@ from action_heads.fit import FitConfig, fit
 from action_heads.modes import MODES
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.record import record
-from action_heads.sim.report import Row, draw, table
+from action_heads.sim.report import Row, draw, save_trial, table
 from action_heads.sim.rollout import rollout
 
 RUNS = MODES | {
@@ -39,7 +39,7 @@ class DemoConfig:
 
     Attributes:
         task: Lift, Stack, PickPlaceCan, PickPlaceMilk, PickPlaceBread, PickPlaceCereal, NutAssemblySquare, ...
-        head: a bundled name, a folder or a Hub id.
+        head: a bundled name, a folder or a Hub id. A folder keeps the result for the head's card.
         adapter: film, adaln_zero or adarmsnorm.
         through: what the adapter acts through: code (a few thousand parameters), blocks (as in the paper), or both.
         hidden: width of the network that reads the condition; 0 for the head's own.
@@ -88,7 +88,7 @@ SHOWS = (
 EFFORT = {"Lift": (100, 600), "Stack": (200, 4000), "": (200, 4000)}
 
 
-def demo(config: DemoConfig) -> list[Row]:
+def demo(config: DemoConfig, command: str = "action_heads.sim.demo") -> list[Row]:
     """Run the demo and leave table, plot, video, adapter and every number in `config.out`."""
     demos, steps = EFFORT.get(config.task, EFFORT[""])
     share = 6 if config.quick else 1
@@ -123,6 +123,8 @@ def demo(config: DemoConfig) -> list[Row]:
     }
     files.write_text(out / "results.json", json.dumps(record_of, indent=2) + "\n")
     draw(rows, f"{config.task}: {demos} demonstrations", out / "results.png")
+    if (folder := Path(config.head)).is_dir():
+        save_trial(folder, head, rows, title, command)
     print(
         f"\nsee {out}/results.png, {out}/table.md"
         + (f", {out}/decoupled/rollouts.mp4" if "decoupled" in config.runs else "")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from action_heads import files
 from action_heads.extras import require
+from action_heads.head import ActionHead
+
+TRIAL = "trial.json"  # in a head's folder: what it did on a task, for its card
 
 COLOURS = {
     "decoupled": "#2a6f97",
@@ -46,6 +53,17 @@ class Row:
         return (
             f"{self.name}: {self.successes} of {self.episodes} episodes succeed (95 % interval {low:.0%} to {high:.0%})"
         )
+
+
+def save_trial(folder: Path, head: ActionHead, rows: Sequence[Row], what: str, command: str) -> None:
+    """Leave rows about a head in its folder, where its card finds them; `what` says task, data and adapter."""
+    told: list[dict[str, Any]] = [
+        {"name": row.name, "trainable": row.trainable, "successes": row.successes}
+        | {"episodes": row.episodes, "interval": row.interval}
+        for row in rows
+    ]
+    record = {"fingerprint": head.fingerprint(), "what": what, "command": command, "rows": told}
+    files.write_text(folder / TRIAL, json.dumps(record, indent=2) + "\n")
 
 
 def table(rows: list[Row]) -> str:

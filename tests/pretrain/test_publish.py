@@ -130,7 +130,8 @@ def test_upload_verifies_any_head(folder, fake_hub):
 def test_all_that_is_wrong_is_told_at_once(folder, fake_hub):
     save(tiny_head("mixer"), folder, command="", data=["npz:mine.npz"], licence=None)
     (folder / "curves.png").unlink()
-    (folder / "evaluation.json").write_text('{"fingerprint": "of another"}')
+    for name in ("evaluation.json", "trial.json"):
+        (folder / name).write_text('{"fingerprint": "of another"}')
     with pytest.raises(PublishError) as caught:
         publish(PublishConfig(folder, "me/tiny-droid"))
     for says in (
@@ -141,6 +142,7 @@ def test_all_that_is_wrong_is_told_at_once(folder, fake_hub):
         "training['credits'] of config.json",
         "'me/tiny-droid' claims droid, but the head was trained on npz:mine.npz",
         "evaluation.json is of other weights",
+        "trial.json is of other weights",
     ):
         assert says in str(caught.value)
     assert fake_hub.requests == []

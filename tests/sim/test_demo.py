@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small import tiny_head
 
+from action_heads import ActionHead
+from action_heads.card import head_card
 from action_heads.sim import demo as module
 from action_heads.sim.demo import DemoConfig, demo
 from action_heads.sim.demonstrations import Demonstrations
@@ -73,6 +76,16 @@ def test_leaves_table_plot_adapter_and_every_number(tmp_path, head_folder, array
     assert saved["head"]["name"] == "test/tiny"
     assert (out / "decoupled" / "adapter" / "adapter.safetensors").exists()
     assert not (out / "random-frozen" / "adapter").exists()
+
+
+def test_the_head_s_folder_keeps_the_result_for_its_card(tmp_path, head_folder, arrays):
+    demo(config(tmp_path, head_folder, runs=("decoupled", "random-frozen")), "action-heads demo --head here")
+    head = ActionHead.from_pretrained(head_folder)
+    card = head_card(head, folder=Path(head_folder))
+    assert "action-heads demo --head here" in card
+    assert "| decoupled | " in card
+    assert "| 3 of 6 | 19% to 81% |" in card
+    assert "On a task" not in head_card(tiny_head(seed=1), folder=Path(head_folder))  # of other weights
 
 
 def test_blind_sees_nothing(tmp_path, head_folder, arrays, monkeypatch):

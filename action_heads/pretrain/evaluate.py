@@ -82,6 +82,12 @@ class HeldOut:
         self.space, self.horizon = space, horizon
         self.sources = {spec: data.mixture((spec,), data.window(space, horizon), "held_out") for spec in specs}
 
+    @property
+    def episodes(self) -> dict[str, int]:
+        """How many held-out episodes windows are drawn from, of each recorded source."""
+        counts = {spec: source.record[0].get("episodes") for spec, source in self.sources.items()}
+        return {spec: int(count) for spec, count in counts.items() if count}
+
     def draw(self, n: int, number: int) -> dict[str, Tensor]:
         """Draw `number`: n chunks (b h a) in all, in equal parts by source."""
         drawn = {}
@@ -119,6 +125,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
         "fingerprint": head.fingerprint(),
         "command": command,
         "data": list(specs),
+        "episodes": held_out.episodes,
         "mode": space.mode,
         "task_boxes": head.config.training.get("settings", {}).get("task_boxes", 0.0),
         "chunks": config.chunks,

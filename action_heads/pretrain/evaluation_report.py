@@ -40,7 +40,7 @@ On held-out chunks of {", ".join(f"`{spec}`" for spec in results["data"])}, ± o
 same shape that was never trained. Made in {results["seconds"]:.0f} s by
 
     {results["command"] or "action_heads.pretrain.evaluate.evaluate(...)"}
-
+{_alike(results)}
 ## Denoising
 
 Mean squared error of the clean chunk that the head sees in a noisy one, in {results["head"]}'s normalised units, by
@@ -162,6 +162,17 @@ def _magnified(results: Mapping[str, Any]) -> str:
         "show them,\nso its samples are expected to move farther than the data, and not to be at distance 0 from it.\n"
         if share
         else ""
+    )
+
+
+def _alike(results: Mapping[str, Any]) -> str:
+    """What standard errors over windows leave out, where windows are of recorded episodes."""
+    if not (episodes := results.get("episodes")):
+        return ""
+    of = ", ".join(f"{count} of `{spec}`" for spec, count in episodes.items())
+    return (
+        "\nErrors are over windows, as if each stood alone. Those of one episode are alike: of few held-out episodes\n"
+        f"({of}) they are too small.\n"
     )
 
 

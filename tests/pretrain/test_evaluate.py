@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,14 @@ def test_delta_heads_have_steps_and_no_reach(tmp_path):
     text = (tmp_path / "evaluation.md").read_text()
     assert "in reach" not in text
     assert "denoises each step of a chunk alone" in text
+
+
+def test_errors_over_few_episodes_are_said_to_be_too_small(saved, tmp_path):
+    droid = f"npz:{Path(__file__).parents[1] / 'data' / 'droid_3_episodes.npz'}"
+    for spec, said in ((droid, True), ("synthetic:panda", False)):
+        results = evaluate(EvaluateConfig(str(saved), data=(spec,), out=tmp_path, chunks=16, samples=8))
+        assert bool(results["episodes"]) is said
+        assert ("they are too small" in (tmp_path / "evaluation.md").read_text()) is said
 
 
 def test_against_other_heads(saved, tmp_path):

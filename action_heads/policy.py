@@ -211,7 +211,8 @@ class ConditionedHead(nn.Module):
         `.compiled` says what was chosen, and what stood in the way of more. The adapter is shared, and may learn on.
 
         Args:
-            method: "auto"; "packed" (CPU, at once); "inductor" (needs a C++ compiler and a minute); "graph" (CUDA).
+            method: "auto"; "native" (CPU, our own C++, compiled in 2 s); "packed" (CPU, no compiler); "inductor" (a C++
+                compiler and minutes); "graph" (CUDA).
             dtype: of the head's network, torch.bfloat16 or torch.float32; the head's own if not given.
         """
         from action_heads.runtime.compiled import compile_policy

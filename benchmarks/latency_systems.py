@@ -157,7 +157,7 @@ def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
     def bundled() -> ActionHead:
         return ActionHead.from_pretrained("dae/mlp-5m-fk")
 
-    fast = ("graph", "inductor") if device == "cuda" else ("packed", "inductor")
+    fast = ("graph", "inductor") if device == "cuda" else ("native", "packed", "inductor")
     table: dict[str, Callable[[torch.dtype], Sample]] = {
         f"ours, AdaLN-Zero, {method}": partial(ours, method, AdaLNZero, device) for method in ("eager", *fast)
     }

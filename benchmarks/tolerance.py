@@ -75,6 +75,8 @@ def main() -> None:
         eager = sample(policy)
         ways = {
             "eager": policy,
+            "native fp32": policy.compile("native", dtype=torch.float32),
+            "native bf16": policy.compile("native", dtype=torch.bfloat16),
             "packed fp32": policy.compile("packed", dtype=torch.float32),
             "packed bf16": policy.compile("packed", dtype=torch.bfloat16),
             "int8, not offered": int8(policy),

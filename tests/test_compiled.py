@@ -25,6 +25,14 @@ def test_compiled_is_eager(policy, batch):
     fast, cond = policy.compile(), conditions(batch)
     expected = policy.sample(cond, steps=3, generator=generator())
     torch.testing.assert_close(fast.sample(cond, steps=3, generator=generator()), expected, rtol=1e-5, atol=1e-5)
+    by = {"mlp": "native", "mixer": "native", "transformer": "packed", "unet": "eager"}
+    assert fast.compiled.method == by[policy.head.config.backbone]
+
+
+def test_packed_is_eager(policy):
+    fast = policy.compile("packed")
+    chunks = [p.sample(conditions(), steps=3, generator=generator()) for p in (policy, fast)]
+    torch.testing.assert_close(*chunks, rtol=1e-5, atol=1e-5)
     assert fast.compiled.method == ("eager" if policy.head.config.backbone == "unet" else "packed")
 
 
@@ -68,19 +76,21 @@ def test_compiling_changes_neither_head_nor_adapter(tmp_path):
     policy = trained_policy(tiny_head(**WIDE))
     fingerprint = policy.head.fingerprint()
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
-    fast = policy.compile(dtype=torch.bfloat16)
+    fast = policy.compile("packed", dtype=torch.bfloat16)
     fast.sample(conditions())
+    policy.compile().sample(conditions())
     assert policy.head.fingerprint() == fingerprint == fast.head.original.fingerprint()
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
     assert any(isinstance(module, PackedLinear) for module in fast.head.modules())
     assert not any(isinstance(module, PackedLinear) for module in policy.head.modules())
 
 
-def test_bfloat16_is_near(monkeypatch):
-    """8 bits of mantissa: with random weights a hundredth of the range."""
+@pytest.mark.parametrize("method", ["packed", "native"])
+def test_bfloat16_is_near(monkeypatch, method):
+    """8 bits of mantissa: with random weights a hundredth of the range. Without its products, native falls back."""
     monkeypatch.setattr(compiled, "bfloat16_is_faster", lambda device: True)
     policy = trained_policy(tiny_head(**WIDE))
-    fast = policy.compile(dtype=torch.bfloat16)
+    fast = policy.compile(method, dtype=torch.bfloat16)
     assert fast.compiled.dtype == torch.bfloat16
     chunks = [p.sample(conditions(), generator=generator()) for p in (policy, fast)]
     torch.testing.assert_close(*chunks, rtol=0, atol=0.05)
@@ -98,6 +108,9 @@ def test_reasons(monkeypatch):
     policy = trained_policy(tiny_head(**WIDE))
     assert "CUDA device" in policy.compile("graph").compiled.reason
     assert "no linear map" in trained_policy(tiny_head()).compile("packed").compiled.reason
+    narrow = trained_policy(tiny_head(width=20)).compile().compiled
+    assert (narrow.method, "divides here" in narrow.reason) == ("eager", True)
+    assert "of transformer, so packed" in trained_policy(tiny_head("transformer", **WIDE)).compile().compiled.reason
     monkeypatch.setattr(inductor.shutil, "which", lambda name: None)
     assert policy.compile("inductor").compiled[::2] == (
         "packed",
@@ -120,7 +133,7 @@ def test_what_a_compiled_policy_refuses(tmp_path):
         fast.to("meta")
     with pytest.raises(ValueError, match="cond must be"):
         fast.sample(torch.zeros(1, COND_DIM + 1))
-    assert "compiled: packed in float32" in repr(fast)
+    assert "compiled: native in float32" in repr(fast)
 
 
 def test_projections_that_train_ask_for_compiling_again():

@@ -18,6 +18,7 @@ from action_heads.policy import ConditionedHead
 from action_heads.precision import bfloat16_is_faster
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
+from action_heads.runtime.native import NativeHead, why_not_native
 from action_heads.runtime.packed import PackedHead, why_not_packed
 from action_heads.runtime.shared import SharedHead
 
@@ -99,28 +100,39 @@ def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | No
     if dtype == torch.bfloat16 != own and not bfloat16_is_faster(head.objective.alpha.device):
         dtype = own
         notes.append("this machine has no instructions for bfloat16")
-    method, why = choose(head, method)
+    method, why = choose(head, method, dtype)
     notes += [why] if why else []
     fast = METHODS[method](head, dtype)
     return CompiledPolicy(policy, fast, Compiled(method, dtype, "; ".join(notes) or "as asked for"))
 
 
-def choose(head: ActionHead, method: str) -> tuple[str, str]:
+WHY = {"graph": "one CUDA graph holds the whole loop", "native": "the whole network in one call of our own C++"}
+
+
+def choose(head: ActionHead, method: str, dtype: torch.dtype) -> tuple[str, str]:
     """The method to use in place of `auto`, or of one that can't be used here, and why."""
     if not head.frozen:
         return "eager", "the head trains along, and only a frozen one can be compiled: head.freeze() first"
     device = head.objective.alpha.device.type
     if method in ("graph", "auto") and device == "cuda":
-        return "graph", "" if method == "graph" else "one CUDA graph holds the whole loop"
+        return "graph", WHY["graph"] if method == "auto" else ""
     if method == "graph":
         return "eager", f"CUDA graphs need a CUDA device, and this head is on {device}"
-    if method in ("packed", "auto"):
-        why = why_not_packed(head)
-        return ("eager", why) if why else ("packed", "" if method == "packed" else "weights in oneDNN's own layout")
-    if method == "inductor" and (why := why_no_inductor()):
-        instead, _ = choose(head, "packed")
-        return instead, f"{why}, so {instead}"
-    return method, ""
+    obstacle = {
+        "native": lambda: why_not_native(head, dtype),
+        "packed": lambda: why_not_packed(head),
+        "inductor": why_no_inductor,
+        "eager": lambda: "",
+    }
+    met: list[str] = []
+    for name in dict.fromkeys(("native" if method == "auto" else method, "packed", "eager")):
+        if why := obstacle[name]():
+            met.append(why)
+        elif met:
+            return name, f"{'; '.join(met)}, so {name}"
+        else:
+            return name, WHY.get(name, "") if method == "auto" else ""
+    raise AssertionError("eager has no obstacle")
 
 
 def cast(head: ActionHead, dtype: torch.dtype) -> ActionHead:
@@ -134,6 +146,7 @@ def cast(head: ActionHead, dtype: torch.dtype) -> ActionHead:
 
 
 METHODS = {
+    "native": NativeHead,
     "packed": lambda head, dtype: PackedHead(cast(head, dtype) if dtype == torch.float32 else head, dtype),
     "inductor": lambda head, dtype: InductorHead(cast(head, dtype)),
     "graph": lambda head, dtype: GraphHead(cast(head, dtype)),

@@ -1,0 +1,320 @@
+// One evaluation of `mlp` or `mixer` on a CPU, all in one call: a chunk has too few rows for a library's products, whose
+// packing, dispatch and waking of threads then take longer than the arithmetic.
+//
+// Axes: m rows (batch x horizon), h horizon, a action, w width, k inputs and n outputs of a product.
+// A matrix (n, k) is packed by panels of 2 V outputs: (n / 2V, k, 2V), of bfloat16 by pairs of inputs:
+// (n / 2V, k / 2, 2V, 2). Built by native.py: g++ -O3 -march=native.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <omp.h>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+constexpr int V = 16, R = 8;  // floats of a register; rows of a tile, whose 2 R sums stay in registers
+#elif defined(__AVX2__)
+constexpr int V = 8, R = 4;
+#else
+constexpr int V = 4, R = 8;
+#endif
+constexpr long ROWS = 64;  // of a block that one thread takes through the network where there are many
+
+typedef float vec __attribute__((vector_size(4 * V), aligned(4)));
+typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4)));
+struct bf16 { uint16_t bits; };
+
+struct Shape {  // as in native.py
+    int64_t depth, width, hidden, horizon, action;
+    int64_t values;  // of a site; where in them is, or -1:
+    int64_t enter_scale, enter_shift, hidden_scale, hidden_shift, gate;
+    int64_t rms;  // whether norms are root-mean-square
+    float eps;
+};
+
+struct Ends {  // embed (h, a, w) and its bias (h, w), the last norm, out (a, w) and its bias
+    const float *embed, *embed_bias, *norm, *norm_bias, *out, *out_bias;
+};
+
+template <class T> struct Block {
+    const T *up, *down;
+    const float *up_bias, *down_bias, *norm, *norm_bias, *mix, *mix_bias;  // no mix in `mlp`
+};
+
+static inline vec load(const float* p) { return *(const vec*)p; }
+static inline void store(float* p, vec x) { *(vec*)p = x; }
+#ifdef __AVX512BF16__
+static inline void store(bf16* p, vec x) {
+    __m256bh half = _mm512_cvtneps_pbh((__m512)x);
+    memcpy(p, &half, sizeof half);
+}
+#endif
+
+static inline float sum(vec x) {
+    float s = 0;
+    for (int i = 0; i < V; i++) s += x[i];
+    return s;
+}
+
+// e^x for x <= 0, to 2 units in the last place; below -87 it is tiny instead of 0.
+static inline vec exp_of(vec x) {
+    x = x > -87.0f ? x : vec{} - 87.0f;
+    const float magic = 12582912.0f;  // added to a float, it leaves the nearest integer in the low bits
+    vec shifted = x * 1.44269504f + magic, n = shifted - magic;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+// x (1 + erf(x / sqrt 2)) / 2, with erf to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+static inline vec gelu(vec x) {
+    vec z = x * 0.70710678f, a = z < 0 ? -z : z;
+    vec t = 1.0f / (1.0f + 0.3275911f * a);
+    vec p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    vec tail = p * exp_of(-a * a);  // 1 - erf(a)
+    return 0.5f * x * (x < 0 ? tail : 2.0f - tail);
+}
+
+// sums[r][c] += a[r] . panel, over k inputs.
+template <int rows> static inline void tile(const float* a, long k, const float* panel, vec (&sums)[rows][2]) {
+    for (long i = 0; i < k; i++, panel += 2 * V) {
+        vec left = load(panel), right = load(panel + V);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            sums[r][0] += a[r * k + i] * left;
+            sums[r][1] += a[r * k + i] * right;
+        }
+    }
+}
+#ifdef __AVX512BF16__
+template <int rows> static inline void tile(const bf16* a, long k, const bf16* panel, vec (&sums)[rows][2]) {
+    for (long i = 0; i < k; i += 2, panel += 4 * V) {
+        __m512bh left = (__m512bh)_mm512_loadu_si512(panel), right = (__m512bh)_mm512_loadu_si512(panel + 2 * V);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; r++) {
+            int32_t pair;
+            memcpy(&pair, a + r * k + i, 4);
+            __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+            sums[r][0] = (vec)_mm512_dpbf16_ps((__m512)sums[r][0], both, left);
+            sums[r][1] = (vec)_mm512_dpbf16_ps((__m512)sums[r][1], both, right);
+        }
+    }
+}
+#endif
+
+template <int rows, class T, class Then>
+static inline void few(int count, const T* a, long k, const T* panel, long row, long column, Then then) {
+    if constexpr (rows > 1)
+        if (count < rows) return few<rows - 1>(count, a, k, panel, row, column, then);
+    vec sums[rows][2] = {};
+    tile<rows>(a + row * k, k, panel, sums);
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < 2; c++) then(row + r, column + c * V, sums[r][c]);
+}
+
+// One of so many equal shares of `all` things: [from, to).
+struct Share {
+    long from, to;
+    Share(long all, int part, int parts) : from(all * part / parts), to(all * (part + 1) / parts) {}
+};
+
+// A part's tiles of a (m, k) times a packed matrix; `then(row, column, V sums)` takes them further.
+template <class T, class Then>
+static void product(const T* a, long m, long k, const T* packed, long n, int part, int parts, Then then) {
+    long groups = (m + R - 1) / R;
+    Share share(n / (2 * V) * groups, part, parts);
+    for (long i = share.from; i < share.to; i++) {
+        long panel = i / groups, row = i % groups * R;
+        few<R>(m - row < R ? m - row : R, a, k, packed + panel * k * 2 * V, row, panel * 2 * V, then);
+    }
+}
+
+static inline void normalize(float* x, long w, const float* weight, const float* bias, bool rms, float eps) {
+    vec total = {}, squares = {};
+    if (!rms)
+        for (long i = 0; i < w; i += V) total += load(x + i);
+    float mean = sum(total) / w;
+    for (long i = 0; i < w; i += V) {
+        vec d = load(x + i) - mean;
+        squares += d * d;
+    }
+    float scale = 1.0f / std::sqrt(sum(squares) / w + eps);
+    for (long i = 0; i < w; i += V) {
+        vec y = (load(x + i) - mean) * scale * load(weight + i);
+        store(x + i, rms ? y : y + load(bias + i));
+    }
+}
+
+struct Values {  // of modulation: (m / h or 1, h or 1, depth * s.values), by strides
+    const float* at;
+    long by_chunk, by_step;
+};
+
+// A part's share of the work on m noisy rows (m, a) -> out (m, a). Parts meet at barriers; a part alone needs none.
+template <class T> struct Network {
+    const Shape& s;
+    const Ends& ends;
+    const Block<T>* blocks;
+    const float* noisy;
+    float* out;
+    Values values;
+    long m;
+    float *x, *unmixed;  // scratch (m, w), and for the two of T below (m, w) and (m, s.hidden)
+    T *entered, *hidden;
+    int part, parts;
+
+    void meet() const {
+        if (parts > 1) {
+#pragma omp barrier
+        }
+    }
+
+    const float* at(long row, long site) const {
+        return values.at + row / s.horizon * values.by_chunk + row % s.horizon * values.by_step + site * s.values;
+    }
+
+    // y (1 + scale) + shift, of V numbers of a row; what the mechanism has not is left out.
+    static vec scaled(vec y, const float* v, long scale, long shift, long column) {
+        if (scale >= 0) y = y * (1.0f + load(v + scale + column));
+        if (shift >= 0) y = y + load(v + shift + column);
+        return y;
+    }
+
+    void embed(long row) const {
+        long step = row % s.horizon, w = s.width;
+        const float *weights = ends.embed + step * s.action * w, *bias = ends.embed_bias + step * w;
+        for (long c = 0; c < w; c += V) {
+            vec y = load(bias + c);
+            for (long i = 0; i < s.action; i++) y += noisy[row * s.action + i] * load(weights + i * w + c);
+            store(x + row * w + c, y);
+        }
+    }
+
+    void leave(long row) const {
+        float* own = x + row * s.width;
+        normalize(own, s.width, ends.norm, ends.norm_bias, false, s.eps);
+        for (long i = 0; i < s.action; i++) {
+            vec y = {};
+            for (long c = 0; c < s.width; c += V) y += load(own + c) * load(ends.out + i * s.width + c);
+            out[row * s.action + i] = sum(y) + ends.out_bias[i];
+        }
+    }
+
+    template <class To> void enter(long row, long site, To* to) const {
+        for (long c = 0; c < s.width; c += V)
+            store(to + row * s.width + c, scaled(load(x + row * s.width + c), at(row, site), s.enter_scale, s.enter_shift, c));
+    }
+
+    void enter(long row, long site) const {
+        blocks[site].mix ? enter(row, site, unmixed) : enter(row, site, entered);
+    }
+
+    void mix(long row, const Block<T>& block) const {
+        long step = row % s.horizon, w = s.width;
+        const float *first = unmixed + (row - step) * w, *weights = block.mix + step * s.horizon;
+        for (long c = 0; c < w; c += V) {
+            vec y = load(unmixed + row * w + c) + block.mix_bias[step];
+            for (long i = 0; i < s.horizon; i++) y += weights[i] * load(first + i * w + c);
+            store(entered + row * w + c, y);
+        }
+    }
+
+    void run() const {
+        Share rows(m, part, parts);
+        for (long row = rows.from; row < rows.to; row++) embed(row), enter(row, 0);
+        for (long site = 0; site < s.depth; site++) {
+            const Block<T>& block = blocks[site];
+            meet();
+            if (block.mix) {
+                for (long row = rows.from; row < rows.to; row++) mix(row, block);
+                meet();
+            }
+            product(entered, m, s.width, block.up, s.hidden, part, parts, [&](long row, long c, vec y) {
+                y = gelu(y + load(block.up_bias + c));
+                store(hidden + row * s.hidden + c, scaled(y, at(row, site), s.hidden_scale, s.hidden_shift, c));
+            });
+            meet();
+            product(hidden, m, s.hidden, block.down, s.width, part, parts, [&](long row, long c, vec y) {
+                y = scaled(y + load(block.down_bias + c), at(row, site), s.gate, -1, c);
+                store(x + row * s.width + c, load(x + row * s.width + c) + y);
+            });
+            meet();
+            for (long row = rows.from; row < rows.to; row++) {
+                normalize(x + row * s.width, s.width, block.norm, block.norm_bias, s.rms, s.eps);
+                site + 1 < s.depth ? enter(row, site + 1) : leave(row);
+            }
+        }
+    }
+};
+
+// Rows of a block that one thread takes through the network alone: whole chunks.
+static long block_rows(const Shape& s) { return s.horizon * (s.horizon < ROWS ? ROWS / s.horizon : 1); }
+
+// Rows that scratch must hold: of a block for each thread where there are enough of them, else all.
+static long held_rows(const Shape& s, long chunks, int threads) {
+    long m = chunks * s.horizon, own = threads * block_rows(s);
+    return m < own ? m : own;
+}
+
+template <class T>
+static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const float* noisy, float* out, Values values,
+                long chunks, float* scratch, int threads) {
+    long m = chunks * s.horizon, held = held_rows(s, chunks, threads), many = block_rows(s);
+    float *x = scratch, *unmixed = x + held * s.width;
+    T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
+#pragma omp parallel num_threads(threads)
+    {
+        int part = omp_get_thread_num(), parts = omp_get_num_threads();
+        if (held == m) {
+            Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, part, parts}.run();
+        } else {
+            Share share((m + many - 1) / many, part, parts);
+            long w = part * many * s.width, u = part * many * s.hidden;  // into this thread's scratch
+            for (long i = share.from; i < share.to; i++) {
+                long first = i * many, rows = m - first < many ? m - first : many, a = first * s.action;
+                Values own = {values.at + first / s.horizon * values.by_chunk, values.by_chunk, values.by_step};
+                Network<T>{s, ends, blocks, noisy + a, out + a, own, rows, x + w, unmixed + w, entered + w, hidden + u, 0, 1}
+                    .run();
+            }
+        }
+    }
+}
+
+extern "C" {
+
+int columns() { return 2 * V; }
+
+int has_bf16() {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// Floats of scratch that a call needs.
+long scratch_size(const Shape* s, long chunks, int threads) {
+    return held_rows(*s, chunks, threads) * (3 * s->width + s->hidden);
+}
+
+void run_fp32(const Shape* s, const Ends* ends, const Block<float>* blocks, const float* noisy, float* out,
+              const float* values, long by_chunk, long by_step, long chunks, float* scratch, int threads) {
+    run(*s, *ends, blocks, noisy, out, {values, by_chunk, by_step}, chunks, scratch, threads);
+}
+
+#ifdef __AVX512BF16__
+void run_bf16(const Shape* s, const Ends* ends, const Block<bf16>* blocks, const float* noisy, float* out,
+              const float* values, long by_chunk, long by_step, long chunks, float* scratch, int threads) {
+    run(*s, *ends, blocks, noisy, out, {values, by_chunk, by_step}, chunks, scratch, threads);
+}
+#endif
+
+}

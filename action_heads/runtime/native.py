@@ -1,0 +1,200 @@
+"""A head whose network runs in C++ of our own, in one call: native.cpp, compiled for this processor in 2 seconds.
+
+Axes: b batch, h horizon, a action, w width, P modulation values of all sites.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from action_heads.backbones.mixer import MixerBlock
+from action_heads.backbones.mlp import MLPBackbone, MLPBlock
+from action_heads.head import ActionHead
+from action_heads.modulation import HeadModulation
+from action_heads.runtime.shared import SharedHead
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+SIZES = ("depth", "width", "hidden", "horizon", "action", "values")
+SLOTS = ("enter_scale", "enter_shift", "hidden_scale", "hidden_shift", "gate")
+# Where a mechanism's values of a site act, in their order; all that `Modulation` can do to a block of `mlp`.
+ACTS = {
+    "film": ("hidden_scale", "hidden_shift"),
+    "additive": ("enter_shift",),
+    "adaln": ("enter_scale", "enter_shift"),
+    "adaln_zero": ("enter_scale", "enter_shift", "gate"),
+    "adarmsnorm": ("enter_scale", "enter_shift", "gate"),
+}
+
+
+EPS = 1e-5  # of every norm, as nn.LayerNorm has it
+
+
+class Shape(ctypes.Structure):
+    """As in native.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (*SIZES, *SLOTS, "rms")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class NativeHead(SharedHead):
+    """The same head. Of bfloat16 are its blocks' maps and what they multiply alone: all sums keep 32 bits."""
+
+    def __init__(self, head: ActionHead, dtype: torch.dtype):
+        super().__init__(head)
+        backbone, self.library = head.backbone, library()
+        assert isinstance(backbone, MLPBackbone)
+        self.call = self.library.run_bf16 if dtype == torch.bfloat16 else self.library.run_fp32
+        self.shapes = {name: shape_of(head, name) for name in head.config.mechanisms}
+        with torch.inference_mode(False), torch.no_grad():
+            self.ends = ends(backbone)
+            columns = self.library.columns()
+            blocks = [block for block in backbone.blocks if isinstance(block, MLPBlock)]
+            self.blocks = [part for block in blocks for part in packed(block, dtype, columns)]
+        self.places = addresses(self.ends), addresses(self.blocks)
+
+    def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
+        """As `ActionHead.predict`."""
+        shape, threads, chunks = self.shapes[modulation.mechanism.name], torch.get_num_threads(), len(x_t)
+        x_t, values, out = plain(x_t), plain(values), torch.empty(x_t.shape)
+        # The same values for all chunks, or for all steps of a chunk, are read again and again.
+        strides = [values.stride(axis) if values.shape[axis] > 1 else 0 for axis in (0, 1)]
+        scratch = torch.empty(self.library.scratch_size(ctypes.byref(shape), chunks, threads))
+        tensors = (tensor.data_ptr() for tensor in (x_t, out, values))
+        self.call(ctypes.byref(shape), *self.places, *tensors, *strides, chunks, scratch.data_ptr(), threads)
+        return out
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """As C++ reads it."""
+    return tensor.detach().float().contiguous()
+
+
+def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array:
+    """Where tensors lie in memory; 0 for what there is not."""
+    return (ctypes.c_void_p * len(tensors))(*(0 if tensor is None else tensor.data_ptr() for tensor in tensors))
+
+
+def ends(backbone: MLPBackbone) -> list[Tensor]:
+    """The weights before and after the blocks, in the order of native.cpp."""
+    parts = backbone.embed, backbone.norm, backbone.out
+    return [plain(part.get_parameter(name)) for part in parts for name in ("weight", "bias")]
+
+
+def shape_of(head: ActionHead, mechanism: str) -> Shape:
+    """What native.cpp must know of a head under a mechanism."""
+    c, sites = head.config, head.backbone.sites
+    site = sites[0]
+    offset, where = 0, dict.fromkeys(SLOTS, -1)
+    for slot in ACTS[mechanism]:
+        where[slot] = offset
+        offset += site.hidden if slot.startswith("hidden") else site.width
+    sizes = (len(sites), site.width, site.hidden, c.horizon, c.space.dim, offset)
+    return Shape(*sizes, *where.values(), mechanism == "adarmsnorm", EPS)
+
+
+def packed(block: MLPBlock, dtype: torch.dtype, columns: int) -> list[Tensor | None]:
+    """The weights of a block in the order and the layout of native.cpp."""
+
+    def panels(weight: Tensor) -> Tensor:
+        """(n k) -> (n / columns, k, columns), of bfloat16 with pairs of inputs side by side."""
+        group = 2 if dtype == torch.bfloat16 else 1
+        return weight.to(dtype).unflatten(1, (-1, group)).unflatten(0, (-1, columns)).transpose(1, 2).contiguous()
+
+    maps = [panels(block.up.weight), panels(block.down.weight)]
+    rest = [plain(p) for p in (block.up.bias, block.down.bias, block.norm.weight, block.norm.bias)]
+    mix = [plain(block.mix.weight), plain(block.mix.bias)] if isinstance(block, MixerBlock) else [None, None]
+    return [*maps, *rest, *mix]
+
+
+def why_not_native(head: ActionHead, dtype: torch.dtype) -> str:
+    """What stands in the way, or nothing."""
+    backbone, config = head.backbone, head.config
+    if head.objective.alpha.device.type != "cpu" or sys.platform != "linux":
+        return "our own C++ is for CPUs under Linux"
+    if not isinstance(backbone, MLPBackbone):
+        return f"our own C++ knows the blocks of mlp and mixer, not of {config.backbone}"
+    if other := [name for name in config.mechanisms if name not in ACTS]:
+        return f"our own C++ does not know how {other[0]} acts"
+    try:
+        built = library()
+    except OSError as error:
+        return str(error)
+    if backbone.width % built.columns() or backbone.hidden % built.columns():
+        widths = f"{backbone.width} and {backbone.hidden}"
+        return f"our own C++ takes widths that {built.columns()} divides here, and this head's are {widths}"
+    return "" if dtype == torch.float32 or built.has_bf16() else "this processor has no products of bfloat16 (AVX-512)"
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """native.cpp, compiled for this processor by the first call on a machine and kept in its cache.
+
+    Raises:
+        OSError: it can't be compiled here, and why.
+    """
+    compiler = next(filter(None, map(shutil.which, ("g++", "c++"))), None)
+    if compiler is None:
+        raise OSError("there is no C++ compiler (apt-get install g++)")
+    # What the compiled file depends on: the processor too, since a home may be shared between machines.
+    told = (SOURCE.read_bytes(), *FLAGS, compiler, _processor(), *openmp())
+    key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    path = cache_dir() / f"native-{key}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made, linked = Path(folder) / "native.o", Path(folder) / path.name
+            _run(compiler, *FLAGS, "-c", SOURCE, "-o", made)
+            _run(compiler, "-shared", made, *openmp(), "-o", linked)
+            linked.replace(path)
+    loaded = ctypes.CDLL(str(path))
+    pointer, long = ctypes.c_void_p, ctypes.c_long
+    for name in ("run_fp32", "run_bf16") if loaded.has_bf16() else ("run_fp32",):
+        function = getattr(loaded, name)
+        function.argtypes = [*6 * [pointer], *3 * [long], pointer, ctypes.c_int]
+        function.restype = None
+    loaded.scratch_size.argtypes = [pointer, long, ctypes.c_int]
+    loaded.scratch_size.restype = long
+    return loaded
+
+
+def openmp() -> tuple[str, ...]:
+    """The OpenMP that torch has loaded, so that both use one set of threads; the compiler's own if that is unknown."""
+    maps = Path("/proc/self/maps")
+    loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "gomp" in line} if maps.exists() else set()
+    return (min(loaded),) if loaded else ("-fopenmp",)
+
+
+def cache_dir() -> Path:
+    """ACTION_HEADS_CACHE, or the user's cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("ACTION_HEADS_CACHE") or Path(base) / "action-heads")
+
+
+def _processor() -> str:
+    """Model and instructions of this processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    told = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    return platform.machine() + "".join(sorted(told))
+
+
+def _run(*command: object) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"{command[0]} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}")

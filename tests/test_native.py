@@ -1,0 +1,149 @@
+"""Our own C++: the numbers of eager in every shape, however rows are shared out, and a fallback where it can't be."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+import pytest
+import torch
+from small import generator, tiny_head, trained_policy
+
+from action_heads.runtime import native
+from action_heads.runtime.native import NativeHead, library, why_not_native
+
+WIDE = {"width": 64, "depth": 2}
+BACKBONES = ("mlp", "mixer")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is for Linux")
+
+
+def network(head, mechanism: str, batch: int, per_step: bool = False, seed: int = 0):
+    """Inputs of `predict`: noisy chunks, values of their modulation, and it."""
+    modulation, g = head.modulation_of(mechanism), generator(seed)
+    x = torch.randn(batch, head.config.horizon, head.config.space.dim, generator=g)
+    steps = head.config.horizon if per_step else 1
+    return x, 0.3 * torch.randn(batch, steps, modulation.values, generator=g), modulation
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("horizon", [3, 16, 70])
+@pytest.mark.parametrize("mechanism", native.ACTS)
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_is_eager(backbone, mechanism, horizon):
+    """Few rows, which threads share by columns, and many, which they share by chunks; values by chunk and by step."""
+    head = tiny_head(backbone, horizon=horizon, **WIDE)
+    fast = NativeHead(head, torch.float32)
+    for batch, per_step in ((1, False), (2, True), (41, False), (41, True)):
+        given = network(head, mechanism, batch, per_step)
+        torch.testing.assert_close(fast.predict(*given), head.predict(*given), rtol=1e-5, atol=1e-5)
+    x, values, modulation = network(head, mechanism, 41)
+    one = values[:1]  # for all chunks, as of the unconditional head
+    torch.testing.assert_close(fast.predict(x, one, modulation), head.predict(x, one, modulation), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_neither_neighbours_nor_threads_change_a_bit(backbone, dtype, threads):
+    head = tiny_head(backbone, **WIDE)
+    if why := why_not_native(head, dtype):
+        pytest.skip(why)
+    fast = NativeHead(head, dtype)
+    x, values, modulation = network(head, "adaln_zero", 41)
+    outs = []
+    for count in (1, 2, 3):
+        threads(count)
+        outs += [fast.predict(x, values, modulation)]
+        outs += [torch.cat([fast.predict(x[i : i + 1], values[i : i + 1], modulation) for i in range(len(x))])]
+    assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+def test_large_and_small_hidden_units():
+    """GELU and its tails: where the approximation of erf and of the exponential could run away."""
+    head = tiny_head(depth=1, width=64)
+    with torch.no_grad():
+        head.backbone.blocks[0].up.bias.copy_(torch.linspace(-30, 30, 256))
+    given = network(head, "film", 1)
+    torch.testing.assert_close(
+        NativeHead(head, torch.float32).predict(*given), head.predict(*given), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_what_is_not_contiguous_or_in_another_precision():
+    head = tiny_head(**WIDE)
+    fast = NativeHead(head, torch.float32)
+    x, values, modulation = network(head, "film", 4, per_step=True)
+    expected = head.predict(x, values, modulation)
+    turned = x.mT.contiguous().mT, values.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(fast.predict(*turned, modulation), fast.predict(x, values, modulation))
+    torch.testing.assert_close(fast.predict(x.double(), values.double(), modulation), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_in_bfloat16_can_be_computed_in_float32():
+    head = tiny_head(**WIDE).to(torch.bfloat16)
+    plain = tiny_head(**WIDE).to(torch.bfloat16).float()  # the same rounded weights
+    given = network(plain, "film", 2)
+    torch.testing.assert_close(
+        NativeHead(head, torch.float32).predict(*given), plain.predict(*given), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.fixture
+def fresh(monkeypatch, tmp_path):
+    """An empty cache, on disk and in memory."""
+    monkeypatch.setenv("ACTION_HEADS_CACHE", str(tmp_path))
+    library.cache_clear()
+    yield tmp_path
+    library.cache_clear()
+
+
+def test_it_is_compiled_once_a_machine(fresh, monkeypatch):
+    library()
+    (made,) = fresh.iterdir()  # and nothing half-made beside it
+    library.cache_clear()
+    monkeypatch.setattr(native, "_run", lambda *command: pytest.fail("compiled again"))
+    library()
+    assert list(fresh.iterdir()) == [made]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these are names of x86")
+@pytest.mark.parametrize("instructions", ["x86-64-v3", "x86-64"])
+def test_narrower_registers(fresh, monkeypatch, instructions):
+    """Eight floats, as of AVX2, and four, as of every other processor."""
+    flags = [f"-march={instructions}" if flag.startswith("-march") else flag for flag in native.FLAGS]
+    monkeypatch.setattr(native, "FLAGS", tuple(flags))
+    head = tiny_head("mixer", **WIDE)
+    assert library().columns() == {"x86-64-v3": 16, "x86-64": 8}[instructions]
+    assert "no products of bfloat16" in why_not_native(head, torch.bfloat16)
+    for batch in (1, 41):
+        given = network(head, "adaln_zero", batch)
+        torch.testing.assert_close(
+            NativeHead(head, torch.float32).predict(*given), head.predict(*given), rtol=1e-5, atol=1e-5
+        )
+
+
+def test_without_a_compiler_it_is_packed(fresh, monkeypatch):
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    fast = trained_policy(tiny_head(**WIDE)).compile()
+    assert fast.compiled.method == "packed"
+    assert fast.compiled.reason == "there is no C++ compiler (apt-get install g++), so packed"
+
+
+def test_a_compiler_that_fails_is_told_and_leaves_nothing(fresh, monkeypatch):
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, "--no-such-flag"))
+    fast = trained_policy(tiny_head(**WIDE)).compile("native")
+    assert fast.compiled.method == "packed"
+    assert "no-such-flag" in fast.compiled.reason
+    assert list(fresh.iterdir()) == []
+
+
+def test_every_mechanism_of_its_backbones_is_known():
+    """A new one would fall back: say here where it acts."""
+    taken = {name for backbone in BACKBONES for name in tiny_head(backbone).config.mechanisms}
+    assert taken == set(native.ACTS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def check_width(name: str, width: Any) -> None:
 
 def check_count(name: str, count: int) -> int:
     """A whole number of at least one, as it was given."""
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, Integral) or count < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {count}")
     return count
 

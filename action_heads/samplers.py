@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -56,10 +57,10 @@ def timesteps(train_steps: int, steps: int, spacing: str = "trailing", start: in
     levels down, which is another level where that division has a remainder. `start` is the noisiest level there is, for
     a chunk that is already known in part: all steps are then spent below it.
     """
-    if start is not None and not (isinstance(start, int) and 0 <= start < train_steps):
+    if start is not None and not (isinstance(start, Integral) and 0 <= start < train_steps):
         raise ValueError(f"start must be a noise level, an integer between 0 and {train_steps - 1}, got {start}")
     levels = train_steps if start is None else start + 1
-    if not isinstance(steps, int) or not 1 <= steps <= levels:
+    if not isinstance(steps, Integral) or not 1 <= steps <= levels:
         below = "the head was trained with" if start is None else f"noise levels up to start={start}"
         raise ValueError(f"steps must be an integer between 1 and the {levels} {below}, got {steps}")
     if spacing == "leading":

@@ -6,6 +6,7 @@ import math
 from inspect import signature
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
@@ -347,3 +348,11 @@ def test_bad_requests(options, message):
 def test_bad_starts(options, message):
     with pytest.raises(ValueError, match=message):
         tiny_head().plan("heun", 10, **options)
+
+
+def test_counts_may_be_numpy_s():
+    """As they come out of a table or a sweep."""
+    assert torch.equal(samplers.timesteps(100, np.int64(10), start=np.int32(50)), samplers.timesteps(100, 10, start=50))  # pyright: ignore
+    for wrong in (np.float64(10), 10.0, np.int64(0)):
+        with pytest.raises(ValueError, match="steps must be an integer"):
+            samplers.timesteps(100, wrong)  # pyright: ignore

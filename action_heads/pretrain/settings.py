@@ -19,7 +19,14 @@ from action_heads.spaces import EE_ABSOLUTE, EE_DELTA
 
 tyro = require("tyro", "train")
 
-SIZES = {"0.3m": (64, 8), "1m": (128, 8), "2m": (160, 8), "5m": (256, 8), "10m": (384, 8)}  # width, depth
+SIZES = {
+    "0.3m": (64, 8),
+    "0.7m": (128, 4),
+    "1m": (128, 8),
+    "2m": (160, 8),
+    "5m": (256, 8),
+    "10m": (384, 8),
+}  # width, depth
 # Of what is built otherwise: a unet's channels double at each of its levels.
 SIZES_OF = {"unet": {"1m": (24, 3), "2m": (40, 3), "5m": (72, 3), "10m": (104, 3), "244m": (512, 3)}}
 SPACES = {"absolute": EE_ABSOLUTE, "delta": EE_DELTA}

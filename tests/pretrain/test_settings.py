@@ -133,8 +133,8 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
     [
         ({"signal": "images"}, "choose one of code, joints, pose, none"),
         ({"arch": "gru"}, "choose one of mlp, mixer, transformer, unet"),
-        ({"size": "7b"}, "choose one of 0.3m, 1m, 2m, 5m, 10m"),
-        ({"size": "244m"}, "mlp has no size '244m'; choose one of 0.3m, 1m"),
+        ({"size": "7b"}, "choose one of 0.3m, 0.7m, 1m, 2m, 5m, 10m"),
+        ({"size": "244m"}, "mlp has no size '244m'; choose one of 0.3m, 0.7m"),
         ({"arch": "unet", "size": "0.3m"}, "unet has no size '0.3m'; choose one of 1m, 2m, 5m, 10m, 244m"),
         ({"arch": "unet", "horizon": 18}, "multiple of 4, such as 16, got 18"),
         ({"action": "relative"}, "choose one of absolute, delta"),

@@ -1,0 +1,74 @@
+"""From nothing to the first chunk: what a robot waits for when its program starts. Each row is a new process.
+
+uv run benchmarks/first_chunk.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from common import write_results
+
+RUNS = 5
+# Seconds of each part, in the order in which a program comes to it.
+PROGRAM = """
+import json, sys, time
+method, took = sys.argv[1], {}
+def lap(name, began):
+    took[name] = time.perf_counter() - began
+    return time.perf_counter()
+now = time.perf_counter()
+import torch
+now = lap("import torch", now)
+from action_heads import ConditionedHead
+now = lap("import action_heads", now)
+policy = ConditionedHead.from_pretrained(sys.argv[2])
+now = lap("load head and adapter", now)
+policy = policy if method == "eager" else policy.compile(method)
+assert method == "eager" or policy.compiled.method == method, policy.compiled.reason
+now = lap("compile", now)
+cond = torch.zeros(1, 512)
+policy.sample(cond, steps=10)
+now = lap("first chunk", now)
+policy.sample(cond, steps=10)
+lap("second chunk", now)
+print(json.dumps(took))
+"""
+SAVE = """
+import sys
+from action_heads import ActionHead
+from action_heads.adapters import AdaLNZero
+ActionHead.from_pretrained("dae/mlp-5m-fk").attach(AdaLNZero(512)).save_adapter(sys.argv[1])
+"""
+
+
+def python(program: str, *arguments: str, cache: str) -> str:
+    command = [sys.executable, "-c", program, *arguments]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "ACTION_HEADS_CACHE": cache}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        adapter, kept = f"{folder}/adapter", f"{folder}/kept"
+        python(SAVE, adapter, cache=kept)
+        python(PROGRAM, "native", adapter, cache=kept)  # compiles, and warms the disk
+        ways = {"eager": kept, "packed": kept, "native": kept, "native, never compiled before": None}
+        for way, cache in ways.items():
+            runs = [
+                json.loads(python(PROGRAM, way.partition(",")[0], adapter, cache=cache or f"{folder}/fresh-{i}"))
+                for i in range(RUNS)
+            ]
+            rows.append({"way": way} | {k: round(statistics.median(run[k] for run in runs), 4) for k in runs[0]})
+            print(rows[-1])
+    write_results("first_chunk", rows)
+
+
+if __name__ == "__main__":
+    main()

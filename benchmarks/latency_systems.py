@@ -1,18 +1,18 @@
-"""What `latency.py` times: ours, the paper's loop, loops as with diffusers, U-Nets, and stand-ins for VLAs' experts.
+"""What `latency.py` times: ours, the paper's loop, loops as with diffusers, U-Nets, and VLAs' experts.
 
-Axes: b batch, h horizon, a action, c condition, s steps of a chunk, n tokens of a prefix, w width, i heads, d of one.
+Axes: b batch, h horizon, a action, c condition.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 
 import diffusers
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mish, scaled_dot_product_attention, silu
+from torch.nn.functional import mish
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import AdaLNZero, FiLM
@@ -67,54 +67,6 @@ def by_diffusers(net: Callable[..., Tensor], cond: Tensor, steps: int) -> Tensor
     return x
 
 
-# Published shapes: width, layers, heads, width of a head, hidden units, tokens of the prefix, steps of a chunk.
-EXPERTS = {
-    "SmolVLA's expert (shape)": (720, 16, 15, 64, 2048, 241, 50),
-    "GR00T N1's DiT (shape)": (1536, 16, 32, 48, 6144, 300, 16),
-    "pi0's expert (shape)": (1024, 18, 8, 256, 4096, 816, 50),
-}
-
-
-class ExpertLayer(nn.Module):
-    def __init__(self, width: int, heads: int, head: int, hidden: int):
-        super().__init__()
-        self.heads, self.norms = heads, nn.ModuleList([nn.RMSNorm(width), nn.RMSNorm(width)])
-        self.qkv, self.out = nn.Linear(width, 3 * heads * head, bias=False), nn.Linear(heads * head, width, bias=False)
-        self.up, self.down = nn.Linear(width, 2 * hidden, bias=False), nn.Linear(hidden, width, bias=False)
-
-    def forward(self, x: Tensor, past: Tensor) -> Tensor:
-        """X (b s w) attends to itself and to the prefix's cached keys and values, past (2 b i n d)."""
-        q, k, v = self.qkv(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        k, v = torch.cat([past[0], k], dim=-2), torch.cat([past[1], v], dim=-2)
-        x = x + self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        gate, y = self.up(self.norms[1](x)).chunk(2, dim=-1)
-        return x + self.down(silu(gate) * y)
-
-
-class Expert(nn.Module):
-    """A stand-in for a VLA's action expert: its shape alone. Plain layers, one kind of attention, no weights of it."""
-
-    def __init__(self, width: int, layers: int, heads: int, head: int, hidden: int, prefix: int, chunk: int):
-        super().__init__()
-        self.layers = nn.ModuleList(ExpertLayer(width, heads, head, hidden) for _ in range(layers))
-        self.past, self.chunk = (2, heads, prefix, head), (chunk, width)
-
-    @torch.no_grad()
-    def sample(self, cond: Tensor, steps: int) -> Tensor:
-        kinds = {"device": cond.device, "dtype": cond.dtype}
-        two, heads, prefix, head = self.past
-        past, x = (
-            torch.randn(two, len(cond), heads, prefix, head, **kinds),
-            torch.randn(len(cond), *self.chunk, **kinds),
-        )
-        for _ in range(steps):
-            y = x
-            for layer in self.layers:
-                y = layer(y, past)
-            x = x + y / steps
-        return x
-
-
 def ours(method: str, mechanism: type[AdaLNZero] | type[FiLM], device: str, dtype: torch.dtype) -> Sample:
     head = ActionHead.from_pretrained("dae/mlp-5m-fk", device=device)
     policy = head.attach(mechanism(COND_DIM)).eval().compile(method, dtype=dtype)
@@ -148,6 +100,24 @@ def lerobots_unet(device: str, dtype: torch.dtype) -> Sample:
     return partial(by_diffusers, predict)
 
 
+@cache  # two precisions share the weights, which are GR00T's 6 GB
+def experts_sampler(name: str, device: str) -> Callable[[int, int], Tensor]:
+    from experts import EXPERTS
+
+    return EXPERTS[name]().sampler(device)
+
+
+def vlas_expert(name: str, device: str, dtype: torch.dtype) -> Sample:
+    """LeRobot's expert at its own chunk and prefix, whatever the width of cond; half precision is by autocast."""
+    sample = experts_sampler(name, device)
+
+    def call(cond: Tensor, steps: int) -> Tensor:
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            return sample(len(cond), steps)
+
+    return call
+
+
 def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
     """What is timed, by name; each is built for a precision."""
 
@@ -168,7 +138,7 @@ def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
     table["the paper's DP-MLP, its loop"] = lambda dtype: loop(PaperLoop(bundled()), dtype)
     table["the paper's DP-C, 244M, ours planned"] = partial(unet, device)
     if find_spec("lerobot"):
-        table["LeRobot's diffusion U-Net, 251M"] = partial(lerobots_unet, device)
-    for name, shape in EXPERTS.items():
-        table[name] = lambda dtype, shape=shape: Expert(*shape).to(device=device, dtype=dtype).eval().sample
+        table["LeRobot's diffusion U-Net, 277M"] = partial(lerobots_unet, device)
+        for name in ("SmolVLA", "pi0", "pi0.5", "GR00T N1.7"):
+            table[f"LeRobot's {name} expert"] = partial(vlas_expert, name, device)
     return table

@@ -4,10 +4,12 @@
     policy = head.attach(AdaLNZero(cond_dim=tap.width, pool="attention"))
     tokens, mask = tap(**processor_inputs)
 
-See docs/vlm.md. Models come from you, so nothing here imports transformers; LoRA needs the extra `vlm`.
+See docs/vlm.md, and docs/seams.md for policies that have an action expert already. Models come from you, so nothing
+here imports transformers; LoRA needs the extra `vlm`.
 """
 
 from action_heads.vlm.cache import Embeddings, embed
+from action_heads.vlm.seams import prefix_tokens
 from action_heads.vlm.tap import Tap
 
-__all__ = ["Embeddings", "Tap", "embed"]
+__all__ = ["Embeddings", "Tap", "embed", "prefix_tokens"]

@@ -1,0 +1,164 @@
+"""Existing action experts beside a frozen head with an adapter at the same seam: parameters, and time of a chunk.
+
+uv run benchmarks/seams.py [--only SmolVLA pi0] [--rounds 7] [--threads 1] [--note ...]    # about ten minutes
+uv run benchmarks/seams.py --counts                                         # the parameters alone, in seconds
+uv run benchmarks/seams.py --steps 1 --rounds 1                             # whether it works: prints, writes nothing
+
+Batch 1, fp32. Each expert takes turns with ours, so that whatever else runs slows both. What is read is excluded on
+both sides: VLMs and ResNets. Writes benchmarks/results/seams.json and the tables of docs/seams.md.
+
+Axes: b batch, n tokens, c width.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import write_results
+from experts import EXPERTS, Expert
+
+from action_heads import ActionHead
+from action_heads.adapters import AdaLNZero
+from action_heads.conditions import Condition
+from action_heads.files import write_text
+from action_heads.policy import ConditionedHead
+
+PAGE = Path(__file__).parent.parent / "docs" / "seams.md"
+HEAD = "dae/mlp-5m-fk"
+OPENVLA = 4096  # the width of Llama 2 7B; it has no expert
+
+
+def attached(head: ActionHead, width: int, state: int, through: str = "both") -> ConditionedHead:
+    sources = {"tokens": width, "state": state} if state else width
+    return head.attach(AdaLNZero(sources, pool="attention", through=through), normalizer=head.original.normalizer)
+
+
+def counted(width: int, state: int = 0) -> dict[str, int]:
+    """Of ours at a seam."""
+    head = ActionHead.from_pretrained(HEAD)
+    policies = {through: attached(head, width, state, through) for through in ("both", "code")}
+    counts = {f"trained_{through}": policy.num_trainable for through, policy in policies.items()}
+    return {"width": width, "state": state, "frozen": policies["both"].num_frozen, **counts}
+
+
+def counts(experts: dict[str, Expert]) -> dict[str, dict]:
+    rows = {name: {"expert": it.parameters, **counted(it.width, it.state)} for name, it in experts.items()}
+    return {**rows, "OpenVLA": {"expert": None, **counted(OPENVLA)}}
+
+
+def timed(expert: Expert, steps: int | None, rounds: int) -> dict:
+    """Medians in ms, turn by turn: the expert, ours with its chunk of 16 steps, ours with a chunk as the expert's."""
+    head = ActionHead.from_pretrained(HEAD)
+    tokens = torch.randn(1, expert.prefix, expert.width) if expert.prefix else torch.randn(1, expert.width)
+    cond: Condition = {"tokens": tokens, "state": torch.randn(1, expert.state)} if expert.state else tokens
+    own, long = (
+        attached(each, expert.width, expert.state).eval() for each in (head, head.reshape(horizon=expert.chunk))
+    )
+    sample, taken = expert.sampler("cpu"), steps or expert.steps
+    calls: dict[str, Callable[[], object]] = {
+        "expert": lambda: sample(1, taken),
+        "ours_16": lambda: own.sample(cond, steps=steps),
+        "ours_same_chunk": lambda: long.sample(cond, steps=steps),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(rounds + 2):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if turn >= 2:  # the first two warm up
+                times[name].append(time.perf_counter() - began)
+    medians = {f"{name}_ms": round(1e3 * statistics.median(values), 1) for name, values in times.items()}
+    sizes = {"chunk": expert.chunk, "steps": taken, "prefix": expert.prefix, "our_steps": steps or 10}
+    return {**medians, **sizes, "rounds": rounds}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    rule = "|---|" + "---:|" * (len(header) - 1)
+    return "\n".join(
+        ["| " + " | ".join(row) + " |" for row in [header]] + [rule] + [f"| {' | '.join(r)} |" for r in rows]
+    )
+
+
+def counts_table(rows: dict[str, dict]) -> str:
+    header = [
+        "",
+        "read by an adapter",
+        "the expert's parameters",
+        "frozen",
+        "trained",
+        "trained, through the code alone",
+    ]
+    keys = ("expert", "frozen", "trained_both", "trained_code")
+    lines = []
+    for name, row in rows.items():
+        width = f"{row['width']} + {row['state']}" if row["state"] else str(row["width"])
+        lines.append([name, width, *("none" if row[key] is None else f"{row[key]:,}" for key in keys)])
+    return table(header, lines)
+
+
+def latency_table(rows: dict[str, dict]) -> str:
+    header = [
+        "",
+        "its chunk",
+        "its sampling steps",
+        "tokens",
+        "the expert, ms",
+        "ours, same chunk, ms",
+        "ours, chunk of 16, ms",
+    ]
+    keys = ("expert_ms", "ours_same_chunk_ms", "ours_16_ms")
+    return table(
+        header,
+        [
+            [
+                name,
+                str(row["chunk"]),
+                str(row["steps"]),
+                str(row["prefix"] or "a vector"),
+                *(f"{row[k]:,.0f}" for k in keys),
+            ]
+            for name, row in rows.items()
+        ],
+    )
+
+
+def fill(marker: str, text: str) -> None:
+    page = PAGE.read_text()
+    write_text(PAGE, re.sub(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", rf"\g<1>{text}\n\g<2>", page, flags=re.DOTALL))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=EXPERTS, default=list(EXPERTS), help="to be timed")
+    parser.add_argument("--counts", action="store_true", help="no timing")
+    parser.add_argument("--steps", type=int, help="of sampling, of theirs and ours: for trying, nothing is written")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--note", default="", help="what else the machine did")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
+    found = counts({name: build() for name, build in EXPERTS.items()})
+    print(counts_table(found))
+    if options.steps is None:
+        fill("counts", counts_table(found))
+    if options.counts:
+        return
+    latency = {}
+    for name in options.only:  # each built anew, since memory is given back when one is done
+        latency[name] = timed(EXPERTS[name](), options.steps, options.rounds)
+        print(name, latency[name], flush=True)
+    print(latency_table(latency))
+    if options.steps is None:
+        write_results("seams", {"note": options.note, "counts": found, "latency": latency})
+        fill("latency", latency_table(latency))
+
+
+if __name__ == "__main__":
+    main()

@@ -57,9 +57,8 @@ def timed(expert: Expert, steps: int | None, rounds: int) -> dict:
     head = ActionHead.from_pretrained(HEAD)
     tokens = torch.randn(1, expert.prefix, expert.width) if expert.prefix else torch.randn(1, expert.width)
     cond: Condition = {"tokens": tokens, "state": torch.randn(1, expert.state)} if expert.state else tokens
-    own, long = (
-        attached(each, expert.width, expert.state).eval() for each in (head, head.reshape(horizon=expert.chunk))
-    )
+    shapes = head, head.reshape(horizon=expert.chunk)
+    own, long = (attached(each, expert.width, expert.state).eval().compile() for each in shapes)
     sample, taken = expert.sampler("cpu"), steps or expert.steps
     calls: dict[str, Callable[[], object]] = {
         "expert": lambda: sample(1, taken),

@@ -17,6 +17,7 @@ from action_heads.lerobot.actions import ActionLayout
 from action_heads.lerobot.heads import flag, horizon_of
 from action_heads.levels import check_levels
 from action_heads.modes import MODES
+from action_heads.runtime.compiled import METHODS
 from action_heads.samplers import SAMPLERS
 
 FIT = FitConfig()
@@ -44,6 +45,7 @@ class DAEConfig(PreTrainedConfig):
         n_action_steps: ticks until the next chunk.
         ensemble, warm_start: as of `action_heads.Executor`.
         sampler, num_inference_steps: of sampling.
+        compile: how chunks are computed when acting: "auto", or another method of `ConditionedHead.compile`.
         levels, noise_samples, prefixes: of training, as of `ConditionedHead.loss`.
         cameras: keys of the images that the policy sees, all of the dataset's if not given; [] for none.
         state: whether it sees observation.state and observation.environment_state.
@@ -72,6 +74,7 @@ class DAEConfig(PreTrainedConfig):
     warm_start: float | None = None
     sampler: str = "ddim"
     num_inference_steps: int | None = None
+    compile: str | None = None
 
     levels: str = FIT.levels
     noise_samples: int = FIT.noise_samples
@@ -108,6 +111,8 @@ class DAEConfig(PreTrainedConfig):
                 raise ValueError(
                     f"--policy.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
                 )
+        if self.compile not in (None, "auto", *METHODS):
+            raise ValueError(f"--policy.compile={self.compile!r} is unknown; choose one of auto, {', '.join(METHODS)}")
         with flag("levels"):
             check_levels(self.levels)
         with flag("hidden_dim, --policy.through"):

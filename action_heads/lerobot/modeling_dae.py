@@ -27,6 +27,8 @@ from action_heads.lerobot.configuration_dae import DAEConfig
 from action_heads.lerobot.heads import flag
 from action_heads.lerobot.observations import Observations, settle
 from action_heads.normalize import Normalizer
+from action_heads.policy import ConditionedHead
+from action_heads.runtime.compiled import CompiledPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,7 @@ class DAEPolicy(PreTrainedPolicy):
             **sampling,
         )
         self.sampling = sampling
+        self._compiled: list[CompiledPolicy] = []  # in a list, so that torch does not take it for a part
         self.reset()
 
     # ── building and loading ─────────────────────────────────────────────────────────────────────────────────────
@@ -192,12 +195,23 @@ class DAEPolicy(PreTrainedPolicy):
         self.observations = Observations(self.config)
         self.executor.reset()
 
+    @property
+    def acting(self) -> ConditionedHead:
+        """What makes chunks: encoder aside, the policy itself, or, with `--policy.compile`, the same compiled."""
+        if self.config.compile is None:
+            return self.conditioned
+        if not self._compiled or self._compiled[0].stale:
+            self._compiled = [self.conditioned.compile(self.config.compile)]
+        return self._compiled[0]
+
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """One observation of every robot -> its next action (b d); a new chunk is made every `n_action_steps`."""
         self.eval()
         self.observations.add(batch)
-        cond = self.condition(self.observations.stacked(batch)) if self.executor.due else None
+        cond = None
+        if self.executor.due:
+            cond, self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
         return self.layout.decode(self.executor(cond))
 
     @torch.no_grad()
@@ -214,11 +228,11 @@ class DAEPolicy(PreTrainedPolicy):
         cond = self.condition(self.observations.with_steps(batch))
         committed = min(inference_delay, self.config.chunk() - 1)
         if prev_chunk_left_over is None or not committed:
-            return self.layout.decode(self.conditioned.sample(cond, **self.sampling))
+            return self.layout.decode(self.acting.sample(cond, **self.sampling))
         previous = prev_chunk_left_over.to(cond.device)
         # LeRobot pads what is left with zeros, which are no rotations: only the committed steps are looked at.
         previous = (previous if previous.ndim == 3 else previous[None]).expand(len(cond), -1, -1)[:, :committed]
-        chunk = self.conditioned.sample(
+        chunk = self.acting.sample(
             cond, previous=self.layout.encode(previous), committed=previous.shape[1], **self.sampling
         )
         chunk = self.layout.decode(chunk)

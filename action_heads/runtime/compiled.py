@@ -70,10 +70,17 @@ class CompiledPolicy(ConditionedHead):
 
     def _check_cond(self, cond: Condition, mask: Mask, values: bool, batch: int | None = None) -> None:
         super()._check_cond(cond, mask, values, batch)
-        if self._versions() != self._projections:
+        if self.stale:
             raise RuntimeError(
-                "the projections of this reshaped head were trained or loaded since it was compiled: compile again"
+                "the projections of this reshaped head were trained or loaded since it was compiled, or its policy was "
+                "moved: compile again"
             )
+
+    @property
+    def stale(self) -> bool:
+        """Whether the policy it was compiled from has moved, or a reshaped head's projections have changed since."""
+        moved = self.source.head.objective.alpha.device != self.head.objective.alpha.device
+        return moved or self._versions() != self._projections
 
     def _versions(self) -> list[int]:
         """How often each of a reshaped head's projections, which are compiled with it, was written to."""

@@ -10,6 +10,7 @@ from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.rollout.inference.rtc import supports_rtc_inference
 from lerobot.utils.constants import ACTION
 from safetensors.torch import load_file, save_file
+from small import tiny_head
 from tiny_models import text_model, vision_model
 from tiny_policy import STATS, batch, chunk, meta, present, tiny_policy
 
@@ -160,6 +161,25 @@ def test_acting_does_not_disturb_training(tmp_path):
     with torch.inference_mode():
         policy.select_action(present(batch()))
     trained(policy)
+
+
+@pytest.mark.parametrize("layout", ["libero", "pose_euler"])  # with projections of its own, and as the head is
+def test_acting_compiled(tmp_path, layout):
+    """The same chunks, before and after training and across a reload; nothing more in the checkpoint."""
+    wide = str(tiny_head("mixer", width=64, depth=1).save_pretrained(tmp_path / "wide"))
+    flags = {"head": wide, "action_layout": layout, "hidden_dim": 64}
+    plain, fast = (tiny_policy(tmp_path, compile=method, **flags) for method in (None, "auto"))
+    for _ in range(2):
+        torch.testing.assert_close(chunk(fast, batch()), chunk(plain, batch()), rtol=1e-4, atol=1e-5)
+        assert fast.acting is not fast.conditioned
+        for policy in (plain, fast):
+            torch.manual_seed(1)
+            trained(policy).eval()
+    assert fast.state_dict().keys() == plain.state_dict().keys()
+    fast.save_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(chunk(DAEPolicy.from_pretrained(tmp_path / "saved"), batch()), chunk(fast, batch()))
+    with pytest.raises(ValueError, match="'fast' is unknown; choose one of auto, native"):
+        tiny_policy(tmp_path, compile="fast")
 
 
 def test_real_time_chunking(tmp_path):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
-from action_heads.checks import check_layout
+from action_heads.checks import check_layout, check_values
 from action_heads.config import strict
 from action_heads.files import WeightFileError, load_tensors, save_tensors
 from action_heads.normalize import Normalizer
@@ -71,6 +71,7 @@ def load(head: ActionHead, file: Path) -> ConditionedHead:
         policy = head.attach(ADAPTERS[mechanism](**settings), normalizer=normalizer)
     expected = own_state(policy)
     check_layout(tensors, expected, file)
+    check_values(tensors, expected, file)
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])

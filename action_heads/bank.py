@@ -115,16 +115,22 @@ def own_weights(policy: ConditionedHead) -> dict[str, Tensor]:
 
 
 class RowPolicy(ConditionedHead):
-    """A policy whose adapter differs from row to row. It has nothing to train."""
+    """A policy whose adapter differs from row to row. It has nothing to train. One thread at a time may use it."""
 
     def __init__(self, head: ActionHead, template: Adapter, weights: dict[str, Tensor]):
         nn.Module.__init__(self)
-        self.head, self.adapter = head, template
+        # A copy: rows are computed by lending it their weights for a moment, which another thread must not see.
+        self.head, self.adapter = head, copy.deepcopy(template)
         self.own_normalizer = RowNormalizer(weights["offset"], weights["scale"])
         self._weights = {key[len("adapter.") :]: w for key, w in weights.items() if key.startswith("adapter.")}
         self._rows = len(weights["scale"])
         self._looked_at = set()
         self.eval()
+
+    def refuse(self, *_, **__) -> Any:
+        raise RuntimeError("a policy of a bank only acts: train, save and load each adapter by a policy of its own")
+
+    loss = forward = save_adapter = load_adapter = refuse
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         """As of any policy (b, 1 or h, P); row i through adapter i."""

@@ -143,6 +143,21 @@ def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
         raise WeightFileError(f"{path} does not fit the config beside it: it {shown}. Download or save it again.")
 
 
+def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Numbers of the right kind, finite, and scales to divide by positive."""
+    problems = [
+        f"{name} is {tensors[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if tensors[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    problems += [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    problems += [
+        f"{name} is not positive" for name in tensors if name == "normalizer.scale" and (tensors[name] <= 0).any()
+    ]
+    if problems:
+        raise WeightFileError(f"{path} can't be used: {'; '.join(problems[:4])}. Train or save it again.")
+
+
 def check_fingerprint(tensors: Mapping[str, Tensor], contract: str, expected: str, path: Path) -> None:
     """The weights and what they mean against the fingerprint that was saved with them."""
     found = fingerprint(tensors, contract)

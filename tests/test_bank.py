@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+
 import pytest
 import torch
 from small import COND_DIM, conditions, generator, tiny_head, trained_policy
@@ -38,6 +41,49 @@ def test_every_row_by_its_own_adapter(options):
     for row, task in enumerate(TASKS):
         alone = made[task].sample(conditions(4), generator=generator())
         torch.testing.assert_close(chunk[row], alone[row])
+
+
+def test_compiled_rows_are_still_each_its_own():
+    head = tiny_head(width=64)
+    rows = bank_of(head, policies(head)).on(TASKS)
+    fast = rows.compile()
+    chunks = [p.sample(conditions(4), generator=generator()) for p in (rows, fast)]
+    torch.testing.assert_close(*chunks, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="4 tasks came with 3 conditions"):
+        fast.sample(conditions(3))
+
+
+def test_policies_of_one_bank_in_two_threads():
+    head = tiny_head()
+    bank = bank_of(head, policies(head))
+    wanted = {task: bank.on([task]).sample(conditions(1), generator=generator()) for task in ("stack", "lift")}
+    wrong = []
+
+    def act(task: str) -> None:
+        policy = bank.on([task])
+        for _ in range(50):
+            if not torch.equal(policy.sample(conditions(1), generator=generator()), wanted[task]):
+                wrong.append(task)
+
+    threads = [threading.Thread(target=act, args=(task,)) for task in wanted]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert not wrong
+
+
+def test_a_policy_of_a_bank_only_acts(tmp_path):
+    head = tiny_head()
+    rows = bank_of(head, policies(head)).on(TASKS)
+    for call in (lambda: rows.loss(0, 0), lambda: rows.save_adapter(tmp_path), lambda: rows.load_adapter(tmp_path)):
+        with pytest.raises(RuntimeError, match="only acts"):
+            call()
 
 
 @pytest.mark.parametrize("pool", ["mean", "last", "attention"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
@@ -9,6 +12,7 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 from action_heads import ActionHead, ActionSpace, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.runtime import compiled, inductor
+from action_heads.runtime.loop import SamplingLoop
 from action_heads.runtime.packed import PackedLinear
 
 WIDE = {"width": 64, "depth": 2}  # the narrowest that is worth packing
@@ -148,6 +152,61 @@ def test_projections_that_train_ask_for_compiling_again():
         next(iter(head.projections.values())).add_(1)
     with pytest.raises(RuntimeError, match="compile again"):
         fast.sample(conditions())
+
+
+def test_fused_optimisers_are_noticed_too(monkeypatch):
+    """They do not count up a parameter's version, and in bfloat16 the projections are copies."""
+    monkeypatch.setattr(compiled, "bfloat16_is_faster", lambda device: True)
+    head = tiny_head(**WIDE).reshape(horizon=8)
+    policy = head.attach(AdaLNZero(COND_DIM), normalizer=Normalizer.identity(head.config.space))
+    fast = policy.compile(dtype=torch.bfloat16)
+    optimizer = torch.optim.AdamW(policy.trainable_parameters(), 1e-2, fused=True)
+    policy.train().loss(0.5 * torch.rand(4, 8, 10), conditions()).backward()
+    optimizer.step()
+    assert fast.stale
+    with pytest.raises(RuntimeError, match="compile again"):
+        fast.sample(conditions())
+
+
+def test_a_policy_that_moved_asks_for_compiling_again():
+    policy = trained_policy(tiny_head(**WIDE))
+    fast = policy.compile()
+    fast.sample(conditions())
+    policy.to("meta")
+    assert fast.stale
+    with pytest.raises(RuntimeError, match="compile again"):
+        fast.sample(conditions())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize("method", ["native", "packed", "eager"])
+def test_copies_are_compiled_anew(method, copied):
+    fast = trained_policy(tiny_head(**WIDE)).compile(method)
+    again = copied(fast)
+    assert again.compiled.method == method
+    assert again.source is not fast.source
+    chunks = [p.sample(conditions(), generator=generator()) for p in (fast, again)]
+    assert torch.equal(*chunks)
+
+
+@pytest.mark.parametrize("method", ["native", "packed"])
+def test_what_is_compiled_can_be_compiled_and_exported(method):
+    policy = trained_policy(tiny_head(**WIDE))
+    fast = policy.compile(method)
+    assert fast.compile().source is policy
+    loop = SamplingLoop(fast, steps=2, sampler="ddim", spacing="trailing")
+    noise = torch.randn(4, 16, 10, generator=generator())
+    expected = policy.sample(conditions(), steps=2, generator=generator())
+    torch.testing.assert_close(loop(noise, conditions()), expected)
+
+
+def test_a_head_that_trains_is_not_copied_into_another_precision():
+    policy = ActionHead(tiny_head(**WIDE).config).attach(AdaLNZero(COND_DIM))
+    fast = policy.compile(dtype=torch.bfloat16)
+    with torch.no_grad():
+        policy.head.backbone.out.bias.add_(1)
+    chunks = [p.sample(conditions(), generator=generator()) for p in (policy, fast)]
+    assert torch.equal(*chunks)
 
 
 @pytest.mark.slow

@@ -85,6 +85,33 @@ def test_what_is_not_contiguous_or_in_another_precision():
     torch.testing.assert_close(fast.predict(x.double(), values.double(), modulation), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_torch_s_defaults_do_not_matter(dtype):
+    """Loaders of large models set them."""
+    head = tiny_head(**WIDE)
+    fast, given = NativeHead(head, torch.float32), network(head, "film", 2)
+    expected = fast.predict(*given)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            out = fast.predict(*given)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(out, expected)
+
+
+def test_what_would_be_read_beyond_its_end_is_refused():
+    head = tiny_head(**WIDE)
+    fast = NativeHead(head, torch.float32)
+    x, values, modulation = network(head, "film", 3)
+    for wrong in ((x[:, :8], values), (x[..., :9], values), (x, values[:2]), (x, values[..., :-1]), (x, values[0])):
+        with pytest.raises(ValueError, match=r"expected \(b, 16, 10\) and \(1 or b, 1 or 16"):
+            fast.predict(*wrong, modulation)
+    with pytest.raises(ValueError, match="computes on the CPU"):
+        fast.predict(x.to("meta"), values, modulation)
+
+
 def test_a_head_in_bfloat16_can_be_computed_in_float32():
     head = tiny_head(**WIDE).to(torch.bfloat16)
     plain = tiny_head(**WIDE).to(torch.bfloat16).float()  # the same rounded weights
@@ -133,6 +160,14 @@ def test_without_a_compiler_it_is_packed(fresh, monkeypatch):
     fast = trained_policy(tiny_head(**WIDE)).compile()
     assert fast.compiled.method == "packed"
     assert fast.compiled.reason == "there is no C++ compiler (apt-get install g++), so packed"
+
+
+def test_without_a_home_it_is_packed(fresh, monkeypatch):
+    monkeypatch.delenv("ACTION_HEADS_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(native.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    fast = trained_policy(tiny_head(**WIDE)).compile()
+    assert (fast.compiled.method, "set ACTION_HEADS_CACHE" in fast.compiled.reason) == ("packed", True)
 
 
 def test_a_compiler_that_fails_is_told_and_leaves_nothing(fresh, monkeypatch):

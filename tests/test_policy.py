@@ -355,6 +355,11 @@ def edit_header(folder, **changes):
     save_tensors(tensors, folder / "adapter.safetensors", {"action_heads": json.dumps(values)})
 
 
+def edit_tensor(folder, name, change):
+    tensors, metadata = load_tensors(folder / "adapter.safetensors")
+    save_tensors(tensors | {name: change(tensors[name])}, folder / "adapter.safetensors", metadata)
+
+
 MECHANISM = {
     "mechanism": "adaln_zero",
     "cond_dim": COND_DIM,
@@ -385,13 +390,17 @@ MECHANISM = {
             WeightFileError,
             "truncated",
         ),
+        (lambda f: edit_tensor(f, "adapter.read.0.bias", lambda t: t / 0), WeightFileError, "holds NaN or infinity"),
+        (lambda f: edit_tensor(f, "adapter.read.0.bias", lambda t: t.long()), WeightFileError, "is torch.int64"),
+        (lambda f: edit_tensor(f, "normalizer.scale", lambda t: 0 * t), WeightFileError, "scale is not positive"),
         (lambda f: (f / "adapter.safetensors").unlink(), FileNotFoundError, "lacks adapter.safetensors"),
     ],
 )
 def test_spoilt_adapter_files(spoil, error, message, tmp_path):
     head = tiny_head()
-    folder = trained_policy(head).save_adapter(tmp_path / "a")
     policy = trained_policy(head)
+    policy.own_normalizer = Normalizer.identity(head.config.space)
+    folder = policy.save_adapter(tmp_path / "a")
     before = bits(policy)
     spoil(folder)
     with pytest.raises(error, match=message):

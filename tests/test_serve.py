@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 
+import numpy as np
 import pytest
 import torch
 from small import COND_DIM, conditions, generator, tiny_head, trained_policy
 
 from action_heads import Executor
+from action_heads.adapters import AdaLNZero
 from action_heads.runtime import wire
 
 pytest.importorskip("websockets")
@@ -56,6 +60,40 @@ def test_tokens_and_committed_steps_go_along(policy, remote):
     options = {"mask": mask, "previous": left, "committed": 2}
     expected = policy.sample(tokens, generator=drawn(1), **options)
     assert torch.equal(remote.sample(tokens, generator=generator(1), **options), expected)
+
+
+def test_several_sources_whole_masks_and_numpy_s_counts():
+    policy = trained_policy(tiny_head("mixer"))
+    policy = policy.head.attach(AdaLNZero({"tokens": 5, "state": 3}))
+    cond = {"tokens": torch.randn(2, 6, 5), "state": torch.randn(2, 3)}
+    mask = {"tokens": torch.tensor([[1, 1, 1, 0, 0, 0], [0, 1, 1, 1, 1, 1]])}
+    with server(policy, port=0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        with RemotePolicy(f"ws://127.0.0.1:{running.socket.getsockname()[1]}", timeout=60) as remote:
+            assert remote.served["cond_dim"] == {"state": 3, "tokens": 5}
+            chunk = remote.sample(cond, mask=mask, steps=np.int64(2), generator=generator())  # pyright: ignore
+        running.shutdown()
+    assert torch.equal(chunk, policy.sample(cond, mask=mask, steps=2, generator=drawn(0)))
+
+
+def test_an_interrupted_request_is_not_answered_later(url, monkeypatch):
+    """Else every chunk from then on would be of the request before."""
+    remote = RemotePolicy(url, timeout=60)
+    monkeypatch.setattr(remote.connection, "recv", lambda timeout: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt):
+        remote.sample(conditions())
+    monkeypatch.undo()
+    with pytest.raises(Exception, match=r"close|1000"):
+        remote.sample(conditions())
+
+
+def test_a_server_that_hangs_is_not_waited_for():
+    """Neither for its chunk nor for its goodbye."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            RemotePolicy(f"ws://127.0.0.1:{silent.getsockname()[1]}", timeout=0.5)
+        assert time.monotonic() - began < 5
 
 
 def test_an_executor_takes_it(remote):

@@ -73,7 +73,7 @@ def tables(results: Iterable[Result]) -> list[Table]:
 
 def _check_alike(one: Result, other: Result) -> None:
     """Of the same cell: nothing but the seed may differ."""
-    differs = [name for name in OF_TASK if getattr(one.run, name) != getattr(other.run, name)]
+    differs = [name for name in (*OF_TASK, "relearn_step") if getattr(one.run, name) != getattr(other.run, name)]
     if one.run.seed == other.run.seed:
         differs.append("nothing but the id: two runs of one seed")
     if one.run.uses_pretraining and one.head["fingerprint"] != other.head["fingerprint"]:

@@ -45,7 +45,8 @@ class CompiledPolicy(ConditionedHead):
         self.head, self.adapter, self.compiled = head, policy.adapter, compiled
         self._looked_at: set[str] = set()
         self._source = (policy,)  # in a tuple, so that torch does not take it for a part
-        self._projections = self._versions()
+        self._device = policy.head.objective.alpha.device
+        self._projections = {name: p.detach().clone() for name, p in policy.head.projections.items()}
 
     @property
     def source(self) -> ConditionedHead:
@@ -61,6 +62,9 @@ class CompiledPolicy(ConditionedHead):
 
     forward = loss
 
+    def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
+        return self.source.modulate(cond, mask)
+
     def save_adapter(self, folder: str | Path) -> Path:
         return self.source.save_adapter(folder)
 
@@ -69,7 +73,7 @@ class CompiledPolicy(ConditionedHead):
         return self
 
     def _check_cond(self, cond: Condition, mask: Mask, values: bool, batch: int | None = None) -> None:
-        super()._check_cond(cond, mask, values, batch)
+        self.source._check_cond(cond, mask, values, batch)
         if self.stale:
             raise RuntimeError(
                 "the projections of this reshaped head were trained or loaded since it was compiled, or its policy was "
@@ -79,12 +83,15 @@ class CompiledPolicy(ConditionedHead):
     @property
     def stale(self) -> bool:
         """Whether the policy it was compiled from has moved, or a reshaped head's projections have changed since."""
-        moved = self.source.head.objective.alpha.device != self.head.objective.alpha.device
-        return moved or self._versions() != self._projections
+        head = self.source.head
+        if head.objective.alpha.device != self._device:
+            return True
+        # By value: fused optimisers do not count up a parameter's version.
+        return not all(torch.equal(p, self._projections[name]) for name, p in head.projections.items())
 
-    def _versions(self) -> list[int]:
-        """How often each of a reshaped head's projections, which are compiled with it, was written to."""
-        return [p._version for p in self.source.head.projections.values()]
+    def __reduce__(self) -> tuple:
+        """Compiled anew where a copy is made: compiled code can't be copied."""
+        return compile_policy, (self.source, self.compiled.method, self.compiled.dtype)
 
     def _apply(self, fn, recurse=True):
         raise RuntimeError("a compiled policy stays where it is: move the policy it was compiled from, compile again")
@@ -98,12 +105,15 @@ def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | No
     """What `ConditionedHead.compile` says."""
     if method not in ("auto", *METHODS):
         raise ValueError(f"unknown method {method!r}; choose one of auto, {', '.join(METHODS)}")
+    policy = uncompiled(policy)
     head = policy.head
     own = next(head.backbone.parameters()).dtype
     dtype = dtype or own
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"a head computes in torch.float32 or torch.bfloat16, not in {dtype}")
     notes = []
+    if not head.frozen:
+        dtype = own  # a copy in another precision would not learn along
     if dtype == torch.bfloat16 != own and not bfloat16_is_faster(head.objective.alpha.device):
         dtype = own
         notes.append("this machine has no instructions for bfloat16")
@@ -111,6 +121,11 @@ def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | No
     notes += [why] if why else []
     fast = METHODS[method](head, dtype)
     return CompiledPolicy(policy, fast, Compiled(method, dtype, "; ".join(notes) or "as asked for"))
+
+
+def uncompiled(policy: ConditionedHead) -> ConditionedHead:
+    """The policy itself, or the one that it was compiled from."""
+    return policy.source if isinstance(policy, CompiledPolicy) else policy
 
 
 WHY = {"graph": "one CUDA graph holds the whole loop", "native": "the whole network in one call of our own C++"}

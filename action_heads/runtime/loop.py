@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads.policy import ConditionedHead
+from action_heads.runtime.compiled import uncompiled
 
 
 class SamplingLoop(nn.Module):
@@ -23,6 +24,7 @@ class SamplingLoop(nn.Module):
 
     def __init__(self, policy: ConditionedHead, *, steps: int | None, sampler: str, spacing: str):
         super().__init__()
+        policy = uncompiled(policy)
         self.plan = policy.head.plan(sampler, steps, spacing)
         if self.plan.noise is not None:
             raise ValueError(

@@ -69,15 +69,29 @@ class NativeHead(SharedHead):
         self.places = addresses(self.ends), addresses(self.blocks)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """As `ActionHead.predict`."""
+        """As `ActionHead.predict`, without gradients."""
         shape, threads, chunks = self.shapes[modulation.mechanism.name], torch.get_num_threads(), len(x_t)
-        x_t, values, out = plain(x_t), plain(values), torch.empty(x_t.shape)
+        self.check(x_t, values, shape)
+        x_t, values = plain(x_t), plain(values)
+        out = torch.empty_like(x_t)
         # The same values for all chunks, or for all steps of a chunk, are read again and again.
         strides = [values.stride(axis) if values.shape[axis] > 1 else 0 for axis in (0, 1)]
-        scratch = torch.empty(self.library.scratch_size(ctypes.byref(shape), chunks, threads))
+        scratch = x_t.new_empty(self.library.scratch_size(ctypes.byref(shape), chunks, threads))
         tensors = (tensor.data_ptr() for tensor in (x_t, out, values))
         self.call(ctypes.byref(shape), *self.places, *tensors, *strides, chunks, scratch.data_ptr(), threads)
         return out
+
+    def check(self, x_t: Tensor, values: Tensor, shape: Shape) -> None:
+        """C++ would read and write beyond what is there."""
+        b, h, total = len(x_t), shape.horizon, shape.depth * shape.values
+        fits = values.ndim == 3 and len(values) in (1, b) and values.shape[1] in (1, h) and values.shape[2] == total
+        if x_t.shape != (b, h, shape.action) or not fits:
+            raise ValueError(
+                f"got chunks {tuple(x_t.shape)} and values {tuple(values.shape)}, expected (b, {h}, {shape.action}) "
+                f"and (1 or b, 1 or {h}, {total})"
+            )
+        if (x_t.device.type, values.device.type) != ("cpu", "cpu"):
+            raise ValueError(f"chunks are on {x_t.device}, values on {values.device}; our own C++ computes on the CPU")
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -176,13 +190,21 @@ def library() -> ctypes.CDLL:
 def openmp() -> tuple[str, ...]:
     """The OpenMP that torch has loaded, so that both use one set of threads; the compiler's own if that is unknown."""
     maps = Path("/proc/self/maps")
-    loaded = {line.split()[-1] for line in maps.read_text().splitlines() if "gomp" in line} if maps.exists() else set()
-    return (min(loaded),) if loaded else ("-fopenmp",)
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    paths = {line.split(maxsplit=5)[5] for line in lines if "gomp" in line}  # the sixth field, which may have spaces
+    # Other packages bring theirs too.
+    loaded = sorted((path for path in paths if os.path.exists(path)), key=lambda path: ("torch" not in path, path))
+    return (loaded[0],) if loaded else ("-fopenmp",)
 
 
 def cache_dir() -> Path:
     """ACTION_HEADS_CACHE, or the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home
+        base = ""
+        if "ACTION_HEADS_CACHE" not in os.environ:
+            raise OSError(f"nowhere to keep what is compiled ({error}): set ACTION_HEADS_CACHE to a folder") from None
     return Path(os.environ.get("ACTION_HEADS_CACHE") or Path(base) / "action-heads")
 
 

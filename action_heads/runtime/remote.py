@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from action_heads.conditions import Condition, Mask, parts
 from action_heads.extras import require
 from action_heads.runtime import wire
 
@@ -18,13 +19,15 @@ class RemotePolicy:
     """A policy at `url`, such as "ws://192.168.1.5:8765": for `Executor`, or for a loop of your own.
 
     Args:
-        timeout: seconds to wait for the connection, and for each chunk. Then a TimeoutError: a robot must not wait on.
+        timeout: seconds to wait for the connection, and, once a request is sent, for its chunk. Then a TimeoutError: a
+            robot must not wait on.
     """
 
     def __init__(self, url: str, timeout: float = 1.0):
         client = require("websockets.sync.client", "serve")
         self.timeout = timeout
-        self.connection = client.connect(url, compression=None, max_size=wire.LARGEST, open_timeout=timeout)
+        limits = {"open_timeout": timeout, "close_timeout": 0.1, "max_size": wire.LARGEST}
+        self.connection = client.connect(url, compression=None, **limits)
         self.served = wire.unpack(self.connection.recv(timeout))
         if (version := self.served.get("protocol")) != wire.PROTOCOL:
             self.close()
@@ -33,9 +36,9 @@ class RemotePolicy:
 
     def sample(
         self,
-        cond: Tensor,
+        cond: Condition,
         *,
-        mask: Tensor | None = None,
+        mask: Mask = None,
         steps: int | None = None,
         sampler: str = "ddim",
         spacing: str = "trailing",
@@ -50,18 +53,20 @@ class RemotePolicy:
         )
         request: dict[str, Any] = {"cond": cond, "mask": mask, "previous": previous, "committed": committed}
         request |= {"steps": steps, "sampler": sampler, "spacing": spacing, "start": start, "seed": seed}
-        self.connection.send(wire.pack(request))
+        message = wire.pack(request)
         try:
+            self.connection.send(message)
             reply = wire.unpack(self.connection.recv(self.timeout))
-        except TimeoutError:
+        except BaseException as error:
             self.close()  # or the late chunk would be taken for the answer to the next request
-            raise TimeoutError(
-                f"no chunk within {self.timeout} s: connect again, or allow for a longer timeout"
-            ) from None
+            if isinstance(error, TimeoutError):
+                late = f"no chunk within {self.timeout} s: connect again, or allow for a longer timeout"
+                raise TimeoutError(late) from None
+            raise
         if "error" in reply:
             raise ValueError(f"refused by the server: {reply['error']}")
         self.last_ms = reply["ms"]
-        return reply["chunk"].to(cond.device)
+        return reply["chunk"].to(parts(cond)[0].device)
 
     def close(self) -> None:
         self.connection.close()

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from action_heads.conditions import move
 from action_heads.extras import require
 from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
@@ -81,7 +82,7 @@ def answer(policy: ConditionedHead, data: bytes | str) -> dict[str, Any]:
                 f"unknown {', '.join(sorted(map(str, unknown)))}; known are {', '.join(sorted(KNOWN))}"
             )
         seed, device = request.pop("seed", None), policy.head.objective.alpha.device
-        options: dict[str, Any] = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in request.items()}
+        options: dict[str, Any] = {name: move(value, device) for name, value in request.items()}
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         chunk = policy.sample(options.pop("cond", None), generator=generator, **options).cpu()
     except (ValueError, TypeError, RuntimeError) as error:

@@ -2,12 +2,14 @@
 
 Version 1. The server speaks first, {"protocol", "head", "horizon", "action_dim", "cond_dim"}. A request is {"cond"} and
 any of {"mask", "previous", "steps", "sampler", "spacing", "committed", "start", "seed"}, as `ConditionedHead.sample`
-names them; the answer {"chunk", "ms"}, the time that sampling took, or {"error"}.
+names them; the answer {"chunk", "ms"}, the time that sampling took, or {"error"}. Several sources are {"parts": {...}}.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from action_heads.extras import require
 PROTOCOL = 1
 LARGEST = 64 * 2**20  # bytes of a message
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "bool": torch.bool}
+DTYPES |= {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -47,6 +50,10 @@ def unpack(data: bytes | str) -> dict[str, Any]:
 
 
 def encode(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {"parts": {name: encode(part) for name, part in value.items()}}
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)  # numpy's too
     if not isinstance(value, Tensor):
         return value
     if value.dtype not in NAMES:
@@ -58,6 +65,8 @@ def encode(value: Any) -> Any:
 def decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
+    if isinstance(value.get("parts"), dict):
+        return {name: decode(part) for name, part in value["parts"].items()}
     try:
         shape, dtype, data = value["shape"], DTYPES[value["dtype"]], value["data"]
         size = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()

@@ -23,8 +23,10 @@ def made_up_grid() -> list:
 def test_a_cell_never_mixes_two_configurations():
     one = result(Run(episodes=2))
     fewer, other_head = result(Run(episodes=2, seed=42, demos=50)), result(Run(episodes=2, seed=42), head="other")
+    other_parts = result(replace(one.run, seed=42, relearn_step=not one.run.relearn_step))
     for other, reason in (
         (fewer, "demos"),
+        (other_parts, "relearn_step"),
         (other_head, "pretrained head"),
         (result(one.run, head="other"), "one seed"),
     ):

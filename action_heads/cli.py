@@ -77,7 +77,7 @@ def main() -> None:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """End a command as a shell expects: with the message of an error alone, or quietly on Ctrl-C."""
-    from action_heads.pretrain.loop import Diverged
+    from action_heads.training.loop import Diverged
 
     try:
         yield

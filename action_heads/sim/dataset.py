@@ -32,6 +32,7 @@ from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, make
 from action_heads.sim.frames import rotation_from_6d
 from action_heads.sim.record import record, run_expert
+from action_heads.sim.sight import columns
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ def save_dataset(
         )
         for episode, rows in enumerate(_rows(demonstrations)):
             pictures = _pictures(sim, demonstrations, episode, rows, cameras, size) if sim else {}
-            columns = _columns(demonstrations, rows) | pictures
+            table = _columns(demonstrations, rows) | pictures
             for t in range(rows.stop - rows.start):
-                dataset.add_frame({name: values[t] for name, values in columns.items()} | {"task": demonstrations.task})
+                dataset.add_frame({name: values[t] for name, values in table.items()} | {"task": demonstrations.task})
             dataset.save_episode()
         dataset.finalize()
         files.write_text(draft / "meta" / "recording.json", json.dumps(_provenance(demonstrations, cameras, size)))
@@ -112,11 +113,7 @@ def _rows(demonstrations: Demonstrations) -> list[slice]:
 def _columns(demonstrations: Demonstrations, rows: slice) -> dict[str, np.ndarray]:
     """Of one episode: name -> (t, width) float32."""
     observation, action = demonstrations.observation[rows], demonstrations.action[rows]
-    return {
-        "observation.state": observation,
-        "observation.joint_position": demonstrations.joint_position[rows],
-        "observation.eef": observation[:, :9],
-        "observation.gripper": observation[:, 9:11],
+    return columns(observation, demonstrations.joint_position[rows]) | {
         "action": action,
         "action.delta": np.stack([delta(a, o) for a, o in zip(action, observation, strict=True)]),
     }
@@ -130,9 +127,9 @@ def delta(action: np.ndarray, observation: np.ndarray) -> np.ndarray:
 
 
 def _features(demonstrations: Demonstrations, cameras: Sequence[str], size: int) -> dict[str, Any]:
-    columns = _columns(demonstrations, _rows(demonstrations)[0])
+    first = _columns(demonstrations, _rows(demonstrations)[0])
     features: dict[str, Any] = {
-        name: {"dtype": "float32", "shape": values.shape[1:], "names": None} for name, values in columns.items()
+        name: {"dtype": "float32", "shape": values.shape[1:], "names": None} for name, values in first.items()
     }
     picture = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
     return features | {f"observation.images.{camera}": picture for camera in cameras}

@@ -179,7 +179,7 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     """
     features = torch.ones(len(encoder.config.cameras) * encoder.config.vision.features)
     state = torch.zeros(2, numbers.shape[1])
-    if not (contract.blind and not contract.sizes):  # whose state is zeros
+    if numbers.numel() and (contract.sizes or not contract.blind):  # else it is none, or zeros
         mean, std = numbers.double().mean(0), numbers.double().std(0, correction=0)
         state = torch.stack([mean - std, mean + std]).float()
     step = torch.cat([torch.stack([-features, features]), state], dim=1)

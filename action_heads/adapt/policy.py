@@ -135,8 +135,7 @@ class AdaptedPolicy(nn.Module):
         folder, head = Path(folder), self.policy.head
         if not head.frozen:
             head.freeze()
-        place = head.original.source["path"]
-        if place is None or Path(place).name == HEAD:  # in memory alone, or of such a folder
+        if kept_here_alone(head):
             head.original.save_pretrained(folder / HEAD)
         self.policy.save_adapter(folder)
         weights = self.encoder.state_dict()
@@ -187,6 +186,12 @@ class AdaptedPolicy(nn.Module):
         if found != record["fingerprints"]:
             raise files.WeightFileError(f"encoder, adapter and {CONFIG} in {folder} are of different runs: save again")
         return cls(encoder, policy, contract, record["training"]).to(device).eval()
+
+
+def kept_here_alone(head: ActionHead) -> bool:
+    """Whether a head is in memory alone, or belongs to a saved policy."""
+    place = head.original.source["path"]
+    return place is None or (Path(place).name == HEAD and (Path(place).parent / CONFIG).exists())
 
 
 def hidden(images: dict[str, Tensor], state: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:

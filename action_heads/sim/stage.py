@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class Play:
     def start(self, seed: int, film: bool = False) -> Report:
         self.newest, self.length, self.film = self.sim.reset(seed), 0, film
         count = self.sight.steps if self.sight else 2
-        self.seen = deque([self._look()] * count, maxlen=count)
+        self.seen: deque[Any] = deque([self._look()] * count, maxlen=count)
         return self._report(success=False, frames=[])
 
     def act(self, actions: np.ndarray) -> Report:

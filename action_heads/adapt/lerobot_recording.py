@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ class LeRobotRecording(Recording):
             raise ValueError(f"{self.source}: {root} has no meta/info.json, so it is no LeRobotDataset")
         cls = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
         at = ("local/" + root.resolve().name, root) if root.exists() else (spec.where, None)
-        self.dataset = cls(at[0], at[1], revision=spec.options.get("revision"))
+        self.decoder = decoder()
+        self.dataset = cls(at[0], at[1], revision=spec.options.get("revision"), video_backend=self.decoder)
         self.meta = self.dataset.meta
         features = self.meta.features
         self.widths = {
@@ -86,8 +88,17 @@ class LeRobotRecording(Recording):
         begin = self.meta.episodes[episode][f"videos/{key}/from_timestamp"]
         path = self.meta.root / self.meta.get_video_file_path(episode, key)
         times = [begin + step / self.rate_hz for step in steps.tolist()]
-        frames = decode(path, times, self.dataset.tolerance_s, return_uint8=True)
+        frames = decode(path, times, self.dataset.tolerance_s, backend=self.decoder, return_uint8=True)
         return frames.numpy().transpose(0, 2, 3, 1)
+
+
+def decoder() -> str:
+    """What decodes videos. lerobot's own choice tries anew for each picture, and complains, where torchcodec fails."""
+    try:
+        importlib.import_module("torchcodec")
+    except (ImportError, OSError, RuntimeError):
+        return "pyav"
+    return "torchcodec"
 
 
 def size(feature: Mapping[str, Any]) -> tuple[int, int]:

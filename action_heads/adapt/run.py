@@ -35,11 +35,13 @@ def adapt(config: AdaptConfig, command: str = "") -> AdaptedPolicy:
         finish(trainer, command)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+    if trainer.ema and config.task:  # the other processes are let go: they would not wait for hours
+        try_out(trainer)
     return AdaptedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
 
 
 def finish(trainer: Trainer, command: str) -> None:
-    """In the main process: the averaged weights become the policy; it is saved, shown, and tried."""
+    """In the main process: the averaged weights become the policy; it is saved and shown."""
     config, policy, out = trainer.config, trainer.policy, trainer.config.out
     assert trainer.ema
     trainer.ema.copy_to_model()
@@ -64,10 +66,15 @@ def finish(trainer: Trainer, command: str) -> None:
     results: dict[str, Any] = record | {"rollouts": earlier(config)}
     write(config, results)
     trainer.accelerator.print(report.closing(policy, config, results))
-    if config.task:
-        results["rollouts"] = asdict(roll_out(config, policy))
-        write(config, results)
-        trainer.accelerator.print(report.outcome(results["rollouts"]))
+
+
+def try_out(trainer: Trainer) -> None:
+    """Rollouts of the finished policy, added to its results."""
+    config = trainer.config
+    results = files.read_json(config.out / "results.json")
+    results["rollouts"] = asdict(roll_out(config, trainer.policy))
+    write(config, results)
+    trainer.accelerator.print(report.outcome(results["rollouts"]))
 
 
 def write(config: AdaptConfig, results: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ class Start:
 class Report:
     """Where an episode stands after an order."""
 
-    cond: np.ndarray | dict[str, np.ndarray]  # (c,) float32; of a `Sight` its names, each (s, ...)
+    cond: Any  # (c,) float32; of a `Sight` a dict of its names, each (s, ...)
     length: int
     success: bool
     done: bool

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import runpy
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -214,3 +215,30 @@ def test_module_is_the_subcommand(folder, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["action_heads/adapt/__main__.py", *given, *flags, "0"])
     runpy.run_module("action_heads.adapt", run_name="__main__")
     assert files.read_json(folder / "r" / "results.json")["command"].startswith("action-heads adapt --data robomimic:")
+
+
+@pytest.mark.slow
+def test_two_processes(folder, vit):
+    """Each trains on its share, and they agree: run again, the same bits; one process alone is another run."""
+
+    def launch(out: str, steps: int) -> str:
+        command = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "action_heads.adapt"]
+        given = ["--data", f"robomimic:{folder / 'demos.hdf5'}", "--head", str(folder / "head"), "--encoder", vit]
+        given += ["--cameras", "agentview", "--state", "position", "--steps", str(steps), "--save-every", "3"]
+        given += ["--schedule", "constant", "--batch-size", "8", "--precision", "fp32", "--out", str(folder / out)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(
+            [sys.executable, "-m", *command, *given], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    said = launch("whole", 6)
+    assert "2 processes" in said
+    assert said.count("training loss") == 1, "the main process speaks, alone"
+    first = AdaptedPolicy.from_pretrained(folder / "whole")
+    launch("again", 6)
+    again = AdaptedPolicy.from_pretrained(folder / "again")
+    assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(again).values(), strict=True))
+    with pytest.raises(ValueError, match=r"other settings \(.*processes"):
+        Trainer(tiny(folder, encoder=vit, out=folder / "whole"))

@@ -6,7 +6,7 @@ b episodes at once, s observation steps, h horizon, H and W pixels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from action_heads.adapt.policy import AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.spaces import EE_ABSOLUTE
 from action_heads.training.streams import generator
+
+if TYPE_CHECKING:
+    from action_heads.sim.sight import Sight
 
 AT_ONCE = 8  # episodes: the same in every run, since batches decide bits
 
@@ -64,22 +67,26 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
     """Episodes from seeds 0, 1, 2 ..., which no recording uses."""
     from action_heads.sim.report import wilson
     from action_heads.sim.rollout import rollout
-    from action_heads.sim.sight import Sight
+    from action_heads.sim.tasks import description
 
     assert config.task is not None
-    contract, space = policy.contract, policy.layout.space()
-    sizes = {name: size[0] for name, size in contract.sizes.items()}
     video = config.out / "rollouts.mp4" if config.film else None
     result = rollout(
         config.task,
-        actor(config, policy),
+        actor(
+            policy,
+            description(config.task),
+            generator("acting", config.seed, device=policy.policy.head.objective.alpha.device),
+            sampler=config.sampler,
+            steps=config.sampling_steps,
+        ),
         range(config.episodes),
         execute=config.execute,
         batch=AT_ONCE,
         workers=config.simulations,
         video=video,
         film=config.film,
-        sight=Sight(contract.state, sizes, policy.encoder.config.observation_steps, space.mode == "delta"),
+        sight=sight_of(policy),
     )
     successes = int(result.success.sum())
     return Outcome(
@@ -97,19 +104,31 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
     )
 
 
-def actor(config: AdaptConfig, policy: AdaptedPolicy):
-    """The policy as `rollout` calls it: what was seen, each (b, s, ...) -> actions of the head (b h 10)."""
+def sight_of(policy: AdaptedPolicy) -> Sight:
+    """What the simulation is to show."""
+    from action_heads.sim.sight import Sight
+
+    contract = policy.contract
+    sizes = {name: size[0] for name, size in contract.sizes.items()}
+    delta = policy.layout.space().mode == "delta"
+    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta)
+
+
+def actor(policy: AdaptedPolicy, task: str, noise: torch.Generator, **sampling: Any):
+    """The policy as `rollout` calls it: what was seen, each (b, s, ...) -> actions of the head (b h 10).
+
+    Args:
+        task: the description, where it is read.
+        noise: on the policy's device.
+    """
     device = policy.policy.head.objective.alpha.device
-    noise = generator("acting", config.seed, device=device)
 
     @torch.no_grad()
     def act(seen: dict[str, np.ndarray]) -> np.ndarray:
         there: dict[str, Any] = {name: torch.from_numpy(x).to(device) for name, x in seen.items()}
         state = there.pop("state", None)
         images = {name: x.permute(0, 1, 4, 2, 3) for name, x in there.items()}
-        task = [config.task or ""] * len(next(iter(seen.values()))) if policy.encoder.config.text else None
-        cond = policy.condition(images, state, task)
-        chunk = policy.policy.sample(cond, sampler=config.sampler, steps=config.sampling_steps, generator=noise)
-        return chunk.cpu().numpy()
+        tasks = [task] * len(next(iter(seen.values()))) if policy.encoder.config.text else None
+        return policy.policy.sample(policy.condition(images, state, tasks), generator=noise, **sampling).cpu().numpy()
 
     return act

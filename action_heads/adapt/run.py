@@ -50,6 +50,7 @@ def finish(trainer: Trainer, command: str) -> None:
     record = {
         "command": command,
         "parameters": trainer.counts,
+        "computed_with": trainer.used,  # of head and adapter: a head has modulations for other adapters too
         "episodes": {"trained": trainer.windows.episodes, "held_out": held_out},
         "windows": len(trainer.windows),
         "training_loss": trainer.progress.average,

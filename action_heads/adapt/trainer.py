@@ -57,6 +57,7 @@ class Trainer(Training[Sample]):
             self.policy, self.windows, self.held_out, tasks = build(config)
         self.stage = Stage2(self.policy, tasks, config).train()
         self.counts = self.policy.parts()
+        self.used = {"frozen": self.policy.policy.num_frozen, "trained": self.policy.policy.num_trainable}
         self.policy.to(self.accelerator.device)
         self.model = self.accelerator.prepare(self.stage)
         adapter = list(self.policy.policy.trainable_parameters())

@@ -33,6 +33,7 @@ from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, make
 from action_heads.sim.frames import rotation_from_6d
 from action_heads.sim.record import record, run_expert
 from action_heads.sim.sight import columns
+from action_heads.sim.tasks import description
 
 
 @dataclass(frozen=True)
@@ -68,41 +69,55 @@ def record_dataset(config: RecordConfig) -> None:
 
 
 def save_dataset(
-    demonstrations: Demonstrations, folder: str | Path, cameras: Sequence[str] = (), size: int = 84
+    demonstrations: Demonstrations | Sequence[Demonstrations],
+    folder: str | Path,
+    cameras: Sequence[str] = (),
+    size: int = 84,
 ) -> Path:
     """Write `folder`, which must not exist, through lerobot: it appears whole or not at all.
 
-    Pictures are not in `demonstrations`: every episode is run again from its seed, and must come out the same.
+    Several recordings, of tasks whose observations are laid out alike, become one dataset of several tasks. Pictures
+    are not in `demonstrations`: every episode is run again from its seed, and must come out the same.
     """
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists: name another folder, or remove it")
     LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    sim = make(demonstrations.task, render=True) if cameras else None
+    recordings = [demonstrations] if isinstance(demonstrations, Demonstrations) else list(demonstrations)
     try:
         dataset = LeRobotDataset.create(
             repo_id=f"local/{folder.name}",
             fps=CONTROL_HZ,
-            features=_features(demonstrations, cameras, size),
+            features=_features(recordings[0], cameras, size),
             root=draft,
             robot_type="panda",
             use_videos=False,
         )
+        for recording in recordings:
+            _write(dataset, recording, cameras, size)
+        dataset.finalize()
+        told = [_provenance(recording, cameras, size) for recording in recordings]
+        files.write_text(draft / "meta" / "recording.json", json.dumps(told[0] if len(told) == 1 else told))
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _write(dataset: Any, demonstrations: Demonstrations, cameras: Sequence[str], size: int) -> None:
+    """Add the episodes of one recording to a LeRobotDataset."""
+    sim, task = make(demonstrations.task, render=True) if cameras else None, description(demonstrations.task)
+    try:
         for episode, rows in enumerate(_rows(demonstrations)):
             pictures = _pictures(sim, demonstrations, episode, rows, cameras, size) if sim else {}
             table = _columns(demonstrations, rows) | pictures
             for t in range(rows.stop - rows.start):
-                dataset.add_frame({name: values[t] for name, values in table.items()} | {"task": demonstrations.task})
+                dataset.add_frame({name: values[t] for name, values in table.items()} | {"task": task})
             dataset.save_episode()
-        dataset.finalize()
-        files.write_text(draft / "meta" / "recording.json", json.dumps(_provenance(demonstrations, cameras, size)))
-        os.replace(draft, folder)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
         if sim:
             sim.close()
-    return folder
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:

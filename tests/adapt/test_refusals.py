@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from recorded import LENGTH, episode, hdf5, tiny
@@ -99,6 +101,16 @@ def test_a_folder_that_is_no_dataset(folder):
         build(tiny(folder, data=f"lerobot:{folder}"))
     with pytest.raises(ValueError, match=r"--data: .*there is no folder /no/such, and a repo_id is OWNER/NAME"):
         build(tiny(folder, data="lerobot:/no/such"))
+
+
+def test_a_missing_extra_is_named(folder, monkeypatch):
+    for module in ("lerobot", "lerobot.datasets.lerobot_dataset", "h5py"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (folder / "meta").mkdir()
+    (folder / "meta/info.json").write_text("{}")
+    for data, extra in ((f"lerobot:{folder}", "lerobot"), (f"robomimic:{folder / 'demos.hdf5'}", "data")):
+        with pytest.raises(ImportError, match=rf"action-heads\[{extra}\]"):
+            build(tiny(folder, data=data))
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def main() -> None:
         tyro = require("tyro", "train")
     except ImportError as error:
         raise SystemExit(str(error)) from None
+    from action_heads.adapt.run import adapt
+    from action_heads.adapt.settings import AdaptConfig
     from action_heads.pretrain.evaluate import EvaluateConfig, evaluate
     from action_heads.pretrain.loop import pretrain
     from action_heads.pretrain.publish import PublishConfig, publish
@@ -45,6 +47,7 @@ def main() -> None:
     command = shlex.join(["action-heads", *sys.argv[1:]])
     run = {
         DemoConfig: lambda config: demo(config, command),
+        AdaptConfig: lambda config: adapt(config, command),
         PretrainConfig: lambda config: pretrain(config, command),
         EvaluateConfig: lambda config: evaluate(config, command),
         PublishConfig: publish,
@@ -58,6 +61,7 @@ def main() -> None:
         {
             "demo": DemoConfig(),
             "pretrain": PretrainConfig(),
+            "adapt": AdaptConfig(),
             "evaluate-head": EvaluateConfig(head=tyro.MISSING),
             "publish": PublishConfig(folder=tyro.MISSING),
             "record": RecordConfig(task=tyro.MISSING, out=tyro.MISSING),
@@ -77,7 +81,7 @@ def main() -> None:
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """End a command as a shell expects: with the message of an error alone, or quietly on Ctrl-C."""
-    from action_heads.pretrain.loop import Diverged
+    from action_heads.training.loop import Diverged
 
     try:
         yield

@@ -10,6 +10,7 @@ import torch
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead
+    from action_heads.spaces import ActionSpace
 
 MODES = {
     "decoupled": "pretrained head, frozen; the adapter trains",
@@ -42,6 +43,23 @@ def in_mode(head: ActionHead, mode: str, seed: int = 0) -> ActionHead:
     fresh = random_like(head, f"{head.config.name}-{mode}", APART + seed).to(head.objective.alpha.device)
     # Frozen, it computes as the pretrained one does. What trains stays float32, which small steps need.
     return fresh if mode == "normal" else fresh.to(next(head.parameters()).dtype).freeze()
+
+
+def shaped(head: ActionHead, mode: str, seed: int, space: ActionSpace, horizon: int | None = None) -> ActionHead:
+    """A pretrained head in a mode, for a layout of actions and a horizon: itself where they are its own, else reshaped.
+
+    Args:
+        horizon: steps of a chunk; the head's if not given.
+    """
+    own = head.config
+    shape = dataclasses.replace(own, space=space, horizon=horizon or own.horizon)
+    if own.space.parts == space.parts and own.space.mode == space.mode and own.horizon == shape.horizon:
+        return head.in_mode(mode, seed=seed)
+    if mode == "normal":  # everything is fresh and trains: there is no trunk to keep
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return type(head)(dataclasses.replace(shape, name=f"{own.name}-normal", training={}, fingerprint=""))
+    return head.in_mode(mode, seed=seed).reshape(space=space, horizon=shape.horizon)
 
 
 def random_like(head: ActionHead, name: str, seed: int) -> ActionHead:

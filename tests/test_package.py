@@ -25,7 +25,7 @@ HEAVY = (
 
 def test_import_brings_no_extra():
     """Importing costs little more than importing torch: none of these may come along."""
-    modules = "sys, action_heads, action_heads.adapters, action_heads.encoders, action_heads.vlm"
+    modules = "sys, action_heads, action_heads.adapters, action_heads.adapt, action_heads.encoders, action_heads.vlm"
     code = f"import {modules}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -43,7 +43,7 @@ def test_missing_extra_is_named():
         require("no_such_simulator", "sim")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["pretrain", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["pretrain", "--help"], ["adapt", "--help"]])
 def test_help(arguments, monkeypatch, capsys):
     from action_heads import cli
 

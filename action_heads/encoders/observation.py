@@ -83,7 +83,8 @@ class ObservationEncoder(nn.Module):
         self._check(images, state, task)
         observed = self.see([images[camera] for camera in self.config.cameras])
         if state is not None:
-            observed.append(state.to(observed[0]) if observed else state)
+            # As the weights are, not as the features: under autocast these have 16 bits, too few for metres.
+            observed.append(state.to(next(self.readouts.parameters())) if observed else state)
         parts = [torch.cat(observed, dim=-1).flatten(1)] if observed else []
         if self.text is not None and task is not None:
             parts.append(self.text(task))

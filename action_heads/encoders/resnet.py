@@ -67,7 +67,9 @@ class SpatialSoftmax(nn.Module):
                 f"images this small leave a feature map of {rows} x {columns}, where no keypoint can move: give them "
                 "more than 32 pixels a side, with a larger vision.crop or vision.resize"
             )
-        y = torch.linspace(-1, 1, rows, device=scores.device, dtype=scores.dtype)
-        x = torch.linspace(-1, 1, columns, device=scores.device, dtype=scores.dtype)
-        p = scores.flatten(2).softmax(-1).unflatten(-1, (rows, columns))
-        return torch.stack([p.sum(-2) @ x, p.sum(-1) @ y], dim=-1).flatten(1)
+        with torch.autocast(scores.device.type, enabled=False):  # its 16 bits would move a keypoint
+            scores = scores.to(self.keypoints.weight.dtype)
+            y = torch.linspace(-1, 1, rows, device=scores.device, dtype=scores.dtype)
+            x = torch.linspace(-1, 1, columns, device=scores.device, dtype=scores.dtype)
+            p = scores.flatten(2).softmax(-1).unflatten(-1, (rows, columns))
+            return torch.stack([p.sum(-2) @ x, p.sum(-1) @ y], dim=-1).flatten(1)

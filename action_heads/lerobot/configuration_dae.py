@@ -13,7 +13,7 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
 from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.fit import FitConfig
-from action_heads.lerobot.actions import ActionLayout
+from action_heads.layouts import ActionLayout
 from action_heads.lerobot.heads import flag, horizon_of
 from action_heads.levels import check_levels
 from action_heads.modes import MODES
@@ -38,7 +38,7 @@ class DAEConfig(PreTrainedConfig):
         head_mode: "decoupled" (pretrained, frozen), "random-frozen" or "normal" (trains), both fresh by `head_seed`.
         adapter: "film", "adaln_zero", "adarmsnorm" and others; `hidden_dim`, `through` and `relearn_step` as of
             `action_heads.adapters.Adapter`.
-        action_layout: what the columns of the dataset's action mean: see `action_heads.lerobot.actions`.
+        action_layout: what the columns of the dataset's action mean: see `action_heads.layouts`.
         gripper: what the dataset writes for open and for closed.
         n_obs_steps: observations that the policy sees, the last of them now.
         horizon: steps of a chunk; the head's if not given. Another one reshapes the head.

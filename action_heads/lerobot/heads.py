@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from action_heads import ActionHead, HeadConfig, files, hub
+from action_heads import ActionHead, HeadConfig, files, hub, modes
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.reshape import ReshapedHead
 from action_heads.spaces import ActionSpace
@@ -42,16 +42,7 @@ def make_head(config: DAEConfig, space: ActionSpace) -> ActionHead:
     """The head that the flags name, in its mode, for a layout of actions and a horizon."""
     with flag("head"):
         pretrained = ActionHead.from_pretrained(config.head, revision=config.head_revision)
-    own = pretrained.config
-    shape = dataclasses.replace(own, space=space, horizon=config.horizon or own.horizon)
-    fits = own.space.parts == space.parts and own.space.mode == space.mode and own.horizon == shape.horizon
-    if fits:
-        return pretrained.in_mode(config.head_mode, seed=config.head_seed)
-    if config.head_mode == "normal":  # everything is fresh and trains: there is no trunk to keep
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.head_seed)
-            return ActionHead(dataclasses.replace(shape, name=f"{own.name}-normal", training={}, fingerprint=""))
-    return pretrained.in_mode(config.head_mode, seed=config.head_seed).reshape(space=space, horizon=shape.horizon)
+    return modes.shaped(pretrained, config.head_mode, config.head_seed, space, config.horizon)
 
 
 def make_adapter(config: DAEConfig, cond_dim: int) -> Adapter:

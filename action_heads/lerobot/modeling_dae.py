@@ -20,8 +20,8 @@ from action_heads import Executor
 from action_heads.continuing import check_mixes_time
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.files import WeightFileError, load_tensors
+from action_heads.layouts import ActionLayout, layout_of
 from action_heads.lerobot import heads
-from action_heads.lerobot.actions import ActionLayout, layout_of
 from action_heads.lerobot.card import section
 from action_heads.lerobot.configuration_dae import DAEConfig
 from action_heads.lerobot.heads import flag
@@ -120,7 +120,8 @@ class DAEPolicy(PreTrainedPolicy):
                 "a new policy takes the range of its actions from a dataset: train it with --dataset.repo_id, or load "
                 "one that was trained with --policy.path"
             )
-        return self.layout.normalizer(dataset_stats[ACTION])
+        with flag("gripper"):
+            return self.layout.normalizer(dataset_stats[ACTION])
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]

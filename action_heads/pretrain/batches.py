@@ -11,7 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,13 +20,6 @@ from action_heads.spaces import ActionSpace
 
 T = TypeVar("T")
 AHEAD = 2  # batches that wait for the trainer, a thread
-STREAMS = ("batch", "noise", "held-out batch", "held-out noise", "evaluation", "evaluation noise")
-
-
-def generator(stream: str, seed: int, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Random numbers of one purpose, one step, one process: whatever else was drawn, these are the same."""
-    entropy = np.random.SeedSequence([STREAMS.index(stream), seed, *numbers]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(entropy[0]) >> 1)
 
 
 class Batch(NamedTuple):

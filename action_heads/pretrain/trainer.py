@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from action_heads.ema import EMA
-from action_heads.extras import require
 from action_heads.head import ActionHead
-from action_heads.precision import bfloat16_is_faster
-from action_heads.pretrain import data, objective, state
-from action_heads.pretrain.batches import Batch, Batches, ahead, fit, generator
+from action_heads.pretrain import data, objective
+from action_heads.pretrain.batches import Batch, Batches, ahead, fit
 from action_heads.pretrain.settings import PretrainConfig, learning_rate
+from action_heads.training import state
+from action_heads.training.base import Training
+from action_heads.training.start import start
+from action_heads.training.streams import generator
 
 
 class Stage1(nn.Module):
@@ -42,8 +43,10 @@ class Stage1(nn.Module):
             return objective.loss(self.head, self.readers, batch.x0, batch.signal, mechanism, noise, mixed, self.levels)
 
 
-class Trainer:
+class Trainer(Training[Batch]):
     """The state of one pretraining run, in each of its processes; average and history are the main process' alone."""
+
+    description = "pretraining"
 
     def __init__(self, config: PretrainConfig):
         self.config = config
@@ -73,11 +76,6 @@ class Trainer:
         self.progress = state.Progress()
         self._evaluation: list[Batch] = []
 
-    @property
-    def share(self) -> int:
-        """Chunks of a step that this process trains on."""
-        return self.config.batch_size // self.accelerator.num_processes
-
     def draw(self, step: int) -> Batch:
         """What this process trains on in a step, on the CPU."""
         rank = self.accelerator.process_index
@@ -95,14 +93,11 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         loss = self.model((batch or self.draw(self.step)).to(device), self.step, noise)
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.parameters, config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema:
-            self.ema.update()
-        self.step += 1
-        return loss.detach()
+        return self.descend(loss)
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step."""
+        return learning_rate(step, self.config)
 
     @torch.no_grad()
     def evaluate(self, batches: int = 12) -> float:
@@ -133,34 +128,6 @@ class Trainer:
             losses = [objective.loss(self.head, None, x0, None, m, noise) for m in mechanisms]
         return float(torch.stack(losses).mean())
 
-    def state_dict(self) -> dict[str, Tensor]:
-        optimizer = self.optimizer.state_dict()["state"]
-        tensors: dict[str, Tensor] = {f"parameters.{i}": p for i, p in enumerate(self.parameters)}
-        tensors |= {f"ema.{i}": p for i, p in enumerate(self.ema.average if self.ema else ())}
-        tensors |= {f"optimizer.{i}.{key}": value for i, values in optimizer.items() for key, value in values.items()}
-        return tensors
-
-    @torch.no_grad()
-    def load_state_dict(self, tensors: dict[str, Tensor], step: int) -> None:
-        for i, p in enumerate(self.parameters):
-            p.copy_(tensors[f"parameters.{i}"])
-        if self.ema:
-            for i, average in enumerate(self.ema.average):
-                average.copy_(tensors[f"ema.{i}"])
-            self.ema.updates = step
-        self.optimizer.state.clear()
-        optimizer = self.optimizer.state_dict()
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):  # parameters that had no gradient yet have no state
-                _, i, key = name.split(".")
-                optimizer["state"].setdefault(int(i), {})[key] = value
-        self.optimizer.load_state_dict(optimizer)
-        self.step = step
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the outcome, ready for JSON."""
-        return self.config.outcome() | {"processes": self.accelerator.num_processes}
-
 
 def signal_width(config: PretrainConfig, joints: int) -> int:
     """Width c of what Stage 1 conditions on, given that of the joints the sources have (0 for none)."""
@@ -171,42 +138,3 @@ def signal_width(config: PretrainConfig, joints: int) -> int:
         )
     head = config.head()
     return joints if config.signal == "joints" else head.space.dim * head.horizon
-
-
-def start(config: PretrainConfig):
-    """The accelerator: this process, its device, and how it computes together with the others."""
-    accelerate = require("accelerate", "train")
-    # Without being told so, accelerate takes several processes on a machine without a GPU for several lone ones.
-    cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not has_accelerator()
-    process = accelerate.PartialState(cpu=cpu)
-    if config.batch_size % process.num_processes:
-        raise ValueError(
-            f"a batch of {config.batch_size} chunks cannot be shared by {process.num_processes} processes: "
-            f"give a --batch-size that is a multiple of {process.num_processes}"
-        )
-    # The precision belongs to a singleton, which would refuse another run with another one in this process.
-    accelerate.state.AcceleratorState._reset_state()
-    # In each step the parameters of the mechanisms whose turn it is not have no gradient.
-    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
-    return accelerate.Accelerator(
-        cpu=cpu,
-        mixed_precision="bf16" if settled_precision(config, process.device) == "bf16" else "no",
-        log_with="tensorboard",
-        project_dir=config.folder / "state",
-        kwargs_handlers=[unused],
-    )
-
-
-def has_accelerator() -> bool:
-    """Whether there is anything but a CPU to compute on."""
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
-
-
-def settled_precision(config: PretrainConfig, device: torch.device) -> str:
-    """What `auto` means here: what it meant when the run began, and the same in every process."""
-    if config.precision != "auto":
-        return config.precision
-    began_with = (state.read(config.folder / "state") or {}).get("precision")
-    choice = [began_with or ("bf16" if bfloat16_is_faster(device) else "fp32")]
-    require("accelerate.utils", "train").broadcast_object_list(choice)
-    return choice[0]

@@ -14,8 +14,9 @@ from filelock import FileLock  # huggingface_hub and torch bring it
 from torch import Tensor
 
 from action_heads import files
-from action_heads.reproduce.config import Run
+from action_heads.reproduce.config import EYES, Run
 from action_heads.sim import libero, mimicgen
+from action_heads.sim.dataset import save_dataset
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import CONTROL_HZ
 from action_heads.sim.record import SEEDS, record
@@ -25,7 +26,7 @@ Samples = tuple[Tensor, Tensor, Tensor]  # conditions (n c), actions (n h a), is
 
 
 class Family:
-    """Tasks on states, demonstrated by the scripted experts of `action_heads.sim`; robosuite's eight as it stands."""
+    """Tasks demonstrated by the scripted experts of `action_heads.sim`; robosuite's eight as it stands."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
     packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
@@ -44,6 +45,16 @@ class Family:
         path = work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
         with _once(path):
             return record(task, run.demos, workers=1, path=path)
+
+    def pictures(self, run: Run, work: Path) -> str:
+        """Its recordings as one dataset with pictures, as a source of `action-heads adapt`; made at the first call."""
+        eyes = EYES[run.family]
+        folder = work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
+        with _once(folder):
+            if not folder.exists():
+                recordings = [self.recording(task, run, work) for task in self.subtasks(run)]
+                save_dataset(recordings, folder, cameras=eyes["cameras"], size=eyes["size"])
+        return f"lerobot:{folder}"
 
     def samples(self, run: Run, work: Path, horizon: int) -> Samples:
         """What Stage 2 trains on."""
@@ -131,10 +142,5 @@ FAMILIES: dict[str, Family] = {"robosuite": Family(), "mimicgen": MimicGen(), "l
 
 
 def family_of(run: Run) -> Family:
-    """Raises a ValueError where observations are pictures, which no family has yet."""
-    if run.observation != "state":
-        raise ValueError(
-            f"{run.family} is here on states alone: runs on pictures need observation encoders, which are not joined "
-            "to this harness yet; see docs/reproduction.md"
-        )
+    """Of a run."""
     return FAMILIES[run.family]

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from action_heads.reproduce import heads, results
-from action_heads.reproduce.config import ALL_MODES, RECIPES, SEEDS, Run, with_recipe
+from action_heads.reproduce.config import ALL_MODES, RECIPES, SEEDS, Run, on_images, with_recipe
 from action_heads.reproduce.families import family_of
 from action_heads.reproduce.run import Place, finished, perform
 from action_heads.reproduce.studies import STUDIES
@@ -32,6 +32,7 @@ class Reproduce:
         mode: decoupled, normal, random-frozen, blind; several by commas.
         backbone: mlp, mixer, transformer, unet; several by commas.
         seeds: of training, by commas.
+        observe: states, or images: of two cameras, by an encoder that trains along, as in the paper.
         recipe: of the adapter: paper (FiLM through every block), code (a few thousand parameters), or both.
         head: small (128 x 4, pretrained here in minutes), paper (its size), or a name, a folder or a Hub id.
         study: a table or figure of the paper instead of modes and backbones: table-2, table-3, table-4 or figure-3.
@@ -54,6 +55,7 @@ class Reproduce:
     mode: str = "decoupled"
     backbone: str = "mlp"
     seeds: str = ",".join(map(str, SEEDS))
+    observe: str = "states"
     recipe: str = "paper"
     head: str = heads.SMALL
     study: str = ""
@@ -75,6 +77,8 @@ class Reproduce:
             raise ValueError("name a --task, or take --all")
         if self.recipe not in RECIPES:
             raise ValueError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)}")
+        if self.observe not in ("states", "images"):
+            raise ValueError(f"unknown observe {self.observe!r}; choose from states, images")
         if self.study and self.study not in STUDIES:
             raise ValueError(f"unknown study {self.study!r}; choose from {', '.join(STUDIES)}")
         part, of = self.part
@@ -101,6 +105,7 @@ def runs(options: Reproduce, family: str) -> list[Run]:
                 run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
                 run = replace(run, stage1=tuple(options.stage1.split(",")), signal=options.signal)
                 run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
+                run = on_images(run, options.recipe) if options.observe == "images" else run
                 found.append(replace(run, demos=options.demos or run.demos, steps=options.steps or run.steps))
     return found
 

@@ -9,16 +9,19 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from action_heads import ActionHead, ConditionedHead, Normalizer, files
+from action_heads.adapt import AdaptedPolicy
+from action_heads.adapt.rollout import sight_of
 from action_heads.adapters import ADAPTERS
 from action_heads.fit import FitConfig, fit
 from action_heads.machine import machine
-from action_heads.reproduce import heads, results
+from action_heads.reproduce import heads, pictures, results
 from action_heads.reproduce.config import Run
 from action_heads.reproduce.families import Family, family_of
 from action_heads.reproduce.results import Episode, Result
@@ -70,12 +73,7 @@ def perform(run: Run, place: Place) -> Result:
         id=identity,
         run=run,
         episodes=tuple(episodes),
-        head={
-            "name": head.config.name,
-            "fingerprint": policy.head.fingerprint() if policy.head.frozen else None,
-            "frozen": policy.num_frozen,
-            "trainable": policy.num_trainable,
-        },
+        head={"name": head.config.name} | made_of(run, policy),
         seconds={key: round(value, 2) for key, value in seconds.items()},
         losses=losses,
         machine=machine() | {"workers": place.workers} | family.versions(),
@@ -102,10 +100,13 @@ def trained(run: Run, place: Place, family: Family, head: ActionHead, folder: Pa
 
     Returns (policy, episodes, seconds, losses).
     """
+    partial = folder / "partial.json"
+    if run.observation == "image":
+        return trained_on_images(run, place, family, head, folder / "policy", partial)
     cond, actions, is_pad = family.samples(run, place.work, head.config.horizon)
     cond = see(cond, run)
     policy = build(run, head, cond, actions)
-    weights, partial = folder / "policy.safetensors", folder / "partial.json"
+    weights = folder / "policy.safetensors"
     if partial.exists():
         policy.load_state_dict(files.load_tensors(weights)[0])
         return policy.eval(), *results.load_partial(partial)
@@ -121,11 +122,35 @@ def trained(run: Run, place: Place, family: Family, head: ActionHead, folder: Pa
     return policy, [], seconds, losses
 
 
+def trained_on_images(run: Run, place: Place, family: Family, head: ActionHead, out: Path, partial: Path):
+    """As `trained`, by the trainer of `action-heads adapt`: killed, it goes on from its last saved step."""
+    data = "" if partial.exists() else family.pictures(run, place.work)
+    cpu = cpu_seconds()
+    policy = pictures.train(run, data, head, out, place)
+    if partial.exists():
+        return policy, *results.load_partial(partial)
+    seconds = {"training": files.read_json(out / "results.json")["seconds"], "policy": 0.0, "environment": 0.0}
+    losses = [round(loss, 5) for loss in smooth(pictures.losses(out))]
+    results.save_partial(partial, [], seconds | {"cpu": cpu_seconds() - cpu}, losses)
+    return policy, *results.load_partial(partial)
+
+
+def made_of(run: Run, policy: ConditionedHead | AdaptedPolicy) -> dict[str, Any]:
+    """Fingerprint of a frozen head, and counts of head and adapter; with pictures, of the encoder too."""
+    if isinstance(policy, ConditionedHead):
+        fingerprint = policy.head.fingerprint() if policy.head.frozen else None
+        return {"fingerprint": fingerprint, "frozen": policy.num_frozen, "trainable": policy.num_trainable}
+    fingerprint = None if run.mode == "normal" else policy.policy.head.fingerprint()
+    used, parts = policy.training_record["computed_with"], policy.training_record["parameters"]
+    counts = {"frozen": used["frozen"], "trainable": used["trained"], "encoder": parts["encoder"]}
+    return {"fingerprint": fingerprint} | counts
+
+
 def roll_out(
     run: Run,
     place: Place,
     family: Family,
-    policy: ConditionedHead,
+    policy: ConditionedHead | AdaptedPolicy,
     folder: Path,
     episodes: list[Episode],
     seconds: dict[str, float],
@@ -150,6 +175,7 @@ def roll_out(
                 video=video,
                 film=place.film,
                 description=f"{run}: episodes {start + 1} to {start + len(block)}",
+                sight=sight_of(policy) if isinstance(policy, AdaptedPolicy) else None,
             )
             seconds["policy"] += outcome.policy_seconds
             seconds["environment"] += outcome.environment_seconds
@@ -170,8 +196,10 @@ def see(cond: Tensor, run: Run) -> Tensor:
     return torch.zeros_like(cond) if run.mode == "blind" else cond
 
 
-def actor(run: Run, policy: ConditionedHead, family: Family, task: str, noise: int):
-    """The policy as `rollout` calls it: conditions (b c) -> chunks (b h a)."""
+def actor(run: Run, policy: ConditionedHead | AdaptedPolicy, family: Family, task: str, noise: int):
+    """The policy as `rollout` calls it: conditions (b c), or what is seen by name, -> chunks (b h a)."""
+    if isinstance(policy, AdaptedPolicy):
+        return pictures.act(run, policy, task, noise)
     device = policy.head.objective.alpha.device
     generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
 

@@ -32,6 +32,8 @@ from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, make
 from action_heads.sim.frames import rotation_from_6d
 from action_heads.sim.record import record, run_expert
+from action_heads.sim.sight import columns
+from action_heads.sim.tasks import description
 
 
 @dataclass(frozen=True)
@@ -67,41 +69,55 @@ def record_dataset(config: RecordConfig) -> None:
 
 
 def save_dataset(
-    demonstrations: Demonstrations, folder: str | Path, cameras: Sequence[str] = (), size: int = 84
+    demonstrations: Demonstrations | Sequence[Demonstrations],
+    folder: str | Path,
+    cameras: Sequence[str] = (),
+    size: int = 84,
 ) -> Path:
     """Write `folder`, which must not exist, through lerobot: it appears whole or not at all.
 
-    Pictures are not in `demonstrations`: every episode is run again from its seed, and must come out the same.
+    Several recordings, of tasks whose observations are laid out alike, become one dataset of several tasks. Pictures
+    are not in `demonstrations`: every episode is run again from its seed, and must come out the same.
     """
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists: name another folder, or remove it")
     LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    sim = make(demonstrations.task, render=True) if cameras else None
+    recordings = [demonstrations] if isinstance(demonstrations, Demonstrations) else list(demonstrations)
     try:
         dataset = LeRobotDataset.create(
             repo_id=f"local/{folder.name}",
             fps=CONTROL_HZ,
-            features=_features(demonstrations, cameras, size),
+            features=_features(recordings[0], cameras, size),
             root=draft,
             robot_type="panda",
             use_videos=False,
         )
-        for episode, rows in enumerate(_rows(demonstrations)):
-            pictures = _pictures(sim, demonstrations, episode, rows, cameras, size) if sim else {}
-            columns = _columns(demonstrations, rows) | pictures
-            for t in range(rows.stop - rows.start):
-                dataset.add_frame({name: values[t] for name, values in columns.items()} | {"task": demonstrations.task})
-            dataset.save_episode()
+        for recording in recordings:
+            _write(dataset, recording, cameras, size)
         dataset.finalize()
-        files.write_text(draft / "meta" / "recording.json", json.dumps(_provenance(demonstrations, cameras, size)))
+        told = [_provenance(recording, cameras, size) for recording in recordings]
+        files.write_text(draft / "meta" / "recording.json", json.dumps(told[0] if len(told) == 1 else told))
         os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def _write(dataset: Any, demonstrations: Demonstrations, cameras: Sequence[str], size: int) -> None:
+    """Add the episodes of one recording to a LeRobotDataset."""
+    sim, task = make(demonstrations.task, render=True) if cameras else None, description(demonstrations.task)
+    try:
+        for episode, rows in enumerate(_rows(demonstrations)):
+            pictures = _pictures(sim, demonstrations, episode, rows, cameras, size) if sim else {}
+            table = _columns(demonstrations, rows) | pictures
+            for t in range(rows.stop - rows.start):
+                dataset.add_frame({name: values[t] for name, values in table.items()} | {"task": task})
+            dataset.save_episode()
+    finally:
         if sim:
             sim.close()
-    return folder
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:
@@ -112,11 +128,7 @@ def _rows(demonstrations: Demonstrations) -> list[slice]:
 def _columns(demonstrations: Demonstrations, rows: slice) -> dict[str, np.ndarray]:
     """Of one episode: name -> (t, width) float32."""
     observation, action = demonstrations.observation[rows], demonstrations.action[rows]
-    return {
-        "observation.state": observation,
-        "observation.joint_position": demonstrations.joint_position[rows],
-        "observation.eef": observation[:, :9],
-        "observation.gripper": observation[:, 9:11],
+    return columns(observation, demonstrations.joint_position[rows]) | {
         "action": action,
         "action.delta": np.stack([delta(a, o) for a, o in zip(action, observation, strict=True)]),
     }
@@ -130,9 +142,9 @@ def delta(action: np.ndarray, observation: np.ndarray) -> np.ndarray:
 
 
 def _features(demonstrations: Demonstrations, cameras: Sequence[str], size: int) -> dict[str, Any]:
-    columns = _columns(demonstrations, _rows(demonstrations)[0])
+    first = _columns(demonstrations, _rows(demonstrations)[0])
     features: dict[str, Any] = {
-        name: {"dtype": "float32", "shape": values.shape[1:], "names": None} for name, values in columns.items()
+        name: {"dtype": "float32", "shape": values.shape[1:], "names": None} for name, values in first.items()
     }
     picture = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
     return features | {f"observation.images.{camera}": picture for camera in cameras}

@@ -14,17 +14,20 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from action_heads.sim.envs import ACTION_SIZE
-from action_heads.sim.stage import Report, Stage, Start
+from action_heads.sim.sight import Sight
+from action_heads.sim.stage import Report, Stage, Start, stack
 from action_heads.sim.tasks import get_task
 from action_heads.sim.video import write_grid
 from action_heads.sim.workers import Workers
 
-Policy = Callable[[np.ndarray], np.ndarray]  # cond (b, c) float32 -> actions (b, h, 10), h >= execute
+# cond (b, c) float32, or what a `Sight` shows by name, each (b, s, ...) -> actions (b, h, 10), h >= execute
+Policy = Callable[[Any], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,14 @@ def rollout(
     film: int = 4,
     progress: bool = True,
     description: str | None = None,
+    sight: Sight | None = None,
 ) -> Rollouts:
     """Run `policy` once from every seed. Seeds from 10,000 upwards are those of recordings: do not evaluate there.
 
     policy    cond (b, 2 * o) float32, the previous and the newest observation -> actions (b, h, 10) absolute targets,
               the first of which answers the newest observation; b is at most `batch` and shrinks towards the end
     execute   how many actions of each chunk are carried out before the policy is asked again
+    sight     what the policy is shown instead: pictures, chosen columns, any number of observations
     video     an .mp4 of the first `film` episodes, side by side; green border success, red failure
 
     An episode ends at success or after the task's `rollout_steps`. Processes are spawned: a script that calls this
@@ -90,7 +95,7 @@ def rollout(
     seconds = {"policy": 0.0, "environment": 0.0}
 
     with (
-        Workers(min(workers, len(free)), Stage, task, limit) as pool,
+        Workers(min(workers, len(free)), Stage, task, limit, sight) as pool,
         tqdm(total=len(episodes), desc=description or task, disable=not progress) as bar,
     ):
         while waiting or running:
@@ -112,7 +117,7 @@ def rollout(
             bar.set_postfix(success=f"{sum(over)}/{len(over)}")
             if running:
                 clock = time.perf_counter()
-                actions = _ask(policy, np.stack([running[slot].cond for slot in running]), execute)
+                actions = _ask(policy, _together([running[slot].cond for slot in running]), execute)
                 seconds["policy"] += time.perf_counter() - clock
                 orders = dict(zip(running, actions, strict=True))
             else:
@@ -130,13 +135,19 @@ def rollout(
     )
 
 
-def _ask(policy: Policy, cond: np.ndarray, execute: int) -> np.ndarray:
-    """What the policy answers to cond (b, c), checked -> (b, execute, 10)."""
+def _together(conds: list[Any]) -> Any:
+    """Of b episodes: (b, c), or by name (b, s, ...)."""
+    return stack(conds) if isinstance(conds[0], dict) else np.stack(conds)
+
+
+def _ask(policy: Policy, cond: Any, execute: int) -> np.ndarray:
+    """What the policy answers to cond (b, c), or by name (b, s, ...), checked -> (b, execute, 10)."""
     actions = np.asarray(policy(cond))
-    if actions.ndim != 3 or len(actions) != len(cond) or actions.shape[1] < execute or actions.shape[2] != ACTION_SIZE:
+    shape = next(iter(cond.values())).shape if isinstance(cond, dict) else cond.shape
+    if actions.ndim != 3 or len(actions) != shape[0] or actions.shape[1] < execute or actions.shape[2] != ACTION_SIZE:
         raise ValueError(
-            f"for cond {cond.shape} the policy returned {actions.shape}; expected "
-            f"({len(cond)}, at least execute={execute}, {ACTION_SIZE}): absolute targets in physical units"
+            f"for cond {shape} the policy returned {actions.shape}; expected "
+            f"({shape[0]}, at least execute={execute}, {ACTION_SIZE}): absolute targets in physical units"
         )
     actions = actions[:, :execute]
     if not np.isfinite(actions).all():
@@ -167,7 +178,7 @@ class Episode:
     """What the parent knows of one episode."""
 
     seed: int
-    cond: np.ndarray = field(default_factory=lambda: np.empty(0))  # (c,) after the first report
+    cond: Any = None  # (c,), or by name (s, ...), after the first report
     length: int = 0
     success: bool = False
     done: bool = False

@@ -1,15 +1,19 @@
 """The far side of a rollout: what a worker process does with its share of the episodes.
 
-c  the conditioning of a policy: the previous and the newest observation, 2 * o
+c  the conditioning of a policy: the previous and the newest observation, 2 * o     s  observation steps
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from action_heads.sim.envs import Sim, make
+from action_heads.sim.frames import Pose, rotation_from_6d, rotation_to_6d
+from action_heads.sim.sight import Sight
 
 FILM_SIZE = 256  # pixels
 
@@ -26,7 +30,7 @@ class Start:
 class Report:
     """Where an episode stands after an order."""
 
-    cond: np.ndarray  # (c,) float32
+    cond: Any  # (c,) float32; of a `Sight` a dict of its names, each (s, ...)
     length: int
     success: bool
     done: bool
@@ -36,8 +40,8 @@ class Report:
 class Stage:
     """Lives in a worker: several environments, each built when first needed, and the episodes now running in them."""
 
-    def __init__(self, task: str, limit: int):
-        self.task, self.limit = task, limit
+    def __init__(self, task: str, limit: int, sight: Sight | None = None):
+        self.task, self.limit, self.sight = task, limit, sight
         self.plays: dict[int, Play] = {}
 
     def __call__(self, orders: dict[int, Start | np.ndarray]) -> dict[int, Report]:
@@ -48,37 +52,56 @@ class Stage:
 
     def _start(self, slot: int, order: Start) -> Report:
         play = self.plays.get(slot)
-        if play is None or play.sim.can_render != order.film:  # filming makes resets slow: only where it is wanted
+        render = order.film or bool(self.sight and self.sight.cameras)
+        if play is None or play.sim.can_render != render:  # rendering makes resets slow: only where it is wanted
             if play is not None:
                 play.sim.close()
-            play = self.plays[slot] = Play(make(self.task, render=order.film), self.limit)
-        return play.start(order.seed)
+            play = self.plays[slot] = Play(make(self.task, render=render), self.limit, self.sight)
+        return play.start(order.seed, order.film)
 
 
 class Play:
-    """One environment and its episode."""
+    """One environment and its episode. Without a `Sight`, the policy sees the previous and the newest observation."""
 
-    def __init__(self, sim: Sim, limit: int):
-        self.sim, self.limit = sim, limit
+    def __init__(self, sim: Sim, limit: int, sight: Sight | None = None):
+        self.sim, self.limit, self.sight = sim, limit, sight
 
-    def start(self, seed: int) -> Report:
-        observation = self.sim.reset(seed)
-        self.previous, self.newest, self.length = observation, observation, 0
+    def start(self, seed: int, film: bool = False) -> Report:
+        self.newest, self.length, self.film = self.sim.reset(seed), 0, film
+        count = self.sight.steps if self.sight else 2
+        self.seen: deque[Any] = deque([self._look()] * count, maxlen=count)
         return self._report(success=False, frames=[])
 
     def act(self, actions: np.ndarray) -> Report:
         """Carry out actions (execute, 10), or as many of them as it takes to succeed."""
         success, frames = False, []
-        for action in actions:
-            self.previous, self.newest = self.newest, self.sim.step(action)
+        for left, action in zip(range(len(actions), 0, -1), actions, strict=True):
+            delta = self.sight is not None and self.sight.delta
+            self.newest = self.sim.step(moved(self.sim.tcp, action) if delta else action)
             self.length += 1
-            if self.sim.can_render:
+            if left <= len(self.seen):  # what came before will be forgotten when the policy is asked
+                self.seen.append(self._look())
+            if self.film:
                 frames.append(self.sim.render(FILM_SIZE))
             success = self.sim.success()
             if success or self.length == self.limit:
                 break
         return self._report(success, frames)
 
+    def _look(self) -> np.ndarray | dict[str, np.ndarray]:
+        return self.sight.look(self.sim) if self.sight else self.newest
+
     def _report(self, success: bool, frames: list[np.ndarray]) -> Report:
-        cond = np.concatenate([self.previous, self.newest])
+        cond = stack(self.seen) if self.sight else np.concatenate(list(self.seen))
         return Report(cond, self.length, success, success or self.length == self.limit, frames)
+
+
+def moved(tcp: Pose, action: np.ndarray) -> np.ndarray:
+    """The target (10,) that a delta (10,) means where the hand is; both along and about the base's axes."""
+    turn = rotation_from_6d(action[3:9])
+    return np.concatenate([tcp.p + action[:3], rotation_to_6d(turn @ tcp.R), action[9:]])
+
+
+def stack(seen) -> dict[str, np.ndarray]:
+    """Several of what `Sight.look` gives, along a new first axis."""
+    return {name: np.stack([one[name] for one in seen]) for name in seen[0]}

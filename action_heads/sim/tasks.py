@@ -54,6 +54,12 @@ TASKS = {
 }
 
 
+def description(name: str) -> str:
+    """What a task is called in recordings, for who reads language: on LIBERO its sentence, elsewhere its name."""
+    task = get_task(name)
+    return task.name.replace("_", " ") if task.suite == "libero" else name
+
+
 def get_task(name: str) -> Task:
     """Of robosuite, MimicGen or LIBERO."""
     if name in TASKS:

@@ -1,4 +1,6 @@
-"""MimicGen's tasks that have an expert here, on states: stack_d1, stack_three_d1, square_d2. Says what to install.
+"""MimicGen's tasks that have an expert here, on states or images: stack_d1, stack_three_d1, square_d2.
+
+What is not installed is said.
 
 uv run examples/mimicgen/reproduce.py --task stack_d1 --mode decoupled,normal,random-frozen --seeds 0
 """

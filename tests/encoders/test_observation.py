@@ -238,3 +238,16 @@ def test_no_language_to_learn(vision_models):
     encoder = ObservationEncoder(replace(config_for("resnet18"), text=None))
     with pytest.raises(ValueError, match="reads no language"):
         encoder.learn_tasks(["stack"])
+
+
+def test_autocast_leaves_states_and_keypoints_their_precision():
+    """A millimetre in a metre takes more than the 8 bits that bfloat16 has for it."""
+    pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    encoder = ObservationEncoder(ObservationConfig(cameras=("top",), state_dim=1, observation_steps=1)).eval()
+    images, state = {"top": torch.rand(2, 1, 3, 40, 40)}, torch.tensor([[[0.5001]], [[0.5002]]])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cond = encoder(images, state)
+    assert cond.dtype == torch.float32
+    assert torch.equal(cond[:, -1:], state[:, 0])
+    assert not torch.equal(cond[:, :-1], cond[:, :-1].bfloat16().float())

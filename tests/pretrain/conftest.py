@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from accelerate.state import AcceleratorState
 
-from action_heads.pretrain import report
+from action_heads.training import curve
 
 
 @pytest.fixture(autouse=True)
@@ -19,4 +19,4 @@ def on_the_cpu(monkeypatch):
 @pytest.fixture
 def no_picture(monkeypatch):
     """Drawing the curve takes longer than a tiny run."""
-    monkeypatch.setattr(report, "draw_curve", lambda *_: None)
+    monkeypatch.setattr(curve, "draw_curve", lambda *_: None)

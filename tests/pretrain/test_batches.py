@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch
 
-from action_heads.pretrain.batches import ahead, generator
+from action_heads.pretrain.batches import ahead
+from action_heads.training.streams import generator
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -16,9 +16,10 @@ import pytest
 from tiny import tiny
 
 from action_heads import ActionHead, cli, files
-from action_heads.pretrain import loop, state
-from action_heads.pretrain.loop import Diverged, pretrain
+from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.trainer import Trainer
+from action_heads.training import loop, state
+from action_heads.training.loop import Diverged
 
 FLAGS = shlex.split("--width 16 --depth 2 --batch-size 8 --precision fp32")
 

@@ -15,12 +15,13 @@ from action_heads.adapters import ADAPTERS, AdaLNZero
 from action_heads.card import KEPT
 from action_heads.fit import FitConfig, fit
 from action_heads.objectives import PREDICTIONS
-from action_heads.pretrain import data, state
+from action_heads.pretrain import data
 from action_heads.pretrain.batches import Batch
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.objective import SIGNALS
 from action_heads.pretrain.speed import measure
 from action_heads.pretrain.trainer import Stage1, Trainer
+from action_heads.training import state
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -258,7 +259,7 @@ def test_bf16_differs_a_little(tmp_path):
 
 def test_auto_stays_what_it_was_when_the_run_began(tmp_path, monkeypatch):
     """On a CPU it is a measurement, which may come out otherwise the next time."""
-    from action_heads.pretrain import trainer as module
+    from action_heads.training import start as module
 
     for answer in (True, False):
         monkeypatch.setattr(module, "bfloat16_is_faster", lambda device, answer=answer: answer)

@@ -8,6 +8,7 @@ import pytest
 from action_heads.sim import Demonstrations
 from action_heads.sim.dataset import delta, save_dataset
 from action_heads.sim.frames import rotation_to_6d, turn_z
+from action_heads.sim.tasks import description
 
 pytestmark = pytest.mark.sim
 needs_lerobot = pytest.mark.skipif(find_spec("lerobot") is None, reason="needs the lerobot extra")
@@ -100,3 +101,16 @@ def test_without_lerobot_the_error_names_the_extra(demonstrations, tmp_path, mon
     monkeypatch.setitem(sys.modules, "lerobot", None)
     with pytest.raises(ImportError, match=r"action-heads\[lerobot\]"):
         save_dataset(demonstrations, tmp_path / "lift")
+
+
+@needs_lerobot
+def test_several_recordings_are_one_dataset(demonstrations, tmp_path):
+    folder = save_dataset([demonstrations, demonstrations], tmp_path / "both")
+    told = json.loads((folder / "meta/recording.json").read_text())
+    assert [one["task"] for one in told] == ["Lift", "Lift"]
+    assert json.loads((folder / "meta/info.json").read_text())["total_episodes"] == 4
+
+
+def test_libero_s_tasks_are_told_by_their_sentence():
+    assert description("libero_object/6") == "pick up the butter and place it in the basket"
+    assert description("Lift") == "Lift"

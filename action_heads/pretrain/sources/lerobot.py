@@ -140,7 +140,7 @@ class LeRobot:
                 f"{where}: episode {found[gap.argmax()]} is not contiguous, its row "
                 f"{int(gap.argmax() - np.repeat(starts, lengths)[gap.argmax()])} has frame_index {frames[gap.argmax()]}"
             )
-        values = {name: _values(table[name], width, f"{where}, {name}") for name, width in self.widths.items()}
+        values = {name: column_values(table[name], width, f"{where}, {name}") for name, width in self.widths.items()}
         parts = {key: values[column.name][:, column.part] for key, column in self.schema.columns().items()}
         return [
             Raw(
@@ -153,7 +153,7 @@ class LeRobot:
         ]
 
 
-def _values(column: Any, width: int, where: str) -> np.ndarray:
+def column_values(column: Any, width: int, where: str) -> np.ndarray:
     """A column of numbers, or of lists of them, -> (rows, width); a missing value is NaN."""
     flat = column.combine_chunks()
     while hasattr(flat, "flatten") and "list" in str(flat.type):

@@ -40,37 +40,22 @@ class Robomimic:
     def __init__(self, spec: Spec):
         self.spec, self.source = spec, str(spec)
         self.path = Path(spec.where).expanduser()
-        if not self.path.exists():
-            raise FileNotFoundError(f"{self.source}: there is no file {self.path}")
-        h5py = require("h5py", "data")
-        if not h5py.is_hdf5(self.path):
-            raise BadData(f"{self.source}: {self.path} is no HDF5 file")
+        self.demos = demonstrations(self.path, self.source)
         self.corpus = self.path.stem
         stat = self.path.stat()
         self.identity = [self.path.name, stat.st_size, stat.st_mtime_ns]
-        with h5py.File(self.path, "r") as file:
-            demos = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)] if "data" in file else []
-            if not demos:
-                raise BadData(f"{self.source} has no data/demo_*: it is no robomimic dataset, or an empty one")
-            self.demos = sorted(demos, key=lambda name: int(name.split("_")[1]))
-            settings = self._settings(dict(file["data"].attrs))
-            self.rate_hz = spec.number("recorded_hz", float(settings.get("control_freq", RATE_HZ)))
-            self.schema = self._schema(_widths(file["data"][self.demos[0]]), settings)
+        with require("h5py", "data").File(self.path, "r") as file:
+            arguments = settings(file, self.source)
+            self.rate_hz = control_hz(spec, arguments)
+            self.schema = self._schema(widths(file["data"][self.demos[0]]), arguments)
 
-    def _settings(self, attributes: dict[str, Any]) -> dict[str, Any]:
-        """The environment's arguments that the file carries."""
-        try:
-            return json.loads(attributes.get("env_args", "{}")).get("env_kwargs", {})
-        except ValueError as error:
-            raise BadData(f"{self.source}: the attribute env_args is not JSON: {error}") from error
-
-    def _schema(self, widths: dict[str, int], settings: dict[str, Any]) -> Schema:
-        if not any(name.startswith("robot0_") for name in widths):
+    def _schema(self, found: dict[str, int], arguments: dict[str, Any]) -> Schema:
+        if not any(name.startswith("robot0_") for name in found):
             raise BadData(
-                f"{self.source}: {self.demos[0]} has no obs/robot0_*, only {', '.join(widths) or 'nothing'}: make "
+                f"{self.source}: {self.demos[0]} has no obs/robot0_*, only {', '.join(found) or 'nothing'}: make "
                 "observations first, with robomimic's dataset_states_to_obs.py"
             )
-        robots = np.atleast_1d(settings.get("robots", "Panda")).tolist()
+        robots = np.atleast_1d(arguments.get("robots", "Panda")).tolist()
         if robots != ["Panda"] and "arm" not in self.spec.options:
             raise BadData(
                 f"{self.source} is of {', '.join(robots)}: name one arm by its model file, as in ?arm=ARM.urdf"
@@ -82,11 +67,11 @@ class Robomimic:
         if choice == "qpos":
             schema = replace(schema, **QPOS)
         # Some files lack joints, some have poses of one kind only: what is there decides, joints first.
-        if "robot0_joint_pos" not in widths:
+        if "robot0_joint_pos" not in found:
             schema = replace(schema, joints=None)
-        elif not {"robot0_eef_pos", "robot0_eef_quat"} <= set(widths):
+        elif not {"robot0_eef_pos", "robot0_eef_quat"} <= set(found):
             schema = replace(schema, position=None, rotation=None)
-        return columns.check(schema, widths, self.source)
+        return columns.check(schema, found, self.source)
 
     def shards(self) -> Iterator[list[Raw]]:
         """One demonstration after another."""
@@ -96,8 +81,7 @@ class Robomimic:
                 yield [self._read(file["data"][name], name)]
 
     def _read(self, demo: Any, name: str) -> Raw:
-        widths = _widths(demo)
-        columns.check(self.schema, widths, f"{self.source}, {name}")
+        columns.check(self.schema, widths(demo), f"{self.source}, {name}")
         parts = {}
         for key, column in self.schema.columns().items():
             values = np.asarray(demo["actions"] if column.name == "actions" else demo["obs"][column.name], np.float64)
@@ -109,7 +93,34 @@ class Robomimic:
         return Raw(self.corpus, name, parts.get("joints"), parts.get("position"), parts.get("rotation"), gripper)
 
 
-def _widths(demo: Any) -> dict[str, int]:
+def demonstrations(path: Path, source: str) -> list[str]:
+    """The names of a file's demonstrations, by number."""
+    if not path.exists():
+        raise FileNotFoundError(f"{source}: there is no file {path}")
+    h5py = require("h5py", "data")
+    if not h5py.is_hdf5(path):
+        raise BadData(f"{source}: {path} is no HDF5 file")
+    with h5py.File(path, "r") as file:
+        demos = [name for name in file["data"] if re.fullmatch(r"demo_\d+", name)] if "data" in file else []
+    if not demos:
+        raise BadData(f"{source} has no data/demo_*: it is no robomimic dataset, or an empty one")
+    return sorted(demos, key=lambda name: int(name.split("_")[1]))
+
+
+def settings(file: Any, source: str) -> dict[str, Any]:
+    """The environment's arguments that a file carries."""
+    try:
+        return json.loads(dict(file["data"].attrs).get("env_args", "{}")).get("env_kwargs", {})
+    except ValueError as error:
+        raise BadData(f"{source}: the attribute env_args is not JSON: {error}") from error
+
+
+def control_hz(spec: Spec, arguments: dict[str, Any]) -> float:
+    """Steps a second: as told, or as the file says."""
+    return spec.number("recorded_hz", float(arguments.get("control_freq", RATE_HZ)))
+
+
+def widths(demo: Any) -> dict[str, int]:
     """Low-dimensional observations and actions of a demonstration -> how many numbers each has a step."""
     found = dict(demo["obs"].items()) if "obs" in demo else {}
     if "actions" in demo:

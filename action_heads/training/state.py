@@ -12,7 +12,7 @@ import torch
 from action_heads import files
 
 if TYPE_CHECKING:
-    from action_heads.pretrain.trainer import Trainer
+    from action_heads.training.base import Training
 
 POINT_EVERY = 50  # steps between points of the training curve
 
@@ -34,7 +34,7 @@ class Progress:
             self.curve.append((step, self.average))
 
 
-def save(trainer: Trainer, folder: Path) -> None:
+def save(trainer: Training, folder: Path) -> None:
     """Tensors first, then the record that names them: a cut in between leaves the older, complete state."""
     name = f"step-{trainer.step}.safetensors"
     files.save_tensors(trainer.state_dict(), folder / name)
@@ -56,22 +56,25 @@ def read(folder: Path) -> dict[str, Any] | None:
     return files.read_json(folder / "state.json") if (folder / "state.json").exists() else None
 
 
-def refuse_others(settings: dict[str, Any], out: Path) -> None:
-    """Raise if a folder holds a run, or a finished head, of other settings: a run overwrites nothing by accident."""
+def refuse_others(settings: dict[str, Any], out: Path, name: str = "config.json", what: str = "head") -> None:
+    """Raise if a folder holds a run, or what one has made, of other settings: a run overwrites nothing by accident.
+
+    What was made is a head or a policy, with the settings in its file `name`.
+    """
     if (record := read(out / "state")) is not None:
         if different := _differ(settings, record["config"]):
             raise ValueError(
                 f"{out / 'state'} holds a run with other settings ({', '.join(different)}): "
                 "give the same ones to go on with it, or another --out to start anew"
             )
-    elif (out / "config.json").exists():
-        theirs = files.read_json(out / "config.json").get("training", {}).get("settings")
+    elif (out / name).exists():
+        theirs = files.read_json(out / name).get("training", {}).get("settings")
         different = _differ(settings, theirs or {})
         if different:
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
-                f"{out} holds a finished head {which}, which this run would overwrite: give another --out, or delete "
-                "that folder if the head is not needed"
+                f"{out} holds a finished {what} {which}, which this run would overwrite: give another --out, or delete "
+                f"that folder if the {what} is not needed"
             )
 
 
@@ -79,7 +82,7 @@ def _differ(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return sorted(key for key in ours if theirs.get(key) != ours[key])
 
 
-def resume(trainer: Trainer, folder: Path) -> None:
+def resume(trainer: Training, folder: Path) -> None:
     """Go on where the run stopped; the trainer has made sure that it is one with the same settings."""
     record = read(folder)
     if record is not None:
@@ -91,7 +94,7 @@ def resume(trainer: Trainer, folder: Path) -> None:
     agree(trainer, folder)
 
 
-def agree(trainer: Trainer, folder: Path) -> None:
+def agree(trainer: Training, folder: Path) -> None:
     """All processes are at the same step, or training would wait forever."""
     accelerator = trainer.accelerator
     steps = accelerator.gather(torch.tensor([trainer.step], device=accelerator.device)).tolist()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from action_heads import EE_ABSOLUTE, EE_DELTA
-from action_heads.lerobot.actions import LAYOUTS, ActionLayout, layout_of
+from action_heads.layouts import LAYOUTS, ActionLayout, layout_of
 from action_heads.rotations import from_matrix, to_matrix
 
 SIGNED = (-1.0, 1.0)
@@ -66,7 +66,7 @@ def test_normalizer_takes_the_range_in_robot_units():
 )
 def test_a_gripper_that_is_not_as_declared(low, high, declared):
     layout = ActionLayout.parse("joints_6", declared)
-    with pytest.raises(ValueError, match=r"column 6.*--policy\.gripper"):
+    with pytest.raises(ValueError, match=r"column 6, the gripper, runs from .* such as"):
         layout.normalizer({"min": [0.0] * 6 + [low], "max": [1.0] * 6 + [high]})
 
 

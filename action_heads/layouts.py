@@ -150,7 +150,7 @@ class ActionLayout:
                     raise ValueError(
                         f"column {begin}, the gripper, runs from {least:g} to {most:g} and was declared as "
                         f"{self.gripper[0]:g} open, {self.gripper[1]:g} closed: say which value is open and which "
-                        f"is closed, such as --policy.gripper='[{least:g}, {most:g}]'"
+                        f"is closed, such as {least:g} and {most:g}"
                     )
             begin += part.columns
 

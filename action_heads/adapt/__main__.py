@@ -1,0 +1,9 @@
+"""`python -m action_heads.adapt`, for `accelerate launch`: the same as `action-heads adapt`."""
+
+import sys
+
+from action_heads.cli import main
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "adapt")
+    main()

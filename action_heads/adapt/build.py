@@ -1,0 +1,234 @@
+"""From flags and a recording to a policy that is not trained yet, and to what it trains on. Bad input ends here.
+
+N rows, a action of the head, d state, c condition, s observation steps
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action_heads import modes
+from action_heads.adapt.policy import AdaptedPolicy, Contract
+from action_heads.adapt.recordings import Recording, open_recording
+from action_heads.adapt.settings import AdaptConfig, flag
+from action_heads.adapt.windows import Windows, held_out
+from action_heads.adapters import ADAPTERS
+from action_heads.checks import check_units
+from action_heads.continuing import check_mixes_time
+from action_heads.encoders import ObservationConfig, ObservationEncoder
+from action_heads.head import ActionHead
+from action_heads.layouts import ActionLayout, layout_of
+
+
+class Built(NamedTuple):
+    """What a run starts with."""
+
+    policy: AdaptedPolicy
+    windows: Windows
+    held_out: Windows | None
+    tasks: tuple[str, ...]
+
+
+def build(config: AdaptConfig) -> Built:
+    """All of it; whatever is wrong is said here, by the flag that it is about."""
+    with flag("data"):
+        recording = open_recording(config.spec)
+    cameras = cameras_of(config, recording)
+    state = state_of(config, recording)
+    action = config.action or recording.default_action
+    with flag("action"):
+        recording.check_columns([action])
+    layout = layout_for(config, recording, action)
+    out = held_out(recording, config.held_out, config.seed)
+    trained_rows = np.repeat(~out, recording.lengths)
+    columns = torch.from_numpy(recording.column(action))
+    numbers = torch.from_numpy(recording.numbers(state)) if state else torch.zeros(len(columns), 0)
+    check_finite(columns, "action")
+    check_finite(numbers, "state")
+    contract = Contract(
+        state,
+        {name: recording.cameras[name] for name in cameras},
+        action,
+        str(layout),
+        config.gripper,
+        recording.rate_hz,
+        config.blind,
+    )
+    if config.start_from is None:
+        policy = fresh(config, recording, contract, layout, columns[trained_rows], numbers[trained_rows])
+    else:
+        policy = continued(config, recording, contract)
+    horizon = policy.policy.head.config.horizon
+    check_horizon(config, policy.policy.head)
+    actions = layout.encode(columns)
+    with flag("action_layout"):
+        x0 = policy.policy.normalizer.normalize(actions[trained_rows][:, None])
+        check_units(x0, policy.policy.head.config.objective.clip, layout.space())
+    seen = (recording, actions, numbers, cameras)
+    windows = Windows(*seen, ~out, horizon, config.observation_steps)
+    others = Windows(*seen, out, horizon, config.observation_steps) if out.any() else None
+    return Built(policy, windows, others, recording.tasks)
+
+
+def cameras_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
+    """Those that were named, or all."""
+    if config.encoder == "none":
+        return ()
+    with flag("cameras", "encoder"):
+        recording.check_cameras(config.cameras)
+    return config.cameras or tuple(recording.cameras)
+
+
+def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
+    """The columns that were named, or the recording's own."""
+    if config.state == ("none",):
+        return ()
+    with flag("state"):
+        recording.check_columns(config.state)
+    return config.state or recording.own_state(seen=config.encoder != "none")
+
+
+def layout_for(config: AdaptConfig, recording: Recording, action: str) -> ActionLayout:
+    """What the columns of the action mean."""
+    with flag("action_layout"):
+        return layout_of(config.action_layout, recording.widths[action], recording.column_names(action), config.gripper)
+
+
+def check_finite(rows: Tensor, name: str) -> None:
+    """NaN would be found in training too, but not where it is."""
+    bad = ~rows.isfinite().all(-1)
+    if bad.any():
+        with flag(name):
+            first = int(bad.int().argmax())
+            raise ValueError(f"{int(bad.sum())} of {len(rows)} rows are NaN or infinite, the first is row {first}")
+
+
+def check_horizon(config: AdaptConfig, head: ActionHead) -> None:
+    """Chunks hold what is executed of them."""
+    if config.execute > head.config.horizon:
+        raise ValueError(
+            f"--execute {config.execute} is more than a chunk has, {head.config.horizon}: lower it, or set --horizon"
+        )
+    if config.prefixes:
+        with flag("prefixes", "head"):
+            check_mixes_time(head)
+
+
+def observation_config(config: AdaptConfig, contract: Contract, state_dim: int) -> ObservationConfig:
+    """What the encoder is made of."""
+    with flag("cameras", "state", "text"):
+        vision = {"vision": config.vision()} if contract.sizes else {}
+        return ObservationConfig(
+            cameras=tuple(contract.sizes),
+            state_dim=state_dim,
+            observation_steps=config.observation_steps,
+            text=config.language(),
+            **vision,
+        )
+
+
+def fresh(
+    config: AdaptConfig,
+    recording: Recording,
+    contract: Contract,
+    layout: ActionLayout,
+    columns: Tensor,
+    numbers: Tensor,
+) -> AdaptedPolicy:
+    """A new adapter and a new encoder on the head, with the statistics of the episodes that are trained on."""
+    with flag("head"):
+        pretrained = ActionHead.from_pretrained(config.head)
+    with flag("mode", "horizon", "action_layout"):
+        head = modes.shaped(pretrained, config.mode, config.seed, layout.space(), config.horizon)
+    torch.manual_seed(config.seed)
+    settings = observation_config(config, contract, numbers.shape[1])
+    with flag("encoder", "text"):
+        encoder = ObservationEncoder(settings)
+        if config.text:
+            encoder.learn_tasks(recording.tasks)
+    check_pictures(config, contract, encoder)
+    with flag("action_layout", "gripper"):
+        normalizer = layout.normalizer({"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()})
+    torch.manual_seed(config.seed)  # the adapter begins with the same weights behind any encoder
+    with flag("adapter", "through", "head"):
+        adapter = ADAPTERS[config.adapter](
+            encoder.cond_dim, hidden_dim=config.hidden, relearn_step=config.relearn_step, through=config.through
+        )
+        policy = head.attach(adapter, normalizer=normalizer)
+    adapter.standardize(spread(encoder, numbers, contract))
+    return AdaptedPolicy(encoder, policy, contract)
+
+
+def check_pictures(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
+    """One look at pictures of these sizes: crops that do not fit and maps too small are found before training."""
+    if not contract.sizes:
+        return
+    images = {name: torch.zeros(1, config.observation_steps, 3, *size) for name, size in contract.sizes.items()}
+    with flag("crop", "resize", "encoder"), torch.no_grad():
+        encoder.see([images[name] for name in encoder.config.cameras])
+
+
+def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> Tensor:
+    """Two conditions (2 c) with the mean and the deviation of the state and of the language; features as they are.
+
+    A raw state is in metres and radians, and sums of tokens are large: the adapter brings them to one scale.
+    """
+    features = torch.ones(len(encoder.config.cameras) * encoder.config.vision.features)
+    state = torch.zeros(2, numbers.shape[1])
+    if numbers.numel() and (contract.sizes or not contract.blind):  # else it is none, or zeros
+        mean, std = numbers.double().mean(0), numbers.double().std(0, correction=0)
+        state = torch.stack([mean - std, mean + std]).float()
+    step = torch.cat([torch.stack([-features, features]), state], dim=1)
+    parts = [step] * encoder.config.observation_steps
+    if encoder.text is not None:
+        vectors = torch.stack(list(encoder.text.known.values())).float()
+        mean, std = vectors.mean(0), vectors.std(0, correction=0)
+        language = torch.stack([mean - std, mean + std])
+        if encoder.config.text and encoder.config.text.features:  # a trained map, which has a norm of its own
+            language = torch.tensor([[-1.0], [1.0]]).expand(2, encoder.text.dim)
+        parts.append(language)
+    return torch.cat(parts, dim=1)
+
+
+def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> AdaptedPolicy:
+    """The weights of another run, with its statistics; refused where they mean something else."""
+    assert config.start_from is not None
+    with flag("start_from"):
+        policy = AdaptedPolicy.from_pretrained(config.start_from)
+        theirs, head = policy.contract, policy.policy.head
+        widths = policy.encoder.config
+        ours = {
+            "action_layout": contract.action_layout,
+            "gripper": contract.gripper,
+            "horizon": config.horizon or head.config.horizon,
+            "state": contract.state,
+            "cameras": tuple(contract.sizes),
+            "observation_steps": config.observation_steps,
+            "encoder": observation_config(config, contract, widths.state_dim),
+            "adapter": config.adapter,
+        }
+        found = {
+            "action_layout": theirs.action_layout,
+            "gripper": theirs.gripper,
+            "horizon": head.config.horizon,
+            "state": theirs.state,
+            "cameras": tuple(theirs.sizes),
+            "observation_steps": widths.observation_steps,
+            "encoder": widths,
+            "adapter": policy.policy.adapter.name,
+        }
+        if other := [name for name in ours if ours[name] != found[name]]:
+            raise ValueError(
+                f"{config.start_from} was trained with other settings: "
+                + "; ".join(f"{name} {found[name]}, here {ours[name]}" for name in other)
+                + ". Its weights and statistics would mean nothing: give the same, or train anew"
+            )
+        if config.mode != "decoupled":
+            raise ValueError("--mode is of a fresh head, and this run has one already: leave it out")
+    if config.text:
+        policy.encoder.learn_tasks(recording.tasks)
+    return AdaptedPolicy(policy.encoder, policy.policy, contract)

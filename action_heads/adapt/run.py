@@ -1,0 +1,90 @@
+"""Stage 2 from the first step to the finished policy and its rollouts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from action_heads import files
+from action_heads.adapt import report
+from action_heads.adapt.policy import AdaptedPolicy
+from action_heads.adapt.rollout import check_task, roll_out
+from action_heads.adapt.settings import AdaptConfig
+from action_heads.adapt.trainer import Trainer
+from action_heads.machine import machine
+from action_heads.training import curve, state
+from action_heads.training.loop import train
+
+
+def adapt(config: AdaptConfig, command: str = "") -> AdaptedPolicy:
+    """Train, or go on training, and leave policy, curves, results and a README in `config.out`; then roll out.
+
+    Raises:
+        ValueError: the flags do not fit the data, or the folder holds a run of other settings.
+        Diverged: the loss is not finite, or far beyond what saying nothing would cost.
+        KeyboardInterrupt: a Ctrl-C or SIGTERM, once the state is complete; the same call goes on from there.
+    """
+    trainer, folder = Trainer(config), config.folder / "state"
+    check_task(config, trainer.policy)
+    state.resume(trainer, folder)
+    trainer.accelerator.print(report.opening(trainer))
+    if trainer.step < config.steps:
+        train(trainer, folder)
+    if trainer.ema:
+        finish(trainer, command)
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+    if trainer.ema and config.task:  # the other processes are let go: they would not wait for hours
+        try_out(trainer)
+    return AdaptedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
+
+
+def finish(trainer: Trainer, command: str) -> None:
+    """In the main process: the averaged weights become the policy; it is saved and shown."""
+    config, policy, out = trainer.config, trainer.policy, trainer.config.out
+    assert trainer.ema
+    trainer.ema.copy_to_model()
+    policy.eval()
+    held_out = trainer.held_out.episodes if trainer.held_out else 0
+    record = {
+        "command": command,
+        "parameters": trainer.counts,
+        "computed_with": trainer.used,  # of head and adapter: a head has modulations for other adapters too
+        "episodes": {"trained": trainer.windows.episodes, "held_out": held_out},
+        "windows": len(trainer.windows),
+        "training_loss": trainer.progress.average,
+        "held_out_loss": trainer.progress.held_out[-1][1] if trainer.progress.held_out else None,
+        "seconds": round(trainer.progress.seconds, 1),
+        "machine": machine() | {"training": trainer.machine},
+        "settings": trainer.settings(),
+    }
+    policy.training_record = record
+    policy.save(out)
+    curves = {"train": trainer.progress.curve, "held_out": trainer.progress.held_out}
+    files.write_text(out / "curves.json", json.dumps(curves) + "\n")
+    curve.draw_curve(curves, out / "curves.png", out.resolve().name)
+    results: dict[str, Any] = record | {"rollouts": earlier(config)}
+    write(config, results)
+    trainer.accelerator.print(report.closing(policy, config, results))
+
+
+def try_out(trainer: Trainer) -> None:
+    """Rollouts of the finished policy, added to its results."""
+    config = trainer.config
+    results = files.read_json(config.out / "results.json")
+    results["rollouts"] = asdict(roll_out(config, trainer.policy))
+    write(config, results)
+    trainer.accelerator.print(report.outcome(results["rollouts"]))
+
+
+def write(config: AdaptConfig, results: dict[str, Any]) -> None:
+    """Numbers for programs, and for readers."""
+    files.write_text(config.out / "results.json", json.dumps(results, indent=2) + "\n")
+    files.write_text(config.out / "README.md", report.readme(config, results))
+
+
+def earlier(config: AdaptConfig) -> dict[str, Any] | None:
+    """Rollouts of these weights that were made before, which a call without --task keeps."""
+    path = config.out / "results.json"
+    return files.read_json(path).get("rollouts") if path.exists() else None

@@ -1,0 +1,72 @@
+"""Runs on pictures: the same training as `action-heads adapt`, by the settings of a run.
+
+Axes: b episodes at once, s observation steps, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from action_heads import ActionHead, files
+from action_heads.adapt import AdaptedPolicy
+from action_heads.adapt.rollout import actor
+from action_heads.adapt.run import adapt
+from action_heads.adapt.settings import AdaptConfig
+from action_heads.reproduce.config import EYES, Run
+from action_heads.sim.tasks import description
+
+if TYPE_CHECKING:
+    from action_heads.reproduce.run import Place
+
+
+def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
+    """A run as `action-heads adapt` takes it."""
+    eyes = EYES[run.family]
+    return AdaptConfig(
+        data=data,
+        out=out,
+        head=str(head.source["path"]),
+        mode="decoupled" if run.mode == "blind" else run.mode,
+        blind=run.mode == "blind",
+        adapter=run.adapter,
+        through=run.through,
+        hidden=run.hidden,
+        relearn_step=run.relearn_step,
+        action="action",
+        action_layout="pose_6d",
+        cameras=eyes["cameras"],
+        state=eyes["state"],
+        steps=run.steps,
+        batch_size=run.batch_size,
+        lr=run.lr,
+        noise_samples=run.noise_samples,
+        seed=run.seed,
+        held_out=0.0,
+        **{"workers": max(1, (os.cpu_count() or 2) // 2)} | eyes["flags"],
+    )
+
+
+def train(run: Run, data: str, head: ActionHead, out: Path, place: Place) -> AdaptedPolicy:
+    """Train, or go on training, or read back what was trained."""
+    if (out / "results.json").exists():
+        return AdaptedPolicy.from_pretrained(out, device=place.device)
+    if place.device == "cpu":
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    return adapt(settings(run, data, head, out), place.command).to(place.device)
+
+
+def losses(out: Path) -> list[float]:
+    """Of training, a point every so often."""
+    points = [loss for _, loss in files.read_json(out / "curves.json")["train"]]
+    return points or [files.read_json(out / "results.json")["training_loss"]]
+
+
+def act(run: Run, policy: AdaptedPolicy, task: str, noise: int):
+    """The policy as `rollout` calls it: what was seen by name, each (b, s, ...) -> chunks (b h a)."""
+    device = policy.policy.head.objective.alpha.device
+    generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
+    return actor(policy, description(task), generator, sampler=run.sampler, steps=run.sampling_steps)

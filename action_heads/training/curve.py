@@ -1,0 +1,24 @@
+"""Training and held-out loss as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from action_heads.extras import require
+
+
+def draw_curve(curves: dict[str, list], path: Path, title: str) -> None:
+    """Points (step, loss) by name over steps, to a PNG; what has none is left out."""
+    require("matplotlib", "train").use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for (name, points), colour in zip(curves.items(), ("#9db4c0", "#c05746"), strict=True):
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), color=colour)
+    axes.set(xlabel="optimiser step", ylabel="denoising loss", yscale="log", title=title)
+    if any(curves.values()):
+        axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,62 @@
+"""The accelerator of a run: this process, its device, and how it computes together with the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from action_heads.extras import require
+from action_heads.precision import bfloat16_is_faster
+from action_heads.training import state
+
+
+class Settings(Protocol):
+    """What is read of a configuration."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+
+
+def start(config: Settings):
+    """The accelerator."""
+    accelerate = require("accelerate", "train")
+    # Without being told so, accelerate takes several processes on a machine without a GPU for several lone ones.
+    cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not has_accelerator()
+    process = accelerate.PartialState(cpu=cpu)
+    if config.batch_size % process.num_processes:
+        raise ValueError(
+            f"a batch of {config.batch_size} chunks cannot be shared by {process.num_processes} processes: "
+            f"give a --batch-size that is a multiple of {process.num_processes}"
+        )
+    # The precision belongs to a singleton, which would refuse another run with another one in this process.
+    accelerate.state.AcceleratorState._reset_state()
+    # In Stage 1, the parameters of the mechanisms whose turn it is not have no gradient.
+    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    return accelerate.Accelerator(
+        cpu=cpu,
+        mixed_precision="bf16" if settled_precision(config, process.device) == "bf16" else "no",
+        log_with="tensorboard",
+        project_dir=config.folder / "state",
+        kwargs_handlers=[unused],
+    )
+
+
+def has_accelerator() -> bool:
+    """Whether there is anything but a CPU to compute on."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
+
+
+def settled_precision(config: Settings, device: torch.device) -> str:
+    """What `auto` means here: what it meant when the run began, and the same in every process."""
+    if config.precision != "auto":
+        return config.precision
+    began_with = (state.read(config.folder / "state") or {}).get("precision")
+    choice = [began_with or ("bf16" if bfloat16_is_faster(device) else "fp32")]
+    require("accelerate.utils", "train").broadcast_object_list(choice)
+    return choice[0]

@@ -1,0 +1,58 @@
+"""Every test here runs on the CPU, also on a machine with a GPU: bits are compared."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+if any(find_spec(name) is None for name in ("h5py", "accelerate", "tyro", "transformers")):
+    collect_ignore_glob = ["test_*.py"]
+else:
+    from accelerate.state import AcceleratorState
+    from recorded import SIZE, hdf5
+    from small import tiny_head
+
+    from action_heads.training import curve
+
+sys.path.append(str(Path(__file__).parents[1] / "encoders"))
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def drawing(monkeypatch):
+    """Drawing the curve takes longer than a tiny run: it is not done, but by what this returns."""
+    draw = curve.draw_curve
+    monkeypatch.setattr(curve, "draw_curve", lambda *_: None)
+    return draw
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory) -> str:
+    """The folder of a small vision model, for pictures of any size."""
+    import torch
+    import transformers as tr
+
+    folder = tmp_path_factory.mktemp("vit")
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tr.ViTModel(tr.ViTConfig(**sizes, image_size=SIZE, patch_size=8)).save_pretrained(folder)
+    tr.ViTImageProcessor(size={"height": SIZE, "width": SIZE}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """With a recording and a pretrained head."""
+    hdf5(tmp_path / "demos.hdf5")
+    tiny_head().save_pretrained(tmp_path / "head")
+    return tmp_path

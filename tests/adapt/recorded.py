@@ -1,0 +1,65 @@
+"""Recordings of a task that has to be seen: the picture's colour says which way to go. And runs of seconds on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from action_heads.adapt.settings import AdaptConfig
+
+SIZE = 16  # pixels
+LENGTH = 12  # steps of an episode, plus its number
+COLOURS = np.array([[220, 30, 30], [30, 30, 220]], np.uint8)
+
+
+def episode(index: int) -> dict[str, np.ndarray]:
+    """One, whose hand moves in steps of 2 cm to the side that its colour says; it closes in the end."""
+    steps = LENGTH + index
+    side = 1 - 2 * (index % 2)
+    position = np.stack([np.full(steps, 0.4), side * 0.02 * np.arange(steps), np.full(steps, 0.2)], axis=1)
+    rotation = np.tile([1.0, 0, 0, 0, -1, 0], (steps, 1))
+    gripper = np.where(np.arange(steps) < steps - 3, -1.0, 1.0)[:, None]
+    noise = np.random.default_rng(index).integers(0, 20, (steps, SIZE, SIZE, 3), np.uint8)
+    picture = COLOURS[index % 2] + noise
+    return {
+        "actions": np.concatenate([position, rotation, gripper], axis=1).astype(np.float32),
+        "position": np.abs(position).astype(np.float32),  # from which the side cannot be told
+        "fingers": np.linspace(0.04, 0, steps)[:, None].astype(np.float32),
+        "agentview_image": picture,
+        "wrist_rgb": picture[:, ::-1],
+    }
+
+
+def hdf5(path: Path, episodes: int = 6, without: tuple[str, ...] = (), **changed) -> Path:
+    """As robomimic writes them."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for index in range(episodes):
+            parts = {name: x for name, x in (episode(index) | changed).items() if name not in without}
+            group = file.create_group(f"data/demo_{index}")
+            for name, values in parts.items():
+                group[name if name == "actions" else f"obs/{name}"] = values
+    return path
+
+
+def tiny(folder: Path, **changes) -> AdaptConfig:
+    """A run of a second on `folder/demos.hdf5`, with the head in `folder/head`, into `folder/run`."""
+    settings = {
+        "data": f"robomimic:{folder / 'demos.hdf5'}",
+        "out": folder / "run",
+        "head": str(folder / "head"),
+        "cameras": ("agentview",),
+        "state": ("position", "fingers"),
+        "features": 8,
+        "hidden": 16,
+        "steps": 6,
+        "batch_size": 8,
+        "warmup": 2,
+        "save_every": 3,
+        "held_out": 0.0,
+        "precision": "fp32",
+        "workers": 0,
+    }
+    return AdaptConfig(**settings | changes)

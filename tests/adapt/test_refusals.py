@@ -1,0 +1,141 @@
+"""What cannot be is refused before a step is trained, by the flag that it is about."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from recorded import LENGTH, episode, hdf5, tiny
+
+from action_heads import ActionHead
+from action_heads.adapt.build import build
+from action_heads.adapt.rollout import check_task
+from action_heads.adapt.run import adapt
+from action_heads.adapt.settings import AdaptConfig
+
+STATES = {"encoder": "none", "cameras": ()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "synthetic:panda"}, r"--data: .*no observations.*lerobot:.* and robomimic:"),
+        ({"data": "npz:motion.npz"}, r"--data: .*no observations"),
+        ({"data": "robomimic:a.hdf5@2"}, r"--data: .*weights"),
+        ({"data": "lerobot:a?arm=panda"}, r"--data: .*options"),
+        ({"mode": "thawed"}, r"--mode is 'thawed'; choose one of decoupled"),
+        ({"adapter": "lora"}, r"--adapter is 'lora'; choose one of film"),
+        ({"train_encoder": "half"}, r"--train-encoder is 'half'; choose one of trained, frozen"),
+        ({"train_encoder": "frozen"}, r"--encoder.*a ResNet without weights can't be frozen"),
+        ({"encoder": "none"}, r"--cameras were named and --encoder is none"),
+        ({"weights": "mine"}, r"--weights.*'imagenet' or none"),
+        ({"features": 7}, r"--features.*an even number"),
+        ({"levels": "high"}, r"--levels: "),
+        ({"through": "windows"}, r"--through: unknown path"),
+        ({"action_layout": "pose"}, r"--action-layout, --gripper: unknown part 'pose'"),
+        ({"steps": 0}, r"--steps must be at least 1"),
+        ({"encoder_lr": 0.0}, r"--encoder-lr must be positive"),
+        ({"held_out": 1.0}, r"--held-out lies from 0 to below 1"),
+        ({"sampler": "magic"}, r"--sampler is 'magic'; choose one of"),
+    ],
+)
+def test_flags(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(tmp_path, **changes)
+
+
+def test_nothing_is_asked_of_defaults():
+    """The command line shows them; only a run needs data."""
+    with pytest.raises(ValueError, match=r"--data: name a recording"):
+        adapt(AdaptConfig())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "robomimic:/nowhere.hdf5"}, r"--data: .*there is no file /nowhere.hdf5"),
+        ({"head": "dae/mlp-9m-fk"}, r"--head: .*dae/mlp-9m-fk(.|\n)*dae/mlp-5m-fk"),
+        ({"encoder": "/no/such/model"}, r"--encoder.*'/no/such/model' could not be loaded"),
+        ({"text": "/no/such/model"} | STATES, r"--text: text.model '/no/such/model' could not be found"),
+        ({"cameras": ("top",)}, r"--cameras, --encoder: .*no camera top; it has agentview, wrist"),
+        ({"state": ("torque",)}, r"--state: .*no column 'torque'; it has fingers \(1\), position \(3\)"),
+        ({"state": ("position[2:5]",)}, r"--state: 'position\[2:5\]' reaches beyond the 3 numbers"),
+        ({"action": "targets"}, r"--action: .*no column 'targets'"),
+        ({"action_layout": "libero"}, r"--action-layout: 'libero' has 7 columns, the dataset's action 10"),
+        ({"gripper": (0.0, 1.0)} | STATES, r"--action-layout, --gripper: column 9, the gripper, runs from -1 to 1"),
+        ({"execute": 17} | STATES, r"--execute 17 is more than a chunk has, 16: lower it, or set --horizon"),
+        ({"crop": (20, 20)}, r"--crop.*\(20, 20\) is larger than the images, 16 x 16"),
+        ({}, r"--crop, --resize, --encoder: images this small leave a feature map of 1 x 1"),
+        ({"prefixes": True} | STATES, r"--prefixes, --head: "),
+        ({"adapter": "cross_attention"} | STATES, r"--adapter.*--head: .*was pretrained for"),
+    ],
+)
+def test_what_does_not_fit_the_data(folder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        build(tiny(folder, **changes))
+
+
+def test_no_pictures(folder):
+    hdf5(folder / "demos.hdf5", without=("agentview_image", "wrist_rgb"))
+    with pytest.raises(ValueError, match=r"--cameras, --encoder: .*no pictures.*--encoder none"):
+        build(tiny(folder, cameras=()))
+
+
+def test_numbers_that_are_none(folder):
+    broken = episode(0)["actions"]
+    broken[5] = np.nan
+    hdf5(folder / "demos.hdf5", episodes=1, actions=broken)
+    with pytest.raises(ValueError, match=r"--action: 1 of 12 rows are NaN or infinite, the first is row 5"):
+        build(tiny(folder, **STATES))
+
+
+def test_parts_of_different_length(folder):
+    hdf5(folder / "demos.hdf5", episodes=1, fingers=np.zeros((LENGTH - 1, 1)))
+    with pytest.raises(ValueError, match=r"--data: .*demo_0: parts have different numbers of steps, \[11, 12\]"):
+        build(tiny(folder, **STATES))
+
+
+def test_a_folder_that_is_no_dataset(folder):
+    with pytest.raises(ValueError, match=r"--data: .*no meta/info.json, so it is no LeRobotDataset"):
+        build(tiny(folder, data=f"lerobot:{folder}"))
+    with pytest.raises(ValueError, match=r"--data: .*there is no folder /no/such, and a repo_id is OWNER/NAME"):
+        build(tiny(folder, data="lerobot:/no/such"))
+
+
+def test_a_missing_extra_is_named(folder, monkeypatch):
+    for module in ("lerobot", "lerobot.datasets.lerobot_dataset", "h5py"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (folder / "meta").mkdir()
+    (folder / "meta/info.json").write_text("{}")
+    for data, extra in ((f"lerobot:{folder}", "lerobot"), (f"robomimic:{folder / 'demos.hdf5'}", "data")):
+        with pytest.raises(ImportError, match=rf"action-heads\[{extra}\]"):
+            build(tiny(folder, data=data))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "Juggle"}, r"--task: unknown task 'Juggle'"),
+        ({"task": "Lift"}, r"--task: the policy sees position, fingers, which the simulation does not tell"),
+        ({"task": "Lift", "action_layout": "joint:9 gripper", "state": ("none",), "text": True}, r"--task: .*poses"),
+    ],
+)
+def test_a_task_that_the_policy_cannot_do(folder, tmp_path_factory, changes, message):
+    pytest.importorskip("robosuite")
+    if changes.get("text"):
+        from tiny_models import text_model
+
+        changes = changes | {"text": text_model(tmp_path_factory.mktemp("text"))}
+    config = tiny(folder, **STATES | changes)
+    with pytest.raises(ValueError, match=message):
+        check_task(config, build(config).policy)
+
+
+def test_a_start_that_has_a_head_already(folder):
+    adapt(tiny(folder, **STATES))
+    with pytest.raises(ValueError, match=r"--start-from: --mode is of a fresh head"):
+        build(tiny(folder, **STATES, start_from=folder / "run", mode="normal"))
+    with pytest.raises(ValueError, match=r"--start-from: "):
+        build(tiny(folder, **STATES, start_from=folder / "head"))
+    assert ActionHead.from_pretrained(folder / "head").frozen

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md and the roofline, from the JSON that `latency.py` wrote.
+"""The tables of docs/speed.md, the one of the README and the roofline, from the JSON that `latency.py` wrote.
 
 uv run benchmarks/latency_report.py
 """
@@ -35,7 +35,26 @@ def cell(row: dict | None) -> str:
     if row is None:
         return " | | | "
     ratio = row["least_ms"] / row["floor_ms"]
-    return f"{row['ms']:.3g} | {row['least_ms']:.3g} | {row['floor_ms']:.3g} | {ratio:.1f}"
+    return f"{short(row['ms'])} | {short(row['least_ms'])} | {short(row['floor_ms'])} | {ratio:.1f}"
+
+
+def short(ms: float) -> str:
+    """Three digits, or all of a whole number."""
+    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+
+
+def readme_table(rows: list[dict]) -> str:
+    """A chunk of ten steps at batch 1, in both precisions, over its floor in fp32; without what is ours but slower."""
+    lines = ["| | fp32 | floor | bf16 |", "|---|---:|---:|---:|"]
+    chosen = [row for row in rows if (row["batch"], row["steps"]) == (1, max(r["steps"] for r in rows))]
+    for name in dict.fromkeys(row["what"] for row in chosen):
+        if name.startswith("ours, FiLM") or "packed" in name or "by diffusers" in name:
+            continue
+        of = {row["dtype"]: row for row in chosen if row["what"] == name}
+        ms = {dtype: f"{short(of[dtype]['ms'])} ms" if dtype in of else "" for dtype in ("fp32", "bf16")}
+        floor = f"{short(of['fp32']['floor_ms'])} ms" if "fp32" in of else ""
+        lines.append(f"| {name} | {ms['fp32']} | {floor} | {ms['bf16']} |")
+    return "\n".join(lines)
 
 
 def steps_table(rows: list[dict]) -> str:
@@ -48,7 +67,7 @@ def steps_table(rows: list[dict]) -> str:
         "|---|---|" + "---:|" * len(steps),
     ]
     for name, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in rows):
-        found = {r["steps"]: f"{r['least_ms']:.3g}" for r in rows if (r["what"], r["dtype"]) == (name, dtype)}
+        found = {r["steps"]: short(r["least_ms"]) for r in rows if (r["what"], r["dtype"]) == (name, dtype)}
         lines.append(f"| {name} | {dtype} | {' | '.join(found.get(k, '') for k in steps)} |")
     return "\n".join(lines)
 
@@ -92,6 +111,15 @@ def report(device: str) -> None:
     page = (DOCS / "speed.md").read_text()
     page = re.sub(rf"(<!-- {device} -->\n).*?(<!-- end -->)", rf"\1{text}\n\2", page, flags=re.DOTALL)
     write_text(DOCS / "speed.md", page)
+    if device == "cpu":
+        readme = DOCS.parent / "README.md"
+        table = re.sub(
+            r"(<!-- time -->\n).*?(<!-- end -->)",
+            rf"\1{readme_table(rows)}\n\2",
+            readme.read_text(),
+            flags=re.DOTALL,
+        )
+        write_text(readme, table)
     draw(record["results"], DOCS / f"roofline-{device}.png")
     print(text)
 

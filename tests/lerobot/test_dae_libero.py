@@ -153,7 +153,11 @@ class TestInLibero:
         theirs.env.close()
 
     def test_replayed_in_lerobots_environment_it_succeeds_and_looks_as_recorded(self, prepared, tmp_path):
-        """The recorded relative commands, open loop, from the same start."""
+        """The recorded relative commands, open loop, from the same start.
+
+        Pictures are compared there; states all along, within less than a step goes (13 mm), since open loop drifts
+        by some 3 mm: the recorder's targets are absolute, of a pose 2 ms older than the one that commands start from.
+        """
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
         from action_heads.sim import Demonstrations
@@ -169,15 +173,16 @@ class TestInLibero:
         dataset = LeRobotDataset("local/soup", root=save_libero(demonstrations, tmp_path / "soup", size=SIZE))
 
         theirs = Theirs("relative")
-        seen, done, worst = theirs.reset(), False, (0.0, 0.0)
+        seen, done, off = theirs.reset(), False, []
         assert dataset[0]["task"] == theirs.task
         for t in range(len(dataset)):
             step = as_pictures({name: value[None] for name, value in dataset[t].items() if hasattr(value, "ndim")})
-            worst = tuple(map(max, worst, apart(step, seen)))
+            off.append(apart(step, seen))
             seen, done = theirs.step(dataset[t]["action"].numpy())
             if done:
                 break
         theirs.env.close()
         assert done, "the replayed demonstration does not succeed"
-        assert worst[0] < 0.03, f"state off by {worst[0]} m or rad"
-        assert worst[1] < 3, f"pictures off by {worst[1]} grey levels"
+        assert off[0][0] < 1e-4
+        assert off[0][1] < 0.5
+        assert max(state for state, _ in off) < 0.01

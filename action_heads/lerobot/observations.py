@@ -74,6 +74,19 @@ class Observations:
                 f"{', '.join(absent)} is missing, which the policy was trained on; the observations here are {there}: "
                 "name them alike with --rename_map, or train without it by --policy.cameras or --policy.state=false"
             )
+        for camera in self.config.cameras or []:
+            self._check_size(camera, tuple(batch[camera].shape[-2:]))
+
+    def _check_size(self, camera: str, size: tuple[int, ...]) -> None:
+        """A network that takes any size, or a crop, would see everything larger or smaller than in training."""
+        vision, trained = self.config.vision, tuple(self.config.image_features[camera].shape[-2:])
+        if size != trained and vision.resize is None and (vision.is_resnet or vision.crop):
+            (h, w), (height, width) = size, trained
+            raise ValueError(
+                f"{camera} has {h} x {w} pixels, and the policy was trained on {height} x {width}: give it these, in "
+                f"lerobot-eval by --env.observation_height={height} --env.observation_width={width}, or train with "
+                f"--policy.vision.resize='[{height}, {width}]', which brings any picture to this size"
+            )
 
     def _with_steps(self, key: str, x: Tensor) -> Tensor:
         width = 4 if key in (self.config.cameras or []) else 2

@@ -10,7 +10,7 @@ t  steps of an episode      o  observation size
     action.delta                 (7,)  the same from where the TCP is: m, rotation vector (rad, base axes), gripper
     observation.images.<camera>        (size, size, 3) RGB
 
-meta/recording.json says task, noise, seeds and how pictures were rendered.
+meta/recording.json says task, noise, seeds and how pictures were rendered. LIBERO's own columns: libero_dataset.py.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -29,11 +29,13 @@ from scipy.spatial.transform import Rotation
 from action_heads import files
 from action_heads.extras import require
 from action_heads.sim.demonstrations import Demonstrations
-from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, make
+from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, Sim, make
 from action_heads.sim.frames import rotation_from_6d
 from action_heads.sim.record import record, run_expert
 from action_heads.sim.sight import columns
-from action_heads.sim.tasks import description
+from action_heads.sim.tasks import description, get_task
+
+Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # of one episode: name -> t values
 
 
 @dataclass(frozen=True)
@@ -41,13 +43,15 @@ class RecordConfig:
     """Record demonstrations of a scripted expert as a LeRobotDataset.
 
     Attributes:
-        task: Lift, Stack, PickPlaceCan, ...
+        task: Lift, Stack, PickPlaceCan, libero_object/0, ...
         out: the dataset's folder.
         demos: successful episodes.
         seed: of the recording.
         cameras: such as agentview and robot0_eye_in_hand; none for states alone.
         size: of pictures, pixels.
         workers: processes of simulation.
+        schema: "own", or of LIBERO's tasks "libero": both its cameras, state and actions as `lerobot-eval
+            --env.type=libero` has them.
     """
 
     task: str
@@ -57,13 +61,26 @@ class RecordConfig:
     cameras: tuple[str, ...] = ()
     size: int = 84
     workers: int = 2
+    schema: Literal["own", "libero"] = "own"
+
+    def __post_init__(self) -> None:
+        if self.schema == "libero" and (get_task(self.task).suite != "libero" or self.cameras):
+            raise ValueError(
+                f"--schema libero is for LIBERO's tasks, with both their cameras; got the task {self.task} and the "
+                f"cameras {', '.join(self.cameras) or 'none'}: take libero_object/0 ... 9 and leave --cameras out"
+            )
 
 
 def record_dataset(config: RecordConfig) -> None:
     """`action-heads record`."""
+    from action_heads.sim.libero_dataset import save_libero  # it is built on this file
+
     kept = config.out.with_name(f".{config.out.name}.npz")  # a recording is worth keeping if writing it fails
     demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
-    save_dataset(demonstrations, config.out, cameras=config.cameras, size=config.size)
+    if config.schema == "libero":
+        save_libero(demonstrations, config.out, size=config.size)
+    else:
+        save_dataset(demonstrations, config.out, cameras=config.cameras, size=config.size)
     kept.unlink()
     print(f"{demonstrations} in {config.out}")
 
@@ -79,45 +96,51 @@ def save_dataset(
     Several recordings, of tasks whose observations are laid out alike, become one dataset of several tasks. Pictures
     are not in `demonstrations`: every episode is run again from its seed, and must come out the same.
     """
+    recordings = [demonstrations] if isinstance(demonstrations, Demonstrations) else list(demonstrations)
+
+    def episodes() -> Iterable[tuple[str, Columns]]:
+        for recording in recordings:
+            task, sim = description(recording.task), make(recording.task, render=True) if cameras else None
+            try:
+                for episode, rows in enumerate(_rows(recording)):
+                    pictures = _pictures(sim, recording, episode, cameras, size) if sim else {}
+                    yield task, _columns(recording, rows) | pictures
+            finally:
+                if sim:
+                    sim.close()
+
+    told = [provenance_of(recording, cameras, size, FAST_RENDERING if cameras else None) for recording in recordings]
+    return write(folder, _features(recordings[0], cameras, size), episodes(), told[0] if len(told) == 1 else told)
+
+
+def write(
+    folder: str | Path, features: dict[str, Any], episodes: Iterable[tuple[str, Columns]], provenance: dict | list[dict]
+) -> Path:
+    """A LeRobotDataset of these episodes, each with what is told of its task; whole or not at all."""
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"{folder} exists: name another folder, or remove it")
     LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    recordings = [demonstrations] if isinstance(demonstrations, Demonstrations) else list(demonstrations)
     try:
         dataset = LeRobotDataset.create(
             repo_id=f"local/{folder.name}",
             fps=CONTROL_HZ,
-            features=_features(recordings[0], cameras, size),
+            features=features,
             root=draft,
             robot_type="panda",
             use_videos=False,
         )
-        for recording in recordings:
-            _write(dataset, recording, cameras, size)
+        for task, table in episodes:
+            for values in zip(*table.values(), strict=True):
+                dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
+            dataset.save_episode()
         dataset.finalize()
-        told = [_provenance(recording, cameras, size) for recording in recordings]
-        files.write_text(draft / "meta" / "recording.json", json.dumps(told[0] if len(told) == 1 else told))
+        files.write_text(draft / "meta" / "recording.json", json.dumps(provenance))
         os.replace(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
-
-
-def _write(dataset: Any, demonstrations: Demonstrations, cameras: Sequence[str], size: int) -> None:
-    """Add the episodes of one recording to a LeRobotDataset."""
-    sim, task = make(demonstrations.task, render=True) if cameras else None, description(demonstrations.task)
-    try:
-        for episode, rows in enumerate(_rows(demonstrations)):
-            pictures = _pictures(sim, demonstrations, episode, rows, cameras, size) if sim else {}
-            table = _columns(demonstrations, rows) | pictures
-            for t in range(rows.stop - rows.start):
-                dataset.add_frame({name: values[t] for name, values in table.items()} | {"task": task})
-            dataset.save_episode()
-    finally:
-        if sim:
-            sim.close()
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:
@@ -146,12 +169,16 @@ def _features(demonstrations: Demonstrations, cameras: Sequence[str], size: int)
     features: dict[str, Any] = {
         name: {"dtype": "float32", "shape": values.shape[1:], "names": None} for name, values in first.items()
     }
-    picture = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
-    return features | {f"observation.images.{camera}": picture for camera in cameras}
+    return features | {f"observation.images.{camera}": picture(size) for camera in cameras}
+
+
+def picture(size: int) -> dict[str, Any]:
+    """What LeRobot is told of a camera."""
+    return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
 
 
 def _pictures(
-    sim: Any, demonstrations: Demonstrations, episode: int, rows: slice, cameras: Sequence[str], size: int
+    sim: Sim, demonstrations: Demonstrations, episode: int, cameras: Sequence[str], size: int
 ) -> dict[str, list[np.ndarray]]:
     """What the cameras saw before every action of an episode."""
     seen: dict[str, list[np.ndarray]] = {f"observation.images.{camera}": [] for camera in cameras}
@@ -160,16 +187,24 @@ def _pictures(
         for camera in cameras:
             seen[f"observation.images.{camera}"].append(sim.render(size, camera))
 
-    again = run_expert(sim, int(demonstrations.seed[episode]), demonstrations.noise, before_step=look)
-    if not np.array_equal(again.action, demonstrations.action[rows]):
+    run_again(sim, demonstrations, episode, look)
+    return seen
+
+
+def run_again(sim: Sim, demonstrations: Demonstrations, episode: int, before_step: Callable[[], None]) -> np.ndarray:
+    """An episode from its seed, which must come out as it did -> its actions (t, 10)."""
+    again = run_expert(sim, int(demonstrations.seed[episode]), demonstrations.noise, before_step=before_step)
+    if not np.array_equal(again.action, demonstrations.action[_rows(demonstrations)[episode]]):
         raise RuntimeError(
             f"episode {episode} of {demonstrations.task} (seed {demonstrations.seed[episode]}) came out different when "
             "it was run again for its pictures: it was recorded with other versions of robosuite or mujoco; record anew"
         )
-    return seen
+    return again.action
 
 
-def _provenance(demonstrations: Demonstrations, cameras: Sequence[str], size: int) -> dict[str, Any]:
+def provenance_of(
+    demonstrations: Demonstrations, cameras: Sequence[str], size: int, rendering: dict[str, Any] | None
+) -> dict[str, Any]:
     return {
         "task": demonstrations.task,
         "noise": demonstrations.noise,
@@ -177,5 +212,5 @@ def _provenance(demonstrations: Demonstrations, cameras: Sequence[str], size: in
         "frame": "robot base; TCP as in action_heads.sim.frames",
         "cameras": list(cameras),
         "size": size if cameras else None,
-        "rendering": FAST_RENDERING if cameras else None,
+        "rendering": rendering,
     }

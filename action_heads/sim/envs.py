@@ -116,9 +116,14 @@ class Sim:
         return self.from_world(self._site(name))
 
     @property
+    def controlled(self) -> Pose:
+        """What the arm's controller moves, in the world."""
+        return self._site("gripper0_grip_site")
+
+    @property
     def tcp(self) -> Pose:
         # Not robosuite's `robot0_eef_quat`: that is the body `right_hand`, 90 degrees off the controller's site.
-        return self.site("gripper0_grip_site") @ TCP_IN_SITE
+        return self.from_world(self.controlled) @ TCP_IN_SITE
 
     @property
     def joint_position(self) -> np.ndarray:
@@ -147,11 +152,14 @@ class Sim:
         action = np.asarray(action, np.float64)
         if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
             raise ValueError(f"an action is 10 finite numbers (position 3, rotation 6, gripper), got {action}")
-        target = Pose(action[:3], rotation_from_6d(action[3:9]))
-        site = self.base_in_world @ target @ TCP_IN_SITE.inverse()  # the controller wants its own site, in the world
+        site = self.controlled_target(action)  # the controller wants its own site, in the world
         close = 1.0 if action[9] > 0 else -1.0  # the hand knows nothing in between
         self.env.step(np.concatenate([site.p, Rotation.from_matrix(site.R).as_rotvec(), [close]]))
         return self.observe()
+
+    def controlled_target(self, action: np.ndarray) -> Pose:
+        """Where an action (10,) sends the controller's site, in the world."""
+        return self.base_in_world @ Pose(action[:3], rotation_from_6d(action[3:9])) @ TCP_IN_SITE.inverse()
 
     def render(self, size: int = 256, camera: str = "agentview") -> np.ndarray:
         """(size, size, 3) uint8 RGB."""

@@ -48,8 +48,12 @@ def _object_task(item: str) -> Task:
 TASKS = {f"libero_object/{i}": _object_task(item) for i, item in enumerate(GROCERIES)}
 
 
-def make(task: str, render: bool = False) -> LiberoSim:
-    """A `LiberoSim` of a task such as `libero_object/3`."""
+def make(task: str, render: bool = False, pixels: int | None = None) -> LiberoSim:
+    """A `LiberoSim` of a task such as `libero_object/3`.
+
+    pixels   a side of the pictures that robosuite takes at every step for its own observations, with all its lights:
+             `LiberoSim.raw`. None for none, which is ten times faster.
+    """
     prepare()  # robosuite reads the environment at its import
     install()
     import torch
@@ -60,23 +64,25 @@ def make(task: str, render: bool = False) -> LiberoSim:
     row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
     control = ControlEnv(
         bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
-        use_camera_obs=False,
-        has_offscreen_renderer=render,
+        use_camera_obs=pixels is not None,
+        camera_heights=pixels or 0,
+        camera_widths=pixels or 0,
+        has_offscreen_renderer=render or pixels is not None,
         has_renderer=False,
         ignore_done=True,
     )
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
     # A pickle of numpy arrays; it is part of the installed package, as is the code that it could run.
     states = torch.load(path, weights_only=False)
-    return LiberoSim(TASKS[task], control, np.asarray(states), render)
+    return LiberoSim(TASKS[task], control, np.asarray(states), render, row.language)
 
 
 class LiberoSim(Sim):
     """As `Sim`; the arm takes absolute targets here too."""
 
-    def __init__(self, task: Task, control, init_states: np.ndarray, can_render: bool):
+    def __init__(self, task: Task, control, init_states: np.ndarray, can_render: bool, language: str):
         super().__init__(task, control.env, can_render)
-        self.control, self.init_states = control, init_states
+        self.control, self.init_states, self.language = control, init_states, language
 
     def _restart(self, seed: int) -> None:
         self.control.reset()
@@ -85,6 +91,10 @@ class LiberoSim(Sim):
         for _ in range(SETTLE):
             self.env.step(np.array([0.0] * 6 + [-1.0]))
         self.env.robots[0].controller.use_delta = False
+
+    def raw(self) -> dict[str, np.ndarray]:
+        """What robosuite observes by itself, up to 2 ms before the step's end: what policies on pictures are shown."""
+        return self.env._get_observations()
 
     def corners(self, name: str) -> np.ndarray:
         """(n, 3) corners, in the base frame, of the shapes that an object collides with."""

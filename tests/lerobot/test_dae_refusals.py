@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
 from tiny_models import text_model, vision_model
 from tiny_policy import STATS, batch, features, head_folder, meta, present, tiny_policy
@@ -50,6 +51,19 @@ def test_an_observation_that_is_missing(tmp_path):
     del now[OBS_IMAGE]
     with pytest.raises(ValueError, match=rf"{OBS_IMAGE} is missing[\s\S]*{OBS_STATE}[\s\S]*--rename_map"):
         policy.select_action(now)
+
+
+def test_pictures_of_another_size_than_in_training(tmp_path):
+    """LIBERO's environment makes 360 x 360 by default, its datasets are 256 x 256. What resizes takes any."""
+    eyes = vision_model("vit", tmp_path / "vit")
+    now = present(batch(image=True))
+    larger = now | {OBS_IMAGE: torch.rand(3, 3, 48, 40)}
+    policy = tiny_policy(tmp_path, image=True, vision=VisionConfig(backbone=eyes, crop=(28, 28)))
+    policy.select_action(now)
+    with pytest.raises(ValueError, match=r"48 x 40[\s\S]*32 x 32[\s\S]*observation_height=32[\s\S]*vision\.resize"):
+        policy.select_action(larger)
+    for vision in (VisionConfig(backbone=eyes), VisionConfig(backbone=eyes, resize=(30, 30), crop=(28, 28))):
+        assert tiny_policy(tmp_path, image=True, vision=vision).select_action(larger).shape == (3, 7)
 
 
 @pytest.mark.parametrize("task", [None, [""] * 3])

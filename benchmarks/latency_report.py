@@ -88,7 +88,9 @@ def conditions(record: dict) -> str:
 def draw(results: dict, path: Path) -> None:
     """Rate over operations a case: under the matrix rate, and under what a call costs at all."""
     plt = require("matplotlib.pyplot", "train")
-    figure, axes = plt.subplots(1, len(results["gflop_per_s"]), figsize=(11, 4.5), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(results["gflop_per_s"]), figsize=(13, 4.5), sharey=True, squeeze=False, layout="constrained"
+    )
     for ax, (dtype, rate) in zip(axes[0], results["gflop_per_s"].items(), strict=True):
         rows = [row for row in results["rows"] if row["dtype"] == dtype]
         for name in dict.fromkeys(row["what"] for row in rows):
@@ -98,8 +100,7 @@ def draw(results: dict, path: Path) -> None:
         ax.set(xscale="log", yscale="log", title=dtype, xlabel="GFLOP a call")
         ax.grid(alpha=0.3, which="both")
     axes[0][0].set_ylabel("GFLOP/s, least time; black: best matrix rate")
-    axes[0][-1].legend(fontsize=6, loc="lower right")
-    figure.tight_layout()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside right upper")
     figure.savefig(path, dpi=130)
 
 

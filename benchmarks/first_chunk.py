@@ -14,6 +14,9 @@ from pathlib import Path
 
 from common import write_results
 
+from action_heads.reproduce.page import fill
+
+PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 RUNS = 5
 # Seconds of each part, in the order in which a program comes to it.
 PROGRAM = """
@@ -53,6 +56,14 @@ def python(program: str, *arguments: str, cache: str) -> str:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
+def table(rows: list[dict]) -> str:
+    """Of docs/speed.md."""
+    parts = [key for key in rows[0] if key != "way"]
+    lines = [[f"seconds, median of {RUNS}", *parts], ["---", *len(parts) * ["---:"]]]
+    lines += [[row["way"], *(f"{row[key]:.3f}" for key in parts)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +79,7 @@ def main() -> None:
             rows.append({"way": way} | {k: round(statistics.median(run[k] for run in runs), 4) for k in runs[0]})
             print(rows[-1])
     write_results("first_chunk", rows)
+    fill(PAGE, {"first": table(rows)})
 
 
 if __name__ == "__main__":

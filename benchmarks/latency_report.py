@@ -5,13 +5,13 @@ uv run benchmarks/latency_report.py
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from common import RESULTS
 
 from action_heads.extras import require
-from action_heads.files import read_json, write_text
+from action_heads.files import read_json
+from action_heads.reproduce.page import fill
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -109,18 +109,9 @@ def report(device: str) -> None:
     record = read_json(RESULTS / f"latency_{device}.json")
     rows = record["results"]["rows"]
     text = "\n\n".join((conditions(record), chunks_table(rows), steps_table(rows)))
-    page = (DOCS / "speed.md").read_text()
-    page = re.sub(rf"(<!-- {device} -->\n).*?(<!-- end -->)", rf"\1{text}\n\2", page, flags=re.DOTALL)
-    write_text(DOCS / "speed.md", page)
+    fill(DOCS / "speed.md", {device: text})
     if device == "cpu":
-        readme = DOCS.parent / "README.md"
-        table = re.sub(
-            r"(<!-- time -->\n).*?(<!-- end -->)",
-            rf"\1{readme_table(rows)}\n\2",
-            readme.read_text(),
-            flags=re.DOTALL,
-        )
-        write_text(readme, table)
+        fill(DOCS.parent / "README.md", {"time": readme_table(rows)})
     draw(record["results"], DOCS / f"roofline-{device}.png")
     print(text)
 

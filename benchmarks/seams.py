@@ -13,7 +13,6 @@ Axes: b batch, n tokens, c width.
 from __future__ import annotations
 
 import argparse
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -26,8 +25,8 @@ from experts import EXPERTS, Expert
 from action_heads import ActionHead
 from action_heads.adapters import AdaLNZero
 from action_heads.conditions import Condition
-from action_heads.files import write_text
 from action_heads.policy import ConditionedHead
+from action_heads.reproduce.page import fill
 
 PAGE = Path(__file__).parent.parent / "docs" / "seams.md"
 HEAD = "dae/mlp-5m-fk"
@@ -127,11 +126,6 @@ def latency_table(rows: dict[str, dict]) -> str:
     )
 
 
-def fill(marker: str, text: str) -> None:
-    page = PAGE.read_text()
-    write_text(PAGE, re.sub(rf"(<!-- {marker} -->\n).*?(<!-- end -->)", rf"\g<1>{text}\n\g<2>", page, flags=re.DOTALL))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=EXPERTS, default=list(EXPERTS), help="to be timed")
@@ -146,7 +140,7 @@ def main() -> None:
     found = counts({name: build() for name, build in EXPERTS.items()})
     print(counts_table(found))
     if options.steps is None:
-        fill("counts", counts_table(found))
+        fill(PAGE, {"counts": counts_table(found)})
     if options.counts:
         return
     latency = {}
@@ -156,7 +150,7 @@ def main() -> None:
     print(latency_table(latency))
     if options.steps is None:
         write_results("seams", {"note": options.note, "counts": found, "latency": latency})
-        fill("latency", latency_table(latency))
+        fill(PAGE, {"latency": latency_table(latency)})
 
 
 if __name__ == "__main__":

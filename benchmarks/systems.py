@@ -6,7 +6,6 @@ uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: the table
 from __future__ import annotations
 
 import json
-import re
 from functools import cache
 from pathlib import Path
 
@@ -20,9 +19,9 @@ from common import RESULTS
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
-from action_heads.files import write_text
 from action_heads.reproduce import paper
 from action_heads.reproduce.figure import COLOURS
+from action_heads.reproduce.page import fill
 from action_heads.reproduce.studies import MECHANISMS, TOKENS
 from action_heads.sim.report import wilson
 
@@ -207,10 +206,7 @@ def main() -> None:
         "matched": mechanism_table(cells, matched),
         "experts": experts_table(),
     }
-    page = (DOCS / "systems.md").read_text()
-    for name, text in tables.items():
-        page = re.sub(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\1{text}\n\2", page, flags=re.DOTALL)
-    write_text(DOCS / "systems.md", page)
+    fill(DOCS / "systems.md", tables)
     draw(cells, matched, DOCS / "mechanisms.png")
     print(*tables.values(), sep="\n\n")
 

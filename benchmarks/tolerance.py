@@ -10,7 +10,6 @@ Axes: b batch, h horizon, a action.
 from __future__ import annotations
 
 import copy
-import re
 import warnings
 
 import torch
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 
 from action_heads import ActionHead, hub
 from action_heads.adapters import AdaLNZero
-from action_heads.files import write_text
 from action_heads.policy import ConditionedHead
+from action_heads.reproduce.page import fill
 
 COND_DIM, BATCH = 512, 64
 
@@ -95,12 +94,8 @@ def main() -> None:
             if r["way"] != "eager"
         ),
     ]
-    page = (DOCS / "speed.md").read_text()
     text = "`uv run benchmarks/tolerance.py`: 64 chunks of ten steps, from the same noise, against eager.\n\n"
-    page = re.sub(
-        r"(<!-- tolerance -->\n).*?(<!-- end -->)", rf"\1{text}{chr(10).join(lines)}\n\2", page, flags=re.DOTALL
-    )
-    write_text(DOCS / "speed.md", page)
+    fill(DOCS / "speed.md", {"tolerance": text + "\n".join(lines)})
     print(*rows, sep="\n")
 
 

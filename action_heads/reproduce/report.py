@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from action_heads.reproduce.cells import Table, protocol_of, tables
 from action_heads.reproduce.config import Run
 from action_heads.reproduce.figure import draw
 from action_heads.reproduce.grid import ALL_BACKBONES, ALL_MODES, GUESS, Reproduce, runs
+from action_heads.reproduce.page import filled
 from action_heads.reproduce.results import Result
 from action_heads.reproduce.statistics import paired, rate
 from action_heads.sim.tasks import TASKS
@@ -46,12 +46,7 @@ def report(config: ReportConfig) -> None:
     if grid.cells:
         draw(grid, figure)
     text = config.page.read_text() if config.page.exists() else _blank(parts, figure)
-    for name, part in parts.items():
-        mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-        if not re.search(mark, text, re.DOTALL):
-            raise ValueError(f"{config.page} has no part <!-- {name} --> ... <!-- end --> to write into")
-        text = re.sub(mark, lambda m, part=part: f"{m[1]}{part}\n{m[2]}", text, flags=re.DOTALL)
-    files.write_text(config.page, text)
+    files.write_text(config.page, filled(text, parts, config.page))
     print(*parts.values(), f"see {config.page}", sep="\n\n")
 
 

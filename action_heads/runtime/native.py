@@ -199,13 +199,12 @@ def openmp() -> tuple[str, ...]:
 
 def cache_dir() -> Path:
     """ACTION_HEADS_CACHE, or the user's cache."""
+    if given := os.environ.get("ACTION_HEADS_CACHE"):
+        return Path(given)
     try:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "action-heads"
     except RuntimeError as error:  # a user without a home
-        base = ""
-        if "ACTION_HEADS_CACHE" not in os.environ:
-            raise OSError(f"nowhere to keep what is compiled ({error}): set ACTION_HEADS_CACHE to a folder") from None
-    return Path(os.environ.get("ACTION_HEADS_CACHE") or Path(base) / "action-heads")
+        raise OSError(f"nowhere to keep what is compiled ({error}): set ACTION_HEADS_CACHE to a folder") from None
 
 
 def _processor() -> str:

@@ -11,21 +11,13 @@ import pytest
 if any(find_spec(name) is None for name in ("h5py", "accelerate", "tyro", "transformers")):
     collect_ignore_glob = ["test_*.py"]
 else:
-    from accelerate.state import AcceleratorState
+    from on_the_cpu import on_the_cpu  # noqa: F401 - a fixture
     from recorded import SIZE, hdf5
     from small import tiny_head
 
     from action_heads.training import curve
 
 sys.path.append(str(Path(__file__).parents[1] / "encoders"))
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(autouse=True)

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from accelerate.state import AcceleratorState
+from on_the_cpu import on_the_cpu  # noqa: F401 - a fixture
 
 from action_heads.training import curve
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from action_heads.extras import require
+from action_heads.sim import substeps
 from action_heads.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
 from action_heads.sim.tasks import Task, get_task
 
@@ -154,7 +155,7 @@ class Sim:
             raise ValueError(f"an action is 10 finite numbers (position 3, rotation 6, gripper), got {action}")
         site = self.controlled_target(action)  # the controller wants its own site, in the world
         close = 1.0 if action[9] > 0 else -1.0  # the hand knows nothing in between
-        self.env.step(np.concatenate([site.p, Rotation.from_matrix(site.R).as_rotvec(), [close]]))
+        substeps.step(self.env, np.concatenate([site.p, Rotation.from_matrix(site.R).as_rotvec(), [close]]))
         return self.observe()
 
     def controlled_target(self, action: np.ndarray) -> Pose:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from action_heads import files
-from action_heads.sim import experts
+from action_heads.sim import experts, substeps
 from action_heads.sim.envs import Sim, prepare
 from action_heads.sim.tasks import Task
 
@@ -89,7 +89,7 @@ class LiberoSim(Sim):
         if seed < len(self.init_states):
             self.control.set_init_state(self.init_states[seed])
         for _ in range(SETTLE):
-            self.env.step(np.array([0.0] * 6 + [-1.0]))
+            substeps.step(self.env, np.array([0.0] * 6 + [-1.0]))
         self.env.robots[0].controller.use_delta = False
 
     def raw(self) -> dict[str, np.ndarray]:

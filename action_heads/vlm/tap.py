@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from action_heads.extras import require
 from action_heads.files import fingerprint
+from action_heads.vlm import tap_file
 
 TRAIN = ("frozen", "lora", "full")
 SELECT = ("all", "image", "text")
@@ -202,6 +204,15 @@ class Tap(nn.Module):
             config,
         ]
         return fingerprint(self.model.state_dict(), json.dumps(contract, sort_keys=True, default=str))
+
+    def save(self, folder: str | Path) -> None:
+        """Write tap.safetensors, beside the adapter say: layers, selection, the weights of a mix. Not the model."""
+        tap_file.save(self, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, model: Any, **options: Any) -> Tap:
+        """Tap `model` as the saved tap did; `options` are `train`, `isolate` and `lora`."""
+        return tap_file.load(cls, Path(folder), model, **options)
 
     def extra_repr(self) -> str:
         return f"layers={self.layers}, select={self.select!r}, train={self.how!r}, isolate={self.isolate}"

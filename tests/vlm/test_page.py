@@ -37,7 +37,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     inputs = processor(picture, "<image>lift the cube", "pt")
     names = {"picture": picture, "samples": samples, "inputs": inputs, "chunk": actions(1)}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), names)
     assert names["action"].shape == (1, 16, 10)

@@ -132,11 +132,27 @@ def token_cells(cells: Cells, mode: str) -> Cells:
     return select(cells, head="transformer cross_attention", mode=mode, trained=0)
 
 
-def mechanism_table(cells: Cells, matched: int) -> str:
+def pooled_table(cells: Cells) -> str:
+    """What modulates against what gives tokens, all seeds and mechanisms together, under both freezings."""
+    kinds = {"five modulations": [m for m in MECHANISMS if m not in TOKENS], "two token mechanisms": list(TOKENS)}
+    rows = []
+    for kind, names in kinds.items():
+        some = [c for c in cells if c["cell"]["head"] in {f"transformer {name}" for name in names}]
+        for frozen, part in zip(("as the paper freezes", "matched counts"), by_freezing(some), strict=True):
+            rows.append([kind, frozen, *(rate(select(part, mode=mode)) for mode in MODES)])
+    return table(["", "frozen", *MODES], rows, left=2)
+
+
+def by_freezing(cells: Cells) -> tuple[Cells, Cells]:
+    """As the paper freezes, and with matched counts."""
+    return [c for c in cells if not c["cell"].get("trained")], [c for c in cells if c["cell"].get("trained")]
+
+
+def mechanism_table(cells: Cells, head: str = "transformer") -> str:
     rows = []
     for name in MECHANISMS:
-        ours = [select(cells, head=f"transformer {name}", mode=mode, trained=matched) for mode in MODES]
-        trains = f"{ours[0][0]['result']['trainable']:,}" if ours[0] else ""
+        ours = [select(cells, head=f"{head} {name}", mode=mode) for mode in MODES]
+        trains = f"{ours[0][0]['result']['trainable']:,}" if ours[0] else ""  # of decoupled
         theirs = [f"{value:.1f}" for value in reversed(paper.FIGURE_3[name])]
         rows.append([f"`{name}`", trains, *(rate(part) for part in ours), *theirs])
     return table(["mechanism", "trained", *MODES, "paper: decoupled", "paper: normal"], rows)
@@ -197,17 +213,19 @@ def draw(cells: Cells, matched: int, path: Path) -> None:
 
 def main() -> None:
     cells = read_cells()
-    matched = max(
-        (c["cell"].get("trained", 0) for c in cells if c["cell"]["head"].startswith("transformer")), default=0
-    )
+    study = [c for c in cells if c["cell"]["head"].startswith("transformer ")]
+    full = [c for c in cells if c["cell"]["head"].startswith("DP-T ") and c["cell"]["task"] == "Stack"]
+    as_paper, matched = by_freezing(study)
     tables = {
         "backbones": table_2(cells),
-        "mechanisms": mechanism_table(cells, 0),
-        "matched": mechanism_table(cells, matched),
+        "pooled": pooled_table(study),
+        "mechanisms": mechanism_table(as_paper),
+        "matched": mechanism_table(matched),
+        "full": "\n\n".join(mechanism_table(part, "DP-T") for part in by_freezing(full)) if full else "Not run yet.",
         "experts": experts_table(),
     }
     fill(DOCS / "systems.md", tables)
-    draw(cells, matched, DOCS / "mechanisms.png")
+    draw(study, matched[0]["cell"]["trained"], DOCS / "mechanisms.png")
     print(*tables.values(), sep="\n\n")
 
 

@@ -6,6 +6,7 @@ Axes: n samples, h horizon, a action, c condition.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,11 +82,13 @@ def fit(
     is_pad: Tensor | None = None,
     config: FitConfig = FitConfig(),
     description: str = "training the adapter",
+    keep: Callable[[int], None] | None = None,
+    keep_at: Collection[int] = (),
 ) -> list[float]:
     """Train on actions (n h a) in robot units and conditions (n c); the policy keeps the averaged weights.
 
     Conditions may be tokens (n, m, c) with a mask (n, m), what `action_heads.vlm.embed` cached, or a dict of such for
-    an adapter of several sources.
+    an adapter of several sources. `keep(step)` is called after the steps `keep_at`, while the policy holds its average.
 
     Returns the loss of every step. The same seed and precision on the same machine give the same weights.
     """
@@ -127,6 +130,9 @@ def fit(
             optimizer.zero_grad()
             ema.update()
             losses.append(loss.detach())
+            if keep and step + 1 in keep_at:
+                with ema.averaged():
+                    keep(step + 1)
             if step % 50 == 49:  # seldom: reading a loss waits for the accelerator
                 bar.set_postfix(loss=f"{torch.stack(losses[-50:]).mean():.4f}")
     ema.copy_to_model()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+from action_heads.adapt.checkpoints import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
 from action_heads.encoders import TextConfig, VisionConfig
@@ -26,7 +27,7 @@ SCHEDULES = ("cosine", "constant")
 KINDS = ("lerobot", "robomimic")  # what has observations
 # Where things go, when they are saved, and what is done afterwards: nothing that a weight depends on.
 WEIGHTLESS = ("out", "save_every", "workers", "task", "episodes", "film", "execute", "sampler", "sampling_steps")
-WEIGHTLESS = (*WEIGHTLESS, "simulations")
+WEIGHTLESS = (*WEIGHTLESS, "simulations", "checkpoints")
 
 
 def shown(default: str, metavar: str = "STR") -> Any:
@@ -83,6 +84,7 @@ class AdaptConfig:
         seed: of weights, batches, noise and crops.
         held_out: share of episodes to look at the loss of, never trained on.
         save_every: steps between saved states and held-out losses.
+        checkpoints: so many evenly spaced points of training whose policies are kept, all but the last in checkpoints/.
         workers: processes that read and decode ahead; 0 for none.
         task: roll out in this task of the simulation afterwards, such as Lift.
         episodes: to roll out, from seeds 0, 1, 2 ...
@@ -137,6 +139,7 @@ class AdaptConfig:
     seed: int = 0
     held_out: float = 0.05
     save_every: int = 1000
+    checkpoints: int = 1
     workers: int = 2
     task: Annotated[str | None, shown("none")] = None
     episodes: int = 50
@@ -161,7 +164,7 @@ class AdaptConfig:
             if getattr(self, name) not in known:
                 raise ValueError(f"{option(name)} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
         counts = ("steps", "batch_size", "warmup", "save_every", "observation_steps", "noise_samples", "execute")
-        for name in (*counts, "episodes", "simulations"):
+        for name in (*counts, "episodes", "simulations", "checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
         for name in ("lr", "encoder_lr", "clip"):
@@ -203,6 +206,11 @@ class AdaptConfig:
             if spec.weight != 1 or spec.options.keys() - {"revision"}:
                 raise ValueError(f"{self.data!r}: weights and options are Stage 1's, but for ?revision=")
             return spec
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """After which a policy is kept, the end among them."""
+        return evenly(self.steps, self.checkpoints)
 
     def vision(self) -> VisionConfig:
         """The pathway of a camera."""

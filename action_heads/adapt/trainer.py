@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from action_heads.adapt import checkpoints
 from action_heads.adapt.build import build
 from action_heads.adapt.policy import CONFIG, AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig, learning_rate
@@ -90,7 +91,10 @@ class Trainer(Training[Sample]):
         at = (self.config.seed, self.step, self.accelerator.process_index)
         noise = generator("noise", *at, device=self.accelerator.device)
         self.model.train()
-        return self.descend(self.model(self._moved(batch), noise, generator("augmentation", *at).initial_seed()))
+        loss = self.descend(self.model(self._moved(batch), noise, generator("augmentation", *at).initial_seed()))
+        if self.ema and self.step in self.config.checkpoint_steps[:-1]:
+            checkpoints.save(self)
+        return loss
 
     @torch.no_grad()
     def evaluate(self) -> float | None:

@@ -7,12 +7,14 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from action_heads.adapt.checkpoints import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.modes import MODES
 
 VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
+LATER = {"checkpoints": 1}  # settings that older results lack, and what they were; so those keep their names
 FAMILIES = ("robosuite", "mimicgen", "libero")
 RUN_MODES = MODES | {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
 SEEDS = (0, 42, 420)  # the paper's
@@ -66,6 +68,7 @@ class Run:
         steps, batch_size, lr, noise_samples: of Stage 2, as in `FitConfig`.
         execute, sampler, sampling_steps: of rollouts.
         episodes: of each task, from `evaluation_seeds`.
+        checkpoints: evenly spaced points of training, the end among them, of which each is rolled out.
         seed: of weights, batches, noise and rollouts. All runs of a task share one recording.
     """
 
@@ -90,6 +93,7 @@ class Run:
     sampler: str = "ddim"
     sampling_steps: int = 10
     episodes: int = 50
+    checkpoints: int = 1
     seed: int = 0
 
     def __post_init__(self):
@@ -105,7 +109,17 @@ class Run:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}")
-        for name in ("demos", "steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes"):
+        counts = (
+            "demos",
+            "steps",
+            "batch_size",
+            "noise_samples",
+            "execute",
+            "sampling_steps",
+            "episodes",
+            "checkpoints",
+        )
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.mode == "normal" and self.relearn_step:
@@ -115,6 +129,11 @@ class Run:
     @property
     def uses_pretraining(self) -> bool:
         return self.mode in ("decoupled", "blind")
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        """After which a policy is kept, the last step last."""
+        return evenly(self.steps, self.checkpoints)
 
     @property
     def condition(self) -> dict[str, Any]:
@@ -130,6 +149,7 @@ class Run:
         Names of heads and data are not part of it: the weights are.
         """
         settings = {k: v for k, v in asdict(self).items() if k not in ("head", "stage1", "signal")}
+        settings = {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
         if self.observation == "image":
             settings["eyes"] = EYES[self.family]
         text = json.dumps([VERSION, settings, head], sort_keys=True)
@@ -137,6 +157,7 @@ class Run:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Run:
+        values = LATER | values
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise ValueError(

@@ -31,10 +31,12 @@ class Family:
     tasks: tuple[str, ...] = tuple(TASKS)
     packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
     demos, steps = 100, 2000  # what a run of a few minutes on one core affords
+    checkpoints = 1  # the last one
 
     def effort(self, run: Run) -> Run:
-        """The run with the demonstrations and steps that its task wants."""
-        return replace(run, demos=self.demos, steps=600 if run.task == "Lift" else self.steps)
+        """The run with the demonstrations, steps and checkpoints that its task wants."""
+        steps = 600 if run.task == "Lift" else self.steps
+        return replace(run, demos=self.demos, steps=steps, checkpoints=self.checkpoints)
 
     def subtasks(self, run: Run) -> list[str]:
         """What one policy is to solve: its task, or all tasks of a suite."""
@@ -92,9 +94,10 @@ class Family:
 
 
 class MimicGen(Family):
-    """MimicGen's tasks for which an expert is here."""
+    """MimicGen's tasks for which an expert is here; as published, every checkpoint is tried."""
 
     tasks = tuple(mimicgen.TASKS)
+    checkpoints = 5
 
 
 class Libero(Family):

@@ -41,6 +41,7 @@ class Reproduce:
         demos: demonstrations; 0 for the task's own number.
         steps: of Stage 2; 0 for the task's own number.
         episodes: to roll out, of each task.
+        checkpoints: to roll out, evenly spaced over training; 0 for the family's own number, 5 on MimicGen, else 1.
         share: this process' part of the runs, such as 0/2 and 1/2.
         workers: processes of simulation of each run.
         device: cpu or cuda.
@@ -64,6 +65,7 @@ class Reproduce:
     demos: int = 0
     steps: int = 0
     episodes: int = Run.episodes
+    checkpoints: int = 0
     share: str = "0/1"
     workers: int = 1
     device: str = "cpu"
@@ -106,7 +108,8 @@ def runs(options: Reproduce, family: str) -> list[Run]:
                 run = replace(run, stage1=tuple(options.stage1.split(",")), signal=options.signal)
                 run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
                 run = on_images(run, options.recipe) if options.observe == "images" else run
-                found.append(replace(run, demos=options.demos or run.demos, steps=options.steps or run.steps))
+                own = ("demos", "steps", "checkpoints")
+                found.append(replace(run, **{name: getattr(options, name) or getattr(run, name) for name in own}))
     return found
 
 

@@ -46,6 +46,7 @@ def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
         noise_samples=run.noise_samples,
         seed=run.seed,
         held_out=0.0,
+        checkpoints=run.checkpoints,
         **{"workers": max(1, (os.cpu_count() or 2) // 2)} | eyes["flags"],
     )
 

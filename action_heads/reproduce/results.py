@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,10 @@ class Episode:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its id, its settings, what it was done with, and every episode."""
+    """A finished run: its id, its settings, what it was done with, and every episode.
+
+    `episodes` are of the policy at the end of training, `earlier` of those after so many steps.
+    """
 
     id: str
     run: Run
@@ -36,6 +39,17 @@ class Result:
     machine: dict[str, Any]
     command: str
     date: str
+    earlier: dict[int, tuple[Episode, ...]] = field(default_factory=dict)
+
+    @property
+    def best(self) -> int:
+        """Successes of the checkpoint that has most, the last one among them: chosen by what it is then judged by."""
+        return max(sum(episode.success for episode in part) for part in (self.episodes, *self.earlier.values()))
+
+    @property
+    def rolled_steps(self) -> int:
+        """Control steps of all episodes of all checkpoints."""
+        return sum(episode.length for part in (self.episodes, *self.earlier.values()) for episode in part)
 
     @property
     def successes(self) -> int:
@@ -44,7 +58,7 @@ class Result:
     @property
     def env_steps_per_second(self) -> float:
         """Of all workers together, in wall time outside the policy."""
-        return sum(episode.length for episode in self.episodes) / max(self.seconds["environment"], 1e-9)
+        return self.rolled_steps / max(self.seconds["environment"], 1e-9)
 
     @property
     def policy_share(self) -> float:
@@ -71,8 +85,12 @@ def save(result: Result, path: Path) -> None:
         "env_steps_per_second": round(result.env_steps_per_second, 1),
         "policy_share": round(result.policy_share, 3),
     }
+    del record["earlier"]
     lines = {key: json.dumps(value) for key, value in record.items()}
-    lines["episodes"] = _list(map(asdict, result.episodes))
+    lines["episodes"] = _list(result.episodes)
+    if result.earlier:
+        parts = [f'"{step}": {_list(part)}' for step, part in result.earlier.items()]
+        lines["earlier"] = "{\n" + ",\n".join(parts) + "}"
     files.write_text(path, "{\n" + ",\n".join(f'"{key}": {text}' for key, text in lines.items()) + "\n}\n")
 
 
@@ -85,7 +103,8 @@ def load(path: Path) -> Result:
     del record["rates"]
     try:
         record["run"] = Run.from_dict(record["run"])
-        record["episodes"] = tuple(Episode(**episode) for episode in record["episodes"])
+        record["episodes"] = _episodes(record["episodes"])
+        record["earlier"] = {int(step): _episodes(part) for step, part in record.get("earlier", {}).items()}
         return Result(**record)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no result of a run ({error}); delete it and run it again") from error
@@ -98,17 +117,31 @@ def load_all(folder: Path) -> list[Result]:
     return [load(path) for path in sorted(folder.rglob("*.json"))]
 
 
-def save_partial(path: Path, episodes: Iterable[Episode], seconds: dict[str, float], losses: list[float]) -> None:
-    """What has been done of a run so far."""
-    record = {"episodes": [asdict(episode) for episode in episodes], "seconds": seconds, "losses": losses}
-    files.write_text(path, json.dumps(record) + "\n")
+@dataclass
+class Progress:
+    """What has been done of an unfinished run: episodes by the training steps of their policy, times and losses."""
+
+    path: Path
+    seconds: dict[str, float]
+    losses: list[float]
+    rolled: dict[int, list[Episode]] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> Progress:
+        record = files.read_json(path)
+        rolled = {int(step): list(_episodes(part)) for step, part in record.pop("rolled").items()}
+        return cls(path, **record, rolled=rolled)
+
+    def save(self) -> Progress:
+        rolled = {step: [asdict(episode) for episode in part] for step, part in self.rolled.items()}
+        record = {"seconds": self.seconds, "losses": self.losses, "rolled": rolled}
+        files.write_text(self.path, json.dumps(record) + "\n")
+        return self
 
 
-def load_partial(path: Path) -> tuple[list[Episode], dict[str, float], list[float]]:
-    """What `save_partial` wrote."""
-    record = files.read_json(path)
-    return [Episode(**episode) for episode in record["episodes"]], record["seconds"], record["losses"]
+def _episodes(records: Iterable[Mapping[str, Any]]) -> tuple[Episode, ...]:
+    return tuple(Episode(**record) for record in records)
 
 
-def _list(items: Iterable[dict]) -> str:
-    return "[\n" + ",\n".join(f"  {json.dumps(item)}" for item in items) + "\n]"
+def _list(episodes: Iterable[Episode]) -> str:
+    return "[\n" + ",\n".join(f"  {json.dumps(asdict(episode))}" for episode in episodes) + "\n]"

@@ -1,35 +1,29 @@
 """One run: head, recording, Stage 2, rollouts, result. Killed, it goes on with the next block of episodes.
 
-Axes: n samples, c condition, h horizon, a action, b episodes at once.
+Axes: n samples, c condition, h horizon, a action.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from action_heads import ActionHead, ConditionedHead, Normalizer, files
 from action_heads.adapt import AdaptedPolicy
-from action_heads.adapt.rollout import sight_of
 from action_heads.adapters import ADAPTERS
 from action_heads.fit import FitConfig, fit
 from action_heads.machine import machine
 from action_heads.reproduce import heads, pictures, results
 from action_heads.reproduce.config import Run
 from action_heads.reproduce.families import Family, family_of
-from action_heads.reproduce.results import Episode, Result
+from action_heads.reproduce.results import Progress, Result
+from action_heads.reproduce.rollouts import cpu_seconds, roll_out, see, weights_of
 from action_heads.sim.demo import smooth
-from action_heads.sim.rollout import rollout
-
-# Episodes that are rolled out, and kept, together, and at once: batches, and so outcomes, are the same in every run.
-BLOCK, AT_ONCE = 25, 8
 
 
 @dataclass(frozen=True)
@@ -67,15 +61,17 @@ def perform(run: Run, place: Place) -> Result:
     if path := finished(run, place, head):
         return results.load(path)
     folder = place.work / "runs" / identity
-    policy, episodes, seconds, losses = trained(run, place, family, head, folder)
-    roll_out(run, place, family, policy, folder, episodes, seconds, losses)
+    policy, progress = trained(run, place, family, head, folder)
+    roll_out(run, place, family, policy, folder, progress)
+    *earlier, last = run.checkpoint_steps
     result = Result(
         id=identity,
         run=run,
-        episodes=tuple(episodes),
+        episodes=tuple(progress.rolled[last]),
+        earlier={step: tuple(progress.rolled[step]) for step in earlier},
         head={"name": head.config.name} | made_of(run, policy),
-        seconds={key: round(value, 2) for key, value in seconds.items()},
-        losses=losses,
+        seconds={key: round(value, 2) for key, value in progress.seconds.items()},
+        losses=progress.losses,
         machine=machine() | {"workers": place.workers} | family.versions(),
         command=place.command,
         date=time.strftime("%Y-%m-%d"),
@@ -96,30 +92,33 @@ def build(run: Run, pretrained: ActionHead, cond: Tensor, actions: Tensor) -> Co
 
 
 def trained(run: Run, place: Place, family: Family, head: ActionHead, folder: Path):
-    """The policy of a run after Stage 2, and the episodes, times and losses so far; read back if it was trained before.
+    """The policy of a run, and what has been done of the run; weights of its checkpoints are in the folder.
 
-    Returns (policy, episodes, seconds, losses).
+    Returns (policy, Progress).
     """
-    partial = folder / "partial.json"
+    partial = folder / "progress.json"
     if run.observation == "image":
         return trained_on_images(run, place, family, head, folder / "policy", partial)
     cond, actions, is_pad = family.samples(run, place.work, head.config.horizon)
     cond = see(cond, run)
     policy = build(run, head, cond, actions)
-    weights = folder / "policy.safetensors"
     if partial.exists():
-        policy.load_state_dict(files.load_tensors(weights)[0])
-        return policy.eval(), *results.load_partial(partial)
+        return policy.eval(), Progress.load(partial)
     began, cpu = time.monotonic(), cpu_seconds()
     config = FitConfig(
         steps=run.steps, batch_size=run.batch_size, lr=run.lr, seed=run.seed, noise_samples=run.noise_samples
     )
-    losses = smooth(fit(policy, actions, cond, is_pad=is_pad, config=config, description=f"{run}: training"))
-    losses = [round(loss, 5) for loss in losses]
+    losses = fit(
+        policy,
+        *(actions, cond),
+        is_pad=is_pad,
+        config=config,
+        description=f"{run}: training",
+        keep=lambda step: files.save_tensors(policy.state_dict(), weights_of(folder, step)),
+        keep_at=run.checkpoint_steps,
+    )
     seconds = {"training": time.monotonic() - began, "policy": 0.0, "environment": 0.0, "cpu": cpu_seconds() - cpu}
-    files.save_tensors(policy.state_dict(), weights)
-    results.save_partial(partial, [], seconds, losses)
-    return policy, [], seconds, losses
+    return policy, Progress(partial, seconds, [round(loss, 5) for loss in smooth(losses)]).save()
 
 
 def trained_on_images(run: Run, place: Place, family: Family, head: ActionHead, out: Path, partial: Path):
@@ -128,11 +127,10 @@ def trained_on_images(run: Run, place: Place, family: Family, head: ActionHead, 
     cpu = cpu_seconds()
     policy = pictures.train(run, data, head, out, place)
     if partial.exists():
-        return policy, *results.load_partial(partial)
+        return policy, Progress.load(partial)
     seconds = {"training": files.read_json(out / "results.json")["seconds"], "policy": 0.0, "environment": 0.0}
     losses = [round(loss, 5) for loss in smooth(pictures.losses(out))]
-    results.save_partial(partial, [], seconds | {"cpu": cpu_seconds() - cpu}, losses)
-    return policy, *results.load_partial(partial)
+    return policy, Progress(partial, seconds | {"cpu": cpu_seconds() - cpu}, losses).save()
 
 
 def made_of(run: Run, policy: ConditionedHead | AdaptedPolicy) -> dict[str, Any]:
@@ -144,68 +142,3 @@ def made_of(run: Run, policy: ConditionedHead | AdaptedPolicy) -> dict[str, Any]
     used, parts = policy.training_record["computed_with"], policy.training_record["parameters"]
     counts = {"frozen": used["frozen"], "trainable": used["trained"], "encoder": parts["encoder"]}
     return {"fingerprint": fingerprint} | counts
-
-
-def roll_out(
-    run: Run,
-    place: Place,
-    family: Family,
-    policy: ConditionedHead | AdaptedPolicy,
-    folder: Path,
-    episodes: list[Episode],
-    seconds: dict[str, float],
-    losses: list[float],
-) -> None:
-    """Add the episodes that are missing, block by block; after each, all that is known is on the disk."""
-    done = {(episode.task, episode.seed) for episode in episodes}
-    for task, seeds in family.evaluations(run):
-        for start in range(0, len(seeds), BLOCK):
-            block = seeds[start : start + BLOCK]
-            if all((task, seed) in done for seed in block):
-                continue
-            cpu = cpu_seconds()
-            video = folder / f"{task.replace('/', '-')}-{start}.mp4" if place.film else None
-            outcome = rollout(
-                task,
-                actor(run, policy, family, task, noise=block[0]),
-                block,
-                execute=run.execute,
-                batch=AT_ONCE,
-                workers=place.workers,
-                video=video,
-                film=place.film,
-                description=f"{run}: episodes {start + 1} to {start + len(block)}",
-                sight=sight_of(policy) if isinstance(policy, AdaptedPolicy) else None,
-            )
-            seconds["policy"] += outcome.policy_seconds
-            seconds["environment"] += outcome.environment_seconds
-            seconds["cpu"] += cpu_seconds() - cpu
-            for i, seed in enumerate(block):
-                filmed = str(video) if i < place.film else None
-                episodes.append(Episode(task, seed, bool(outcome.success[i]), int(outcome.length[i]), filmed))
-            results.save_partial(folder / "partial.json", episodes, seconds, losses)
-
-
-def cpu_seconds() -> float:
-    """Of this process and of those it has ended: on a machine that others use too, wall time says little."""
-    return sum(os.times()[:4])
-
-
-def see(cond: Tensor, run: Run) -> Tensor:
-    """What the policy is shown of conditions (n c)."""
-    return torch.zeros_like(cond) if run.mode == "blind" else cond
-
-
-def actor(run: Run, policy: ConditionedHead | AdaptedPolicy, family: Family, task: str, noise: int):
-    """The policy as `rollout` calls it: conditions (b c), or what is seen by name, -> chunks (b h a)."""
-    if isinstance(policy, AdaptedPolicy):
-        return pictures.act(run, policy, task, noise)
-    device = policy.head.objective.alpha.device
-    generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
-
-    def act(observed: np.ndarray) -> np.ndarray:
-        cond = see(torch.from_numpy(family.condition(observed, task)), run).to(device)
-        chunk = policy.sample(cond, sampler=run.sampler, steps=run.sampling_steps, generator=generator)
-        return chunk.cpu().numpy()
-
-    return act

@@ -15,7 +15,7 @@ from recorded import hdf5, tiny
 from small import generator
 
 from action_heads import ActionHead, files
-from action_heads.adapt import AdaptedPolicy
+from action_heads.adapt import AdaptedPolicy, checkpoints
 from action_heads.adapt.run import adapt
 from action_heads.adapt.trainer import Trainer
 from action_heads.training import curve, state
@@ -138,6 +138,23 @@ def test_saved_and_loaded_it_does_the_same(folder, vit):
     (folder / "mixed" / "encoder.safetensors").write_bytes((folder / "run" / "encoder.safetensors").read_bytes())
     with pytest.raises(files.WeightFileError, match="of different runs"):
         AdaptedPolicy.from_pretrained(folder / "mixed")
+
+
+@pytest.mark.parametrize("mode", ["decoupled", "normal"])
+def test_checkpoints_are_what_the_policy_was(folder, vit, mode):
+    config = tiny(folder, encoder=vit, lr=0.1, steps=6, checkpoints=2, mode=mode)
+    trainer, was = Trainer(dataclasses.replace(config, out=folder / "by hand")), {}
+    for batch in trainer.coming():
+        trainer.train_step(batch)
+        with trainer.ema.averaged():
+            was[trainer.step] = weights(trainer.policy)
+    policies = {6: adapt(config), 3: AdaptedPolicy.from_pretrained(checkpoints.folder_of(folder / "run", 3))}
+    assert not checkpoints.folder_of(folder / "run", 6).exists(), "the last is the run's own"
+    for step, policy in policies.items():
+        now = weights(policy)
+        assert now.keys() == was[step].keys()
+        assert all(torch.equal(now[name], tensor) for name, tensor in was[step].items())
+    assert not torch.equal(chunk(policies[3]), chunk(policies[6]))
 
 
 @pytest.mark.parametrize("mode", ["random-frozen", "normal"])

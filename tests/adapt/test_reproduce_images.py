@@ -15,7 +15,7 @@ if find_spec("robosuite") is None:
 
 from action_heads import files
 from action_heads.adapt.trainer import Trainer
-from action_heads.reproduce import families, results
+from action_heads.reproduce import families, results, rollouts
 from action_heads.reproduce import run as module
 from action_heads.reproduce.config import EYES, IMAGE_LR, Run
 from action_heads.reproduce.grid import Reproduce, runs
@@ -61,7 +61,7 @@ def rolled(monkeypatch):
         n = len(seeds)
         return Rollouts(task, np.arange(n) % 2 == 0, np.full(n, 30), np.array(seeds), 0.1, 1.0)
 
-    monkeypatch.setattr(module, "rollout", rollout)
+    monkeypatch.setattr(rollouts, "rollout", rollout)
     return calls
 
 
@@ -82,6 +82,18 @@ def test_a_finished_run_is_read_back(folder, image_run, rolled):
     assert "Images, head" in beside_paper("mimicgen", [module.Result(**vars(first) | {"run": mimicgen(image_run)})])
 
 
+def test_every_checkpoint_is_rolled_out(folder, image_run, rolled):
+    run = replace(image_run, checkpoints=2)
+    several = perform(run, place(folder))
+    assert several.earlier.keys() == {3}
+    answers = [answer for seeds, answer in rolled if seeds == rolled[0][0]]
+    assert len(answers) == 2
+    assert not np.allclose(*answers)
+    alone = perform(image_run, place(folder, "last"))
+    assert several.episodes == alone.episodes
+    assert np.array_equal(rolled[-2][1], answers[1]), "the end of training is what it is"
+
+
 def mimicgen(run: Run) -> Run:
     return replace(run, family="mimicgen", task="stack_d1")
 
@@ -98,7 +110,7 @@ def test_controls(folder, image_run, rolled, mode):
 def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder, image_run, rolled, monkeypatch):
     whole = perform(image_run, place(folder, "whole"))
     answers = [answer for _, answer in rolled]
-    train_step, rollout = Trainer.train_step, module.rollout
+    train_step, rollout = Trainer.train_step, rollouts.rollout
 
     def dies(self, batch):
         return train_step(self, batch) / (self.step < 5 or 1 // 0)
@@ -113,10 +125,10 @@ def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder
             raise KeyboardInterrupt
         return rollout(*given, **options)
 
-    monkeypatch.setattr(module, "rollout", once)
+    monkeypatch.setattr(rollouts, "rollout", once)
     with pytest.raises(KeyboardInterrupt):
         perform(image_run, place(folder, "cut"))
-    monkeypatch.setattr(module, "rollout", rollout)
+    monkeypatch.setattr(rollouts, "rollout", rollout)
     monkeypatch.setattr(module.pictures, "adapt", None)  # it is trained already
     resumed = perform(image_run, place(folder, "cut"))
     assert resumed.episodes == whole.episodes

@@ -7,7 +7,7 @@ from action_heads.reproduce import paper, results
 from action_heads.reproduce.cells import tables
 from action_heads.reproduce.config import Run
 from action_heads.reproduce.grid import Reproduce, runs
-from action_heads.reproduce.report import ReportConfig, report, robosuite
+from action_heads.reproduce.report import ReportConfig, beside_paper, report, robosuite
 
 
 def made_up_grid() -> list:
@@ -97,3 +97,16 @@ def test_the_papers_averages_are_those_of_its_tasks(family):
         means = [mean for mean, _ in values]
         assert len(means) == len(paper.TASKS[family]) + 1
         assert sum(means[:-1]) / len(means[:-1]) == pytest.approx(means[-1], abs=0.6)
+
+
+def test_the_best_checkpoint_stands_beside_the_last():
+    run = Run(
+        family="mimicgen", task="stack_d1", mode="normal", episodes=4, checkpoints=2, steps=10, relearn_step=False
+    )
+    end = result(run, [True, False, False, False])
+    better = {5: tuple(replace(episode, success=True) for episode in end.episodes)}
+    last, best = [
+        line for line in beside_paper("mimicgen", [replace(end, earlier=better)]).splitlines() if "ours" in line
+    ]
+    assert "| 25 (5 to 70) of 4 | not run |" in last
+    assert "best of 2 checkpoints | 100; 100 | not run |" in best

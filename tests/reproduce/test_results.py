@@ -21,9 +21,9 @@ def test_round_trip_and_rates(tmp_path):
 
 
 def test_what_an_unfinished_run_has_done_is_kept(tmp_path):
-    done = [Episode("Lift", 3, True, 40, "a.mp4"), Episode("Lift", 5, False, 120)]
-    results.save_partial(tmp_path / "p.json", done, {"training": 1.5}, [0.1])
-    assert results.load_partial(tmp_path / "p.json") == (done, {"training": 1.5}, [0.1])
+    done = {600: [Episode("Lift", 3, True, 40, "a.mp4"), Episode("Lift", 5, False, 120)], 300: []}
+    progress = results.Progress(tmp_path / "p.json", {"training": 1.5}, [0.1], done).save()
+    assert results.Progress.load(tmp_path / "p.json") == progress
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from small import tiny_head
 
-from action_heads.reproduce import families, results
+from action_heads.reproduce import families, results, rollouts
 from action_heads.reproduce import run as module
 from action_heads.reproduce.config import RUN_MODES, Run
 from action_heads.reproduce.grid import Reproduce, reproduce, runs
@@ -42,7 +42,7 @@ def rolled(monkeypatch):
         n = len(seeds)
         return Rollouts(task, answer.mean() + np.arange(n) % 2 > 0.5, np.full(n, 30), np.array(seeds), 0.1, 1.0)
 
-    monkeypatch.setattr(module, "rollout", rollout)
+    monkeypatch.setattr(rollouts, "rollout", rollout)
     monkeypatch.setitem(families.FAMILIES, "robosuite", Arrays())
     return calls
 
@@ -69,7 +69,7 @@ def test_a_finished_run_is_read_back(tmp_path, head, rolled):
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rolled, monkeypatch):
     run = Run(head=head, steps=3, episodes=60, mode="normal")
     whole = perform(run, place(tmp_path, "whole"))
-    real, blocks = module.rollout, []
+    real, blocks = rollouts.rollout, []
 
     def killed(*args, **kwargs):
         if len(blocks) == 2:
@@ -77,16 +77,38 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rol
         blocks.append(args)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(module, "rollout", killed)
+    monkeypatch.setattr(rollouts, "rollout", killed)
     with pytest.raises(KeyboardInterrupt):
         perform(run, place(tmp_path, "killed"))
-    monkeypatch.setattr(module, "rollout", real)
+    monkeypatch.setattr(rollouts, "rollout", real)
     monkeypatch.setattr(module, "fit", None)  # it is trained already
     before = len(rolled)
     resumed = perform(run, place(tmp_path, "killed"))
     assert len(rolled) == before + 1
     assert resumed.episodes == whole.episodes
     assert resumed.losses == whole.losses
+
+
+def test_every_checkpoint_is_rolled_out_from_the_same_starts(tmp_path, head, rolled):
+    run = Run(head=head, steps=7, episodes=30, checkpoints=3)
+    several, last = perform(run, place(tmp_path)), perform(replace(run, checkpoints=1), place(tmp_path, "last"))
+    assert several.earlier.keys() == {2, 4}
+    assert several.episodes == last.episodes, "the end of training is what it is, whatever was tried on the way"
+    assert several.id != last.id
+    starts = [[episode.seed for episode in part] for part in (several.episodes, *several.earlier.values())]
+    assert starts[0] == starts[1] == starts[2]
+    answers = [answer for seeds, answer in rolled[:6] if seeds == rolled[0][0]]
+    assert len(answers) == 3
+    assert not np.allclose(answers[0], answers[1]), "the policies of two checkpoints differ"
+    assert several.best == max(sum(e.success for e in part) for part in (several.episodes, *several.earlier.values()))
+    assert results.load_all(tmp_path / "a" / "results") == [several]
+
+
+def test_a_run_of_an_older_release_keeps_its_name():
+    settings = asdict(Run())
+    del settings["checkpoints"]
+    assert Run.from_dict(settings) == Run()
+    assert Run().identity("head") == Run(checkpoints=1).identity("head") != Run(checkpoints=2).identity("head")
 
 
 def test_modes_start_where_they_should(tmp_path, head):
@@ -115,8 +137,8 @@ def test_controls_do_not_depend_on_the_pretrained_weights(tmp_path):
 
 def test_blind_sees_nothing():
     cond = torch.randn(3, 4)
-    assert (module.see(cond, Run(mode="blind")) == 0).all()
-    assert torch.equal(module.see(cond, Run()), cond)
+    assert (rollouts.see(cond, Run(mode="blind")) == 0).all()
+    assert torch.equal(rollouts.see(cond, Run()), cond)
 
 
 def test_modes_of_a_seed_share_their_starts_and_seeds_do_not():

@@ -39,7 +39,6 @@ from action_heads.sim.tasks import get_task
 USED, EPISODES, EXECUTE, STEPS = 100, 50, 8, 800
 AHEAD = 3  # control steps: the arm follows its target late, so the joints of a target are those of a later step
 SYSTEMS = ("decoupled", "random-frozen", "normal")
-SEVEN, SIX = (("joint", 7), ("gripper", 1)), (("joint", 6), ("gripper", 1))
 
 
 @dataclass(frozen=True)
@@ -51,20 +50,26 @@ class Layout:
     horizon: int = 16
     arms: int = 1
     task: str = "Lift"
+    partners: int = 1  # of each episode of the left arm among those of the right
 
     @property
     def execute(self) -> int:
         return min(EXECUTE, self.horizon // 2)
 
 
+def joints(count: int, arms: int = 1) -> ActionSpace:
+    return ActionSpace(arms * (("joint", count), ("gripper", 1)), frame="joint positions")
+
+
 LAYOUTS = (
     Layout("as pretrained", EE_ABSOLUTE),
     Layout("chunks of 8", EE_ABSOLUTE, horizon=8),
     Layout("chunks of 50", EE_ABSOLUTE, horizon=50),
-    Layout("joints", ActionSpace(SEVEN, frame="joint positions")),
-    Layout("joints of two arms", ActionSpace(2 * SEVEN, frame="joint positions"), arms=2),
-    Layout("six joints", ActionSpace(SIX, frame="joint positions"), task="Lift@UR5e"),
-    Layout("joints of two six-joint arms", ActionSpace(2 * SIX, frame="joint positions"), arms=2, task="Lift@UR5e"),
+    Layout("joints", joints(7)),
+    Layout("joints of two arms", joints(7, arms=2), arms=2),
+    Layout("six joints", joints(6), task="Lift@UR5e"),
+    Layout("joints of two six-joint arms", joints(6, arms=2), arms=2, task="Lift@UR5e"),
+    Layout("the same, eight partners", joints(6, arms=2), arms=2, task="Lift@UR5e", partners=8),
 )
 
 
@@ -94,7 +99,7 @@ def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, 
         zip(*(part.split(recording.episode_length.tolist()) for part in (cond, actions, is_pad)), strict=True)
     )
     order, pairs = np.random.default_rng(0), []
-    for left in episodes:
+    for left in layout.partners * episodes:
         right = episodes[order.integers(len(episodes))]
         # The arm that is done first holds still: its last window again.
         rows = torch.arange(max(len(left[0]), len(right[0])))

@@ -1,6 +1,6 @@
 """robosuite's Panda or UR5e behind a small window: absolute TCP targets in, one state vector out, at 20 Hz.
 
-o  observation size, `Task.observation_size`: Lift 23, Stack 35
+o  observation size, `Task.observation_size`: Lift 23, Stack 35      j  joints of the arm      h  steps of a chunk
 
 An action (10,) is a target of the TCP in the ROBOT BASE frame, see frames.py:
     0:3   position, m

@@ -1,23 +1,27 @@
 """A frozen trunk under other horizons and action layouts, in closed loop on Lift: does it still help?
 
-Chunks of 8 and of 50; joint targets of one arm; joint targets of two arms, which lift a cube each in their own scenes
-and succeed only together. Joint targets reach the simulator through forward kinematics.
+Chunks of 8 and of 50; joint targets of one arm, with seven joints (Panda) or six (UR5e); joint targets of two arms,
+which lift a cube each in their own scenes and succeed only together. Joint targets reach the simulator through forward
+kinematics.
 
-    uv run benchmarks/stage2.py heads base && uv run benchmarks/reshape.py
+    uv run benchmarks/stage2.py heads base && uv run benchmarks/reshape.py [LAYOUT ...] [SYSTEM ...]
 
-Axes: m windows, h horizon, a action, c condition.
+Layouts and systems that a run leaves out keep the rows that they have.
+
+Axes: m windows, h horizon, a action, j joints of an arm, c condition.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from common import write_results
+from common import RESULTS, write_results
 from stage2 import DEMOS, OUT, pretrained
 from torch import Tensor
 from tqdm import tqdm
@@ -25,41 +29,63 @@ from tqdm import tqdm
 from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.kinematics.panda import forward
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import make
 from action_heads.sim.record import record
 from action_heads.sim.report import wilson
 from action_heads.sim.stage import Play
-from action_heads.sim.tasks import TASKS
+from action_heads.sim.tasks import get_task
 
 USED, EPISODES, EXECUTE, STEPS = 100, 50, 8, 800
 AHEAD = 3  # control steps: the arm follows its target late, so the joints of a target are those of a later step
 SYSTEMS = ("decoupled", "random-frozen", "normal")
-ARM = (("joint", 7), ("gripper", 1))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A shape of chunks, and how many arms it is for."""
+    """A shape of chunks, and the arms it is for: how many, and their task."""
 
     name: str
     space: ActionSpace
     horizon: int = 16
     arms: int = 1
+    task: str = "Lift"
+    partners: int = 1  # of each episode of the left arm among those of the right
 
     @property
     def execute(self) -> int:
         return min(EXECUTE, self.horizon // 2)
 
 
+def joints(count: int, arms: int = 1) -> ActionSpace:
+    return ActionSpace(arms * (("joint", count), ("gripper", 1)), frame="joint positions")
+
+
 LAYOUTS = (
     Layout("as pretrained", EE_ABSOLUTE),
     Layout("chunks of 8", EE_ABSOLUTE, horizon=8),
     Layout("chunks of 50", EE_ABSOLUTE, horizon=50),
-    Layout("joints", ActionSpace(ARM, frame="joint positions")),
-    Layout("joints of two arms", ActionSpace(2 * ARM, frame="joint positions"), arms=2),
+    Layout("joints", joints(7)),
+    Layout("joints of two arms", joints(7, arms=2), arms=2),
+    Layout("six joints", joints(6), task="Lift@UR5e"),
+    Layout("joints of two six-joint arms", joints(6, arms=2), arms=2, task="Lift@UR5e"),
+    Layout("the same, eight partners", joints(6, arms=2), arms=2, task="Lift@UR5e", partners=8),
 )
+
+
+def demonstrations(task: str) -> Demonstrations:
+    """The first USED of a recording."""
+    total = DEMOS.get(task, USED)
+    recording = record(task, total, path=OUT / f"{task}-{total}.npz")
+    end = int(recording.episode_length[:USED].sum())
+    return dataclasses.replace(
+        recording,
+        observation=recording.observation[:end],
+        action=recording.action[:end],
+        joint_position=recording.joint_position[:end],
+        episode_length=recording.episode_length[:USED],
+        seed=recording.seed[:USED],
+    )
 
 
 def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +99,7 @@ def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, 
         zip(*(part.split(recording.episode_length.tolist()) for part in (cond, actions, is_pad)), strict=True)
     )
     order, pairs = np.random.default_rng(0), []
-    for left in episodes:
+    for left in layout.partners * episodes:
         right = episodes[order.integers(len(episodes))]
         # The arm that is done first holds still: its last window again.
         rows = torch.arange(max(len(left[0]), len(right[0])))
@@ -84,21 +110,18 @@ def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, 
 
 
 def joint_targets(recording: Demonstrations) -> np.ndarray:
-    """(m 8): the joints some steps later, in rad, and the gripper's target."""
+    """(m j+1): the joints some steps later, in rad, and the gripper's target."""
     ends = np.repeat(np.cumsum(recording.episode_length), recording.episode_length) - 1
     later = np.minimum(np.arange(len(ends)) + AHEAD, ends)
     return np.concatenate([recording.joint_position[later], recording.action[:, 9:]], axis=1).astype(np.float32)
 
 
-def for_simulator(chunk: Tensor, layout: Layout) -> list[np.ndarray]:
+def for_simulator(chunk: Tensor, layout: Layout, plays: list[Play]) -> list[np.ndarray]:
     """A chunk (h a) -> what each arm's scene is told (execute, 10)."""
+    arms = np.split(chunk[: layout.execute].numpy(), layout.arms, axis=1)
     if layout.space == EE_ABSOLUTE:
-        return [chunk[: layout.execute].numpy()]
-    told = []
-    for arm in chunk[: layout.execute].split(8, dim=-1):
-        position, rotation = forward(arm[:, :7])
-        told.append(EE_ABSOLUTE.encode(position, rotation, arm[:, 7]).numpy())
-    return told
+        return arms
+    return [play.sim.at_joints(arm) for play, arm in zip(plays, arms, strict=True)]
 
 
 def policy_of(system: str, layout: Layout, cond: Tensor, actions: Tensor) -> ConditionedHead:
@@ -121,14 +144,14 @@ def policy_of(system: str, layout: Layout, cond: Tensor, actions: Tensor) -> Con
 
 def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
     """Episodes in which every arm succeeds."""
-    limit = TASKS["Lift"].rollout_steps
-    plays = [Play(make("Lift"), limit) for _ in range(layout.arms)]
+    limit = get_task(layout.task).rollout_steps
+    plays = [Play(make(layout.task), limit) for _ in range(layout.arms)]
     generator, successes = torch.Generator().manual_seed(0), 0
     for episode in tqdm(range(EPISODES), desc=description):
         reports = [play.start(layout.arms * episode + i) for i, play in enumerate(plays)]
         while not all(report.done for report in reports):
             cond = torch.from_numpy(np.concatenate([report.cond for report in reports]))[None]
-            told = for_simulator(policy.sample(cond, generator=generator)[0], layout)
+            told = for_simulator(policy.sample(cond, generator=generator)[0], layout, plays)
             for i, play in enumerate(plays):
                 if not reports[i].done:
                     reports[i] = play.act(told[i])
@@ -138,20 +161,22 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
     return successes
 
 
+def earlier() -> dict[tuple[str, str], dict]:
+    """The rows that are there, by layout and system."""
+    path = RESULTS / "reshape.json"
+    rows = json.loads(path.read_text())["results"] if path.exists() else []
+    return {(row["layout"], row["system"]): row for row in rows}
+
+
 def main() -> None:
-    total = DEMOS["Lift"]
-    recording = record("Lift", total, path=OUT / f"Lift-{total}.npz")
-    end = int(recording.episode_length[:USED].sum())
-    used = Demonstrations(
-        *(part[:end] for part in (recording.observation, recording.action, recording.joint_position)),
-        episode_length=recording.episode_length[:USED],
-        seed=recording.seed[:USED],
-        task="Lift",
-        noise=recording.noise,
-    )
-    rows = []
-    for layout, system in itertools.product(LAYOUTS, sys.argv[1:] or SYSTEMS):
-        cond, actions, is_pad = windows(used, layout)
+    named, known = sys.argv[1:], [*(layout.name for layout in LAYOUTS), *SYSTEMS]
+    if unknown := set(named) - set(known):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; choose layouts and systems from {', '.join(known)}")
+    layouts = [layout for layout in LAYOUTS if layout.name in named] or LAYOUTS
+    systems = [system for system in SYSTEMS if system in named] or SYSTEMS
+    rows = earlier()
+    for layout, system in itertools.product(layouts, systems):
+        cond, actions, is_pad = windows(demonstrations(layout.task), layout)
         policy = policy_of(system, layout, cond, actions)
         name = f"{layout.name}, {system}"
         losses = fit(
@@ -159,15 +184,15 @@ def main() -> None:
         )
         successes = roll_out(policy, layout, name)
         low, high = wilson(successes, EPISODES)
-        rows.append(
+        rows[layout.name, system] = (
             {"layout": layout.name, "system": system, "horizon": layout.horizon, "action": layout.space.dim}
             | {"frozen": policy.num_frozen, "trained": policy.num_trainable}
             | {"projections": sum(p.numel() for p in policy.head.projections.values())}
             | {"loss": round(float(np.mean(losses[-50:])), 4), "successes": successes, "episodes": EPISODES}
             | {"interval": [round(low, 3), round(high, 3)]}
         )
-        print(rows[-1])
-        write_results("reshape", rows)
+        print(rows[layout.name, system])
+        write_results("reshape", list(rows.values()))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def test_first_block_runs_offline(tmp_path, monkeypatch, capsys):
 def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page, names = ROOT / "docs" / "acting.md", {}
-    assert len(blocks(page)) == 7
+    assert len(blocks(page)) == 8
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
     assert names["policy"].head.config.horizon == 50

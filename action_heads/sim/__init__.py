@@ -7,6 +7,8 @@
     ...
     print(rollout("Lift", policy, seeds=range(50), video="lift.mp4"))
 
+A task's name may tell another arm, as "Lift@UR5e" does.
+
 Needs `pip install 'action-heads[sim]'`; `action_heads` itself never imports this. robosuite is imported by the first
 `make`, and by the worker processes of `record` and `rollout`, not by this file.
 """

@@ -3,7 +3,7 @@
 t  steps of an episode      o  observation size
 
     observation.state            (o,)  what policies on states see, see `Task.observation_size`
-    observation.joint_position   (7,)  rad
+    observation.joint_position   (7,)  rad; of the UR5e (6,)
     observation.eef              (9,)  TCP in the robot base frame: position 3 (m), rotation 6 (first two rows)
     observation.gripper          (2,)  finger joints, m
     action                       (10,) absolute target of the TCP, as in envs.py

@@ -1,7 +1,7 @@
 """Demonstrations as arrays, their file, and the windows a chunked policy is trained on.
 
 n  steps of all episodes, end to end      e  episodes       o  observation size
-m  windows, one for every step (m = n)    h  horizon        c  observation_steps * o
+m  windows, one for every step (m = n)    h  horizon        c  observation_steps * o      j  joints of the arm
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Demonstrations:
 
     observation: np.ndarray  # (n, o) float32, before the action
     action: np.ndarray  # (n, 10) float32, the absolute target the expert wanted
-    joint_position: np.ndarray  # (n, 7) float32, rad
+    joint_position: np.ndarray  # (n, j) float32, rad
     episode_length: np.ndarray  # (e,) int64
     seed: np.ndarray  # (e,) int64, `Sim.reset(seed)` brings the start back
     task: str

@@ -1,6 +1,6 @@
-"""robosuite's Panda behind a small window: absolute TCP targets in, one state vector out, at 20 Hz.
+"""robosuite's Panda or UR5e behind a small window: absolute TCP targets in, one state vector out, at 20 Hz.
 
-o  observation size, `Task.observation_size`: Lift 23, Stack 35
+o  observation size, `Task.observation_size`: Lift 23, Stack 35      j  joints of the arm      h  steps of a chunk
 
 An action (10,) is a target of the TCP in the ROBOT BASE frame, see frames.py:
     0:3   position, m
@@ -64,7 +64,8 @@ def make(task: str, render: bool = False) -> Sim:
     controller = robosuite.load_controller_config(default_controller="OSC_POSE") | {"control_delta": False}
     env = robosuite.make(
         row.name,
-        robots="Panda",
+        robots=row.robot,
+        gripper_types="PandaGripper",  # whatever the arm: the TCP and the fingers are where TCP_IN_SITE knows them
         controller_configs=controller,
         control_freq=CONTROL_HZ,
         has_renderer=False,
@@ -128,7 +129,7 @@ class Sim:
 
     @property
     def joint_position(self) -> np.ndarray:
-        """(7,) rad"""
+        """(j,) rad: 7 of the Panda, 6 of the UR5e"""
         return np.array(self.robot._joint_positions)
 
     @property
@@ -162,10 +163,28 @@ class Sim:
         """Where an action (10,) sends the controller's site, in the world."""
         return self.base_in_world @ Pose(action[:3], rotation_from_6d(action[3:9])) @ TCP_IN_SITE.inverse()
 
+    def at_joints(self, targets: np.ndarray) -> np.ndarray:
+        """Targets of joints and gripper (h, j + 1), rad -> the actions (h, 10) they mean: forward kinematics."""
+        targets, joints = np.asarray(targets, np.float64), self.robot._ref_joint_pos_indexes
+        if targets.ndim != 2 or targets.shape[1] != len(joints) + 1:
+            raise ValueError(
+                f"expected (h, {len(joints) + 1}): {len(joints)} joints and the gripper, got {targets.shape}"
+            )
+        mujoco = require("mujoco", extra="sim")
+        model = self.mujoco.model._model
+        data, site = mujoco.MjData(model), self.mujoco.model.site_name2id("gripper0_grip_site")
+        actions = []
+        for target in targets:
+            data.qpos[joints] = target[:-1]
+            mujoco.mj_kinematics(model, data)
+            there = self.from_world(Pose(data.site_xpos[site], data.site_xmat[site].reshape(3, 3))) @ TCP_IN_SITE
+            actions.append(np.concatenate([there.p, rotation_to_6d(there.R), target[-1:]]))
+        return np.array(actions)
+
     def render(self, size: int = 256, camera: str = "agentview") -> np.ndarray:
         """(size, size, 3) uint8 RGB."""
         if not self.can_render:
-            raise RuntimeError(f"this Sim cannot render; build it with make({self.task.name!r}, render=True)")
+            raise RuntimeError("this Sim cannot render; build it with make(..., render=True)")
         return self.mujoco.render(camera_name=camera, width=size, height=size)[::-1]  # OpenGL counts rows from below
 
     def close(self):

@@ -2,11 +2,13 @@
 
 Frames, all right-handed, metres and radians:
     world   MuJoCo's; the robot stands somewhere in it (its base is 0.9 m up, on a pedestal)
-    base    the foot of the robot, `panda_link0`; every action and observation of this package lives here
+    base    the foot of the robot, of the Panda `panda_link0`; every action and observation of this package lives here
     flange  `panda_link8`, the end of the arm's forward kinematics
     TCP     Franka's own hand frame O_T_EE: flange, then 0.1034 m along z, turned -45 degrees about z.
             z points out of the hand, the fingers open along y.
     site    robosuite's `gripper0_grip_site`, the frame in which its OSC controller works
+
+Of a UR5e, base and flange are its own; it holds the same hand, so that site and TCP are where they are on the Panda's.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Episode:
     success: bool
     observation: np.ndarray  # (n, o)
     action: np.ndarray  # (n, 10)
-    joint_position: np.ndarray  # (n, 7)
+    joint_position: np.ndarray  # (n, j) of the robot's j joints
 
 
 def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers: int) -> list[Episode]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from action_heads.sim import experts
+
+ROBOTS = ("Panda", "UR5e")  # robosuite's names of its arms; both hold the Panda's gripper
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Task:
     rollout_steps: int  # a policy that needs more has failed; roughly twice what the expert takes
     noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
     suite: str = "robosuite"  # or mimicgen, libero: what brings the environment
+    robot: str = "Panda"  # or another of ROBOTS, in robosuite's own environments
 
     @property
     def observation_size(self) -> int:
@@ -61,9 +64,12 @@ def description(name: str) -> str:
 
 
 def get_task(name: str) -> Task:
-    """Of robosuite, MimicGen or LIBERO."""
-    if name in TASKS:
-        return TASKS[name]
+    """Of robosuite, MimicGen or LIBERO; robosuite's also on another of ROBOTS, as "Lift@UR5e"."""
+    plain, at, robot = name.partition("@")
+    if plain in TASKS:
+        if at and robot not in ROBOTS:
+            raise ValueError(f"unknown robot {robot!r} in the task {name!r}; known robots: {', '.join(ROBOTS)}")
+        return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
     from action_heads.sim import libero, mimicgen  # they are built on this file
 
     others = mimicgen.TASKS | libero.TASKS

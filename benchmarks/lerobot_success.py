@@ -35,7 +35,7 @@ PIXELS = 96  # of a side, as of PushT
 HORIZON = 16  # steps of a chunk: of the bundled heads, and of the paper of Diffusion Policy
 SEED = 10_000  # of the first evaluation; demonstrations start at 0
 
-# Keeps memory that torch has freed, instead of asking for it anew in every step: half of the U-Net's time otherwise.
+# Keeps memory that torch has freed, instead of asking for it anew in every step: much of the U-Net's time otherwise.
 MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
 
 DAE = ["--policy.type=dae", "--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero"]
@@ -49,6 +49,7 @@ POLICIES = {
     ],
     "dae": DAE,
     "dae-quarter": DAE,
+    "dae-quarter-random-frozen": [*DAE, "--policy.head_mode=random-frozen"],
     "dae-blind": [*DAE, "--policy.cameras=[]"],
     "dae-random-frozen": [*DAE, "--policy.head_mode=random-frozen"],
     "dae-as-long": DAE,
@@ -149,7 +150,7 @@ def main() -> None:
     data, rows = dataset(options.demos), {}
     clock = "cpu_s" if options.device == "cpu" else "wall_s"
     for name in POLICIES:
-        steps = options.steps // 4 if name == "dae-quarter" else options.steps
+        steps = options.steps // 4 if "quarter" in name else options.steps
         if name == "dae-as-long":
             if rows["dae"]["eval"]["successes"] == options.episodes:
                 continue  # less time was enough for all
@@ -159,9 +160,8 @@ def main() -> None:
         done = rows[name]
         print(f"{name}: {done['eval']['successes']} of {done['eval']['episodes']}, {done['train']}", flush=True)
         plain = json.loads(json.dumps(rows).replace(f"{ROOT}/", ""))
-        write_results(
-            "lerobot_success", {"lerobot": version("lerobot"), **vars(options), "pixels": PIXELS, "rows": plain}
-        )
+        settings = {"lerobot": version("lerobot"), **vars(options), "pixels": PIXELS}
+        write_results("lerobot_success" + "_cuda" * (options.device == "cuda"), settings | {"rows": plain})
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""A task of our own for LeRobot: see at which of six places a disc lies, go there, close the gripper. For the tests and
-`benchmarks/lerobot_success.py`.
+"""A task of our own for LeRobot: see at which of six places a disc lies, go there, close the gripper.
+
+For the tests and `benchmarks/lerobot_success.py`.
 
 Actions are those of LIBERO: (7,) in [-1, 1], a step of the hand in units of 5 cm, a turn, and the gripper, -1 open and
 +1 closed. Closing it ends the episode: within 6 cm of the disc it is a success, anywhere else a failure.

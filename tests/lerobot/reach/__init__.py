@@ -1,4 +1,6 @@
-"""A task of our own for LeRobot: see at which of six places a disc lies, go there, close the gripper. For tests alone.
+"""A task of our own for LeRobot: see at which of six places a disc lies, go there, close the gripper.
+
+For the tests and `benchmarks/lerobot_success.py`.
 
 Actions are those of LIBERO: (7,) in [-1, 1], a step of the hand in units of 5 cm, a turn, and the gripper, -1 open and
 +1 closed. Closing it ends the episode: within 6 cm of the disc it is a success, anywhere else a failure.
@@ -15,7 +17,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 
-SIZE = 48  # pixels a side
+SIZE = 48  # pixels a side, if nothing else is said
 LOW, HIGH = np.array([0.3, -0.2, 0.02]), np.array([0.7, 0.2, 0.4])  # m, of the hand
 PLACES = [(x, y) for x in (0.36, 0.5, 0.64) for y in (-0.12, 0.12)]  # m, of the disc
 UNIT, REACHED = 0.05, 0.06  # m; places are 14 cm apart
@@ -26,12 +28,12 @@ class Reach(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
     task_description = TASK
 
-    def __init__(self, render_mode: str = "rgb_array"):
-        self.render_mode = render_mode
+    def __init__(self, render_mode: str = "rgb_array", size: int = SIZE):
+        self.render_mode, self.size = render_mode, size
         self.action_space = gym.spaces.Box(-1, 1, (7,), np.float32)
         self.observation_space = gym.spaces.Dict(
             {
-                "pixels": gym.spaces.Box(0, 255, (SIZE, SIZE, 3), np.uint8),
+                "pixels": gym.spaces.Box(0, 255, (size, size, 3), np.uint8),
                 "agent_pos": gym.spaces.Box(-1, 1, (4,), np.float32),
             }
         )
@@ -61,8 +63,8 @@ class Reach(gym.Env):
 
     def render(self) -> np.ndarray:
         """From above: the disc in red, the hand in blue, wider the higher it is."""
-        image = np.full((SIZE, SIZE, 3), 230, np.uint8)
-        rows, columns = np.mgrid[:SIZE, :SIZE]
+        image = np.full((self.size, self.size, 3), 230, np.uint8)
+        rows, columns = np.mgrid[: self.size, : self.size] * (SIZE / self.size)
         for where, radius, colour in (
             (self.disc, 6, (220, 30, 30)),
             (self.hand[:2], 1 + 4 * self.hand[2], (30, 30, 220)),
@@ -84,6 +86,7 @@ class ReachEnv(EnvConfig):
     task: str | None = "Reach-v0"
     fps: int = 10
     episode_length: int = 30
+    size: int = SIZE
     features: dict[str, PolicyFeature] = field(
         default_factory=lambda: {
             ACTION: PolicyFeature(FeatureType.ACTION, (7,)),
@@ -95,23 +98,26 @@ class ReachEnv(EnvConfig):
         default_factory=lambda: {ACTION: ACTION, "agent_pos": OBS_STATE, "pixels": OBS_IMAGE}
     )
 
+    def __post_init__(self) -> None:
+        self.features["pixels"] = PolicyFeature(FeatureType.VISUAL, (self.size, self.size, 3))
+
     @property
     def gym_kwargs(self) -> dict:
-        return {"max_episode_steps": self.episode_length}
+        return {"max_episode_steps": self.episode_length, "size": self.size}
 
 
-def record(folder: Path, episodes: int, seed: int = 0) -> Path:
-    """Demonstrations of the expert, with pictures, as a LeRobotDataset."""
+def record(folder: Path, episodes: int, seed: int = 0, size: int = SIZE) -> Path:
+    """Demonstrations of the expert, with pictures, as a LeRobotDataset. Episode i starts as `reset(seed=seed + i)`."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    image = {"dtype": "image", "shape": (SIZE, SIZE, 3), "names": ["height", "width", "channel"]}
+    image = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channel"]}
     features = {
         OBS_IMAGE: image,
         OBS_STATE: {"dtype": "float32", "shape": (4,), "names": None},
         ACTION: {"dtype": "float32", "shape": (7,), "names": None},
     }
     dataset = LeRobotDataset.create("test/reach", fps=10, features=features, root=folder, use_videos=False)
-    env = Reach()
+    env = Reach(size=size)
     for episode in range(episodes):
         (seen, _), done = env.reset(seed=seed + episode), False
         while not done:

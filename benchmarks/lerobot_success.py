@@ -24,7 +24,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from common import write_results
+from common import KEEP_FREED_MEMORY, write_results
 
 from action_heads.sim.report import wilson
 
@@ -34,9 +34,6 @@ OUT = ROOT / "outputs" / "lerobot_success"
 PIXELS = 96  # of a side, as of PushT
 HORIZON = 16  # steps of a chunk: of the bundled heads, and of the paper of Diffusion Policy
 SEED = 10_000  # of the first evaluation; demonstrations start at 0
-
-# Keeps memory that torch has freed, instead of asking for it anew in every step: much of the U-Net's time otherwise.
-MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
 
 DAE = ["--policy.type=dae", "--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero"]
 POLICIES = {
@@ -93,7 +90,7 @@ def train(name: str, steps: int, data: list[str], options: argparse.Namespace) -
         *(f"--steps={steps}", f"--save_freq={steps}", f"--log_freq={max(1, steps // 10)}", "--seed=1000"),
         *(f"--batch_size={options.batch_size}", "--num_workers=0"),
     ]
-    done = run(name, "lerobot-train", arguments, options.threads, MEMORY)
+    done = run(name, "lerobot-train", arguments, options.threads, KEEP_FREED_MEMORY)
     log = (OUT / name / "lerobot-train.log").read_text()
     trained, total = (re.search(rf"num_{kind}_params=(\d+)", log) for kind in ("learnable", "total"))
     assert trained

@@ -84,9 +84,10 @@ def test_train_and_evaluate(policy, tmp_path):
             f"--output_dir={tmp_path / 'eval'}",
         ),
         *("--env.type=reach", "--env.discover_packages_path=reach", "--eval.n_episodes=40", "--eval.batch_size=20"),
-        *("--eval.use_async_envs=false", "--seed=1"),
+        *("--eval.use_async_envs=false", "--seed=10000"),  # starts that no demonstration had
     )
     info = json.loads((tmp_path / "eval" / "eval_info.json").read_text())
+    print(info["overall"])
     assert info["overall"]["pc_success"] >= 50, info["overall"]
 
 

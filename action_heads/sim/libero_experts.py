@@ -6,6 +6,8 @@ watching the failures.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from action_heads.sim.arm import CLOSED, OPEN, PADS, Arm
@@ -32,7 +34,7 @@ def into_basket(arm: Arm, item: str) -> None:
     ]
     rooms = []
     for grasp in grasps:
-        rooms.append(_room(arm, grasp, item))
+        rooms.append(room_at(arm.sim, grasp, item))
         if rooms[-1] > ROOM:
             break
     arm.pick(grasps[int(np.argmax(rooms))], above=0.12, lift=0.26, steps=12)
@@ -50,7 +52,9 @@ def into_basket(arm: Arm, item: str) -> None:
 
 def onto_plate(arm: Arm, bowl: str) -> None:
     """LIBERO-Spatial: the bowl by its rim, wherever it stands, onto the middle of the plate."""
-    arm.pick(_rim(arm, bowl), above=0.12, lift=0.18, tol=0.006, steps=12)
+    arm.go(_rim(arm, bowl).raised(0.12), OPEN, tol=0.03)
+    # It may have been falling: look again. Slowly, since an arm that goes down fast is 2 cm off to the front.
+    arm.pick(_rim(arm, bowl), above=0.06, lift=0.18, tol=0.006, steps=12, speed=0.3)
 
     R, plate = arm.tcp.R, arm.sim.corners("plate_1")
     goal = _resting(arm, bowl, plate)
@@ -58,22 +62,24 @@ def onto_plate(arm: Arm, bowl: str) -> None:
     over = np.array([*goal[:2], max(goal[2] + 0.06, arm.tcp.p[2] - 0.05)])
     arm.go(Pose(over, R), CLOSED, tol=0.012, steps=90)
     target = Pose(_resting(arm, bowl, plate), R)  # look again: the bowl tilts in the fingers
+    arm.go(target.raised(0.05), CLOSED, tol=0.012, steps=60)
     arm.go(target, CLOSED, tol=0.006, steps=40, speed=0.5)
     arm.grip(OPEN, steps=8)
     arm.go(arm.tcp.raised(0.08), OPEN, tol=0.03, steps=15)
 
 
 def _rim(arm: Arm, bowl: str) -> Pose:
-    """Where on the rim to take it: fingers across, near home, within reach, away from neighbours."""
+    """Where on the rim to take it: near home, within reach, away from neighbours; in a drawer, further inside."""
     corners = arm.sim.corners(bowl)
     middle, radius = _middle(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
     best = None
-    for turn in np.radians([0, -20, 20, -40, 40, -60, 60]):
-        for side in (0.0, np.pi):
+    for turn in np.radians(range(-75, 76, 15)):
+        for side, inside in itertools.product((0.0, np.pi), (0.004, 0.019, 0.029)):
             heading = arm.home_fingers + turn + side
-            out = (radius - 0.004) * np.array([np.cos(heading), np.sin(heading)])
+            out = (radius - inside) * np.array([np.cos(heading), np.sin(heading)])
             grasp = Pose(np.array([*(middle[:2] + out), corners[:, 2].max() - 0.018]), arm.fingers_along(heading))
-            cost = 20 * max(0.0, 0.02 - _room(arm, grasp, bowl)) + 0.3 * abs(turn)
+            room = room_at(arm.sim, grasp, bowl)
+            cost = 20 * max(0.0, 0.02 - room) + (room < 0.002) + 0.3 * abs(turn) + 5 * inside
             cost += 10 * max(0.0, float(np.linalg.norm(grasp.p[:2])) - 0.75)
             if best is None or cost < best[0]:
                 best = cost, grasp
@@ -89,13 +95,13 @@ def _resting(arm: Arm, item: str, below: np.ndarray) -> np.ndarray:
     return target
 
 
-def _room(arm: Arm, grasp: Pose, item: str) -> float:
+def room_at(sim, grasp: Pose, item: str) -> float:
     """How far (m), sideways, an open hand that comes down to `grasp` stays from all but `item`; below 0 it touches."""
     tcp, room = grasp.raised(-PADS), 1.0
-    for name in arm.sim.env.obj_body_id:
+    for name in sim.env.obj_body_id:
         if name == item:
             continue
-        for shape in arm.sim.shapes(name):
+        for shape in sim.shapes(name):
             points = (shape - tcp.p) @ tcp.R
             low, high = points.min(0), points.max(0)
             for half, middle, end in (HAND, *FINGERS):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from types import SimpleNamespace
+from typing import Any
 
 from action_heads.extras import require
 
@@ -20,14 +21,18 @@ def once() -> Iterator[None]:
 
     Nor does it then look through all of Python's memory for what it can free: the old model goes without.
     """
-    binding = require("robosuite.utils.binding_utils", extra="sim")
+    binding: Any = require("robosuite.utils.binding_utils", extra="sim")
     own, collector = binding.MjSim.__dict__["from_xml_string"], binding.gc
-    binding.MjSim.from_xml_string = classmethod(lambda cls, xml: cls(copy.copy(_model(xml))))
+    binding.MjSim.from_xml_string = classmethod(_of_copy)
     binding.gc = SimpleNamespace(collect=lambda: None)
     try:
         yield
     finally:
         binding.MjSim.from_xml_string, binding.gc = own, collector
+
+
+def _of_copy(cls: Any, xml: str) -> Any:
+    return cls(copy.copy(_model(xml)))
 
 
 @lru_cache(maxsize=1)

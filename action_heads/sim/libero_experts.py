@@ -32,9 +32,9 @@ def into_basket(arm: Arm, item: str) -> None:
     grasps = [
         Pose(np.array([*(middle + shift * along), height]), arm.fingers_along(fingers + turn)) for turn, shift in WAYS
     ]
-    rooms = []
+    rooms, others = [], around(arm.sim, item)
     for grasp in grasps:
-        rooms.append(room_at(arm.sim, grasp, item))
+        rooms.append(room_at(grasp, others))
         if rooms[-1] > ROOM:
             break
     arm.pick(grasps[int(np.argmax(rooms))], above=0.12, lift=0.26, steps=12)
@@ -72,13 +72,13 @@ def _rim(arm: Arm, bowl: str) -> Pose:
     """Where on the rim to take it: near home, within reach, away from neighbours; in a drawer, further inside."""
     corners = arm.sim.corners(bowl)
     middle, radius = _middle(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
-    best = None
+    best, others = None, around(arm.sim, bowl)
     for turn in np.radians(range(-75, 76, 15)):
         for side, inside in itertools.product((0.0, np.pi), (0.004, 0.019, 0.029)):
             heading = arm.home_fingers + turn + side
             out = (radius - inside) * np.array([np.cos(heading), np.sin(heading)])
             grasp = Pose(np.array([*(middle[:2] + out), corners[:, 2].max() - 0.018]), arm.fingers_along(heading))
-            room = room_at(arm.sim, grasp, bowl)
+            room = room_at(grasp, others)
             cost = 20 * max(0.0, 0.02 - room) + (room < 0.002) + 0.3 * abs(turn) + 5 * inside
             cost += 10 * max(0.0, float(np.linalg.norm(grasp.p[:2])) - 0.75)
             if best is None or cost < best[0]:
@@ -95,19 +95,21 @@ def _resting(arm: Arm, item: str, below: np.ndarray) -> np.ndarray:
     return target
 
 
-def room_at(sim, grasp: Pose, item: str) -> float:
-    """How far (m), sideways, an open hand that comes down to `grasp` stays from all but `item`; below 0 it touches."""
+def around(sim, item: str) -> list[np.ndarray]:
+    """(n, 3) corners of each shape of everything on the table but `item`."""
+    return [shape for name in sim.env.obj_body_id if name != item for shape in sim.shapes(name)]
+
+
+def room_at(grasp: Pose, shapes: list[np.ndarray]) -> float:
+    """How far (m), sideways, an open hand that comes down to `grasp` stays from all shapes; below 0 it touches."""
     tcp, room = grasp.raised(-PADS), 1.0
-    for name in sim.env.obj_body_id:
-        if name == item:
-            continue
-        for shape in sim.shapes(name):
-            points = (shape - tcp.p) @ tcp.R
-            low, high = points.min(0), points.max(0)
-            for half, middle, end in (HAND, *FINGERS):
-                if low[2] < end:
-                    gaps = np.maximum(low[:2] - middle, middle - high[:2]) - half
-                    room = min(room, float(gaps.max()))
+    for shape in shapes:
+        points = (shape - tcp.p) @ tcp.R
+        low, high = points.min(0), points.max(0)
+        for half, middle, end in (HAND, *FINGERS):
+            if low[2] < end:
+                gaps = np.maximum(low[:2] - middle, middle - high[:2]) - half
+                room = min(room, float(gaps.max()))
     return room
 
 

@@ -45,7 +45,8 @@ class Table:
         p = self.protocol
         way = f"{p['adapter']} through {p['through']}" + (f", {p['hidden']} wide" if p["hidden"] else "")
         stage1 = f"Stage 1 on {' and '.join(p['stage1'])} by {p['signal']}"
-        return f"{p['observation'].capitalize()}s, head {p['head']!r}, {stage1}, {way}, {p['episodes']} episodes a run"
+        tries = f"{p['episodes']} episodes {'of each task of a suite' if p['family'] == 'libero' else 'a run'}"
+        return f"{p['observation'].capitalize()}s, head {p['head']!r}, {stage1}, {way}, {tries}"
 
 
 def protocol_of(run: Run) -> dict[str, Any]:

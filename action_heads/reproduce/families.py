@@ -101,9 +101,9 @@ class MimicGen(Family):
 
 
 class Libero(Family):
-    """LIBERO-Object: one policy for the ten tasks of the suite, which is told the task as a one-hot vector."""
+    """LIBERO-Object and LIBERO-Spatial: one policy for the ten tasks of a suite, told the task as a one-hot vector."""
 
-    tasks = ("libero_object",)
+    tasks = ("libero_object", "libero_spatial")
     packages = (*Family.packages, "hf-libero")
     demos, steps = 50, 4000
 

@@ -160,7 +160,7 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
 
 
 def beside_paper(family: str, found: Sequence[Result]) -> str:
-    """Table II of the paper, a row of ours under each of theirs."""
+    """Table II of the paper, a row of ours under each of theirs; then ours by themselves, under every mode."""
     tasks, rows = list(paper.TASKS[family]), paper.PRINTED[family]
     lines = [
         f"| system | mode | whose | {' | '.join(f'`{task}`' for task in tasks)} | average |",
@@ -176,7 +176,11 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
                 lines.append(f"| {name} | **ours**, {table.title} | {' | '.join(map(_cell, cells))} | |")
             if any(cells) and (tried := table.protocol["checkpoints"]) > 1:
                 lines.append(f"| {name} | **ours**, best of {tried} checkpoints | {' | '.join(map(_best, cells))} | |")
-    return "\n".join(lines) + ("" if found else "\n\nOurs: not run.")
+    parts = ["\n".join(lines)]
+    for table in ours:
+        run = {name: list(dict.fromkeys(getattr(key, name) for key in table.cells)) for name in ("task", "backbone")}
+        parts.append(f"**{table.title}.**\n\n{_table(table, run['task'], run['backbone'])}")
+    return "\n\n".join([*parts, _cost(found) if found else "Ours: not run."])
 
 
 def _blank(parts: Mapping[str, str], figure: Path) -> str:

@@ -80,10 +80,10 @@ class Arm:
         for _ in range(steps):
             self.toward(at or self.tcp, grip)
 
-    def pick(self, grasp: Pose, above: float, lift: float, tol=0.012, steps=8):
+    def pick(self, grasp: Pose, above: float, lift: float, tol=0.012, steps=8, speed=0.7):
         """Open from `above` m over `grasp`, where the finger pads shall be; down, close, `lift` m up."""
         grasp = grasp.raised(-PADS)
         self.go(grasp.raised(above), OPEN, tol=tol)
-        self.go(grasp, OPEN, tol=0.006, steps=50, speed=0.7)
+        self.go(grasp, OPEN, tol=0.006, steps=50, speed=speed)
         self.grip(CLOSED, steps, at=grasp)
         self.go(grasp.raised(lift), CLOSED, tol=0.02, steps=40)

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from action_heads.extras import require
-from action_heads.sim import substeps
+from action_heads.sim import compiled, substeps
 from action_heads.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
 from action_heads.sim.tasks import Task, get_task
 
@@ -87,7 +87,8 @@ class Sim:
         state = np.random.get_state()  # noqa: NPY002  robosuite 1.4 draws from numpy's global generator
         np.random.seed(seed)  # noqa: NPY002
         try:
-            self._restart(seed)
+            with compiled.once():
+                self._restart(seed)
         finally:
             np.random.set_state(state)  # noqa: NPY002
         self.robot, self.mujoco = self.env.robots[0], self.env.sim  # a reset recompiles the model: ask anew

@@ -74,46 +74,6 @@ def pick_place(arm: Arm, item: str, height: float, across: float | None) -> None
     arm.go(Pose(arm.tcp.p, arm.home).raised(0.15), OPEN, tol=0.03, steps=40)
 
 
-def into_basket(arm: Arm, item: str) -> None:
-    """LIBERO-Object: whatever stands on the floor, grasped across its thinner side, over the basket's wall and down."""
-    corners = arm.sim.corners(item)
-    fingers, middle = _thinner_side(corners[:, :2], arm.home_fingers)
-    top, bottom = corners[:, 2].max(), corners[:, 2].min()
-    low = (top + bottom) / 2 - 0.01 if top - bottom < 0.05 else bottom + 0.02
-    height = max(top - 0.035, low, bottom + 0.012)
-    grasp = Pose(np.array([*middle, height]), arm.fingers_along(fingers))
-    arm.pick(grasp, above=0.12, lift=0.26, steps=12)
-
-    basket, held = arm.sim.corners("basket_1"), arm.sim.corners(item)
-    over = _middle(basket) + arm.tcp.p - _middle(held)
-    over[2] = basket[:, 2].max() + 0.06 + arm.tcp.p[2] - held[:, 2].min()
-    R = arm.tcp.R
-    arm.go(Pose(np.array([*arm.tcp.p[:2], over[2]]), R), CLOSED, tol=0.03, steps=30)
-    arm.go(Pose(over, R), CLOSED, tol=0.015, steps=90)
-    arm.go(Pose(over, R).raised(-0.05), CLOSED, tol=0.02, steps=20)
-    arm.grip(OPEN, steps=14)
-    arm.go(arm.tcp.raised(0.06), OPEN, tol=0.03, steps=10)
-
-
-def _middle(corners: np.ndarray) -> np.ndarray:
-    """Of the box around corners (n, 3), along the base axes."""
-    return (corners.max(0) + corners.min(0)) / 2
-
-
-def _thinner_side(corners: np.ndarray, home: float) -> tuple[float, np.ndarray]:
-    """Corners (n, 2) from above -> heading across which they are thinnest, if that is near home, and their middle."""
-    best = None
-    for turn in np.linspace(-np.pi / 2, np.pi / 2, 37)[:-1]:
-        across = np.array([np.cos(home + turn), np.sin(home + turn)])
-        axes = np.stack([across, [-across[1], across[0]]])
-        along = corners @ axes.T
-        cost = np.ptp(along[:, 0]) + 0.004 * abs(turn)
-        if best is None or cost < best[0]:
-            best = cost, home + turn, axes.T @ _middle(along)
-    assert best is not None
-    return best[1], best[2]
-
-
 def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
     """A nut onto its peg, held by the handle. `sides` of the peg that fit alike: 4 for the square one, 0 for round."""
     sim, body = arm.sim, f"{nut}_main"

@@ -1,4 +1,4 @@
-"""LIBERO-Object on states: LIBERO's own scenes, init states and success; an expert; the answers its import asks for.
+"""LIBERO on states: LIBERO's own scenes, init states and success; an expert; the answers its import asks for.
 
 A task is `libero_object/3`. Seeds below the number of the suite's init states are these, in their order, which is where
 policies are evaluated; from there on, starts are drawn by the task's own sampler, which is where recordings begin.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import os
-from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,36 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from action_heads import files
-from action_heads.sim import experts, substeps
+from action_heads.sim import compiled, substeps
 from action_heads.sim.envs import Sim, prepare
+from action_heads.sim.libero_tasks import TASKS
 from action_heads.sim.tasks import Task
 
 SETTLE = 10  # steps in which nothing is asked of the arm: objects drop onto the table
-GROCERIES = (
-    "alphabet_soup",
-    "cream_cheese",
-    "salad_dressing",
-    "bbq_sauce",
-    "ketchup",
-    "tomato_sauce",
-    "butter",
-    "milk",
-    "chocolate_pudding",
-    "orange_juice",
-)
 FOLDERS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects", "stable_hope_objects")
-
-
-def _object_task(item: str) -> Task:
-    return Task(
-        *(f"pick_up_the_{item}_and_place_it_in_the_basket", (f"{item}_1_main", "basket_1_main")),
-        *(partial(experts.into_basket, item=f"{item}_1"), 280, 280),
-        noise=0.2,
-        suite="libero",
-    )
-
-
-TASKS = {f"libero_object/{i}": _object_task(item) for i, item in enumerate(GROCERIES)}
 
 
 def make(task: str, render: bool = False, pixels: int | None = None) -> LiberoSim:
@@ -62,15 +38,16 @@ def make(task: str, render: bool = False, pixels: int | None = None) -> LiberoSi
 
     suite, _, index = task.partition("/")
     row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
-    control = ControlEnv(
-        bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
-        use_camera_obs=pixels is not None,
-        camera_heights=pixels or 0,
-        camera_widths=pixels or 0,
-        has_offscreen_renderer=render or pixels is not None,
-        has_renderer=False,
-        ignore_done=True,
-    )
+    with compiled.once():
+        control = ControlEnv(
+            bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
+            use_camera_obs=pixels is not None,
+            camera_heights=pixels or 0,
+            camera_widths=pixels or 0,
+            has_offscreen_renderer=render or pixels is not None,
+            has_renderer=False,
+            ignore_done=True,
+        )
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
     # A pickle of numpy arrays; it is part of the installed package, as is the code that it could run.
     states = torch.load(path, weights_only=False)
@@ -97,11 +74,16 @@ class LiberoSim(Sim):
         return self.env._get_observations()
 
     def corners(self, name: str) -> np.ndarray:
-        """(n, 3) corners, in the base frame, of the shapes that an object collides with."""
+        """(n, 3) corners, in the base frame, of all the shapes that an object collides with."""
+        return np.concatenate(self.shapes(name))
+
+    def shapes(self, name: str) -> list[np.ndarray]:
+        """(n, 3) corners, in the base frame, of each convex shape that an object or a fixture collides with."""
         import mujoco
 
         model, data = self.mujoco.model._model, self.mujoco.data._data
         root, found = self.env.obj_body_id[name], []
+        base = self.base_in_world.inverse()
         for geom in range(model.ngeom):
             body = model.geom_bodyid[geom]
             while body and body != root:
@@ -116,9 +98,9 @@ class LiberoSim(Sim):
                 x, y, z = model.geom_size[geom]
                 half = [x, y, z] if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_BOX else [x, x, y or x]  # pyright: ignore[reportAttributeAccessIssue]
                 points = np.array(list(itertools.product((-1, 1), repeat=3))) * half
-            found.append(points @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
-        base = self.base_in_world.inverse()
-        return np.concatenate(found) @ base.R.T + base.p
+            points = points @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom]
+            found.append(points @ base.R.T + base.p)
+        return found
 
     def close(self):
         self.control.close()

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from action_heads.pretrain import data
@@ -45,10 +46,11 @@ def test_a_head_of_own_motion_names_its_file_and_records_nothing_yet(tmp_path):
     assert other.folder != config.folder
 
 
-def test_libero_is_told_its_task_and_tried_from_its_init_states(tmp_path, monkeypatch):
-    family, run = Libero(), Run(family="libero", task="libero_object", episodes=50)
+@pytest.mark.parametrize("suite", Libero.tasks)
+def test_libero_is_told_its_task_and_tried_from_its_init_states(suite, tmp_path, monkeypatch):
+    family, run = Libero(), Run(family="libero", task=suite, episodes=50)
     tries = family.evaluations(run)
-    assert [task for task, _ in tries] == [f"libero_object/{i}" for i in range(10)]
+    assert [task for task, _ in tries] == [f"{suite}/{i}" for i in range(10)]
     assert all(seeds == list(range(50)) for _, seeds in tries)
     monkeypatch.setattr(Family, "recording", lambda self, task, run, work: recording(task))
     cond, actions, is_pad = family.samples(run, tmp_path, 16)

@@ -73,6 +73,20 @@ def test_what_is_not_run_names_its_command_and_cost():
     assert "160 of 160 runs are left" in robosuite([])
 
 
+def test_ours_stand_under_the_papers_and_by_themselves_under_every_mode():
+    run = Run(family="libero", task="libero_spatial", episodes=50)
+    modes = {"decoupled": 0.9, "normal": 0.9, "random-frozen": 0.4, "blind": 0.0}
+    found = [result(replace(run, mode=mode), outcomes(rate, 500, 3)) for mode, rate in modes.items()]
+    assert all("**ours**" not in line for line in beside_paper("libero", []).splitlines())
+    lines = beside_paper("libero", found).splitlines()
+    theirs = next(i for i, line in enumerate(lines) if line.startswith("| DP-MLP (`mlp`) | decoupled | paper"))
+    assert lines[theirs + 1].startswith("| DP-MLP (`mlp`) | decoupled | **ours**, States")
+    assert "50 episodes of each task" in lines[theirs + 1]
+    own = next(line for line in lines if line.startswith("| libero_spatial | `mlp` |"))
+    assert own.count("of 500") == 4
+    assert "(p = " in own
+
+
 def test_writes_the_page_between_its_marks(tmp_path):
     for r in made_up_grid():
         results.save(r, results.path_of(tmp_path / "results", r.run, r.id))

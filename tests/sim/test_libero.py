@@ -1,5 +1,6 @@
 """LIBERO's own simulator; any assets do, since nothing here looks at pictures."""
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 if find_spec("libero") is None:
     pytest.skip("needs hf-libero and its assets", allow_module_level=True)
 
-from action_heads.sim import make
+from action_heads.sim import compiled, libero, make, substeps
 from action_heads.sim.frames import rotation_to_6d
+from action_heads.sim.record import run_expert
 from action_heads.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
@@ -49,3 +51,32 @@ def test_corners_are_around_the_object(soup):
     assert (corners.min(0) - 0.01 < middle).all()
     assert (middle < corners.max(0) + 0.01).all()
     assert np.ptp(corners, axis=0).max() < 0.2
+
+
+def test_what_is_observed_is_what_the_task_is_about():
+    """There are two black bowls: the one that is meant, not its twin."""
+    libero.install()
+    from libero.libero import benchmark
+    from libero.libero.envs import bddl_utils
+
+    assert len(libero.TASKS) == 20
+    for name, task in libero.TASKS.items():
+        suite, index = name.split("/")
+        row = benchmark.get_benchmark_dict()[suite]()
+        assert row.get_task(int(index)).name == task.name
+        about = bddl_utils.robosuite_parse_problem(row.get_task_bddl_file_path(int(index)))["obj_of_interest"]
+        assert [f"{thing}_main" for thing in about] == list(task.objects)
+
+
+def test_the_same_bits_as_by_its_own_resets_and_steps(monkeypatch):
+    """On Spatial a reset also moves what stands fast, in the model: a copy must not know of the resets before."""
+    sim = make("libero_spatial/7")
+    for seed in (3, 10_000):
+        sim.reset(seed)
+    ours = run_expert(sim, 10_001, sim.task.noise)
+    assert ours.success, "an episode without a grasp shows little"
+    monkeypatch.setattr(compiled, "once", nullcontext)
+    monkeypatch.setattr(substeps, "step", lambda env, action: env.step(action))
+    theirs = run_expert(sim, 10_001, sim.task.noise)
+    np.testing.assert_array_equal(theirs.observation, ours.observation)
+    sim.close()

@@ -88,7 +88,7 @@ def test_train_and_evaluate(policy, tmp_path):
     )
     info = json.loads((tmp_path / "eval" / "eval_info.json").read_text())
     print(info["overall"])
-    assert info["overall"]["pc_success"] >= 50, info["overall"]
+    assert info["overall"]["pc_success"] >= 35, "14 of 40, which at one in six happens in 4 of 1,000 cases"
 
 
 @pytest.mark.slow

@@ -19,10 +19,13 @@ from common import RESULTS
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
-from action_heads.reproduce import paper
+from action_heads.reproduce import paper, results
+from action_heads.reproduce.config import Run
 from action_heads.reproduce.figure import COLOURS
 from action_heads.reproduce.page import fill
-from action_heads.reproduce.studies import MECHANISMS, TOKENS
+from action_heads.reproduce.results import Result
+from action_heads.reproduce.statistics import rate as rate_of
+from action_heads.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
 from action_heads.sim.report import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -53,6 +56,19 @@ EXPERTS = [
     ("GR00T-N1", "DiT", "860M", "1.3B", "cross-attention, AdaLN", 2048),
     ("DexVLA", "ScaleDP", "1B", "2B", "FiLM, AdaLN", 1536),
 ]
+# Tables III and IV: the paper's row, what it has on MimicGen in % (of DP-C), and the same here.
+OURS = Run.stage1[0]
+STAGE_1 = [
+    ("III: in-distribution kinematics", "62.2 ± 2.3", OWN, "code", "decoupled"),
+    ("III: DROID kinematics", "63.8 ± 1.2", DROID, "code", "decoupled"),
+    ("", "", OURS, "code", "decoupled"),
+    ("IV: unconditional", "62.2 ± 0.5", OURS, "none", "decoupled"),
+    ("IV: pose self-conditioned", "63.8 ± 1.1", OURS, "pose", "decoupled"),
+    ("IV: joint positions", "62.2 ± 2.3", OURS, "joints", "decoupled"),
+    ("IV: random, frozen", "0.0 ± 0.0", OURS, "code", "random-frozen"),
+    ("III: normal training", "63.6 ± 1.8", OURS, "code", "normal"),
+]
+STAGE_1_TASK = "PickPlaceCan"
 Cells = list[dict]
 
 
@@ -126,6 +142,30 @@ def table_2(cells: Cells) -> str:
         "ours on Lift",
     ]
     return table(header, rows, left=3)
+
+
+def tables_3_and_4(found: list[Result]) -> str:
+    """What Stage 1 learns from, and by what it is conditioned: success on one task of robosuite."""
+    rows, whole = [], f"--task {STAGE_1_TASK} --seeds 0"
+    for row, theirs, source, signal, mode in STAGE_1:
+        ours = [r for r in found if (r.run.stage1, r.run.signal, r.run.mode) == ((source,), signal, mode)]
+        options = [f"--mode {mode}"] * (mode != "decoupled")
+        options += [f"--stage1 {source}"] * (source != OURS) + [f"--signal {signal}"] * (signal != "code")
+        counts = f"{ours[0].head['frozen']:,} / {ours[0].head['trainable']:,}" if ours else ""
+        missing = "not run: the data is on the Hub" if source == DROID else "not run"
+        success = f"{rate_of(ours)} of {rate_of(ours).episodes}" if ours else missing
+        rows.append([row, f"`{' '.join([whole, *options])}`", counts, theirs, success])
+    return table(
+        ["paper's row", "here", "frozen / trained", "MimicGen, paper's %", f"ours on {STAGE_1_TASK}, %"], rows, 2
+    )
+
+
+def of_stage_1() -> list[Result]:
+    """Runs of `mlp` on that task, by the paper's recipe and of one training seed, whatever their Stage 1."""
+    protocol = Run(task=STAGE_1_TASK).condition
+    fixed = {key: value for key, value in protocol.items() if key not in ("stage1", "signal", "steps", "demos")}
+    found = results.load_all(Path(__file__).parent.parent / "results" / "robosuite")
+    return [r for r in found if r.run.seed == 0 and fixed.items() <= r.run.condition.items()]
 
 
 def token_cells(cells: Cells, mode: str) -> Cells:
@@ -218,6 +258,7 @@ def main() -> None:
     as_paper, matched = by_freezing(study)
     tables = {
         "backbones": table_2(cells),
+        "stage1": tables_3_and_4(of_stage_1()),
         "pooled": pooled_table(study),
         "mechanisms": mechanism_table(as_paper),
         "matched": mechanism_table(matched),

@@ -44,6 +44,12 @@ def test_another_protocol_is_another_table():
     assert text.index("film through blocks") < text.index("adaln_zero through blocks")
 
 
+def test_runs_of_another_stage_1_are_for_systems_md():
+    one = result(Run(episodes=50))
+    other = result(replace(one.run, signal="none"), head="other")
+    assert robosuite([one, other]) == robosuite([one])
+
+
 def test_the_grid_of_all_comes_first_however_little_of_it_is_run():
     grid = runs(Reproduce(all=True), "robosuite")
     others = [result(replace(run, adapter="adaln_zero")) for run in grid[:9]]

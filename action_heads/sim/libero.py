@@ -62,6 +62,7 @@ class LiberoSim(Sim):
         self.control, self.init_states, self.language = control, init_states, language
 
     def _restart(self, seed: int) -> None:
+        self.env.object_property_initializers.clear()  # LIBERO adds to them at every reset: each would draw one more
         self.control.reset()
         if seed < len(self.init_states):
             self.control.set_init_state(self.init_states[seed])

@@ -17,6 +17,7 @@ from action_heads.sim.frames import Pose
 HAND = ((0.032, 0.104), (0.0, 0.0), -0.038)
 FINGERS = [((0.011, 0.011), (0.0, side), 0.0) for side in (-0.049, 0.049)]
 ROOM = 0.004  # what is enough
+TILT = 0.2  # rad: stretched out over the cabinet, the hand does not point straight down
 # Ways to take a thing across its thinner side: turn of the hand, shift along the thing.
 WAYS = [(0.0, 0.0), (0.0, 0.022), (0.0, -0.022), (0.35, 0.0), (-0.35, 0.0), (0.35, 0.015), (-0.35, -0.015)]
 
@@ -52,24 +53,38 @@ def into_basket(arm: Arm, item: str) -> None:
 
 def onto_plate(arm: Arm, bowl: str) -> None:
     """LIBERO-Spatial: the bowl by its rim, wherever it stands, onto the middle of the plate."""
-    arm.go(_rim(arm, bowl).raised(0.12), OPEN, tol=0.03)
-    # It may have been falling: look again. Slowly, since an arm that goes down fast is 2 cm off to the front.
-    arm.pick(_rim(arm, bowl), above=0.06, lift=0.18, tol=0.006, steps=12, speed=0.3)
+    arm.insistence = 0.15
+    arm.go(_rim(arm, bowl)[0].raised(0.12), OPEN, tol=0.03, turn_tol=TILT)
+    grasp, back = _rim(arm, bowl)  # it may have been falling: look again
+    # Slowly, since an arm that goes down fast is 2 cm off to the front.
+    arm.pick(grasp, above=0.06, lift=0.0, tol=0.006, turn_tol=TILT, steps=12, speed=0.5)
+    if back.any():
+        arm.go(Pose(arm.tcp.p + back, grasp.R), CLOSED, tol=0.008, turn_tol=TILT, steps=12)
+    arm.go(arm.tcp.raised(0.18), CLOSED, tol=0.02, turn_tol=TILT, steps=40)
 
     R, plate = arm.tcp.R, arm.sim.corners("plate_1")
     goal = _resting(arm, bowl, plate)
-    arm.go(Pose(np.array([*arm.tcp.p[:2], max(arm.tcp.p[2], goal[2] + 0.08)]), R), CLOSED, tol=0.02, steps=30)
+    arm.go(
+        Pose(np.array([*arm.tcp.p[:2], max(arm.tcp.p[2], goal[2] + 0.08)]), R),
+        CLOSED,
+        tol=0.02,
+        turn_tol=TILT,
+        steps=30,
+    )
     over = np.array([*goal[:2], max(goal[2] + 0.06, arm.tcp.p[2] - 0.05)])
-    arm.go(Pose(over, R), CLOSED, tol=0.012, steps=90)
+    arm.go(Pose(over, R), CLOSED, tol=0.012, turn_tol=TILT, steps=90)
     target = Pose(_resting(arm, bowl, plate), R)  # look again: the bowl tilts in the fingers
-    arm.go(target.raised(0.05), CLOSED, tol=0.012, steps=60)
-    arm.go(target, CLOSED, tol=0.006, steps=40, speed=0.5)
+    arm.go(target.raised(0.05), CLOSED, tol=0.012, turn_tol=TILT, steps=60)
+    arm.go(target, CLOSED, tol=0.006, turn_tol=TILT, steps=40, speed=0.5)
     arm.grip(OPEN, steps=8)
     arm.go(arm.tcp.raised(0.08), OPEN, tol=0.03, steps=15)
 
 
-def _rim(arm: Arm, bowl: str) -> Pose:
-    """Where on the rim to take it: near home, within reach, away from neighbours; in a drawer, further inside."""
+def _rim(arm: Arm, bowl: str) -> tuple[Pose, np.ndarray]:
+    """Where on the rim to take it: near home, within reach, away from neighbours; in a drawer, further inside.
+
+    There the closing fingers push the bowl away, perhaps under the lid: also the way (3,) that undoes that.
+    """
     corners = arm.sim.corners(bowl)
     middle, radius = _middle(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
     best, others = None, around(arm.sim, bowl)
@@ -82,7 +97,7 @@ def _rim(arm: Arm, bowl: str) -> Pose:
             cost = 20 * max(0.0, 0.02 - room) + (room < 0.002) + 0.3 * abs(turn) + 5 * inside
             cost += 10 * max(0.0, float(np.linalg.norm(grasp.p[:2])) - 0.75)
             if best is None or cost < best[0]:
-                best = cost, grasp
+                best = cost, (grasp, (inside - 0.004) * np.array([np.cos(heading), np.sin(heading), 0.0]))
     assert best is not None
     return best[1]
 

@@ -23,7 +23,8 @@ def draw(table: Table, path: Path) -> None:
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
-    backbones = list(dict.fromkeys(key.backbone for key in table.cells))
+    found = {key.backbone for key in table.cells}
+    backbones = sorted(found, key=lambda backbone: (backbone not in paper.NAMES, backbone))  # the paper's first
     figure, axes = plt.subplots(
         len(backbones),
         3,
@@ -41,12 +42,17 @@ def draw(table: Table, path: Path) -> None:
             _bar(pooled, at, mode, results)
             for i, task in enumerate(tasks):
                 _bar(each, i + at, mode, table.cell(task, backbone, mode))
+                if not table.cell(task, backbone, mode):
+                    each.text(i + at, 0.02, "not run", rotation=90, ha="center", fontsize=7, color="#6c757d")
         pooled.set_xticks([0], [f"{len(whole)} task{'s' * (len(whole) != 1)}"])
         pooled.set_title("ours: pooled", fontsize=10)
         each.set_xticks(range(len(tasks)), [re.sub("(?<=[a-z])(?=[A-Z])", "\n", task) for task in tasks], fontsize=8)
         each.set_xlim(-0.6, len(tasks) - 0.4)
         each.set_title(f"ours: {backbone}, robosuite on {table.protocol['observation']}s", fontsize=10)
-        theirs.set_ylabel("success")
+        left = theirs if backbone in paper.NAMES else pooled
+        left.set_ylabel("success")
+        left.tick_params(labelleft=True)
+        theirs.set_visible(backbone in paper.NAMES)
     for axis in axes.flat:
         axis.set(ylim=(0, 1.03))
         axis.spines[["top", "right"]].set_visible(False)
@@ -76,5 +82,4 @@ def _paper(axis, backbone: str) -> None:
                 axis.bar(i + at, mean / 100, WIDTH, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white")
     axis.set_xticks([0, 1], ["MimicGen", "LIBERO"])
     axis.set_xlim(-0.6, 1.6)
-    name = paper.NAMES.get(backbone)
-    axis.set_title(f"the paper's {name}" if name else "not in the paper", fontsize=10)
+    axis.set_title(f"the paper's {paper.NAMES.get(backbone)}", fontsize=10)

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def evenly(steps: int, checkpoints: int) -> list[int]:
-    """After which of the steps they are: the end among them."""
-    return [steps * i // checkpoints for i in range(1, checkpoints + 1)]
+    """After which of the steps they are, the end among them; no more than there are steps."""
+    return sorted({max(1, steps * i // checkpoints) for i in range(1, checkpoints + 1)})
 
 
 def folder_of(out: Path, step: int) -> Path:

@@ -72,7 +72,7 @@ def roll_out_block(
         workers=place.workers,
         video=video,
         film=place.film,
-        description=f"{run}: {task}",
+        description=str(run) if task == run.task else f"{run}: {task}",
         sight=sight_of(policy) if isinstance(policy, AdaptedPolicy) else None,
     )
     seconds["policy"] += outcome.policy_seconds

@@ -104,6 +104,13 @@ def test_every_checkpoint_is_rolled_out_from_the_same_starts(tmp_path, head, rol
     assert results.load_all(tmp_path / "a" / "results") == [several]
 
 
+@pytest.mark.parametrize(
+    ("steps", "checkpoints", "expected"), [(7, 3, [2, 4, 7]), (10, 1, [10]), (2, 5, [1, 2]), (1, 4, [1])]
+)
+def test_checkpoints_are_even_and_end_with_the_last_step(steps, checkpoints, expected):
+    assert Run(steps=steps, checkpoints=checkpoints).checkpoint_steps == expected
+
+
 def test_a_run_of_an_older_release_keeps_its_name():
     settings = asdict(Run())
     del settings["checkpoints"]

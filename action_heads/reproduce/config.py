@@ -109,17 +109,8 @@ class Run:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}")
-        counts = (
-            "demos",
-            "steps",
-            "batch_size",
-            "noise_samples",
-            "execute",
-            "sampling_steps",
-            "episodes",
-            "checkpoints",
-        )
-        for name in counts:
+        counts = ("demos", "steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes")
+        for name in (*counts, "checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.mode == "normal" and self.relearn_step:
@@ -148,8 +139,8 @@ class Run:
 
         Names of heads and data are not part of it: the weights are.
         """
-        settings = {k: v for k, v in asdict(self).items() if k not in ("head", "stage1", "signal")}
-        settings = {k: v for k, v in settings.items() if k not in LATER or v != LATER[k]}
+        left_out = {"head", "stage1", "signal"} | {key for key, value in LATER.items() if getattr(self, key) == value}
+        settings = {key: value for key, value in asdict(self).items() if key not in left_out}
         if self.observation == "image":
             settings["eyes"] = EYES[self.family]
         text = json.dumps([VERSION, settings, head], sort_keys=True)

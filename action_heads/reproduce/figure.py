@@ -35,7 +35,6 @@ def draw(table: Table, path: Path) -> None:
         squeeze=False,
     )
     for (theirs, pooled, each), backbone in zip(axes, backbones, strict=True):
-        _paper(theirs, backbone)
         tasks, whole = list(TASKS), table.complete(backbone)
         for mode, at in zip(ALL_MODES, (-WIDTH, 0, WIDTH), strict=True):
             results = [result for task in whole for result in table.cell(task, backbone, mode)]
@@ -52,7 +51,10 @@ def draw(table: Table, path: Path) -> None:
         left = theirs if backbone in paper.NAMES else pooled
         left.set_ylabel("success")
         left.tick_params(labelleft=True)
-        theirs.set_visible(backbone in paper.NAMES)
+        if backbone in paper.NAMES:
+            _paper(theirs, backbone)
+        else:
+            theirs.set_visible(False)
     for axis in axes.flat:
         axis.set(ylim=(0, 1.03))
         axis.spines[["top", "right"]].set_visible(False)
@@ -82,4 +84,4 @@ def _paper(axis, backbone: str) -> None:
                 axis.bar(i + at, mean / 100, WIDTH, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white")
     axis.set_xticks([0, 1], ["MimicGen", "LIBERO"])
     axis.set_xlim(-0.6, 1.6)
-    axis.set_title(f"the paper's {paper.NAMES.get(backbone)}", fontsize=10)
+    axis.set_title(f"the paper's {paper.NAMES[backbone]}", fontsize=10)

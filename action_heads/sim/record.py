@@ -6,7 +6,7 @@ demonstrations show how to come back from where a policy may stray. Only success
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,16 +50,7 @@ def record(
     if path is not None and Path(path).exists():
         return _reuse(Path(path), task, episodes, seed, noise)
 
-    kept = _record_episodes(task, episodes, seed, noise, workers)
-    demonstrations = Demonstrations(
-        observation=np.concatenate([episode.observation for episode in kept]),
-        action=np.concatenate([episode.action for episode in kept]),
-        joint_position=np.concatenate([episode.joint_position for episode in kept]),
-        episode_length=np.array([len(episode.action) for episode in kept]),
-        seed=np.array([episode.seed for episode in kept]),
-        task=task,
-        noise=noise,
-    )
+    demonstrations = together(_record_episodes(task, episodes, seed, noise, workers), task, noise)
     if path is not None:
         demonstrations.save(path)
     return demonstrations
@@ -85,6 +76,19 @@ class Episode:
     observation: np.ndarray  # (n, o)
     action: np.ndarray  # (n, 10)
     joint_position: np.ndarray  # (n, j) of the robot's j joints
+
+
+def together(episodes: Sequence[Episode], task: str, noise: float) -> Demonstrations:
+    """Episodes end to end."""
+    return Demonstrations(
+        observation=np.concatenate([episode.observation for episode in episodes]),
+        action=np.concatenate([episode.action for episode in episodes]),
+        joint_position=np.concatenate([episode.joint_position for episode in episodes]),
+        episode_length=np.array([len(episode.action) for episode in episodes]),
+        seed=np.array([episode.seed for episode in episodes]),
+        task=task,
+        noise=noise,
+    )
 
 
 def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers: int) -> list[Episode]:

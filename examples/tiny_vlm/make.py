@@ -22,13 +22,13 @@ from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 from action_heads.fit import FitConfig, cosine
 from action_heads.sim import Demonstrations, Sim, make
 from action_heads.sim.frames import Pose, rotation_from_6d
-from action_heads.sim.record import run_expert
+from action_heads.sim.record import SEEDS, run_expert, together
 from action_heads.vlm import Tap
 
 HERE = Path(__file__).parent
 RECORDING, PICTURES = HERE / "lift.npz", HERE / "pictures.npz"
 EVERY = 2  # a picture for every second step: their neighbours are alike
-PIXELS, CAMERA, SEEDS = 32, "robot0_eye_in_hand", 10_000  # rollouts start from seeds 0, 1, 2, ...
+PIXELS, CAMERA = 32, "robot0_eye_in_hand"
 IMAGE, WORDS = 60, (3, 7, 5)  # the id of a piece of the picture; "lift the cube", had there been a tokenizer
 
 
@@ -75,12 +75,7 @@ def demonstrate(sim: Sim, demos: int) -> Demonstrations:
             if (episode := run_expert(sim, seed, sim.task.noise)).success:
                 kept.append(episode)
                 bar.update()
-    steps = {
-        name: np.concatenate([getattr(each, name) for each in kept])
-        for name in ("observation", "action", "joint_position")
-    }
-    length, seeds = np.array([len(each.action) for each in kept]), np.array([each.seed for each in kept])
-    return Demonstrations(**steps, episode_length=length, seed=seeds, task="Lift", noise=sim.task.noise)
+    return together(kept, "Lift", sim.task.noise)
 
 
 def photograph(sim: Sim, recording: Demonstrations) -> np.ndarray:

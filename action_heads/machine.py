@@ -11,6 +11,11 @@ import torch
 from action_heads import __version__
 
 
+def cores() -> int:
+    """That this process may use: in a container or under a scheduler fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict:
     """Processor, threads and versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []

@@ -147,7 +147,7 @@ class AdaptConfig:
     execute: int = 8
     sampler: str = "ddim"
     sampling_steps: Annotated[int | None, shown("the sampler's", "INT")] = None
-    simulations: int = 2
+    simulations: Annotated[int | None, shown("one a core", "INT")] = None
 
     def __post_init__(self):
         if self.data:
@@ -165,8 +165,8 @@ class AdaptConfig:
                 raise ValueError(f"{option(name)} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
         counts = ("steps", "batch_size", "warmup", "save_every", "observation_steps", "noise_samples", "execute")
         for name in (*counts, "episodes", "simulations", "checkpoints"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{option(name)} must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{option(name)} must be at least 1, got {value}")
         for name in ("lr", "encoder_lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{option(name)} must be positive, got {getattr(self, name)}")

@@ -46,7 +46,7 @@ class Family:
         """Made at the first call, shared by all runs of the task and by all processes."""
         path = work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
         with _once(path):
-            return record(task, run.demos, workers=1, path=path)
+            return record(task, run.demos, path=path)
 
     def pictures(self, run: Run, work: Path) -> str:
         """Its recordings as one dataset with pictures, as a source of `action-heads adapt`; made at the first call."""

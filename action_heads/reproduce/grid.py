@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from action_heads.machine import cores
 from action_heads.reproduce import heads, results
 from action_heads.reproduce.config import ALL_MODES, RECIPES, SEEDS, Run, on_images, with_recipe
 from action_heads.reproduce.families import family_of
@@ -43,7 +44,7 @@ class Reproduce:
         episodes: to roll out, of each task.
         checkpoints: to roll out, evenly spaced over training; 0 for the family's own number, 5 on MimicGen, else 1.
         share: this process' part of the runs, such as 0/2 and 1/2.
-        workers: processes of simulation of each run.
+        workers: processes of simulation; if not given, one a core, divided among the shares.
         device: cpu or cuda.
         out: where results go; results/<family> if not given.
         work: where recordings, heads and trained policies go.
@@ -67,7 +68,7 @@ class Reproduce:
     episodes: int = Run.episodes
     checkpoints: int = 0
     share: str = "0/1"
-    workers: int = 1
+    workers: int | None = None
     device: str = "cpu"
     out: Path | None = None
     work: Path = Path("outputs/reproduce")
@@ -124,15 +125,15 @@ def cells(options: Reproduce, blind: bool) -> list[dict[str, Any]]:
 
 def reproduce(options: Reproduce, family: str) -> None:
     """Do this process' share of the runs."""
+    part, of = options.part
     place = Place(
         results=options.out or Path("results") / family,
         work=options.work,
         device=options.device,
-        workers=options.workers,
+        workers=max(1, cores() // of) if options.workers is None else options.workers,
         film=options.film,
         command=shlex.join(["uv", "run", *sys.argv]),
     )
-    part, of = options.part
     mine = runs(options, family)[part::of]
     left = [run for run in mine if not _is_finished(run, place)]
     print(f"{len(mine)} runs, {len(mine) - len(left)} of them finished before; {estimate(left, place)}", flush=True)

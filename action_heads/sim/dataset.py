@@ -49,7 +49,7 @@ class RecordConfig:
         seed: of the recording.
         cameras: such as agentview and robot0_eye_in_hand; none for states alone.
         size: of pictures, pixels.
-        workers: processes of simulation.
+        workers: processes of simulation; one a core if not given.
         schema: "own", or of LIBERO's tasks "libero": both its cameras, state and actions as `lerobot-eval
             --env.type=libero` has them.
     """
@@ -60,7 +60,7 @@ class RecordConfig:
     seed: int = 0
     cameras: tuple[str, ...] = ()
     size: int = 84
-    workers: int = 2
+    workers: int | None = None
     schema: Literal["own", "libero"] = "own"
 
     def __post_init__(self) -> None:

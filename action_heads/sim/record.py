@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from action_heads.machine import cores
 from action_heads.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import Sim, make
@@ -31,12 +32,13 @@ def record(
     episodes: int,
     seed: int = 0,
     noise: float | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     path: str | Path | None = None,
 ) -> Demonstrations:
     """`episodes` successful demonstrations of the task's expert.
 
     noise    standard deviation of the disturbance, as a fraction of the largest step (5 cm a step); default: the task's
+    workers  processes of simulation; default: one a core
     path     an .npz to keep them in. If it already holds this very recording it is loaded and nothing is run. It is
              written in one piece at the end, so a recording that was killed leaves nothing behind: start it again.
 
@@ -91,12 +93,12 @@ def together(episodes: Sequence[Episode], task: str, noise: float) -> Demonstrat
     )
 
 
-def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers: int) -> list[Episode]:
+def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers: int | None) -> list[Episode]:
     """The first `episodes` seeds in a row that succeed, whichever worker is done first."""
     first, most = SEEDS * (seed + 1), min(SEEDS, 20 + 10 * episodes)
     kept, later, following = [], {}, 0  # later: arrived before the seeds in front of them
     with (
-        Workers(min(workers, episodes), Recorder, task, noise) as pool,
+        Workers(min(cores() if workers is None else workers, episodes), Recorder, task, noise) as pool,
         tqdm(total=episodes, desc=f"recording {task}") as bar,
     ):
         for worker in range(len(pool)):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from action_heads.machine import cores
 from action_heads.sim.envs import ACTION_SIZE
 from action_heads.sim.sight import Sight
 from action_heads.sim.stage import Report, Stage, Start, stack
@@ -66,7 +67,7 @@ def rollout(
     seeds: Iterable[int] = range(50),
     execute: int = 8,
     batch: int = 16,
-    workers: int = 2,
+    workers: int | None = None,
     video: str | Path | None = None,
     film: int = 4,
     progress: bool = True,
@@ -79,6 +80,7 @@ def rollout(
               the first of which answers the newest observation; b is at most `batch` and shrinks towards the end
     execute   how many actions of each chunk are carried out before the policy is asked again
     sight     what the policy is shown instead: pictures, chosen columns, any number of observations
+    workers   processes of simulation; default: one a core, at most one an episode of the batch
     video     an .mp4 of the first `film` episodes, side by side; green border success, red failure
 
     An episode ends at success or after the task's `rollout_steps`. Processes are spawned: a script that calls this
@@ -95,7 +97,7 @@ def rollout(
     seconds = {"policy": 0.0, "environment": 0.0}
 
     with (
-        Workers(min(workers, len(free)), Stage, task, limit, sight) as pool,
+        Workers(min(cores() if workers is None else workers, len(free)), Stage, task, limit, sight) as pool,
         tqdm(total=len(episodes), desc=description or task, disable=not progress) as bar,
     ):
         while waiting or running:

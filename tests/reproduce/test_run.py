@@ -9,7 +9,7 @@ import pytest
 import torch
 from small import tiny_head
 
-from action_heads.reproduce import families, results, rollouts
+from action_heads.reproduce import families, grid, results, rollouts
 from action_heads.reproduce import run as module
 from action_heads.reproduce.config import RUN_MODES, Run
 from action_heads.reproduce.grid import Reproduce, reproduce, runs
@@ -165,6 +165,18 @@ def test_the_grid_and_its_shares():
     assert {run.seed for run in everything[:56]} == {0}, "seed by seed"
     only = runs(Reproduce(task="Lift", mode="normal", seeds="1", steps=7, demos=3), "robosuite")
     assert only == [replace(everything[0], mode="normal", seed=1, steps=7, demos=3, relearn_step=False)]
+
+
+@pytest.mark.parametrize(
+    ("share", "workers", "expected"), [("0/1", None, 8), ("1/3", None, 2), ("0/9", None, 1), ("1/3", 5, 5)]
+)
+def test_processes_of_simulation_fill_the_cores(share, workers, expected, monkeypatch, tmp_path):
+    used = []
+    monkeypatch.setattr(grid, "cores", lambda: 8)
+    monkeypatch.setattr(grid, "_is_finished", lambda run, place: False)
+    monkeypatch.setattr(grid, "perform", lambda run, place: used.append(place.workers))
+    reproduce(Reproduce(all=True, share=share, workers=workers, out=tmp_path), "robosuite")
+    assert set(used) == {expected}
 
 
 @pytest.mark.parametrize("study", ["table-2", "table-3", "table-4", "figure-3"])

@@ -62,6 +62,24 @@ def test_rollouts_of_a_good_and_an_idle_policy(lift_episode, tmp_path, monkeypat
     assert video.stat().st_size > 5_000
 
 
+def test_processes_of_simulation_change_nothing(monkeypatch):
+    monkeypatch.setitem(TASKS, "Lift", replace(TASKS["Lift"], rollout_steps=16))
+
+    def seen(workers: int) -> np.ndarray:
+        conds = []
+
+        def reach(cond):
+            conds.append(cond)
+            action = stand_still(cond)
+            action[:, :, :3] = cond[:, None, -12:-9]  # the cube's position
+            return action
+
+        rollout("Lift", reach, seeds=[1, 2, 3], batch=2, workers=workers, progress=False)
+        return np.concatenate(conds)
+
+    assert np.array_equal(seen(workers=1), seen(workers=2))
+
+
 def test_conditioning_is_the_previous_and_the_newest_observation(lift):
     play = Play(lift, limit=10)
     start = play.start(seed=3)

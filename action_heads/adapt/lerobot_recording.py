@@ -21,8 +21,6 @@ OWN = ("observation.eef", "observation.gripper")  # of what `action-heads record
 class LeRobotRecording(Recording):
     """Episodes, frames and videos as lerobot has them."""
 
-    default_action = "action"
-
     def __init__(self, spec: Spec):
         self.source = str(spec)
         root = Path(spec.where).expanduser()
@@ -41,6 +39,7 @@ class LeRobotRecording(Recording):
             for name, feature in features.items()
             if feature["dtype"] not in ("image", "video", "string") and "index" not in name and name != "timestamp"
         }
+        self.default_action = "actions" if {"actions", "action"} & self.widths.keys() == {"actions"} else "action"
         self.keys = {key.removeprefix(IMAGES): key for key in self.meta.camera_keys if 3 in features[key]["shape"]}
         self.cameras = {name: size(features[key]) for name, key in self.keys.items()}
         self.lengths = np.array(self.meta.episodes["length"])

@@ -44,16 +44,12 @@ def check_task(config: AdaptConfig, policy: AdaptedPolicy) -> None:
     if config.task is None:
         return
     with flag("task"):
-        from action_heads.sim.sight import COLUMNS
+        from action_heads.sim.dialects import dialect_of
         from action_heads.sim.tasks import get_task
 
         get_task(config.task)
         contract = policy.contract
-        if absent := [name for name in contract.state if name not in COLUMNS]:
-            raise ValueError(
-                f"the policy sees {', '.join(absent)}, which the simulation does not tell; it has "
-                f"{', '.join(COLUMNS)}: choose whole columns of these with --state, or train without --task"
-            )
+        dialect_of(contract.state, contract.sizes, contract.action)
         if policy.layout.space().parts != EE_ABSOLUTE.parts:
             raise ValueError(
                 f"the simulation takes poses of one hand, absolute or as deltas; the policy makes {policy.layout}: "
@@ -106,12 +102,14 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
 
 def sight_of(policy: AdaptedPolicy) -> Sight:
     """What the simulation is to show."""
+    from action_heads.sim.dialects import dialect_of
     from action_heads.sim.sight import Sight
 
     contract = policy.contract
     sizes = {name: size[0] for name, size in contract.sizes.items()}
     delta = policy.layout.space().mode == "delta"
-    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta)
+    dialect = dialect_of(contract.state, contract.sizes, contract.action)
+    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect)
 
 
 def actor(policy: AdaptedPolicy, task: str, noise: torch.Generator, **sampling: Any):

@@ -29,10 +29,10 @@ from scipy.spatial.transform import Rotation
 from action_heads import files
 from action_heads.extras import require
 from action_heads.sim.demonstrations import Demonstrations
+from action_heads.sim.dialects import columns
 from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, Sim, make
 from action_heads.sim.frames import rotation_from_6d
 from action_heads.sim.record import record, run_expert
-from action_heads.sim.sight import columns
 from action_heads.sim.tasks import description, get_task
 
 Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # of one episode: name -> t values

@@ -58,5 +58,16 @@ def rotation_from_6d(six: np.ndarray) -> np.ndarray:
     return np.stack([x, y, np.cross(x, y)])
 
 
+def rotation_vector(quaternion: np.ndarray) -> np.ndarray:
+    """(4,) x y z w -> (3,) rad, up to a whole turn.
+
+    Of q and -q, which are one rotation, the vectors differ: scipy takes the shorter, LIBERO the one that is written.
+    A hand that points down is near half a turn, where the shorter one jumps from one side to the other.
+    """
+    xyz, w = np.asarray(quaternion[:3], float), np.clip(quaternion[3], -1.0, 1.0)
+    sine = np.linalg.norm(xyz)
+    return np.zeros(3) if sine < 1e-10 else xyz * (2 * np.arctan2(sine, w) / sine)
+
+
 # The constants live with the arm's other frames; tests/sim/test_frames.py checks them against the simulator.
 TCP_IN_SITE = Pose(np.array([0.0, 0.0, TCP_BEYOND_SITE]), turn_z(np.pi / 2 - ROBOSUITE_TURN - np.pi / 4))

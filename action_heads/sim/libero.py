@@ -24,11 +24,12 @@ SETTLE = 10  # steps in which nothing is asked of the arm: objects drop onto the
 FOLDERS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects", "stable_hope_objects")
 
 
-def make(task: str, render: bool = False, pixels: int | None = None) -> LiberoSim:
+def make(task: str, render: bool = False, pixels: int | None = None, fast: bool = True) -> LiberoSim:
     """A `LiberoSim` of a task such as `libero_object/3`.
 
     pixels   a side of the pictures that robosuite takes at every step for its own observations, with all its lights:
              `LiberoSim.raw`. None for none, which is ten times faster.
+    fast     as of `envs.make`: of `Sim.render`
     """
     prepare()  # robosuite reads the environment at its import
     install()
@@ -51,14 +52,14 @@ def make(task: str, render: bool = False, pixels: int | None = None) -> LiberoSi
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
     # A pickle of numpy arrays; it is part of the installed package, as is the code that it could run.
     states = torch.load(path, weights_only=False)
-    return LiberoSim(TASKS[task], control, np.asarray(states), render, row.language)
+    return LiberoSim(TASKS[task], control, np.asarray(states), render, row.language, fast)
 
 
 class LiberoSim(Sim):
     """As `Sim`; the arm takes absolute targets here too."""
 
-    def __init__(self, task: Task, control, init_states: np.ndarray, can_render: bool, language: str):
-        super().__init__(task, control.env, can_render)
+    def __init__(self, task: Task, control, init_states: np.ndarray, can_render: bool, language: str, fast: bool):
+        super().__init__(task, control.env, can_render, fast)
         self.control, self.init_states, self.language = control, init_states, language
 
     def _restart(self, seed: int) -> None:

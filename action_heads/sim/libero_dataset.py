@@ -26,7 +26,7 @@ from action_heads.sim import libero
 from action_heads.sim.arm import MAX_STEP, MAX_TURN
 from action_heads.sim.dataset import Columns, picture, provenance_of, run_again, write
 from action_heads.sim.demonstrations import Demonstrations
-from action_heads.sim.frames import Pose
+from action_heads.sim.frames import Pose, rotation_vector
 
 CAMERAS = {
     "observation.images.image": "agentview_image",
@@ -59,17 +59,6 @@ def observed(raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     state = [raw["robot0_eef_pos"], rotation_vector(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]]
     seen = {name: np.ascontiguousarray(raw[camera][::-1, ::-1]) for name, camera in CAMERAS.items()}
     return seen | {"observation.state": np.concatenate(state).astype(np.float32)}
-
-
-def rotation_vector(quaternion: np.ndarray) -> np.ndarray:
-    """(4,) x y z w -> (3,) rad, up to a whole turn.
-
-    Of q and -q, which are one rotation, the vectors differ: scipy takes the shorter, LIBERO the one that is written.
-    A hand that points down is near half a turn, where the shorter one jumps from one side to the other.
-    """
-    xyz, w = np.asarray(quaternion[:3], float), np.clip(quaternion[3], -1.0, 1.0)
-    sine = np.linalg.norm(xyz)
-    return np.zeros(3) if sine < 1e-10 else xyz * (2 * np.arctan2(sine, w) / sine)
 
 
 def relative(now: Pose, target: Pose, gripper: float) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from action_heads.sim.dialects import DIALECTS
 from action_heads.sim.envs import Sim, make
-from action_heads.sim.frames import Pose, rotation_from_6d, rotation_to_6d
 from action_heads.sim.sight import Sight
 
 FILM_SIZE = 256  # pixels
@@ -56,8 +56,11 @@ class Stage:
         if play is None or play.sim.can_render != render:  # rendering makes resets slow: only where it is wanted
             if play is not None:
                 play.sim.close()
-            play = self.plays[slot] = Play(make(self.task, render=render), self.limit, self.sight)
+            play = self.plays[slot] = Play(self._make(render), self.limit, self.sight)
         return play.start(order.seed, order.film)
+
+    def _make(self, render: bool) -> Sim:
+        return make(self.task, render=render, fast=self.sight is None or DIALECTS[self.sight.dialect].fast)
 
 
 class Play:
@@ -76,8 +79,7 @@ class Play:
         """Carry out actions (execute, 10), or as many of them as it takes to succeed."""
         success, frames = False, []
         for left, action in zip(range(len(actions), 0, -1), actions, strict=True):
-            delta = self.sight is not None and self.sight.delta
-            self.newest = self.sim.step(moved(self.sim.tcp, action) if delta else action)
+            self.newest = self.sim.step(self.sight.target(self.sim, action) if self.sight else action)
             self.length += 1
             if left <= len(self.seen):  # what came before will be forgotten when the policy is asked
                 self.seen.append(self._look())
@@ -94,12 +96,6 @@ class Play:
     def _report(self, success: bool, frames: list[np.ndarray]) -> Report:
         cond = stack(self.seen) if self.sight else np.concatenate(list(self.seen))
         return Report(cond, self.length, success, success or self.length == self.limit, frames)
-
-
-def moved(tcp: Pose, action: np.ndarray) -> np.ndarray:
-    """The target (10,) that a delta (10,) means where the hand is; both along and about the base's axes."""
-    turn = rotation_from_6d(action[3:9])
-    return np.concatenate([tcp.p + action[:3], rotation_to_6d(turn @ tcp.R), action[9:]])
 
 
 def stack(seen) -> dict[str, np.ndarray]:

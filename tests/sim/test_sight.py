@@ -5,10 +5,11 @@ import pytest
 
 from action_heads.sim import make
 from action_heads.sim.dataset import delta
+from action_heads.sim.dialects import moved
 from action_heads.sim.frames import rotation_from_6d, rotation_to_6d, turn_z
 from action_heads.sim.rollout import _ask, _together
 from action_heads.sim.sight import Sight
-from action_heads.sim.stage import Play, moved
+from action_heads.sim.stage import Play
 
 pytestmark = pytest.mark.sim
 STEP = np.array([0.03, -0.02, 0.01])  # m

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from action_heads.reproduce.config import ALL_MODES, Run
+from action_heads.reproduce.config import ALL_MODES, EXPERTS, Run
 from action_heads.reproduce.results import Result
 
 # What a family sets for each of its tasks; within one table it may differ from row to row, never within a cell.
@@ -46,7 +46,8 @@ class Table:
         way = f"{p['adapter']} through {p['through']}" + (f", {p['hidden']} wide" if p["hidden"] else "")
         stage1 = f"Stage 1 on {' and '.join(p['stage1'])} by {p['signal']}"
         tries = f"{p['episodes']} episodes {'of each task of a suite' if p['family'] == 'libero' else 'a run'}"
-        return f"{p['observation'].capitalize()}s, head {p['head']!r}, {stage1}, {way}, {tries}"
+        data = "" if p["data"] == EXPERTS else f"{p['data']}, "
+        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {way}, {tries}"
 
 
 def protocol_of(run: Run) -> dict[str, Any]:

@@ -12,9 +12,14 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.modes import MODES
+from action_heads.sim.dialects import DIALECTS, Dialect
 
 VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
-LATER = {"checkpoints": 1}  # settings that older results lack, and what they were; so those keep their names
+EXPERTS = "experts"  # as data of Stage 2: demonstrations of the scripted experts of `action_heads.sim`
+LATER = {
+    "checkpoints": 1,
+    "data": EXPERTS,
+}  # settings that older results lack, and what they were; so those keep their names
 FAMILIES = ("robosuite", "mimicgen", "libero")
 RUN_MODES = MODES | {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
 SEEDS = (0, 42, 420)  # the paper's
@@ -49,6 +54,7 @@ IMAGE_EFFORT: dict[str, dict[str, Any]] = {
     "mimicgen": {"steps": 8_000},
     "libero": {"steps": 25_000, "batch_size": 128, "noise_samples": 8},
 }
+OFFICIAL_STEPS = {"robosuite": 80_000, "mimicgen": 80_000}  # the same of the 1000 demonstrations of an official set
 IMAGE_LR = 1e-4  # of the paper's recipe; the others keep theirs
 
 
@@ -64,7 +70,9 @@ class Run:
         stage1: data of its Stage 1, as `action-heads pretrain --data`; of a head given by name it says nothing.
         signal: what conditioned its Stage 1; likewise.
         adapter, through, relearn_step, hidden: of the adapter, as in `Adapter`.
-        demos: demonstrations, of each task of a suite.
+        data: whose demonstrations: `EXPERTS`, or a recording with pictures, as of `action-heads adapt`; {task} in it
+            is the task.
+        demos: demonstrations of the experts, of each task of a suite; of a recording all are taken, and this is 0.
         steps, batch_size, lr, noise_samples: of Stage 2, as in `FitConfig`.
         execute, sampler, sampling_steps: of rollouts.
         episodes: of each task, from `evaluation_seeds`.
@@ -84,6 +92,7 @@ class Run:
     through: str = "blocks"
     relearn_step: bool = True
     hidden: int | None = None
+    data: str = EXPERTS
     demos: int = 100
     steps: int = 1000
     batch_size: int = 64
@@ -109,8 +118,8 @@ class Run:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}")
-        counts = ("demos", "steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes")
-        for name in (*counts, "checkpoints"):
+        counts = ("steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes", "checkpoints")
+        for name in (*counts, "demos") if self.data == EXPERTS else counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.mode == "normal" and self.relearn_step:
@@ -120,6 +129,20 @@ class Run:
     @property
     def uses_pretraining(self) -> bool:
         return self.mode in ("decoupled", "blind")
+
+    @property
+    def recording(self) -> str:
+        """Of other demonstrations than the experts': where they are."""
+        return self.data.format(task=self.task)
+
+    @property
+    def dialect(self) -> Dialect:
+        """In which its demonstrations are written."""
+        if self.data == EXPERTS:
+            return DIALECTS["own"]
+        if self.data.startswith("robomimic:"):
+            return DIALECTS["robomimic"]
+        return DIALECTS["libero" if self.family == "libero" else "mimicgen"]
 
     @property
     def checkpoint_steps(self) -> list[int]:
@@ -163,8 +186,10 @@ class Run:
 
 def on_images(run: Run, recipe: str) -> Run:
     """The run on pictures, with the steps and batches that they want, and the paper's learning rate in its recipe."""
-    lr = {"lr": IMAGE_LR} if recipe == "paper" else {}
-    return replace(run, observation="image", **IMAGE_EFFORT[run.family], **lr)
+    effort = IMAGE_EFFORT[run.family] | ({"lr": IMAGE_LR} if recipe == "paper" else {})
+    if run.data != EXPERTS and run.family in OFFICIAL_STEPS:
+        effort |= {"steps": OFFICIAL_STEPS[run.family]}
+    return replace(run, observation="image", **effort)
 
 
 def with_recipe(run: Run, recipe: str) -> Run:

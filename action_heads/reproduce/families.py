@@ -14,7 +14,7 @@ from filelock import FileLock  # huggingface_hub and torch bring it
 from torch import Tensor
 
 from action_heads import files
-from action_heads.reproduce.config import EYES, Run
+from action_heads.reproduce.config import EXPERTS, EYES, Run
 from action_heads.sim import libero, mimicgen
 from action_heads.sim.dataset import save_dataset
 from action_heads.sim.demonstrations import Demonstrations
@@ -32,11 +32,13 @@ class Family:
     packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
     demos, steps = 100, 2000  # what a run of a few minutes on one core affords
     checkpoints = 1  # the last one
+    official: str | None = None  # the paper's demonstrations, as of `Run.data`
 
     def effort(self, run: Run) -> Run:
         """The run with the demonstrations, steps and checkpoints that its task wants."""
         steps = 600 if run.task == "Lift" else self.steps
-        return replace(run, demos=self.demos, steps=steps, checkpoints=self.checkpoints)
+        demos = self.demos if run.data == EXPERTS else 0
+        return replace(run, demos=demos, steps=steps, checkpoints=self.checkpoints)
 
     def subtasks(self, run: Run) -> list[str]:
         """What one policy is to solve: its task, or all tasks of a suite."""
@@ -49,7 +51,12 @@ class Family:
             return record(task, run.demos, path=path)
 
     def pictures(self, run: Run, work: Path) -> str:
-        """Its recordings as one dataset with pictures, as a source of `action-heads adapt`; made at the first call."""
+        """What it learns from with pictures, as `action-heads adapt` takes it.
+
+        Of the experts, one dataset, made at the first call.
+        """
+        if run.data != EXPERTS:
+            return run.recording
         eyes = EYES[run.family]
         folder = work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
         with _once(folder):
@@ -98,6 +105,7 @@ class MimicGen(Family):
 
     tasks = tuple(mimicgen.TASKS)
     checkpoints = 5
+    official = "lerobot:JianZhou0420/DAH_mimicgen_{task}_alldemos"
 
 
 class Libero(Family):
@@ -106,6 +114,7 @@ class Libero(Family):
     tasks = ("libero_object", "libero_spatial")
     packages = (*Family.packages, "hf-libero")
     demos, steps = 50, 4000
+    official = "lerobot:JianZhou0420/libero_{task}_alldemos_full"
 
     def subtasks(self, run: Run) -> list[str]:
         return [task for task in libero.TASKS if task.startswith(f"{run.task}/")]

@@ -8,18 +8,24 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from tqdm import tqdm
 
+from action_heads.adapt.settings import KINDS
+from action_heads.extras import require
 from action_heads.machine import cores
+from action_heads.pretrain.sources import Spec
 from action_heads.reproduce import heads, results
-from action_heads.reproduce.config import ALL_MODES, RECIPES, SEEDS, Run, on_images, with_recipe
+from action_heads.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Run, on_images, with_recipe
 from action_heads.reproduce.families import family_of
 from action_heads.reproduce.run import Place, finished, perform
 from action_heads.reproduce.studies import STUDIES
 
+tyro = require("tyro", "train")
+
 ALL_BACKBONES = ("mlp", "mixer")
+OFFICIAL = "official"
 GUESS = 200.0  # CPU seconds a run, before one has finished
 
 
@@ -34,6 +40,8 @@ class Reproduce:
         backbone: mlp, mixer, transformer, unet; several by commas.
         seeds: of training, by commas.
         observe: states, or images: of two cameras, by an encoder that trains along, as in the paper.
+        data: demonstrations: of our experts; official, those of the paper from the Hub; or lerobot:FOLDER_OR_REPO or
+            robomimic:FILE.hdf5, where {task} stands for the task. What is not the experts' is seen through cameras.
         recipe: of the adapter: paper (FiLM through every block), code (a few thousand parameters), or both.
         head: small (128 x 4, pretrained here in minutes), paper (its size), or a name, a folder or a Hub id.
         study: a table or figure of the paper instead of modes and backbones: table-2, table-3, table-4 or figure-3.
@@ -53,11 +61,12 @@ class Reproduce:
     """
 
     all: bool = False
-    task: str = ""
+    task: Annotated[str, tyro.conf.arg(aliases=("--suite",))] = ""
     mode: str = "decoupled"
     backbone: str = "mlp"
     seeds: str = ",".join(map(str, SEEDS))
     observe: str = "states"
+    data: str = EXPERTS
     recipe: str = "paper"
     head: str = heads.SMALL
     study: str = ""
@@ -82,6 +91,11 @@ class Reproduce:
             raise ValueError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)}")
         if self.observe not in ("states", "images"):
             raise ValueError(f"unknown observe {self.observe!r}; choose from states, images")
+        if self.data != EXPERTS and self.observe != "images":
+            raise ValueError(f"--data {self.data} is seen through its cameras: add --observe images")
+        if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in KINDS:
+            kinds = ", ".join(f"{kind}:..." for kind in KINDS)
+            raise ValueError(f"--data {self.data} has no pictures; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
         if self.study and self.study not in STUDIES:
             raise ValueError(f"unknown study {self.study!r}; choose from {', '.join(STUDIES)}")
         part, of = self.part
@@ -98,6 +112,7 @@ def runs(options: Reproduce, family: str) -> list[Run]:
     """Seed by seed, so that an early stop leaves whole comparisons of fewer seeds."""
     seeds = [int(seed) for seed in options.seeds.split(",")]
     known = family_of(Run(family=family)).tasks
+    data = demonstrations(options, family)
     tasks = options.task.split(",") if options.task else list(known)
     if unknown := [task for task in tasks if task not in known]:
         raise ValueError(f"unknown task {', '.join(unknown)} of {family}; it has {', '.join(known)}")
@@ -106,12 +121,21 @@ def runs(options: Reproduce, family: str) -> list[Run]:
         for task in tasks:
             for cell in cells(options, blind=options.all and seed == seeds[0]):
                 run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
+                run = replace(run, data=data)
                 run = replace(run, stage1=tuple(options.stage1.split(",")), signal=options.signal)
                 run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
                 run = on_images(run, options.recipe) if options.observe == "images" else run
                 own = ("demos", "steps", "checkpoints")
                 found.append(replace(run, **{name: getattr(options, name) or getattr(run, name) for name in own}))
     return found
+
+
+def demonstrations(options: Reproduce, family: str) -> str:
+    """Of a family's runs, as of `Run.data`."""
+    official = family_of(Run(family=family)).official
+    if options.data == OFFICIAL and official is None:
+        raise ValueError(f"there is no official recording of {family}: name one, robomimic:FILE.hdf5 or lerobot:FOLDER")
+    return official if official and options.data == OFFICIAL else options.data
 
 
 def cells(options: Reproduce, blind: bool) -> list[dict[str, Any]]:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from action_heads import ActionHead, files
 from action_heads.adapt import AdaptedPolicy
+from action_heads.adapt.recordings import open_recording
 from action_heads.adapt.rollout import actor
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
-from action_heads.reproduce.config import EYES, Run
+from action_heads.machine import cores
+from action_heads.pretrain.sources import Spec
+from action_heads.reproduce.config import EXPERTS, EYES, Run
 from action_heads.sim.tasks import description
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
     """A run as `action-heads adapt` takes it."""
     eyes = EYES[run.family]
+    written = as_experts(eyes) if run.data == EXPERTS else as_recorded(run, data)
     return AdaptConfig(
         data=data,
         out=out,
@@ -36,10 +40,6 @@ def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
         through=run.through,
         hidden=run.hidden,
         relearn_step=run.relearn_step,
-        action="action",
-        action_layout="pose_6d",
-        cameras=eyes["cameras"],
-        state=eyes["state"],
         steps=run.steps,
         batch_size=run.batch_size,
         lr=run.lr,
@@ -47,8 +47,27 @@ def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
         seed=run.seed,
         held_out=0.0,
         checkpoints=run.checkpoints,
-        **{"workers": max(1, (os.cpu_count() or 2) // 2)} | eyes["flags"],
+        **{"workers": max(1, cores() // 2)} | written | eyes["flags"],
     )
+
+
+def as_experts(eyes: dict[str, Any]) -> dict[str, Any]:
+    """What the recordings of the experts are called."""
+    return {"action": "action", "action_layout": "pose_6d", "cameras": eyes["cameras"], "state": eyes["state"]}
+
+
+def as_recorded(run: Run, data: str) -> dict[str, Any]:
+    """The two cameras, the arm's state and the actions of a recording of others, brought to the family's pixels."""
+    dialect, size = run.dialect, EYES[run.family]["size"]
+    found = open_recording(Spec.parse(data))
+    known = dialect.cameras or {name: name for name in EYES[run.family]["cameras"]}
+    cameras = tuple(name for name in known if name in found.cameras)
+    if len(cameras) != len(EYES[run.family]["cameras"]):
+        raise ValueError(
+            f"{data} has the cameras {', '.join(found.cameras) or 'none'}; a run needs two of {', '.join(known)}"
+        )
+    resize = {} if {found.cameras[name] for name in cameras} == {(size, size)} else {"resize": (size, size)}
+    return {"action_layout": dialect.layout, "cameras": cameras, "state": dialect.arm} | resize
 
 
 def train(run: Run, data: str, head: ActionHead, out: Path, place: Place) -> AdaptedPolicy:

@@ -29,6 +29,7 @@ class Dialect:
         show: what they are now, by name; more than these do no harm.
         action: what the column of actions may be called.
         layout: of actions, see `layouts.py`.
+        arm: the columns of the arm alone, which a policy with cameras is shown.
         cameras: name -> robosuite's; None if they are robosuite's own.
         of_site: actions are of the controller's site in the world; otherwise of the TCP in the base frame.
         mirrored: pictures are mirrored, left for right.
@@ -39,6 +40,7 @@ class Dialect:
     show: Callable[[Sim], Mapping[str, np.ndarray]]
     action: tuple[str, ...]
     layout: str
+    arm: tuple[str, ...]
     cameras: Mapping[str, str] | None = None
     of_site: bool = True
     mirrored: bool = False
@@ -111,6 +113,7 @@ DIALECTS = {
         show=_of_the_paper,
         action=("actions",),
         layout="position axis_angle gripper",
+        arm=("observation.eePose",),
         cameras={"observation.image": AGENT, "observation.wrist_image": WRIST},
     ),
     # LIBERO in LeRobot's format: LeRobot's own set, OpenVLA's, the paper's authors'
@@ -119,6 +122,7 @@ DIALECTS = {
         show=_libero,
         action=("action", "actions"),
         layout="libero",
+        arm=("observation.state",),
         cameras={"image": AGENT, "image2": WRIST, "observation.image": AGENT, "observation.wrist_image": WRIST},
         mirrored=True,
     ),
@@ -128,6 +132,7 @@ DIALECTS = {
         show=_own,
         action=("action", "action.delta"),
         layout="pose_6d",
+        arm=("observation.eef", "observation.gripper"),
         of_site=False,
         fast=True,
     ),
@@ -137,6 +142,7 @@ DIALECTS = {
         show=_robosuite,
         action=("actions",),
         layout="libero",
+        arm=("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"),
     ),
 }
 

@@ -14,6 +14,7 @@ OTHER = {
     "through": "code",
     "relearn_step": False,
     "hidden": 64,
+    "data": "robomimic:{task}.hdf5",
     "sampler": "ddpm",
 }
 NAMES = ("head", "stage1", "signal")  # what they stand for is in the weights of the head

@@ -116,7 +116,7 @@ DIALECTS = {
         arm=("observation.eePose",),
         cameras={"observation.image": AGENT, "observation.wrist_image": WRIST},
     ),
-    # LIBERO in LeRobot's format: LeRobot's own set, OpenVLA's, the paper's authors'
+    # LIBERO in LeRobot's format: the paper's authors', OpenVLA's and others
     "libero": Dialect(
         state=("observation.state",),
         show=_libero,

@@ -11,7 +11,9 @@ if find_spec("libero") is None:
 
 from action_heads.sim import compiled, libero, make, substeps
 from action_heads.sim.frames import rotation_to_6d
+from action_heads.sim.libero_dataset import observed
 from action_heads.sim.record import run_expert
+from action_heads.sim.sight import Sight
 from action_heads.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
@@ -66,6 +68,17 @@ def test_what_is_observed_is_what_the_task_is_about():
         assert row.get_task(int(index)).name == task.name
         about = bddl_utils.robosuite_parse_problem(row.get_task_bddl_file_path(int(index)))["obj_of_interest"]
         assert [f"{thing}_main" for thing in about] == list(task.objects)
+
+
+def test_a_policy_of_liberos_recordings_is_shown_what_libero_shows():
+    sim = libero.make("libero_object/0", render=True, pixels=64, fast=False)
+    sim.reset(0)
+    theirs = observed(sim.env._get_observations(force_update=True))
+    ours = Sight(("observation.state",), {"image": 64, "image2": 64}, dialect="libero").look(sim)
+    np.testing.assert_allclose(ours["state"], theirs["observation.state"], atol=1e-6)
+    assert np.array_equal(ours["image"], theirs["observation.images.image"])
+    assert np.array_equal(ours["image2"], theirs["observation.images.image2"])
+    sim.close()
 
 
 def test_the_same_bits_as_by_its_own_resets_and_steps(monkeypatch):

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from action_heads.extras import require
-from action_heads.sim import experts
+from action_heads.sim import experts, mimicgen_experts
 from action_heads.sim.tasks import Task
 
 INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
@@ -29,6 +29,17 @@ TASKS = {
     "square_d2": Task(
         *("Square_D2", ("SquareNut_main", "peg1"), partial(experts.nut_assembly, nut="SquareNut", peg="peg1", sides=4)),
         *(400, 383),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "threading_d2": Task(
+        *("Threading_D2", ("needle_obj_root", "tripod_obj_root"), mimicgen_experts.threading, 400, 568),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "three_piece_assembly_d2": Task(
+        *("ThreePieceAssembly_D2", ("base_root", "piece_1_root", "piece_2_root")),
+        *(mimicgen_experts.three_piece_assembly, 600, 838),
         noise=0.1,
         suite="mimicgen",
     ),

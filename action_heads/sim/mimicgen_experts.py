@@ -116,9 +116,11 @@ def _turn_up_here(arm: Arm, turn: float) -> None:
 
 def draw_in(arm: Arm, grip: float) -> None:
     """Come back from the edge of reach: a straight arm cannot pull unless the fingers lean towards the robot."""
-    here = arm.tcp
-    far = np.linalg.norm(here.p[:2])
-    if far > 0.70:
-        sideways = np.cross(UP, here.p) / far
-        lean = Rotation.from_rotvec(0.4 * sideways).as_matrix()
-        arm.go(Pose(here.p * [0.88, 0.88, 1.0], lean @ here.R), grip, tol=0.03, turn_tol=0.3, steps=25)
+    upright = arm.tcp.R
+    for _ in range(3):
+        here = arm.tcp.p
+        far = np.linalg.norm(here[:2])
+        if far < 0.70:
+            break
+        lean = Rotation.from_rotvec(0.4 * np.cross(UP, here) / far).as_matrix()
+        arm.go(Pose(here * [0.9, 0.9, 1.0], lean @ upright), grip, tol=0.01, turn_tol=0.1, steps=20)

@@ -43,6 +43,12 @@ TASKS = {
         noise=0.1,
         suite="mimicgen",
     ),
+    "coffee_d2": Task(
+        *("Coffee_D2", ("coffee_pod_main", "coffee_machine_root", "coffee_machine_lid_main")),
+        *(mimicgen_experts.coffee, 400, 560),
+        noise=0.1,
+        suite="mimicgen",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from action_heads.sim.frames import UP, Pose, turn_z
 
 NEEDLE = "needle_obj_root"
 IN_TRIPOD = Pose(0.088 * UP, np.eye(3))  # of the ring; its axis is x
+POD = "coffee_pod_main"
 EITHER_WAY = np.array([-1.0, 0.0, 1.0])
 
 
@@ -76,6 +77,31 @@ def three_piece_assembly(arm: Arm) -> None:
         arm.go(arm.tcp.raised(0.06), OPEN, tol=0.02, steps=20)
         draw_in(arm, OPEN)
         arm.go(Pose(arm.tcp.p, arm.home).raised(0.06), OPEN, tol=0.03, steps=20)
+
+
+def coffee(arm: Arm) -> None:
+    """A pod into the holder of the machine, then the lid shut: pushed from behind until it falls, and pressed down."""
+    pod, machine = arm.sim.body(POD), arm.sim.body("coffee_machine_root")
+    R = arm.fingers_along(heading(machine.R[:, 0]))  # beside the open lid is room for the hand across its breadth only
+    arm.go(arm.tcp.raised(0.12), OPEN, tol=0.03, steps=20)  # else the wrist pushes the machine away
+    arm.pick(Pose(pod.p + 0.02 * UP, R), above=0.10, lift=0.27)
+    machine = arm.sim.body("coffee_machine_root")
+    R = arm.fingers_along(heading(machine.R[:, 0]))
+    seat = Pose((machine @ Pose(np.array([0.0, 0.106, 0.0725]), np.eye(3))).p, arm.sim.body(POD).R)
+    bring(arm, POD, seat.raised(0.09), tol=0.012, steps=80)
+    bring(arm, POD, seat.raised(0.04), tol=0.002, turn_tol=0.03, steps=50, speed=0.6)
+    slide(arm, POD, seat.raised(0.008), -UP, tol=0.003)
+    arm.grip(OPEN, steps=6)
+
+    def at(y: float, z: float) -> Pose:
+        """The TCP at (0, y, z) of the machine."""
+        return Pose((machine @ Pose(np.array([0.0, y, z]), R)).p, R)
+
+    for y, z, tol in ((0.11, 0.24, 0.02), (-0.03, 0.24, 0.02), (-0.03, 0.165, 0.01)):
+        arm.go(at(y, z), CLOSED if z < 0.2 else OPEN, tol=tol, steps=40)
+    arm.go(at(0.09, 0.165), CLOSED, tol=0.01, steps=40, speed=0.4)
+    arm.go(at(0.12, 0.20), CLOSED, tol=0.02, steps=40)
+    arm.go(at(0.13, 0.11), CLOSED, tol=0.01, steps=20, speed=0.4)
 
 
 def steer(arm: Arm, body: str, goal: Pose, speed: float = 1.0) -> None:

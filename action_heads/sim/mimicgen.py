@@ -18,6 +18,14 @@ INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no
     git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
     uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
 
+
+def _cleanup(name: str, cabinet: str, thing: str, hold: tuple[float, ...], along: int, above: float, limit: int) -> Task:
+    """Of the arguments of `mimicgen_experts.into_drawer`."""
+    expert = partial(mimicgen_experts.into_drawer, cabinet=cabinet, thing=thing, hold=hold, along=along, above=above)
+    objects = (thing, f"{cabinet}_base", f"{cabinet}_drawer_link")
+    return Task(name, objects, expert, expert_steps=600, rollout_steps=limit, noise=0.1, suite="mimicgen")
+
+
 # The rollouts' limits are the paper's. square_d2 moves the peg: its expert is that of NutAssemblySquare.
 TASKS = {
     "stack_d1": Task("Stack_D1", ("cubeA_main", "cubeB_main"), experts.stack, 300, 270, noise=0.3, suite="mimicgen"),
@@ -49,6 +57,8 @@ TASKS = {
         noise=0.1,
         suite="mimicgen",
     ),
+    "hammer_cleanup_d1": _cleanup("HammerCleanup_D1", "CabinetObject", "hammer_root", (0, 0, -0.005), 2, 0.03, 715),
+    "mug_cleanup_d1": _cleanup("MugCleanup_D1", "DrawerObject", "cleanup_object_main", (0, -0.016, 0.02), 1, 0.008, 845),
 }
 
 

@@ -104,6 +104,49 @@ def coffee(arm: Arm) -> None:
     arm.go(at(0.13, 0.11), CLOSED, tol=0.01, steps=20, speed=0.4)
 
 
+def into_drawer(arm: Arm, cabinet: str, thing: str, hold: tuple[float, float, float], along: int, above: float) -> None:
+    """Open the drawer, put the thing in, shut it.
+
+    hold    where the thing is held, in its own frame
+    along   its axis along which the fingers are not
+    above   height of the thing over the middle of the drawer when it is let go
+    """
+    slide_drawer(arm, cabinet, 0.16)
+    it = arm.sim.body(thing)
+    spot = (it @ Pose(np.array(hold), np.eye(3))).p
+    R = arm.fingers_along(heading(it.R[:, along]) + np.pi / 2)
+    arm.pick(Pose(spot, R), above=0.10, lift=0.05)
+    here = arm.tcp.p
+    outward = max(1.0, 0.45 / float(np.linalg.norm(here[:2])))  # straight up, close to the base, the arm folds up
+    arm.go(Pose(here * [outward, outward, 1.0] + 0.20 * UP, R), CLOSED, tol=0.03, steps=40)
+
+    drawer = arm.sim.body(f"{cabinet}_drawer_link")
+    middle = (drawer @ Pose(np.array([0.0, -0.014, above]), R)).p
+    over = Pose(middle + (arm.tcp.p[2] - arm.sim.body(thing).p[2]) * UP, R)
+    arm.go(over.raised(0.16), CLOSED, tol=0.02)
+    arm.go(over.raised(0.03), CLOSED, tol=0.01, steps=40, speed=0.6)
+    arm.go(over, CLOSED, tol=0.006, steps=20, speed=0.3)
+    arm.grip(OPEN, steps=6)
+    arm.go(arm.tcp.raised(0.15), OPEN, tol=0.03, steps=30)
+    slide_drawer(arm, cabinet, 0.0)
+
+
+def slide_drawer(arm: Arm, cabinet: str, opening: float) -> None:
+    """Slide the drawer until it is `opening` m open, with closed fingers between its front and the bar of its handle."""
+    drawer = arm.sim.body(f"{cabinet}_drawer_link")
+    R = arm.fingers_along(heading(drawer.R[:, 0]))
+    for height, tol in ((0.20, 0.02), (0.14, 0.006), (0.02, 0.01)):
+        arm.go(Pose((drawer @ Pose(np.array([0.0, -0.128, height]), R)).p, R), CLOSED, tol=tol, steps=60)
+    for _ in range(100):
+        drawer = arm.sim.body(f"{cabinet}_drawer_link")
+        missing = (arm.sim.body(f"{cabinet}_base").inverse() @ drawer).p[1] + 0.01 + opening  # m, to go in its -y
+        if abs(missing) < 0.005:
+            break
+        lead = np.clip(3 * missing, -0.04, 0.04) + 0.012 * np.sign(missing)  # 12 mm: the fingers' room behind the bar
+        arm.toward(Pose((drawer @ Pose(np.array([0.0, -0.128 - lead, 0.02]), R)).p, R), CLOSED)
+    arm.go(arm.tcp.raised(0.15), CLOSED, tol=0.03, steps=20)
+
+
 def steer(arm: Arm, body: str, goal: Pose, speed: float = 1.0) -> None:
     """One step of the held `body` towards `goal`, asking for more than is missing: an arm stops short, fingers give."""
     held = arm.sim.body(body)

@@ -57,7 +57,7 @@ TASKS = {
         noise=0.1,
         suite="mimicgen",
     ),
-    "hammer_cleanup_d1": _cleanup("HammerCleanup_D1", "CabinetObject", "hammer_root", (0, 0, -0.005), 2, 0.03, 715),
+    "hammer_cleanup_d1": _cleanup("HammerCleanup_D1", "CabinetObject", "hammer_root", (0, 0, -0.005), 2, 0.02, 715),
     "mug_cleanup_d1": _cleanup("MugCleanup_D1", "DrawerObject", "cleanup_object_main", (0, -0.016, 0.02), 1, 0.008, 845),
 }
 

@@ -111,18 +111,21 @@ def into_drawer(arm: Arm, cabinet: str, thing: str, hold: tuple[float, float, fl
     along   its axis along which the fingers are not
     above   height of the thing over the middle of the drawer when it is let go
     """
-    slide_drawer(arm, cabinet, 0.16)
+    slide_drawer(arm, cabinet, 0.13)
     it = arm.sim.body(thing)
     spot = (it @ Pose(np.array(hold), np.eye(3))).p
-    R = arm.fingers_along(heading(it.R[:, along]) + np.pi / 2)
+    upright = arm.fingers_along(heading(it.R[:, along]) + np.pi / 2)
+    near = np.linalg.norm(spot[:2])
+    R = leaning(spot, 0.35) @ upright if near < 0.36 else upright  # else the elbow has no room
+    arm.go(Pose(spot + 0.22 * UP, R), OPEN, tol=0.03, turn_tol=0.2, steps=60)  # above the drawer
     arm.pick(Pose(spot, R), above=0.10, lift=0.05)
-    here = arm.tcp.p
-    outward = max(1.0, 0.45 / float(np.linalg.norm(here[:2])))  # straight up, close to the base, the arm folds up
-    arm.go(Pose(here * [outward, outward, 1.0] + 0.20 * UP, R), CLOSED, tol=0.03, steps=40)
+    outward = max(1.0, 0.45 / near)
+    arm.go(Pose(arm.tcp.p * [outward, outward, 1.0] + 0.20 * UP, R), CLOSED, tol=0.03, steps=40)
+    arm.go(Pose(arm.tcp.p, upright), CLOSED, tol=0.03, steps=20)
 
     drawer = arm.sim.body(f"{cabinet}_drawer_link")
-    middle = (drawer @ Pose(np.array([0.0, -0.014, above]), R)).p
-    over = Pose(middle + (arm.tcp.p[2] - arm.sim.body(thing).p[2]) * UP, R)
+    middle = (drawer @ Pose(np.array([0.0, -0.022, above]), np.eye(3))).p
+    over = Pose(middle + arm.tcp.p - arm.sim.body(thing).p, upright)
     arm.go(over.raised(0.16), CLOSED, tol=0.02)
     arm.go(over.raised(0.03), CLOSED, tol=0.01, steps=40, speed=0.6)
     arm.go(over, CLOSED, tol=0.006, steps=20, speed=0.3)
@@ -188,8 +191,11 @@ def draw_in(arm: Arm, grip: float) -> None:
     upright = arm.tcp.R
     for _ in range(3):
         here = arm.tcp.p
-        far = np.linalg.norm(here[:2])
-        if far < 0.70:
+        if np.linalg.norm(here[:2]) < 0.70:
             break
-        lean = Rotation.from_rotvec(0.4 * np.cross(UP, here) / far).as_matrix()
-        arm.go(Pose(here * [0.9, 0.9, 1.0], lean @ upright), grip, tol=0.01, turn_tol=0.1, steps=20)
+        arm.go(Pose(here * [0.9, 0.9, 1.0], leaning(here, 0.4) @ upright), grip, tol=0.01, turn_tol=0.1, steps=20)
+
+
+def leaning(at: np.ndarray, angle: float) -> np.ndarray:
+    """(3, 3): turns a hand that is `at` some place so that its fingers point towards the robot's foot by `angle`."""
+    return Rotation.from_rotvec(angle * np.cross(UP, at) / np.linalg.norm(at[:2])).as_matrix()

@@ -1,4 +1,4 @@
-"""MimicGen's tasks for which an expert is here, and the guard that says how to install what PyPI has not.
+"""The paper's eight tasks of MimicGen, and the guard that says how to install what PyPI has not.
 
 Names are those of the official data sets. MimicGen is NVIDIA's, under a licence for non-commercial use: nothing of it
 is in this package.
@@ -19,7 +19,9 @@ INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no
     uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
 
 
-def _cleanup(name: str, cabinet: str, thing: str, hold: tuple[float, ...], along: int, above: float, limit: int) -> Task:
+def _cleanup(
+    name: str, cabinet: str, thing: str, hold: tuple[float, float, float], along: int, above: float, limit: int
+) -> Task:
     """Of the arguments of `mimicgen_experts.into_drawer`."""
     expert = partial(mimicgen_experts.into_drawer, cabinet=cabinet, thing=thing, hold=hold, along=along, above=above)
     objects = (thing, f"{cabinet}_base", f"{cabinet}_drawer_link")
@@ -58,7 +60,9 @@ TASKS = {
         suite="mimicgen",
     ),
     "hammer_cleanup_d1": _cleanup("HammerCleanup_D1", "CabinetObject", "hammer_root", (0, 0, -0.005), 2, 0.02, 715),
-    "mug_cleanup_d1": _cleanup("MugCleanup_D1", "DrawerObject", "cleanup_object_main", (0, -0.016, 0.02), 1, 0.008, 845),
+    "mug_cleanup_d1": _cleanup(
+        "MugCleanup_D1", "DrawerObject", "cleanup_object_main", (0, -0.016, 0.02), 1, 0.008, 845
+    ),
 }
 
 

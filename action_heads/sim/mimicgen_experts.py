@@ -14,16 +14,15 @@ from action_heads.sim.experts import hand_for, within_reach
 from action_heads.sim.frames import UP, Pose, turn_z
 
 NEEDLE = "needle_obj_root"
-IN_TRIPOD = Pose(0.088 * UP, np.eye(3))  # of the ring; its axis is x
-POD = "coffee_pod_main"
+TRIPOD, RING = "tripod_obj_root", 0.088  # m: the ring over the tripod's origin
+POD, MACHINE = "coffee_pod_main", "coffee_machine_root"
 EITHER_WAY = np.array([-1.0, 0.0, 1.0])
 
 
 def threading(arm: Arm) -> None:
-    """A needle, 10 mm square and held by its handle, through a ring with a hole of 16 mm, from the side within reach."""
-    needle, tripod = arm.sim.body(NEEDLE), arm.sim.body("tripod_obj_root")
+    """A needle, 10 mm thick and held by its handle, through a square hole of 16 mm, from the side within reach."""
+    needle, ring = arm.sim.body(NEEDLE), arm.sim.body(TRIPOD)  # the axis of the ring is the tripod's x
     back = needle.R[:, 1]  # of the needle, from its point to its handle
-    ring = tripod @ IN_TRIPOD
     across = wrap(heading(back) + np.pi / 2 - arm.home_fingers, np.pi)
     goals = []
     for side in (ring.R[:, 0], -ring.R[:, 0]):  # where the handle is when the point goes in
@@ -33,7 +32,7 @@ def threading(arm: Arm) -> None:
 
     _turn_up_here(arm, grasp_turn)
     handle = needle.p + 0.06 * back
-    over = ring.p[2] + 0.07  # travel with the needle above the ring
+    over = ring.p[2] + RING + 0.07  # travel with the needle above the ring
     grasp = Pose(handle, turn_z(grasp_turn) @ arm.home)
     arm.pick(grasp, above=0.08, lift=over - handle[2], tol=0.006, steps=10)
     yaw = heading(arm.sim.body(NEEDLE).R[:, 0])
@@ -43,7 +42,7 @@ def threading(arm: Arm) -> None:
             bring(arm, NEEDLE, Pose(here, turn_z(yaw + share * turn)), tol=0.05, turn_tol=0.3, steps=30)
 
     # The tripod drops 5 mm at reset: look again. The needle's origin is 2 cm behind its middle, 8 cm behind its point.
-    goal = Pose((arm.sim.body("tripod_obj_root") @ IN_TRIPOD).p, turn_z(yaw + turn))
+    goal = Pose(arm.sim.body(TRIPOD).p + RING * UP, turn_z(yaw + turn))
     ahead = -goal.R[:, 1]
     bring(arm, NEEDLE, Pose(goal.p - 0.13 * ahead + 0.07 * UP, goal.R), tol=0.02, turn_tol=0.1, steps=80)
     bring(arm, NEEDLE, Pose(goal.p - 0.11 * ahead, goal.R), tol=0.002, turn_tol=0.015, steps=60, speed=0.6)
@@ -81,13 +80,13 @@ def three_piece_assembly(arm: Arm) -> None:
 
 def coffee(arm: Arm) -> None:
     """A pod into the holder of the machine, then the lid shut: pushed from behind until it falls, and pressed down."""
-    pod, machine = arm.sim.body(POD), arm.sim.body("coffee_machine_root")
-    R = arm.fingers_along(heading(machine.R[:, 0]))  # beside the open lid is room for the hand across its breadth only
+    pod, machine = arm.sim.body(POD), arm.sim.body(MACHINE)
+    R = arm.fingers_along(heading(machine.R[:, 0]))  # beside the open lid is room for the thin side of the hand
     arm.go(arm.tcp.raised(0.12), OPEN, tol=0.03, steps=20)  # else the wrist pushes the machine away
     arm.pick(Pose(pod.p + 0.02 * UP, R), above=0.10, lift=0.27)
-    machine = arm.sim.body("coffee_machine_root")
+    machine = arm.sim.body(MACHINE)  # it stands free, and may have been touched
     R = arm.fingers_along(heading(machine.R[:, 0]))
-    seat = Pose((machine @ Pose(np.array([0.0, 0.106, 0.0725]), np.eye(3))).p, arm.sim.body(POD).R)
+    seat = Pose(machine.p + machine.R @ [0.0, 0.106, 0.0725], arm.sim.body(POD).R)
     bring(arm, POD, seat.raised(0.09), tol=0.012, steps=80)
     bring(arm, POD, seat.raised(0.04), tol=0.002, turn_tol=0.03, steps=50, speed=0.6)
     slide(arm, POD, seat.raised(0.008), -UP, tol=0.003)
@@ -95,7 +94,7 @@ def coffee(arm: Arm) -> None:
 
     def at(y: float, z: float) -> Pose:
         """The TCP at (0, y, z) of the machine."""
-        return Pose((machine @ Pose(np.array([0.0, y, z]), R)).p, R)
+        return Pose(machine.p + machine.R @ [0.0, y, z], R)
 
     for y, z, tol in ((0.11, 0.24, 0.02), (-0.03, 0.24, 0.02), (-0.03, 0.165, 0.01)):
         arm.go(at(y, z), CLOSED if z < 0.2 else OPEN, tol=tol, steps=40)
@@ -113,10 +112,10 @@ def into_drawer(arm: Arm, cabinet: str, thing: str, hold: tuple[float, float, fl
     """
     slide_drawer(arm, cabinet, 0.13)
     it = arm.sim.body(thing)
-    spot = (it @ Pose(np.array(hold), np.eye(3))).p
+    spot = it.p + it.R @ hold
     upright = arm.fingers_along(heading(it.R[:, along]) + np.pi / 2)
-    near = np.linalg.norm(spot[:2])
-    R = leaning(spot, 0.35) @ upright if near < 0.36 else upright  # else the elbow has no room
+    near = np.linalg.norm(spot[:2])  # to the robot's foot, where an elbow has no room above an upright hand
+    R = leaning(spot, 0.35) @ upright if near < 0.36 else upright
     arm.go(Pose(spot + 0.22 * UP, R), OPEN, tol=0.03, turn_tol=0.2, steps=60)  # above the drawer
     arm.pick(Pose(spot, R), above=0.10, lift=0.05)
     outward = max(1.0, 0.45 / near)
@@ -124,7 +123,7 @@ def into_drawer(arm: Arm, cabinet: str, thing: str, hold: tuple[float, float, fl
     arm.go(Pose(arm.tcp.p, upright), CLOSED, tol=0.03, steps=20)
 
     drawer = arm.sim.body(f"{cabinet}_drawer_link")
-    middle = (drawer @ Pose(np.array([0.0, -0.022, above]), np.eye(3))).p
+    middle = drawer.p + drawer.R @ [0.0, -0.022, above]
     over = Pose(middle + arm.tcp.p - arm.sim.body(thing).p, upright)
     arm.go(over.raised(0.16), CLOSED, tol=0.02)
     arm.go(over.raised(0.03), CLOSED, tol=0.01, steps=40, speed=0.6)
@@ -135,18 +134,18 @@ def into_drawer(arm: Arm, cabinet: str, thing: str, hold: tuple[float, float, fl
 
 
 def slide_drawer(arm: Arm, cabinet: str, opening: float) -> None:
-    """Slide the drawer until it is `opening` m open, with closed fingers between its front and the bar of its handle."""
+    """Slide the drawer until it is `opening` m open, by closed fingers between its front and the bar of its handle."""
     drawer = arm.sim.body(f"{cabinet}_drawer_link")
     R = arm.fingers_along(heading(drawer.R[:, 0]))
     for height, tol in ((0.20, 0.02), (0.14, 0.006), (0.02, 0.01)):
-        arm.go(Pose((drawer @ Pose(np.array([0.0, -0.128, height]), R)).p, R), CLOSED, tol=tol, steps=60)
+        arm.go(Pose(drawer.p + drawer.R @ [0.0, -0.128, height], R), CLOSED, tol=tol, steps=60)
     for _ in range(100):
         drawer = arm.sim.body(f"{cabinet}_drawer_link")
         missing = (arm.sim.body(f"{cabinet}_base").inverse() @ drawer).p[1] + 0.01 + opening  # m, to go in its -y
         if abs(missing) < 0.005:
             break
         lead = np.clip(3 * missing, -0.04, 0.04) + 0.012 * np.sign(missing)  # 12 mm: the fingers' room behind the bar
-        arm.toward(Pose((drawer @ Pose(np.array([0.0, -0.128 - lead, 0.02]), R)).p, R), CLOSED)
+        arm.toward(Pose(drawer.p + drawer.R @ [0.0, -0.128 - lead, 0.02], R), CLOSED)
     arm.go(arm.tcp.raised(0.15), CLOSED, tol=0.03, steps=20)
 
 
@@ -170,7 +169,7 @@ def bring(arm: Arm, body: str, goal: Pose, tol: float, turn_tol=0.05, steps=60, 
 
 
 def slide(arm: Arm, body: str, goal: Pose, along: np.ndarray, tol: float, steps=80) -> None:
-    """Steer to `goal` on the line through it `along` (3,), forwards only while the body is within `tol` m of the line."""
+    """Steer to `goal` on the line through it `along` (3,), forwards only while within `tol` m of the line."""
     for _ in range(steps):
         to_go = (goal.p - arm.sim.body(body).p) @ along
         if to_go < 0.003:

@@ -101,7 +101,7 @@ class Family:
 
 
 class MimicGen(Family):
-    """MimicGen's tasks for which an expert is here; as published, every checkpoint is tried."""
+    """The paper's eight tasks of MimicGen; as published, every checkpoint is tried."""
 
     tasks = tuple(mimicgen.TASKS)
     checkpoints = 5

@@ -44,8 +44,8 @@ def _put_on(arm: Arm, upper: str, lower: str, apart: float) -> None:
     if abs(wrap(heading(grasp[:, 1]) - arm.home_fingers) + turn) > 1.7:  # beyond the wrist: another face will do
         turn -= np.sign(turn) * np.pi / 2
     goal = Pose(green.p + (apart + 0.003) * UP, turn_z(turn) @ red.R)
-    arm.go(_hand_for(arm, upper, goal).raised(0.08), CLOSED, tol=0.012)
-    target = _hand_for(arm, upper, goal)
+    arm.go(hand_for(arm, upper, goal).raised(0.08), CLOSED, tol=0.012)
+    target = hand_for(arm, upper, goal)
     arm.go(target, CLOSED, tol=0.005, steps=40, speed=0.4)
     arm.grip(CLOSED, steps=2, at=target)  # come to rest before letting go
     arm.grip(OPEN, steps=6, at=target)
@@ -83,7 +83,14 @@ def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
     handle, ring, post = sim.site(f"{nut}_handle_site").p, sim.body(body), sim.body(peg)
     along = (handle - ring.p) * [1, 1, 0]
     along /= np.linalg.norm(handle[:2] - ring.p[:2])
-    grasp_turn, turn = _turns_within_reach(arm, along, ring, post, sides)
+    if sides:
+        error = heading(post.R[:, 0]) - heading(ring.R[:, 0])
+        turns = [wrap(error + side * 2 * np.pi / sides) for side in range(sides)]
+    else:
+        turns = np.linspace(-np.pi, np.pi, 37)
+    trailing = [post.p[:2] + 0.062 * (turn_z(turn) @ along)[:2] for turn in turns]  # the hand, by the handle's length
+    across = wrap(heading(along) + np.pi / 2 - arm.home_fingers, np.pi)
+    grasp_turn, turn = within_reach((across, across + np.pi, across - np.pi), list(zip(turns, trailing, strict=True)))
 
     grasp = Pose(handle + 0.008 * along, turn_z(grasp_turn) @ arm.home)
     if abs(grasp_turn) > 1.2:  # a long way for the wrist: turn half of it up here
@@ -94,9 +101,9 @@ def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
     yaw = heading(ring.R[:, 0])
     if abs(turn) > 1.2:
         halfway = Pose(np.array([(ring.p[0] + post.p[0]) / 2, *ring.p[1:]]), turn_z(yaw + turn / 2))
-        arm.go(_hand_for(arm, body, halfway), CLOSED, tol=0.04, turn_tol=0.2, steps=40)
+        arm.go(hand_for(arm, body, halfway), CLOSED, tol=0.04, turn_tol=0.2, steps=40)
     over = Pose(post.p + 0.135 * UP, turn_z(yaw + turn))
-    target = _hand_for(arm, body, over)
+    target = hand_for(arm, body, over)
     for look in range(3):  # the nut sags and slips in the fingers: measure it again until it is centred
         arm.go(target, CLOSED, tol=0.004 if look else 0.02, turn_tol=0.03, steps=50)
         arm.grip(CLOSED, steps=2 if look else 0, at=target)
@@ -104,33 +111,28 @@ def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
         off, skew = np.linalg.norm((ring.p - post.p)[:2]), wrap(heading(ring.R[:, 0]) - yaw - turn)
         if off < 0.005 and abs(skew) < 0.05:
             break
-        target = _hand_for(arm, body, over)
+        target = hand_for(arm, body, over)
     arm.go(target.raised(-0.11), CLOSED, tol=0.006, steps=50, speed=0.3)
     arm.grip(OPEN, steps=8)
     arm.go(Pose(arm.tcp.p, arm.home).raised(0.08), OPEN, tol=0.03, steps=20)
 
 
-def _hand_for(arm: Arm, body: str, goal: Pose) -> Pose:
+def hand_for(arm: Arm, body: str, goal: Pose) -> Pose:
     """The TCP pose that brings the held `body` to `goal`, as it sits in the hand at this moment."""
     return goal @ arm.sim.body(body).inverse() @ arm.tcp
 
 
-def _turns_within_reach(arm: Arm, along: np.ndarray, ring: Pose, post: Pose, sides: int) -> tuple[float, float]:
-    """Turn of the hand from home for the grasp, and of the nut onto the peg, rad; chosen together.
+def within_reach(grasps, goals) -> tuple[float, float]:
+    """Turn of the hand from home for the grasp and of what it holds to its goal, rad; chosen together.
 
-    Either may be ruled out by the other: a wrist that starts at its limit cannot turn on, and the hand, which trails
-    the nut by the length of the handle, must stay within reach of the arm (0.78 m) at the peg.
+    grasps   turns of the hand from home that grasp the thing
+    goals    pairs of a turn of the thing and where the hand then is (2,)
+
+    Either may be ruled out by the other: a wrist that starts at its limit cannot turn on, and the hand, which may trail
+    what it holds, must stay within reach of the arm (0.78 m).
     """
-    handle = heading(along)
-    across = wrap(handle + np.pi / 2 - arm.home_fingers, np.pi)
-    if sides:
-        error = heading(post.R[:, 0]) - heading(ring.R[:, 0])
-        turns = [wrap(error + side * 2 * np.pi / sides) for side in range(sides)]
-    else:
-        turns = np.linspace(-np.pi, np.pi, 37)
 
-    def cost(grasp: float, turn: float) -> float:
-        hand = post.p[:2] + 0.062 * np.array([np.cos(handle + turn), np.sin(handle + turn)])
+    def cost(grasp: float, turn: float, hand: np.ndarray) -> float:
         return (
             60 * max(0.0, float(np.linalg.norm(hand)) - 0.78)
             + 5 * max(0.0, abs(grasp) - 1.7)
@@ -139,5 +141,6 @@ def _turns_within_reach(arm: Arm, along: np.ndarray, ring: Pose, post: Pose, sid
             + 0.10 * abs(grasp)
         )
 
-    pairs = [(grasp, turn) for grasp in (across, across + np.pi, across - np.pi) for turn in turns]
-    return min(pairs, key=lambda pair: cost(*pair))
+    pairs = [(grasp, goal) for grasp in grasps for goal in goals]
+    grasp, (turn, _) = min(pairs, key=lambda pair: cost(pair[0], *pair[1]))
+    return grasp, turn

@@ -1,4 +1,4 @@
-"""MimicGen's tasks for which an expert is here, and the guard that says how to install what PyPI has not.
+"""The paper's eight tasks of MimicGen, and the guard that says how to install what PyPI has not.
 
 Names are those of the official data sets. MimicGen is NVIDIA's, under a licence for non-commercial use: nothing of it
 is in this package.
@@ -11,12 +11,22 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from action_heads.extras import require
-from action_heads.sim import experts
+from action_heads.sim import experts, mimicgen_experts
 from action_heads.sim.tasks import Task
 
 INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
     git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
     uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
+
+
+def _cleanup(
+    name: str, cabinet: str, thing: str, hold: tuple[float, float, float], along: int, above: float, limit: int
+) -> Task:
+    """Of the arguments of `mimicgen_experts.into_drawer`."""
+    expert = partial(mimicgen_experts.into_drawer, cabinet=cabinet, thing=thing, hold=hold, along=along, above=above)
+    objects = (thing, f"{cabinet}_base", f"{cabinet}_drawer_link")
+    return Task(name, objects, expert, expert_steps=600, rollout_steps=limit, noise=0.1, suite="mimicgen")
+
 
 # The rollouts' limits are the paper's. square_d2 moves the peg: its expert is that of NutAssemblySquare.
 TASKS = {
@@ -31,6 +41,27 @@ TASKS = {
         *(400, 383),
         noise=0.1,
         suite="mimicgen",
+    ),
+    "threading_d2": Task(
+        *("Threading_D2", ("needle_obj_root", "tripod_obj_root"), mimicgen_experts.threading, 400, 568),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "three_piece_assembly_d2": Task(
+        *("ThreePieceAssembly_D2", ("base_root", "piece_1_root", "piece_2_root")),
+        *(mimicgen_experts.three_piece_assembly, 600, 838),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "coffee_d2": Task(
+        *("Coffee_D2", ("coffee_pod_main", "coffee_machine_root", "coffee_machine_lid_main")),
+        *(mimicgen_experts.coffee, 400, 560),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "hammer_cleanup_d1": _cleanup("HammerCleanup_D1", "CabinetObject", "hammer_root", (0, 0, -0.005), 2, 0.02, 715),
+    "mug_cleanup_d1": _cleanup(
+        "MugCleanup_D1", "DrawerObject", "cleanup_object_main", (0, -0.016, 0.02), 1, 0.008, 845
     ),
 }
 

@@ -1,4 +1,4 @@
-"""MimicGen's tasks that have an expert here, on states or images: stack_d1, stack_three_d1, square_d2.
+"""The paper's eight tasks of MimicGen, on states or images: `action_heads.sim.mimicgen.TASKS`.
 
 What is not installed is said.
 

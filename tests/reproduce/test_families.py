@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from action_heads.pretrain import data
+from action_heads.reproduce import paper
 from action_heads.reproduce.config import Run
 from action_heads.reproduce.families import FAMILIES, Family, Libero, save_motion
 from action_heads.reproduce.heads import stage1
@@ -67,3 +68,9 @@ def test_every_family_has_tasks_that_the_simulators_know():
         for task in family.tasks:
             for part in family.subtasks(Run(family=name, task=task)):
                 assert get_task(part).suite == name
+
+
+def test_mimicgen_is_the_papers_eight_tasks_and_limits():
+    from action_heads.sim import mimicgen
+
+    assert {task: row.rollout_steps for task, row in mimicgen.TASKS.items()} == paper.MIMICGEN

@@ -1,5 +1,6 @@
 """Every expert, by itself and disturbed. Minutes of work: `pytest tests/sim/test_experts.py -m slow -s`."""
 
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -10,6 +11,7 @@ from action_heads.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 TRIES = 8
+OF_MIMICGEN = 10, 3 * SEEDS  # tries and the first of them: experts were tuned on earlier ones
 HERE = {"robosuite": True, "mimicgen": bool(find_spec("mimicgen")), "libero": bool(find_spec("libero"))}
 
 
@@ -19,9 +21,12 @@ def test_succeeds_in_half_of_its_tries_or_more(task):
     if not HERE[get_task(task).suite]:
         pytest.skip(f"needs {get_task(task).suite}")
     sim = make(task)
+    number, first = OF_MIMICGEN if sim.task.suite == "mimicgen" else (TRIES, SEEDS)
     for noise in (0.0, sim.task.noise):
-        tries = [run_expert(sim, seed, noise) for seed in range(SEEDS, SEEDS + TRIES)]
-        won, steps = sum(one.success for one in tries), sum(len(one.action) for one in tries) / TRIES
-        print(f"{task}, noise {noise}: {won} of {TRIES}, {steps:.0f} steps")
-        assert won >= TRIES / 2
+        start = time.process_time()
+        tries = [run_expert(sim, seed, noise) for seed in range(first, first + number)]
+        spent = (time.process_time() - start) / number
+        won, steps = sum(one.success for one in tries), sum(len(one.action) for one in tries) / number
+        print(f"{task}, noise {noise}: {won} of {number}, {steps:.0f} steps, {spent:.1f} CPU s")
+        assert won >= number / 2
     sim.close()

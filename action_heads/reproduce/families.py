@@ -109,9 +109,9 @@ class MimicGen(Family):
 
 
 class Libero(Family):
-    """LIBERO-Object and LIBERO-Spatial: one policy for the ten tasks of a suite, told the task as a one-hot vector."""
+    """LIBERO-Object, -Spatial and -Goal: one policy for the ten tasks of a suite, told the task as a one-hot vector."""
 
-    tasks = ("libero_object", "libero_spatial")
+    tasks = ("libero_object", "libero_spatial", "libero_goal")
     packages = (*Family.packages, "hf-libero")
     demos, steps = 50, 4000
     official = "lerobot:JianZhou0420/libero_{task}_alldemos_full"

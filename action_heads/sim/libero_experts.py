@@ -24,6 +24,27 @@ WAYS = [(0.0, 0.0), (0.0, 0.022), (0.0, -0.022), (0.35, 0.0), (-0.35, 0.0), (0.3
 
 def into_basket(arm: Arm, item: str) -> None:
     """LIBERO-Object: whatever stands on the floor, grasped across its thinner side, over the basket's wall and down."""
+    take(arm, item, lift=0.26)
+    basket, held = arm.sim.corners("basket_1"), arm.sim.corners(item)
+    over = middle_of(basket) + arm.tcp.p - middle_of(held)
+    over[2] = basket[:, 2].max() + 0.06 + arm.tcp.p[2] - held[:, 2].min()
+    R = arm.tcp.R
+    arm.go(Pose(np.array([*arm.tcp.p[:2], over[2]]), R), CLOSED, tol=0.03, steps=30)
+    arm.go(Pose(over, R), CLOSED, tol=0.015, steps=90)
+    arm.go(Pose(over, R).raised(-0.05), CLOSED, tol=0.02, steps=20)
+    arm.grip(OPEN, steps=14)
+    arm.go(arm.tcp.raised(0.06), OPEN, tol=0.03, steps=10)
+
+
+def onto_plate(arm: Arm, bowl: str) -> None:
+    """LIBERO-Spatial: the bowl by its rim, wherever it stands, onto the middle of the plate."""
+    take_by_rim(arm, bowl)
+    plate = arm.sim.corners("plate_1")
+    set_down(arm, bowl, np.array([*middle_of(plate)[:2], plate[:, 2].max()]))
+
+
+def take(arm: Arm, item: str, lift: float) -> None:
+    """Across its thinner side, where neighbours leave room."""
     corners = arm.sim.corners(item)
     fingers, middle = _thinner_side(corners[:, :2], arm.home_fingers)
     top, bottom = corners[:, 2].max(), corners[:, 2].min()
@@ -38,21 +59,11 @@ def into_basket(arm: Arm, item: str) -> None:
         rooms.append(room_at(grasp, others))
         if rooms[-1] > ROOM:
             break
-    arm.pick(grasps[int(np.argmax(rooms))], above=0.12, lift=0.26, steps=12)
-
-    basket, held = arm.sim.corners("basket_1"), arm.sim.corners(item)
-    over = _middle(basket) + arm.tcp.p - _middle(held)
-    over[2] = basket[:, 2].max() + 0.06 + arm.tcp.p[2] - held[:, 2].min()
-    R = arm.tcp.R
-    arm.go(Pose(np.array([*arm.tcp.p[:2], over[2]]), R), CLOSED, tol=0.03, steps=30)
-    arm.go(Pose(over, R), CLOSED, tol=0.015, steps=90)
-    arm.go(Pose(over, R).raised(-0.05), CLOSED, tol=0.02, steps=20)
-    arm.grip(OPEN, steps=14)
-    arm.go(arm.tcp.raised(0.06), OPEN, tol=0.03, steps=10)
+    arm.pick(grasps[int(np.argmax(rooms))], above=0.12, lift=lift, steps=12)
 
 
-def onto_plate(arm: Arm, bowl: str) -> None:
-    """LIBERO-Spatial: the bowl by its rim, wherever it stands, onto the middle of the plate."""
+def take_by_rim(arm: Arm, bowl: str) -> None:
+    """A bowl, wherever it stands."""
     arm.insistence = 0.15
     arm.go(_rim(arm, bowl)[0].raised(0.12), OPEN, tol=0.03, turn_tol=TILT)
     grasp, back = _rim(arm, bowl)  # it may have been falling: look again
@@ -62,8 +73,10 @@ def onto_plate(arm: Arm, bowl: str) -> None:
         arm.go(Pose(arm.tcp.p + back, grasp.R), CLOSED, tol=0.008, turn_tol=TILT, steps=12)
     arm.go(arm.tcp.raised(0.18), CLOSED, tol=0.02, turn_tol=TILT, steps=40)
 
-    R, plate = arm.tcp.R, arm.sim.corners("plate_1")
-    goal = _resting(arm, bowl, plate)
+
+def set_down(arm: Arm, item: str, spot: np.ndarray) -> None:
+    """The held `item`, as upright as it is held, with its middle on `spot` (3,)."""
+    R, goal = arm.tcp.R, _resting(arm, item, spot)
     arm.go(
         Pose(np.array([*arm.tcp.p[:2], max(arm.tcp.p[2], goal[2] + 0.08)]), R),
         CLOSED,
@@ -73,7 +86,7 @@ def onto_plate(arm: Arm, bowl: str) -> None:
     )
     over = np.array([*goal[:2], max(goal[2] + 0.06, arm.tcp.p[2] - 0.05)])
     arm.go(Pose(over, R), CLOSED, tol=0.012, turn_tol=TILT, steps=90)
-    target = Pose(_resting(arm, bowl, plate), R)  # look again: the bowl tilts in the fingers
+    target = Pose(_resting(arm, item, spot), R)  # look again: a bowl tilts in the fingers
     arm.go(target.raised(0.05), CLOSED, tol=0.012, turn_tol=TILT, steps=60)
     arm.go(target, CLOSED, tol=0.006, turn_tol=TILT, steps=40, speed=0.5)
     arm.grip(OPEN, steps=8)
@@ -86,7 +99,7 @@ def _rim(arm: Arm, bowl: str) -> tuple[Pose, np.ndarray]:
     There the closing fingers push the bowl away, perhaps under the lid: also the way (3,) that undoes that.
     """
     corners = arm.sim.corners(bowl)
-    middle, radius = _middle(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
+    middle, radius = middle_of(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
     best, others = None, around(arm.sim, bowl)
     for turn in np.radians(range(-75, 76, 15)):
         for side, inside in itertools.product((0.0, np.pi), (0.004, 0.019, 0.029)):
@@ -102,11 +115,11 @@ def _rim(arm: Arm, bowl: str) -> tuple[Pose, np.ndarray]:
     return best[1]
 
 
-def _resting(arm: Arm, item: str, below: np.ndarray) -> np.ndarray:
-    """Where the TCP is when the held `item`, as it sits in the hand now, is over the middle of `below`, and on it."""
+def _resting(arm: Arm, item: str, spot: np.ndarray) -> np.ndarray:
+    """Where the TCP is when the held `item`, as it sits in the hand now, is over `spot` (3,), and on it."""
     held = arm.sim.corners(item)
-    target = _middle(below) + arm.tcp.p - _middle(held)
-    target[2] = below[:, 2].max() + 0.004 + arm.tcp.p[2] - held[:, 2].min()
+    target = spot + arm.tcp.p - middle_of(held)
+    target[2] = spot[2] + 0.004 + arm.tcp.p[2] - held[:, 2].min()
     return target
 
 
@@ -128,7 +141,7 @@ def room_at(grasp: Pose, shapes: list[np.ndarray]) -> float:
     return room
 
 
-def _middle(corners: np.ndarray) -> np.ndarray:
+def middle_of(corners: np.ndarray) -> np.ndarray:
     """Of the box around corners (n, 3), along the base axes."""
     return (corners.max(0) + corners.min(0)) / 2
 
@@ -142,6 +155,6 @@ def _thinner_side(corners: np.ndarray, home: float) -> tuple[float, np.ndarray]:
         along = corners @ axes.T
         cost = np.ptp(along[:, 0]) + 0.004 * abs(turn)
         if best is None or cost < best[0]:
-            best = cost, home + turn, axes.T @ _middle(along)
+            best = cost, home + turn, axes.T @ middle_of(along)
     assert best is not None
     return best[1], best[2]

@@ -1,13 +1,14 @@
-"""LIBERO's tasks for which an expert is here, in the order of their suites: `libero_object/3`, `libero_spatial/9`."""
+"""LIBERO's tasks for which an expert is here, in the order of their suites: `libero_object/3`, `libero_goal/9`."""
 
 from __future__ import annotations
 
 from functools import partial
 
 from action_heads.sim import libero_experts as experts
+from action_heads.sim import libero_goal as goal
 from action_heads.sim.tasks import Task
 
-STEPS = 280  # the suites' own limit, of experts too
+STEPS, GOAL_STEPS = 280, 300  # the suites' own limits, of experts too
 GROCERIES = (
     "alphabet_soup",
     "cream_cheese",
@@ -34,6 +35,21 @@ PLACES = (
     "on_the_wooden_cabinet",
 )
 
+CABINET, BOWL, BOTTLE = "wooden_cabinet_1_main", "akita_black_bowl_1_main", "wine_bottle_1_main"
+# Two bodies each, since one policy is told of them in all ten: what moves, and where it goes or what it is part of.
+GOALS = (
+    ("open_the_middle_drawer_of_the_cabinet", ("wooden_cabinet_1_cabinet_middle", CABINET), goal.open_middle_drawer),
+    ("put_the_bowl_on_the_stove", (BOWL, "flat_stove_1_burner"), partial(goal.bowl_to, where="stove")),
+    ("put_the_wine_bottle_on_top_of_the_cabinet", (BOTTLE, CABINET), goal.bottle_onto_cabinet),
+    ("open_the_top_drawer_and_put_the_bowl_inside", (BOWL, "wooden_cabinet_1_cabinet_top"), goal.bowl_into_drawer),
+    ("put_the_bowl_on_top_of_the_cabinet", (BOWL, CABINET), partial(goal.bowl_to, where="cabinet")),
+    ("push_the_plate_to_the_front_of_the_stove", ("plate_1_main", "flat_stove_1_main"), goal.plate_to_stove),
+    ("put_the_cream_cheese_in_the_bowl", ("cream_cheese_1_main", BOWL), goal.cheese_into_bowl),
+    ("turn_on_the_stove", ("flat_stove_1_button", "flat_stove_1_main"), goal.turn_on_stove),
+    ("put_the_bowl_on_the_plate", (BOWL, "plate_1_main"), partial(experts.onto_plate, bowl="akita_black_bowl_1")),
+    ("put_the_wine_bottle_on_the_rack", (BOTTLE, "wine_rack_1_main"), goal.bottle_onto_rack),
+)
+
 
 def _object(item: str) -> Task:
     return Task(
@@ -56,3 +72,6 @@ def _spatial(place: str) -> Task:
 
 TASKS = {f"libero_object/{i}": _object(item) for i, item in enumerate(GROCERIES)}
 TASKS |= {f"libero_spatial/{i}": _spatial(place) for i, place in enumerate(PLACES)}
+TASKS |= {
+    f"libero_goal/{i}": Task(*row, GOAL_STEPS, GOAL_STEPS, noise=0.2, suite="libero") for i, row in enumerate(GOALS)
+}

@@ -1,5 +1,5 @@
-"""LIBERO-Object and -Spatial on states or images: one policy for the ten tasks of a suite, 50 rollouts of each from the
-suite's init states.
+"""LIBERO-Object, -Spatial and -Goal on states or images: one policy for the ten tasks of a suite, 50 rollouts of each
+from the suite's init states.
 
 uv run examples/libero/reproduce.py --task libero_object --mode decoupled,normal,random-frozen --seeds 0
 """

@@ -8,6 +8,7 @@ from action_heads.reproduce.config import Run
 from action_heads.reproduce.families import FAMILIES, Family, Libero, save_motion
 from action_heads.reproduce.heads import stage1
 from action_heads.sim.demonstrations import Demonstrations
+from action_heads.sim.tasks import get_task
 
 HOME = np.array([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8], np.float32)  # rad, robosuite's Panda at reset
 
@@ -61,9 +62,15 @@ def test_libero_is_told_its_task_and_tried_from_its_init_states(suite, tmp_path,
     assert is_pad.shape == (600, 16)
 
 
-def test_every_family_has_tasks_that_the_simulators_know():
-    from action_heads.sim.tasks import get_task
+@pytest.mark.parametrize("suite", Libero.tasks)
+def test_one_policy_fits_all_tasks_of_a_suite_within_its_published_steps(suite):
+    rows = [get_task(task) for task in Libero().subtasks(Run(family="libero", task=suite))]
+    assert len({row.name for row in rows}) == 10
+    assert len({row.observation_size for row in rows}) == 1
+    assert {row.rollout_steps for row in rows} == {paper.LIBERO[suite]}
 
+
+def test_every_family_has_tasks_that_the_simulators_know():
     for name, family in FAMILIES.items():
         for task in family.tasks:
             for part in family.subtasks(Run(family=name, task=task)):

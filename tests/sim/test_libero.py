@@ -56,18 +56,39 @@ def test_corners_are_around_the_object(soup):
 
 
 def test_what_is_observed_is_what_the_task_is_about():
-    """There are two black bowls: the one that is meant, not its twin."""
+    """There are two black bowls: the one that is meant, not its twin. Of regions, a body that they are part of."""
     libero.install()
     from libero.libero import benchmark
     from libero.libero.envs import bddl_utils
 
-    assert len(libero.TASKS) == 20
+    assert len(libero.TASKS) == 30
     for name, task in libero.TASKS.items():
         suite, index = name.split("/")
         row = benchmark.get_benchmark_dict()[suite]()
         assert row.get_task(int(index)).name == task.name
         about = bddl_utils.robosuite_parse_problem(row.get_task_bddl_file_path(int(index)))["obj_of_interest"]
-        assert [f"{thing}_main" for thing in about] == list(task.objects)
+        if suite != "libero_goal":
+            assert [f"{thing}_main" for thing in about] == list(task.objects)
+        for thing in about:
+            body = thing[: thing.index("_1") + 2] if "_1" in thing else "table"
+            assert body == "table" or any(seen.startswith(body) for seen in task.objects), (name, thing)
+
+
+@pytest.mark.parametrize(
+    ("task", "joint", "there"),
+    [("libero_goal/0", "wooden_cabinet_1_middle_level", -0.15), ("libero_goal/7", "flat_stove_1_button", 0.6)],
+)
+def test_a_policy_sees_how_far_a_drawer_is_open_and_a_knob_turned(task, joint, there):
+    sim = make(task)
+    before = sim.reset(0)
+    assert not sim.success()
+    sim.mujoco.data.set_joint_qpos(joint, there)
+    sim.mujoco.forward()
+    assert sim.success()
+    seen = np.flatnonzero(np.abs(sim.observe() - before) > 0.1)
+    assert len(seen)
+    assert ((seen >= 11) & (seen < 23)).all(), "in what is told of the first body, and in nothing else"
+    sim.close()
 
 
 def test_a_policy_of_liberos_recordings_is_shown_what_libero_shows():
@@ -95,7 +116,7 @@ def test_the_same_bits_as_by_its_own_resets_and_steps(monkeypatch):
     sim.close()
 
 
-@pytest.mark.parametrize("task", ["libero_object/0", "libero_spatial/4"])
+@pytest.mark.parametrize("task", ["libero_object/0", "libero_spatial/4", "libero_goal/3"])
 def test_a_start_does_not_depend_on_those_before(task):
     """Of LIBERO alone it does: its samplers of drawers are one more at every reset."""
     sim = make(task)

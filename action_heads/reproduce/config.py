@@ -16,10 +16,8 @@ from action_heads.sim.dialects import DIALECTS, Dialect
 
 VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
 EXPERTS = "experts"  # as data of Stage 2: demonstrations of the scripted experts of `action_heads.sim`
-LATER = {
-    "checkpoints": 1,
-    "data": EXPERTS,
-}  # settings that older results lack, and what they were; so those keep their names
+# Settings that older results lack, and what they were; so those keep their names.
+LATER = {"checkpoints": 1, "data": EXPERTS}
 FAMILIES = ("robosuite", "mimicgen", "libero")
 RUN_MODES = MODES | {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
 SEEDS = (0, 42, 420)  # the paper's
@@ -133,7 +131,7 @@ class Run:
     @property
     def recording(self) -> str:
         """Of other demonstrations than the experts': where they are."""
-        return self.data.format(task=self.task)
+        return self.data.replace("{task}", self.task)
 
     @property
     def dialect(self) -> Dialect:

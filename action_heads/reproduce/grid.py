@@ -93,6 +93,8 @@ class Reproduce:
             raise ValueError(f"unknown observe {self.observe!r}; choose from states, images")
         if self.data != EXPERTS and self.observe != "images":
             raise ValueError(f"--data {self.data} is seen through its cameras: add --observe images")
+        if self.data != EXPERTS and self.demos:
+            raise ValueError(f"of --data {self.data} all demonstrations are taken: leave --demos out")
         if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in KINDS:
             kinds = ", ".join(f"{kind}:..." for kind in KINDS)
             raise ValueError(f"--data {self.data} has no pictures; choose from {EXPERTS}, {OFFICIAL}, {kinds}")

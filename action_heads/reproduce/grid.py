@@ -123,8 +123,7 @@ def runs(options: Reproduce, family: str) -> list[Run]:
         for task in tasks:
             for cell in cells(options, blind=options.all and seed == seeds[0]):
                 run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
-                run = replace(run, data=data)
-                run = replace(run, stage1=tuple(options.stage1.split(",")), signal=options.signal)
+                run = replace(run, data=data, stage1=tuple(options.stage1.split(",")), signal=options.signal)
                 run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
                 run = on_images(run, options.recipe) if options.observe == "images" else run
                 own = ("demos", "steps", "checkpoints")

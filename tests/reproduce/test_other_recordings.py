@@ -88,6 +88,7 @@ def test_each_recording_is_a_table_of_its_own():
     ("options", "family", "message"),
     [
         ({"data": "official"}, "mimicgen", "add --observe images"),
+        ({"data": "official", "observe": "images", "demos": 9}, "mimicgen", "leave --demos out"),
         (
             {"data": "npz:a.npz", "observe": "images"},
             "robosuite",

@@ -8,6 +8,8 @@ from scipy.spatial.transform import Rotation
 from action_heads.layouts import ActionLayout
 from action_heads.sim import make
 from action_heads.sim.dialects import DIALECTS, dialect_of
+from action_heads.sim.libero_dataset import relative
+from action_heads.sim.record import run_expert
 from action_heads.sim.sight import Sight
 
 CAMERAS = {"observation.image": 84, "observation.wrist_image": 84}
@@ -57,6 +59,31 @@ def test_actions_lead_where_robosuite_leads_them(lift, dialect):
     for action in layout.encode(torch.from_numpy(written)).numpy().astype(float):
         lift.step(sight.target(lift, action))
     np.testing.assert_allclose(lift.joint_position, theirs, atol=1e-5)
+
+
+@pytest.mark.sim
+@pytest.mark.parametrize("dialect", ["robomimic", "mimicgen"])
+def test_a_demonstration_in_their_words_succeeds_again(lift, dialect):
+    """Lift by its expert, written down as they would, read as a data set is, and carried out."""
+    layout = ActionLayout.parse(DIALECTS[dialect].layout)
+    delta, hands = layout.space().mode == "delta", []
+
+    def look():
+        lift.mujoco.forward()
+        hands.append(lift.controlled)
+
+    episode = run_expert(lift, 10_004, before_step=look)
+    assert episode.success
+    written = []
+    for hand, action in zip(hands, episode.action.astype(float), strict=True):
+        there = lift.controlled_target(action)
+        absolute = np.concatenate([there.p, Rotation.from_matrix(there.R).as_rotvec(), action[9:]])
+        written.append(relative(hand, there, action[9]) if delta else absolute)
+    lift.reset(10_004)
+    sight = Sight(delta=delta, dialect=dialect)
+    for action in layout.encode(torch.from_numpy(np.array(written, np.float32))).numpy().astype(float):
+        lift.step(sight.target(lift, action))
+    assert lift.success()
 
 
 @pytest.mark.sim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from action_heads.adapt.recordings import Recording
 from action_heads.extras import require
 from action_heads.pretrain.sources import Spec
-from action_heads.pretrain.sources.lerobot import column_values
+from action_heads.pretrain.sources.lerobot import column_values, fetching
 
 IMAGES = "observation.images."
 OWN = ("observation.eef", "observation.gripper")  # of what `action-heads record` writes, whose state tells the objects
@@ -31,7 +32,8 @@ class LeRobotRecording(Recording):
         cls = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
         at = ("local/" + root.resolve().name, root) if root.exists() else (spec.where, None)
         self.decoder = decoder()
-        self.dataset = cls(at[0], at[1], revision=spec.options.get("revision"), video_backend=self.decoder)
+        with nullcontext() if root.exists() else fetching(spec):
+            self.dataset = cls(at[0], at[1], revision=spec.options.get("revision"), video_backend=self.decoder)
         self.meta = self.dataset.meta
         features = self.meta.features
         self.widths = {

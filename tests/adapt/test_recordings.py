@@ -116,3 +116,16 @@ def test_lerobot_is_what_lerobot_reads(tmp_path, videos):
     assert recording.tasks[sample["task"]] == theirs[row]["task"]
     expected = torch.stack([theirs[i]["observation.images.top"] for i in range(row - 2, row + 1)])
     assert torch.allclose(sample["images"]["top"] / 255, expected, atol=0.5 / 255)
+
+
+@needs_lerobot
+def test_a_dataset_that_the_hub_does_not_give_is_named_with_what_helps(monkeypatch):
+    from huggingface_hub import errors
+    from lerobot.datasets import lerobot_dataset
+
+    def unreachable(*_, **__):
+        raise errors.LocalEntryNotFoundError("not cached") from errors.HTTPError("Name or service not known")
+
+    monkeypatch.setattr(lerobot_dataset, "LeRobotDataset", unreachable)
+    with pytest.raises(OSError, match=r"lerobot:someone/lift: there is no folder someone/lift here.*name a folder"):
+        opened("someone/lift", kind="lerobot")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,26 @@ from action_heads.pretrain.sources.schema import Schema
 from action_heads.pretrain.sources.spec import Spec
 
 _EPISODE = ["episode_index", "length", "data/chunk_index", "data/file_index"]
+
+
+@contextmanager
+def fetching(spec: Spec) -> Iterator[None]:
+    """Say of which dataset, and what helps, if the Hub or the network is at fault: an OSError."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except hub_errors() as error:
+        if is_local(error):
+            raise
+        where, revision = spec.where, spec.options.get("revision")
+        # Of a Hub that cannot be reached only the lack of a cached copy is said, not why it cannot.
+        reached = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
+        cause = reason(reached or error, f"datasets/{where}", revision, "set HF_TOKEN or run `hf auth login`")
+        raise OSError(
+            f"{spec}: there is no folder {where} here, and the dataset {where} could not be had from the "
+            f"Hub: {cause}. Where there is no network, name a folder that holds a copy: lerobot:/path/to/it"
+        ) from error
 
 
 class LeRobot:
@@ -55,21 +76,11 @@ class LeRobot:
         ]
 
     def _fetch(self, patterns: list[str]) -> Path:
-        from huggingface_hub import errors, snapshot_download
+        from huggingface_hub import snapshot_download
 
         where, revision = self.spec.where, self.spec.options.get("revision")
-        try:
+        with fetching(self.spec):
             return Path(snapshot_download(where, repo_type="dataset", revision=revision, allow_patterns=patterns))
-        except hub_errors() as error:
-            if is_local(error):
-                raise
-            # Of a Hub that cannot be reached only the lack of a cached copy is said, not why it cannot.
-            reached = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
-            cause = reason(reached or error, f"datasets/{where}", revision, "set HF_TOKEN or run `hf auth login`")
-            raise OSError(
-                f"{self.source}: there is no folder {where} here, and the dataset {where} could not be had from the "
-                f"Hub: {cause}. Where there is no network, name a folder that holds a copy: lerobot:/path/to/it"
-            ) from error
 
     def _info(self) -> dict[str, Any]:
         path = self.root / "meta/info.json"

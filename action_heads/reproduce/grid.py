@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import statistics
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -176,18 +176,25 @@ def _is_finished(run: Run, place: Place) -> bool:
     return finished(run, place, heads.pretrained(run, place.work)) is not None
 
 
-def estimate(left: Iterable[Run], place: Place) -> str:
+def _alike(run: Run) -> tuple[tuple, ...]:
+    """What runs of one cost have in common, the likest first."""
+    seen, head = run.observation, run.head
+    return (seen, head, run.task, run.steps), (seen, head), (seen,)
+
+
+def estimate(left: Sequence[Run], place: Place) -> str:
     """What it will cost, from what finished runs of the same task and size took, else from all of them."""
     known: dict[tuple, list[float]] = {}
     for result in results.load_all(place.results) if place.results.is_dir() else []:
         took = result.seconds["cpu"]
-        for key in ((result.run.task, result.run.head, result.run.steps), (result.run.head,), ()):
+        for key in _alike(result.run):
             known.setdefault(key, []).append(took)
 
     def seconds(run: Run) -> float:
-        keys = ((run.task, run.head, run.steps), (run.head,), ())
-        return next((statistics.median(known[key]) for key in keys if key in known), GUESS)
+        return next((statistics.median(known[key]) for key in _alike(run) if key in known), GUESS)
 
+    if any(run.observation == "image" and _alike(run)[-1] not in known for run in left):
+        return "what they will cost is not known: none on images is finished"
     total = sum(map(seconds, left))
     basis = "by what finished runs took" if known else f"at a guess, {GUESS:.0f} s a run"
     return f"about {total / 3600:.1f} CPU hours are left, recordings and Stage 1 not counted ({basis})"

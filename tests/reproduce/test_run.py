@@ -12,7 +12,7 @@ from small import tiny_head
 from action_heads.reproduce import families, grid, results, rollouts
 from action_heads.reproduce import run as module
 from action_heads.reproduce.config import RUN_MODES, Run
-from action_heads.reproduce.grid import Reproduce, reproduce, runs
+from action_heads.reproduce.grid import Reproduce, estimate, reproduce, runs
 from action_heads.reproduce.run import Place, build, perform
 from action_heads.sim.rollout import Rollouts
 
@@ -198,6 +198,17 @@ def test_studies_are_runs(study, tmp_path):
 def test_errors_teach(wrong, message):
     with pytest.raises(ValueError, match=message):
         Reproduce(**wrong)
+
+
+def test_costs_are_those_of_runs_that_are_alike(tmp_path, head, rolled):
+    at = place(tmp_path)
+    assert "at a guess" in estimate([Run()], at)
+    perform(Run(head=head, steps=2, episodes=4), at)
+    assert "by what finished runs took" in estimate([Run(steps=9)], at)
+    assert (
+        estimate([Run(), Run(observation="image")], at)
+        == "what they will cost is not known: none on images is finished"
+    )
 
 
 def test_reproduce_skips_what_is_finished(tmp_path, head, rolled, capsys):

@@ -183,7 +183,7 @@ def _alike(run: Run) -> tuple[tuple, ...]:
 
 
 def estimate(left: Sequence[Run], place: Place) -> str:
-    """What it will cost, from what finished runs of the same task and size took, else from all of them."""
+    """What it will cost, from what finished runs took: of the same task and size, else of the same observation."""
     known: dict[tuple, list[float]] = {}
     for result in results.load_all(place.results) if place.results.is_dir() else []:
         took = result.seconds["cpu"]
@@ -193,8 +193,9 @@ def estimate(left: Sequence[Run], place: Place) -> str:
     def seconds(run: Run) -> float:
         return next((statistics.median(known[key]) for key in _alike(run) if key in known), GUESS)
 
-    if any(run.observation == "image" and _alike(run)[-1] not in known for run in left):
+    guessed = [run for run in left if _alike(run)[-1] not in known]
+    if any(run.observation == "image" for run in guessed):
         return "what they will cost is not known: none on images is finished"
     total = sum(map(seconds, left))
-    basis = "by what finished runs took" if known else f"at a guess, {GUESS:.0f} s a run"
+    basis = f"at a guess, {GUESS:.0f} s a run" if guessed else "by what finished runs took"
     return f"about {total / 3600:.1f} CPU hours are left, recordings and Stage 1 not counted ({basis})"

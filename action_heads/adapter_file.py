@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
-from action_heads.checks import check_layout, check_values
+from action_heads.checks import check_fingerprint, check_layout, check_values
 from action_heads.config import strict
-from action_heads.files import WeightFileError, load_tensors, save_tensors
+from action_heads.files import WeightFileError, fingerprint, load_tensors, save_tensors
 from action_heads.normalize import Normalizer
 from action_heads.spaces import ActionSpace
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from action_heads.head import ActionHead
     from action_heads.policy import ConditionedHead
 
-VERSION = 2
+VERSION = 3
+UNSEALED = 2  # the version of files without a fingerprint of their own
 NAME = "adapter.safetensors"
 SINCE = {"pool": "mean", "per_step": False}  # what files of this version may lack, and what it was then
 KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape", if the head was reshaped
@@ -38,6 +40,8 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     head = policy.head
     if not head.frozen:
         raise ValueError("the head trains along, and its weights would be lost: head.freeze() and save it first")
+    head.assert_frozen(thorough=True)
+    tensors = own_state(policy)
     config = {
         "version": VERSION,
         "adapter": dataclasses.asdict(policy.adapter.config),
@@ -46,8 +50,15 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     }
     if head.original is not head:
         config["reshape"] = {"space": head.config.space.to_dict(), "horizon": head.config.horizon}
-    save_tensors(own_state(policy), folder / NAME, {"action_heads": json.dumps(config, sort_keys=True)})
+    config["fingerprint"] = fingerprint(tensors, contract(config))
+    save_tensors(tensors, folder / NAME, {"action_heads": json.dumps(config, sort_keys=True)})
     return folder
+
+
+def contract(config: dict[str, Any]) -> str:
+    """Return what the weights mean, as text for the fingerprint: all but where the head was found, which may move."""
+    head = config["head"]["fingerprint"]
+    return json.dumps({k: v for k, v in config.items() if k != "fingerprint"} | {"head": head}, sort_keys=True)
 
 
 def load(head: ActionHead, file: Path) -> ConditionedHead:
@@ -72,6 +83,8 @@ def load(head: ActionHead, file: Path) -> ConditionedHead:
     expected = own_state(policy)
     check_layout(tensors, expected, file)
     check_values(tensors, expected, file)
+    if config["version"] != UNSEALED:
+        check_fingerprint(tensors, contract(config), config["fingerprint"], file)
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])
@@ -112,11 +125,22 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
         version = config["version"]
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise WeightFileError(f"{file} was not written by save_adapter: its header lacks a config") from error
-    if version != VERSION:
+    if version not in (UNSEALED, VERSION):
         raise ValueError(
-            f"{file} has version {version!r} and this release reads version {VERSION}: "
+            f"{file} has version {version!r} and this release reads versions {UNSEALED} and {VERSION}: "
             "upgrade with `pip install -U action-heads`, or save the adapter again"
         )
-    if config.keys() - {"reshape"} != KEYS or not isinstance(config["head"], dict) or config["head"].keys() != POINTER:
+    wanted = KEYS if version == UNSEALED else KEYS | {"fingerprint"}
+    if (
+        config.keys() - {"reshape"} != wanted
+        or not isinstance(config["head"], dict)
+        or config["head"].keys() != POINTER
+    ):
         raise ValueError(f"{file} has an incomplete or unknown config in its header: {config}")
+    if version == UNSEALED:
+        warnings.warn(
+            f"{file} was saved before adapters had a fingerprint, so a damaged weight in it would go unseen: load and "
+            "save it once with this release",
+            stacklevel=4,
+        )
     return tensors, config

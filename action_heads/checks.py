@@ -48,7 +48,13 @@ def check_condition(cond: Condition, mask: Mask, cond_dim: int | Mapping[str, in
 def _check_source(name: str, mask_name: str, cond: Any, mask: Any, cond_dim: int, values: bool) -> None:
     if not isinstance(cond, Tensor):
         raise ValueError(f"{name} must be a torch tensor, got a {type(cond).__name__}: use torch.as_tensor")
-    if cond.ndim not in (2, 3) or cond.shape[-1] != cond_dim:
+    if cond.ndim not in (2, 3):
+        raise ValueError(
+            f"{name} must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {cond.ndim} axes, "
+            f"{tuple(cond.shape)}: one row needs a batch axis, cond[None]; more axes of tokens become one, "
+            "cond.flatten(1, -2)"
+        )
+    if cond.shape[-1] != cond_dim:
         raise ValueError(
             f"{name} must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {tuple(cond.shape)}: "
             "set the adapter's cond_dim to the width of your encoder's output"
@@ -102,12 +108,64 @@ def check_count(name: str, count: int) -> int:
     return count
 
 
-def check_pad(is_pad: Tensor, batch: int, horizon: int) -> None:
-    """Padding is (b, h), true where an action stands beyond the end of its episode."""
+def check_pad(is_pad: Tensor, batch: int, horizon: int, values: bool = True) -> None:
+    """Padding is (b, h), true where an action stands beyond the end of its episode; not everywhere."""
+    if not isinstance(is_pad, Tensor):
+        raise ValueError(f"is_pad must be a torch tensor, got a {type(is_pad).__name__}: use torch.as_tensor")
     if is_pad.shape != (batch, horizon) or is_pad.dtype != torch.bool:
         raise ValueError(
             f"is_pad must be boolean ({batch}, {horizon}), true where an action is padding, "
             f"got {is_pad.dtype} {tuple(is_pad.shape)}"
+        )
+    if values and is_pad.all():
+        raise ValueError(
+            f"all {batch} x {horizon} actions of this batch are padding, so there is nothing to learn from: "
+            "is_pad is true where an action must not count; perhaps it is inverted"
+        )
+
+
+def check_adapter(adapter: Any) -> None:
+    """An adapter is an object, not its name or its class."""
+    from action_heads.adapters import ADAPTERS, Adapter
+
+    if isinstance(adapter, Adapter):
+        return
+    name = adapter if isinstance(adapter, str) else getattr(adapter, "name", "")
+    wanted = ADAPTERS.get(name, ADAPTERS["adaln_zero"]).__name__
+    given = repr(adapter) if isinstance(adapter, (str, type)) else f"a {type(adapter).__name__}"
+    raise ValueError(
+        f"attach takes an adapter, got {given}: pass {wanted}(cond_dim=...), with the width of your encoder's output. "
+        f"action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}"
+    )
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return a floating dtype given as such or by its name, such as "bfloat16"."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be a floating dtype of torch, such as torch.float32 or 'bfloat16', got {dtype!r}")
+    return found
+
+
+def as_device(device: torch.device | str | int) -> torch.device:
+    """Return a device that is here, given as such or by its name, such as "cuda:0"."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+        raise ValueError(
+            f"device {device!r} can't be used ({str(error).splitlines()[0]}): torch {torch.__version__} sees "
+            f"{gpus} here; device='cpu' always works"
+        ) from error
+    return found
+
+
+def check_generator(generator: Any) -> None:
+    """A source of random numbers is a torch.Generator, or none."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, got {generator!r}: use torch.Generator().manual_seed(0), say"
         )
 
 
@@ -164,5 +222,5 @@ def check_fingerprint(tensors: Mapping[str, Tensor], contract: str, expected: st
     if found != expected:
         raise WeightFileError(
             f"{path} and its config have fingerprint {found}, but were saved as {expected}: one of them was changed, "
-            "or they are from different saves. Download or save them again."
+            "or they are from different saves. Download them again (force_download=True), or save them again."
         )

@@ -75,19 +75,20 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:
-    """32 hex digits for these names, shapes and values; on any device and in any float dtype that holds them.
+    """Return 32 hex digits for these names, kinds of number, shapes and values, the same on any device.
 
     `contract` is what the values mean (layout, objective), as text: the same weights under another are another head.
 
     Floats are hashed as float32, so a bfloat16 file has the fingerprint of its float32 copy. Rounding a float32
-    weight to bfloat16 changes its value and so, rightly, the fingerprint.
+    weight to bfloat16 changes its value and so, rightly, the fingerprint. Other numbers are hashed with their dtype.
     """
     digest = hashlib.sha256(contract.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        tensor = tensor.float() if tensor.is_floating_point() else tensor
-        digest.update(f"{name}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.numpy().tobytes())
+        kind = "" if tensor.is_floating_point() else f"{tensor.dtype}:"
+        tensor = tensor if kind else tensor.float()
+        digest.update(f"{name}:{kind}{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
 
 

@@ -6,8 +6,9 @@ Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusio
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from action_heads import files, hub, samplers
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.backbones import BACKBONES
+from action_heads.checks import as_device, as_dtype, check_adapter, check_count, check_generator
 from action_heads.config import HeadConfig
 from action_heads.continuing import Prefix
 from action_heads.frozen import Freezable
@@ -24,7 +26,27 @@ from action_heads.objectives import Objective, noise_path
 from action_heads.spaces import ActionSpace
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from action_heads.policy import ConditionedHead
+
+T = TypeVar("T", Tensor, samplers.Schedule)
+
+
+def kept(tables: dict[Any, tuple[T, int]], key: Any, make: Callable[[], T]) -> T:
+    """Return the table under a key; it is made if there is none yet, or if somebody wrote to it."""
+    value, before = tables.get(key, (None, 0))
+    if value is None or (not torch.compiler.is_compiling() and writes(value) != before):
+        # No inference tensors, even if a table is first asked for while acting: training may use it later.
+        with torch.inference_mode(False), torch.no_grad():
+            value = make()
+            tables[key] = value, writes(value)
+    return value
+
+
+def writes(table: Tensor | samplers.Schedule) -> int:
+    """Return how often torch wrote to a table."""
+    return sum(tensor._version for tensor in (table.tensors if isinstance(table, samplers.Schedule) else (table,)))
 
 
 class ActionHead(Freezable):
@@ -56,8 +78,8 @@ class ActionHead(Freezable):
         # Where an adapter's pointer leads: filled when the head is loaded or published.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
         self._fingerprint: str | None = None
-        self._plans: dict[Any, samplers.Schedule] = {}
-        self._tables: dict[Any, Tensor] = {}
+        self._plans: dict[Any, tuple[samplers.Schedule, int]] = {}
+        self._tables: dict[Any, tuple[Tensor, int]] = {}
 
     # ── the computation ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -70,12 +92,7 @@ class ActionHead(Freezable):
         """W_t·f(t) of a frozen head at every diffusion step (T, P), computed once."""
         modulation = self.modulation_of(mechanism)
         weight = modulation.expand.weight
-        key = (mechanism, weight.device, weight.dtype)
-        if key not in self._tables:
-            # Not an inference tensor even if first asked for while acting: training may use it later.
-            with torch.inference_mode(False), torch.no_grad():
-                self._tables[key] = self.step_values(modulation)
-        return self._tables[key]
+        return kept(self._tables, (mechanism, weight.device, weight.dtype), lambda: self.step_values(modulation))
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
         """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation values (b, 1 or h, P)."""
@@ -117,11 +134,12 @@ class ActionHead(Freezable):
         `start`, for a chunk known in part, is the noisiest level: mix in noise as of the plan's `timesteps[0]`.
         """
         device = self.objective.alpha.device
-        key = (sampler, steps, spacing, start, device)
-        if key not in self._plans:
+
+        def make() -> samplers.Schedule:
             path = noise_path(self.config.objective)
-            self._plans[key] = samplers.schedule(sampler, path, steps, spacing=spacing, start=start).to(device)
-        return self._plans[key]
+            return samplers.schedule(sampler, path, steps, spacing=spacing, start=start).to(device)
+
+        return kept(self._plans, (sampler, steps, spacing, start, device), make)
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """Where sampling starts: standard normal (b h a)."""
@@ -141,10 +159,20 @@ class ActionHead(Freezable):
 
         Steps and samplers as in `ConditionedHead.sample`.
         """
+        self.assert_frozen()
+        check_count("batch", batch)
+        check_generator(generator)
         modulation = self.modulation_of(mechanism or self.config.mechanisms[0])
         noise = self.noise(batch, generator)
         x = self.denoise(self.step_values(modulation), None, modulation, noise, self.plan(sampler, steps), generator)
         return self.normalizer.unnormalize(x)
+
+    def freeze(self) -> Self:
+        """Make the head a constant: no gradients, evaluation mode, and an error where a weight is not what it was."""
+        if not self.frozen:
+            self._fingerprint = None
+            self._tables.clear()
+        return super().freeze()
 
     # ── identity ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,7 +182,11 @@ class ActionHead(Freezable):
         return self
 
     def fingerprint(self) -> str:
-        """Of all weights, statistics and what they mean; the same for a bfloat16 file loaded as float32."""
+        """Return 32 hex digits for all weights, statistics and what they mean.
+
+        They are the same for a bfloat16 file loaded as float32, and stay those of the file if the head is cast.
+        """
+        self.assert_frozen()
         return self._fingerprint or files.fingerprint(self.state_dict(), self.config.contract())
 
     def pointer(self) -> dict[str, str | None]:
@@ -173,6 +205,7 @@ class ActionHead(Freezable):
         """
         from action_heads.policy import ConditionedHead
 
+        check_adapter(adapter)
         self.modulation_of(adapter.name)
         return ConditionedHead(self, adapter, normalizer)
 
@@ -231,8 +264,8 @@ class ActionHead(Freezable):
         token: str | bool | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
-        dtype: torch.dtype = torch.float32,
-        device: str | torch.device = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str = "cpu",
     ) -> ActionHead:
         """Load a head, frozen and in evaluation mode, from a bundled name, a local folder or a Hub id.
 
@@ -242,7 +275,9 @@ class ActionHead(Freezable):
             ValueError: the config is of another version or has unknown keys.
         """
         from action_heads import head_file
+        from action_heads.pointer import absolute
 
+        dtype, device = as_dtype(dtype), as_device(device)
         folder = hub.find(
             name_or_path,
             revision=revision,
@@ -252,15 +287,21 @@ class ActionHead(Freezable):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        head = head_file.load(folder)
-        head.source = {"path": str(name_or_path), "revision": hub.commit_of(folder) or revision, "subfolder": subfolder}
-        return head.to(device=device, dtype=dtype).freeze()
+        head = head_file.load(folder).to(device).freeze()
+        head._fingerprint = head.config.fingerprint
+        head.to(dtype)
+        head.source = {
+            "path": absolute(name_or_path),
+            "revision": hub.commit_of(folder) or revision,
+            "subfolder": subfolder,
+        }
+        return head
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | str | None = None) -> Path:
         """Write config.json, model.safetensors and, if there is none yet, a card. `dtype` casts the weights."""
         from action_heads import head_file
 
-        return head_file.save(self, Path(folder), dtype)
+        return head_file.save(self, Path(folder), None if dtype is None else as_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
         """Publish as a model repository in one commit; options as in `action_heads.hub.push`. Returns the URL.

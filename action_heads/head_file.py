@@ -9,7 +9,7 @@ import torch
 
 from action_heads import files
 from action_heads.card import head_card
-from action_heads.checks import check_fingerprint, check_layout
+from action_heads.checks import check_fingerprint, check_layout, check_values
 from action_heads.config import HeadConfig
 from action_heads.head import ActionHead
 
@@ -18,6 +18,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Path:
     """Write a head, its weights cast to `dtype`, and a card if there is none yet."""
+    head.assert_frozen(thorough=True)
     weights = {
         name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
         for name, tensor in head.state_dict().items()
@@ -28,7 +29,7 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
         contents[CARD] = head_card(head).encode()
     files.write_together(folder, contents)
     if head.frozen and head.source["path"] is None and config.fingerprint == head.fingerprint():
-        head.source = {"path": str(folder), "revision": None, "subfolder": None}
+        head.source = {"path": str(folder.absolute()), "revision": None, "subfolder": None}
     return folder
 
 
@@ -39,7 +40,8 @@ def load(folder: Path) -> ActionHead:
     with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the user's seed
         head = ActionHead(config)
     check_layout(tensors, head.state_dict(), folder / WEIGHTS)
-    check_fingerprint(tensors, config.contract(), config.fingerprint, folder / WEIGHTS)
+    check_values(tensors, head.state_dict(), folder / WEIGHTS)
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    head._fingerprint = config.fingerprint
+    # Of what was loaded, not of what was read.
+    check_fingerprint(head.state_dict(), config.contract(), config.fingerprint, folder / WEIGHTS)
     return head

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from action_heads.config import HeadConfig
     from action_heads.head import ActionHead
     from action_heads.spaces import ActionSpace
 
@@ -40,9 +41,9 @@ def in_mode(head: ActionHead, mode: str, seed: int = 0) -> ActionHead:
                 else f"reshape a random one instead, with the original's in_mode({mode!r}).reshape(...)"
             )
         )
-    fresh = random_like(head, f"{head.config.name}-{mode}", APART + seed).to(head.objective.alpha.device)
+    random = random_like(head, f"{head.config.name}-{mode}", APART + seed).to(head.objective.alpha.device)
     # Frozen, it computes as the pretrained one does. What trains stays float32, which small steps need.
-    return fresh if mode == "normal" else fresh.to(next(head.parameters()).dtype).freeze()
+    return random if mode == "normal" else random.to(next(head.parameters()).dtype).freeze()
 
 
 def shaped(head: ActionHead, mode: str, seed: int, space: ActionSpace, horizon: int | None = None) -> ActionHead:
@@ -56,18 +57,21 @@ def shaped(head: ActionHead, mode: str, seed: int, space: ActionSpace, horizon: 
     if own.space.parts == space.parts and own.space.mode == space.mode and own.horizon == shape.horizon:
         return head.in_mode(mode, seed=seed)
     if mode == "normal":  # everything is fresh and trains: there is no trunk to keep
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return type(head)(dataclasses.replace(shape, name=f"{own.name}-normal", training={}, fingerprint=""))
+        return fresh(type(head), shape, f"{own.name}-normal", APART + seed).to(head.objective.alpha.device)
     return head.in_mode(mode, seed=seed).reshape(space=space, horizon=shape.horizon)
 
 
 def random_like(head: ActionHead, name: str, seed: int) -> ActionHead:
     """A head of the same config and statistics in standard initialisation, on the CPU; no other random state moves."""
+    random = fresh(type(head), head.config, name, seed)
+    random.normalizer = copy.deepcopy(head.normalizer).cpu()
+    return random
+
+
+def fresh(kind: type[ActionHead], config: HeadConfig, name: str, seed: int) -> ActionHead:
+    """Build a head in standard initialisation, on the CPU; no other random state moves."""
     # torch.manual_seed would seed every accelerator too, which nothing here could take back.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
         # It was trained on nothing, so it has no record either.
-        fresh = type(head)(dataclasses.replace(head.config, name=name, training={}, fingerprint=""))
-    fresh.normalizer = copy.deepcopy(head.normalizer)
-    return fresh
+        return kind(dataclasses.replace(config, name=name, training={}, fingerprint=""))

@@ -96,6 +96,8 @@ class Normalizer(KeepFloat32):
 
     def extra_repr(self) -> str:
         """One entry per dimension that is changed: its range in robot units."""
+        if self.scale.is_meta:
+            return f"{len(self.scale)} dims"
         touched = ((self.offset != 0) | (self.scale != 1)).nonzero().flatten().tolist()
         low, high = (self.offset - self.scale).tolist(), (self.offset + self.scale).tolist()
         ranges = ", ".join(f"{i}: [{low[i]:.4g}, {high[i]:.4g}]" for i in touched)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from action_heads import adapter_file, continuing, files, hub
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
-from action_heads.checks import check_condition, check_count, check_pad, check_units
+from action_heads.checks import check_condition, check_count, check_generator, check_pad, check_units
 from action_heads.conditions import Condition, Mask, parts
 from action_heads.frozen import thawed
 from action_heads.head import ActionHead
@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     from action_heads.runtime.compiled import CompiledPolicy
 
 CPU = torch.device("cpu")
+
+
+def on_host(cond: Condition) -> bool:
+    """Return whether looking at values waits for no accelerator; a compiler can't look at any."""
+    return not torch.compiler.is_compiling() and all(getattr(part, "device", CPU) == CPU for part in parts(cond))
+
+
+def is_capturing(tensor: Tensor) -> bool:
+    """Return whether a CUDA graph is being recorded, in which nothing may wait."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 class ConditionedHead(nn.Module):
@@ -87,7 +97,8 @@ class ConditionedHead(nn.Module):
     ) -> Tensor:
         """Denoising loss, a scalar: the mean squared error of the prediction at a random noise level a row.
 
-        Shapes are always checked. NaNs and units are looked for in every call on a CPU, in the first on an accelerator.
+        Shapes are always checked, and that a frozen head is what it was. NaNs and units are looked for in every call on
+        a CPU, in the first on an accelerator.
 
         Args:
             actions: chunks (b h a) in robot units.
@@ -100,10 +111,11 @@ class ConditionedHead(nn.Module):
             prefixes: show the first steps of half of the chunks clean, as `sample` does with committed ones, and count
                 the others alone. On backbones that mix time.
         """
+        self.head.assert_frozen()
         look = self._look(actions, "loss")
+        check_generator(generator)
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
         self._check_cond(cond, mask, look, batch=len(actions))
-        self.head.assert_frozen()
         objective = self.head.objective
         x0 = self.normalizer.normalize(actions.float())
         if look:
@@ -113,7 +125,7 @@ class ConditionedHead(nn.Module):
         noise = objective.random_noise(x0.shape, generator)
         excluded = None
         if is_pad is not None:
-            check_pad(is_pad, *actions.shape[:2])
+            check_pad(is_pad, *actions.shape[:2], values=look)
             excluded = torch.cat([is_pad] * noise_samples)
         x_t = objective.add_noise(x0, noise, t)
         if prefixes:
@@ -127,7 +139,9 @@ class ConditionedHead(nn.Module):
         error = (output - objective.target(x0, noise, t)).square().mean(-1)
         if excluded is None:
             return error.mean()
-        return error.masked_fill(excluded, 0).sum() / (~excluded).sum().clamp(min=1)
+        mean = error.masked_fill(excluded, 0).sum() / (~excluded).sum().clamp(min=1)
+        # A batch of padding alone is an error; where saying so would wait for an accelerator, NaN says it.
+        return mean if look or is_pad is None else mean.masked_fill(is_pad.all(), torch.nan)
 
     # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss
     forward = loss
@@ -175,6 +189,8 @@ class ConditionedHead(nn.Module):
     ) -> Tensor:
         """Action chunks (b h a) in robot units, for conditions (b, c) or tokens (b, n, c).
 
+        Every call checks that the condition and the chunk are finite and the frozen head is what it was.
+
         Args:
             steps: of the sampler, 10 if not given, 1 for "one_step". Each is one network evaluation; with "heun" two,
                 and one for the last.
@@ -187,7 +203,9 @@ class ConditionedHead(nn.Module):
                 (real-time chunking). On backbones that mix time, trained with `prefixes=True`.
             start: share of noise in (0, 1] to start from, over `previous` (warm start): fewer steps then do.
         """
-        self._check_cond(cond, mask, self._look(parts(cond)[0], "sample"))
+        self.head.assert_frozen()
+        self._check_cond(cond, mask, on_host(cond))
+        check_generator(generator)
         if previous is None and (committed or start is not None):
             raise ValueError("committed and start continue a chunk: pass what is left of it as previous")
         head = self.head
@@ -195,15 +213,30 @@ class ConditionedHead(nn.Module):
         level = None if start is None else continuing.level_of(head, start)
         plan, prefix = head.plan(sampler, steps, spacing, level), None
         if previous is not None:
-            committed = continuing.check_previous(previous, committed, start, x, self._look(previous, "previous"))
+            committed = continuing.check_previous(previous, committed, start, x, on_host(previous))
             last = self.normalizer.normalize(previous.float())
             prefix = continuing.prefix(head, self.modulation, last, committed)
             x = x if start is None else continuing.begin(head, last, x, plan)
-        x = head.denoise(self.step_values(), self.modulate(cond, mask), self.modulation, x, plan, generator, prefix)
+        values = self.modulate(cond, mask)
+        x = head.denoise(self.step_values(), values, self.modulation, x, plan, generator, prefix)
         chunk = self.normalizer.unnormalize(x)
         if prefix and previous is not None:  # bit for bit what is being executed
             chunk[:, :committed] = previous[:, :committed]
+        self._assert_finite(chunk, values, cond, mask)
         return chunk
+
+    def _assert_finite(self, chunk: Tensor, values: Tensor, cond: Condition, mask: Mask) -> None:
+        """Raise if a chunk must not reach a robot. On an accelerator this waits for it, as whoever acts does anyway.
+
+        Modulation values (b, 1 or h, P) are looked at too: sampling clips, which makes a number of an infinity.
+        """
+        if torch.compiler.is_compiling() or is_capturing(chunk) or (chunk.isfinite().all() & values.isfinite().all()):
+            return
+        self._check_cond(cond, mask, values=True)
+        raise ValueError(
+            "the policy made NaN or infinite actions of a finite condition: the adapter's weights are damaged or its "
+            "training diverged; load an earlier checkpoint"
+        )
 
     def compile(self, method: str = "auto", *, dtype: torch.dtype | None = None) -> CompiledPolicy:  # pyright: ignore
         """The same policy with its frozen head compiled for its device: the same `sample`, the same chunks, sooner.
@@ -227,10 +260,10 @@ class ConditionedHead(nn.Module):
             )
 
     def _look(self, tensor: Tensor, call: str) -> bool:
-        """Whether to look for NaNs and odd units: that waits for an accelerator, so there only the first time."""
+        """Whether to look for NaNs and odd units in training: an accelerator would wait, so there the first time."""
         if torch.compiler.is_compiling():
             return False
-        look = getattr(tensor, "device", CPU) == CPU or call not in self._looked_at
+        look = on_host(tensor) or call not in self._looked_at
         self._looked_at.add(call)
         return look
 
@@ -265,19 +298,25 @@ class ConditionedHead(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, *, revision: str | None = None, dtype=torch.float32, device="cpu", **kwargs
+        cls,
+        path: str | Path,
+        *,
+        head: ActionHead | str | Path | None = None,
+        revision: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str = "cpu",
+        **kwargs,
     ) -> ConditionedHead:
         """Load an adapter and the head it points to; for a robot, which needs nothing else.
 
-        `revision` is the adapter's; the other options (`cache_dir`, `token`, `local_files_only`, ...) are for both.
+        A head that was moved is found near the adapter, by its fingerprint, or is passed as `head`. `revision` is the
+        adapter's; the other options (`cache_dir`, `token`, `local_files_only`, ...) are for both.
         """
+        from action_heads.pointer import load_head
+
         file = hub.find(path, files=[adapter_file.NAME], revision=revision, **kwargs) / adapter_file.NAME
-        saved = adapter_file.read(file)[1]["head"]
-        if saved["path"] is None:
-            raise ValueError(f"the head of {path} was never saved: load it yourself and use head.load_adapter")
-        at = {"revision": saved["revision"], "subfolder": saved["subfolder"]}
-        head = ActionHead.from_pretrained(saved["path"], dtype=dtype, device=device, **at, **kwargs)
-        return adapter_file.load(head, file)
+        pointer = adapter_file.read(file)[1]["head"]
+        return adapter_file.load(load_head(pointer, file, head, dtype=dtype, device=device, **kwargs), file)
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 

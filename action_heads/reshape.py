@@ -21,6 +21,8 @@ from action_heads.spaces import ActionSpace
 class ReshapedHead(ActionHead):
     """The frozen trunk of another head between new projections from and to actions, which train with an adapter."""
 
+    left_out = ("backbone.embed.", "backbone.out.", "normalizer.")
+
     def __init__(self, config: HeadConfig, original: ActionHead):
         super().__init__(config)
         self._original = (original,)  # in a tuple, so that torch does not count it as a part of this head
@@ -29,10 +31,6 @@ class ReshapedHead(ActionHead):
     @property
     def original(self) -> ActionHead:
         return self._original[0]
-
-    @property
-    def projections(self) -> dict[str, Tensor]:
-        return {name: p for name, p in self.named_parameters() if is_projection(name)}
 
     def attach(self, adapter: Adapter, *, normalizer: Normalizer | None = None) -> ConditionedHead:
         """As of any head, but once, since its projections train with the adapter; and it has no statistics to go by."""

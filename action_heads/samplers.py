@@ -43,6 +43,12 @@ class Schedule:
         """How often the network is asked, k."""
         return len(self.timesteps)
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All tables that it has."""
+        given = (self.timesteps, self.x0, self.x, self.noise, *(self.memory or ()))
+        return tuple(table for table in given if table is not None)
+
     def to(self, device: torch.device) -> Schedule:
         noise = None if self.noise is None else self.noise.to(device)
         memory = None if self.memory is None else Memory(*(table.to(device) for table in self.memory))

@@ -12,7 +12,8 @@ from fake_hub import fake_hub_fixture  # noqa: F401
 from small import actions, conditions, generator, tiny_config, tiny_head, trained_policy
 
 from action_heads import ActionHead, ConditionedHead
-from action_heads.files import WeightFileError
+from action_heads.adapters import ADAPTERS
+from action_heads.files import WeightFileError, fingerprint
 from action_heads.hub import HeadNotFoundError
 
 
@@ -210,3 +211,36 @@ def test_in_normal_training_only_what_is_computed_with_trains():
 def test_policies_survive_pickling(policy):
     twin = pickle.loads(pickle.dumps(policy))
     assert torch.equal(*(p.sample(conditions(), generator=generator()) for p in (policy, twin)))
+
+
+@pytest.mark.parametrize("wrong", ["adaln_zero", ADAPTERS["adaln_zero"], None, 3])
+def test_attach_takes_an_adapter(wrong):
+    with pytest.raises(ValueError, match=r"pass AdaLNZero\(cond_dim=\.\.\.\)"):
+        tiny_head().attach(wrong)
+
+
+def test_dtype_and_device_go_by_name(head, tmp_path):
+    head.save_pretrained(tmp_path)
+    loaded = ActionHead.from_pretrained(tmp_path, dtype="bfloat16", device="cpu")
+    assert next(loaded.parameters()).dtype == torch.bfloat16
+    for dtype in ("int8", "float33", torch.int64, 3, None):
+        with pytest.raises(ValueError, match="dtype must be a floating dtype of torch"):
+            ActionHead.from_pretrained(tmp_path, dtype=dtype)
+    for device in ("gpu", "cuda:99", 3.5):
+        with pytest.raises(ValueError, match=r"can't be used .*device='cpu' always works"):
+            ActionHead.from_pretrained(tmp_path, device=device)
+
+
+def test_a_header_that_says_integers_is_refused(head, tmp_path):
+    """One byte of the header makes other numbers of the same bits."""
+    file = head.save_pretrained(tmp_path) / "model.safetensors"
+    whole = file.read_bytes()
+    for was, now in ((b'"F32"', b'"I32"'), (b'"F32"', b'"U32"')):
+        file.write_bytes(whole.replace(was, now, 1))
+        with pytest.raises(WeightFileError, match=r"expected torch\.float32"):
+            ActionHead.from_pretrained(tmp_path)
+
+
+def test_fingerprints_tell_integers_from_floats():
+    words = torch.tensor([1, 2, 3], dtype=torch.int32)
+    assert len({fingerprint({"w": w}) for w in (words, words.view(torch.float32), words.float(), words.long())}) == 4

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head
 
-from action_heads import ActionHead
+from action_heads import ActionHead, ActionSpace
 from action_heads.adapters import ADAPTERS
 from action_heads.fit import FitConfig, fit
-from action_heads.modes import MODES
+from action_heads.modes import MODES, shaped
 
 FRESH = [mode for mode in MODES if mode != "decoupled"]
 
@@ -80,3 +82,16 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"build a new one, ActionHead\(head\.config\)"):
         reshaped.in_mode("normal")
     assert tiny_head().in_mode("random-frozen").reshape(horizon=8).config.horizon == 8
+
+
+def test_every_fresh_head_is_seeded_apart_from_stage_1():
+    """The first weights that a seed draws belong to the head that Stage 1 began with, whatever the layout."""
+    pretrained = tiny_head()
+    other = ActionSpace((("joint", 7), ("gripper", 1)))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        began = ActionHead(dataclasses.replace(pretrained.config, space=other))
+        fresh = shaped(pretrained, "normal", seed, other)
+        assert not torch.equal(fresh.backbone.blocks[0].up.weight, began.backbone.blocks[0].up.weight)
+        again = shaped(pretrained, "normal", seed, other)
+        assert torch.equal(fresh.backbone.blocks[0].up.weight, again.backbone.blocks[0].up.weight)

@@ -209,8 +209,60 @@ def test_padding_does_not_count(policy):
     torch.testing.assert_close(one * (~is_pad).sum() + rest * is_pad.sum(), whole * is_pad.numel())
 
 
-def test_all_padding_gives_zero_and_no_nan(policy):
-    assert policy.loss(actions(), conditions(), is_pad=torch.ones(4, 16, dtype=torch.bool)) == 0
+def test_a_batch_of_padding_alone_is_an_error(policy):
+    with pytest.raises(ValueError, match="all 4 x 16 actions of this batch are padding"):
+        policy.loss(actions(), conditions(), is_pad=torch.ones(4, 16, dtype=torch.bool))
+
+
+def test_where_saying_so_would_wait_a_batch_of_padding_alone_has_no_loss(policy, monkeypatch):
+    policy.loss(actions(), conditions())
+    monkeypatch.setattr("action_heads.policy.CPU", torch.device("meta"))  # the CPU counts as an accelerator
+    assert policy.loss(actions(), conditions(), is_pad=torch.ones(4, 16, dtype=torch.bool)).isnan()
+    some = torch.arange(16).expand(4, 16) > 7
+    assert policy.loss(actions(), conditions(), is_pad=some).isfinite()
+
+
+BAD = {"nan": torch.nan, "inf": torch.inf, "-inf": -torch.inf}
+
+
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("accelerator", [False, True], ids=["cpu", "as on an accelerator"])
+def test_acting_never_lets_a_broken_condition_through(policy, value, accelerator, monkeypatch):
+    policy.sample(conditions())
+    policy.loss(actions(), conditions())
+    if accelerator:
+        monkeypatch.setattr("action_heads.policy.CPU", torch.device("meta"))
+    broken = conditions()
+    broken[2, 1] = value
+    with pytest.raises(ValueError, match="cond has NaN or infinite values, first in batch row 2"):
+        policy.sample(broken)
+
+
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+def test_acting_never_lets_a_broken_adapter_through(policy, value):
+    with torch.no_grad():
+        next(p for p in reversed(list(policy.adapter.parameters())) if p.ndim == 1)[0] = value
+    with pytest.raises(ValueError, match="NaN or infinite actions of a finite condition"):
+        policy.sample(conditions())
+
+
+@pytest.mark.parametrize("wrong", [0, "seed", torch.manual_seed])
+def test_a_generator_is_one(policy, wrong):
+    for call in (
+        lambda: policy.sample(conditions(), generator=wrong),
+        lambda: policy.loss(actions(), conditions(), generator=wrong),
+        lambda: policy.head.sample(1, generator=wrong),
+    ):
+        with pytest.raises(ValueError, match=r"torch\.Generator\(\)\.manual_seed"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "cond", [torch.zeros(7), torch.zeros(4, 3, 5, 7), [[0.0] * 7], torch.zeros(4, 7).numpy(), None]
+)
+def test_a_condition_is_a_tensor_of_two_or_three_axes(cond):
+    with pytest.raises(ValueError, match="cond must be"):
+        tiny_head().attach(ADAPTERS["film"](COND_DIM)).sample(cond)
 
 
 def test_samples_are_in_robot_units(head):
@@ -427,3 +479,45 @@ def test_a_write_that_fails_leaves_the_older_adapter(tmp_path, monkeypatch):
         policy.save_adapter(folder)
     monkeypatch.undo()
     assert torch.equal(head.load_adapter(folder).sample(conditions(), generator=generator()), expected)
+
+
+def test_a_flipped_bit_of_an_adapter_is_refused(tmp_path):
+    head = tiny_head()
+    file = trained_policy(head).save_adapter(tmp_path) / "adapter.safetensors"
+    whole = bytearray(file.read_bytes())
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(begin, len(whole), 997):
+        whole[at] ^= 1
+        file.write_bytes(whole)
+        with pytest.raises(WeightFileError):
+            head.load_adapter(tmp_path)
+        whole[at] ^= 1
+    file.write_bytes(whole)
+    head.load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"pool": "last"}, {"relearn_step": True}, {"through": "code"}])
+def test_another_setting_in_the_header_of_an_adapter_is_refused(change, tmp_path):
+    head = tiny_head()
+    trained_policy(head).save_adapter(tmp_path)
+    tensors, metadata = load_tensors(tmp_path / "adapter.safetensors")
+    config = json.loads(metadata["action_heads"])
+    config["adapter"] |= change
+    save_tensors(tensors, tmp_path / "adapter.safetensors", {"action_heads": json.dumps(config)})
+    with pytest.raises(WeightFileError):
+        head.load_adapter(tmp_path)
+
+
+def test_an_adapter_of_before_fingerprints_loads_with_a_warning(tmp_path):
+    head = tiny_head()
+    policy = trained_policy(head)
+    policy.save_adapter(tmp_path)
+    tensors, metadata = load_tensors(tmp_path / "adapter.safetensors")
+    config = json.loads(metadata["action_heads"]) | {"version": 2}
+    del config["fingerprint"]
+    save_tensors(tensors, tmp_path / "adapter.safetensors", {"action_heads": json.dumps(config)})
+    with pytest.warns(UserWarning, match="saved before adapters had a fingerprint"):
+        old = head.load_adapter(tmp_path)
+    assert torch.equal(
+        old.sample(conditions(), generator=generator()), policy.sample(conditions(), generator=generator())
+    )

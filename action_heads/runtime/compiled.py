@@ -57,6 +57,20 @@ class CompiledPolicy(ConditionedHead):
     def normalizer(self) -> Normalizer:
         return self.source.normalizer
 
+    @property
+    def own_normalizer(self) -> Normalizer | None:  # type: ignore[override]
+        """Statistics of the task's own actions, if the policy it was compiled from has any."""
+        return self.source.own_normalizer
+
+    def requires_grad_(self, requires_grad: bool = True) -> CompiledPolicy:
+        """Change nothing: a compiled policy does not train, and its adapter is that of a policy which may."""
+        return self
+
+    def train(self, mode: bool = True) -> CompiledPolicy:
+        """Stay in evaluation mode, and leave the shared adapter in whatever mode it is."""
+        self.training = False
+        return self
+
     def loss(self, *args, **options) -> Tensor:
         raise RuntimeError("a compiled policy only acts: train the one it was compiled from, whose adapter it shares")
 

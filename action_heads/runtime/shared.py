@@ -51,6 +51,10 @@ class SharedHead(ActionHead):
     def projections(self) -> dict[str, Tensor]:
         return self._made_of[0].projections
 
+    def assert_frozen(self, thorough: bool = False) -> None:
+        """Check the head that it was made of, whose weights count."""
+        self._made_of[0].assert_frozen(thorough)
+
 
 def rebuilt(module: M, replace: Callable[[nn.Module], nn.Module | None]) -> M:
     """The same tree over the same weights, with what `replace` gives in the place of parts that it knows."""

@@ -1,0 +1,80 @@
+"""Adapters and heads that were moved after training."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import torch
+from small import conditions, generator, tiny_head, trained_policy
+
+from action_heads import ActionHead, ConditionedHead
+from action_heads.hub import HeadNotFoundError
+
+
+def chunk(policy):
+    return policy.sample(conditions(), generator=generator())
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A head and an adapter trained on it, as `--head heads/mine` in some working folder makes them."""
+    head = tiny_head()
+    root = tmp_path / "there"
+    head.save_pretrained(root / "heads" / "mine")
+    here = os.getcwd()
+    os.chdir(root)
+    try:
+        policy = trained_policy(ActionHead.from_pretrained("heads/mine"))
+    finally:
+        os.chdir(here)
+    policy.save_adapter(root / "runs" / "lift")
+    return root, chunk(policy)
+
+
+def test_another_working_folder(made):
+    root, expected = made
+    assert torch.equal(chunk(ConditionedHead.from_pretrained(root / "runs" / "lift")), expected)
+
+
+@pytest.mark.parametrize("layout", ["as it was", "beside it", "below it"])
+def test_moved_with_its_head(made, layout, tmp_path):
+    root, expected = made
+    robot = tmp_path / "robot"
+    if layout == "as it was":
+        shutil.move(root, robot)
+        adapter = robot / "runs" / "lift"
+    else:
+        adapter = robot / "lift"
+        shutil.move(root / "runs" / "lift", adapter)
+        shutil.move(root / "heads" / "mine", (robot if layout == "beside it" else adapter) / "mine")
+    assert torch.equal(chunk(ConditionedHead.from_pretrained(adapter)), expected)
+
+
+def test_another_head_of_that_name_is_not_taken(made):
+    root, _ = made
+    shutil.rmtree(root / "heads" / "mine")
+    tiny_head(seed=1).save_pretrained(root / "heads" / "mine")
+    with pytest.raises(HeadNotFoundError, match=r"points to its head, test/tiny with fingerprint .* pass head="):
+        ConditionedHead.from_pretrained(root / "runs" / "lift")
+
+
+def test_a_head_that_is_gone_is_passed(made, tmp_path):
+    root, expected = made
+    shutil.move(root / "heads" / "mine", tmp_path / "elsewhere" / "renamed")
+    with pytest.raises(HeadNotFoundError, match="If it was moved, pass head="):
+        ConditionedHead.from_pretrained(root / "runs" / "lift")
+    place = tmp_path / "elsewhere" / "renamed"
+    for head in (place, str(place), ActionHead.from_pretrained(place)):
+        assert torch.equal(chunk(ConditionedHead.from_pretrained(root / "runs" / "lift", head=head)), expected)
+    with pytest.raises(ValueError, match="was trained on test/tiny with fingerprint"):
+        ConditionedHead.from_pretrained(root / "runs" / "lift", head=tiny_head(seed=1))
+
+
+def test_a_head_that_was_never_saved(tmp_path):
+    policy = trained_policy(tiny_head())
+    policy.save_adapter(tmp_path)
+    with pytest.raises(ValueError, match="was never saved: load it yourself and pass it as head="):
+        ConditionedHead.from_pretrained(tmp_path)
+    assert torch.equal(chunk(ConditionedHead.from_pretrained(tmp_path, head=tiny_head())), chunk(policy))

@@ -21,8 +21,8 @@ from action_heads import adapter_file, files, hub
 from action_heads.config import strict
 from action_heads.encoders import ObservationEncoder, saved
 from action_heads.head import ActionHead
-from action_heads.limits import check_fields, fits, shown
 from action_heads.layouts import ActionLayout
+from action_heads.limits import check_fields, fits, shown
 from action_heads.policy import ConditionedHead
 
 VERSION = 1
@@ -218,8 +218,8 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         )
     elif given != (found := fingerprint(record, weights)):
         raise files.WeightFileError(
-            f"{path} and {ENCODER} have fingerprint {found}, but were saved as {shown(given)}: one of them was changed, "
-            "or they are of different runs. Download or save them again"
+            f"{path} and {ENCODER} have fingerprint {found}, but were saved as {shown(given)}: one was changed, or they "
+            "are of different runs. Download or save them again"
         )
     if record["fingerprints"].get("encoder") != files.fingerprint(weights):
         raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} are of different runs: save again")
@@ -231,8 +231,8 @@ def check_space(contract: Contract, head: ActionHead, path: Path) -> None:
     space = ActionLayout.parse(contract.action_layout, contract.gripper).space()
     if (space.parts, space.mode) != (head.config.space.parts, head.config.space.mode):
         raise ValueError(
-            f"{path} names the layout {contract.action_layout!r}, whose actions are {space.mode} {space.parts}; the head "
-            f"makes {head.config.space.mode} {head.config.space.parts}: they are of different runs"
+            f"{path} names the layout {contract.action_layout!r}, whose actions are {space.mode} {space.parts}; the "
+            f"head makes {head.config.space.mode} {head.config.space.parts}: they are of different runs"
         )
 
 

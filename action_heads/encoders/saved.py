@@ -61,7 +61,9 @@ def build(config: ObservationConfig, architecture: dict[str, Any]) -> Observatio
         except (ImportError, ValueError):
             raise
         except Exception as error:  # transformers says in many ways that a config describes no model
-            raise ValueError(f"the saved architecture describes no network ({error}): save the encoder again") from error
+            raise ValueError(
+                f"the saved architecture describes no network ({error}): save the encoder again"
+            ) from error
 
 
 def check_architecture(architecture: Any, config: ObservationConfig) -> None:
@@ -76,7 +78,9 @@ def check_architecture(architecture: Any, config: ObservationConfig) -> None:
             raise ValueError(f"the architecture's {name} needs {', '.join(kinds)}, got {shown(part)}")
         for key, kind in kinds.items():
             if not fits(part[key], kind):
-                raise ValueError(f"the architecture's {name}.{key} must be {limits.spelled(kind)}, got {shown(part[key])}")
+                raise ValueError(
+                    f"the architecture's {name}.{key} must be {limits.spelled(kind)}, got {shown(part[key])}"
+                )
         check_width(f"{name}.width in the architecture", part["width"], limits.WIDTH)
     if vision := architecture.get("vision"):
         for pixels in vision["size"]:

@@ -102,7 +102,9 @@ def learnt(letters: Tensor, vectors: Tensor, width: int) -> dict[str, Tensor]:
     if len(set(sentences)) < len(sentences):
         raise ValueError("one sentence comes twice")
     if vectors.shape != (len(sentences), width) or not vectors.is_floating_point():
-        raise ValueError(f"vectors are {tuple(vectors.shape)}, expected {(len(sentences), width)}: of another text model")
+        raise ValueError(
+            f"vectors are {tuple(vectors.shape)}, expected {(len(sentences), width)}: of another text model"
+        )
     if not vectors.isfinite().all():
         raise ValueError("vectors hold NaN or infinity")
     return dict(zip(sentences, vectors.detach().cpu().float().clone(), strict=True))

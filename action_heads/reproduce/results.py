@@ -11,8 +11,7 @@ from typing import Any
 
 from action_heads import files
 from action_heads.limits import check_fields, fits, shown
-from action_heads.reproduce.config import VERSION, Run
-
+from action_heads.reproduce.config import LATER, VERSION, Run
 
 PROVENANCE = ("machine", "command", "date")  # what a result does not depend on
 KINDS = {  # what a result's file holds, beside `earlier`
@@ -97,7 +96,7 @@ def path_of(results: Path, run: Run, identity: str) -> Path:
 def save(result: Result, path: Path) -> None:
     """Whole or not at all; a line a field, a line an episode, so that a diff can be read."""
     record = json.loads(json.dumps(asdict(result))) | {"version": VERSION}
-    record["checksum"] = checksum(record if result.earlier else {k: v for k, v in record.items() if k != "earlier"})
+    record["checksum"] = checksum(record)
     record["rates"] = {
         "env_steps_per_second": round(result.env_steps_per_second, 1),
         "policy_share": round(result.policy_share, 3),
@@ -126,7 +125,11 @@ def load(path: Path) -> Result:
             raise ValueError(f"it needs {', '.join(KINDS)}, and has {', '.join(record)}")
         if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
             raise ValueError(f"of another type than expected: {', '.join(wrong)}")
-        record["run"] = Run.from_dict(record["run"])
+        if lacking := [key for key in ("training", "policy", "environment") if key not in record["seconds"]]:
+            raise ValueError(f"its seconds lack {', '.join(lacking)}")
+        run = Run.from_dict(record["run"])
+        check_fields(LATER | record["run"], Run, "the run")
+        record["run"] = run
         record["episodes"] = _episodes(record["episodes"])
         record["earlier"] = _by_step(record.get("earlier", {}))
         return Result(**record)
@@ -141,12 +144,15 @@ def check_sum(record: dict[str, Any], path: Path) -> None:
         # One text for all of them, so that Python shows it once.
         warnings.warn("some results have no checksum, which older releases did not write", stacklevel=3)
     elif given != checksum(record):
-        raise ValueError(f"{path} was changed since it was written: its checksum is another; delete it and run it again")
+        raise ValueError(
+            f"{path} was changed since it was written: its checksum is another; delete it and run it again"
+        )
 
 
 def checksum(record: dict[str, Any]) -> str:
     """Of all that counts in a record: not the command, the date and the machine."""
     counted = {key: value for key, value in record.items() if key not in (*PROVENANCE, "version", "rates")}
+    counted.setdefault("earlier", {})
     return files.fingerprint({}, json.dumps(counted, sort_keys=True))
 
 

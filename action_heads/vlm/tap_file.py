@@ -82,7 +82,9 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{file} has version {version}, this release reads {VERSION}: upgrade action-heads")
     given = config.pop("fingerprint", None)
     if config.keys() != KINDS.keys() or not all(fits(config[key], kind) for key, kind in KINDS.items()):
-        raise ValueError(f"{file} has an incomplete or unknown config in its header: {shown(config)}; save the tap again")
+        raise ValueError(
+            f"{file} has an incomplete or unknown config in its header: {shown(config)}; save the tap again"
+        )
     if not config["layers"]:
         raise ValueError(f"{file} names no layer: it is damaged; save the tap again")
     if given is None:

@@ -218,8 +218,8 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         )
     elif given != (found := fingerprint(record, weights)):
         raise files.WeightFileError(
-            f"{path} and {ENCODER} have fingerprint {found}, but were saved as {shown(given)}: one was changed, or they "
-            "are of different runs. Download or save them again"
+            f"{path} and {ENCODER} have fingerprint {found}, but were saved as {shown(given)}: one was changed, or "
+            "they are of different runs. Download or save them again"
         )
     if record["fingerprints"].get("encoder") != files.fingerprint(weights):
         raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} are of different runs: save again")

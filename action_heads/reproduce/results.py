@@ -118,7 +118,7 @@ def load(path: Path) -> Result:
         raise ValueError(
             f"{path} is of version {shown(version)} of the protocol, this release has {VERSION}: run it again"
         )
-    check_sum(record, path)
+    given, whole = record.pop("checksum", None), dict(record)
     record.pop("rates", None)
     try:
         if record.keys() - {"earlier"} != KINDS.keys():
@@ -132,14 +132,15 @@ def load(path: Path) -> Result:
         record["run"] = run
         record["episodes"] = _episodes(record["episodes"])
         record["earlier"] = _by_step(record.get("earlier", {}))
-        return Result(**record)
+        result = Result(**record)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no result of a run ({error}); delete it and run it again") from error
+    check_sum(given, whole, path)
+    return result
 
 
-def check_sum(record: dict[str, Any], path: Path) -> None:
-    """Take the checksum out of a record, and raise if it is another one's; older records have none."""
-    given = record.pop("checksum", None)
+def check_sum(given: Any, record: dict[str, Any], path: Path) -> None:
+    """Raise if a record's checksum is another one's; older records have none."""
     if given is None:
         # One text for all of them, so that Python shows it once.
         warnings.warn("some results have no checksum, which older releases did not write", stacklevel=3)
@@ -177,16 +178,18 @@ class Progress:
         record = files.read_json(path)
         kinds = {"seconds": dict[str, float], "losses": list[float], "rolled": dict[str, list[dict[str, Any]]]}
         try:
-            if isinstance(record, dict):
-                check_sum(record, path)
+            given = record.pop("checksum", None) if isinstance(record, dict) else None
+            whole = dict(record) if isinstance(record, dict) else {}
             if not isinstance(record, dict) or record.keys() != kinds.keys():
                 raise ValueError(f"it needs {', '.join(kinds)}")
             if wrong := [name for name, kind in kinds.items() if not fits(record[name], kind)]:
                 raise ValueError(f"of another type than expected: {', '.join(wrong)}")
             rolled = {step: list(part) for step, part in _by_step(record.pop("rolled")).items()}
-            return cls(path, **record, rolled=rolled)
+            progress = cls(path, **record, rolled=rolled)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is no progress of a run ({error}); delete it and run it again") from error
+        check_sum(given, whole, path)
+        return progress
 
     def save(self) -> Progress:
         rolled = {str(step): [asdict(episode) for episode in part] for step, part in self.rolled.items()}

@@ -58,7 +58,7 @@ def digest(tensors: dict[str, Tensor], *values: Any) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         of.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        of.update(tensor.view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        of.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return of.hexdigest()[:32]
 
 
@@ -198,6 +198,7 @@ def make_policy(config: ObservationConfig, architecture: dict[str, Any], inside:
         if not inside:
             head.save_pretrained(folder / "elsewhere")
             head = ActionHead.from_pretrained(folder / "elsewhere")
+        torch.manual_seed(seed)  # which making a head has set
         adapter = ADAPTERS["adaln_zero"](encoder.cond_dim, hidden_dim=8)
         policy = head.attach(adapter, normalizer=Normalizer.identity(EE_ABSOLUTE))
         nn.init.normal_(policy.adapter.aim.weight)

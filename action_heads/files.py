@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,18 @@ NESTING = 64  # lists and objects within each other
 
 class WeightFileError(ValueError):
     """A weight file cannot be read: the message names the file, what was found in it and the remedy."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors in here are about this file: put its name before a message that lacks it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        kind = WeightFileError if isinstance(error, WeightFileError) else ValueError
+        raise kind(f"{path}: {error}") from error
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict | None = None) -> None:

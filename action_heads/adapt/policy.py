@@ -177,15 +177,17 @@ class AdaptedPolicy(nn.Module):
         folder = hub.find(path, files=[CONFIG, ENCODER, adapter_file.NAME], **kwargs)
         weights, _ = files.load_tensors(folder / ENCODER)
         record = read(folder / CONFIG, weights)
-        contract = strict(Contract, record["contract"], f"the contract in {folder / CONFIG}")
-        encoder = saved.load(record["observation"], record["architecture"], weights, folder / ENCODER)
+        with files.naming(folder / CONFIG):
+            contract = strict(Contract, record["contract"], "the contract")
+            encoder = saved.load(record["observation"], record["architecture"], weights, folder / ENCODER)
         if (folder / HEAD).is_dir():
             policy = ActionHead.from_pretrained(folder / HEAD).load_adapter(folder)
         else:
             policy = ConditionedHead.from_pretrained(folder, **kwargs)
         if files.fingerprint(adapter_file.own_state(policy)) != record["fingerprints"].get("adapter"):
             raise files.WeightFileError(f"encoder, adapter and {CONFIG} in {folder} are of different runs: save again")
-        check_space(contract, policy.head, folder / CONFIG)
+        with files.naming(folder / CONFIG):
+            check_space(contract, policy.head)
         return cls(encoder, policy, contract, record["training"]).to(device).eval()
 
 
@@ -226,13 +228,13 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return record
 
 
-def check_space(contract: Contract, head: ActionHead, path: Path) -> None:
+def check_space(contract: Contract, head: ActionHead) -> None:
     """Raise unless the columns of the recording are what the head's actions are decoded to."""
     space = ActionLayout.parse(contract.action_layout, contract.gripper).space()
     if (space.parts, space.mode) != (head.config.space.parts, head.config.space.mode):
         raise ValueError(
-            f"{path} names the layout {contract.action_layout!r}, whose actions are {space.mode} {space.parts}; the "
-            f"head makes {head.config.space.mode} {head.config.space.parts}: they are of different runs"
+            f"the contract names the layout {contract.action_layout!r}, whose actions are {space.mode} {space.parts}; "
+            f"the head makes {head.config.space.mode} {head.config.space.parts}: they are of different runs"
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-for place in ("", "reproduce"):
-    sys.path.append(str(Path(__file__).parents[1] / place))
-
 from small import COND_DIM, tiny_head, trained_policy
+from torch import Tensor, nn
 
 from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer, adapter_file, golden
 from action_heads.adapt.policy import AdaptedPolicy, Contract

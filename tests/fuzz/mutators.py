@@ -1,4 +1,4 @@
-"""Ways to damage a file, each a function of a random generator: what a disk, a network, an editor or an attacker does."""
+"""Ways to damage a file, by a random generator: what a disk, a network, an editor or an attacker does."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mutate(rng: random.Random, files: Files, other: Files) -> tuple[str, Files]:
         else:
             try:
                 files[name] = how(rng, files[name])
-            except (ValueError, KeyError, IndexError, TypeError, struct.error, RecursionError):
+            except Exception:
                 files[name] = flip(rng, files[name])  # an earlier mutation has left nothing to parse
     return ", ".join(done), files
 

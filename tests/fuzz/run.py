@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "reproduce")]  # small heads and made-up results
 FAULTS = ("raw", "hang", "other")
 MEMORY = 3 << 30  # bytes beyond what a worker has when it begins
 
@@ -83,6 +84,8 @@ def fuzz(count: int, seed: int, formats: list[str] | None = None, limit: float =
             if "number" in record:
                 found.append(record)
                 start = record["number"] + 1
+                if start % 1000 == 0:
+                    print(report(found), file=sys.stderr, flush=True)
         worker.wait()
     return found
 

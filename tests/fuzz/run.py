@@ -130,20 +130,21 @@ def work(given: Any) -> None:
     formats = [f for f in FORMATS if not given.formats or f.name.startswith(tuple(given.formats))]
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as scratch:
         cases: dict[str, Case] = {}
-        limit_memory()
         for number in range(given.start, given.start + given.count):
             rng = random.Random(f"{given.seed}-{number}")
             form = rng.choices(formats, [form.share for form in formats])[0]
             if form.name not in cases:
                 print(json.dumps({"making": form.name}), flush=True)
+                resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
                 cases[form.name] = Case(form, Path(scratch) / form.name)
+                limit_memory()  # of what has been imported by now
                 print(json.dumps({"made": form.name}), flush=True)
             print(json.dumps({"number": number, "format": form.name, **cases[form.name].attempt(rng)}), flush=True)
 
 
 def limit_memory() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
 
 
 class Case:

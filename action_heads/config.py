@@ -168,7 +168,7 @@ def strict(cls: type, values: Any, what: str, since: dict[str, Any] | None = Non
     if not isinstance(values, dict):
         raise ValueError(f"{what} is a JSON object, got {shown(values)}")
     values = (since or {}) | values
-    fields = limits.annotations(cls)
+    fields = limits.types_of(cls)
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"unknown keys in {what}: {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
     if missing := sorted(fields.keys() - values.keys()):

@@ -65,13 +65,13 @@ def check_fields(values: Mapping[str, Any], cls: type, what: str) -> None:
 
     Lists stand for tuples, since JSON has no tuples, and whole numbers for floats.
     """
-    for name, kind in annotations(cls).items():
+    for name, kind in types_of(cls).items():
         if not fits(values[name], kind):
             raise ValueError(f"{name} in {what} must be of type {spelled(kind)}, got {shown(values[name])}")
 
 
 @lru_cache
-def annotations(cls: type) -> dict[str, Any]:
+def types_of(cls: type) -> dict[str, Any]:
     """The type of every field of a dataclass."""
     hints = get_type_hints(cls)
     return {item.name: hints[item.name] for item in dataclasses.fields(cls)}

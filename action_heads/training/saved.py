@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from action_heads import files
@@ -84,8 +85,9 @@ def load(trainer: Training, record: Mapping[str, Any], folder: Path) -> dict[str
         number = int(match[1]) if match else len(trainer.parameters)
         if not match or number >= len(trainer.parameters) or match[2] not in ADAM:
             raise files.WeightFileError(f"{path} has an unknown {shown(name)}: {REMEDY}")
-        shape = () if match[2] == "step" else trainer.parameters[number].shape
-        if tensors[name].shape != shape or not tensors[name].is_floating_point():
+        parameter = trainer.parameters[number]
+        shape, dtype = (torch.Size(), torch.float32) if match[2] == "step" else (parameter.shape, parameter.dtype)
+        if tensors[name].shape != shape or tensors[name].dtype != dtype:
             raise files.WeightFileError(
                 f"{path} has {name} as {tensors[name].dtype} {tuple(tensors[name].shape)}: {REMEDY}"
             )

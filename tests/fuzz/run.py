@@ -172,13 +172,13 @@ class Case:
             (self.folder / name).write_bytes(mutated[name])
         began = time.monotonic()
         try:
-            whole = all(mutated[name] == self.other[name] for name in changed)  # a valid folder, or file, by itself
-            return {"how": how, **self.load(whole), "seconds": round(time.monotonic() - began, 3)}
+            # Files of the other folder may be valid by themselves: then it is the other one that was loaded.
+            return {"how": how, **self.load(swapped="swap" in how), "seconds": round(time.monotonic() - began, 3)}
         finally:
             for name in changed:
                 (self.folder / name).write_bytes(self.files[name])
 
-    def load(self, whole: bool) -> dict[str, Any]:
+    def load(self, swapped: bool) -> dict[str, Any]:
         from action_heads import HeadNotFoundError
 
         try:
@@ -198,7 +198,7 @@ class Case:
             return {"outcome": "raw", "what": f"{type(error).__name__}: {str(error)[:200]} ({at})"}
         if told:
             return {"outcome": "warned", "what": str(told[0].message)[:80]}
-        valid = meaning == self.meaning or (whole and meaning == self.other_meaning)
+        valid = meaning == self.meaning or (swapped and meaning == self.other_meaning)
         return {"outcome": "same" if valid else "other", "what": ""}
 
 

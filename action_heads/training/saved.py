@@ -88,9 +88,9 @@ def load(trainer: Training, record: Mapping[str, Any], folder: Path) -> dict[str
         parameter = trainer.parameters[number]
         shape, dtype = (torch.Size(), torch.float32) if match[2] == "step" else (parameter.shape, parameter.dtype)
         if tensors[name].shape != shape or tensors[name].dtype != dtype:
-            raise files.WeightFileError(
-                f"{path} has {name} as {tensors[name].dtype} {tuple(tensors[name].shape)}: {REMEDY}"
-            )
+            found = f"{tensors[name].dtype} {tuple(tensors[name].shape)}"
+            expected_here = f"{dtype} {tuple(shape)}"
+            raise files.WeightFileError(f"{path} has {name} as {found}, expected {expected_here}: {REMEDY}")
         kept.setdefault(number, set()).add(match[2])
     if any(names != ADAM for names in kept.values()):
         raise files.WeightFileError(f"{path} lacks parts of the optimiser's state: {REMEDY}")

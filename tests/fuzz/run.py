@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=0, help="number of the first file")
     parser.add_argument("--formats", nargs="*", default=[], help="whose names begin so; all if not given")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds for one file")
+    parser.add_argument("--scratch", help=argparse.SUPPRESS)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.worker:
@@ -55,11 +56,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 def fuzz(count: int, seed: int, formats: list[str] | None = None, limit: float = 30.0, start: int = 0) -> list[dict]:
     """The outcome of every file."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as scratch:
+        return watch(count, seed, formats, limit, start, scratch)  # a worker that is killed leaves its folder
+
+
+def watch(count: int, seed: int, formats: list[str] | None, limit: float, start: int, scratch: str) -> list[dict]:
+    """Start workers until every file has its outcome."""
     found: list[dict] = []
     end = start + count
     while start < end:
         command = [sys.executable, str(Path(__file__)), "--worker", "--count", str(end - start), "--seed", str(seed)]
-        command += ["--start", str(start), *(["--formats", *formats] if formats else [])]
+        command += ["--start", str(start), "--scratch", scratch, *(["--formats", *formats] if formats else [])]
         quiet = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet)
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -128,7 +135,7 @@ def work(given: Any) -> None:
 
     torch.set_num_threads(1)
     formats = [f for f in FORMATS if not given.formats or f.name.startswith(tuple(given.formats))]
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as scratch:
+    with tempfile.TemporaryDirectory(dir=given.scratch) as scratch:
         cases: dict[str, Case] = {}
         for number in range(given.start, given.start + given.count):
             rng = random.Random(f"{given.seed}-{number}")

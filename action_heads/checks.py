@@ -16,6 +16,7 @@ from torch import Tensor
 
 from action_heads.conditions import Condition, Mask
 from action_heads.files import WeightFileError, fingerprint
+from action_heads.limits import shown
 from action_heads.spaces import NORMALIZED, WIDTHS, ActionSpace
 
 
@@ -93,12 +94,6 @@ def _check_mask(name: str, mask: Any, cond: Tensor, values: bool) -> None:
             raise ValueError(f"{name} holds {mask.unique().tolist()[:4]}, expected 0 and 1: pass mask > 0, say")
         if not mask.any(1).all():
             raise ValueError(f"no valid token in row {int((~mask.any(1)).nonzero()[0])}: the {name} is all false there")
-
-
-def check_width(name: str, width: Any) -> None:
-    """A width, or a number of things, is a positive integer."""
-    if type(width) is not int or width < 1:  # True is no width
-        raise ValueError(f"{name} must be a positive integer, got {width!r}")
 
 
 def check_count(name: str, count: int) -> int:
@@ -188,17 +183,24 @@ def check_units(x0: Tensor, clip: float, space: ActionSpace) -> None:
 
 
 def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Names and shapes of a weight file against the module it is meant for, before anything is loaded."""
+    """Check names, shapes and kinds of numbers of a weight file against a module, before anything is loaded.
+
+    `expected` may lie on the meta device: then nothing takes memory before the file is known to fit. Floats may have
+    another precision than the module's, and nothing else may differ.
+    """
     problems = [f"lacks {name}" for name in sorted(expected.keys() - tensors.keys())]
-    problems += [f"has an unknown {name}" for name in sorted(tensors.keys() - expected.keys())]
-    problems += [
-        f"has {name} of shape {tuple(tensors[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
-    ]
+    problems += [f"has an unknown {shown(name)}" for name in sorted(tensors.keys() - expected.keys())]
+    for name in sorted(expected.keys() & tensors.keys()):
+        found, wanted = tensors[name], expected[name]
+        if found.shape != wanted.shape:
+            problems.append(f"has {name} of shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+        elif found.dtype != wanted.dtype and not (found.is_floating_point() and wanted.is_floating_point()):
+            problems.append(f"has a {name} that is {found.dtype}, expected {wanted.dtype}")
     if problems:
-        shown = "; ".join(problems[:4]) + (f"; and {len(problems) - 4} more" if len(problems) > 4 else "")
-        raise WeightFileError(f"{path} does not fit the config beside it: it {shown}. Download or save it again.")
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise WeightFileError(
+            f"{path} does not fit the config beside it: it {'; '.join(problems[:4])}{more}. Download or save it again."
+        )
 
 
 def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
@@ -206,14 +208,17 @@ def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
     problems = [
         f"{name} is {tensors[name].dtype}, expected {tensor.dtype}"
         for name, tensor in expected.items()
-        if tensors[name].is_floating_point() != tensor.is_floating_point()
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
     ]
     problems += [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    problems += [
-        f"{name} is not positive" for name in tensors if name == "normalizer.scale" and (tensors[name] <= 0).any()
-    ]
+    problems += [f"{name} is not positive" for name in tensors if divides(name) and (tensors[name] <= 0).any()]
     if problems:
         raise WeightFileError(f"{path} can't be used: {'; '.join(problems[:4])}. Train or save it again.")
+
+
+def divides(name: str) -> bool:
+    """Whether a tensor is what others are divided by: of a normaliser, or of an adapter's standardisation."""
+    return name == "normalizer.scale" or (name.startswith("adapter.standard.") and name.endswith("std"))
 
 
 def check_fingerprint(tensors: Mapping[str, Tensor], contract: str, expected: str, path: Path) -> None:

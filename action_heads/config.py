@@ -7,13 +7,25 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from action_heads import limits
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
-from action_heads.checks import check_width
+from action_heads.limits import check_choice, check_fields, check_parameters, check_width, shown
+from action_heads.modulation import HeadModulation
 from action_heads.objectives import ObjectiveConfig
 from action_heads.spaces import EE_ABSOLUTE, ActionSpace
 
 VERSION = 2
+MOST = {
+    "width": limits.WIDTH,
+    "depth": limits.DEPTH,
+    "expansion": limits.EXPANSION,
+    "horizon": limits.HORIZON,
+    "rank": limits.RANK,
+}
 UNIVERSAL = ("film", "adaln_zero", "adarmsnorm")  # what one head is pretrained for at once
 
 
@@ -52,18 +64,21 @@ class HeadConfig:
     fingerprint: str = ""
 
     def __post_init__(self):
-        for name in ("width", "depth", "expansion", "horizon", "rank"):
-            check_width(name, getattr(self, name))
+        for name, most in MOST.items():
+            check_width(name, getattr(self, name), most)
         if self.width % 2 or self.width < 4:
             raise ValueError(
                 f"width must be even and at least 4, for the sines and cosines of the step, got {self.width}"
             )
-        if self.backbone not in BACKBONES:
-            raise ValueError(f"unknown backbone {self.backbone!r}; choose one of {', '.join(BACKBONES)}")
+        check_choice("backbone", self.backbone, BACKBONES)
         BACKBONES[self.backbone].check(width=self.width, depth=self.depth, horizon=self.horizon)
         if isinstance(self.mechanisms, str):
             raise ValueError(f"mechanisms is a tuple of names, got {self.mechanisms!r}: write ({self.mechanisms!r},)")
+        if not isinstance(self.mechanisms, (tuple, list)) or not all(isinstance(m, str) for m in self.mechanisms):
+            raise ValueError(f"mechanisms is a tuple of names, got {shown(self.mechanisms)}")
         object.__setattr__(self, "mechanisms", tuple(self.mechanisms))
+        if len(set(self.mechanisms)) < len(self.mechanisms):
+            raise ValueError(f"mechanisms names one twice: {', '.join(self.mechanisms)}")
         able = BACKBONES[self.backbone].mechanisms
         if not self.mechanisms:
             object.__setattr__(self, "mechanisms", tuple(name for name in UNIVERSAL if name in able))
@@ -73,6 +88,33 @@ class HeadConfig:
                 f"{self.backbone} can't be conditioned by {', '.join(map(repr, unable))}: it takes {', '.join(able)}"
                 + (f"; {', '.join(known)} acts on what it does not have" if known else "")
             )
+        check_fields(vars(self), HeadConfig, "the head's config")
+        check_parameters("this head", self.about())
+
+    def about(self) -> int:
+        """Return roughly how many parameters such a head has, from these numbers alone."""
+        widest = self.width * 2 ** (self.depth - 1) if self.backbone == "unet" else self.width
+        blocks = 40 * widest**2 if self.backbone == "unet" else 2 * self.depth * self.expansion * widest**2
+        modulation = 2 * len(self.mechanisms) * self.rank * self.depth * widest
+        over_time = self.depth * self.horizon**2 if self.backbone == "mixer" else 0
+        return blocks + modulation + over_time + self.horizon * self.space.dim * self.width
+
+    def layout(self) -> dict[str, Tensor]:
+        """Return every weight of such a head by name, on the meta device: shapes and dtypes that take no memory."""
+        with torch.device("meta"):
+            parts = nn.Module()
+            parts.backbone = BACKBONES[self.backbone](
+                action_dim=self.space.dim,
+                horizon=self.horizon,
+                width=self.width,
+                depth=self.depth,
+                expansion=self.expansion,
+            )
+            parts.modulation = nn.ModuleDict(
+                {name: HeadModulation(ADAPTERS[name], parts.backbone, self.rank) for name in self.mechanisms}
+            )
+            statistics = {f"normalizer.{name}": torch.empty(self.space.dim) for name in ("offset", "scale")}
+        return parts.state_dict() | statistics
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, ready for JSON."""
@@ -101,42 +143,35 @@ class HeadConfig:
             raise ValueError(f"a head's config is a JSON object, got {type(values).__name__}")
         values = dict(values)
         version = values.pop("version", None)
-        if version != VERSION:
+        if type(version) is not int or version != VERSION:
             remedy = (
                 "it was made by an older release: pretrain it again, or install that release"
                 if type(version) is int and version < VERSION
                 else "upgrade with `pip install -U action-heads`, or publish the head again"
             )
             raise ValueError(
-                f"this config has version {version!r}, this release of action-heads reads version {VERSION}: {remedy}"
+                f"this config has version {shown(version)}, this release of action-heads reads version {VERSION}: "
+                f"{remedy}"
             )
         if "objective" in values:
             values["objective"] = strict(ObjectiveConfig, values["objective"], "the objective")
-        if isinstance(values.get("space"), dict):
+        if "space" in values:
             values["space"] = ActionSpace.from_dict(values["space"])
-        if isinstance(values.get("mechanisms"), list):
-            values["mechanisms"] = tuple(values["mechanisms"])
         return strict(cls, values, "the head's config")
 
 
 def strict(cls: type, values: Any, what: str, since: dict[str, Any] | None = None):
-    """Build a dataclass from parsed JSON: every field, no other, and each of the type of its default.
+    """Build a dataclass from parsed JSON: every field, no other, and each of the type that it is annotated with.
 
     `since` are fields that older files lack, with what they were then.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{what} is a JSON object, got {values!r}")
+        raise ValueError(f"{what} is a JSON object, got {shown(values)}")
     values = (since or {}) | values
-    fields = {item.name: item for item in dataclasses.fields(cls)}
+    fields = limits.types_of(cls)
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"unknown keys in {what}: {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
     if missing := sorted(fields.keys() - values.keys()):
         raise ValueError(f"{what} lacks {', '.join(missing)}: it is not complete")
-    for name, item in fields.items():
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        if default in (None, dataclasses.MISSING):
-            continue
-        right = (int, float) if type(default) is float else type(default)
-        if not isinstance(values[name], right) or (type(default) is not bool and type(values[name]) is bool):
-            raise ValueError(f"{name} in {what} must be of type {type(default).__name__}, got {values[name]!r}")
+    check_fields(values, cls, what)
     return cls(**values)

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,29 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from action_heads import limits
+
+HEADER = "action_heads"  # the key of a safetensors header under which adapters and taps keep their config, as JSON
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (*DTYPES, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+JSON_BYTES = 2**28  # of the largest JSON file that is read
+NESTING = 64  # lists and objects within each other
+
 
 class WeightFileError(ValueError):
     """A weight file cannot be read: the message names the file, what was found in it and the remedy."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors in here are about this file: put its name before a message that lacks it."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        kind = WeightFileError if isinstance(error, WeightFileError) else ValueError
+        raise kind(f"{path}: {error}") from error
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict | None = None) -> None:
@@ -50,9 +71,20 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             # Cloned out of the memory map, so that the file may be deleted or overwritten while the tensors live.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
+    except OSError:  # of the disk, not of what is on it
+        raise
+    except Exception as error:  # a header that lies: SafetensorError, or whatever torch says of its shapes and dtypes
         raise WeightFileError(_diagnose(path, str(error))) from error
+    if odd := [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in DTYPES]:
+        raise WeightFileError(f"{path} holds numbers that nothing here is made of: {', '.join(odd[:4])}; save it again")
+    if HEADER in metadata:
+        try:
+            parse_json(metadata[HEADER], f"the config in the header of {path}")
+        except ValueError as error:
+            raise WeightFileError(str(error)) from error
+    return tensors, metadata
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -62,16 +94,88 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file; where it is not JSON, the `ValueError` gives line, column and what it seems to be."""
-    data = Path(path).read_bytes()
+    path = Path(path)
+    if (size := path.stat().st_size) > JSON_BYTES:
+        raise ValueError(f"{path} has {size:,} bytes, and a JSON file here has at most {JSON_BYTES:,}: it is damaged")
+    data = path.read_bytes()
     try:
-        return json.loads(data.decode("utf-8"))
+        text = data.decode("utf-8-sig")  # some editors begin a file with the mark of its encoding
     except UnicodeDecodeError as error:
         remedy = _foreign(data[:64]) or "write it again"
         raise ValueError(f"{path} is not JSON but binary ({error}); {remedy}") from error
+    return parse_json(text, path)
+
+
+def parse_json(text: str, what: str | os.PathLike[str]) -> Any:
+    """Parse JSON as the standard has it; the `ValueError` names `what` and the place.
+
+    Refused beyond Python's own parser: keys that come twice, NaN and infinity, integers beyond 64 bits, halves of
+    surrogate pairs, and nesting deeper than `NESTING`. Whatever passes can be shown, copied and written again.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_no_number, parse_int=_integer, parse_float=_finite
+        )
+        _check_within(value)
+        return value
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
-        remedy = _foreign(data[:64]) or ("mend that line or write it again" if data.strip() else "the file is empty")
-        raise ValueError(f"{path} is not valid JSON ({where}); {remedy}") from error
+        head = text[:64].encode(errors="replace")
+        remedy = _foreign(head) or ("mend that line or write it again" if text.strip() else "the file is empty")
+        raise ValueError(f"{what} is not valid JSON ({where}); {remedy}") from error
+    except RecursionError as error:
+        raise ValueError(f"{what} nests lists or objects thousands deep: it is damaged; write it again") from error
+    except _Refused as error:
+        raise ValueError(f"{what} is not valid JSON ({error}); mend it or write it again") from error
+
+
+class _Refused(Exception):
+    """A value that JSON, or this library, does not allow."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _Refused(f"the key {limits.shown(twice)} comes twice in one object")
+    return found
+
+
+def _no_number(text: str) -> Any:
+    raise _Refused(f"{text} is no number of JSON")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 20 or abs(number := int(text)) >= 2**64:
+        raise _Refused(f"an integer of {len(text.lstrip('-'))} digits")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise _Refused(f"the number {text[:40]} is beyond what a float holds")
+    return number
+
+
+def _check_within(value: Any) -> None:
+    """Look at nesting and texts, level by level rather than by recursion."""
+    level = [value]
+    for _ in range(NESTING):
+        below: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                below += item.values()
+                below += item.keys()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, str) and not limits.is_text(item):
+                raise _Refused(f"the text {limits.shown(item)} holds half of a surrogate pair")
+        if not below:
+            return
+        level = below
+    raise _Refused(f"lists or objects are nested more than {NESTING} deep")
 
 
 def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:

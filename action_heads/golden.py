@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from action_heads import files
+from action_heads.checks import check_layout, check_values
 from action_heads.head import ActionHead
 
 NAME = "golden.safetensors"
@@ -35,6 +36,16 @@ def save(head: ActionHead, folder: str | Path) -> None:
 
 def largest_difference(head: ActionHead, folder: str | Path) -> float:
     """How far the head is from its golden outputs, in robot units."""
-    saved, _ = files.load_tensors(Path(folder) / NAME)
+    saved = load(head, Path(folder) / NAME)
     outputs = replay(head, saved.pop("noise"))
     return max(float((outputs[name].cpu() - expected).abs().max()) for name, expected in saved.items())
+
+
+def load(head: ActionHead, file: Path) -> dict[str, Tensor]:
+    """The golden noise and chunks (1 h a), one for each mechanism of the head, finite."""
+    saved, _ = files.load_tensors(file)
+    chunk = torch.empty(1, head.config.horizon, head.config.space.dim, device="meta")
+    expected = dict.fromkeys(("noise", *head.config.mechanisms), chunk)
+    check_layout(saved, expected, file)
+    check_values(saved, expected, file)
+    return {name: tensor.float() for name, tensor in saved.items()}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from action_heads.levels import LEVELS, check_levels
+from action_heads.limits import TRAIN_STEPS, check_choice, check_number, check_width, shown
 from action_heads.precision import KeepFloat32
 
 PREDICTIONS = ("epsilon", "x0", "v", "flow")
@@ -33,10 +34,11 @@ class ObjectiveConfig:
     clip: float = 1.0
 
     def __post_init__(self):
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(f"unknown prediction {self.prediction!r}; choose one of {', '.join(PREDICTIONS)}")
-        if self.train_steps < 1:
-            raise ValueError(f"train_steps must be at least 1, got {self.train_steps}")
+        check_choice("prediction", self.prediction, PREDICTIONS)
+        if type(self.train_steps) is not int or self.train_steps < 1:
+            raise ValueError(f"train_steps must be at least 1, an integer, got {shown(self.train_steps)}")
+        check_width("train_steps", self.train_steps, TRAIN_STEPS)
+        check_number("clip", self.clip)
         if self.clip <= 0:
             raise ValueError(f"clip must be positive, got {self.clip}")
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from action_heads import limits
+from action_heads.limits import check_width
 from action_heads.rotations import from_matrix, to_matrix
 
 WIDTHS = {"position": 3, "rotation": 6, "gripper": 1, "joint": None}  # None: as many joints as the robot has
@@ -43,19 +45,33 @@ class ActionSpace:
     version: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.parts, (tuple, list)) or not all(
+            isinstance(part, (tuple, list)) and len(part) == 2 for part in self.parts
+        ):
+            raise ValueError(
+                f"parts are pairs of a kind and a width, such as (('position', 3), ('joint', 7)), got "
+                f"{limits.shown(self.parts)}"
+            )
         object.__setattr__(self, "parts", tuple((kind, width) for kind, width in self.parts))  # JSON brings lists
         if not self.parts:
             raise ValueError("an action space needs parts, for example (('position', 3), ('rotation', 6))")
+        check_width("the number of parts", len(self.parts), limits.PARTS)
         for kind, width in self.parts:
-            if kind not in WIDTHS:
-                raise ValueError(f"unknown part {kind!r}; choose from {', '.join(map(repr, WIDTHS))}")
+            if not isinstance(kind, str) or kind not in WIDTHS:
+                raise ValueError(f"unknown part {limits.shown(kind)}; choose from {', '.join(map(repr, WIDTHS))}")
             expected = WIDTHS[kind]
-            if not isinstance(width, int) or width < 1 or (expected and width != expected):
-                raise ValueError(f"part {kind!r} has width {width!r}; expected {expected or 'a positive integer'}")
-        if self.mode not in MODES:
-            raise ValueError(f"unknown mode {self.mode!r}; choose from {', '.join(map(repr, MODES))}")
-        if self.version != 1:
-            raise ValueError(f"action space version {self.version}; this library reads 1: update action-heads")
+            if type(width) is not int or width < 1 or (expected and width != expected):
+                found = limits.shown(width)
+                raise ValueError(f"part {kind!r} has width {found}; expected {expected or 'a positive integer'}")
+        check_width("the width of an action", self.dim, limits.ACTION)
+        if not isinstance(self.mode, str) or self.mode not in MODES:
+            raise ValueError(f"unknown mode {limits.shown(self.mode)}; choose from {', '.join(map(repr, MODES))}")
+        if not limits.fits(self.frame, str):
+            raise ValueError(f"frame must be a text that names the frame, got {limits.shown(self.frame)}")
+        if type(self.version) is not int or self.version != 1:
+            raise ValueError(
+                f"action space version {limits.shown(self.version)}; this library reads 1: update action-heads"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, strings and numbers, ready for JSON."""
@@ -64,9 +80,11 @@ class ActionSpace:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ActionSpace:
         """The inverse of `to_dict`; unknown and missing keys are errors."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"an action space is an object with parts, mode and frame, got {limits.shown(data)}")
         known = {field.name for field in fields(cls)}
         if unknown := set(data) - known:
-            raise ValueError(f"unknown action space keys {sorted(unknown)}; known are {sorted(known)}")
+            raise ValueError(f"unknown action space keys {sorted(map(str, unknown))}; known are {sorted(known)}")
         if missing := {"parts", "mode", "frame"} - set(data):
             raise ValueError(f"an action space needs the keys {sorted(missing)}, which are missing")
         return cls(**data)

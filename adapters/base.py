@@ -13,9 +13,11 @@ from typing import ClassVar
 from einops import rearrange
 from torch import Tensor, nn
 
+from action_heads import limits
 from action_heads.adapters.reading import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
-from action_heads.checks import check_condition, check_width
+from action_heads.checks import check_condition
 from action_heads.conditions import Condition, Mask
+from action_heads.limits import check_fields, check_parameters, check_width, shown
 
 
 @dataclass(frozen=True)
@@ -74,23 +76,30 @@ class AdapterConfig:
     per_step: bool = False
 
     def __post_init__(self):
-        if self.through not in (None, *THROUGH):
-            raise ValueError(f"unknown path {self.through!r}; an adapter acts through {', '.join(map(repr, THROUGH))}")
-        if self.pool not in POOLS:
-            raise ValueError(f"unknown pooling {self.pool!r}; tokens are pooled by {', '.join(map(repr, POOLS))}")
+        if self.through is not None and not (isinstance(self.through, str) and self.through in THROUGH):
+            given = shown(self.through)
+            raise ValueError(f"unknown path {given}; an adapter acts through {', '.join(map(repr, THROUGH))}")
+        if not isinstance(self.pool, str) or self.pool not in POOLS:
+            raise ValueError(f"unknown pooling {shown(self.pool)}; tokens are pooled by {', '.join(map(repr, POOLS))}")
         if isinstance(self.cond_dim, Mapping):
+            for name, width in self.cond_dim.items():
+                if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
+                    given = shown(name)
+                    raise ValueError(f"a source can't be called {given}: torch takes no dots, nor names of its own")
+                check_width(f"cond_dim[{name!r}]", width, limits.CONDITION)
             # In one order, whatever file or dict it came from: sums of floats depend on it.
             object.__setattr__(self, "cond_dim", dict(sorted(self.cond_dim.items())))
             if not self.cond_dim:
                 raise ValueError("cond_dim names no source: give widths by name, or one width")
-            for name, width in self.cond_dim.items():
-                if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
-                    raise ValueError(f"a source can't be called {name!r}: torch takes no dots, nor names of its own")
-                check_width(f"cond_dim[{name!r}]", width)
+            check_width("the number of sources in cond_dim", len(self.cond_dim), limits.SOURCES)
         else:
-            check_width("cond_dim", self.cond_dim)
+            check_width("cond_dim", self.cond_dim, limits.CONDITION)
         if self.hidden_dim is not None:
-            check_width("hidden_dim", self.hidden_dim)
+            check_width("hidden_dim", self.hidden_dim, limits.WIDTH)
+        check_fields(vars(self), AdapterConfig, "the adapter's config")
+        condition = sum(self.cond_dim.values()) if isinstance(self.cond_dim, Mapping) else self.cond_dim
+        hidden = self.hidden_dim or 1
+        check_parameters("this adapter", condition * hidden + hidden**2)
 
 
 class Adapter(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,23 @@ from torch import Tensor, nn
 
 from action_heads import adapter_file, files, hub
 from action_heads.config import strict
-from action_heads.encoders import ObservationConfig, ObservationEncoder
+from action_heads.encoders import ObservationEncoder, saved
 from action_heads.head import ActionHead
 from action_heads.layouts import ActionLayout
+from action_heads.limits import check_fields, fits, shown
 from action_heads.policy import ConditionedHead
 
 VERSION = 1
 CONFIG, ENCODER, HEAD = "policy.json", "encoder.safetensors", "head"
 GREY = 0.5
+KINDS = {  # what policy.json holds, beside its fingerprint
+    "version": int,
+    "observation": dict[str, Any],
+    "architecture": dict[str, Any],
+    "contract": dict[str, Any],
+    "fingerprints": dict[str, str],
+    "training": dict[str, Any],
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,9 @@ class Contract:
     blind: bool = False
 
     def __post_init__(self):
+        check_fields(vars(self), Contract, "the contract")
+        if self.rate_hz <= 0:
+            raise ValueError(f"rate_hz of the contract must be positive, got {self.rate_hz}")
         object.__setattr__(self, "state", tuple(self.state))  # JSON brings lists
         object.__setattr__(self, "gripper", tuple(self.gripper))
         object.__setattr__(self, "sizes", {name: tuple(size) for name, size in self.sizes.items()})
@@ -151,6 +164,7 @@ class AdaptedPolicy(nn.Module):
             },
             "training": self.training_record,
         }
+        record["fingerprint"] = fingerprint(record, weights)
         files.write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
         return folder
 
@@ -161,31 +175,67 @@ class AdaptedPolicy(nn.Module):
         Neither the encoder's own weights nor its model are looked for again.
         """
         folder = hub.find(path, files=[CONFIG, ENCODER, adapter_file.NAME], **kwargs)
-        record = files.read_json(folder / CONFIG)
-        if record.get("version") != VERSION:
-            raise ValueError(
-                f"{folder / CONFIG} has version {record.get('version')!r}, this release of action-heads reads "
-                f"{VERSION}: upgrade with `pip install -U action-heads`, or train again"
-            )
-        contract = strict(Contract, record["contract"], f"the contract in {folder / CONFIG}")
-        with torch.random.fork_rng(devices=[]):  # building draws random weights
-            encoder = ObservationEncoder(ObservationConfig.from_dict(record["observation"]), record["architecture"])
         weights, _ = files.load_tensors(folder / ENCODER)
-        try:
-            encoder.load_state_dict(weights)
-        except RuntimeError as error:
-            raise files.WeightFileError(f"{folder / ENCODER} does not fit {CONFIG} beside it: {error}") from error
+        record = read(folder / CONFIG, weights)
+        with files.naming(folder / CONFIG):
+            contract = strict(Contract, record["contract"], "the contract")
+            encoder = saved.load(record["observation"], record["architecture"], weights, folder / ENCODER)
         if (folder / HEAD).is_dir():
             policy = ActionHead.from_pretrained(folder / HEAD).load_adapter(folder)
         else:
             policy = ConditionedHead.from_pretrained(folder, **kwargs)
-        found = {
-            "encoder": files.fingerprint(encoder.state_dict()),
-            "adapter": files.fingerprint(adapter_file.own_state(policy)),
-        }
-        if found != record["fingerprints"]:
+        if files.fingerprint(adapter_file.own_state(policy)) != record["fingerprints"].get("adapter"):
             raise files.WeightFileError(f"encoder, adapter and {CONFIG} in {folder} are of different runs: save again")
+        with files.naming(folder / CONFIG):
+            check_space(contract, policy.head)
         return cls(encoder, policy, contract, record["training"]).to(device).eval()
+
+
+def fingerprint(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Of the encoder's weights and of all that policy.json says but the record of training.
+
+    The adapter's and the head's own fingerprints are among what it says, and in the adapter's file.
+    """
+    covered = {key: record[key] for key in sorted(KINDS.keys() - {"training"})}
+    return files.fingerprint(weights, json.dumps(covered, sort_keys=True))
+
+
+def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The content of policy.json, checked for its version, its types, and for belonging to the encoder's weights."""
+    record = files.read_json(path)
+    version = record.get("version") if isinstance(record, dict) else None
+    if type(version) is not int or version != VERSION:
+        raise ValueError(
+            f"{path} has version {shown(version)}, this release of action-heads reads {VERSION}: "
+            "upgrade with `pip install -U action-heads`, or train again"
+        )
+    given = record.pop("fingerprint", None)
+    if record.keys() != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
+        raise ValueError(f"{path} needs {', '.join(KINDS)}, each of its type: it is damaged; download or save it again")
+    if given is None:
+        warnings.warn(
+            f"{path} has no fingerprint of its configuration, which older releases did not write: whether it was "
+            "changed can't be told. Load and save the policy once to add it",
+            stacklevel=4,
+        )
+    elif given != (found := fingerprint(record, weights)):
+        raise files.WeightFileError(
+            f"{path} and {ENCODER} have fingerprint {found}, but were saved as {shown(given)}: one was changed, or "
+            "they are of different runs. Download or save them again"
+        )
+    if record["fingerprints"].get("encoder") != files.fingerprint(weights):
+        raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} are of different runs: save again")
+    return record
+
+
+def check_space(contract: Contract, head: ActionHead) -> None:
+    """Raise unless the columns of the recording are what the head's actions are decoded to."""
+    space = ActionLayout.parse(contract.action_layout, contract.gripper).space()
+    if (space.parts, space.mode) != (head.config.space.parts, head.config.space.mode):
+        raise ValueError(
+            f"the contract names the layout {contract.action_layout!r}, whose actions are {space.mode} {space.parts}; "
+            f"the head makes {head.config.space.mode} {head.config.space.parts}: they are of different runs"
+        )
 
 
 def kept_here_alone(head: ActionHead) -> bool:

@@ -7,8 +7,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from action_heads.checks import check_width
+from action_heads import limits
 from action_heads.config import strict
+from action_heads.limits import check_fields, check_width, shown
 
 VERSION = 1
 RESNETS = ("resnet18", "resnet50")
@@ -44,13 +45,14 @@ class VisionConfig:
     shared: bool = False
 
     def __post_init__(self):
-        check_width("vision.features", self.features)
+        check_width("vision.features", self.features, limits.WIDTH)
         for name in ("resize", "crop"):
             object.__setattr__(self, name, check_size(f"vision.{name}", getattr(self, name)))
         if self.resize and self.crop and (self.crop[0] > self.resize[0] or self.crop[1] > self.resize[1]):
             raise ValueError(
                 f"vision.crop {self.crop} is larger than the images, which vision.resize makes {self.resize}"
             )
+        check_fields(vars(self), VisionConfig, "the vision config")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"vision.jitter must be at least 0 and below 1, got {self.jitter!r}")
         if self.pool not in POOLS:
@@ -91,10 +93,11 @@ class TextConfig:
     features: int | None = None
 
     def __post_init__(self):
+        check_fields(vars(self), TextConfig, "the text config")
         if self.pool not in ("sum", "mean"):
             raise ValueError(f"unknown text.pool {self.pool!r}; choose one of sum, mean")
         if self.features is not None:
-            check_width("text.features", self.features)
+            check_width("text.features", self.features, limits.WIDTH)
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,21 @@ class ObservationConfig:
     def __post_init__(self):
         if isinstance(self.cameras, str):
             raise ValueError(f"cameras is a tuple of names, got {self.cameras!r}: write ({self.cameras!r},)")
+        if not limits.fits(self.cameras, tuple[str, ...]):
+            raise ValueError(f"cameras is a tuple of names, got {shown(self.cameras)}")
         object.__setattr__(self, "cameras", tuple(self.cameras))
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"cameras names one twice: {', '.join(self.cameras)}")
         if type(self.state_dim) is not int or self.state_dim < 0:
-            raise ValueError(f"state_dim must be a whole number, 0 for none, got {self.state_dim!r}")
-        check_width("observation_steps", self.observation_steps)
+            raise ValueError(f"state_dim must be a whole number, 0 for none, got {shown(self.state_dim)}")
+        for name, value, most in (
+            ("the number of cameras", len(self.cameras), limits.SOURCES),
+            ("state_dim", self.state_dim, limits.CONDITION),
+        ):
+            if value:
+                check_width(name, value, most)
+        check_width("observation_steps", self.observation_steps, limits.OBSERVATION_STEPS)
+        check_fields(vars(self), ObservationConfig, "the observation config")
         if not self.cameras and not self.state_dim and self.text is None:
             raise ValueError("nothing is observed: give cameras, state_dim or text")
 
@@ -137,13 +149,16 @@ class ObservationConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ObservationConfig:
         """Strict: an unknown version or key means that another release wrote this."""
+        if not isinstance(values, dict):
+            raise ValueError(f"the observation config is a JSON object, got {shown(values)}")
         values = dict(values)
-        if (version := values.pop("version", None)) != VERSION:
+        version = values.pop("version", None)
+        if type(version) is not int or version != VERSION:
             raise ValueError(
-                f"this observation config has version {version!r}, this release of action-heads reads {VERSION}: "
+                f"this observation config has version {shown(version)}, this release of action-heads reads {VERSION}: "
                 "upgrade with `pip install -U action-heads`, or make the encoder again"
             )
-        values["cameras"] = tuple(values.get("cameras", ()))
+        values.setdefault("cameras", ())
         values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config")
         if values.get("text") is not None:
             values["text"] = strict(TextConfig, values["text"], "the text config")
@@ -155,5 +170,7 @@ def check_size(name: str, size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
     if not isinstance(size, (tuple, list)) or len(size) != 2 or any(type(x) is not int or x < 1 for x in size):
-        raise ValueError(f"{name} must be (height, width) in pixels, got {size!r}")
+        raise ValueError(f"{name} must be (height, width) in pixels, got {shown(size)}")
+    for pixels in size:
+        check_width(name, pixels, limits.PIXELS)
     return size[0], size[1]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from action_heads.encoders.config import TextConfig
 from action_heads.encoders.transformer import quiet
 from action_heads.extras import require
+from action_heads.files import parse_json
 
 
 class TextEncoder(nn.Module):
@@ -80,19 +81,33 @@ class TextEncoder(nn.Module):
     ) -> None:
         names = {prefix + "sentences", prefix + "vectors"}
         if names <= state_dict.keys():
-            sentences = json.loads(bytes(state_dict[prefix + "sentences"].cpu().tolist()))
-            vectors = state_dict[prefix + "vectors"].detach().cpu().float().clone()
-            if vectors.shape == (len(sentences), self.architecture["width"]):
-                self.known = dict(zip(sentences, vectors, strict=True))
-            else:
-                expected = (len(sentences), self.architecture["width"])
-                error_msgs.append(
-                    f"{prefix}vectors are {tuple(vectors.shape)}, expected {expected}: of another text model"
-                )
+            width = self.architecture["width"]
+            try:
+                self.known = learnt(state_dict[prefix + "sentences"], state_dict[prefix + "vectors"], width)
+            except ValueError as error:
+                error_msgs.append(f"{prefix}sentences and {prefix}vectors can't be read: {error}")
         else:
             missing_keys.extend(sorted(names - state_dict.keys()))
         rest = {name: value for name, value in state_dict.items() if name not in names}
         super()._load_from_state_dict(rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+
+
+def learnt(letters: Tensor, vectors: Tensor, width: int) -> dict[str, Tensor]:
+    """Sentences by their vectors (m w), of the letters of a JSON list; a ValueError where these are something else."""
+    if letters.dtype != torch.uint8 or letters.ndim != 1:
+        raise ValueError(f"the letters are {letters.dtype} {tuple(letters.shape)}, expected a row of bytes")
+    sentences = parse_json(bytes(letters.cpu().tolist()).decode(), "the list of sentences")
+    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise ValueError("the sentences are no list of texts")
+    if len(set(sentences)) < len(sentences):
+        raise ValueError("one sentence comes twice")
+    if vectors.shape != (len(sentences), width) or not vectors.is_floating_point():
+        raise ValueError(
+            f"vectors are {tuple(vectors.shape)}, expected {(len(sentences), width)}: of another text model"
+        )
+    if not vectors.isfinite().all():
+        raise ValueError("vectors hold NaN or infinity")
+    return dict(zip(sentences, vectors.detach().cpu().float().clone(), strict=True))
 
 
 def look_up(name: str) -> dict[str, Any]:

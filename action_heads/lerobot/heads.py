@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from action_heads import ActionHead, HeadConfig, files, hub, modes
+from action_heads import ActionHead, HeadConfig, adapter_file, files, hub, modes
 from action_heads.adapters import ADAPTERS, Adapter
+from action_heads.limits import fits, shown
 from action_heads.reshape import ReshapedHead
 from action_heads.spaces import ActionSpace
 
 if TYPE_CHECKING:
     from action_heads.lerobot.configuration_dae import DAEConfig
+
+
+RECORD = {
+    "config": dict[str, Any],
+    "original": dict[str, Any] | None,
+    "pointer": dict[str, str | None] | None,
+    "frozen": str | None,
+}
 
 
 @contextmanager
@@ -65,6 +74,7 @@ def record(head: ActionHead) -> dict[str, Any]:
 
 def make_again(saved: dict[str, Any]) -> ActionHead:
     """A head as it was recorded, with random weights: `seal` it once its own are loaded."""
+    check_record(saved)
     config = HeadConfig.from_dict(saved["config"])
     with torch.random.fork_rng(devices=[]):
         if saved["original"] is None:
@@ -79,6 +89,20 @@ def make_again(saved: dict[str, Any]) -> ActionHead:
         head.original._fingerprint = pointer.pop("fingerprint")
         head.original.source = pointer
     return head
+
+
+def check_record(saved: Any) -> None:
+    """Raise a ValueError unless a record has the parts of `record`, each of its type."""
+    if not isinstance(saved, dict) or saved.keys() != RECORD.keys():
+        raise ValueError(
+            f"the record of the head needs {', '.join(RECORD)}, got {shown(saved)}: train or save it again"
+        )
+    for name, kind in RECORD.items():
+        if not fits(saved[name], kind):
+            raise ValueError(f"{name} in the record of the head is {shown(saved[name])}: the checkpoint is damaged")
+    if saved["pointer"] is not None and saved["pointer"].keys() != adapter_file.POINTER:
+        found = shown(saved["pointer"])
+        raise ValueError(f"the pointer in the record of the head needs {sorted(adapter_file.POINTER)}, got {found}")
 
 
 def seal(head: ActionHead, saved: dict[str, Any]) -> None:

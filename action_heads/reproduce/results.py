@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from action_heads import files
-from action_heads.reproduce.config import VERSION, Run
+from action_heads.limits import check_fields, fits, shown
+from action_heads.reproduce.config import LATER, VERSION, Run
+
+PROVENANCE = ("machine", "command", "date")  # what a result does not depend on
+KINDS = {  # what a result's file holds, beside `earlier`
+    "id": str,
+    "run": dict[str, Any],
+    "episodes": list[dict[str, Any]],
+    "head": dict[str, Any],
+    "seconds": dict[str, float],
+    "losses": list[float],
+    "machine": dict[str, Any],
+    "command": str,
+    "date": str,
+}
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,8 @@ def path_of(results: Path, run: Run, identity: str) -> Path:
 
 def save(result: Result, path: Path) -> None:
     """Whole or not at all; a line a field, a line an episode, so that a diff can be read."""
-    record = asdict(result) | {"version": VERSION}
+    record = json.loads(json.dumps(asdict(result))) | {"version": VERSION}
+    record["checksum"] = checksum(record)
     record["rates"] = {
         "env_steps_per_second": round(result.env_steps_per_second, 1),
         "policy_share": round(result.policy_share, 3),
@@ -95,19 +111,50 @@ def save(result: Result, path: Path) -> None:
 
 
 def load(path: Path) -> Result:
-    """Read a result back, refusing what another version of the protocol wrote."""
+    """Read a result back, refusing what another version of the protocol wrote and what was changed since."""
     record = files.read_json(path)
     version = record.pop("version", None) if isinstance(record, dict) else None
-    if version != VERSION:
-        raise ValueError(f"{path} is of version {version} of the protocol, this release has {VERSION}: run it again")
-    del record["rates"]
+    if type(version) is not int or version != VERSION:
+        raise ValueError(
+            f"{path} is of version {shown(version)} of the protocol, this release has {VERSION}: run it again"
+        )
+    given, whole = record.pop("checksum", None), dict(record)
+    record.pop("rates", None)
     try:
-        record["run"] = Run.from_dict(record["run"])
+        if record.keys() - {"earlier"} != KINDS.keys():
+            raise ValueError(f"it needs {', '.join(KINDS)}, and has {', '.join(record)}")
+        if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
+            raise ValueError(f"of another type than expected: {', '.join(wrong)}")
+        if lacking := [key for key in ("training", "policy", "environment") if key not in record["seconds"]]:
+            raise ValueError(f"its seconds lack {', '.join(lacking)}")
+        run = Run.from_dict(record["run"])
+        check_fields(LATER | record["run"], Run, "the run")
+        record["run"] = run
         record["episodes"] = _episodes(record["episodes"])
-        record["earlier"] = {int(step): _episodes(part) for step, part in record.get("earlier", {}).items()}
-        return Result(**record)
+        record["earlier"] = _by_step(record.get("earlier", {}))
+        result = Result(**record)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no result of a run ({error}); delete it and run it again") from error
+    check_sum(given, whole, path)
+    return result
+
+
+def check_sum(given: Any, record: dict[str, Any], path: Path) -> None:
+    """Raise if a record's checksum is another one's; older records have none."""
+    if given is None:
+        # One text for all of them, so that Python shows it once.
+        warnings.warn("some results have no checksum, which older releases did not write", stacklevel=3)
+    elif given != checksum(record):
+        raise ValueError(
+            f"{path} was changed since it was written: its checksum is another; delete it and run it again"
+        )
+
+
+def checksum(record: dict[str, Any]) -> str:
+    """Of all that counts in a record: not the command, the date and the machine."""
+    counted = {key: value for key, value in record.items() if key not in (*PROVENANCE, "version", "rates")}
+    counted.setdefault("earlier", {})
+    return files.fingerprint({}, json.dumps(counted, sort_keys=True))
 
 
 def load_all(folder: Path) -> list[Result]:
@@ -129,17 +176,38 @@ class Progress:
     @classmethod
     def load(cls, path: Path) -> Progress:
         record = files.read_json(path)
-        rolled = {int(step): list(_episodes(part)) for step, part in record.pop("rolled").items()}
-        return cls(path, **record, rolled=rolled)
+        kinds = {"seconds": dict[str, float], "losses": list[float], "rolled": dict[str, list[dict[str, Any]]]}
+        try:
+            given = record.pop("checksum", None) if isinstance(record, dict) else None
+            whole = dict(record) if isinstance(record, dict) else {}
+            if not isinstance(record, dict) or record.keys() != kinds.keys():
+                raise ValueError(f"it needs {', '.join(kinds)}")
+            if wrong := [name for name, kind in kinds.items() if not fits(record[name], kind)]:
+                raise ValueError(f"of another type than expected: {', '.join(wrong)}")
+            rolled = {step: list(part) for step, part in _by_step(record.pop("rolled")).items()}
+            progress = cls(path, **record, rolled=rolled)
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is no progress of a run ({error}); delete it and run it again") from error
+        check_sum(given, whole, path)
+        return progress
 
     def save(self) -> Progress:
-        rolled = {step: [asdict(episode) for episode in part] for step, part in self.rolled.items()}
+        rolled = {str(step): [asdict(episode) for episode in part] for step, part in self.rolled.items()}
         record = {"seconds": self.seconds, "losses": self.losses, "rolled": rolled}
-        files.write_text(self.path, json.dumps(record) + "\n")
+        files.write_text(self.path, json.dumps(record | {"checksum": checksum(record)}) + "\n")
         return self
 
 
+def _by_step(records: Any) -> dict[int, tuple[Episode, ...]]:
+    """Episodes by the training steps of their policy, which are texts in JSON."""
+    if not fits(records, dict[str, list[dict[str, Any]]]) or not all(step.isdecimal() for step in records):
+        raise ValueError(f"episodes by steps are lists by numbers, got {shown(records)}")
+    return {int(step): _episodes(part) for step, part in records.items()}
+
+
 def _episodes(records: Iterable[Mapping[str, Any]]) -> tuple[Episode, ...]:
+    for record in records:
+        check_fields({"video": None} | dict(record), Episode, "an episode")
     return tuple(Episode(**record) for record in records)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from action_heads import files
+from action_heads.training import saved
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training
@@ -37,14 +38,16 @@ class Progress:
 def save(trainer: Training, folder: Path) -> None:
     """Tensors first, then the record that names them: a cut in between leaves the older, complete state."""
     name = f"step-{trainer.step}.safetensors"
-    files.save_tensors(trainer.state_dict(), folder / name)
-    record = {
+    tensors = trainer.state_dict()
+    files.save_tensors(tensors, folder / name)
+    record: dict[str, Any] = {
         "config": trainer.settings(),
         "precision": "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32",
         "tensors": name,
         "step": trainer.step,
         "progress": asdict(trainer.progress),
     }
+    record["fingerprint"] = saved.fingerprint(record, tensors)
     files.write_text(folder / "state.json", json.dumps(record))
     for old in folder.glob("step-*.safetensors"):
         if old.name != name:
@@ -53,7 +56,7 @@ def save(trainer: Training, folder: Path) -> None:
 
 def read(folder: Path) -> dict[str, Any] | None:
     """The record of a run, if there is one."""
-    return files.read_json(folder / "state.json") if (folder / "state.json").exists() else None
+    return saved.read(folder / "state.json") if (folder / "state.json").exists() else None
 
 
 def refuse_others(settings: dict[str, Any], out: Path, name: str = "config.json", what: str = "head") -> None:
@@ -68,7 +71,7 @@ def refuse_others(settings: dict[str, Any], out: Path, name: str = "config.json"
                 "give the same ones to go on with it, or another --out to start anew"
             )
     elif (out / name).exists():
-        theirs = files.read_json(out / name).get("training", {}).get("settings")
+        theirs = saved.settings_in(out / name)
         different = _differ(settings, theirs or {})
         if different:
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
@@ -86,10 +89,10 @@ def resume(trainer: Training, folder: Path) -> None:
     """Go on where the run stopped; the trainer has made sure that it is one with the same settings."""
     record = read(folder)
     if record is not None:
-        tensors, _ = files.load_tensors(folder / record["tensors"])
+        tensors = saved.load(trainer, record, folder)
         trainer.load_state_dict(tensors, record["step"])
         history = record["progress"]
-        curves = {name: [tuple(point) for point in history[name]] for name in ("curve", "held_out")}
+        curves = {name: [tuple(point) for point in history[name]] for name in saved.CURVES}
         trainer.progress = Progress(**history | curves)
     agree(trainer, folder)
 

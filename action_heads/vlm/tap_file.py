@@ -6,47 +6,95 @@ The model itself is not in it: `vlm.save_pretrained` keeps what was trained of t
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from action_heads.files import WeightFileError, load_tensors, save_tensors
+from action_heads.checks import check_layout, check_values
+from action_heads.files import HEADER, WeightFileError, fingerprint, load_tensors, parse_json, save_tensors
+from action_heads.limits import fits, shown
 
 if TYPE_CHECKING:
     from action_heads.vlm.tap import Tap
 
 NAME, VERSION = "tap.safetensors", 1
+KINDS = {"version": int, "layers": list[int | str], "select": str, "model": dict[str, str | int]}
 
 
 def contract(tap: Tap) -> dict[str, Any]:
     """What decides which tokens come out of a model, and which model it was."""
-    model = {"class": type(tap.model).__name__, "hidden_size": tap.text.hidden_size}
-    return {"version": VERSION, "layers": tap.layers, "select": tap.select, "model": model}
+    return {"version": VERSION, "layers": tap.layers, "select": tap.select, "model": model_of(tap.model)}
+
+
+def model_of(model: Any) -> dict[str, Any]:
+    """Which model it is, as far as a tap depends on it."""
+    return {"class": type(model).__name__, "hidden_size": model.config.get_text_config().hidden_size}
 
 
 def save(tap: Tap, folder: Path) -> None:
     """Write it; an older file is replaced at once."""
     tensors = {} if tap.mix is None else {"mix.weight": tap.mix.weight}
-    save_tensors(tensors, folder / NAME, {"action_heads": json.dumps(contract(tap))})
+    config = contract(tap)
+    config["fingerprint"] = identity(config, tensors)
+    save_tensors(tensors, folder / NAME, {HEADER: json.dumps(config)})
+
+
+def identity(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The fingerprint of a saved tap: of what is tapped, of which model, and of the weights of a mix."""
+    return fingerprint(tensors, json.dumps({key: config[key] for key in sorted(KINDS)}, sort_keys=True))
 
 
 def load(tap_class: type[Tap], folder: Path, model: Any, **options: Any) -> Tap:
     """Tap a model as the saved one was."""
-    tensors, metadata = load_tensors(file := folder / NAME)
-    try:
-        saved = json.loads(metadata["action_heads"])
-        layers, select = saved["layers"], saved["select"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise WeightFileError(f"{file} was not written by Tap.save: its header lacks {error}") from error
-    if saved["version"] != VERSION:
-        raise ValueError(f"{file} has version {saved['version']!r}, this release reads {VERSION}: upgrade action-heads")
-    tap = tap_class(model, layers, select=select, **options)
-    if (found := contract(tap)["model"]) != saved["model"]:
+    tensors, saved = read(file := folder / NAME)
+    layers = saved["layers"]
+    expected = {"mix.weight": torch.empty(len(layers))} if len(layers) > 1 else {}
+    if tensors.keys() != expected.keys() or any(tensors[name].shape != t.shape for name, t in expected.items()):
+        raise WeightFileError(f"{file} names layers {shown(layers)} but holds no weight for each: save the tap again")
+    check_layout(tensors, expected, file)
+    check_values(tensors, expected, file)
+    if hasattr(model, "config") and (found := model_of(model)) != saved["model"]:  # else `tap_class` says what it is
         raise ValueError(f"{file} is of a {saved['model']}, this model is a {found}: load the one it was trained with")
+    try:
+        tap = tap_class(model, layers, select=saved["select"], **options)
+    except ValueError as error:
+        raise ValueError(f"{file} does not fit this model: {error}") from error
     if tap.mix is not None:
-        if tensors.keys() != {"mix.weight"} or tensors["mix.weight"].shape != tap.mix.weight.shape:
-            raise WeightFileError(f"{file} names layers {layers} but holds no weight for each: save the tap again")
         with torch.no_grad():
             tap.mix.weight.copy_(tensors["mix.weight"])
     return tap
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and config of a saved tap, the latter checked for version, types and fingerprint."""
+    tensors, metadata = load_tensors(file)
+    if HEADER not in metadata:
+        raise WeightFileError(f"{file} was not written by Tap.save: its header lacks {HEADER!r}")
+    config = parse_json(metadata[HEADER], file)
+    if not isinstance(config, dict) or not KINDS.keys() <= config.keys():
+        raise WeightFileError(f"{file} was not written by Tap.save: its header needs {', '.join(KINDS)}")
+    if type(config["version"]) is not int or config["version"] != VERSION:
+        version = shown(config["version"])
+        raise ValueError(f"{file} has version {version}, this release reads {VERSION}: upgrade action-heads")
+    given = config.pop("fingerprint", None)
+    if config.keys() != KINDS.keys() or not all(fits(config[key], kind) for key, kind in KINDS.items()):
+        raise ValueError(
+            f"{file} has an incomplete or unknown config in its header: {shown(config)}; save the tap again"
+        )
+    if not config["layers"]:
+        raise ValueError(f"{file} names no layer: it is damaged; save the tap again")
+    if given is None:
+        warnings.warn(
+            f"{file} has no fingerprint, which older releases did not write: whether it was changed can't be told. "
+            "Load and save the tap once to add it",
+            stacklevel=4,
+        )
+    elif given != (found := identity(config, tensors)):
+        raise WeightFileError(
+            f"{file} has fingerprint {found}, but was saved as {shown(given)}: it was changed; copy or save it again"
+        )
+    return tensors, config

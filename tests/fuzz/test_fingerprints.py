@@ -1,0 +1,115 @@
+"""A fingerprint covers everything that a file means; older files without one still load, with a warning."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+if any(find_spec(name) is None for name in ("transformers", "robosuite")):
+    pytest.skip("needs the vision and sim extras", allow_module_level=True)
+
+sys.path.append(str(Path(__file__).parent))
+
+import run  # noqa: F401 - its paths
+from formats import FORMATS
+
+from action_heads.files import HEADER, load_tensors, save_tensors
+
+BY_NAME = {form.name: form for form in FORMATS}
+
+
+def in_json(name: str, change):
+    def spoil(folder: Path) -> None:
+        record = json.loads((folder / name).read_text())
+        change(record)
+        (folder / name).write_text(json.dumps(record))
+
+    return spoil
+
+
+def in_header(name: str, change):
+    def spoil(folder: Path) -> None:
+        tensors, metadata = load_tensors(folder / name)
+        record = json.loads(metadata[HEADER])
+        change(record)
+        save_tensors(tensors, folder / name, {HEADER: json.dumps(record)})
+
+    return spoil
+
+
+def last_bit(name: str, which: str):
+    """The smallest change of one number."""
+
+    def spoil(folder: Path) -> None:
+        tensors, metadata = load_tensors(folder / name)
+        flat = tensors[which].reshape(-1)
+        flat[0] = torch.nextafter(flat[0], flat[0] + 1)
+        save_tensors(tensors, folder / name, metadata)
+
+    return spoil
+
+
+CHANGES = [
+    ("tap-mix", last_bit("tap.safetensors", "mix.weight")),
+    ("tap-mix", in_header("tap.safetensors", lambda c: c["layers"].reverse())),
+    ("tap-one", in_header("tap.safetensors", lambda c: c.update(select="image"))),
+    ("tap-one", in_header("tap.safetensors", lambda c: c.update(layers=["layers.2"]))),
+    ("policy-states", in_json("policy.json", lambda c: c["contract"].update(rate_hz=10.0))),
+    ("policy-states", in_json("policy.json", lambda c: c["contract"].update(gripper=[1.0, -1.0]))),
+    ("policy-states", in_json("policy.json", lambda c: c["contract"].update(blind=True))),
+    ("policy-states", in_json("policy.json", lambda c: c["contract"].update(state=["observation.other"]))),
+    ("policy-states", in_json("policy.json", lambda c: c["contract"].update(action="other"))),
+    ("policy-states", in_json("policy.json", lambda c: c["contract"].update(action_layout="position*2 6d gripper"))),
+    ("policy-pictures", in_json("policy.json", lambda c: c["contract"]["sizes"].update(front=[64, 64]))),
+    ("policy-pictures", in_json("policy.json", lambda c: c["architecture"]["vision"].update(mean=[0.1, 0.5, 0.5]))),
+    ("policy-pictures", in_json("policy.json", lambda c: c["observation"]["vision"].update(crop=[24, 24]))),
+    ("policy-words", last_bit("encoder.safetensors", "text.vectors")),
+    ("policy-words", in_json("policy.json", lambda c: c["observation"]["text"].update(pool="mean"))),
+    ("state", last_bit("step-2.safetensors", "parameters.0")),
+    ("state", last_bit("step-2.safetensors", "optimizer.1.exp_avg_sq")),
+    ("state", in_json("state.json", lambda c: c.update(step=3))),
+    ("state", in_json("state.json", lambda c: c.update(precision="bf16"))),
+    ("state", in_json("state.json", lambda c: c["config"].update(lr=1.0))),
+    ("result", in_json("run.json", lambda c: c["episodes"][2].update(success=True))),
+    ("result", in_json("run.json", lambda c: c["earlier"]["500"].pop())),
+    ("result", in_json("run.json", lambda c: c["head"].update(fingerprint="other"))),
+    ("result", in_json("run.json", lambda c: c["run"].update(seed=42))),
+    ("progress", in_json("p.json", lambda c: c["rolled"]["600"][0].update(success=False))),
+]
+
+
+@pytest.mark.parametrize(("name", "spoil"), CHANGES)
+def test_a_change_of_what_it_means_is_refused(name, spoil, tmp_path):
+    BY_NAME[name].make(tmp_path, 0)
+    BY_NAME[name].load(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=r"were saved as|was saved as|was changed|fingerprint") as caught:
+        BY_NAME[name].load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("tap-mix", in_header("tap.safetensors", lambda c: c.pop("fingerprint"))),
+        ("policy-words", in_json("policy.json", lambda c: c.pop("fingerprint"))),
+        ("state", in_json("state.json", lambda c: c.pop("fingerprint"))),
+        ("result", in_json("run.json", lambda c: c.pop("checksum"))),
+        ("progress", in_json("p.json", lambda c: c.pop("checksum"))),
+    ],
+)
+def test_older_files_load_with_a_warning(name, spoil, tmp_path):
+    form = BY_NAME[name]
+    form.make(tmp_path, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        meaning = form.load(tmp_path)
+    spoil(tmp_path)
+    with pytest.warns(UserWarning, match="older release"):
+        assert form.load(tmp_path) == meaning

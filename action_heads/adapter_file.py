@@ -19,7 +19,8 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
 from action_heads.checks import check_fingerprint, check_layout, check_values
 from action_heads.config import strict
-from action_heads.files import WeightFileError, fingerprint, load_tensors, save_tensors
+from action_heads.files import WeightFileError, fingerprint, load_tensors, naming, save_tensors
+from action_heads.limits import fits, shown
 from action_heads.normalize import Normalizer
 from action_heads.spaces import ActionSpace
 
@@ -32,6 +33,8 @@ UNSEALED = 2  # the version of files without a fingerprint of their own
 NAME = "adapter.safetensors"
 SINCE = {"pool": "mean", "per_step": False}  # what files of this version may lack, and what it was then
 KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape", if the head was reshaped
+KINDS = {"version": int, "adapter": Any, "own_normalizer": bool, "head": dict[str, str | None]}
+RESHAPE = dict[str, Any] | None
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
 
 
@@ -63,6 +66,11 @@ def contract(config: dict[str, Any]) -> str:
 
 def load(head: ActionHead, file: Path) -> ConditionedHead:
     """A new policy from a saved adapter and the head it was trained on."""
+    with naming(file):
+        return _load(head, file)
+
+
+def _load(head: ActionHead, file: Path) -> ConditionedHead:
     tensors, config = read(file)
     saved, found, head = config["head"], head.pointer(), head.original
     if saved["fingerprint"] != found["fingerprint"]:
@@ -137,6 +145,10 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
         or config["head"].keys() != POINTER
     ):
         raise ValueError(f"{file} has an incomplete or unknown config in its header: {config}")
+    if not all(fits(config.get(key), kind) for key, kind in KINDS.items()) or not fits(config.get("reshape"), RESHAPE):
+        raise ValueError(f"{file} has a config in its header whose values are of other types: {shown(config)}")
+    if config.get("reshape") is not None and config["reshape"].keys() != {"space", "horizon"}:
+        raise ValueError(f"{file} has an incomplete reshape in its header: {shown(config['reshape'])}")
     if version == UNSEALED:
         warnings.warn(
             f"{file} was saved before adapters had a fingerprint, so a damaged weight in it would go unseen: load and "

@@ -179,19 +179,19 @@ def _check_within(value: Any) -> None:
 
 
 def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:
-    """Return 32 hex digits for these names, kinds of number, shapes and values, the same on any device.
+    """Return 32 hex digits for these names, shapes and values, the same on any device.
 
     `contract` is what the values mean (layout, objective), as text: the same weights under another are another head.
 
     Floats are hashed as float32, so a bfloat16 file has the fingerprint of its float32 copy. Rounding a float32
-    weight to bfloat16 changes its value and so, rightly, the fingerprint. Other numbers are hashed with their dtype.
+    weight to bfloat16 changes its value and so, rightly, the fingerprint. Of integers the bits are hashed, which a float
+    could have too: whoever reads a file also checks the kind of its numbers (`checks.check_layout`).
     """
     digest = hashlib.sha256(contract.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
-        kind = "" if tensor.is_floating_point() else f"{tensor.dtype}:"
-        tensor = tensor if kind else tensor.float()
-        digest.update(f"{name}:{kind}{tuple(tensor.shape)};".encode())
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
 

@@ -35,11 +35,12 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
 
 def load(folder: Path) -> ActionHead:
     """The head in a folder, in float32 and trainable still."""
-    config = HeadConfig.from_dict(files.read_json(folder / CONFIG))
+    with files.naming(folder / CONFIG):
+        config = HeadConfig.from_dict(files.read_json(folder / CONFIG))
     tensors, _ = files.load_tensors(folder / WEIGHTS)
+    check_layout(tensors, config.layout(), folder / WEIGHTS)  # on the meta device: before a head takes memory
     with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the user's seed
         head = ActionHead(config)
-    check_layout(tensors, head.state_dict(), folder / WEIGHTS)
     check_values(tensors, head.state_dict(), folder / WEIGHTS)
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     # Of what was loaded, not of what was read.

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from action_heads import files
+from action_heads import drafts, files
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training
 
 POINT_EVERY = 50  # steps between points of the training curve
+BEGUN, STATE = "run.json", "state.json"  # the settings, from before the first step; the last saved step
+MADE = {"config.json": "head", "policy.json": "policy"}  # what a finished run leaves, with its settings in it
 
 
 @dataclass
@@ -38,39 +41,80 @@ def save(trainer: Training, folder: Path) -> None:
     """Tensors first, then the record that names them: a cut in between leaves the older, complete state."""
     name = f"step-{trainer.step}.safetensors"
     files.save_tensors(trainer.state_dict(), folder / name)
-    record = {
-        "config": trainer.settings(),
-        "precision": "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32",
+    record = _settled(trainer) | {
         "tensors": name,
         "step": trainer.step,
         "progress": asdict(trainer.progress),
     }
-    files.write_text(folder / "state.json", json.dumps(record))
+    files.write_text(folder / STATE, json.dumps(record))
+    _remove_others(folder, name)
+
+
+def begin(trainer: Training, folder: Path) -> None:
+    """Write the settings down before the first step, and remove what killed runs have left of their saving."""
+    if not trainer.accelerator.is_main_process:
+        return
+    record = read(folder)
+    drafts.sweep(folder, [BEGUN, STATE, "step-*.safetensors"])
+    _remove_others(folder, record["tensors"] if record else "")
+    if begun(folder) is None:
+        files.write_text(folder / BEGUN, json.dumps(_settled(trainer)))
+
+
+def _settled(trainer: Training) -> dict[str, Any]:
+    """What a run that goes on must agree with."""
+    precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
+    return {"config": trainer.settings(), "precision": precision}
+
+
+def _remove_others(folder: Path, name: str) -> None:
+    """Remove the tensors of other steps than that of the record."""
     for old in folder.glob("step-*.safetensors"):
         if old.name != name:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record of a run, if there is one."""
-    return files.read_json(folder / "state.json") if (folder / "state.json").exists() else None
+    """The record of the last saved step, if there is one."""
+    return _read(folder / STATE, {"config": dict, "tensors": str, "step": int, "progress": dict})
 
 
-def refuse_others(settings: dict[str, Any], out: Path, name: str = "config.json", what: str = "head") -> None:
-    """Raise if a folder holds a run, or what one has made, of other settings: a run overwrites nothing by accident.
+def begun(folder: Path) -> dict[str, Any] | None:
+    """The settings and the precision of a run that has begun, whether a step was saved or not."""
+    return _read(folder / BEGUN, {"config": dict, "precision": str}) or read(folder)
 
-    What was made is a head or a policy, with the settings in its file `name`.
-    """
-    if (record := read(out / "state")) is not None:
+
+def _read(path: Path, kinds: dict[str, type]) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    record = files.read_json(path)
+    if not isinstance(record, dict) or any(not isinstance(record.get(key), kind) for key, kind in kinds.items()):
+        raise ValueError(
+            f"{path} is not the record of a run: it needs {', '.join(kinds)}. Delete the folder {path.parent} to start "
+            "anew; a finished head or policy beside it stays"
+        )
+    return record
+
+
+def refuse_others(settings: dict[str, Any], out: Path) -> None:
+    """Raise if a folder holds a run, or what one has made, of other settings: a run overwrites nothing by accident."""
+    if (record := begun(out / "state")) is not None:
         if different := _differ(settings, record["config"]):
+            saved = read(out / "state")
+            anew = "" if saved else f"; it has saved no step yet, so {out / 'state'} can be deleted too"
             raise ValueError(
                 f"{out / 'state'} holds a run with other settings ({', '.join(different)}): "
-                "give the same ones to go on with it, or another --out to start anew"
+                f"give the same ones to go on with it, or another --out to start anew{anew}"
             )
-    elif (out / name).exists():
-        theirs = files.read_json(out / name).get("training", {}).get("settings")
-        different = _differ(settings, theirs or {})
-        if different:
+        return
+    for name, what in MADE.items():
+        if not (out / name).exists():
+            continue
+        found = files.read_json(out / name)
+        training = found.get("training") if isinstance(found, dict) else None
+        theirs = training.get("settings") if isinstance(training, dict) else None
+        theirs = theirs if isinstance(theirs, dict) else {}
+        if different := _differ(settings, theirs):
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
                 f"{out} holds a finished {what} {which}, which this run would overwrite: give another --out, or delete "
@@ -87,11 +131,36 @@ def resume(trainer: Training, folder: Path) -> None:
     record = read(folder)
     if record is not None:
         tensors, _ = files.load_tensors(folder / record["tensors"])
+        _check(trainer, tensors, folder / record["tensors"])
         trainer.load_state_dict(tensors, record["step"])
-        history = record["progress"]
-        curves = {name: [tuple(point) for point in history[name]] for name in ("curve", "held_out")}
-        trainer.progress = Progress(**history | curves)
+        trainer.progress = _progress(record["progress"], folder / STATE)
     agree(trainer, folder)
+
+
+def _progress(history: dict[str, Any], path: Path) -> Progress:
+    try:
+        curves = {name: [(step, loss) for step, loss in history[name]] for name in ("curve", "held_out")}
+        return Progress(**history | curves)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}). Delete the folder {path.parent} to start anew") from error
+
+
+def _check(trainer: Training, tensors: dict[str, Tensor], path: Path) -> None:
+    """Raise unless the tensors are those of this run; the optimiser's are there from the first step on."""
+    expected = {name: t.shape for name, t in trainer.state_dict().items() if not name.startswith("optimizer.")}
+    if trainer.ema is None:  # only the main process keeps the average
+        tensors = {name: t for name, t in tensors.items() if not name.startswith("ema.")}
+    found = {name: t.shape for name, t in tensors.items() if not name.startswith("optimizer.")}
+    if found != expected:
+        name = min(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise files.WeightFileError(
+            f"{path} is not of this run: {name} is {_told(found.get(name))} there and {_told(expected.get(name))} "
+            f"here. Delete the folder {path.parent} to start anew"
+        )
+
+
+def _told(shape: torch.Size | None) -> str:
+    return "missing" if shape is None else str(tuple(shape))
 
 
 def agree(trainer: Training, folder: Path) -> None:

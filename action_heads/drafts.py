@@ -15,7 +15,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from action_heads import locks
@@ -30,14 +30,16 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
     """Write a file's content to a draft beside it and force it to the disk. The draft is the caller's to rename."""
     draft, descriptor = _opened(path)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with locks.closing(descriptor):
             with naming(path):
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if sys.platform == "win32":
-                file.close()  # it renames no open file
-            yield draft  # and the file stays open, which keeps the lock
+                left = memoryview(data)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            if sys.platform != "win32":
+                yield draft  # open, which keeps the lock
+        if sys.platform == "win32":  # it renames no open file
+            yield draft
     finally:
         draft.unlink(missing_ok=True)
 
@@ -49,13 +51,18 @@ def drafted(path: str | os.PathLike[str]) -> Iterator[Path]:
     It lies in a folder of its own, so that whatever is written beside it is removed too.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, [glob.escape(path.name)])
     room = _name(path)
     try:
-        with locks.held(room), naming(path, NO_ROOM):
-            yield room / path.name
-            os.replace(room / path.name, path)
+        with ExitStack() as stack:
+            with naming(path):
+                stack.enter_context(locks.held(room))
+            with naming(path, NO_ROOM):
+                yield room / path.name
+            with naming(path):
+                os.replace(room / path.name, path)
     finally:
         shutil.rmtree(room, ignore_errors=True)
 
@@ -85,7 +92,8 @@ def naming(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
         elif error.errno in NOT_ALLOWED:
             remedy = "make its folder writable or choose another one"
         raise OSError(
-            error.errno, f"could not write {path}: {error.strerror}. What was there before is unchanged; {remedy}"
+            error.errno,
+            f"could not write {path}: {os.strerror(error.errno)}. What was there before is unchanged; {remedy}",
         ) from error
 
 

@@ -29,7 +29,8 @@ NAME = ".running"
 BUSY = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
-_mine: dict[str, tuple[int, int]] = {}  # path of a lock file -> its descriptor, the thread that holds it
+_mine: dict[str, int] = {}  # path of a lock file -> the thread that holds it
+_open: set[int] = set()  # descriptors of locked files
 
 
 class InUse(ValueError):
@@ -81,6 +82,19 @@ def try_lock(descriptor: int) -> bool:
     return True
 
 
+@contextmanager
+def closing(descriptor: int) -> Iterator[None]:
+    """Close a locked file in the end, and before that in every child that is forked."""
+    process = os.getpid()
+    _open.add(descriptor)
+    try:
+        yield
+    finally:
+        if os.getpid() == process and descriptor in _open:
+            _open.remove(descriptor)
+            os.close(descriptor)
+
+
 def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is still the one at `path`: another process may have removed it before it was locked."""
     try:
@@ -92,24 +106,30 @@ def is_at(descriptor: int, path: Path) -> bool:
 @contextmanager
 def _locked(lock: Path, what: Path, remedy: str) -> Iterator[None]:
     key, thread, process = os.path.realpath(lock), threading.get_ident(), os.getpid()
-    if key in _mine and _mine[key][1] == thread:
+    if _mine.get(key) == thread:
         yield
         return
     descriptor = _take(lock, what, remedy)
-    _mine[key] = (descriptor, thread)
-    try:
-        yield
-    finally:
-        if os.getpid() == process:  # not in a child that was forked inside
-            del _mine[key]
-            _release(descriptor, lock)
+    _mine[key] = thread
+    with closing(descriptor):
+        try:
+            yield
+        finally:
+            if os.getpid() == process:  # not in a child that was forked inside
+                del _mine[key]
+                # Removed while it is locked, so that nobody holds a file that is going to vanish.
+                if sys.platform == "win32":  # it removes no open file
+                    _open.remove(descriptor)
+                    os.close(descriptor)
+                with suppress(OSError):
+                    lock.unlink()
 
 
 def _take(lock: Path, what: Path, remedy: str) -> int:
     """Open and lock the file. Returns its descriptor."""
-    while True:
-        lock.parent.mkdir(parents=True, exist_ok=True)
+    for _ in range(1000):
         try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:  # the folder was removed again
             continue
@@ -133,6 +153,7 @@ def _take(lock: Path, what: Path, remedy: str) -> int:
                 f"{what} is in use by another run ({_holder(lock)}), which this one would overwrite: "
                 f"wait until it has ended, or {remedy}. Nothing has to be deleted by hand"
             )
+    raise OSError(errno.EAGAIN, f"could not lock {lock}: others remove it all the time. Try again, or {remedy}")
 
 
 def _lock_or_warn(descriptor: int, lock: Path, what: Path) -> bool:
@@ -149,16 +170,6 @@ def _lock_or_warn(descriptor: int, lock: Path, what: Path) -> bool:
             stacklevel=2,
         )
         return True
-
-
-def _release(descriptor: int, lock: Path) -> None:
-    # Removed while it is locked, so that nobody holds a file that is going to vanish. Windows removes no open file.
-    if sys.platform == "win32":
-        os.close(descriptor)
-    with suppress(OSError):
-        lock.unlink()
-    if sys.platform != "win32":
-        os.close(descriptor)
 
 
 def _me() -> dict[str, str | int]:
@@ -199,9 +210,10 @@ def _lives_here(holder: dict) -> bool:
 
 def _forget() -> None:
     """In a forked child: a copy of the descriptor would keep the lock for as long as the child lives."""
-    for descriptor, _ in _mine.values():
+    for descriptor in _open:
         with suppress(OSError):
             os.close(descriptor)
+    _open.clear()
     _mine.clear()
 
 

@@ -139,7 +139,7 @@ def resume(trainer: Training, folder: Path) -> None:
 
 def _progress(history: dict[str, Any], path: Path) -> Progress:
     try:
-        curves = {name: [(step, loss) for step, loss in history[name]] for name in ("curve", "held_out")}
+        curves: dict[str, Any] = {n: [(step, loss) for step, loss in history[n]] for n in ("curve", "held_out")}
         return Progress(**history | curves)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error!r}). Delete the folder {path.parent} to start anew") from error

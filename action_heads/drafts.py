@@ -91,10 +91,9 @@ def naming(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
             remedy = "free some space, or raise the limit (quota, ulimit -f), and try again"
         elif error.errno in NOT_ALLOWED:
             remedy = "make its folder writable or choose another one"
-        raise OSError(
-            error.errno,
-            f"could not write {path}: {os.strerror(error.errno)}. What was there before is unchanged; {remedy}",
-        ) from error
+        what = os.strerror(error.errno)
+        says = f"could not write {path}: {what}. What was there before is unchanged; {remedy}"
+        raise OSError(error.errno, says) from error
 
 
 def _name(path: Path) -> Path:

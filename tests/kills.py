@@ -26,14 +26,14 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent / "adapt"), str(Path(__file__).parent)]
 os.environ["ACCELERATE_USE_CPU"] = "true"
 
-import numpy as np
-import torch
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
-from action_heads import ActionHead, files
-from action_heads.adapt import AdaptedPolicy
-from action_heads.adapt.run import adapt
-from action_heads.pretrain.loop import pretrain
-from action_heads.pretrain.settings import PretrainConfig
+from action_heads import ActionHead, files  # noqa: E402
+from action_heads.adapt import AdaptedPolicy  # noqa: E402
+from action_heads.adapt.run import adapt  # noqa: E402
+from action_heads.pretrain.loop import pretrain  # noqa: E402
+from action_heads.pretrain.settings import PretrainConfig  # noqa: E402
 
 # Of these the bytes tell of time and speed.
 TIMED = {"config.json", "README.md", "policy.json", "results.json", "state.json"}

@@ -10,6 +10,7 @@ them: the simulation writes nothing.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import itertools
 import json
@@ -143,7 +144,7 @@ def undisturbed(name: str, work: Path, log: Path) -> tuple[dict[str, str], float
     """What a run leaves that is let alone, and how long it takes."""
     began = time.monotonic()
     place = work / f"{name}-whole"
-    pid = forked(lambda: RUNS[name](place / "out", work), log)
+    pid = forked(functools.partial(RUNS[name], place / "out", work), log)
     if os.waitpid(pid, 0)[1]:
         raise SystemExit(f"{name} fails even undisturbed:\n{log.read_text()}")
     return left(place), time.monotonic() - began
@@ -158,7 +159,7 @@ def kill_and_compare(name: str, kills: int, dice: random.Random, work: Path) -> 
     reader = forked(lambda: keeps_reading(work, name), log)
     try:
         while True:
-            pid = forked(lambda: RUNS[name](place / "out", work), log)
+            pid = forked(functools.partial(RUNS[name], place / "out", work), log)
             if counts["kills"] < kills:
                 time.sleep(dice.uniform(0, seconds))
                 os.kill(pid, signal.SIGKILL)

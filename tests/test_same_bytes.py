@@ -1,0 +1,67 @@
+"""Whatever is saved twice is saved the same: by two processes, whose hashes are of different seeds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+SAVE = """
+import sys
+from pathlib import Path
+from recorded import tiny
+import tiny_vlms
+from small import tiny_head, trained_policy
+from action_heads import ActionHead, golden
+from action_heads.adapt.trainer import Trainer
+from action_heads.training import state
+from action_heads.vlm import Tap
+
+work, out = map(Path, sys.argv[1:])
+head = tiny_head("transformer")
+head.save_pretrained(out / "head")
+golden.save(head, out / "head")
+trained_policy(ActionHead.from_pretrained(work / "head")).save_adapter(out / "adapter")
+Tap(tiny_vlms.build("gemma"), (0, 1)).save(out / "tap")
+trainer = Trainer(tiny(work, encoder="none", cameras=(), mode="random-frozen"))
+trainer.train_step(next(trainer.coming()))
+state.begin(trainer, out / "state")
+state.save(trainer, out / "state")
+trainer.policy.save(out / "policy")
+"""
+
+
+def test_the_same_bytes(tmp_path):
+    for name in ("h5py", "accelerate", "transformers"):
+        pytest.importorskip(name)
+    sys.path.append(str(HERE / "adapt"))
+    from recorded import hdf5
+    from small import tiny_head
+
+    hdf5(tmp_path / "demos.hdf5")
+    tiny_head().save_pretrained(tmp_path / "head")
+    path = os.pathsep.join(map(str, (HERE.parent, HERE, HERE / "adapt", HERE / "vlm")))
+    environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", SAVE, str(tmp_path), str(tmp_path / seed)],
+            env=environment | {"PYTHONHASHSEED": seed},
+        )
+        for seed in ("0", "1", "2")
+    ]
+    assert [process.wait(timeout=400) for process in processes] == [0, 0, 0]
+    saved = [
+        {str(p.relative_to(tmp_path / seed)): p.read_bytes() for p in (tmp_path / seed).rglob("*") if p.is_file()}
+        for seed in ("0", "1", "2")
+    ]
+    assert {"adapter/adapter.safetensors", "tap/tap.safetensors", "policy/policy.json", "state/state.json"} <= set(
+        saved[0]
+    )
+    for other in saved[1:]:
+        assert other.keys() == saved[0].keys()
+        assert [name for name in other if other[name] != saved[0][name]] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from small import tiny_head, trained_policy
 from action_heads import files
 from action_heads.drafts import drafted, sweep, written
 
+resource = pytest.importorskip("resource")
 pytestmark = needs_fork
 
 

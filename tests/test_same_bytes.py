@@ -52,16 +52,15 @@ def test_the_same_bytes(tmp_path):
             [sys.executable, "-W", "ignore", "-c", SAVE, str(tmp_path), str(tmp_path / seed)],
             env=environment | {"PYTHONHASHSEED": seed},
         )
-        for seed in ("0", "1", "2")
+        for seed in ("0", "1")
     ]
-    assert [process.wait(timeout=400) for process in processes] == [0, 0, 0]
+    assert [process.wait(timeout=1800) for process in processes] == [0, 0]
     saved = [
         {str(p.relative_to(tmp_path / seed)): p.read_bytes() for p in (tmp_path / seed).rglob("*") if p.is_file()}
-        for seed in ("0", "1", "2")
+        for seed in ("0", "1")
     ]
     assert {"adapter/adapter.safetensors", "tap/tap.safetensors", "policy/policy.json", "state/state.json"} <= set(
         saved[0]
     )
-    for other in saved[1:]:
-        assert other.keys() == saved[0].keys()
-        assert [name for name in other if other[name] != saved[0][name]] == []
+    assert saved[0].keys() == saved[1].keys()
+    assert [name for name in saved[0] if saved[0][name] != saved[1][name]] == []

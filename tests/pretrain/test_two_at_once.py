@@ -34,7 +34,7 @@ def test_of_two_commands_one_is_refused(tmp_path):
     command = [sys.executable, "-m", "action_heads.cli", "pretrain", *flags, "--out", str(out), "--seed"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     runs = [subprocess.Popen([*command, str(seed)], **pipes) for seed in (0, 1)]
-    said = [run.communicate(timeout=500)[0] for run in runs]
+    said = [run.communicate(timeout=1800)[0] for run in runs]
     codes = [run.returncode for run in runs]
     assert sorted(codes) == [0, 1], said
     assert re.search(r"in use by another run \(pid \d+|holds a run with other settings \(seed\)", said[codes.index(1)])

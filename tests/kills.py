@@ -32,6 +32,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from accelerate.state import AcceleratorState  # noqa: E402
 from PIL import Image  # noqa: E402
+from tqdm.auto import tqdm  # noqa: E402
 
 from action_heads import ActionHead, files  # noqa: E402
 from action_heads.adapt import AdaptedPolicy  # noqa: E402
@@ -213,6 +214,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # its thread may hold a lock while a process is forked
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prepare(work, given.runs)

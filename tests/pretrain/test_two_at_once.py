@@ -128,9 +128,11 @@ def test_tensors_of_another_run_are_refused(tmp_path):
     first = pretrain(tiny(tmp_path / "a")).fingerprint()
     pretrain(tiny(tmp_path / "b", width=24))
     name = "state/step-12.safetensors"
+    own = (tmp_path / "a" / name).read_bytes()
     (tmp_path / "a" / name).write_bytes((tmp_path / "b" / name).read_bytes())
     with pytest.raises(files.WeightFileError, match=r"not of this run: \S+ is \(.*\) there and \(.*\) here"):
         pretrain(tiny(tmp_path / "a"))
+    (tmp_path / "a" / name).write_bytes(own)
     record = json.loads((tmp_path / "a/state/state.json").read_text())
     (tmp_path / "a/state/state.json").write_text(json.dumps(record | {"progress": {"curve": 1}}))
     with pytest.raises(ValueError, match=r"state.json is damaged"):

@@ -5,12 +5,12 @@ Whatever is written here appears whole or not at all, and nothing here unpickles
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from action_heads import limits
+from action_heads import drafts, limits
 
 HEADER = "action_heads"  # the key of a safetensors header under which adapters and taps keep their config, as JSON
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -57,7 +57,17 @@ def tensors_as_bytes(tensors: Mapping[str, Tensor], metadata: dict | None = None
             raise TypeError(f"metadata[{key!r}] is {type(value).__name__}; safetensors keeps strings: use json.dumps")
     # A copy each: safetensors refuses tensors that share memory, which tied or sliced weights do.
     whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
-    return safetensors.torch.save(whole, metadata)
+    return _in_order(safetensors.torch.save(whole, metadata))
+
+
+def _in_order(data: bytes) -> bytes:
+    """The same file with its header in one order: safetensors writes the metadata in another one in every process."""
+    start = 8 + int.from_bytes(data[:8], "little")  # the header's length, then the header, which is JSON
+    header = json.loads(data[8:start])
+    metadata = dict(sorted(header.pop("__metadata__").items()))
+    text = json.dumps({"__metadata__": metadata} | header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns what follows
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
 def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -184,8 +194,8 @@ def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:
     `contract` is what the values mean (layout, objective), as text: the same weights under another are another head.
 
     Floats are hashed as float32, so a bfloat16 file has the fingerprint of its float32 copy. Rounding a float32
-    weight to bfloat16 changes its value and so, rightly, the fingerprint. Of integers the bits are hashed, which a float
-    could have too: whoever reads a file also checks the kind of its numbers (`checks.check_layout`).
+    weight to bfloat16 changes its value and so, rightly, the fingerprint. Of integers the bits are hashed, which a
+    float could have too: whoever reads a file also checks the kind of its numbers (`checks.check_layout`).
     """
     digest = hashlib.sha256(contract.encode())
     for name in sorted(tensors):
@@ -206,21 +216,18 @@ def write_together(folder: str | os.PathLike[str], contents: Mapping[str, bytes]
     If any of them can't be written, all the older ones stay.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since a rename across file systems is a copy. Not tempfile: its files are readable by the
-    # owner alone, and a head in a shared folder would stay so.
-    drafts = {folder / name: folder / f".{name}.{secrets.token_hex(4)}.tmp" for name in contents}
-    try:
-        for path, draft in drafts.items():
-            with open(draft, "xb") as file:
-                file.write(contents[path.name])
-                file.flush()
-                os.fsync(file.fileno())
-        for path, draft in drafts.items():
-            os.replace(draft, path)
-    finally:
-        for draft in drafts.values():
-            draft.unlink(missing_ok=True)
+    with drafts.naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    drafts.sweep(folder, map(glob.escape, contents))
+    for name in contents:
+        if (folder / name).is_dir():
+            raise IsADirectoryError(f"could not write {folder / name}: it is a folder. Rename it, or write elsewhere")
+    with ExitStack() as stack:
+        # In the same folder, since a rename across file systems is a copy.
+        ready = {folder / name: stack.enter_context(drafts.written(folder / name, contents[name])) for name in contents}
+        for path, draft in ready.items():
+            with drafts.naming(path):
+                os.replace(draft, path)
 
 
 def _foreign(head: bytes) -> str | None:

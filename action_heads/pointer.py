@@ -46,8 +46,8 @@ def load_head(
     if is_folder(path):
         raise hub.HeadNotFoundError(
             f"{file} points to its head, {pointer['name']} with fingerprint {pointer['fingerprint']}, in the folder "
-            f"{path}: it is not there, nor near {file.parent}. If it was moved, pass head=, the folder or the Hub id of "
-            "that head"
+            f"{path}: it is not there, nor near {file.parent}. If it was moved, pass head=, the folder or the Hub id "
+            "of that head"
         )
     at = {"revision": pointer["revision"], "subfolder": pointer["subfolder"]}
     return ActionHead.from_pretrained(path, **at, **options)

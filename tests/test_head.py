@@ -237,5 +237,5 @@ def test_a_header_that_says_integers_is_refused(head, tmp_path):
     whole = file.read_bytes()
     for was, now in ((b'"F32"', b'"I32"'), (b'"F32"', b'"U32"')):
         file.write_bytes(whole.replace(was, now, 1))
-        with pytest.raises(WeightFileError, match="expected floating point|expected torch.float32|numbers"):
+        with pytest.raises(WeightFileError, match=r"torch\.u?int32|U32"):
             ActionHead.from_pretrained(tmp_path)

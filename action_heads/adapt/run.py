@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from action_heads import files
+from action_heads import adapter_file, drafts, files
 from action_heads.adapt import report
-from action_heads.adapt.policy import AdaptedPolicy
+from action_heads.adapt.policy import CONFIG, ENCODER, HEAD, AdaptedPolicy
 from action_heads.adapt.rollout import check_task, roll_out
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
 from action_heads.machine import machine
 from action_heads.training import curve, state
 from action_heads.training.loop import train
+from action_heads.training.start import alone
+
+MADE = (CONFIG, ENCODER, adapter_file.NAME, "curves.json", "curves.png", "results.json", "README.md", "rollouts.mp4")
+HEAD_MADE = ("config.json", "model.safetensors", "README.md")
 
 
 def adapt(config: AdaptConfig, command: str = "") -> AdaptedPolicy:
@@ -22,22 +27,34 @@ def adapt(config: AdaptConfig, command: str = "") -> AdaptedPolicy:
 
     Raises:
         ValueError: the flags do not fit the data, or the folder holds a run of other settings.
+        InUse: another run writes to the folder (a ValueError too).
         Diverged: the loss is not finite, or far beyond what saying nothing would cost.
         KeyboardInterrupt: a Ctrl-C or SIGTERM, once the state is complete; the same call goes on from there.
     """
-    trainer, folder = Trainer(config), config.folder / "state"
-    check_task(config, trainer.policy)
-    state.resume(trainer, folder)
-    trainer.accelerator.print(report.opening(trainer))
-    if trainer.step < config.steps:
-        train(trainer, folder)
-    if trainer.ema:
-        finish(trainer, command)
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
-    if trainer.ema and config.task:  # the other processes are let go: they would not wait for hours
-        try_out(trainer)
-    return AdaptedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
+    with alone(config.folder):
+        trainer, folder = Trainer(config), config.folder / "state"
+        check_task(config, trainer.policy)
+        if trainer.ema:
+            tidy(config.out)
+        state.begin(trainer, folder)
+        state.resume(trainer, folder)
+        trainer.accelerator.print(report.opening(trainer))
+        if trainer.step < config.steps:
+            train(trainer, folder)
+        if trainer.ema:
+            finish(trainer, command)
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+        if trainer.ema and config.task:  # the other processes are let go: they would not wait for hours
+            try_out(trainer)
+        return AdaptedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
+
+
+def tidy(out: Path) -> None:
+    """Remove the drafts that killed runs have left of a policy and of its checkpoints."""
+    for folder in (out, *out.glob("checkpoints/step-*")):
+        drafts.sweep(folder, MADE)
+        drafts.sweep(folder / HEAD, HEAD_MADE)
 
 
 def finish(trainer: Trainer, command: str) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from action_heads.adapt import checkpoints
 from action_heads.adapt.build import build
-from action_heads.adapt.policy import CONFIG, AdaptedPolicy
+from action_heads.adapt.policy import AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig, learning_rate
 from action_heads.adapt.windows import Sample, Steps, batches
 from action_heads.ema import EMA
@@ -53,7 +53,7 @@ class Trainer(Training[Sample]):
     def __init__(self, config: AdaptConfig):
         self.config = config
         self.accelerator = start(config)
-        state.refuse_others(self.settings(), config.folder, CONFIG, "policy")
+        state.refuse_others(self.settings(), config.folder)
         with self.accelerator.main_process_first():  # it fetches what the others then find
             self.policy, self.windows, self.held_out, tasks = build(config)
         self.stage = Stage2(self.policy, tasks, config).train()

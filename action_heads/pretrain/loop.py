@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import torch
 
-from action_heads import files, golden
+from action_heads import drafts, files, golden
 from action_heads.head import ActionHead
 from action_heads.pretrain import publish, report, speed
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.pretrain.trainer import Trainer
 from action_heads.training import curve, state
 from action_heads.training.loop import train
+from action_heads.training.start import alone
+
+MADE = ("config.json", "model.safetensors", "README.md", ".README.md.old", golden.NAME, "curves.json", "curves.png")
 
 
 def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
@@ -21,15 +24,20 @@ def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
 
     Raises:
         ValueError: the folder holds a run or a finished head of other settings.
+        InUse: another run writes to the folder (a ValueError too).
         Diverged: the loss is not finite, or far beyond what saying nothing would cost.
         KeyboardInterrupt: a Ctrl-C or SIGTERM, once the state is complete; the same call goes on from there.
     """
-    trainer, folder = Trainer(config), config.folder / "state"
-    state.resume(trainer, folder)
-    trainer.accelerator.print(report.opening(trainer))
-    if trainer.step < config.steps:
-        train(trainer, folder)
-    return finish(trainer, command)
+    with alone(config.folder):
+        trainer, folder = Trainer(config), config.folder / "state"
+        if trainer.ema:  # the main process
+            drafts.sweep(config.folder, MADE)
+        state.begin(trainer, folder)
+        state.resume(trainer, folder)
+        trainer.accelerator.print(report.opening(trainer))
+        if trainer.step < config.steps:
+            train(trainer, folder)
+        return finish(trainer, command)
 
 
 def finish(trainer: Trainer, command: str) -> ActionHead:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from action_heads import files, golden, hub
+from action_heads import files, golden, hub, locks
 from action_heads.card import KEPT, credit, head_card, origin
 from action_heads.head import ActionHead
 
@@ -58,6 +58,13 @@ def publish(config: PublishConfig) -> Published | None:
     """All of it; None after a dry run. Prints what a user wants to know."""
     if not config.repo and not config.dry_run:
         raise PublishError(f"publish {config.folder} where to? Add --repo owner/name, or --dry-run for a first look")
+    if not config.folder.is_dir():
+        raise not_a_folder(config.folder)
+    with locks.held(config.folder, remedy="publish a copy of it"):  # a run would replace what was checked
+        return _publish(config)
+
+
+def _publish(config: PublishConfig) -> Published | None:
     head = check(config.folder, config.repo)
     write_card(head, config.folder, config.repo or head.config.name)
     names = [name for name in (*NEEDED, *WELCOME, "README.md") if (config.folder / name).is_file()]
@@ -83,7 +90,7 @@ def publish(config: PublishConfig) -> Published | None:
 def check(folder: Path, repo: str = "") -> ActionHead:
     """The head in a folder, frozen; all that keeps it from being published is told at once."""
     if not folder.is_dir():
-        raise PublishError(f"{folder} is not a folder; publish the one that `action-heads pretrain --out` wrote")
+        raise not_a_folder(folder)
     problems = [f"{name} is missing" for name in NEEDED if not (folder / name).is_file()]
     if any(problem.startswith(("config", "model")) for problem in problems):
         raise _refused(folder, problems)
@@ -124,6 +131,11 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     if problems:
         raise _refused(folder, problems)
     return head
+
+
+def not_a_folder(folder: Path) -> PublishError:
+    """There is nothing to check."""
+    return PublishError(f"{folder} is not a folder; publish the one that `action-heads pretrain --out` wrote")
 
 
 def unearned_names(names: Iterable[str], data: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads import ActionHead, ConditionedHead, Normalizer, files
+from action_heads import ActionHead, ConditionedHead, Normalizer, drafts, files, locks
 from action_heads.adapt import AdaptedPolicy
 from action_heads.adapters import ADAPTERS
 from action_heads.fit import FitConfig, fit
@@ -61,9 +61,18 @@ def perform(run: Run, place: Place) -> Result:
     if path := finished(run, place, head):
         return results.load(path)
     folder = place.work / "runs" / identity
+    with locks.held(folder, remedy="leave this run to it: --share gives each process its own part"):
+        if path := finished(run, place, head):  # by another process, in the meantime
+            return results.load(path)
+        return _perform(run, place, family, head, folder)
+
+
+def _perform(run: Run, place: Place, family: Family, head: ActionHead, folder: Path) -> Result:
+    drafts.sweep(folder, ["progress.json", "policy-*.safetensors", "*.mp4"])
     policy, progress = trained(run, place, family, head, folder)
     roll_out(run, place, family, policy, folder, progress)
     *earlier, last = run.checkpoint_steps
+    identity = folder.name
     result = Result(
         id=identity,
         run=run,

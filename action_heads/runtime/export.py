@@ -5,16 +5,14 @@ Axes: b batch, h horizon, a action, c condition, n tokens.
 
 from __future__ import annotations
 
-import os
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from action_heads.drafts import drafted
 from action_heads.extras import require
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.inductor import why_no_inductor
@@ -121,18 +119,6 @@ WRITERS: dict[str, Callable[[SamplingLoop, dict[str, Tensor], Path], None]] = {
     "torch": write_torch,
     "aoti": write_aoti,
 }
-
-
-@contextmanager
-def drafted(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield draft
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 @torch.no_grad()

@@ -16,8 +16,6 @@ meta/recording.json says task, noise, seeds and how pictures were rendered. LIBE
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +24,13 @@ from typing import Any, Literal
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from action_heads import files
+from action_heads import drafts, files, locks
 from action_heads.extras import require
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.dialects import columns
 from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, Sim, make
 from action_heads.sim.frames import rotation_from_6d
-from action_heads.sim.record import record, run_expert
+from action_heads.sim.record import SEEDS, record, run_expert
 from action_heads.sim.tasks import description, get_task
 
 Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # of one episode: name -> t values
@@ -76,13 +74,39 @@ def record_dataset(config: RecordConfig) -> None:
     from action_heads.sim.libero_dataset import save_libero  # it is built on this file
 
     kept = config.out.with_name(f".{config.out.name}.npz")  # a recording is worth keeping if writing it fails
-    demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
-    if config.schema == "libero":
-        save_libero(demonstrations, config.out, size=config.size)
-    else:
-        save_dataset(demonstrations, config.out, cameras=config.cameras, size=config.size)
-    kept.unlink()
+    with locks.held_beside(config.out):
+        if config.out.exists():  # known before anything is recorded
+            refuse_others(config)
+            kept.unlink(missing_ok=True)
+            print(f"{config.out} holds this recording already")
+            return
+        require("lerobot.datasets.lerobot_dataset", "lerobot")
+        demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
+        if config.schema == "libero":
+            save_libero(demonstrations, config.out, size=config.size)
+        else:
+            save_dataset(demonstrations, config.out, cameras=config.cameras, size=config.size)
+        kept.unlink()
     print(f"{demonstrations} in {config.out}")
+
+
+def refuse_others(config: RecordConfig) -> None:
+    """Raise unless the folder holds the very recording that these settings make."""
+    from action_heads.sim.libero_dataset import CAMERAS
+
+    told = config.out / "meta" / "recording.json"
+    found = files.read_json(told) if told.exists() else None
+    cameras = list(CAMERAS) if config.schema == "libero" else list(config.cameras)
+    wanted = {
+        "task": config.task,
+        "noise": get_task(config.task).noise,
+        "cameras": cameras,
+        "size": config.size if cameras else None,
+    }
+    seeds = found.get("seeds") if isinstance(found, dict) else None
+    same = isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())
+    if not same or not seeds or (len(seeds), seeds[0] // SEEDS - 1) != (config.demos, config.seed):
+        raise FileExistsError(f"{config.out} exists and holds something else: name another folder, or remove it")
 
 
 def save_dataset(
@@ -118,29 +142,30 @@ def write(
 ) -> Path:
     """A LeRobotDataset of these episodes, each with what is told of its task; whole or not at all."""
     folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: name another folder, or remove it")
     LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        dataset = LeRobotDataset.create(
-            repo_id=f"local/{folder.name}",
-            fps=CONTROL_HZ,
-            features=features,
-            root=draft,
-            robot_type="panda",
-            use_videos=False,
-        )
-        for task, table in episodes:
-            for values in zip(*table.values(), strict=True):
-                dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
-            dataset.save_episode()
-        dataset.finalize()
-        files.write_text(draft / "meta" / "recording.json", json.dumps(provenance))
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    with locks.held_beside(folder, remedy="name another folder"):
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists: name another folder, or remove it")
+        with drafts.drafted(folder) as draft:
+            _write(LeRobotDataset, draft, features, episodes, provenance)
     return folder
+
+
+def _write(LeRobotDataset, folder: Path, features: dict[str, Any], episodes, provenance: dict | list[dict]) -> None:
+    dataset = LeRobotDataset.create(
+        repo_id=f"local/{folder.name}",
+        fps=CONTROL_HZ,
+        features=features,
+        root=folder,
+        robot_type="panda",
+        use_videos=False,
+    )
+    for task, table in episodes:
+        for values in zip(*table.values(), strict=True):
+            dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
+        dataset.save_episode()
+    dataset.finalize()
+    files.write_text(folder / "meta" / "recording.json", json.dumps(provenance))
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action_heads import ActionHead, ConditionedHead, Normalizer, __version__, files
+from action_heads import ActionHead, ConditionedHead, Normalizer, __version__, files, locks
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.fit import FitConfig, fit
@@ -77,6 +77,11 @@ class DemoConfig:
         if self.through not in THROUGH:
             raise ValueError(f"unknown path {self.through!r}; an adapter acts through {', '.join(THROUGH)}")
 
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return self.out or Path("outputs") / f"demo-{self.task.lower()}{'-quick' if self.quick else ''}"
+
 
 SHOWS = (
     "How to read this: decoupled against blind says whether the adapter, on a head that saw no observation, carries\n"
@@ -89,12 +94,17 @@ EFFORT = {"Lift": (100, 600), "Stack": (200, 4000), "": (200, 4000)}
 
 
 def demo(config: DemoConfig, command: str = "action_heads.sim.demo") -> list[Row]:
-    """Run the demo and leave table, plot, video, adapter and every number in `config.out`."""
+    """Run the demo and leave table, plot, video, adapter and every number in `config.folder`, which it holds alone."""
+    with locks.held(config.folder):
+        return _demo(config, command)
+
+
+def _demo(config: DemoConfig, command: str) -> list[Row]:
     demos, steps = EFFORT.get(config.task, EFFORT[""])
     share = 6 if config.quick else 1
     demos, steps = config.demos or demos // share, config.steps or steps // share
     config = dataclasses.replace(config, episodes=10) if config.quick else config
-    out = config.out or Path("outputs") / f"demo-{config.task.lower()}{'-quick' if config.quick else ''}"
+    out = config.folder
     head = ActionHead.from_pretrained(config.head, device=config.device)
     print(head)
     began = time.monotonic()

@@ -6,11 +6,12 @@ m  windows, one for every step (m = n)    h  horizon        c  observation_steps
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+
+from action_heads import drafts
 
 VERSION = 1
 
@@ -62,15 +63,8 @@ class Demonstrations:
 
     def save(self, path: str | Path) -> None:
         """As .npz, in one piece: under another name first, then renamed."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(partial, "wb") as file:
-                np.savez(file, version=VERSION, **{field.name: getattr(self, field.name) for field in fields(self)})
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with drafts.drafted(path) as draft, open(draft, "wb") as file:
+            np.savez(file, version=VERSION, **{field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def load(cls, path: str | Path) -> Demonstrations:

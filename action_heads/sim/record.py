@@ -15,6 +15,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from action_heads import locks
 from action_heads.machine import cores
 from action_heads.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
 from action_heads.sim.demonstrations import Demonstrations
@@ -49,13 +50,14 @@ def record(
     noise = row.noise if noise is None else float(noise)
     if episodes < 1 or noise < 0 or seed < 0:
         raise ValueError(f"need episodes >= 1, noise >= 0, seed >= 0; got {episodes=}, {noise=}, {seed=}")
-    if path is not None and Path(path).exists():
-        return _reuse(Path(path), task, episodes, seed, noise)
-
-    demonstrations = together(_record_episodes(task, episodes, seed, noise, workers), task, noise)
-    if path is not None:
+    if path is None:
+        return together(_record_episodes(task, episodes, seed, noise, workers), task, noise)
+    with locks.held_beside(path, remedy="give another path"):
+        if Path(path).exists():
+            return _reuse(Path(path), task, episodes, seed, noise)
+        demonstrations = together(_record_episodes(task, episodes, seed, noise, workers), task, noise)
         demonstrations.save(path)
-    return demonstrations
+        return demonstrations
 
 
 def _reuse(path: Path, task: str, episodes: int, seed: int, noise: float) -> Demonstrations:

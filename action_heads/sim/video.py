@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from action_heads.drafts import drafted
 from action_heads.extras import require
 from action_heads.sim.envs import CONTROL_HZ
 
@@ -20,15 +21,13 @@ RUNNING, SUCCESS, FAILURE = (40, 40, 40), (60, 180, 75), (220, 50, 47)
 def write_grid(path: str | Path, clips: list[tuple[np.ndarray, bool]], fps: int = CONTROL_HZ) -> None:
     """A grid of `clips`, each (frames (t, s, s, 3), success). What has ended shows its last frame and its outcome."""
     imageio = require("imageio.v2", extra="sim")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = math.ceil(math.sqrt(len(clips)))
     rows = math.ceil(len(clips) / columns)
     blank = np.zeros_like(clips[0][0][0])
     # half a second of standing still at the end, so that the last outcome can be seen
     longest = max(len(frames) for frames, _ in clips) + fps // 2
     # x264 halves the colour planes and so wants even sides; macro_block_size=2 keeps imageio from asking for 16
-    with imageio.get_writer(path, format="FFMPEG", fps=fps, macro_block_size=2) as writer:
+    with drafted(path) as draft, imageio.get_writer(draft, format="FFMPEG", fps=fps, macro_block_size=2) as writer:
         for t in range(longest):
             tiles = [_tile(frames, success, t) for frames, success in clips]
             tiles += [blank] * (rows * columns - len(tiles))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+from action_heads import files
 from action_heads.extras import require
 
 
@@ -20,5 +22,7 @@ def draw_curve(curves: dict[str, list], path: Path, title: str) -> None:
     if any(curves.values()):
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
     plt.close(figure)
+    files.write_together(path.parent, {path.name: drawn.getvalue()})

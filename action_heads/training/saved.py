@@ -60,6 +60,19 @@ def read(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings and the precision of a run that has begun."""
+    record = files.read_json(path)
+    kinds = {name: KINDS[name] for name in ("config", "precision")}
+    if (
+        not isinstance(record, dict)
+        or record.keys() != kinds.keys()
+        or not all(fits(record[name], kind) for name, kind in kinds.items())
+    ):
+        raise ValueError(f"{path} is not the record of a run, which has {', '.join(kinds)}: {REMEDY}")
+    return record
+
+
 def load(trainer: Training, record: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
     """The tensors of a state, known to be those of its record and of this trainer."""
     path = folder / record["tensors"]

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from action_heads import files
+from action_heads import drafts, files
 from action_heads.training import saved
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training
 
 POINT_EVERY = 50  # steps between points of the training curve
+BEGUN, STATE = "run.json", "state.json"  # the settings, from before the first step; the last saved step
+MADE = {"config.json": "head", "policy.json": "policy"}  # what a finished run leaves, with its settings in it
 
 
 @dataclass
@@ -40,40 +42,65 @@ def save(trainer: Training, folder: Path) -> None:
     name = f"step-{trainer.step}.safetensors"
     tensors = trainer.state_dict()
     files.save_tensors(tensors, folder / name)
-    record: dict[str, Any] = {
-        "config": trainer.settings(),
-        "precision": "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32",
+    record = _settled(trainer) | {
         "tensors": name,
         "step": trainer.step,
         "progress": asdict(trainer.progress),
     }
     record["fingerprint"] = saved.fingerprint(record, tensors)
-    files.write_text(folder / "state.json", json.dumps(record))
+    files.write_text(folder / STATE, json.dumps(record))
+    _remove_others(folder, name)
+
+
+def begin(trainer: Training, folder: Path) -> None:
+    """Write the settings down before the first step, and remove what killed runs have left of their saving."""
+    if not trainer.accelerator.is_main_process:
+        return
+    record = read(folder)
+    drafts.sweep(folder, [BEGUN, STATE, "step-*.safetensors"])
+    _remove_others(folder, record["tensors"] if record else "")
+    if begun(folder) is None:
+        files.write_text(folder / BEGUN, json.dumps(_settled(trainer)))
+
+
+def _settled(trainer: Training) -> dict[str, Any]:
+    """What a run that goes on must agree with."""
+    precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
+    return {"config": trainer.settings(), "precision": precision}
+
+
+def _remove_others(folder: Path, name: str) -> None:
+    """Remove the tensors of other steps than that of the record."""
     for old in folder.glob("step-*.safetensors"):
         if old.name != name:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record of a run, if there is one."""
-    return saved.read(folder / "state.json") if (folder / "state.json").exists() else None
+    """The record of the last saved step, if there is one."""
+    return saved.read(folder / STATE) if (folder / STATE).exists() else None
 
 
-def refuse_others(settings: dict[str, Any], out: Path, name: str = "config.json", what: str = "head") -> None:
-    """Raise if a folder holds a run, or what one has made, of other settings: a run overwrites nothing by accident.
+def begun(folder: Path) -> dict[str, Any] | None:
+    """The settings and the precision of a run that has begun, whether a step was saved or not."""
+    return saved.read_settings(folder / BEGUN) if (folder / BEGUN).exists() else read(folder)
 
-    What was made is a head or a policy, with the settings in its file `name`.
-    """
-    if (record := read(out / "state")) is not None:
+
+def refuse_others(settings: dict[str, Any], out: Path) -> None:
+    """Raise if a folder holds a run, or what one has made, of other settings: a run overwrites nothing by accident."""
+    if (record := begun(out / "state")) is not None:
         if different := _differ(settings, record["config"]):
+            anew = "" if read(out / "state") else f"; it has saved no step yet, so {out / 'state'} can be deleted too"
             raise ValueError(
                 f"{out / 'state'} holds a run with other settings ({', '.join(different)}): "
-                "give the same ones to go on with it, or another --out to start anew"
+                f"give the same ones to go on with it, or another --out to start anew{anew}"
             )
-    elif (out / name).exists():
-        theirs = saved.settings_in(out / name)
-        different = _differ(settings, theirs or {})
-        if different:
+        return
+    for name, what in MADE.items():
+        if not (out / name).exists():
+            continue
+        theirs = saved.settings_in(out / name) or {}
+        if different := _differ(settings, theirs):
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
                 f"{out} holds a finished {what} {which}, which this run would overwrite: give another --out, or delete "
@@ -92,7 +119,7 @@ def resume(trainer: Training, folder: Path) -> None:
         tensors = saved.load(trainer, record, folder)
         trainer.load_state_dict(tensors, record["step"])
         history = record["progress"]
-        curves = {name: [tuple(point) for point in history[name]] for name in saved.CURVES}
+        curves: dict[str, Any] = {name: [tuple(point) for point in history[name]] for name in saved.CURVES}
         trainer.progress = Progress(**history | curves)
     agree(trainer, folder)
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from action_heads.drafts import sweep
 from action_heads.extras import require
 from action_heads.files import WeightFileError, fingerprint, save_tensors
 from action_heads.vlm.tap import Tap
@@ -44,6 +45,7 @@ def embed(
     """
     tqdm = require("tqdm.auto", "train").tqdm
     identity, folder = tap.identity(), Path(folder)
+    sweep(folder, [f"{identity[:12]}-*.safetensors"])
     found, keys = shards(folder, identity), []
     waiting: dict[str, Inputs] = {}
     done: dict[str, Tensor] = {}

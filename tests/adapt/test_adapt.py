@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from forked import inside, needs_fork
 from recorded import hdf5, tiny
-from small import generator
+from small import generator, tiny_head
 
-from action_heads import ActionHead, files
+from action_heads import ActionHead, files, locks
 from action_heads.adapt import AdaptedPolicy, checkpoints
 from action_heads.adapt.run import adapt
 from action_heads.adapt.trainer import Trainer
@@ -224,6 +226,48 @@ def test_another_run_is_not_overwritten(folder):
     with pytest.raises(ValueError, match=r"holds a finished policy made with other settings \(lr\)"):
         adapt(dataclasses.replace(config, lr=0.5))
     adapt(dataclasses.replace(config, save_every=4))
+
+
+@needs_fork
+def test_another_process_s_run_is_left_alone(folder):
+    config = tiny(folder, encoder="none", cameras=())
+    with (
+        inside(lambda: locks.held(config.out)),
+        pytest.raises(locks.InUse, match=r"run is in use by another run \(pid"),
+    ):
+        adapt(config)
+    tiny_head().save_pretrained(config.out)
+    card = (config.out / "README.md").read_text()
+    with pytest.raises(ValueError, match="holds a finished head whose settings are not known"):
+        adapt(config)
+    assert (config.out / "README.md").read_text() == card
+
+
+def test_cut_at_any_write_the_next_run_completes_it(folder, monkeypatch):
+    """Of checkpoints, states, a head that is nowhere else, adapter, encoder, policy, curves, results and README."""
+    settings = {"encoder": "none", "cameras": (), "mode": "random-frozen", "checkpoints": 2}
+    replace, calls = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda *paths: calls.append(paths) or replace(*paths))
+    whole, out = weights(adapt(tiny(folder, out=folder / "whole", **settings))), folder / "run"
+    expected = {str(path.relative_to(folder / "whole")) for path in (folder / "whole").rglob("*.[jsm]*")}
+    assert "checkpoints/step-3/head/config.json" in expected
+    for cut in range(0, len(calls), 3):
+        left = iter(range(cut))
+
+        def dies(*paths, left=left):
+            if next(left, None) is None:
+                raise Killed
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", dies)
+        with pytest.raises(Killed):
+            adapt(tiny(folder, **settings))
+        monkeypatch.setattr(os, "replace", replace)
+        (out / ".policy.json.0123abcd.tmp").touch()
+        again = adapt(tiny(folder, **settings))
+        assert all(torch.equal(tensor, whole[name]) for name, tensor in again.state_dict().items()), cut
+        assert {str(path.relative_to(out)) for path in out.rglob("*.[jsmt]*") if "events" not in path.name} == expected
+        shutil.rmtree(out)
 
 
 def test_module_is_the_subcommand(folder, monkeypatch):

@@ -7,12 +7,15 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from forked import inside
 from small import tiny_head
 
+from action_heads import locks
 from action_heads.reproduce import families, grid, results, rollouts
 from action_heads.reproduce import run as module
 from action_heads.reproduce.config import RUN_MODES, Run
 from action_heads.reproduce.grid import Reproduce, estimate, reproduce, runs
+from action_heads.reproduce.heads import pretrained, taken_of
 from action_heads.reproduce.run import Place, build, perform
 from action_heads.sim.rollout import Rollouts
 
@@ -64,6 +67,17 @@ def test_a_finished_run_is_read_back(tmp_path, head, rolled):
     assert perform(run, place(tmp_path)) == first
     assert len(rolled) == 2
     assert results.load_all(tmp_path / "a" / "results") == [first]
+
+
+def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
+    run, at = Run(head=head, steps=3, episodes=30), place(tmp_path)
+    folder = at.work / "runs" / run.identity(taken_of(run, pretrained(run, at.work)))
+    with inside(lambda: locks.held(folder)), pytest.raises(locks.InUse, match="leave this run to it: --share"):
+        perform(run, at)
+    assert not rolled
+    perform(run, at)
+    with inside(lambda: locks.held(folder)):
+        assert len(perform(run, at).episodes) == 30, "what is finished is read back"
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rolled, monkeypatch):

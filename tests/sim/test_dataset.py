@@ -1,14 +1,19 @@
+import dataclasses
 import json
 import sys
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from forked import inside
 
+from action_heads import drafts, locks
 from action_heads.sim import Demonstrations
-from action_heads.sim.dataset import delta, save_dataset
+from action_heads.sim import dataset as module
+from action_heads.sim.dataset import RecordConfig, delta, record_dataset, save_dataset
 from action_heads.sim.frames import rotation_to_6d, turn_z
-from action_heads.sim.tasks import description
+from action_heads.sim.record import SEEDS
+from action_heads.sim.tasks import description, get_task
 
 pytestmark = pytest.mark.sim
 needs_lerobot = pytest.mark.skipif(find_spec("lerobot") is None, reason="needs the lerobot extra")
@@ -101,6 +106,57 @@ def test_without_lerobot_the_error_names_the_extra(demonstrations, tmp_path, mon
     monkeypatch.setitem(sys.modules, "lerobot", None)
     with pytest.raises(ImportError, match=r"action-heads\[lerobot\]"):
         save_dataset(demonstrations, tmp_path / "lift")
+
+
+@needs_lerobot
+class TestTheCommand:
+    """`action-heads record`, with a recording that is made already."""
+
+    @pytest.fixture
+    def recorded(self, demonstrations, monkeypatch):
+        """How often it was recorded."""
+        calls, seeds = [], SEEDS + np.arange(2)
+
+        def record(task, demos, seed, workers, path):
+            calls.append(path)
+            made = dataclasses.replace(demonstrations, seed=seeds, noise=get_task(task).noise)
+            made.save(path)
+            return made
+
+        monkeypatch.setattr(module, "record", record)
+        return calls
+
+    def test_done_again_it_is_read_back_and_another_is_refused_before_it_is_recorded(self, recorded, tmp_path, capsys):
+        config = RecordConfig("Lift", tmp_path / "lift", demos=2)
+        record_dataset(config)
+        assert [path.name for path in tmp_path.iterdir()] == ["lift"]
+        (tmp_path / ".lift.npz").touch()  # killed before it could be removed
+        record_dataset(config)
+        assert "holds this recording already" in capsys.readouterr().out
+        assert [path.name for path in tmp_path.iterdir()] == ["lift"]
+        for changes in ({"demos": 3}, {"seed": 1}, {"task": "Stack"}, {"cameras": ("agentview",)}):
+            with pytest.raises(FileExistsError, match="holds something else: name another folder"):
+                record_dataset(dataclasses.replace(config, **changes))
+        (tmp_path / "mine").mkdir()
+        with pytest.raises(FileExistsError, match="name another folder"):
+            record_dataset(dataclasses.replace(config, out=tmp_path / "mine"))
+        assert len(recorded) == 1
+
+    def test_of_two_at_once_one_is_refused(self, recorded, tmp_path):
+        config = RecordConfig("Lift", tmp_path / "lift", demos=2)
+        with inside(lambda: locks.held_beside(config.out)), pytest.raises(locks.InUse, match="give another --out"):
+            record_dataset(config)
+        assert not recorded
+
+    def test_drafts_of_killed_runs_are_removed(self, recorded, tmp_path):
+        def killed():
+            return drafts.drafted(tmp_path / "lift")
+
+        with inside(killed):
+            pass
+        assert len(list(tmp_path.iterdir())) == 1
+        record_dataset(RecordConfig("Lift", tmp_path / "lift", demos=2))
+        assert [path.name for path in tmp_path.iterdir()] == ["lift"]
 
 
 @needs_lerobot

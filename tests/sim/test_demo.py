@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import inside
 from small import tiny_head
 
-from action_heads import ActionHead
+from action_heads import ActionHead, locks
 from action_heads.card import head_card
 from action_heads.sim import demo as module
 from action_heads.sim.demo import DemoConfig, demo
@@ -58,6 +59,12 @@ def head_folder(tmp_path):
 def config(tmp_path, head_folder, **changes) -> DemoConfig:
     given = {"head": head_folder, "steps": 4, "demos": 2, "episodes": 6, "out": tmp_path / "out"}
     return DemoConfig(**{**given, **changes})
+
+
+def test_of_two_at_once_one_is_refused(tmp_path, head_folder, arrays):
+    with inside(lambda: locks.held(tmp_path / "out")), pytest.raises(locks.InUse, match="give another --out"):
+        demo(config(tmp_path, head_folder))
+    assert not arrays
 
 
 def test_leaves_table_plot_adapter_and_every_number(tmp_path, head_folder, arrays):

@@ -2,7 +2,9 @@ import sys
 
 import numpy as np
 import pytest
+from forked import inside
 
+from action_heads.locks import InUse, held_beside
 from action_heads.sim import Demonstrations, record
 from action_heads.sim.demonstrations import VERSION
 from action_heads.sim.frames import rotation_to_6d
@@ -99,6 +101,17 @@ def test_record_reuses_its_file(tmp_path, monkeypatch):
         record("Lift", episodes=4, path=path)
     with pytest.raises(ValueError, match="episodes >= 1"):
         record("Lift", episodes=0)
+
+
+def test_two_at_once_are_one_and_a_refusal(tmp_path, monkeypatch, hand_made):
+    path, calls = tmp_path / "lift.npz", []
+    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "_record_episodes", lambda *given: calls.append(given))
+    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "together", lambda *_: hand_made)
+    with inside(lambda: held_beside(path)), pytest.raises(InUse, match=r"lift.npz is in use .*give another path"):
+        record("Lift", episodes=2, path=path)
+    assert not calls
+    record("Lift", episodes=2, noise=0.25, path=path)
+    assert [path.name for path in tmp_path.iterdir()] == ["lift.npz"]
 
 
 class FakeWorkers:

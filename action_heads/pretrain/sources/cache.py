@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action_heads import drafts
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.trajectories import Trajectories
 from action_heads.pretrain.sources.convert import Steps
@@ -88,28 +87,25 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True, default=str).encode()).hexdigest()[:24]
     place = folder() / key
     if not place.exists():
-        folder().mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f"{key}.", dir=folder()))
+        drafts.sweep(folder(), ["[0-9a-f]" * 24])
         try:
-            table = Table(made)
-            try:
-                build(table)
-            finally:
-                table.close()
-            record = {"identity": identity, "warning": table.warning, "episodes": table.episodes}
-            (made / "episodes.json").write_text(json.dumps(record, default=str))
-            try:
-                made.rename(place)
-            except OSError:  # another process was faster, with the same outcome
-                if not place.exists():
-                    raise
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+            with drafts.drafted(place) as made:
+                made.mkdir()
+                table = Table(made)
+                try:
+                    build(table)
+                finally:
+                    table.close()
+                record = {"identity": identity, "warning": table.warning, "episodes": table.episodes}
+                (made / "episodes.json").write_text(json.dumps(record, default=str), encoding="utf-8")
+        except OSError:  # another process was faster, with the same outcome
+            if not place.exists():
+                raise
     return _load(place, rate_hz, arm)
 
 
 def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
-    record = json.loads((place / "episodes.json").read_text())
+    record = json.loads((place / "episodes.json").read_text(encoding="utf-8"))
     if record["warning"]:
         warnings.warn(record["warning"], stacklevel=4)
     corpora, names, lengths = zip(*record["episodes"], strict=True)

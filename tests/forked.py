@@ -1,0 +1,74 @@
+"""Other processes, forked from the test: what they raise comes back as text, and they can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+
+
+def outcome(act: Callable[[], object]) -> str:
+    """Run `act` in another process. Returns "done", or the error as `repr`."""
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            act()
+            os.write(write, b"done")
+        except BaseException as error:
+            os.write(write, repr(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        said = file.read().decode()
+    os.waitpid(pid, 0)
+    return said
+
+
+@contextmanager
+def inside(context: Callable[[], object]):
+    """Another process stays inside a context until it is killed, which happens at the end of the `with` block.
+
+    It has a child of its own, forked inside, which outlives it by a second.
+    """
+    read, write = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            with context():  # type: ignore[attr-defined]
+                if os.fork() == 0:
+                    time.sleep(1)
+                    os._exit(0)
+                os.write(write, b"in")
+                signal.pause()
+        finally:
+            os._exit(0)
+    os.close(write)
+    assert os.read(read, 2) == b"in"
+    os.close(read)
+    try:
+        yield pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def as_nobody(act: Callable[[], object]) -> Callable[[], object]:
+    """The same, by a user for whom permissions count."""
+
+    def run() -> object:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        return act()
+
+    return run
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}

@@ -1,0 +1,241 @@
+"""Kill runs at random moments and start them again; what they leave must be what a run leaves that was let alone.
+
+    uv run python tests/kills.py --kills 50                 # by turns pretrain, adapt and record
+
+A reader looks at the folder all the while: whatever is visible must be whole. Runs are forked from this process, which
+has imported everything, so that kills hit work and not imports. Recording draws its episodes instead of simulating
+them: the simulation writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent / "adapt"), str(Path(__file__).parent)]
+os.environ["ACCELERATE_USE_CPU"] = "true"
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from accelerate.state import AcceleratorState  # noqa: E402
+from PIL import Image  # noqa: E402
+from tqdm.auto import tqdm  # noqa: E402
+
+from action_heads import ActionHead, files  # noqa: E402
+from action_heads.adapt import AdaptedPolicy  # noqa: E402
+from action_heads.adapt.run import adapt  # noqa: E402
+from action_heads.pretrain.loop import pretrain  # noqa: E402
+from action_heads.pretrain.settings import PretrainConfig  # noqa: E402
+from action_heads.pretrain.trainer import Trainer  # noqa: E402
+from action_heads.training import curve  # noqa: E402
+
+# Of these the bytes tell of time and speed.
+TIMED = {"config.json", "README.md", "policy.json", "results.json", "state.json"}
+
+
+def quick_picture(curves: dict, path: Path, title: str) -> None:
+    """What is drawn in place of the curve, which takes longer than a run."""
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(picture, format="PNG")
+    files.write_together(path.parent, {path.name: picture.getvalue()})
+
+
+def run_pretrain(out: Path, work: Path) -> None:
+    pretrain(
+        PretrainConfig(out=out, width=16, depth=2, steps=40, batch_size=8, save_every=4, precision="fp32", name="test")
+    )
+
+
+def run_adapt(out: Path, work: Path) -> None:
+    from recorded import tiny
+
+    shape = {"encoder": "none", "cameras": (), "steps": 30, "save_every": 4, "checkpoints": 4, "workers": 1}
+    adapt(tiny(work, out=out, mode="random-frozen", **shape))
+
+
+def run_record(out: Path, work: Path) -> None:
+    from action_heads.sim import dataset
+    from action_heads.sim.record import SEEDS, Episode
+
+    def episodes(task, n, seed, noise, workers):
+        time.sleep(0.1)
+        return [Episode(SEEDS * (seed + 1) + i, True, *drawn(i)) for i in range(n)]
+
+    def drawn(i: int) -> tuple[np.ndarray, ...]:
+        rng, upright = np.random.default_rng(i), np.tile(np.float32([1, 0, 0, 0, 1, 0]), (20, 1))
+        rest = [rng.normal(size=(20, n)).astype(np.float32) for n in (3, 14, 3, 1, 7)]
+        observation, action = np.hstack([rest[0], upright, rest[1]]), np.hstack([rest[2], upright, rest[3]])
+        return observation, action, rest[4]
+
+    sys.modules["action_heads.sim.record"]._record_episodes = episodes  # type: ignore[attr-defined]
+    dataset.record_dataset(dataset.RecordConfig(task="Lift", out=out, demos=4))
+
+
+RUNS: dict[str, Callable[[Path, Path], None]] = {
+    "pretrain": run_pretrain,
+    "adapt": run_adapt,
+    "record": run_record,
+}
+
+
+def read(out: Path) -> None:
+    """Load whatever is there, as a reader who knows nothing of the run."""
+    if not out.is_dir():
+        return
+    for path in sorted(out.rglob("*")):
+        try:
+            if path.name.endswith(".tmp") or not path.is_file():
+                continue
+            if path.suffix == ".json":
+                json.loads(path.read_bytes())
+            elif path.suffix == ".safetensors":
+                files.load_tensors(path)
+            elif path.suffix == ".png":
+                data = path.read_bytes()
+                assert data.endswith(b"IEND\xaeB`\x82"), f"{path} is half a picture"
+        except FileNotFoundError:
+            pass  # removed, as older states are
+        except files.WeightFileError:
+            if path.exists():
+                raise
+    if (out / "config.json").exists():
+        ActionHead.from_pretrained(out)
+    if (out / "policy.json").exists():
+        AdaptedPolicy.from_pretrained(out)
+    if (out / "meta").exists():
+        episodes = json.loads((out / "meta" / "info.json").read_text())["total_episodes"]
+        assert len(json.loads((out / "meta" / "recording.json").read_text())["seeds"]) == episodes
+
+
+def forked(act: Callable[[], None], log: Path) -> int:
+    """Start a process. Its errors are appended to `log`."""
+    if pid := os.fork():
+        return pid
+    try:
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        act()
+    except BaseException:
+        with log.open("a") as file:
+            file.write(traceback.format_exc())
+        os._exit(1)
+    os._exit(0)
+
+
+def keeps_reading(work: Path, name: str) -> None:
+    while True:
+        for place in sorted(work.glob(f"{name}-killed-*"))[-1:]:
+            read(place / "out")
+        time.sleep(0.1)
+
+
+def left(place: Path) -> dict[str, str]:
+    """Every file below, with a digest of it where it is to be the same bits; hidden ones too."""
+    found = {}
+    for path in sorted(place.rglob("*")):
+        name = str(path.relative_to(place))
+        if path.is_file() and "tensorboard" not in name:
+            found[name] = "" if path.name in TIMED else digest(path)
+    return found
+
+
+def digest(path: Path) -> str:
+    """Of an adapter, only of its tensors: its pointer names the folder of a head that was saved with it."""
+    if path.name == "adapter.safetensors":
+        return files.fingerprint(files.load_tensors(path)[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def undisturbed(name: str, work: Path, log: Path) -> tuple[dict[str, str], float]:
+    """What a run leaves that is let alone, and how long it takes."""
+    began = time.monotonic()
+    place = work / f"{name}-whole"
+    pid = forked(functools.partial(RUNS[name], place / "out", work), log)
+    if os.waitpid(pid, 0)[1]:
+        raise SystemExit(f"{name} fails even undisturbed:\n{log.read_text()}")
+    return left(place), time.monotonic() - began
+
+
+def kill_and_compare(name: str, kills: int, dice: random.Random, work: Path) -> dict[str, int]:
+    """Kill the command so many times, anew in an empty folder whenever it was faster, and count what was seen."""
+    log, attempts = work / f"{name}.log", itertools.count()
+    whole, seconds = undisturbed(name, work, log)
+    counts = {"kills": 0, "finished": 0, "drafts": 0}
+    place = work / f"{name}-killed-{next(attempts):03}"
+    reader = forked(lambda: keeps_reading(work, name), log)
+    try:
+        while True:
+            pid = forked(functools.partial(RUNS[name], place / "out", work), log)
+            if counts["kills"] < kills:
+                time.sleep(dice.uniform(0, seconds))
+                os.kill(pid, signal.SIGKILL)
+            status = os.waitpid(pid, 0)[1]
+            if os.waitstatus_to_exitcode(status) == -signal.SIGKILL:
+                counts["kills"] += 1
+                counts["drafts"] += any(".tmp" in path for path in left(place))
+                continue
+            if status:
+                raise SystemExit(f"{name} can't go on after {counts}:\n{log.read_text()}")
+            counts["finished"] += 1
+            again = left(place)
+            if other := sorted(path for path in whole.keys() | again.keys() if whole.get(path) != again.get(path)):
+                raise SystemExit(f"{name}, after {counts}, left other files than an undisturbed run: {other}")
+            if counts["kills"] >= kills:
+                return counts
+            if dice.random() < 0.5:  # else it is run again, finished as it is
+                place = work / f"{name}-killed-{next(attempts):03}"
+    finally:
+        if os.waitpid(reader, os.WNOHANG) != (0, 0):
+            raise SystemExit(f"a reader met something half-written:\n{log.read_text()}")
+        os.kill(reader, signal.SIGKILL)
+        os.waitpid(reader, 0)
+
+
+def main() -> None:
+    curve.draw_curve = quick_picture
+    Trainer.evaluate.__defaults__, Trainer.evaluate_unconditional.__defaults__ = (1,), (64,)
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--kills", type=int, default=50, help="of each command")
+    options.add_argument("--runs", nargs="*", default=list(RUNS), choices=RUNS)
+    options.add_argument("--seed", type=int, default=0)
+    given = options.parse_args()
+    torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # its thread may hold a lock while a process is forked
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        prepare(work, given.runs)
+        for name in given.runs:
+            counts = kill_and_compare(name, given.kills, random.Random(given.seed), work)
+            finished = f"finished {counts['finished']} times and left the same files"
+            print(f"{name}: {counts['kills']} kills, of which {counts['drafts']} left a draft; {finished}", flush=True)
+
+
+def prepare(work: Path, runs: list[str]) -> None:
+    """Make the data, and run each once here, so that no process that is forked spends its time on imports."""
+    if "adapt" in runs:
+        from recorded import hdf5
+        from small import tiny_head
+
+        hdf5(work / "demos.hdf5")
+        tiny_head().save_pretrained(work / "head")
+    for name in runs:
+        RUNS[name](work / f"{name}-first" / "out", work)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""A few kills at random moments; fifty of each command are tried by hand, with `tests/kills.py`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from forked import needs_fork
+
+NEEDS = {"pretrain": ["accelerate"], "adapt": ["accelerate", "h5py"], "record": ["robosuite", "lerobot"]}
+
+
+@needs_fork
+def test_kills_lose_nothing():
+    runs = [name for name, needed in NEEDS.items() if all(find_spec(module) for module in needed)]
+    if not runs:
+        pytest.skip("needs the train extra")
+    command = [sys.executable, "-W", "ignore", str(Path(__file__).parent / "kills.py"), "--kills", "3", "--runs", *runs]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("3 kills") == len(runs)

@@ -1,0 +1,116 @@
+"""One process at a time in a folder; the lock ends with its process, whatever ends that."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import threading
+
+import pytest
+from forked import inside, names, needs_fork, outcome
+
+from action_heads import locks
+from action_heads.locks import InUse, held, held_beside
+
+pytestmark = needs_fork
+BOTH = pytest.mark.parametrize("hold", [held, held_beside])
+
+
+@BOTH
+def test_a_second_process_is_refused_and_told_by_whom(tmp_path, hold):
+    place = tmp_path / "run"
+    with inside(lambda: hold(place)) as pid:
+        with pytest.raises(InUse) as refused, hold(place, remedy="give another --out"):
+            pass
+        says = str(refused.value)
+        assert str(place) in says
+        assert re.search(rf"pid {pid} on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d", says)
+        assert "wait until it has ended, or give another --out" in says
+        with hold(tmp_path / "other"):
+            pass
+    with hold(place):  # it was killed, and the child that it had forked still lives
+        assert "InUse" in outcome(lambda: hold(place).__enter__())
+    assert outcome(lambda: hold(place).__enter__()) == "done"
+
+
+@BOTH
+def test_what_ends_regularly_leaves_nothing(tmp_path, hold):
+    with hold(tmp_path / "run"):
+        assert len(names(tmp_path)) == 1
+    assert names(tmp_path) == set()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    with pytest.raises(ZeroDivisionError), hold(tmp_path / "run"):
+        _ = 1 / 0
+    assert names(tmp_path) == {"run"}
+    assert names(tmp_path / "run") == {"notes.txt"}
+
+
+def test_a_thread_may_hold_again_what_it_holds_and_another_may_not(tmp_path):
+    found = []
+
+    def other() -> None:
+        try:
+            with held(tmp_path):
+                found.append("held")
+        except InUse:
+            found.append("refused")
+
+    with held(tmp_path):
+        with held(tmp_path / "." / ""):
+            pass
+        assert (tmp_path / locks.NAME).exists(), "the inner one does not let go"
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    other()
+    assert found == ["refused", "held"]
+
+
+def test_a_folder_by_another_name_is_the_same_folder(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with inside(lambda: held(tmp_path / "real")), pytest.raises(InUse), held(tmp_path / "link"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[1]", b'{"pid": "me"}', b"9" * 5000])
+def test_the_file_alone_locks_nothing_whatever_it_holds(tmp_path, content):
+    (tmp_path / locks.NAME).write_bytes(content)
+    with held(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    with pytest.warns(UserWarning, match=r"has no locks .*start one at a time"), held(tmp_path):
+        assert "in use by another run" in outcome(lambda: held(tmp_path).__enter__()), "it lives on this machine"
+    with inside(lambda: held(tmp_path)):
+        pass
+    with pytest.warns(UserWarning, match="no locks"), held(tmp_path):  # killed, so its file says nothing
+        pass
+
+
+def test_many_who_want_it_at_once_take_turns(tmp_path):
+    """Whoever gets it is alone, though the file is removed and made anew all the time."""
+
+    def compete() -> None:
+        for _ in range(200):
+            try:
+                with held(tmp_path / "run"):
+                    os.close(os.open(tmp_path / "alone", os.O_CREAT | os.O_EXCL))
+                    os.unlink(tmp_path / "alone")
+            except InUse:
+                pass
+
+    threads, said = [], []
+    for _ in range(4):
+        threads.append(threading.Thread(target=lambda: said.append(outcome(compete))))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    assert said == ["done"] * 4

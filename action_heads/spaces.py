@@ -125,9 +125,9 @@ class ActionSpace:
     ) -> Parts:
         """Actions (..., a) -> Parts, rotations orthonormalised and in `rotation_form`; the inverse of `encode`.
 
-        Along a chunk (..., h, a) of absolute actions, which has a batch axis, each rotation is written nearest to the one
-        before it, so that no number jumps by a whole turn. Single actions (a) or (b, a) are continued from `last` alone.
-        A delta is always its shortest turn.
+        Along a chunk (..., h, a) of absolute actions, which has a batch axis, each rotation is written nearest to the
+        one before it, so that no number jumps by a whole turn. Single actions (a) or (b, a) are continued from `last`
+        alone. A delta is always its shortest turn.
 
         Args:
             last: what was decoded before the chunk, or before these single actions: Parts without the axis h.

@@ -3,9 +3,9 @@
 Axes: `...` any leading axes, `h` steps; a form of `rotations` fixes the last one (or two). Angles in rad.
 
 A rotation has two quaternions, infinitely many rotation vectors (one on each turn more about the same axis) and twice
-infinitely many Euler angles. `from_matrix` gives a canonical one of them. Along a motion it jumps by a whole turn: from w = 0
-to the other sign, from a vector of pi to its opposite, from an angle of +pi to -pi. A controller that interpolates or
-averages such numbers, or a speed limit on them, sees a motion that nobody asked for.
+infinitely many Euler angles. `from_matrix` gives a canonical one of them. Along a motion it jumps by a whole turn: from
+w = 0 to the other sign, from a vector of pi to its opposite, from an angle of +pi to -pi. A controller that
+interpolates or averages such numbers, or a speed limit on them, sees a motion that nobody asked for.
 """
 
 from __future__ import annotations
@@ -63,7 +63,10 @@ def _turns(angle: Tensor, before: Tensor) -> Tensor:
 
 
 def _vector(vector: Tensor, before: Tensor) -> Tensor:
-    """v + 2 pi k v/|v|. No turn has no axis, and any whole number of turns about any axis is none: take that of before."""
+    """Add whole turns about the same axis.
+
+    No turn has no axis, and a whole turn about any axis is none: there the axis of the one before is kept.
+    """
     angle, reach = vector.norm(dim=-1, keepdim=True), before.norm(dim=-1, keepdim=True)
     none = angle < 8 * torch.finfo(vector.dtype).eps
     theirs = before / torch.where(reach > 0, reach, 1)

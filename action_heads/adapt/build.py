@@ -108,9 +108,10 @@ def check_finite(rows: Tensor, name: str, recording: Recording) -> None:
             ends = np.cumsum(recording.lengths)
             episode = int(np.searchsorted(ends, first, side="right"))
             step = first - int(ends[episode] - recording.lengths[episode])
+            dims = ", ".join(map(str, bad[first].nonzero().flatten().tolist()))
             raise ValueError(
                 f"{int(bad.any(-1).sum())} of {len(rows)} rows are NaN or infinite, the first is row {first} (episode "
-                f"{episode}, step {step}), in dimension {', '.join(map(str, bad[first].nonzero().flatten().tolist()))}: "
+                f"{episode}, step {step}), in dimension {dims}: "
                 "take the episode out of the recording, or correct it"
             )
 
@@ -183,8 +184,8 @@ def check_pictures(config: AdaptConfig, contract: Contract, encoder: Observation
 def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
     """Mean and deviation (c) of a condition: those of the state and of the language; features pass as they are.
 
-    A raw state is in metres and radians, and sums of tokens are large: the adapter brings them to one scale. Both have the
-    floor of `floored`, each in its own unit.
+    A raw state is in metres and radians, and sums of tokens are large: the adapter brings them to one scale. Both have
+    the floor of `floored`, each in its own unit.
     """
     features = len(encoder.config.cameras) * encoder.config.vision.features
     mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])

@@ -195,8 +195,8 @@ class ActionLayout:
     def _check_gripper(self, low: Tensor, high: Tensor) -> None:
         """What the dataset holds must be possible under what was declared: beyond it a head could never reach.
 
-        What nobody declared is doubted if the values look like those of another convention, which 0 to 1 does. A gripper
-        that never moves is in no contradiction to either: it is learnt as it is.
+        What nobody declared is doubted if the values look like those of another convention, which 0 to 1 does. A
+        gripper that never moves contradicts neither: it is learnt as it is.
         """
         bottom, top = sorted(self.gripper)
         slack, begin = 0.1 * (top - bottom), 0

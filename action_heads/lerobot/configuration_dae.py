@@ -38,10 +38,10 @@ class DAEConfig(PreTrainedConfig):
         head_mode: "decoupled" (pretrained, frozen), "random-frozen" or "normal" (trains), both fresh by `head_seed`.
         adapter: "film", "adaln_zero", "adarmsnorm" and others; `hidden_dim`, `through` and `relearn_step` as of
             `action_heads.adapters.Adapter`.
-        action_layout: what the columns of the dataset's action mean: see `action_heads.layouts`. gripper: what the
-        dataset writes for open and for closed. Given as a flag, it is a declaration and counts. canonical_rotations:
-        write every decoded rotation by itself (w >= 0, angles up to pi), rather than nearest to the
-            one before it, for a controller that refuses other numbers. Such numbers jump by a whole turn.
+        action_layout: what the columns of the dataset's action mean: see `action_heads.layouts`.
+        gripper: what the dataset writes for open and for closed. Given as a flag, it is a declaration and counts.
+        canonical_rotations: write every decoded rotation by itself (w >= 0, angles up to pi), for a controller that
+            refuses other numbers. They jump by a whole turn; otherwise each is written nearest to the one before it.
         n_obs_steps: observations that the policy sees, the last of them now.
         horizon: steps of a chunk; the head's if not given. Another one reshapes the head.
         n_action_steps: ticks until the next chunk.

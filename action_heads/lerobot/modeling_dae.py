@@ -253,24 +253,23 @@ class DAEPolicy(PreTrainedPolicy):
         """
         self.eval()
         cond = self.condition(self.observations.with_steps(batch, acting=True))
-        rows, before = len(cond), self._before(len(cond))
+        rows = len(cond)
         if prev_chunk_left_over is None:
-            chunk = self.decode(self._sampled(cond), before)
+            # One robot goes on from its last chunk. Rows of a larger batch, as in offline evaluation, may be any.
+            chunk = self.decode(self._sampled(cond), self._before(rows) if rows == 1 else None)
         else:
             previous = check_left_over(prev_chunk_left_over, rows, self.layout.width, cond.device)
             delay = min(check_delay(inference_delay), self.config.chunk() - 1)
-            left = really_left(previous, self._last)
-            parts = (
+            left, before = really_left(previous, self._last), self._before(rows)
+            groups = [slice(None)] if len(set(left)) == 1 else [slice(i, i + 1) for i in range(rows)]
+            chunk = torch.cat(
                 [
                     self._continued(
-                        cond[i : i + 1], previous[i : i + 1, :n], delay, None if before is None else before[i : i + 1]
+                        cond[at], previous[at, : left[at][0]], delay, None if before is None else before[at]
                     )
-                    for i, n in enumerate(left)
+                    for at in groups
                 ]
-                if len(set(left)) > 1
-                else [self._continued(cond, previous[:, : left[0]], delay, before)]
             )
-            chunk = torch.cat(parts)
         check_chunk(chunk)
         self._last = chunk.clone()
         return chunk

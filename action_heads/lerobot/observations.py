@@ -140,8 +140,8 @@ class Observations:
             column = int(far.int().argmax())
             logger.warning(
                 "%s reaches %.5g in dimension %d after normalisation, where training data lie within a few units: the "
-                "robot is far from its demonstrations, or a column that hardly moved in them was saved without a floor. "
-                "If so, train again, or save the checkpoint's preprocessor anew",
+                "robot is far from its demonstrations, or a column that hardly moved in them was saved without a "
+                "floor. If so, train again, or save the checkpoint's preprocessor anew",
                 *(key, float(present[key][..., column].abs().max()), column),
             )
 

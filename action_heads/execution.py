@@ -127,10 +127,12 @@ class Executor:
         shape = tuple(chunk.shape)
         if chunk.ndim != 3 or 0 in shape or not chunk.is_floating_point() or (rows and shape[0] not in rows):
             raise ValueError(f"policy.sample returned {chunk.dtype} {shape}; {expected}: no step of it is taken")
-        if self.chunks and (shape[0], shape[2]) != (self.chunks[-1].shape[0], self.chunks[-1].shape[2]):
+        robots = shape[0] if self.last is None else len(self.last)
+        width = self.chunks[-1].shape[2] if self.chunks else shape[2]
+        if (shape[0], shape[2]) != (robots, width):
             raise ValueError(
-                f"policy.sample returned a chunk of shape {shape} after one for {self.chunks[-1].shape[0]} robots with "
-                f"{self.chunks[-1].shape[2]} numbers: call executor.reset() when the robots change"
+                f"policy.sample returned a chunk of shape {shape} after one for {robots} robots with {width} numbers: "
+                "call executor.reset() when the robots change"
             )
         if shape[1] < self.execute + self.delay:
             raise ValueError(

@@ -120,18 +120,17 @@ class ActionLayout:
         """
         space = self.space()
         self._check(actions, space.dim)
-        if canonical or self.mode == "delta":
-            last = None
         if last is not None:
             self._check(last, self.width)
         pieces = actions.split([width for _, width in space.parts], dim=-1)
-        before = [None] * len(pieces) if last is None else last.split([part.columns for part in self.parts], dim=-1)
         decoded = [self._decode(part, x) for part, x in zip(self.parts, pieces, strict=True)]
-        if not canonical and self.mode == "absolute":
+        if self.mode == "absolute" and not canonical:
+            begin = 0
             for i, part in enumerate(self.parts):
                 if part.kind == "rotation":
-                    theirs = None if before[i] is None else before[i] * part.unit
-                    decoded[i] = continued(decoded[i] * part.unit, part.form, actions.dim(), theirs) / part.unit
+                    before = None if last is None else last[..., begin : begin + part.columns] * part.unit
+                    decoded[i] = continued(decoded[i] * part.unit, part.form, actions.dim(), before) / part.unit
+                begin += part.columns
         return torch.cat(decoded, dim=-1)
 
     def normalizer(self, stats: Mapping[str, Any], margin: float = 0.05) -> Normalizer:

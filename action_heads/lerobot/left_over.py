@@ -58,6 +58,13 @@ def really_left(previous: Tensor, last: Tensor | None) -> list[int]:
     return [_steps(row, None if last is None else last[i]) for i, row in enumerate(previous)]
 
 
+def in_groups(left: list[int]) -> list[tuple[slice, int]]:
+    """Rows that can be sampled together, with what is left of them: all, or each by itself where that differs."""
+    if len(set(left)) == 1:
+        return [(slice(None), left[0])]
+    return [(slice(i, i + 1), steps) for i, steps in enumerate(left)]
+
+
 def _steps(previous: Tensor, last: Tensor | None) -> int:
     """Of (n d): the most of its first steps that end the last chunk (h d), with nothing but zeros behind them.
 

@@ -26,9 +26,9 @@ from action_heads.lerobot.card import section
 from action_heads.lerobot.configuration_dae import DAEConfig
 from action_heads.lerobot.draws import Draws
 from action_heads.lerobot.heads import flag
-from action_heads.lerobot.left_over import check_chunk, check_delay, check_left_over, really_left
+from action_heads.lerobot.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
 from action_heads.lerobot.observations import Observations, settle
-from action_heads.lerobot.statistics import where_not_finite
+from action_heads.lerobot.statistics import check_actions
 from action_heads.normalize import Normalizer
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.compiled import CompiledPolicy
@@ -126,12 +126,7 @@ class DAEPolicy(PreTrainedPolicy):
                 "a new policy takes the range of its actions from a dataset: train it with --dataset.repo_id, or load "
                 "one that was trained with --policy.path"
             )
-        try:
-            self.layout.check_range(dataset_stats[ACTION])
-        except ValueError as error:
-            raise ValueError(
-                f"the dataset's column {ACTION!r}: {error}{where_not_finite(dataset_meta, ACTION)}"
-            ) from error
+        check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
         with flag("gripper"):
             return self.layout.normalizer(dataset_stats[ACTION])
 
@@ -253,44 +248,32 @@ class DAEPolicy(PreTrainedPolicy):
         """
         self.eval()
         cond = self.condition(self.observations.with_steps(batch, acting=True))
-        rows = len(cond)
+        last = self._last if self._last is not None and len(self._last) == len(cond) else None
         if prev_chunk_left_over is None:
             # One robot goes on from its last chunk. Rows of a larger batch, as in offline evaluation, may be any.
-            chunk = self.decode(self._sampled(cond), self._before(rows) if rows == 1 else None)
+            before = last[:, : self.config.n_action_steps][:, -1] if last is not None and len(last) == 1 else None
+            chunk = self.decode(self.acting.sample(cond, **self.sampling), before)
         else:
-            previous = check_left_over(prev_chunk_left_over, rows, self.layout.width, cond.device)
+            previous = check_left_over(prev_chunk_left_over, len(cond), self.layout.width, cond.device)
             delay = min(check_delay(inference_delay), self.config.chunk() - 1)
-            left, before = really_left(previous, self._last), self._before(rows)
-            groups = [slice(None)] if len(set(left)) == 1 else [slice(i, i + 1) for i in range(rows)]
+            rows = in_groups(really_left(previous, last))
             chunk = torch.cat(
                 [
-                    self._continued(
-                        cond[at], previous[at, : left[at][0]], delay, None if before is None else before[at]
-                    )
-                    for at in groups
+                    self._continued(cond[at], previous[at, :n], delay, None if last is None else last[at, -1])
+                    for at, n in rows
                 ]
             )
         check_chunk(chunk)
         self._last = chunk.clone()
         return chunk
 
-    def _sampled(self, cond: Tensor, **continued: Any) -> Tensor:
-        """Chunks (b h a) of the head."""
-        return self.acting.sample(cond, **continued, **self.sampling)
-
-    def _before(self, rows: int) -> Tensor | None:
-        """The action (b d) that rotations are written nearest to: the last chunk's, where the next one would begin."""
-        if self._last is None or len(self._last) != rows:
-            return None
-        return self._last[:, min(self.config.n_action_steps, self._last.shape[1]) - 1]
-
     def _continued(self, cond: Tensor, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
         """A chunk (b h d) that begins with as many of the actions left (b n d) as are executed meanwhile."""
         committed = min(delay, left.shape[1])
         if not committed:
-            return self.decode(self._sampled(cond), left[:, 0] if left.shape[1] else before)
+            return self.decode(self.acting.sample(cond, **self.sampling), left[:, 0] if left.shape[1] else before)
         begin = left[:, :committed]
-        chunk = self._sampled(cond, previous=self.layout.encode(begin), committed=committed)
+        chunk = self.acting.sample(cond, previous=self.layout.encode(begin), committed=committed, **self.sampling)
         return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:

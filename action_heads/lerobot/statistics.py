@@ -7,6 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from action_heads.layouts import ActionLayout
+
+
+def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any, column: str = "action") -> None:
+    """Refuse a range of the actions that is missing or not finite, by column, dimension and episode."""
+    try:
+        layout.check_range(stats)
+    except ValueError as error:
+        raise ValueError(f"the dataset's column {column!r}: {error}{where_not_finite(dataset_meta, column)}") from error
+
 
 def where_not_finite(dataset_meta: Any, column: str, shown: int = 5) -> str:
     """Name the episodes whose own statistics of a column are not finite; "" where a dataset has none to look at."""

@@ -16,6 +16,7 @@ from tiny_models import vision_model
 from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_policy
 
 from action_heads.encoders import VisionConfig
+from action_heads.layouts import FORMS, ActionLayout
 from action_heads.lerobot import DAEConfig, DAEPolicy, make_dae_pre_post_processors
 from action_heads.lerobot.left_over import really_left
 from action_heads.normalize import FLOOR
@@ -161,14 +162,13 @@ def test_a_column_that_never_moved_does_not_reach_the_policy_as_thousands(mode, 
         "ACTION": NormalizationMode.IDENTITY,
         "VISUAL": NormalizationMode.IDENTITY,
     }
+    others = torch.tensor([1.0, 1.0, -1.0, 0.0])  # normalised as ever
     for tremble in (0.0, 1e-6, 1e-5, FLOOR / 2):
         preprocessor = make(policy, tremble, tmp_path / f"saved-{tremble}")
-        torch.testing.assert_close(
-            seen(preprocessor, 0.5), torch.tensor([1.0, 1.0, -1.0, 0.0])
-        )  # and the others as ever
+        torch.testing.assert_close(seen(preprocessor, 0.5), others, atol=1e-5, rtol=0)
         assert seen(preprocessor, 0.501)[3].abs() <= 1
         if tremble <= 1e-6:
-            assert seen(preprocessor, 1.5)[3].abs() <= 1.01
+            assert seen(preprocessor, 1.5)[3].abs() <= 1.1
     torch.testing.assert_close(seen(make(policy, 0.25, tmp_path / "more"), 1.0)[3], torch.tensor(2.0))
 
 
@@ -294,31 +294,29 @@ class Turning:
         return torch.cat([torch.zeros(16, 3), rows, torch.ones(16, 1)], -1).expand(len(cond), -1, -1)
 
 
-LIMITS = {"quaternion": 0.4, "quaternion_wxyz": 0.4, "axis_angle": 0.4, "euler_xyz": 0.4, "6d": 0.4}
+WAYS = ("select_action", "chunks of one robot", "real-time chunking")
 
 
-@pytest.mark.parametrize("form", LIMITS)
-@pytest.mark.parametrize("way", ["select_action", "chunks of one robot", "real-time chunking"])
-def test_no_rotation_jumps_from_step_to_step(form, way, tmp_path, monkeypatch):
+@pytest.mark.parametrize("form", FORMS)
+def test_no_rotation_jumps_from_step_to_step(form, tmp_path, monkeypatch):
     layout = f"position {form} gripper"
-    low = [-1.0] * (5 + {"6d": 5, "axis_angle": 2, "euler_xyz": 2}.get(form, 3) - 1)
+    low = [-1.0] * ActionLayout.parse(layout).width
     monkeypatch.setitem(STATS, ACTION, {"min": np.array(low), "max": -np.array(low)})
     policy = tiny_policy(tmp_path, "mixer", n_obs_steps=1, action_layout=layout, **features(len(low)))
     hand = Turning(policy.layout)
     monkeypatch.setattr(policy.conditioned, "sample", hand.sample)
-    played = []
-    for _ in range(7):
-        if way == "select_action":
-            played += [policy.select_action(NOW)[0] for _ in range(8)]
-        elif way == "chunks of one robot":
-            played += list(policy.predict_action_chunk(NOW)[0, :8])
-        else:
-            left = padded(new[0, 8:], 10) if played else None  # noqa: F821
-            new = policy.predict_action_chunk(NOW, 3, left)
-            played += list(new[0, :8])
-        hand.at += 8
-    steps = torch.stack(played).diff(dim=0).abs()
-    assert steps[:, 3:-1].max() < LIMITS[form]
+    for way in WAYS:
+        policy.reset()
+        hand.at, played, new = 0, [], None
+        for _ in range(7):
+            if way == "select_action":
+                played += [policy.select_action(NOW)[0] for _ in range(8)]
+            else:
+                left = None if new is None or way == WAYS[1] else padded(new[0, 8:], 10)
+                new = policy.predict_action_chunk(NOW, 3, left)
+                played += list(new[0, :8])
+            hand.at += 8
+        assert torch.stack(played).diff(dim=0).abs()[:, 3:-1].max() < 0.4
 
 
 def test_canonical_rotations_are_a_flag(tmp_path, monkeypatch):

@@ -45,10 +45,9 @@ def mixing(folder, monkeypatch, layout: str, **flags) -> DAEPolicy:
 def test_what_is_really_left_is_committed_and_nothing_else(layout, tmp_path, monkeypatch):
     """By LeRobot's own queue and padding, which cuts at its execution_horizon, and may be longer than a chunk."""
     policy = mixing(tmp_path, monkeypatch, layout, num_inference_steps=2)
-    for left in (0, 1, 8, 15):
-        for horizon in (4, 10, 40):
-            policy.reset()
-            goes_on(policy, left, horizon)
+    for left, horizon in ((0, 10), (0, 40), (1, 10), (8, 10), (15, 4), (15, 40)):
+        policy.reset()
+        goes_on(policy, left, horizon)
 
 
 def goes_on(policy: DAEPolicy, left: int, horizon: int) -> None:
@@ -308,7 +307,7 @@ def test_no_rotation_jumps_from_step_to_step(form, tmp_path, monkeypatch):
     for way in WAYS:
         policy.reset()
         hand.at, played, new = 0, [], None
-        for _ in range(7):
+        for _ in range(4):
             if way == "select_action":
                 played += [policy.select_action(NOW)[0] for _ in range(8)]
             else:

@@ -6,6 +6,7 @@ Axes: ... any leading axes, d columns of the dataset, a action of the head.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from action_heads.normalize import Normalizer
 from action_heads.rotations import SHAPES, from_matrix, to_matrix
-from action_heads.spaces import WIDTHS, ActionSpace
+from action_heads.spaces import WIDTHS, ActionSpace, continued
 
 LAYOUTS = {
     "libero": "delta: position*0.05 axis_angle*0.5 gripper",  # robosuite's OSC_POSE: 5 cm and half a radian a unit
@@ -37,6 +38,13 @@ GRAMMAR = (
     "'*' gives a column's unit in m or rad; 'joint:N' also fits any N numbers of which a head knows nothing"
 )
 JOINT = re.compile(r"joint|motor|\.pos$|waist|shoulder|elbow|forearm|wrist", re.IGNORECASE)
+
+
+class Undeclared(tuple[float, float]):
+    """What a gripper's values are taken for where nobody said it. Equal to the plain pair, which is a declaration."""
+
+
+UNDECLARED = Undeclared((-1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -65,14 +73,14 @@ class ActionLayout:
 
     parts: tuple[Part, ...]
     mode: str = "absolute"
-    gripper: tuple[float, float] = (-1.0, 1.0)
+    gripper: tuple[float, float] = UNDECLARED
 
     def __post_init__(self) -> None:
         if len(self.gripper) != 2 or self.gripper[0] == self.gripper[1]:
             raise ValueError(f"gripper is two different values, for open and for closed, got {self.gripper}")
 
     @classmethod
-    def parse(cls, text: str, gripper: tuple[float, float] = (-1.0, 1.0)) -> ActionLayout:
+    def parse(cls, text: str, gripper: tuple[float, float] = UNDECLARED) -> ActionLayout:
         """A name of `LAYOUTS`, or a line of its grammar."""
         mode, parts = "absolute", LAYOUTS.get(text, text)
         if parts.startswith("delta:"):
@@ -99,23 +107,69 @@ class ActionLayout:
         pieces = actions.float().split([part.columns for part in self.parts], dim=-1)
         return torch.cat([self._encode(part, x) for part, x in zip(self.parts, pieces, strict=True)], dim=-1)
 
-    def decode(self, actions: Tensor) -> Tensor:
-        """A head's actions (... a) -> columns (... d): the inverse of `encode`."""
+    def decode(self, actions: Tensor, last: Tensor | None = None, canonical: bool = False) -> Tensor:
+        """A head's actions (... a) -> columns (... d): the inverse of `encode`.
+
+        Along a chunk (... h a) of absolute actions, which has a batch axis, each rotation is written nearest to the one
+        before it, so that no column jumps by a whole turn. Single actions (a) or (b a) are continued from `last` alone.
+        A delta is always its shortest turn.
+
+        Args:
+            last: what was decoded before the chunk, or before these single actions: columns without the axis h.
+            canonical: write each rotation by itself, as `rotations.from_matrix` does (w >= 0, angles up to pi).
+        """
         space = self.space()
         self._check(actions, space.dim)
+        if last is not None:
+            self._check(last, self.width)
         pieces = actions.split([width for _, width in space.parts], dim=-1)
-        return torch.cat([self._decode(part, x) for part, x in zip(self.parts, pieces, strict=True)], dim=-1)
+        decoded = [self._decode(part, x) for part, x in zip(self.parts, pieces, strict=True)]
+        if self.mode == "absolute" and not canonical:
+            begin = 0
+            for i, part in enumerate(self.parts):
+                if part.kind == "rotation":
+                    before = None if last is None else last[..., begin : begin + part.columns] * part.unit
+                    decoded[i] = continued(decoded[i] * part.unit, part.form, actions.dim(), before) / part.unit
+                begin += part.columns
+        return torch.cat(decoded, dim=-1)
 
     def normalizer(self, stats: Mapping[str, Any], margin: float = 0.05) -> Normalizer:
         """Of a dataset's statistics, `min` and `max` (d): positions and joints to [-1, 1], with a little room."""
-        low, high = (torch.as_tensor(stats[name], dtype=torch.float64).flatten() for name in ("min", "max"))
-        self._check(low, self.width)
+        low, high = self.check_range(stats)
         self._check_gripper(low, high)
         scaled = torch.tensor([part.unit for part in self.parts for _ in range(part.columns)], dtype=torch.float64)
         used = torch.tensor([part.kind in ("position", "joint") for part in self.parts for _ in range(part.columns)])
         low, high = (low * scaled)[used], (high * scaled)[used]
         room = margin * (high - low) / 2
         return Normalizer.from_range(low - room, high + room, self.space())
+
+    def check_range(self, stats: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """The `min` and `max` (d) of a dataset's actions, float64. One that is missing, NaN or infinite is an error."""
+        if absent := [name for name in ("min", "max") if stats.get(name) is None]:
+            raise ValueError(
+                f"the statistics of the actions have no {' and no '.join(absent)}: they need min and max of every "
+                f"dimension, and have {', '.join(stats) or 'nothing'}. Compute the dataset's statistics again"
+            )
+        low, high = (torch.as_tensor(stats[name], dtype=torch.float64).flatten().cpu() for name in ("min", "max"))
+        for bound in (low, high):
+            self._check(bound, self.width)
+        if bad := (~(low.isfinite() & high.isfinite())).nonzero().flatten().tolist():
+            raise ValueError(
+                f"the actions hold NaN or infinity in {', '.join(map(self.describe, bad))} (min {low[bad].tolist()}, "
+                f"max {high[bad].tolist()}): look for the rows with them in the dataset, take their episodes out, and "
+                "compute its statistics again"
+            )
+        return low, high
+
+    def describe(self, column: int) -> str:
+        """Say which column of the dataset's action this is: its number, and the part that it belongs to."""
+        begin = 0
+        for part in self.parts:
+            if column < begin + part.columns:
+                of = f", {column - begin + 1} of {part.columns}" if part.columns > 1 else ""
+                return f"dimension {column} ({part.form or part.kind}{of})"
+            begin += part.columns
+        raise IndexError(f"no dimension {column} among {self.width}: {self}")
 
     def _encode(self, part: Part, x: Tensor) -> Tensor:
         if part.kind == "rotation":
@@ -138,21 +192,37 @@ class ActionLayout:
             raise ValueError(f"actions have shape {tuple(actions.shape)}; expected (..., {width}): {self}")
 
     def _check_gripper(self, low: Tensor, high: Tensor) -> None:
-        """What the dataset holds must be what was declared: a gripper out of range could never be reached."""
+        """What the dataset holds must be possible under what was declared: beyond it a head could never reach.
+
+        What nobody declared is doubted if the values look like those of another convention, which 0 to 1 does. A
+        gripper that never moves contradicts neither: it is learnt as it is.
+        """
         bottom, top = sorted(self.gripper)
-        slack = 0.1 * (top - bottom)
-        begin = 0
+        slack, begin = 0.1 * (top - bottom), 0
         for part in self.parts:
             if part.kind == "gripper":
                 least, most = float(low[begin]), float(high[begin])
                 outside = least < bottom - slack or most > top + slack
-                if outside or (self.gripper == (-1.0, 1.0) and least >= 0 and most > 0):
-                    raise ValueError(
-                        f"column {begin}, the gripper, runs from {least:g} to {most:g} and was declared as "
-                        f"{self.gripper[0]:g} open, {self.gripper[1]:g} closed: say which value is open and which "
-                        f"is closed, such as {least:g} and {most:g}"
+                doubted = isinstance(self.gripper, Undeclared) and 0 <= least < most
+                if outside or doubted:
+                    raise ValueError(self._other_gripper(begin, least, most, outside))
+                if least == most:
+                    warnings.warn(
+                        f"column {begin}, the gripper, is {least:g} in every row: the policy learns to keep it there "
+                        f"({self.gripper[0]:g} is open, {self.gripper[1]:g} closed)",
+                        stacklevel=3,
                     )
             begin += part.columns
+
+    def _other_gripper(self, column: int, least: float, most: float, outside: bool) -> str:
+        runs = f"runs from {least:g} to {most:g}" if least < most else f"is {least:g} in every row"
+        taken = "was taken for" if isinstance(self.gripper, Undeclared) else "was declared as"
+        such = f", such as {least:g} and {most:g}" if least < most else f"; one of them may be {least:g}"
+        keep = "" if outside else f". If it is {self.gripper[0]:g} and {self.gripper[1]:g} all the same, declare that"
+        return (
+            f"column {column}, the gripper, {runs} and {taken} {self.gripper[0]:g} open, {self.gripper[1]:g} closed: "
+            f"say which value is open and which is closed{such}{keep}"
+        )
 
     def __str__(self) -> str:
         """The line that `parse` reads."""

@@ -1,6 +1,7 @@
-"""Actions in robot units <-> actions of the network's size.
+"""Actions in robot units <-> actions of the network's size; and one floor under every statistic that is divided by.
 
-Axes: `...` any leading axes, `a` action width. Units: robot units (m, rad) outside, roughly [-1, 1] inside.
+Axes: `...` any leading axes, `a` action width, `d` columns of an observation. Units: robot units (m, rad) outside,
+roughly [-1, 1] inside.
 """
 
 from __future__ import annotations
@@ -13,9 +14,35 @@ from torch import Tensor
 from action_heads.precision import KeepFloat32
 from action_heads.spaces import ActionSpace
 
-# Half-range of a dimension that hardly moves: 1 mm or 1 mrad. Its noise then stays under a millimetre in robot units;
-# dividing by the true range, near zero, would turn any later deviation into a huge number instead.
+# What a dimension moves by if it hardly moves: 1 mm or 1 mrad. It is the least half-range of actions, so that a
+# network's noise stays under a millimetre in robot units. Dividing by a true range near zero would turn any later
+# deviation into a huge number instead. Observations have the same floor: see `floored`.
 FLOOR = 1e-3
+
+# Embeddings have no unit: their floor follows the typical spread of their own columns, down to this share of `FLOOR`.
+ANY_UNIT = 1e-2
+
+
+def floored(spread: Tensor, centre: Tensor, least: float = 1.0) -> Tensor:
+    """Return what the deviations of observed columns are divided by: their spread (d), or more where they hardly moved.
+
+    The floor is `FLOOR` of a unit. For a robot's state that is 1 m or 1 rad (`least=1`), or the mean spread of all
+    columns where that is more, as it is for degrees and pixels. Embeddings come in any unit (`least=ANY_UNIT`), so
+    their mean spread is the unit, however small. The unit is at least a tenth of a column's distance from zero, since
+    floats and sensors are exact to a share of what they measure.
+
+    A spread below the floor is noise, and the weights behind such a column were never trained on anything else. So the
+    less it moved, the less a later deviation counts: one that moved by the floor is divided by the floor, one that
+    never moved by a whole unit. Actions differ: a scale multiplies them on their way out, so it is raised to the floor
+    and no further.
+
+    Args:
+        spread: standard deviations or half-ranges, not negative.
+        centre: means or middles, of the same shape. All columns are of one source.
+    """
+    unit = torch.maximum(centre.abs() / 10, spread.mean()).clamp(min=least)
+    floor = FLOOR * unit
+    return torch.maximum(spread, torch.minimum(floor.square() / spread, unit.clamp(min=1)))
 
 
 class Normalizer(KeepFloat32):

@@ -16,6 +16,7 @@ from torch import Tensor
 from action_heads import limits
 from action_heads.limits import check_width
 from action_heads.rotations import from_matrix, to_matrix
+from action_heads.unwrap import nearest, unwrapped
 
 WIDTHS = {"position": 3, "rotation": 6, "gripper": 1, "joint": None}  # None: as many joints as the robot has
 NORMALIZED = ("position", "joint")  # the others live in [-1, 1] already
@@ -133,8 +134,23 @@ class ActionSpace:
             raise ValueError(f"the parts' leading axes differ: {leads}; a gripper comes without an axis for its width")
         return torch.cat([pieces[kind].pop(0) for kind, _ in self.parts], dim=-1)
 
-    def decode(self, actions: Tensor, rotation_form: str = "matrix") -> Parts:
-        """Actions (..., a) -> Parts, rotations orthonormalised and in `rotation_form`; the inverse of `encode`."""
+    def decode(
+        self,
+        actions: Tensor,
+        rotation_form: str = "matrix",
+        last: Parts | None = None,
+        canonical: bool = False,
+    ) -> Parts:
+        """Actions (..., a) -> Parts, rotations orthonormalised and in `rotation_form`; the inverse of `encode`.
+
+        Along a chunk (..., h, a) of absolute actions, which has a batch axis, each rotation is written nearest to the
+        one before it, so that no number jumps by a whole turn. Single actions (a) or (b, a) are continued from `last`
+        alone. A delta is always its shortest turn.
+
+        Args:
+            last: what was decoded before the chunk, or before these single actions: Parts without the axis h.
+            canonical: write each rotation by itself, as `rotations.from_matrix` does (w >= 0, angles up to pi).
+        """
         self._check_width(actions)
         parts: dict[str, Tensor] = {}
         for kind in dict(self.parts):
@@ -146,6 +162,9 @@ class ActionSpace:
                 parts[kind] = parts[kind].squeeze(-1)
             if kind != "joint" and len(pieces) == 1:
                 parts[kind] = parts[kind].squeeze(actions.dim() - 1)
+        if "rotation" in parts and self.mode == "absolute" and not canonical:
+            before = None if last is None else last.rotation
+            parts["rotation"] = continued(parts["rotation"], rotation_form, actions.dim(), before)
         return Parts(**parts)
 
     def to_delta(self, actions: Tensor, pose: Tensor, relative_to: str = "previous") -> Tensor:
@@ -243,6 +262,13 @@ class ActionSpace:
         pieces = iter(pose.split([width for kind, width in self.parts if kind != "gripper"], dim=-1))
         zero = pose.new_zeros(len(pose), 1)
         return torch.cat([zero if kind == "gripper" else next(pieces) for kind, _ in self.parts], dim=-1)[:, None]
+
+
+def continued(rotation: Tensor, form: str, axes: int, before: Tensor | None) -> Tensor:
+    """Decoded rotations of actions with so many axes: along h of chunks (..., h, a), and from what came before."""
+    if axes > 2:
+        return unwrapped(rotation, form, axes - 2, before)
+    return rotation if before is None else nearest(rotation, before, form)
 
 
 def _matrix(rows: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from action_heads.normalize import ANY_UNIT, floored
 from action_heads.precision import KeepFloat32
 
 
@@ -26,13 +27,16 @@ class Standardizer(KeepFloat32):
         self.register_buffer("std", torch.ones(cond_dim))
 
     def fit(self, cond: Tensor, mask: Tensor | None = None) -> None:
-        """Statistics of conditions (..., c), where a mask (...) is true."""
+        """Statistics of conditions (..., c), where a mask (...) is true, with the floor of `normalize.floored`."""
         cond = cond if mask is None else cond[mask.bool()]
         cond = cond.detach().reshape(-1, len(self.mean)).float()
-        std = cond.std(0, correction=0)
-        self.mean.copy_(cond.mean(0))
-        # A constant entry carries nothing: leave it unscaled rather than blow up its first deviation.
-        self.std.copy_(torch.where(std > 1e-6, std, 1))
+        mean = cond.mean(0)
+        self.set(mean, floored(cond.std(0, correction=0), mean, ANY_UNIT))
+
+    def set(self, mean: Tensor, std: Tensor) -> None:
+        """Take statistics (c) as they are, for conditions whose units are known."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def forward(self, cond: Tensor) -> Tensor:
         return (cond.float() - self.mean) / self.std

@@ -126,3 +126,79 @@ def test_chunks_that_run_out():
 def test_a_delay_asks_for_a_backbone_that_mixes_time():
     with pytest.raises(ValueError, match="mlp denoises every step of a chunk alone"):
         Executor(trained_policy(tiny_head("mlp")), delay=1)
+
+
+# ── what is not taken ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Sometimes(Clock):
+    """The clock, whose n-th chunk is spoilt."""
+
+    def __init__(self, spoil, at: int, horizon: int = 16):
+        super().__init__(horizon)
+        self.spoil, self.at = spoil, at
+
+    def sample(self, cond, **options):
+        chunk = super().sample(cond, **options).clone()
+        return self.spoil(chunk) if len(self.asked) == self.at else chunk
+
+
+def with_nan(chunk: torch.Tensor) -> torch.Tensor:
+    chunk[0, 9, 0] = float("nan")  # of a step that would not even be executed
+    return chunk
+
+
+def with_infinity(chunk: torch.Tensor) -> torch.Tensor:
+    return chunk.index_fill(1, torch.tensor([3]), -float("inf"))
+
+
+SPOILT = {
+    "NaN": (with_nan, "NaN or infinity, first for robot 0, step 9, dimension 0"),
+    "infinity": (with_infinity, "NaN or infinity, first for robot 0, step 3"),
+    "no batch": (lambda chunk: chunk[0], r"returned torch.float32 \(16, 1\)"),
+    "another batch": (lambda chunk: torch.cat([chunk, chunk]), r"\(2, 16, 1\); expected floats \(1, steps, action\)"),
+    "another width": (lambda chunk: torch.cat([chunk, chunk], -1), r"\(1, 16, 2\) after one .* 1 numbers"),
+    "too short": (lambda chunk: chunk[:, :2], "chunks of 2 steps run out"),
+    "no step": (lambda chunk: chunk[:, :0], r"\(1, 0, 1\)"),
+    "whole numbers": (lambda chunk: chunk.long(), "torch.int64"),
+    "a list": (lambda chunk: chunk.tolist(), "a list"),
+    "numpy": (lambda chunk: chunk.numpy(), "a ndarray"),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"delay": 2}, {"ensemble": 0.1}, {"warm_start": 0.5}], ids=str)
+@pytest.mark.parametrize("name", SPOILT)
+def test_a_spoilt_chunk_is_refused_and_nothing_is_lost(name, options):
+    """After the error the executor is where it was: the next call asks again, and all goes on as without it."""
+    spoil, message = SPOILT[name]
+    executor = Executor(Sometimes(spoil, at=2), execute=4, **options)
+    undisturbed = Executor(Clock(), execute=4, **options)
+    assert ticks(executor, 4) == ticks(undisturbed, 4)
+    tick, chunks, last = executor.tick, list(executor.chunks), executor.last
+    with pytest.raises(ValueError, match=message):
+        executor(torch.zeros(1, 3))
+    assert (executor.tick, executor.due, executor.last is last) == (tick, True, True)
+    assert len(executor.chunks) == len(chunks)
+    assert all(torch.equal(a, b) for a, b in zip(executor.chunks, chunks, strict=True))
+    undisturbed.policy.asked.append({})  # the spoilt one counted
+    assert ticks(executor, 6) == ticks(undisturbed, 6)
+
+
+def test_a_policy_that_raises_leaves_the_executor_as_it_was():
+    def fail(chunk):
+        raise RuntimeError("the server is gone")
+
+    executor = Executor(Sometimes(fail, at=2), execute=4)
+    ticks(executor, 4)
+    with pytest.raises(RuntimeError, match="gone"):
+        executor(torch.zeros(1, 3))
+    assert ticks(executor, 2) == [300, 301]
+
+
+def test_an_action_without_a_value_is_refused():
+    """The mean of two opposite rotations is none."""
+    executor = Executor(Clock(), execute=2, decode=lambda action, last: action / (action - 101))
+    assert ticks(executor, 1) == [-100]
+    with pytest.raises(ValueError, match="the action of tick 1 has no value"):
+        executor(None)
+    assert executor.tick == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from action_heads import EE_ABSOLUTE, EE_DELTA
-from action_heads.layouts import LAYOUTS, ActionLayout, layout_of
+from action_heads.layouts import LAYOUTS, UNDECLARED, ActionLayout, layout_of
 from action_heads.rotations import from_matrix, to_matrix
 
 SIGNED = (-1.0, 1.0)
@@ -61,13 +61,69 @@ def test_normalizer_takes_the_range_in_robot_units():
     assert torch.equal(normalizer.scale[3:], torch.ones(7))
 
 
+def ranges(low: float, high: float) -> dict[str, list[float]]:
+    """Statistics of six joints and a gripper."""
+    return {"min": [0.0] * 6 + [low], "max": [1.0] * 6 + [high]}
+
+
 @pytest.mark.parametrize(
-    ("low", "high", "declared"), [(0.0, 1.0, SIGNED), (0.0, 100.0, SIGNED), (-1.0, 1.0, (0.0, 1.0))]
+    ("low", "high", "declared"), [(0.0, 1.0, UNDECLARED), (0.0, 100.0, SIGNED), (-1.0, 1.0, (0.0, 1.0))]
 )
 def test_a_gripper_that_is_not_as_declared(low, high, declared):
     layout = ActionLayout.parse("joints_6", declared)
     with pytest.raises(ValueError, match=r"column 6, the gripper, runs from .* such as"):
-        layout.normalizer({"min": [0.0] * 6 + [low], "max": [1.0] * 6 + [high]})
+        layout.normalizer(ranges(low, high))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "declared"),
+    [
+        (0.0, 1.0, SIGNED),
+        (0.2, 1.0, SIGNED),
+        (0.0, 0.5, (0.0, 1.0)),
+        (0.0, 1.0, (1.0, 0.0)),
+        (20.0, 60.0, (0.0, 100.0)),
+    ],
+)
+def test_a_declaration_counts_wherever_the_values_can_be_reached(low, high, declared):
+    layout = ActionLayout.parse("joints_6", declared)
+    assert (layout.normalizer(ranges(low, high)).scale > 0).all()
+
+
+@pytest.mark.parametrize("declared", [UNDECLARED, SIGNED, (0.0, 1.0), (1.0, 0.0), (0.0, 100.0)])
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_gripper_that_stays_is_learnt_as_it_is(declared, end):
+    layout, value = ActionLayout.parse("joints_6", declared), declared[end]
+    with pytest.warns(UserWarning, match=r"column 6, the gripper, is .* in every row"):
+        layout.normalizer(ranges(value, value))
+    there = torch.tensor([[0.5] * 6 + [value]])
+    assert layout.encode(there)[0, -1] == (-1 if end == 0 else 1)
+    assert torch.equal(layout.decode(layout.encode(there)), there)
+
+
+def test_a_gripper_that_stays_beyond_what_was_declared_has_a_remedy_that_works():
+    with pytest.raises(ValueError, match=r"is 100 in every row.*one of them may be 100"):
+        ActionLayout.parse("joints_6").normalizer(ranges(100, 100))
+    with pytest.warns(UserWarning, match="is 100 in every row"):
+        ActionLayout.parse("joints_6", (0.0, 100.0)).normalizer(ranges(100, 100))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_statistics_that_are_not_finite_name_the_column(name, bad):
+    layout = ActionLayout.parse(name)
+    for column in range(layout.width):
+        stats = {"min": [-1.0] * layout.width, "max": [1.0] * layout.width}
+        stats["max"][column] = bad
+        with pytest.raises(ValueError, match=rf"NaN or infinity in dimension {column} \("):
+            layout.normalizer(stats)
+
+
+def test_statistics_that_are_missing_are_named():
+    with pytest.raises(ValueError, match=r"no max: .* have min, mean"):
+        ActionLayout.parse("delta").normalizer({"min": [0.0] * 7, "mean": [0.0] * 7})
+    with pytest.raises(ValueError, match=r"\(6,\); expected \(..., 7\)"):
+        ActionLayout.parse("delta").normalizer({"min": [0.0] * 6, "max": [0.0] * 6})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from action_heads.normalize import FLOOR, Normalizer
+from action_heads.adapters.reading import Standardizer
+from action_heads.normalize import ANY_UNIT, FLOOR, Normalizer, floored
 from action_heads.spaces import EE_ABSOLUTE, ActionSpace
 
 JOINTS = ActionSpace((("joint", 2), ("gripper", 1)))
@@ -101,3 +102,58 @@ def test_errors_teach() -> None:
         Normalizer(torch.zeros(3), torch.zeros(3))
     with pytest.raises(ValueError, match=r"offset \(3,\) and scale \(4,\)"):
         Normalizer(torch.zeros(3), torch.ones(4))
+
+
+# ── the floor under what is observed ─────────────────────────────────────────────────────────────────────────────────
+
+NOISE = torch.tensor([0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4, FLOOR])
+
+
+@pytest.mark.parametrize("least", [1.0, ANY_UNIT])
+def test_a_column_that_moved_is_divided_by_its_spread(least: float) -> None:
+    spread = torch.tensor([0.01, 0.02, 0.3, 3.0])
+    assert torch.equal(floored(spread, torch.tensor([0.5, -1.0, 3.0, 0.0]), least), spread)
+
+
+@pytest.mark.parametrize("centre", [0.0, 0.5, -3.0])
+def test_a_state_that_hardly_moved_never_reaches_the_policy_as_thousands(centre: float) -> None:
+    """Whatever it trembled by, 1 mm or 1 mrad is at most one unit, and the less it moved, the less it counts."""
+    columns = torch.cat([NOISE, torch.tensor([0.1, 0.5])])
+    scale = floored(columns, torch.full_like(columns, centre))
+    assert (1e-3 / scale <= 1.001).all()
+    assert (1.0 / scale[: len(NOISE)][NOISE <= 1e-6] < 3).all()
+    assert (scale[: len(NOISE)].diff() <= 0).all()
+    assert floored(NOISE, torch.full_like(NOISE, centre)).isfinite().all()
+
+
+@pytest.mark.parametrize("unit", [1e-2, 1.0, 100.0, 1e4])
+def test_embeddings_are_scaled_alike_in_any_unit(unit: float) -> None:
+    """A channel that is dead in training and fires in use stays of the size of the others."""
+    generator = torch.Generator().manual_seed(0)
+    cond = unit * torch.randn(256, 8, generator=generator)
+    cond[:, 2] = 3 * unit
+    cond[:, 5] = 1e-6 * unit * torch.randn(256, generator=generator)
+    standard = Standardizer(8)
+    standard.fit(cond)
+    seen = standard(cond)
+    alive = [0, 1, 3, 4, 6, 7]
+    torch.testing.assert_close(seen[:, alive].std(0, correction=0), torch.ones(6))
+    assert seen[:, [2, 5]].abs().max() < 1e-3
+    assert standard(cond + unit)[:, [2, 5]].abs().max() < 2
+
+
+def test_quiet_embeddings_are_no_noise() -> None:
+    cond = 1e-4 * torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    standard = Standardizer(8)
+    standard.fit(cond)
+    torch.testing.assert_close(standard(cond).std(0, correction=0), torch.ones(8))
+
+
+@pytest.mark.parametrize("tremble", [0.0, 1e-6, 1e-5])
+@pytest.mark.parametrize("centre", [0.0, 0.5])
+def test_a_source_that_never_moved_at_all(centre: float, tremble: float) -> None:
+    cond = centre + tremble * torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    standard = Standardizer(8)
+    standard.fit(cond)
+    assert standard(cond + 1e-4).abs().max() < 20  # a tenth of a millimetre, with what it trembles by
+    assert standard(cond).isfinite().all()

@@ -22,6 +22,7 @@ from action_heads.continuing import check_mixes_time
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.head import ActionHead
 from action_heads.layouts import ActionLayout, layout_of
+from action_heads.normalize import ANY_UNIT, floored
 
 
 class Built(NamedTuple):
@@ -47,8 +48,8 @@ def build(config: AdaptConfig) -> Built:
     trained_rows = np.repeat(~out, recording.lengths)
     columns = torch.from_numpy(recording.column(action))
     numbers = torch.from_numpy(recording.numbers(state)) if state else torch.zeros(len(columns), 0)
-    check_finite(columns, "action")
-    check_finite(numbers, "state")
+    check_finite(columns, "action", recording)
+    check_finite(numbers, "state", recording)
     contract = Contract(
         state,
         {name: recording.cameras[name] for name in cameras},
@@ -98,13 +99,21 @@ def layout_for(config: AdaptConfig, recording: Recording, action: str) -> Action
         return layout_of(config.action_layout, recording.widths[action], recording.column_names(action), config.gripper)
 
 
-def check_finite(rows: Tensor, name: str) -> None:
+def check_finite(rows: Tensor, name: str, recording: Recording) -> None:
     """NaN would be found in training too, but not where it is."""
-    bad = ~rows.isfinite().all(-1)
+    bad = ~rows.isfinite()
     if bad.any():
         with flag(name):
-            first = int(bad.int().argmax())
-            raise ValueError(f"{int(bad.sum())} of {len(rows)} rows are NaN or infinite, the first is row {first}")
+            first = int(bad.any(-1).int().argmax())
+            ends = np.cumsum(recording.lengths)
+            episode = int(np.searchsorted(ends, first, side="right"))
+            step = first - int(ends[episode] - recording.lengths[episode])
+            dims = ", ".join(map(str, bad[first].nonzero().flatten().tolist()))
+            raise ValueError(
+                f"{int(bad.any(-1).sum())} of {len(rows)} rows are NaN or infinite, the first is row {first} (episode "
+                f"{episode}, step {step}), in dimension {dims}: "
+                "take the episode out of the recording, or correct it"
+            )
 
 
 def check_horizon(config: AdaptConfig, head: ActionHead) -> None:
@@ -159,7 +168,7 @@ def fresh(
             encoder.cond_dim, hidden_dim=config.hidden, relearn_step=config.relearn_step, through=config.through
         )
         policy = head.attach(adapter, normalizer=normalizer)
-    adapter.standardize(spread(encoder, numbers, contract))
+    adapter.standard.set(*spread(encoder, numbers, contract))  # type: ignore[operator]
     return AdaptedPolicy(encoder, policy, contract)
 
 
@@ -172,26 +181,27 @@ def check_pictures(config: AdaptConfig, contract: Contract, encoder: Observation
         encoder.see([images[name] for name in encoder.config.cameras])
 
 
-def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> Tensor:
-    """Two conditions (2 c) with the mean and the deviation of the state and of the language; features as they are.
+def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
+    """Mean and deviation (c) of a condition: those of the state and of the language; features pass as they are.
 
-    A raw state is in metres and radians, and sums of tokens are large: the adapter brings them to one scale.
+    A raw state is in metres and radians, and sums of tokens are large: the adapter brings them to one scale. Both have
+    the floor of `floored`, each in its own unit.
     """
-    features = torch.ones(len(encoder.config.cameras) * encoder.config.vision.features)
-    state = torch.zeros(2, numbers.shape[1])
+    features = len(encoder.config.cameras) * encoder.config.vision.features
+    mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])
     if numbers.numel() and (contract.sizes or not contract.blind):  # else it is none, or zeros
-        mean, std = numbers.double().mean(0), numbers.double().std(0, correction=0)
-        state = torch.stack([mean - std, mean + std]).float()
-    step = torch.cat([torch.stack([-features, features]), state], dim=1)
-    parts = [step] * encoder.config.observation_steps
+        middle = numbers.double().mean(0)
+        mean[features:] = middle
+        std[features:] = floored(numbers.double().std(0, correction=0), middle)
+    means, stds = [mean] * encoder.config.observation_steps, [std] * encoder.config.observation_steps
     if encoder.text is not None:
         vectors = torch.stack(list(encoder.text.known.values())).float()
         mean, std = vectors.mean(0), vectors.std(0, correction=0)
-        language = torch.stack([mean - std, mean + std])
+        std = floored(std, mean, ANY_UNIT)
         if encoder.config.text and encoder.config.text.features:  # a trained map, which has a norm of its own
-            language = torch.tensor([[-1.0], [1.0]]).expand(2, encoder.text.dim)
-        parts.append(language)
-    return torch.cat(parts, dim=1)
+            mean, std = torch.zeros(encoder.text.dim), torch.ones(encoder.text.dim)
+        means, stds = [*means, mean], [*stds, std]
+    return torch.cat(means), torch.cat(stds)
 
 
 def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> AdaptedPolicy:

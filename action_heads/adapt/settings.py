@@ -15,7 +15,7 @@ from action_heads.adapters.base import AdapterConfig
 from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.extras import require
 from action_heads.fit import PRECISIONS, cosine
-from action_heads.layouts import ActionLayout
+from action_heads.layouts import UNDECLARED, ActionLayout
 from action_heads.levels import check_levels
 from action_heads.modes import MODES
 from action_heads.pretrain.sources import Spec
@@ -107,7 +107,7 @@ class AdaptConfig:
     start_from: Annotated[Path | None, shown("none", "DIR")] = None
     action: Annotated[str | None, shown("action or actions")] = None
     action_layout: Annotated[str | None, shown("by the names, if they leave no doubt")] = None
-    gripper: tuple[float, float] = (-1.0, 1.0)
+    gripper: tuple[float, float] = UNDECLARED
     horizon: Annotated[int | None, shown("the head's", "INT")] = None
     cameras: Annotated[tuple[str, ...], shown("all", "NAMES")] = ()
     state: Annotated[tuple[str, ...], shown("the robot's own; without cameras, everything", "COLUMNS")] = ()

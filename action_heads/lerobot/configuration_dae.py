@@ -13,7 +13,7 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
 from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.fit import FitConfig
-from action_heads.layouts import ActionLayout
+from action_heads.layouts import UNDECLARED, ActionLayout, Undeclared
 from action_heads.lerobot.heads import flag, horizon_of
 from action_heads.levels import check_levels
 from action_heads.modes import MODES
@@ -39,7 +39,9 @@ class DAEConfig(PreTrainedConfig):
         adapter: "film", "adaln_zero", "adarmsnorm" and others; `hidden_dim`, `through` and `relearn_step` as of
             `action_heads.adapters.Adapter`.
         action_layout: what the columns of the dataset's action mean: see `action_heads.layouts`.
-        gripper: what the dataset writes for open and for closed.
+        gripper: what the dataset writes for open and for closed. Given as a flag, it is a declaration and counts.
+        canonical_rotations: write every decoded rotation by itself (w >= 0, angles up to pi), for a controller that
+            refuses other numbers. They jump by a whole turn; otherwise each is written nearest to the one before it.
         n_obs_steps: observations that the policy sees, the last of them now.
         horizon: steps of a chunk; the head's if not given. Another one reshapes the head.
         n_action_steps: ticks until the next chunk.
@@ -52,6 +54,7 @@ class DAEConfig(PreTrainedConfig):
         vision, text: as of `action_heads.encoders`. Without `text` the task's description is not read.
         optimizer_lr, optimizer_encoder_lr: of adapter (and projections, and a head that trains), and of the encoder.
         built: what the policy was built as; written by it, so that reloading needs no other file.
+        noise_step: batches that the policy was trained on; written by it, so that a resumed run draws on.
     """
 
     head: str = "dae/mlp-5m-fk"
@@ -65,7 +68,8 @@ class DAEConfig(PreTrainedConfig):
     relearn_step: bool = False
 
     action_layout: str | None = None
-    gripper: tuple[float, float] = (-1.0, 1.0)
+    gripper: tuple[float, float] = UNDECLARED
+    canonical_rotations: bool = False
 
     n_obs_steps: int = 2
     horizon: int | None = None
@@ -101,11 +105,13 @@ class DAEConfig(PreTrainedConfig):
     scheduler_warmup_steps: int = FIT.warmup
 
     built: dict[str, Any] | None = None
+    noise_step: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        opened, closed = self.gripper
-        self.gripper = (opened, closed)  # JSON brings a list
+        if not isinstance(self.gripper, Undeclared):
+            opened, closed = self.gripper
+            self.gripper = (opened, closed)  # JSON brings a list
         for name, known in (("head_mode", MODES), ("adapter", ADAPTERS), ("sampler", SAMPLERS)):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -118,8 +124,8 @@ class DAEConfig(PreTrainedConfig):
         with flag("hidden_dim, --policy.through"):
             AdapterConfig(self.adapter, 1, self.hidden_dim, self.relearn_step, self.through)
         if self.action_layout is not None:
-            with flag("action_layout"):
-                ActionLayout.parse(self.action_layout)
+            with flag("action_layout, --policy.gripper"):
+                ActionLayout.parse(self.action_layout, self.gripper)
         for name in ("n_obs_steps", "n_action_steps", "noise_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--policy.{name} must be at least 1, got {getattr(self, name)}")

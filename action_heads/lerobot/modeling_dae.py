@@ -24,8 +24,11 @@ from action_heads.layouts import ActionLayout, layout_of
 from action_heads.lerobot import heads
 from action_heads.lerobot.card import section
 from action_heads.lerobot.configuration_dae import DAEConfig
+from action_heads.lerobot.draws import Draws
 from action_heads.lerobot.heads import flag
+from action_heads.lerobot.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
 from action_heads.lerobot.observations import Observations, settle
+from action_heads.lerobot.statistics import check_actions
 from action_heads.normalize import Normalizer
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.compiled import CompiledPolicy
@@ -59,14 +62,16 @@ class DAEPolicy(PreTrainedPolicy):
         if rebuild:
             self._make_again()
         else:
-            self._make(dataset_stats)
+            self._make(dataset_stats, dataset_meta)
             self.learn_tasks(dataset_meta)
         sampling = {"steps": config.num_inference_steps, "sampler": config.sampler}
+        self.draws = Draws(config)
         self.executor = Executor(
             self.conditioned,
             execute=config.n_action_steps,
             ensemble=config.ensemble,
             warm_start=config.warm_start,
+            decode=self.decode,
             **sampling,
         )
         self.sampling = sampling
@@ -75,7 +80,7 @@ class DAEPolicy(PreTrainedPolicy):
 
     # ── building and loading ─────────────────────────────────────────────────────────────────────────────────────
 
-    def _make(self, dataset_stats: Mapping[str, Any] | None) -> None:
+    def _make(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> None:
         config = self.config
         config.validate_features()
         head = heads.make_head(config, self.layout.space())
@@ -83,9 +88,10 @@ class DAEPolicy(PreTrainedPolicy):
         config.chunk()
         with flag("vision, --policy.text"):
             self.encoder = ObservationEncoder(settle(config))
+        normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
             adapter = heads.make_adapter(config, self.encoder.cond_dim)
-            self.conditioned = head.attach(adapter, normalizer=self._normalizer(dataset_stats))
+            self.conditioned = head.attach(adapter, normalizer=normalizer)
         if config.prefixes:
             with flag("prefixes"):
                 check_mixes_time(head)
@@ -113,13 +119,14 @@ class DAEPolicy(PreTrainedPolicy):
         with flag("action_layout"):
             return layout_of(config.action_layout, config.action_feature.shape[0], names, config.gripper)
 
-    def _normalizer(self, dataset_stats: Mapping[str, Any] | None) -> Normalizer:
+    def _normalizer(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> Normalizer:
         """The range of the task's own actions, saved with the policy: fine-tuning and resuming keep it."""
         if dataset_stats is None or ACTION not in dataset_stats:
             raise ValueError(
                 "a new policy takes the range of its actions from a dataset: train it with --dataset.repo_id, or load "
                 "one that was trained with --policy.path"
             )
+        check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
         with flag("gripper"):
             return self.layout.normalizer(dataset_stats[ACTION])
 
@@ -161,13 +168,20 @@ class DAEPolicy(PreTrainedPolicy):
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, None]:
-        """The denoising loss of a batch with actions (b h d), observations (b s ...) and action_is_pad (b h)."""
+        """The denoising loss of a batch with actions (b h d), observations (b s ...) and action_is_pad (b h).
+
+        Noise and augmentation are drawn for this step and this process, each from a generator of its own.
+        """
         config = self.config
         actions = self.layout.encode(batch[ACTION])
+        noise, augmented = self.draws.next(self.training, actions.device)
+        with augmented:
+            cond = self.condition(self.observations.with_steps(batch))
         loss = self.conditioned.loss(
             actions,
-            self.condition(self.observations.with_steps(batch)),
+            cond,
             is_pad=batch.get("action_is_pad"),
+            generator=noise,
             levels=config.levels,
             noise_samples=config.noise_samples,
             prefixes=config.prefixes,
@@ -195,6 +209,11 @@ class DAEPolicy(PreTrainedPolicy):
         """A new episode begins."""
         self.observations = Observations(self.config)
         self.executor.reset()
+        self._last: Tensor | None = None  # the last chunk (b h d) of `predict_action_chunk`
+
+    def decode(self, actions: Tensor, last: Tensor | None = None) -> Tensor:
+        """A head's actions (b a) or chunk (b h a) -> the dataset's columns, continued from `last` (b d)."""
+        return self.layout.decode(actions, last, canonical=self.config.canonical_rotations)
 
     @property
     def acting(self) -> ConditionedHead:
@@ -209,11 +228,11 @@ class DAEPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """One observation of every robot -> its next action (b d); a new chunk is made every `n_action_steps`."""
         self.eval()
-        self.observations.add(batch)
+        self.observations.add(batch)  # checked before it is remembered
         cond = None
         if self.executor.due:
             cond, self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
-        return self.layout.decode(self.executor(cond))
+        return self.executor(cond)
 
     @torch.no_grad()
     def predict_action_chunk(  # type: ignore[override]
@@ -222,23 +241,40 @@ class DAEPolicy(PreTrainedPolicy):
         """Observations, with an axis of steps or the present alone, which is repeated -> a chunk (b h d).
 
         Args:
-            inference_delay: ticks that will have passed when the chunk is ready: it continues the actions of these.
-            prev_chunk_left_over: (n d) or (b n d), what is left of the last chunk. As of LeRobot's real-time chunking.
+            inference_delay: ticks that will have passed when the chunk is ready: it continues the actions of these, as
+                far as there are any left, and is sampled freely behind them.
+            prev_chunk_left_over: (n d) or (b n d), what is left of the last chunk. As of LeRobot's real-time chunking,
+                with its padding, which is told from actions by the last chunk that this policy made.
         """
         self.eval()
-        cond = self.condition(self.observations.with_steps(batch))
-        committed = min(inference_delay, self.config.chunk() - 1)
-        if prev_chunk_left_over is None or not committed:
-            return self.layout.decode(self.acting.sample(cond, **self.sampling))
-        previous = prev_chunk_left_over.to(cond.device)
-        # LeRobot pads what is left with zeros, which are no rotations: only the committed steps are looked at.
-        previous = (previous if previous.ndim == 3 else previous[None]).expand(len(cond), -1, -1)[:, :committed]
-        chunk = self.acting.sample(
-            cond, previous=self.layout.encode(previous), committed=previous.shape[1], **self.sampling
-        )
-        chunk = self.layout.decode(chunk)
-        chunk[:, : previous.shape[1]] = previous
+        cond = self.condition(self.observations.with_steps(batch, acting=True))
+        last = self._last if self._last is not None and len(self._last) == len(cond) else None
+        if prev_chunk_left_over is None:
+            # One robot goes on from its last chunk. Rows of a larger batch, as in offline evaluation, may be any.
+            before = last[:, : self.config.n_action_steps][:, -1] if last is not None and len(last) == 1 else None
+            chunk = self.decode(self.acting.sample(cond, **self.sampling), before)
+        else:
+            previous = check_left_over(prev_chunk_left_over, len(cond), self.layout.width, cond.device)
+            delay = min(check_delay(inference_delay), self.config.chunk() - 1)
+            rows = in_groups(really_left(previous, last))
+            chunk = torch.cat(
+                [
+                    self._continued(cond[at], previous[at, :n], delay, None if last is None else last[at, -1])
+                    for at, n in rows
+                ]
+            )
+        check_chunk(chunk)
+        self._last = chunk.clone()
         return chunk
+
+    def _continued(self, cond: Tensor, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
+        """A chunk (b h d) that begins with as many of the actions left (b n d) as are executed meanwhile."""
+        committed = min(delay, left.shape[1])
+        if not committed:
+            return self.decode(self.acting.sample(cond, **self.sampling), left[:, 0] if left.shape[1] else before)
+        begin = left[:, :committed]
+        chunk = self.acting.sample(cond, previous=self.layout.encode(begin), committed=committed, **self.sampling)
+        return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:
         """Whether the head denoises a chunk as a whole, so that it can continue one. Train it with `prefixes`."""

@@ -45,13 +45,13 @@ def tiny_policy(folder, backbone: str = "mlp", *, image: bool = False, dataset_m
     return policy.eval()
 
 
-def batch(rows: int = 3, *, image: bool = False, steps: int = 2) -> dict[str, Any]:
+def batch(rows: int = 3, *, image: bool = False, steps: int = 2, horizon: int = 16) -> dict[str, Any]:
     """For training: with an axis of observation steps, and actions in [-1, 1]."""
     generator = torch.Generator().manual_seed(1)
     found: dict[str, Any] = {
         OBS_STATE: torch.randn(rows, steps, 4, generator=generator),
-        ACTION: torch.rand(rows, 16, 7, generator=generator) * 2 - 1,
-        "action_is_pad": torch.zeros(rows, 16, dtype=torch.bool),
+        ACTION: torch.rand(rows, horizon, 7, generator=generator) * 2 - 1,
+        "action_is_pad": torch.zeros(rows, horizon, dtype=torch.bool),
         "task": ["lift the cube"] * rows,
     }
     return found | ({OBS_IMAGE: torch.rand(rows, steps, 3, 32, 32, generator=generator)} if image else {})

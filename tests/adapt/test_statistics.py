@@ -1,0 +1,56 @@
+"""The floor under statistics in `action-heads adapt`, NaN by episode, and a gripper that was declared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from recorded import LENGTH, episode, hdf5, tiny
+
+from action_heads.adapt.build import build
+from action_heads.adapt.settings import AdaptConfig
+from action_heads.layouts import UNDECLARED, Undeclared
+
+STATES = {"encoder": "none", "cameras": (), "observation_steps": 1}
+
+
+@pytest.mark.parametrize("tremble", [0.0, 1e-6, 1e-5])
+def test_a_state_that_never_moved_stays_small(folder, tremble):
+    """0.1 mm off it is no more than a unit; what moved is divided by its deviation."""
+    position = episode(0)["position"]
+    position[:, 2] = 0.2 + tremble * np.random.default_rng(0).normal(size=LENGTH)
+    hdf5(folder / "demos.hdf5", episodes=1, position=position)
+    built = build(tiny(folder, **STATES))
+    standard = built.policy.policy.adapter.standard
+    state = built.windows.state
+    seen = standard(state + torch.tensor([1e-4, 0, 1e-4, 0]))
+    assert seen[:, [0, 2]].abs().max() < 1
+    assert standard(state + torch.tensor([1.0, 0, 1.0, 0]))[:, 0].abs().max() <= 1.01
+    torch.testing.assert_close(seen[:, [1, 3]].std(0, correction=0), torch.ones(2))
+
+
+def test_a_nan_is_named_by_episode_step_and_dimension(folder):
+    broken = episode(0)["position"]
+    broken[5, 1] = np.nan
+    hdf5(folder / "demos.hdf5", episodes=1, position=broken)
+    with pytest.raises(ValueError, match=r"--state: .*row 5 \(episode 0, step 5\), in dimension 1"):
+        build(tiny(folder, **STATES))
+
+
+@pytest.mark.parametrize(("values", "declared"), [((0.0, 1.0), (-1.0, 1.0)), ((1.0, 1.0), UNDECLARED)])
+@pytest.mark.filterwarnings("ignore:column 9, the gripper")
+def test_a_gripper_that_was_declared_or_stays_is_trained_on(folder, values, declared):
+    actions = episode(0)["actions"]
+    actions[:, 9] = np.linspace(*values, LENGTH)
+    hdf5(folder / "demos.hdf5", episodes=1, actions=actions)
+    assert build(tiny(folder, gripper=declared, **STATES)).policy.contract.gripper == tuple(declared)
+    if values == (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"--gripper: column 9.*declare that"):
+            build(tiny(folder, **STATES))
+
+
+def test_the_command_line_tells_a_declaration_from_the_default():
+    import tyro
+
+    assert isinstance(tyro.cli(AdaptConfig, args=[]).gripper, Undeclared)
+    assert type(tyro.cli(AdaptConfig, args=["--gripper", "-1", "1"]).gripper) is tuple

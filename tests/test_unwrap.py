@@ -1,0 +1,225 @@
+"""Decoded rotations do not jump: every form, along chunks and from the last action on.
+
+Axes: `b` batch, `h` horizon, 3 x 3 matrices.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from action_heads import EE_ABSOLUTE, EE_DELTA
+from action_heads.execution import Executor
+from action_heads.layouts import FORMS, ActionLayout
+from action_heads.rotations import SHAPES, from_matrix, to_matrix
+from action_heads.unwrap import nearest, unwrapped
+
+TURN = 2 * torch.pi
+
+
+def smooth(seed: int, steps: int = 200) -> np.ndarray:
+    """A tumbling motion, matrices (h 3 3), by at most 0.15 rad a step."""
+    rng = np.random.default_rng(seed)
+    turn, rotation, found = rng.normal(size=3), Rotation.from_quat(rng.normal(size=4)), []
+    for _ in range(steps):
+        turn = turn + 0.3 * rng.normal(size=3)
+        rotation = Rotation.from_rotvec(0.15 * turn / max(1, np.linalg.norm(turn))) * rotation
+        found.append(rotation.as_matrix())
+    return np.stack(found)
+
+
+def motions() -> dict[str, np.ndarray]:
+    """Where canonical numbers jump: half turns about an axis, angles past pi, and through gimbal lock itself."""
+    past = np.linspace(0, 14, 113)[:, None]
+    through = np.linspace(1.2, 2.0, 33)
+    through[16] = np.pi / 2
+    still = np.full_like(through, 0.4)
+    axis = np.array([[0.6, -0.48, 0.64]])
+    locked = np.stack([np.linspace(-3, 3, 33), np.full(33, np.pi / 2), np.full(33, 1.0)], -1)
+    return {
+        "tumbling": np.concatenate([smooth(0), smooth(0)[::-1]]),
+        "one axis, past two turns": Rotation.from_rotvec(past * axis).as_matrix(),
+        "through gimbal lock": Rotation.from_euler("xyz", np.stack([still, through, -still], -1)).as_matrix(),
+        "back through the other": Rotation.from_euler("xyz", np.stack([still, -through, still], -1)).as_matrix(),
+        "within gimbal lock": Rotation.from_euler("xyz", locked).as_matrix(),
+        "at pi": Rotation.from_rotvec(np.linspace(3.0, 3.3, 31)[:, None] * axis).as_matrix(),
+        "random": Rotation.random(64, rng=np.random.default_rng(1)).as_matrix(),
+    }
+
+
+def equivalents(numbers: Tensor, form: str) -> Tensor:
+    """Other ways to write rotations (... n) -> (e ... n), apart from those of gimbal lock."""
+    if form.startswith("quaternion"):
+        return torch.stack([numbers, -numbers])
+    if form == "axis_angle":
+        axis = numbers / numbers.norm(dim=-1, keepdim=True).clamp(min=1e-30)
+        return torch.stack([numbers + TURN * k * axis for k in range(-3, 4)])
+    if form == "euler_xyz":
+        x, y, z = numbers.unbind(-1)
+        both = (numbers, torch.stack([x + torch.pi, torch.pi - y, z + torch.pi], -1))
+        turns = [TURN * torch.tensor(k, dtype=numbers.dtype) for k in itertools.product(range(-2, 3), repeat=3)]
+        return torch.stack([each + turn for each in both for turn in turns])
+    return numbers[None]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("motion", motions())
+@pytest.mark.parametrize("form", SHAPES)
+def test_each_is_the_same_rotation_and_the_nearest_to_the_one_before(form, motion, dtype):
+    matrices = torch.tensor(motions()[motion], dtype=dtype)
+    found = unwrapped(from_matrix(matrices, form), form, 0)
+    tolerance = 1e-7 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(to_matrix(found, form), matrices, atol=tolerance, rtol=0)
+    if form in ("matrix", "6d"):
+        assert torch.equal(found, from_matrix(matrices, form))
+        return
+    gap = (found[1:] - found[:-1]).norm(dim=-1)
+    others = (equivalents(found[1:], form) - found[:-1]).norm(dim=-1)
+    assert (gap <= others.amin(0) + 1e-3).all()
+
+
+SMOOTH = [
+    (form, motion) for form in ("quaternion", "quaternion_wxyz", "6d") for motion in motions() if motion != "random"
+]
+
+
+@pytest.mark.parametrize(
+    ("form", "motion"), [*SMOOTH, ("axis_angle", "one axis, past two turns"), ("axis_angle", "at pi")]
+)
+def test_a_smooth_motion_has_smooth_numbers(form, motion):
+    """Rotation vectors have no continuous way past 2 pi unless the axis stays, for there all axes meet."""
+    matrices = torch.tensor(motions()[motion])
+    found = unwrapped(from_matrix(matrices, form), form, 0).flatten(1)
+    assert (found[1:] - found[:-1]).norm(dim=-1).max() < 0.4
+
+
+@pytest.mark.parametrize(
+    "motion", ["one axis, past two turns", "through gimbal lock", "back through the other", "at pi"]
+)
+def test_euler_angles_pass_their_ends(motion):
+    matrices = torch.tensor(motions()[motion])
+    canonical, found = from_matrix(matrices, "euler_xyz"), unwrapped(from_matrix(matrices, "euler_xyz"), "euler_xyz", 0)
+    step = lambda angles: (angles[1:] - angles[:-1]).abs().max()  # noqa: E731
+    assert step(found) < SWING["euler_xyz"]
+    if motion != "at pi":
+        assert step(canonical) > 3
+
+
+def test_in_gimbal_lock_what_is_free_stays():
+    """Only x - z is given at y = pi/2: both move as little as they can."""
+    before = torch.tensor([2.0, torch.pi / 2, 1.5], dtype=torch.float64)
+    now = from_matrix(to_matrix(torch.tensor([0.6, torch.pi / 2, 0.0], dtype=torch.float64), "euler_xyz"), "euler_xyz")
+    found = nearest(now, before, "euler_xyz")
+    torch.testing.assert_close(found, torch.tensor([2.05, torch.pi / 2, 1.45], dtype=torch.float64))
+
+
+def test_no_turn_after_a_whole_one_keeps_its_axis():
+    before = torch.tensor([0.0, TURN, 0.0])
+    assert torch.allclose(nearest(torch.zeros(3), before, "axis_angle"), before)
+    assert torch.equal(nearest(torch.zeros(3), torch.zeros(3), "axis_angle"), torch.zeros(3))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_came_before_may_be_unknown_or_of_another_shape(form):
+    now = from_matrix(torch.tensor(motions()["random"][:2]), form)
+    assert torch.equal(nearest(now, torch.full_like(now, torch.nan), form), now)
+    with pytest.raises(ValueError, match=form):
+        nearest(now, now[0], form)
+
+
+# ── in layouts, spaces and the executor ──────────────────────────────────────────────────────────────────────────────
+
+
+def head_actions(matrices: np.ndarray, space=EE_ABSOLUTE) -> Tensor:
+    """A chunk (1 h 10) that turns so."""
+    turns = torch.tensor(matrices, dtype=torch.float32)[None]
+    return space.encode(torch.zeros(1, len(matrices), 3), turns, torch.ones(1, len(matrices)))
+
+
+SWING = {"euler_xyz": 2.0}  # near gimbal lock Euler angles are quick, but none goes by half a turn
+
+
+def jump(numbers: Tensor) -> float:
+    return float((numbers[..., 1:, :] - numbers[..., :-1, :]).abs().max())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_chunks_of_layouts_and_spaces_go_on_from_the_last_action(form):
+    layout, turning = ActionLayout.parse(f"position {form} gripper"), motions()["one axis, past two turns"]
+    whole, first, second = (head_actions(m) for m in (turning, turning[:40], turning[40:]))
+    begin = layout.decode(first)
+    rest = layout.decode(second, begin[:, -1])
+    together = torch.cat([begin, rest], 1)
+    torch.testing.assert_close(together, layout.decode(whole))
+    assert jump(together) < SWING.get(form, 0.3)
+    torch.testing.assert_close(layout.encode(together), whole, atol=1e-5, rtol=0)
+    parts = EE_ABSOLUTE.decode(first, form)
+    last = parts._replace(rotation=parts.rotation[:, -1], position=None, gripper=None)
+    torch.testing.assert_close(EE_ABSOLUTE.decode(second, form, last).rotation, rest[..., 3:-1])
+    one = layout.decode(second[:, 0], begin[:, -1])  # an action (b a) at a time
+    torch.testing.assert_close(one, rest[:, 0])
+
+
+@pytest.mark.parametrize("form", ["quaternion", "axis_angle", "euler_xyz"])
+def test_canonical_numbers_are_an_option(form):
+    layout, chunk = ActionLayout.parse(f"position {form} gripper"), head_actions(motions()["one axis, past two turns"])
+    canonical = layout.decode(chunk, canonical=True)
+    torch.testing.assert_close(canonical[..., 3:-1], from_matrix(to_matrix(chunk[..., 3:9], "6d"), form))
+    torch.testing.assert_close(EE_ABSOLUTE.decode(chunk, form, canonical=True).rotation, canonical[..., 3:-1])
+    assert jump(layout.decode(chunk)) < SWING.get(form, 0.3)
+    assert jump(canonical) > (1 if form == "quaternion" else 3)
+
+
+def test_rows_of_a_batch_do_not_see_each_other():
+    chunk = torch.cat([head_actions(m[:40]) for m in (motions()["tumbling"], motions()["random"])])
+    layout = ActionLayout.parse("pose_quaternion")
+    both = layout.decode(chunk)
+    for i in range(2):
+        assert torch.equal(both[i], layout.decode(chunk[i : i + 1])[0])
+    assert torch.equal(layout.decode(chunk[:, 0]), both[:, 0])  # actions (b a) of two robots
+
+
+def test_two_arms_each_go_on():
+    arms = [motions()["one axis, past two turns"][:30], motions()["at pi"][:30]]
+    chunk = torch.cat([head_actions(m) for m in arms], -1)
+    layout = ActionLayout.parse("position quaternion gripper position axis_angle gripper")
+    found = layout.decode(chunk)
+    assert jump(found) < 0.5
+    torch.testing.assert_close(layout.encode(found), chunk, atol=1e-5, rtol=0)
+
+
+def test_a_delta_is_always_its_shortest_turn():
+    """A turn by 190 degrees the one way is not what a controller is to do for one by 170 the other way."""
+    turns = Rotation.from_rotvec([[2.96, 0, 0], [-2.96, 0, 0]]).as_matrix()
+    chunk = head_actions(turns, EE_DELTA)
+    found = ActionLayout.parse("delta").decode(chunk, torch.zeros(1, 7))
+    assert found[0, :, 3].tolist() == pytest.approx([2.96, -2.96], abs=1e-4)
+    assert EE_DELTA.decode(chunk, "axis_angle").rotation[0, :, 0].tolist() == pytest.approx([2.96, -2.96], abs=1e-4)
+
+
+class Turning:
+    """A policy that goes on with one motion."""
+
+    def __init__(self, horizon: int = 8):
+        self.at, self.actions = 0, head_actions(motions()["one axis, past two turns"])
+        self.horizon = horizon
+
+    def sample(self, cond, **options):
+        self.at += self.horizon
+        return self.actions[:, self.at - self.horizon : self.at]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_executor_goes_on_over_chunks(form):
+    layout = ActionLayout.parse(f"position {form} gripper")
+    executor = Executor(Turning(), execute=8, decode=layout.decode)
+    played = torch.stack([executor(torch.zeros(1, 3)) for _ in range(112)], 1)
+    assert jump(played) < SWING.get(form, 0.3)
+    torch.testing.assert_close(layout.encode(played), executor.policy.actions[:, :112], atol=1e-5, rtol=0)
+    executor.reset()
+    assert executor.last is None

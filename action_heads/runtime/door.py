@@ -56,8 +56,8 @@ class Guest(socket.socket):
 class Door(socket.socket):
     """Listens at (host, port) and keeps at most `most` connections.
 
-    When one more comes, the one that was silent longest leaves, of the address that has the most. `websockets` gives up
-    for good at the first error of `accept`; here one that concerns a single connection, or a full table of files, passes.
+    When one more comes, the one that was silent longest is closed, of the address that has the most. `websockets` stops
+    at the first error of `accept`; here an error of a single connection, or a full table of files, passes.
     """
 
     def __init__(self, host: str, port: int, most: int, closing: Callable[[], None] = lambda: None):

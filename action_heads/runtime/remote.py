@@ -59,7 +59,8 @@ class RemotePolicy:
             raise ValueError(f"url must be such as 'ws://192.168.1.5:8765', got {url!r}")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}")
-        require("websockets.sync.client", "serve"), require("msgpack", "serve")
+        for module in ("websockets.sync.client", "msgpack"):
+            require(module, "serve")
         self.url, self.timeout = url, timeout
         self.last_ms = 0.0  # what sampling took there, without the way
         self.served: dict[str, Any] = {}
@@ -125,7 +126,9 @@ class RemotePolicy:
                 )
             for name in ("horizon", "action_dim"):
                 if type(served.get(name)) is not int or served[name] < 1:
-                    raise RemoteError(f"{self.url} greets with {name}={str(served.get(name))[:40]!r}: no policy is served")
+                    raise RemoteError(
+                        f"{self.url} greets with {name}={str(served.get(name))[:40]!r}: no policy is served"
+                    )
             if changed := [name for name in SERVED if self.served and served.get(name) != self.served.get(name)]:
                 raise RemoteError(
                     f"{self.url} serves another policy than before ({', '.join(changed)} changed): make a new "
@@ -180,7 +183,7 @@ class RemotePolicy:
 
     @contextlib.contextmanager
     def _exchange(self, late: str) -> Iterator[None]:
-        """Whatever goes wrong within ends the connection, so that no late answer is taken for that of another request."""
+        """End the connection if anything goes wrong within: no late answer is then taken for that of another request."""
         try:
             yield
         except BaseException as error:
@@ -199,9 +202,13 @@ class RemotePolicy:
         if isinstance(error, wire.WireError):
             return RemoteError(f"{self.url} answered with what is no message: {error}; is it action-heads serve there?")
         if isinstance(error, exceptions.ConnectionClosed):
-            return RemoteError(f"{self.url} closed the connection ({error}): look at the server; the next call reconnects")
+            return RemoteError(
+                f"{self.url} closed the connection ({error}): look at the server; the next call reconnects"
+            )
         if isinstance(error, exceptions.WebSocketException | ValueError):
-            return RemoteError(f"{self.url} is no server of policies ({error}): look at address and port, start it there")
+            return RemoteError(
+                f"{self.url} is no server of policies ({error}): look at address and port, start it there"
+            )
         if isinstance(error, OSError):
             return RemoteError(f"no server at {self.url} ({error}): start `action-heads serve`, look at host and port")
         return RemoteError(f"{self.url}: {type(error).__name__}: {error}; the next call reconnects")

@@ -198,8 +198,9 @@ def check(policy: ConditionedHead, request: dict[str, Any], largest: int) -> Non
     rows, asked = len(parts(request["cond"])[0]), evaluations(request)
     if asked > largest:
         raise wire.WireError(
-            f"a batch of {rows} with {asked // rows} evaluations of the network each is {asked}, more than the {largest} "
-            "that this server computes at once: send fewer rows, take fewer steps, or start it with a higher --largest"
+            f"a batch of {rows} with {asked // rows} evaluations of the network each is {asked}, more than the "
+            f"{largest} that this server computes at once: send fewer rows, take fewer steps, or start the server with "
+            "a higher --largest"
         )
 
 
@@ -220,7 +221,9 @@ def compute(policy: ConditionedHead, request: dict[str, Any]) -> dict[str, Any]:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         chunk = policy.sample(options.pop("cond"), generator=generator, **options).cpu()
         if not chunk.isfinite().all():
-            raise ValueError("the chunk has NaN or infinite values, which no robot must get: look at the adapter")
+            raise ValueError(
+                "the chunk has NaN or infinite values, which no robot must get: look at the adapter and the size of cond"
+            )
     except Exception as error:
         return refusal(error, number)
     return {"chunk": chunk, "ms": 1e3 * (time.perf_counter() - began), "id": number}

@@ -32,8 +32,8 @@ class Job:
 class Turns:
     """A thread that computes jobs, the one with the earliest virtual finishing time first (weighted fair queueing).
 
-    A job of cost c finishes c after its client's last one, or c from now if the client asked for nothing meanwhile. So a
-    client that asks for little waits for the job that runs and for others that ask for as little, but never for those
+    A job of cost c finishes c after its client's last one, or c from now if the client asked for nothing meanwhile. So
+    a client that asks for little waits for the job that runs and for others that ask for as little, but not for those
     that ask for more, however many they are. Large jobs get their turn too, since the clock goes on.
     """
 

@@ -114,7 +114,9 @@ def decode(value: Any, name: Any = "a value", inner: bool = False) -> Any:
         return {key: decode(part, f"{name}[{key!r}]", inner=True) for key, part in found.items()}
     if value.keys() != {"shape", "dtype", "data"}:
         given = ", ".join(sorted(map(repr, value)))[:200] or "nothing"
-        raise WireError(f"{name} has {given}: a tensor needs shape, dtype and data, and several sources are one 'parts'")
+        raise WireError(
+            f"{name} has {given}: a tensor needs shape, dtype and data, and several sources are one 'parts'"
+        )
     shape, dtype, data = value["shape"], value["dtype"], value["data"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise WireError(f"{name} has dtype {str(dtype)[:40]!r}: a tensor here is one of {', '.join(DTYPES)}")

@@ -127,7 +127,7 @@ class RemotePolicy:
             for name in ("horizon", "action_dim"):
                 if type(served.get(name)) is not int or served[name] < 1:
                     raise RemoteError(
-                        f"{self.url} greets with {name}={str(served.get(name))[:40]!r}: no policy is served"
+                        f"{self.url} greets with {name}={repr(served.get(name))[:40]}: no policy is served"
                     )
             if changed := [name for name in SERVED if self.served and served.get(name) != self.served.get(name)]:
                 raise RemoteError(
@@ -183,7 +183,7 @@ class RemotePolicy:
 
     @contextlib.contextmanager
     def _exchange(self, late: str) -> Iterator[None]:
-        """End the connection if anything goes wrong within: no late answer is then taken for that of another request."""
+        """End the connection if anything goes wrong within, so that no late answer is taken for another one."""
         try:
             yield
         except BaseException as error:

@@ -222,7 +222,7 @@ def compute(policy: ConditionedHead, request: dict[str, Any]) -> dict[str, Any]:
         chunk = policy.sample(options.pop("cond"), generator=generator, **options).cpu()
         if not chunk.isfinite().all():
             raise ValueError(
-                "the chunk has NaN or infinite values, which no robot must get: look at the adapter and the size of cond"
+                "the chunk has NaN or infinite values, which no robot must get: look at the adapter, and at cond"
             )
     except Exception as error:
         return refusal(error, number)

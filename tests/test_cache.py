@@ -266,7 +266,7 @@ def test_a_shared_cache_falls_back_and_says_why(fresh):
 
 
 def test_inductor_s_cache_is_looked_at_too(folder, monkeypatch, tmp_path):
-    """Its files are run by torch: `compile("inductor")` finds there, and an export that compiles."""
+    """Torch runs the files in its cache, by `compile("inductor")` and by an export that compiles."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
     assert inductor.cache_dir() == folder
     folder.mkdir()

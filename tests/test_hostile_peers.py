@@ -256,7 +256,7 @@ def test_only_so_many_connections_are_kept(policy):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\xc1", b"\x80", SMALL[:-3], msgpack.packb({"cond": {"parts": {}}}), "text", "é" * 9]
+    "data", [b"", b"\xc1", b"\x80", SMALL[:-3], msgpack.packb({"cond": {"parts": {}}}) or b"", "text", "é" * 9]
 )
 def test_a_mistake_is_answered_and_the_connection_stays(policy, data):
     with running(policy) as port, connect(f"ws://127.0.0.1:{port}", compression=None) as peer:

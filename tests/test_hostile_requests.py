@@ -19,6 +19,11 @@ import msgpack
 from action_heads.runtime import wire
 from action_heads.runtime.serve import TYPES, answer
 
+
+def packed(value: object) -> bytes:
+    return msgpack.packb(value) or b""
+
+
 HUGE = (2**31, 2**63 - 1, 2**64 - 1, -(2**63))
 VALUES = [None, True, False, 0, -1, 1, 3, *HUGE, 0.5, float("nan"), float("inf"), 1e300, "", "ddim", "heun", "x" * 3000]
 VALUES += [
@@ -123,7 +128,7 @@ def test_every_message_is_answered(served, seed):
     chunks, errors = 0, set()
     for _ in range(500):
         request = sound(rng)
-        data = msgpack.packb(mutated(rng, request) if rng.random() < 0.7 else request)
+        data = packed(mutated(rng, request) if rng.random() < 0.7 else request)
         reply = answer(served, noisy(rng, data) if rng.random() < 0.3 else data, largest=40)
         back = wire.unpack(wire.pack(reply))  # the answer is a message itself
         if "error" in back:
@@ -147,13 +152,13 @@ def test_a_wrong_type_is_named(served, name):
         [True, {"parts": {"a": True}}, float("nan")] if name not in ("cond", "mask") else [3, "x"]
     )
     for value in wrong:
-        request = msgpack.packb({"cond": {"parts": {}} if value is None else wire.encode(cond)} | {name: value})
+        request = packed({"cond": {"parts": {}} if value is None else wire.encode(cond)} | {name: value})
         assert name in answer(served, request)["error"], value
 
 
 def test_the_request_that_closed_the_connection(served):
     """{"cond": {"parts": {}}} was an IndexError, and the connection's end."""
-    assert "cond" in answer(served, msgpack.packb({"cond": {"parts": {}}}))["error"]
+    assert "cond" in answer(served, packed({"cond": {"parts": {}}}))["error"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +174,7 @@ def test_a_request_that_asks_for_too_much_is_refused_before_it_is_computed(serve
 
 def test_a_bomb_stays_small():
     """Small messages that would unfold to gigabytes, and messages as deep as they are long."""
-    tree = msgpack.packb({"cond": [[[[[1] * 60] * 60] * 60]] * 2})
+    tree = packed({"cond": [[[[[1] * 60] * 60] * 60]] * 2})
     for data in (b"\x91" * 10**6, b"\xdd\x03\x93\x87\x00" + b"\xc0" * 6 * 10**7, tree, b"\x81\xa1a" * 10**5):
         with pytest.raises(wire.WireError, match=r"not msgpack, or not a message"):
             wire.unpack(data)

@@ -157,3 +157,33 @@ def test_what_is_no_message():
     for data in (b"\xc1", wire.require("msgpack", "serve").packb([1])):
         with pytest.raises(wire.WireError, match=r"not msgpack|a message is a map"):
             wire.unpack(data)
+
+
+def test_the_command_says_how_long_others_may_wait(policy, tmp_path, monkeypatch, capsys):
+    """And which limit would keep that below a second."""
+    from action_heads.runtime import serve
+
+    class Served:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def serve_forever(self):
+            pass
+
+    asked = {}
+    monkeypatch.setattr(serve.ConditionedHead, "from_pretrained", lambda *_, **__: policy)
+    monkeypatch.setattr(serve, "server", lambda *_, **options: asked.update(options) or Served())
+    for time_of_one, largest, said in ((0.001, 640, "takes up to 0.64 s"), (0.01, 640, "--largest 100 would")):
+        monkeypatch.setattr(serve, "seconds", lambda _, t=time_of_one: t)
+        serve.serve(serve.ServeConfig("x", method="eager", largest=largest, clients=3))
+        assert said in capsys.readouterr().out
+    assert asked == {"largest": 640, "clients": 3}
+    monkeypatch.undo()
+    assert 0 < serve.seconds(policy) < 10
+    assert 0 < serve.seconds(policy.head.attach(AdaLNZero({"tokens": 5, "state": 3}))) < 10
+    for wrong in ({"largest": 0}, {"clients": -1}, {"largest": 2.5}):
+        with pytest.raises(ValueError, match=r"(largest|clients) must be a positive integer"):
+            serve.ServeConfig("x", **wrong)

@@ -29,7 +29,7 @@ class Guest(socket.socket):
     def enter(self, door: Door, address: str) -> None:
         self.door, self.address = door, address
         self.seen = self.refilled = time.monotonic()
-        self.budget, self.used = BURST, 0.0
+        self.budget, self.used, self.served = BURST, 0.0, False
 
     def recv(self, *args: Any) -> bytes:
         """Read as any socket does, after a pause if this thread computed more than its share since the last call."""
@@ -56,8 +56,9 @@ class Guest(socket.socket):
 class Door(socket.socket):
     """Listens at (host, port) and keeps at most `most` connections.
 
-    When one more comes, the one that was silent longest is closed, of the address that has the most. `websockets` stops
-    at the first error of `accept`; here an error of a single connection, or a full table of files, passes.
+    When one more comes, one of the address that has the most is closed: one that never had a chunk, if there is any,
+    and of these the one that was silent longest. `websockets` stops at the first error of `accept`; here an error of a
+    single connection, or a full table of files, passes.
     """
 
     def __init__(self, host: str, port: int, most: int, closing: Callable[[], None] = lambda: None):
@@ -86,7 +87,7 @@ class Door(socket.socket):
     def make_room(self, most: int) -> None:
         while len(guests := list(self.guests)) > max(0, most):
             of = Counter(guest.address for guest in guests)
-            min(guests, key=lambda guest: (-of[guest.address], guest.seen)).throw_out()
+            min(guests, key=lambda guest: (-of[guest.address], guest.served, guest.seen)).throw_out()
 
     def close(self) -> None:
         """Stop listening; who is not gone after a moment, since it does not read its goodbye, is cut off."""

@@ -56,7 +56,8 @@ class ServeConfig:
         bf16: compute the head's network in bfloat16.
         largest: the most that one request may ask for, in rows of its batch times evaluations of the network. All other
             clients wait while it is computed.
-        clients: how many connections are kept. When one more comes, the one that was silent longest is closed.
+        clients: how many connections are kept. When one more comes, one that never had a chunk is closed, else the one
+            that was silent longest.
     """
 
     adapter: str
@@ -78,8 +79,29 @@ def serve(config: ServeConfig) -> None:
     policy = ConditionedHead.from_pretrained(config.adapter, device=config.device)
     policy = policy.compile(config.method, dtype=torch.bfloat16 if config.bf16 else None)
     with server(policy, config.host, config.port, largest=config.largest, clients=config.clients) as running:
-        print(f"{policy}\nat ws://{config.host}:{config.port}", flush=True)
+        wait = config.largest * seconds(policy)
+        print(
+            f"{policy}\nat ws://{config.host}:{config.port}; the largest request takes up to {wait:.2g} s", flush=True
+        )
+        if wait > 1:
+            fitting = max(1, int(config.largest / wait))
+            print(f"other clients wait meanwhile: --largest {fitting} would keep that below a second", flush=True)
         running.serve_forever()
+
+
+def seconds(policy: ConditionedHead) -> float:
+    """Return the time of one evaluation for one row. What is made by a first call is made then."""
+    widths, device = policy.adapter.config.cond_dim, policy.head.objective.alpha.device
+    if isinstance(widths, int):
+        cond = torch.zeros(1, widths, device=device)
+    else:
+        cond = {name: torch.zeros(1, width, device=device) for name, width in widths.items()}
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        policy.sample(cond, steps=1).cpu()
+        times.append(time.perf_counter() - began)
+    return min(times)
 
 
 def server(
@@ -136,6 +158,8 @@ def server(
                 connection.socket.seen = time.monotonic()
                 if "error" in answered:
                     time.sleep(PAUSE)
+                else:
+                    connection.socket.served = True
         except closed:  # robots come and go, and garbage in place of frames closes a connection
             return
 

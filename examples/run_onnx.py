@@ -5,6 +5,7 @@ pip install onnxruntime && python run_onnx.py policy.onnx
 Axes: b batch, h horizon, a action, c condition.
 """
 
+import json
 import sys
 import time
 
@@ -14,6 +15,8 @@ import onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 shapes = {entry.name: entry.shape for entry in session.get_inputs()}
 print(", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items()))
+said = json.loads(session.get_modelmeta().custom_metadata_map.get("action_heads", "{}"))
+print(", ".join(f"{name}: {said[name]}" for name in ("head", "adapter", "sampler", "steps", "units") if name in said))
 
 rng = np.random.default_rng(0)
 inputs = {
@@ -24,6 +27,7 @@ if "mask" in shapes:
     inputs["mask"] = np.ones(shapes["mask"], dtype=bool)
 
 chunk = np.asarray(session.run(None, inputs)[0])  # (b h a) in robot units
+assert np.isfinite(chunk).all(), "NaN or infinity in the chunk: look at cond"  # a file has no checks of its own
 print(f"chunk {chunk.shape}; first action {np.round(chunk[0, 0], 3)}")
 
 times = []

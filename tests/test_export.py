@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from small import COND_DIM, generator, tiny_head, trained_policy
 
-from action_heads import ActionHead
+from action_heads import ActionHead, adapter_file
 from action_heads.adapters import AdaLNZero
 from action_heads.runtime import export as exporting
-from action_heads.runtime.export import ExportConfig, difference, export_policy, run
+from action_heads.runtime.export import ExportConfig, difference, export_policy, read_metadata, run
 from action_heads.runtime.loop import SamplingLoop
+from action_heads.runtime.metadata import describe
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "run_onnx.py"
 
@@ -47,14 +49,19 @@ def test_onnx(tmp_path, backbone, mechanism, sampler, tokens):
     config = ExportConfig("", tmp_path / "policy.onnx", steps=2, sampler=sampler, batch=2, tokens=tokens)
     export_policy(policy, config)
     assert difference(policy, config) < 1e-4
+    check_metadata(policy, config, {"ddim": 2, "heun": 3, "dpmpp_2m": 2}[sampler])
     assert [path.name for path in tmp_path.iterdir()] == ["policy.onnx"]
 
 
-def test_torch_export(tmp_path):
-    policy = trained_policy(tiny_head("mixer"))
-    config = ExportConfig("", tmp_path / "policy.pt2", format="torch", steps=3)
+@pytest.mark.parametrize(
+    ("sampler", "steps", "evaluations"), [("ddim", 3, 3), ("heun", None, 19), ("one_step", None, 1)]
+)
+def test_torch_export(tmp_path, sampler, steps, evaluations):
+    policy = trained_policy(tiny_head("mlp", depth=1) if steps is None else tiny_head("mixer"))
+    config = ExportConfig("", tmp_path / "policy.pt2", format="torch", steps=steps, sampler=sampler)
     export_policy(policy, config)
     assert difference(policy, config) < 1e-5
+    check_metadata(policy, config, evaluations)
 
 
 @pytest.mark.slow
@@ -63,6 +70,112 @@ def test_aoti(tmp_path):
     config = ExportConfig("", tmp_path / "policy.pt2", format="aoti", steps=2)
     export_policy(policy, config)
     assert difference(policy, config) < 1e-5
+    check_metadata(policy, config, 2)
+
+
+def check_metadata(policy, config: ExportConfig, evaluations: int) -> None:
+    """What a robot must know to use the numbers, and which head and adapter they are of."""
+    said = read_metadata(config.out)
+    assert said["space"] == policy.head.config.space.to_dict()
+    assert said["units"] == {
+        "position": "m",
+        "rotation": "the first two rows of a rotation matrix",
+        "gripper": "-1 open, +1 closed",
+    }
+    assert (said["sampler"], said["spacing"], said["evaluations"]) == (config.sampler, "trailing", evaluations)
+    assert said["steps"] == (config.steps or (1 if config.sampler == "one_step" else 10))
+    assert (said["batch"], said["horizon"], said["tokens"]) == (config.batch, 16, config.tokens)
+    assert (said["head"], said["head_fingerprint"]) == ("test/tiny", policy.head.fingerprint())
+    assert (said["adapter"], said["adapter_version"]) == (policy.adapter.name, adapter_file.VERSION)
+    assert said["cond_dim"] == COND_DIM
+    assert said["inputs"]["noise"] == [config.batch, 16, 10]
+    assert said["inputs"]["cond"] == [config.batch, *([] if config.tokens is None else [config.tokens]), COND_DIM]
+    assert len(said["adapter_fingerprint"]) == 32
+    before = describe(
+        policy, SamplingLoop(policy, steps=1, sampler="ddim", spacing="trailing"), {"cond": torch.ones(1)}
+    )
+    assert before["adapter_fingerprint"] == said["adapter_fingerprint"]
+    with torch.no_grad():
+        p = next(policy.trainable_parameters())
+        p.add_(1)
+        after = describe(
+            policy, SamplingLoop(policy, steps=1, sampler="ddim", spacing="trailing"), {"cond": torch.ones(1)}
+        )
+        p.sub_(1)
+    assert after["adapter_fingerprint"] != said["adapter_fingerprint"]
+
+
+@pytest.mark.parametrize("pool", ["attention", "last"])
+@pytest.mark.parametrize("form", exporting.ENDINGS)
+def test_an_adapter_that_pools_tokens_asks_for_their_number(tmp_path, pool, form):
+    """It wrote a file that takes one vector, which its adapter had never seen."""
+    policy = trained_policy(tiny_head(), pool=pool)
+    out = tmp_path / f"a{exporting.ENDINGS[form]}"
+    with pytest.raises(ValueError, match=rf"pools tokens \('{pool}'\), .* with --tokens n"):
+        export_policy(policy, ExportConfig("", out, format=form, steps=1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_that_are_pooled_by_attention(tmp_path):
+    policy = trained_policy(tiny_head(), pool="attention")
+    config = ExportConfig("", tmp_path / "a.pt2", format="torch", steps=1, tokens=3)
+    export_policy(policy, config)
+    assert difference(policy, config) < 1e-5
+    assert (read_metadata(config.out)["tokens"], read_metadata(config.out)["pool"]) == (3, "attention")
+
+
+def test_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """Said before anything is loaded or traced."""
+    policy = trained_policy(tiny_head())
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.onnx").mkdir()
+    monkeypatch.setitem(exporting.WRITERS, "onnx", lambda *_: pytest.fail("traced"))
+    with pytest.raises(ValueError, match=r"--out .*folder\.onnx is a folder: name a file in it"):
+        export_policy(policy, ExportConfig("", tmp_path / "folder.onnx"))
+    with pytest.raises(ValueError, match=r"--out .*a\.onnx can't be written \(.*: choose another place"):
+        export_policy(policy, ExportConfig("", tmp_path / "file" / "a.onnx"))
+    with pytest.raises(ValueError, match="can't be written"):
+        exporting.export(ExportConfig("no such adapter", tmp_path / "file" / "a.onnx"))
+    monkeypatch.setattr(Path, "touch", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(ValueError, match=r"can't be written \(Permission denied\)"):
+        export_policy(policy, ExportConfig("", tmp_path / "a.onnx"))
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": True}, {"batch": "1"}, {"tokens": 0}, {"tokens": 2.5}])
+def test_what_is_no_number_of_rows(wrong):
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be a positive integer"):
+        ExportConfig("", **wrong)
+
+
+def test_files_without_metadata(tmp_path):
+    """Named, whatever they hold; nothing of them is run."""
+    with pytest.raises(ValueError, match="there is no file"):
+        read_metadata(tmp_path / "a.pt2")
+    with zipfile.ZipFile(tmp_path / "empty.pt2", "w") as archive:
+        archive.writestr("a/data.pkl", b"cos\nsystem\n(S'false'\ntR.")
+    (tmp_path / "text.pt2").write_text("hello")
+    for name, content in {
+        "list": "[1]",
+        "deep": "[" * 10**5,
+        "no": "{}",
+        "later": '{"version": 2}',
+        "bad": "{",
+    }.items():
+        with zipfile.ZipFile(tmp_path / f"{name}.pt2", "w") as archive:
+            archive.writestr("a/extra/action_heads.json", content)
+    with zipfile.ZipFile(tmp_path / "huge.pt2", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/extra/action_heads.json", " " * 2**21)
+    for path in tmp_path.glob("*.pt2"):
+        with pytest.raises(ValueError, match=rf"{path} (has no metadata|have version)"):
+            read_metadata(path)
+
+
+def test_onnx_files_without_metadata(tmp_path):
+    pytest.importorskip("onnx")
+    for name, content in {"empty": b"", "garbage": b"\x08\xff" * 50}.items():
+        (tmp_path / f"{name}.onnx").write_bytes(content)
+        with pytest.raises(ValueError, match="has no metadata of action-heads"):
+            read_metadata(tmp_path / f"{name}.onnx")
 
 
 def test_a_file_is_no_larger_than_what_acts(tmp_path):
@@ -118,5 +231,12 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     argv = ["action-heads", "export", str(tmp_path / "adapter"), "--out", str(out), "--format", "torch", "--steps", "2"]
     monkeypatch.setattr(sys, "argv", argv)
     cli.main()
-    assert "differs from eager by at most" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "differs from eager by at most" in said
+    assert "head: dae/mlp-5m-fk" in said
+    assert "cond is one vector" in said
+    (tmp_path / "adapter" / "encoder.safetensors").touch()
+    monkeypatch.setattr(sys, "argv", [*argv, "--tokens", "3"])
+    with pytest.raises(SystemExit, match=r"--tokens 3: .*encoder\.safetensors makes one vector"):
+        cli.main()
     assert run(out, "torch", {"noise": torch.zeros(1, 16, 10), "cond": torch.zeros(1, COND_DIM)}).shape == (1, 16, 10)

@@ -43,7 +43,7 @@ def test_speed_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("websockets")
     page, names = ROOT / "docs" / "speed.md", {}
-    assert len(blocks(page)) == 4
+    assert len(blocks(page)) == 5
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
     assert (tmp_path / "policy.pt2").exists()

@@ -5,6 +5,9 @@ Axes: b batch, h horizon, a action, c condition, n tokens.
 
 from __future__ import annotations
 
+import json
+import math
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from action_heads.checks import check_width
 from action_heads.drafts import drafted
 from action_heads.extras import require
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.inductor import why_no_inductor
 from action_heads.runtime.loop import SamplingLoop
+from action_heads.runtime.metadata import KEY, describe, read_metadata
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".pt2"}
 OPSET = 20  # the first with GELU as one operator
@@ -33,7 +38,9 @@ class ExportConfig:
             for this machine's processor, for C++ and Python with torch).
         steps, sampler, spacing: as in `policy.sample`; fixed in the file.
         batch: chunks at once, fixed in the file.
-        tokens: how many tokens a condition has, with a mask; none for vectors.
+        tokens: how many tokens a condition has, with a mask; none for vectors. An adapter that pools by attention or by
+            the last token needs it. One that pools by the mean may have been trained on either, which nobody can know
+            from it: without `tokens` the file takes the mean.
     """
 
     adapter: str
@@ -50,15 +57,29 @@ class ExportConfig:
             raise ValueError(f"unknown format {self.format!r}; choose one of {', '.join(ENDINGS)}")
         if Path(self.out).suffix != ENDINGS[self.format]:
             raise ValueError(f"{self.out} must end in {ENDINGS[self.format]}, as files of format {self.format!r} do")
-        if self.batch < 1 or (self.tokens is not None and self.tokens < 1):
-            raise ValueError(f"batch and tokens must be at least 1, got {self.batch} and {self.tokens}")
+        check_width("batch", self.batch)
+        if self.tokens is not None:
+            check_width("tokens", self.tokens)
 
 
 def export(config: ExportConfig) -> Path:
     """Entry point of the command."""
+    check_out(Path(config.out))
+    encoder = Path(config.adapter) / "encoder.safetensors"
+    if encoder.exists() and config.tokens is not None:
+        raise ValueError(f"--tokens {config.tokens}: {encoder} makes one vector of an observation, so leave it out")
     policy = ConditionedHead.from_pretrained(config.adapter)
     path = export_policy(policy, config)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from eager by at most {difference(policy, config):.1e}")
+    far = difference(policy, config)
+    if not math.isfinite(far):
+        raise ValueError(f"{path} was written, but computes NaN or infinite values: don't use it; look at the adapter")
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from eager by at most {far:.1e}")
+    for name, value in read_metadata(path).items():
+        print(f"  {name}: {value if isinstance(value, str) else json.dumps(value)}")
+    if encoder.exists():
+        print(f"cond is what {encoder} makes of an observation, which the file does not hold")
+    elif config.tokens is None and policy.adapter.config.pool == "mean":
+        print("cond is one vector: of an adapter that was trained on tokens, their mean, or export with --tokens n")
     return path
 
 
@@ -70,13 +91,19 @@ def export_policy(policy: ConditionedHead, config: ExportConfig) -> Path:
     if policy.head.objective.alpha.device.type != "cpu":
         raise ValueError("export from the CPU: policy.to('cpu')")
     loop = SamplingLoop(policy, steps=config.steps, sampler=config.sampler, spacing=config.spacing)
+    if config.tokens is None and (pool := policy.adapter.config.pool) != "mean":
+        raise ValueError(
+            f"this adapter pools tokens ({pool!r}), and without --tokens the file would take one vector, which it was "
+            "not trained on: say how many tokens a condition has, with --tokens n (fewer of them are masked)"
+        )
     example = loop.example(config.batch, config.tokens)
+    said = json.dumps(describe(policy, loop, example), sort_keys=True)
     with drafted(Path(config.out)) as draft:
-        WRITERS[config.format](loop, example, draft)
+        WRITERS[config.format](loop, example, draft, said)
     return Path(config.out)
 
 
-def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
+def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said: str) -> None:
     """Weights inside: even the largest head but `unet`'s 244M stays below ONNX's 2 GB."""
     for module in ("onnx", "onnxscript"):
         require(module, "export")
@@ -94,19 +121,20 @@ def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> No
     assert program is not None  # as it is without a path
     for node in program.model.graph:
         node.metadata_props.clear()  # the lines of our code that each came from, with the paths of this machine
+    program.model.metadata_props[KEY] = said
     program.save(path, external_data=False)
 
 
-def write_torch(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
-    torch.export.save(exported(loop, example), path)
+def write_torch(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said: str) -> None:
+    torch.export.save(exported(loop, example), path, extra_files={f"{KEY}.json": said})
 
 
-def write_aoti(loop: SamplingLoop, example: dict[str, Tensor], path: Path) -> None:
+def write_aoti(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said: str) -> None:
     if why := why_no_inductor():
         raise ValueError(f"format 'aoti' compiles the policy: {why}")
     if torch.__version__ < "2.6":
         raise ValueError(f"format 'aoti' needs torch 2.6 or newer, this is {torch.__version__}")
-    options = {"freezing": True}
+    options = {"freezing": True, "aot_inductor.metadata": {KEY: said}}
     torch._inductor.aoti_compile_and_package(exported(loop, example), package_path=str(path), inductor_configs=options)
 
 
@@ -114,11 +142,24 @@ def exported(loop: SamplingLoop, example: dict[str, Tensor]) -> torch.export.Exp
     return torch.export.export(loop, tuple(example.values()), strict=False)
 
 
-WRITERS: dict[str, Callable[[SamplingLoop, dict[str, Tensor], Path], None]] = {
+WRITERS: dict[str, Callable[[SamplingLoop, dict[str, Tensor], Path, str], None]] = {
     "onnx": write_onnx,
     "torch": write_torch,
     "aoti": write_aoti,
 }
+
+
+def check_out(path: Path) -> None:
+    """Raise a ValueError if no file can be written there, before anything is loaded or traced."""
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder: name a file in it, such as {path / 'policy'}{path.suffix}")
+    probe = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"--out {path} can't be written ({error.strerror or error}): choose another place") from error
 
 
 @torch.no_grad()

@@ -5,8 +5,11 @@ Axes: b batch, h horizon, a action, P modulation values of all sites.
 
 from __future__ import annotations
 
+import importlib
+import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from torch import Tensor
 
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
+from action_heads.runtime import cache
 from action_heads.runtime.shared import Recent, SharedHead
 
 KEPT = 8  # programs, the most recent shapes
@@ -42,8 +46,19 @@ class InductorHead(SharedHead):
         return torch.compile(network, dynamic=False, fullgraph=True, options=options)
 
 
+def cache_dir() -> Path:
+    """Return the folder in which torch keeps what inductor compiled. It runs what it finds there."""
+    if given := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
+        return Path(given)
+    return Path(importlib.import_module("torch._inductor.runtime.runtime_utils").default_cache_dir())
+
+
 def why_no_inductor() -> str:
     """What stands in the way, or nothing."""
+    try:
+        cache.private(cache_dir(), "set TORCHINDUCTOR_CACHE_DIR to a folder of your own")
+    except OSError as error:
+        return str(error)
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
         return "there is no C++ compiler (apt-get install g++)"
     return ""

@@ -25,7 +25,7 @@ class SamplingLoop(nn.Module):
     def __init__(self, policy: ConditionedHead, *, steps: int | None, sampler: str, spacing: str):
         super().__init__()
         policy = uncompiled(policy)
-        self.plan = policy.head.plan(sampler, steps, spacing)
+        self.plan, self.sampler, self.spacing = policy.head.plan(sampler, steps, spacing), sampler, spacing
         if self.plan.noise is not None:
             raise ValueError(
                 f"{sampler} draws noise at every step, and a file has no generator: choose another, such as 'ddim'"

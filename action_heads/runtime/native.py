@@ -13,7 +13,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from action_heads.backbones.mixer import MixerBlock
 from action_heads.backbones.mlp import MLPBackbone, MLPBlock
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
+from action_heads.runtime import cache
 from action_heads.runtime.shared import SharedHead
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -168,15 +168,18 @@ def library() -> ctypes.CDLL:
     # What the compiled file depends on: the processor too, since a home may be shared between machines.
     told = (SOURCE.read_bytes(), *FLAGS, compiler, _processor(), *openmp())
     key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
-    path = cache_dir() / f"native-{key}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            made, linked = Path(folder) / "native.o", Path(folder) / path.name
-            _run(compiler, *FLAGS, "-c", SOURCE, "-o", made)
-            _run(compiler, "-shared", made, *openmp(), "-o", linked)
-            linked.replace(path)
-    loaded = ctypes.CDLL(str(path))
+
+    def build(path: Path) -> None:
+        made = path.with_suffix(".o")
+        _run(compiler, *FLAGS, "-c", SOURCE, "-o", made)
+        _run(compiler, "-shared", made, *openmp(), "-o", path)
+
+    return cache.kept(cache.cache_dir(), f"native-{key}.so", build, load)
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Return the compiled library, with the types of its functions."""
+    loaded = mapped(path)
     pointer, long = ctypes.c_void_p, ctypes.c_long
     for name in ("run_fp32", "run_bf16") if loaded.has_bf16() else ("run_fp32",):
         function = getattr(loaded, name)
@@ -187,24 +190,26 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+def mapped(path: Path) -> ctypes.CDLL:
+    """Return a library from a copy in memory: a process that runs it would crash if its file were written over."""
+    try:
+        handle = os.memfd_create("action-heads")
+        with open(handle, "wb", closefd=False) as copy:
+            copy.write(path.read_bytes())
+        # It stays open: the loader takes two libraries of one path, here of one number, for the same.
+        return ctypes.CDLL(f"/proc/self/fd/{handle}")
+    except (AttributeError, OSError):  # a system that has no such files, or runs none
+        return ctypes.CDLL(str(path))
+
+
 def openmp() -> tuple[str, ...]:
     """The OpenMP that torch has loaded, so that both use one set of threads; the compiler's own if that is unknown."""
     maps = Path("/proc/self/maps")
-    lines = maps.read_text().splitlines() if maps.exists() else []
+    lines = maps.read_text(errors="replace").splitlines() if maps.exists() else []
     paths = {line.split(maxsplit=5)[5] for line in lines if "gomp" in line}  # the sixth field, which may have spaces
     # Other packages bring theirs too.
     loaded = sorted((path for path in paths if os.path.exists(path)), key=lambda path: ("torch" not in path, path))
     return (loaded[0],) if loaded else ("-fopenmp",)
-
-
-def cache_dir() -> Path:
-    """ACTION_HEADS_CACHE, or the user's cache."""
-    if given := os.environ.get("ACTION_HEADS_CACHE"):
-        return Path(given)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "action-heads"
-    except RuntimeError as error:  # a user without a home
-        raise OSError(f"nowhere to keep what is compiled ({error}): set ACTION_HEADS_CACHE to a folder") from None
 
 
 def _processor() -> str:
@@ -216,6 +221,11 @@ def _processor() -> str:
 
 
 def _run(*command: object) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    try:
+        done = subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, errors="replace", timeout=300
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(f"{command[0]} did not compile {SOURCE.name} within 5 minutes") from None
     if done.returncode:
         raise OSError(f"{command[0]} could not compile {SOURCE.name}: {done.stderr.strip()[-500:]}")

@@ -5,6 +5,13 @@ Axes: b batch, h horizon, a action, c condition, n tokens.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
+import socket
+import threading
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,25 +21,52 @@ from action_heads.conditions import Condition, Mask, parts
 from action_heads.extras import require
 from action_heads.runtime import wire
 
+SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # what may not change between two connections
+
+
+class RemoteError(ConnectionError):
+    """No chunk came from the server. The message says what happened and what to do; no chunk can come later.
+
+    All that can go wrong with a server is one of these: none is there, it is late (`RemoteTimeout`), it refuses
+    (`RemoteRefusal`), it closed the connection, it speaks another version, or its answer is no chunk of this policy's
+    shape. The next call connects again.
+    """
+
+
+class RemoteTimeout(RemoteError, TimeoutError):
+    """Nothing came within `timeout`."""
+
+
+class RemoteRefusal(RemoteError, ValueError):
+    """The server can't do what was asked for: the request must change. The connection stays."""
+
 
 class RemotePolicy:
     """A policy at `url`, such as "ws://192.168.1.5:8765": for `Executor`, or for a loop of your own.
 
+    A chunk is checked before it is returned: its shape, its dtype, finite values, and that it answers this request.
+
     Args:
-        timeout: seconds to wait for the connection, and, once a request is sent, for its chunk. Then a TimeoutError: a
-            robot must not wait on.
+        timeout: seconds to wait for the connection, and for each chunk from when it is asked for. Then a
+            `RemoteTimeout`: a robot must not wait on.
+
+    Raises:
+        RemoteError: no policy there that this release understands. `sample` raises it too.
     """
 
     def __init__(self, url: str, timeout: float = 1.0):
-        client = require("websockets.sync.client", "serve")
-        self.timeout = timeout
-        limits = {"open_timeout": timeout, "close_timeout": 0.1, "max_size": wire.LARGEST}
-        self.connection = client.connect(url, compression=None, **limits)
-        self.served = wire.unpack(self.connection.recv(timeout))
-        if (version := self.served.get("protocol")) != wire.PROTOCOL:
-            self.close()
-            raise wire.WireError(f"{url} speaks version {version}, this is {wire.PROTOCOL}: install the same on both")
+        if not isinstance(url, str) or not url.startswith(("ws://", "wss://")):
+            raise ValueError(f"url must be such as 'ws://192.168.1.5:8765', got {url!r}")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+            raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}")
+        for module in ("websockets.sync.client", "msgpack"):
+            require(module, "serve")
+        self.url, self.timeout = url, timeout
         self.last_ms = 0.0  # what sampling took there, without the way
+        self.served: dict[str, Any] = {}
+        self.connection: Any = None
+        self._numbers, self._one_at_a_time = itertools.count(1), threading.Lock()
+        self._connect()
 
     def sample(
         self,
@@ -48,31 +82,156 @@ class RemotePolicy:
         start: float | None = None,
     ) -> Tensor:
         """As `ConditionedHead.sample`. A generator here seeds one there: reproducible, but other numbers."""
+        for name, value in (("cond", cond), ("mask", mask), ("previous", previous)):
+            check_tensors(name, value)
         seed = (
             None if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
         )
         request: dict[str, Any] = {"cond": cond, "mask": mask, "previous": previous, "committed": committed}
         request |= {"steps": steps, "sampler": sampler, "spacing": spacing, "start": start, "seed": seed}
-        message = wire.pack(request)
-        try:
-            self.connection.send(message)
-            reply = wire.unpack(self.connection.recv(self.timeout))
-        except BaseException as error:
-            self.close()  # or the late chunk would be taken for the answer to the next request
-            if isinstance(error, TimeoutError):
-                late = f"no chunk within {self.timeout} s: connect again, or allow for a longer timeout"
-                raise TimeoutError(late) from None
-            raise
-        if "error" in reply:
-            raise ValueError(f"refused by the server: {reply['error']}")
-        self.last_ms = reply["ms"]
-        return reply["chunk"].to(parts(cond)[0].device)
+        with self._one_at_a_time:
+            self._reconnect()
+            number = next(self._numbers)
+            message = wire.pack(request | ({"id": number} if self.served.get("echo") is True else {}))
+            with self._exchange(f"no chunk within {self.timeout} s"):
+                reply = self._ask(message)
+                if "error" not in reply or reply.get("id", number) != number:
+                    chunk = self._chunk(reply, number, len(parts(cond)[0]))
+                    return chunk.to(parts(cond)[0].device)
+        raise RemoteRefusal(f"refused by the server: {str(reply['error'])[:1000]}")
 
     def close(self) -> None:
-        self.connection.close()
+        """Say goodbye. A later `sample` connects again."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            connection.close()
 
     def __enter__(self) -> RemotePolicy:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _connect(self) -> None:
+        """Connect and read the greeting. Both take `timeout` together."""
+        connect, began = require("websockets.sync.client", "serve").connect, time.monotonic()
+        limits = {"open_timeout": self.timeout, "close_timeout": 0.1, "max_size": wire.LARGEST}
+        with self._exchange(f"no greeting within {self.timeout} s"):
+            self.connection = connect(self.url, compression=None, **limits)
+            served = wire.unpack(self.connection.recv(max(0.0, self.timeout - (time.monotonic() - began))))
+            if (version := served.get("protocol")) != wire.PROTOCOL:
+                raise RemoteError(
+                    f"{self.url} speaks version {str(version)[:40]}, this is {wire.PROTOCOL}: install the same release "
+                    "of action-heads on both"
+                )
+            for name in ("horizon", "action_dim"):
+                if type(served.get(name)) is not int or served[name] < 1:
+                    raise RemoteError(
+                        f"{self.url} greets with {name}={repr(served.get(name))[:40]}: no policy is served"
+                    )
+            if changed := [name for name in SERVED if self.served and served.get(name) != self.served.get(name)]:
+                raise RemoteError(
+                    f"{self.url} serves another policy than before ({', '.join(changed)} changed): make a new "
+                    "RemotePolicy for it, once the robot stands still"
+                )
+            self.served = served
+
+    def _reconnect(self) -> None:
+        """Connect again after an error, or if the server closed the connection since the last call."""
+        closed = require("websockets.exceptions", "serve").ConnectionClosed
+        if self.connection is not None:
+            with self._exchange("no answer"), contextlib.suppress(TimeoutError):
+                try:
+                    self.connection.recv(0)
+                except closed:
+                    self.connection = None
+                else:
+                    raise RemoteError(f"{self.url} sent something unasked, which could be taken for an answer")
+        if self.connection is None:
+            self._connect()
+
+    def _ask(self, message: bytes) -> dict[str, Any]:
+        """Send a request and return its answer, both within `timeout`."""
+        began, connection = time.monotonic(), self.connection
+        # A server that does not read would block the sending for good, and `websockets` has no limit for that.
+        stop = threading.Timer(self.timeout, cut, [connection])
+        stop.daemon = True
+        stop.start()
+        try:
+            connection.send(message)
+        except Exception:
+            if time.monotonic() - began >= self.timeout:
+                raise TimeoutError from None
+            raise
+        finally:
+            stop.cancel()
+        return wire.unpack(connection.recv(max(0.0, self.timeout - (time.monotonic() - began))))
+
+    def _chunk(self, reply: dict[str, Any], number: int, rows: int) -> Tensor:
+        """Return the chunk (b h a) of an answer, if it is one that a robot may follow."""
+        if self.served.get("echo") is True and reply.get("id") != number:
+            raise RemoteError(f"{self.url} answered request {str(reply.get('id'))[:40]}, not {number}")
+        chunk, ms = reply.get("chunk"), reply.get("ms")
+        expected = (rows, self.served["horizon"], self.served["action_dim"])
+        if not isinstance(chunk, Tensor) or chunk.dtype != torch.float32 or tuple(chunk.shape) != expected:
+            what = f"{chunk.dtype} {tuple(chunk.shape)}" if isinstance(chunk, Tensor) else f"a {type(chunk).__name__}"
+            raise RemoteError(f"{self.url} answered with {what} in place of a chunk, float32 {expected}")
+        if not chunk.isfinite().all():
+            raise RemoteError(f"{self.url} answered with a chunk that has NaN or infinite values")
+        self.last_ms = float(ms) if isinstance(ms, int | float) else math.nan
+        return chunk
+
+    @contextlib.contextmanager
+    def _exchange(self, late: str) -> Iterator[None]:
+        """End the connection if anything goes wrong within, so that no late answer is taken for another one."""
+        try:
+            yield
+        except BaseException as error:
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                cut(connection)
+                connection.close()
+            if isinstance(error, RemoteError) or not isinstance(error, Exception):
+                raise
+            raise self._explained(error, late) from error
+
+    def _explained(self, error: Exception, late: str) -> RemoteError:
+        exceptions = require("websockets.exceptions", "serve")
+        if isinstance(error, TimeoutError):
+            return RemoteTimeout(f"{self.url}: {late}; look whether the server is busy, or allow for a longer timeout")
+        if isinstance(error, wire.WireError):
+            return RemoteError(f"{self.url} answered with what is no message: {error}; is it action-heads serve there?")
+        if isinstance(error, exceptions.ConnectionClosed):
+            return RemoteError(
+                f"{self.url} closed the connection ({error}): look at the server; the next call reconnects"
+            )
+        if isinstance(error, exceptions.WebSocketException | ValueError):
+            return RemoteError(
+                f"{self.url} is no server of policies ({error}): look at address and port, start it there"
+            )
+        if isinstance(error, OSError):
+            return RemoteError(f"no server at {self.url} ({error}): start `action-heads serve`, look at host and port")
+        return RemoteError(f"{self.url}: {type(error).__name__}: {error}; the next call reconnects")
+
+
+def cut(connection: Any) -> None:
+    """End a connection at once, whatever its threads wait for."""
+    with contextlib.suppress(OSError):
+        connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+def check_tensors(name: str, value: Any) -> None:
+    """Raise a ValueError unless this is a tensor, several by name, or None where it may be; before anything is sent."""
+    if value is None and name != "cond":
+        return
+    found = parts(value)
+    if not found:
+        raise ValueError(f"{name} is an empty dict: pass tensors by the names of the adapter's sources")
+    for part in found:
+        if not isinstance(part, Tensor):
+            raise ValueError(
+                f"{name} must be a torch tensor, got a {type(part).__name__}: use torch.as_tensor({name}), with floats "
+                "as torch.float32"
+            )
+        if part.ndim == 0 or 0 in part.shape:
+            raise ValueError(f"{name} has shape {tuple(part.shape)}: it needs a batch axis, and none that is empty")

@@ -1,23 +1,45 @@
 """`action-heads serve`: a policy for a robot whose computer is another one. Its client is `RemotePolicy`.
 
-There is no password and no encryption: bind it to an address that robots alone can reach, or go through a tunnel.
+There is no password and no encryption: bind it to an address that only robots can reach, or go through a tunnel.
+
+Axes: b batch, h horizon, a action, c condition, n tokens.
 """
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from action_heads.conditions import move
+from action_heads.checks import check_condition, check_width
+from action_heads.conditions import move, parts
 from action_heads.extras import require
 from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
+from action_heads.runtime.door import Door
+from action_heads.runtime.turns import Client, Turns
 
-KNOWN = {"cond", "mask", "previous", "steps", "sampler", "spacing", "committed", "start", "seed"}
+EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of 5M on two cores
+CLIENTS = 64
+PAUSE = 0.02  # seconds until the next message of a client that made a mistake is read, so that a flood of them is none
+HELLO = 5.0  # seconds that a connection has for its opening handshake
+TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "steps": (int, "a whole number"),
+    "committed": (int, "a whole number"),
+    "seed": (int, "a whole number"),
+    "id": (int, "a whole number"),
+    "start": (Real, "a number"),
+    "sampler": (str, "a text"),
+    "spacing": (str, "a text"),
+    "previous": (Tensor, "a tensor"),
+    "mask": ((Tensor, dict), "a tensor, or several as 'parts'"),
+    "cond": ((Tensor, dict), "a tensor, or several as 'parts'"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,8 +51,13 @@ class ServeConfig:
         host: address to listen at; this machine alone if not given.
         port: to listen at.
         device: "cpu" or "cuda".
-        method: how it is compiled; see `ConditionedHead.compile`.
+        method: how it is compiled; see `ConditionedHead.compile`. "inductor" compiles again for every batch size, and
+            all clients wait for it.
         bf16: compute the head's network in bfloat16.
+        largest: the most that one request may ask for, in rows of its batch times evaluations of the network. All other
+            clients wait while it is computed.
+        clients: how many connections are kept. When one more comes, one that never had a chunk is closed, else the one
+            that was silent longest.
     """
 
     adapter: str
@@ -39,52 +66,195 @@ class ServeConfig:
     device: str = "cpu"
     method: str = "auto"
     bf16: bool = False
+    largest: int = EVALUATIONS
+    clients: int = CLIENTS
+
+    def __post_init__(self):
+        check_width("largest", self.largest)
+        check_width("clients", self.clients)
 
 
 def serve(config: ServeConfig) -> None:
     """Entry point of the command; until Ctrl-C."""
     policy = ConditionedHead.from_pretrained(config.adapter, device=config.device)
     policy = policy.compile(config.method, dtype=torch.bfloat16 if config.bf16 else None)
-    with server(policy, config.host, config.port) as running:
-        print(f"{policy}\nat ws://{config.host}:{config.port}")
+    with server(policy, config.host, config.port, largest=config.largest, clients=config.clients) as running:
+        wait = config.largest * seconds(policy)
+        print(
+            f"{policy}\nat ws://{config.host}:{config.port}; the largest request takes up to {wait:.2g} s", flush=True
+        )
+        if wait > 1:
+            fitting = max(1, int(config.largest / wait))
+            print(f"other clients wait meanwhile: --largest {fitting} would keep that below a second", flush=True)
         running.serve_forever()
 
 
-def server(policy: ConditionedHead, host: str = "127.0.0.1", port: int = 8765) -> Any:
-    """A `websockets` server, to be run by `serve_forever` and ended by `shutdown`. One chunk is made at a time."""
-    lock = threading.Lock()
-    hello = {
-        "protocol": wire.PROTOCOL,
-        "head": policy.head.config.name,
-        "horizon": policy.head.config.horizon,
-        "action_dim": policy.head.config.space.dim,
-        "cond_dim": policy.adapter.config.cond_dim,
-    }
+def seconds(policy: ConditionedHead) -> float:
+    """Return the time of one evaluation for one row. What is made by a first call is made then."""
+    widths, device = policy.adapter.config.cond_dim, policy.head.objective.alpha.device
+    if isinstance(widths, int):
+        cond = torch.zeros(1, widths, device=device)
+    else:
+        cond = {name: torch.zeros(1, width, device=device) for name, width in widths.items()}
+    times = []
+    for _ in range(4):
+        began = time.perf_counter()
+        policy.sample(cond, steps=1).cpu()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def server(
+    policy: ConditionedHead,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    *,
+    largest: int = EVALUATIONS,
+    clients: int = CLIENTS,
+) -> Any:
+    """Return a `websockets` server, to be run by `serve_forever` and ended by `shutdown`.
+
+    One request is computed at a time. Each client has one that waits, and those that ask for less are served first; a
+    request whose connection was closed is not computed. `largest` and `clients` are those of `ServeConfig`.
+    """
+    check_width("largest", largest)
+    check_width("clients", clients)
+    library, turns = require("websockets.sync.server", "serve"), Turns()
+    closed = require("websockets.exceptions", "serve").ConnectionClosed
+    hello = wire.pack(
+        {
+            "protocol": wire.PROTOCOL,
+            "head": policy.head.config.name,
+            "fingerprint": policy.head.fingerprint(),
+            "horizon": policy.head.config.horizon,
+            "action_dim": policy.head.config.space.dim,
+            "cond_dim": policy.adapter.config.cond_dim,
+            "largest": largest,
+            "echo": True,
+        }
+    )
 
     def handle(connection: Any) -> None:
-        connection.send(wire.pack(hello))
-        for data in connection:
-            with lock:
-                reply = answer(policy, data)
-            connection.send(wire.pack(reply))
+        client = Client()
 
-    # Uncompressed: floats hardly shrink, and it takes longer than sampling.
-    return require("websockets.sync.server", "serve").serve(handle, host, port, compression=None, max_size=wire.LARGEST)
+        def there() -> bool:
+            return connection.protocol.state.name == "OPEN"
+
+        def reply(data: bytes | str) -> dict[str, Any] | None:
+            request = read(policy, data, largest)
+            if "error" in request:
+                return request
+            # Reading and copying count too: as much as computing, for a condition of many tokens.
+            cost = evaluations(request) + len(data) / 2**16
+            return turns.run(client, cost, lambda: compute(policy, request), there)
+
+        try:
+            connection.send(hello)
+            for data in connection:
+                connection.socket.seen = time.monotonic()
+                if (answered := reply(data)) is None:
+                    return
+                connection.send(wire.pack(answered))
+                connection.socket.seen = time.monotonic()
+                if "error" in answered:
+                    time.sleep(PAUSE)
+                else:
+                    connection.socket.served = True
+        except closed:  # robots come and go, and garbage in place of frames closes a connection
+            return
+
+    # Uncompressed: floats hardly shrink, it takes longer than sampling, and a few bytes could unfold to gigabytes.
+    limits = {"compression": None, "max_size": wire.LARGEST, "max_queue": 1, "open_timeout": HELLO, "close_timeout": 1}
+    return library.serve(handle, sock=Door(host, port, clients, turns.stop), logger=quiet(), **limits)
 
 
-def answer(policy: ConditionedHead, data: bytes | str) -> dict[str, Any]:
-    """The chunk that a request asks for, or what is wrong with it: a robot's mistake must not end the server."""
-    began = time.perf_counter()
+def quiet() -> logging.Logger:
+    """Return the log of the connections, where what is no websocket is told as a line in place of a traceback."""
+    log = logging.getLogger("action_heads.serve")
+    if _without_traceback not in log.filters:
+        log.addFilter(_without_traceback)
+    return log
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.exc_info = f"{record.msg}: {type(record.exc_info[1]).__name__}", None
+    return True
+
+
+def answer(policy: ConditionedHead, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
+    """Return the chunk that a request asks for, or what is wrong with it: no mistake of a robot ends the server."""
+    request = read(policy, data, largest)
+    return request if "error" in request else compute(policy, request)
+
+
+def read(policy: ConditionedHead, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
+    """Return a request that `compute` can take, its tensors on the CPU, or {"error"}."""
+    number: Any = None
     try:
-        request = wire.unpack(data)
-        if unknown := request.keys() - KNOWN:
-            raise wire.WireError(
-                f"unknown {', '.join(sorted(map(str, unknown)))}; known are {', '.join(sorted(KNOWN))}"
-            )
-        seed, device = request.pop("seed", None), policy.head.objective.alpha.device
-        options: dict[str, Any] = {name: move(value, device) for name, value in request.items()}
+        request = {name: value for name, value in wire.unpack(data).items() if value is not None}
+        if type(request.get("id")) is int:
+            number = request["id"]
+        check(policy, request, largest)
+        return request
+    except Exception as error:
+        return refusal(error, number)
+
+
+def check(policy: ConditionedHead, request: dict[str, Any], largest: int) -> None:
+    """Raise a ValueError that names what is wrong with a request, before anything is computed for it."""
+    if unknown := request.keys() - TYPES.keys():
+        names = ", ".join(sorted(str(name)[:40] for name in unknown))[:200]
+        raise wire.WireError(f"unknown {names}; known are {', '.join(sorted(TYPES))}")
+    if "cond" not in request:
+        raise wire.WireError("cond must be a torch tensor, or several by name: the request has none")
+    for name, value in request.items():
+        kind, words = TYPES[name]
+        if not isinstance(value, kind) or (kind in (int, Real) and isinstance(value, bool)):
+            given = repr(value)[:60] if isinstance(value, int | float | str) else f"a {type(value).__name__}"
+            raise wire.WireError(f"{name} must be {words}, got {given}")
+    # Before a condition reaches an accelerator, where looking at its values would make the host wait.
+    check_condition(request["cond"], request.get("mask"), policy.adapter.config.cond_dim, values=True)
+    if "previous" in request and not request["previous"].is_floating_point():
+        raise wire.WireError(f"previous must hold floats, got {request['previous'].dtype}")
+    if "previous" in request and not request["previous"].isfinite().all():
+        raise wire.WireError("previous has NaN or infinite values: pass on what the last call of sample returned")
+    rows, asked = len(parts(request["cond"])[0]), evaluations(request)
+    if asked > largest:
+        raise wire.WireError(
+            f"a batch of {rows} with {asked // rows} evaluations of the network each is {asked}, more than the "
+            f"{largest} that this server computes at once: send fewer rows, take fewer steps, or start the server with "
+            "a higher --largest"
+        )
+
+
+def evaluations(request: dict[str, Any]) -> int:
+    """Return the rows of a request's batch times the evaluations of the network for each."""
+    sampler = request.get("sampler", "ddim")
+    steps = max(1, request.get("steps", 1 if sampler == "one_step" else 10))
+    return len(parts(request["cond"])[0]) * (2 * steps - 1 if sampler == "heun" else steps)
+
+
+def compute(policy: ConditionedHead, request: dict[str, Any]) -> dict[str, Any]:
+    """Return {"chunk", "ms"} for a request that `read` returned, or {"error"}."""
+    began, options = time.perf_counter(), dict(request)
+    number, seed = options.pop("id", None), options.pop("seed", None)
+    try:
+        device = policy.head.objective.alpha.device
+        options = {name: move(value, device) for name, value in options.items()}
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        chunk = policy.sample(options.pop("cond", None), generator=generator, **options).cpu()
-    except (ValueError, TypeError, RuntimeError) as error:
-        return {"error": str(error)}
-    return {"chunk": chunk, "ms": 1e3 * (time.perf_counter() - began)}
+        chunk = policy.sample(options.pop("cond"), generator=generator, **options).cpu()
+        if not chunk.isfinite().all():
+            raise ValueError(
+                "the chunk has NaN or infinite values, which no robot must get: look at the adapter, and at cond"
+            )
+    except Exception as error:
+        return refusal(error, number)
+    return {"chunk": chunk, "ms": 1e3 * (time.perf_counter() - began), "id": number}
+
+
+def refusal(error: Exception, number: int | None) -> dict[str, Any]:
+    """Return the answer to a request that can't be computed."""
+    known = isinstance(error, ValueError | TypeError | RuntimeError)
+    text = str(error) if known and str(error) else f"the server failed: {type(error).__name__}: {error}"
+    return {"error": text[:1000]} | ({} if number is None else {"id": number})

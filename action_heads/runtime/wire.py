@@ -1,15 +1,17 @@
 """Messages between a robot and its policy: msgpack, tensors as raw bytes with shape and dtype. Nothing unpickles.
 
-Version 1. The server speaks first, {"protocol", "head", "horizon", "action_dim", "cond_dim"}. A request is {"cond"} and
-any of {"mask", "previous", "steps", "sampler", "spacing", "committed", "start", "seed"}, as `ConditionedHead.sample`
-names them; the answer {"chunk", "ms"}, the time that sampling took, or {"error"}. Several sources are {"parts": {...}}.
+Version 1. The server speaks first, {"protocol", "head", "fingerprint", "horizon", "action_dim", "cond_dim", "largest",
+"echo"}. A request is {"cond"} and any of {"mask", "previous", "steps", "sampler", "spacing", "committed", "start",
+"seed"}, as `ConditionedHead.sample` names them, and "id", a whole number. The answer is {"chunk", "ms"}, the time that
+sampling took, or {"error"}; a server whose greeting has "echo" returns the request's "id". Several sources are
+{"parts": {...}}.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from action_heads.extras import require
 
 PROTOCOL = 1
 LARGEST = 64 * 2**20  # bytes of a message
+# A sound message has about thirty containers of a few entries; a few megabytes of empty ones would take gigabytes.
+CONTAINERS, ENTRIES, AXES, TEXT = 128, 64, 8, 4096
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "bool": torch.bool}
 DTYPES |= {"uint8": torch.uint8, "int32": torch.int32, "int64": torch.int64}
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -29,49 +33,103 @@ class WireError(ValueError):
 
 
 def pack(message: dict[str, Any]) -> bytes:
-    """A dictionary of tensors, numbers and texts as bytes."""
-    return require("msgpack", "serve").packb(
-        {key: encode(value) for key, value in message.items() if value is not None}
-    )
+    """Return a dictionary of tensors, numbers and texts as bytes."""
+    encoded = {key: encode(value, key) for key, value in message.items() if value is not None}
+    try:
+        data = require("msgpack", "serve").packb(encoded)
+    except (TypeError, ValueError, OverflowError) as error:  # such as an integer of more than 64 bits
+        raise WireError(f"this can't be sent: {error}; a message holds tensors, numbers and texts") from error
+    if len(data) > LARGEST:
+        raise WireError(f"a message of {len(data):,} bytes is over the limit of {LARGEST:,}: {LESS}")
+    return data
+
+
+LESS = "send fewer rows or tokens at once, or what your encoder pooled"
 
 
 def unpack(data: bytes | str) -> dict[str, Any]:
-    """The dictionary back, tensors on the CPU."""
+    """Return the dictionary of a message, with tensors on the CPU. Raise a `WireError` for anything else."""
     msgpack = require("msgpack", "serve")
     if isinstance(data, str):
         raise WireError("got a text; messages are binary msgpack")
+    if len(data) > LARGEST:
+        raise WireError(f"a message of {len(data):,} bytes is over the limit of {LARGEST:,}: {LESS}")
+    containers = 0
+
+    def counted(container: Any) -> Any:
+        nonlocal containers
+        containers += 1
+        if containers > CONTAINERS:
+            raise ValueError(f"more than {CONTAINERS} maps and lists")
+        return container
+
+    def unique(pairs: list) -> dict:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a key that comes twice in a map")
+        return counted(found)
+
+    def extension(code: int, _: bytes) -> Any:
+        raise ValueError(f"an extension type ({code})")
+
+    sizes = {"max_array_len": ENTRIES, "max_map_len": ENTRIES, "max_str_len": TEXT, "max_ext_len": 16}
+    hooks = {"list_hook": counted, "object_pairs_hook": unique, "ext_hook": extension}
     try:
-        message = msgpack.unpackb(data)
-    except Exception as error:  # msgpack raises a family of its own, and ValueErrors
-        raise WireError(f"got {len(data)} bytes that are not msgpack: {error}") from error
+        message = msgpack.unpackb(data, max_bin_len=LARGEST, **sizes, **hooks)
+    except Exception as error:  # msgpack raises a family of its own, ValueErrors, and RecursionError in pure Python
+        what = str(error) or type(error).__name__
+        raise WireError(f"got {len(data)} bytes that are not msgpack, or not a message: {what[:200]}") from error
     if not isinstance(message, dict):
         raise WireError(f"got a {type(message).__name__}; a message is a map")
-    return {key: decode(value) for key, value in message.items()}
+    return {key: decode(value, key) for key, value in message.items()}
 
 
-def encode(value: Any) -> Any:
+def encode(value: Any, name: str = "a value") -> Any:
+    """Return what msgpack can hold: a tensor by shape, dtype and bytes, several sources as {"parts": {...}}."""
     if isinstance(value, Mapping):
-        return {"parts": {name: encode(part) for name, part in value.items()}}
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)  # numpy's too
-    if not isinstance(value, Tensor):
+        return {"parts": {key: encode(part, f"{name}[{key!r}]") for key, part in value.items()}}
+    if isinstance(value, bool | str | bytes | list | tuple) or value is None:
         return value
+    if isinstance(value, Integral | Real):
+        return int(value) if isinstance(value, Integral) else float(value)  # numpy's too
+    if not isinstance(value, Tensor):
+        raise WireError(
+            f"{name} is a {type(value).__name__}, which no message can hold: tensors, numbers and texts alone"
+        )
     if value.dtype not in NAMES:
-        value = value.float()
+        if value.is_complex() or value.is_quantized:
+            raise WireError(f"{name} is {value.dtype}, which no message can hold: pass {name}.float(), say")
+        value = value.float() if value.is_floating_point() else value.long()
     raw = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     return {"shape": list(value.shape), "dtype": NAMES[value.dtype], "data": raw}
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any, name: Any = "a value", inner: bool = False) -> Any:
+    """Return the tensor of a map, or a dictionary of tensors by source; anything else as it is."""
     if not isinstance(value, dict):
         return value
-    if isinstance(value.get("parts"), dict):
-        return {name: decode(part) for name, part in value["parts"].items()}
-    try:
-        shape, dtype, data = value["shape"], DTYPES[value["dtype"]], value["data"]
-        size = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
-    except (KeyError, TypeError) as error:
-        raise WireError(f"a tensor needs shape, data and a dtype of {', '.join(DTYPES)}: {error}") from error
-    if not all(isinstance(n, int) and n > 0 for n in shape) or not isinstance(data, bytes) or size != len(data):
-        raise WireError(f"a tensor of shape {shape} and dtype {value['dtype']} has {size} bytes, not what came")
-    return torch.frombuffer(bytearray(data), dtype=dtype).view(shape)
+    if not inner and value.keys() == {"parts"}:
+        found = value["parts"]
+        if not isinstance(found, dict) or not found:
+            raise WireError(f"the parts of {name} must be a map of tensors by the names of their sources, one at least")
+        return {key: decode(part, f"{name}[{key!r}]", inner=True) for key, part in found.items()}
+    if value.keys() != {"shape", "dtype", "data"}:
+        given = ", ".join(sorted(map(repr, value)))[:200] or "nothing"
+        raise WireError(
+            f"{name} has {given}: a tensor needs shape, dtype and data, and several sources are one 'parts'"
+        )
+    shape, dtype, data = value["shape"], value["dtype"], value["data"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise WireError(f"{name} has dtype {str(dtype)[:40]!r}: a tensor here is one of {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or len(shape) > AXES or not all(type(n) is int and n > 0 for n in shape):
+        raise WireError(f"{name} has shape {str(shape)[:100]}: a tensor here has up to {AXES} axes, none of them empty")
+    if not isinstance(data, bytes):
+        raise WireError(f"{name} holds its data as {type(data).__name__}: the data of a tensor are binary")
+    expected = math.prod(shape) * torch.empty(0, dtype=DTYPES[dtype]).element_size()
+    if expected != len(data):
+        raise WireError(f"{name}, a tensor of shape {shape} and dtype {dtype}, has {expected} bytes, not {len(data)}")
+    tensor = torch.frombuffer(bytearray(data), dtype=DTYPES[dtype] if dtype != "bool" else torch.uint8).view(shape)
+    if dtype != "bool":
+        return tensor
+    if (tensor > 1).any():
+        raise WireError(f"{name} has dtype bool and bytes that are neither 0 nor 1")
+    return tensor.bool()

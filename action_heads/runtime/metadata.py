@@ -1,0 +1,95 @@
+"""What an exported file says of itself: what its numbers mean, and which head and adapter they come from."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from action_heads import adapter_file, files
+from action_heads.extras import require
+from action_heads.policy import ConditionedHead
+from action_heads.runtime.loop import SamplingLoop
+
+KEY, VERSION = "action_heads", 1
+LARGEST = 2**20  # bytes of the metadata
+UNITS = {
+    "position": "m",
+    "rotation": "the first two rows of a rotation matrix",
+    "gripper": "-1 open, +1 closed",
+    "joint": "rad",
+}
+
+
+def describe(policy: ConditionedHead, loop: SamplingLoop, example: dict[str, Tensor]) -> dict[str, Any]:
+    """Return what a file's numbers mean and where they come from, ready for JSON."""
+    head, adapter = policy.head.config, policy.adapter.config
+    own = adapter_file.own_state(policy)
+    return {
+        "version": VERSION,
+        "head": head.name,
+        "head_fingerprint": policy.head.original.fingerprint(),
+        "adapter": adapter.mechanism,
+        "adapter_version": adapter_file.VERSION,
+        "adapter_fingerprint": files.fingerprint(own, json.dumps(vars(adapter), sort_keys=True)),
+        "pool": adapter.pool,
+        "cond_dim": adapter.cond_dim,
+        "tokens": example["cond"].shape[1] if "mask" in example else None,
+        "batch": len(example["cond"]),
+        "horizon": head.horizon,
+        "space": head.space.to_dict(),
+        "units": {kind: UNITS[kind] for kind, _ in head.space.parts},
+        "sampler": loop.sampler,
+        "spacing": loop.spacing,
+        "steps": (loop.plan.evaluations + 1) // 2 if loop.sampler == "heun" else loop.plan.evaluations,
+        "evaluations": loop.plan.evaluations,
+        "inputs": {name: list(tensor.shape) for name, tensor in example.items()},
+    }
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what `export` wrote into a file of any of its formats about its numbers. It runs nothing of the file.
+
+    Raises:
+        ValueError: the file is damaged, or was not written by `export`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: name one that `action-heads export` wrote")
+    try:
+        text = _onnx_text(path) if path.suffix == ".onnx" else _pt2_text(path)
+        found = json.loads(text)
+    except ImportError:
+        raise
+    except Exception as error:  # zip, protobuf and JSON raise families of their own
+        raise ValueError(f"{path} has no metadata of action-heads ({error}): export it again") from error
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        version = found.get("version") if isinstance(found, dict) else None
+        raise ValueError(
+            f"the metadata of {path} have version {str(version)[:40]}, this release reads {VERSION}: export it again, "
+            "or upgrade with `pip install -U action-heads`"
+        )
+    return found
+
+
+def _onnx_text(path: Path) -> str:
+    model = require("onnx", "export").load(path, load_external_data=False)
+    return next(entry.value for entry in model.metadata_props if entry.key == KEY)
+
+
+def _pt2_text(path: Path) -> str:
+    """Return the text from where torch keeps it: a file of its own, or an entry beside the compiled code."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.file_size > LARGEST:
+                continue
+            if entry.filename.endswith(f"/{KEY}.json"):
+                return archive.read(entry).decode()
+            if entry.filename.endswith("_metadata.json"):
+                said = json.loads(archive.read(entry))
+                if isinstance(said, dict) and KEY in said:
+                    return said[KEY]
+    raise ValueError("none of its entries has them")

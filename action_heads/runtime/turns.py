@@ -1,0 +1,85 @@
+"""Whose request is computed next: one at a time, in an order that is fair to every client."""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class Client:
+    """One connection, which waits for one request at a time."""
+
+    def __init__(self) -> None:
+        self.finish = 0.0  # when all that it has asked for would be done, on the clock of `Turns`
+
+
+@dataclass(order=True)
+class Job:
+    """A request that waits for its turn."""
+
+    finish: float
+    number: int  # of two that finish at once, the first to come
+    cost: float = field(compare=False)
+    call: Callable[[], Any] = field(compare=False)
+    wanted: Callable[[], bool] = field(compare=False)
+    done: threading.Event = field(compare=False, default_factory=threading.Event)
+    result: Any = field(compare=False, default=None)
+
+
+class Turns:
+    """A thread that computes jobs, the one with the earliest virtual finishing time first (weighted fair queueing).
+
+    A job of cost c finishes c after its client's last one, or c from now if the client asked for nothing meanwhile. So
+    a client that asks for little waits for the job that runs and for others that ask for as little, but not for those
+    that ask for more, however many they are. Large jobs get their turn too, since the clock goes on.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: list[Job] = []
+        self.clock = 0.0
+        self.count = 0
+        self.stopped = False
+        self.changed = threading.Condition()
+        # One thread, not that of each connection: torch keeps a pool of threads for every one that computes.
+        self.thread = threading.Thread(target=self._work, name="action-heads turns", daemon=True)
+        self.thread.start()
+
+    def run(self, client: Client, cost: float, call: Callable[[], Any], wanted: Callable[[], bool]) -> Any:
+        """Wait for the client's turn and return what `call` returns; None if by then it was not wanted any more."""
+        with self.changed:
+            if self.stopped:
+                return None
+            client.finish = max(client.finish, self.clock) + cost
+            self.count += 1
+            job = Job(client.finish, self.count, cost, call, wanted)
+            heapq.heappush(self.waiting, job)
+            self.changed.notify()
+        job.done.wait()
+        return job.result
+
+    def stop(self) -> None:
+        """Let nothing more begin; who waits gets None."""
+        with self.changed:
+            self.stopped = True
+            self.changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.waiting or self.stopped)
+                if self.stopped:
+                    for job in self.waiting:
+                        job.done.set()
+                    return
+                job = heapq.heappop(self.waiting)
+                self.clock = max(self.clock, job.finish - job.cost)
+            try:
+                if job.wanted():
+                    job.result = job.call()
+            except Exception as error:
+                job.result = {"error": f"the server failed: {type(error).__name__}: {str(error)[:500]}"}
+            finally:
+                job.done.set()

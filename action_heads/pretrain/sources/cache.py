@@ -97,7 +97,7 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
             finally:
                 table.close()
             record = {"identity": identity, "warning": table.warning, "episodes": table.episodes}
-            (made / "episodes.json").write_text(json.dumps(record, default=str))
+            (made / "episodes.json").write_text(json.dumps(record, default=str), encoding="utf-8")
             try:
                 made.rename(place)
             except OSError:  # another process was faster, with the same outcome
@@ -109,7 +109,7 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
 
 
 def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
-    record = json.loads((place / "episodes.json").read_text())
+    record = json.loads((place / "episodes.json").read_text(encoding="utf-8"))
     if record["warning"]:
         warnings.warn(record["warning"], stacklevel=4)
     corpora, names, lengths = zip(*record["episodes"], strict=True)

@@ -86,7 +86,7 @@ class LeRobot:
         path = self.root / "meta/info.json"
         if not path.exists():
             raise BadData(f"{self.source}: {self.root} has no meta/info.json, so it is no LeRobotDataset")
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8"))
         version = info.get("codebase_version", "unknown")
         if not version.startswith("v3"):
             raise BadData(

@@ -134,7 +134,7 @@ class Schema:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: give the JSON file of a column map")
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
         known = {field.name for field in fields(cls)}

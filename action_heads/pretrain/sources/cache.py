@@ -126,8 +126,11 @@ def _remove_drafts() -> None:
 
 def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
     remedy = "it is damaged: delete the folder, and it is made anew"
+    try:
+        record = read_object(place / "episodes.json", "the table of a recording")
+    except BadData as error:
+        raise BadData(f"{error}. {place} is damaged: delete the folder, and it is made anew") from error
     with reading(f"{place}", remedy):
-        record = read_object(place / "episodes.json", str(place))
         warning, shapes = record["warning"], {key: tuple(shape) for key, shape in record["columns"].items()}
         corpora, names, lengths = zip(*record["episodes"], strict=True)
         counts = [whole(length, f"{place}, episodes.json: a length") for length in lengths]

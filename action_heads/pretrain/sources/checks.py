@@ -56,13 +56,13 @@ def _check_finite(values: np.ndarray, where: str) -> None:
 
 def _check_joints(joints: np.ndarray, schema: Schema, arm: Arm | None, where: str) -> None:
     unit = JOINT_UNITS[schema.joints_unit]
+    _check_normalised(joints, schema, where)
     if arm is None:
         if np.abs(joints * unit).max() > 4 * np.pi:
             raise BadData(f"{where}: joints reach {np.abs(joints).max():.4g} rad; {_degrees(schema, joints)}")
         return
     if joints.shape[1] != len(arm):
         raise BadData(f"{where}: {joints.shape[1]} joints, but {arm} has {len(arm)}; give the columns of the arm alone")
-    _check_normalised(joints, schema, where)
     radians = torch.from_numpy(joints * unit).double()
     inside = arm.within_limits(radians, BEYOND).numpy()
     if inside.all() or (schema.fr3 and arm is PANDA and bool(FR3.within_limits(radians, BEYOND).all())):

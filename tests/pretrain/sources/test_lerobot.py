@@ -323,5 +323,5 @@ def test_lists_of_uneven_length_are_not_taken_for_rows(tmp_path):
         t["observation.state.joint_position"] = pa.array(rows, pa.list_(pa.float32()))
 
     rewritten(folder, DATA, uneven)
-    with pytest.raises(BadData, match="observation.state.joint_position, row 3: 6 values, where row 0 has 7"):
+    with pytest.raises(BadData, match=r"observation\.state\.joint_position, row 3: 6 values, where row 0 has 7"):
         opened(folder)

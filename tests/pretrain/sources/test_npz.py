@@ -120,9 +120,7 @@ def test_a_gripper_that_never_changes_once_cut_is_told_every_time(saved):
     moving = content()["gripper"]
     path = saved(gripper=0.4 * (moving - moving.min()) / np.ptp(moving))
     for _ in range(2):
-        with pytest.warns(
-            UserWarning, match=r"gripper moves from 0 to 0\.4, and is open in every step.*gripper_closed"
-        ):
+        with pytest.warns(UserWarning, match=r"moves from 0 to 0\.4, and is open in every step.*gripper_closed"):
             opened(path)
     with pytest.warns(UserWarning, match="gripper stays at 1, and is closed in every step"):
         opened(saved(gripper=np.ones_like(moving)))

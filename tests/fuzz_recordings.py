@@ -211,7 +211,9 @@ def damage_bytes(path: Path, rng: random.Random) -> None:
         elif how == 1:
             data[at : at + size] = rng.randbytes(len(data[at : at + size]))
         elif how == 2:
-            data[at : at + size] = bytes([rng.choice((0, 255, 127, 128))]) * len(data[at : at + size])
+            # Fletcher's checksum, which HDF5 has, cannot tell bytes of 255 from bytes of 0.
+            fills = (1, 127, 128) if path.suffix == ".hdf5" else (0, 255, 127, 128)
+            data[at : at + size] = bytes([rng.choice(fills)]) * len(data[at : at + size])
         elif how == 3:
             del data[at : at + size]
         elif how == 4:
@@ -297,6 +299,7 @@ def damage(kind: str, folder: Path, rng: random.Random) -> bool:
         path.write_bytes(b"")
     elif rng.random() < 0.02:
         path.unlink()
+        return False  # without meta/tasks.parquet there are no descriptions, which is refused where they are read
     else:
         damage_bytes(path, rng)
     return path.suffix in (".npz", ".hdf5", ".parquet")

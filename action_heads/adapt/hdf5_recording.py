@@ -29,7 +29,7 @@ class Hdf5Recording(Recording):
         self.spec, self.source, self.path = spec, str(spec), Path(spec.where).expanduser()
         with hdf5.opened(self.path, self.source) as file:
             demos = hdf5.demonstrations(file, spec)
-            self.rate_hz = hdf5.control_hz(spec, hdf5.settings(file, self.source))
+            arguments = hdf5.settings(file, self.source)
             first = hdf5.first_with_steps(file, demos, self.source)
             found = hdf5.columns(file["data"][first], f"{self.source}, {first}")
             self._check_observations(file["data"][first], first, found)
@@ -43,6 +43,7 @@ class Hdf5Recording(Recording):
                 raise BadData(f"{self.source}: none of its {len(lengths)} demonstrations has a step")
             self.lengths = np.array([lengths[name] for name in demos])
             told = hdf5.descriptions(file, demos, spec) or [self.path.stem] * len(demos)
+        self.rate_hz = hdf5.control_hz(spec, arguments)
         self.names = tuple(demos)
         self.tasks = tuple(dict.fromkeys(told))
         self.task_of = np.repeat([self.tasks.index(text) for text in told], self.lengths)

@@ -126,25 +126,25 @@ def check_array(data: Any, where: str) -> None:
 
 def demonstrations(file: Any, spec: Spec) -> list[str]:
     """The names of a file's demonstrations, by number; with ?filter_key= those of that list alone."""
-    data = group_of(file, "data", "")
+    data = group_of(file, "data", str(spec))
     demos = [name for name in data or () if DEMO.fullmatch(name)]
     if not demos:
         raise BadData(f"{spec} has no data/demo_*: it is no robomimic dataset, or an empty one")
     if key := spec.options.get("filter_key"):
         demos = _filtered(file, key, demos, spec)
     for name in demos:
-        if group_of(data, name, "data") is None:
+        if group_of(data, name, f"{spec}, data") is None:
             raise BadData(f"{spec}: data/{name} is missing")
     return sorted(demos, key=lambda name: int(name.split("_")[1]))
 
 
 def _filtered(file: Any, key: str, demos: list[str], spec: Spec) -> list[str]:
     """The demonstrations that a list in the file's `mask` names."""
-    mask = group_of(file, "mask", "")
+    mask = group_of(file, "mask", str(spec))
     if mask is None or key not in mask:
         known = ", ".join(mask) if mask is not None and len(mask) else "no list at all"
         raise BadData(f"{spec}: the file's mask has no {key!r}; it has {known}")
-    data = child(mask, key, "mask")
+    data = child(mask, key, f"{spec}, mask")
     if not isinstance(data, require("h5py", "data").Dataset) or data.ndim != 1 or data.dtype.kind not in "SO":
         raise BadData(f"{spec}: mask/{key} must be a list of names such as demo_0, but is {data}")
     names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in data[()].tolist()]
@@ -212,7 +212,7 @@ def control_hz(spec: Spec, arguments: Mapping[str, Any]) -> float:
 
 def descriptions(file: Any, demos: list[str], spec: Spec) -> list[str] | None:
     """What is done in each demonstration, where the file says it: its own attributes go before those of the whole."""
-    data = group_of(file, "data", "")
+    data = group_of(file, "data", str(spec))
     common = _instruction(data, str(spec))
     found = [_instruction(data[name], f"{spec}, {name}") or common for name in demos]
     if any(found) and not all(found):

@@ -105,16 +105,16 @@ def _feature(feature: object, where: str) -> Feature:
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         raise BadData(f"{where} must be an object with dtype and shape, but is {short(feature)}")
     shape = feature.get("shape")
+    if not NUMBERS.fullmatch(feature["dtype"]) and feature["dtype"] not in ("image", "video"):
+        return Feature(feature["dtype"], (), None)  # text and the like, which nothing here reads
     if not isinstance(shape, list) or len(shape) > 8:
         raise BadData(f"{where}: shape must be a list of at most 8 whole numbers, but is {short(shape)}")
     if NUMBERS.fullmatch(feature["dtype"]):
         sizes = tuple(whole(size, f"{where}: shape {short(shape)}", 1, MOST_VALUES) for size in shape)
         if math.prod(sizes) > MOST_VALUES:
             raise BadData(f"{where}: shape {short(shape)} has more than {MOST_VALUES} numbers a row")
-    elif feature["dtype"] in ("image", "video"):
-        sizes = tuple(whole(size, f"{where}: shape {short(shape)}", 1, 2**14) for size in shape)
     else:
-        sizes = ()
+        sizes = tuple(whole(size, f"{where}: shape {short(shape)}", 1, 2**14) for size in shape)
     return Feature(feature["dtype"], sizes, _names(feature.get("names"), math.prod(sizes)))
 
 

@@ -48,10 +48,10 @@ class Robomimic:
         with hdf5.opened(self.path, self.source) as file:
             self.demos = hdf5.demonstrations(file, spec)
             arguments = hdf5.settings(file, self.source)
-            self.rate_hz = hdf5.control_hz(spec, arguments)
             first = hdf5.first_with_steps(file, self.demos, self.source)
-            found = hdf5.columns(file["data"][first], f"{self.source}, {first}")
-            self.schema = self._schema(hdf5.widths(found), first, arguments)
+            found = hdf5.widths(hdf5.columns(file["data"][first], f"{self.source}, {first}"))
+        self.rate_hz = hdf5.control_hz(spec, arguments)
+        self.schema = self._schema(found, first, arguments)
         stat = self.path.stat()
         self.identity = [self.path.name, stat.st_size, stat.st_mtime_ns]
         if key := spec.options.get("filter_key"):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from action_heads.kinematics.panda import FRAMES
-from action_heads.pretrain.sources.reading import is_number, read_object, short
+from action_heads.pretrain.sources.reading import BadData, is_number, read_object, short
 
 # A rotation's spelling in column maps -> the form of `rotations`.
 ROTATIONS = {
@@ -126,7 +126,10 @@ class Schema:
             raise ValueError(f"schema {self.name}: fr3 widens the Panda's limits, but arm is {self.arm!r}")
         for part in ("joints", "position", "rotation", "gripper"):
             if (text := getattr(self, part)) is not None:
-                Column.parse(text)
+                try:
+                    Column.parse(text)
+                except ValueError as error:
+                    raise ValueError(f"schema {self.name}: {part}: {error}") from error
 
     def columns(self) -> dict[str, Column]:
         """What is mapped: part of a motion -> column."""
@@ -163,7 +166,10 @@ class Schema:
         if set(data) - known:
             unknown = ", ".join(sorted(set(data) - known))
             raise ValueError(f"{path}: unknown keys {unknown}; a column map has {', '.join(sorted(known))}")
-        return cls(**{"name": path.stem, **data})
+        try:
+            return cls(**{"name": path.stem, **data})
+        except ValueError as error:
+            raise BadData(f"{path}: {error}") from error
 
 
 _ROBOSUITE: dict[str, Any] = {"gripper_open": -1.0, "gripper_closed": 1.0, "frame": "robosuite_eef", "world": True}
@@ -271,5 +277,5 @@ def check(schema: Schema, widths: Mapping[str, int], source: str) -> Schema:
     """A user's own map, refused where the recording lacks what it names."""
     if problems := schema.lacks(widths):
         present = ", ".join(f"{column} ({width})" for column, width in widths.items())
-        raise ValueError(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {present}")
+        raise BadData(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {present}")
     return schema

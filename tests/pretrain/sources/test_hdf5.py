@@ -206,3 +206,13 @@ def test_links_within_the_file_are_followed(tmp_path):
         file.move("data/demo_1/actions", "kept")
         file["data/demo_1/actions"] = h5py.SoftLink("/kept")
     assert lengths_of(path, "", 1) == lengths_of(path, "", 2) == [40, 41, 42, 43]
+
+
+@both_stages
+def test_a_user_s_mistake_is_not_taken_for_damage(tmp_path, stage):
+    """What is raised while the file is open is not all the library's."""
+    path = write(tmp_path / "d.hdf5")
+    for options in ("?recorded_hz=fast", *(("?gripper=both", "?bad=skip&gripper=both") if stage == 1 else ())):
+        with pytest.raises(ValueError, match=r"must be a positive number|gripper is action or qpos") as caught:
+            lengths_of(path, options, stage)
+        assert "damaged" not in str(caught.value)

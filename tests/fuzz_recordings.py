@@ -359,6 +359,9 @@ def fuzz(count: int, seed: int, folder: Path, kinds: tuple[str, ...] = tuple(MAK
             told = number is not None and damage(kind, trial / kind, random.Random(f"{kind} {number}"))
             call, name = call_of(kind, trial / kind)
             outcome = in_a_child(call, name)
+            if number is not None and not (number - seed + 1) % 100:
+                found = ", ".join(f"{len(lines)} {name}" for name, lines in wrong.items())
+                print(f"{kind}: {number - seed + 1} files; so far {found}", flush=True)
             if number is None:
                 assert outcome.kind == "fine", outcome
                 sound[kind] = outcome.text

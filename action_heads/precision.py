@@ -39,7 +39,7 @@ FAST_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 def cpu_flags() -> set[str]:
     """What Linux says that the processor can do; nothing elsewhere."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return set()
     return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}

@@ -92,7 +92,7 @@ def peak(name: str, rows: int, pixels: int) -> None:
 
 def largest() -> float:
     """The most memory that this process ever had, GB. Not getrusage's, which a process inherits."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 
 

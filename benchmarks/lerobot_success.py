@@ -57,7 +57,7 @@ def run(name: str, script: str, arguments: list[str], threads: int, memory: dict
     """What a command of LeRobot's cost, s and GB; from its record if it was run before."""
     folder = OUT / name / script
     record = folder.with_suffix(".json")
-    if record.exists() and (done := json.loads(record.read_text()))["arguments"] == arguments:
+    if record.exists() and (done := json.loads(record.read_text(encoding="utf-8")))["arguments"] == arguments:
         return done
     # another training makes the old evaluation void
     shutil.rmtree(OUT / name if script == "lerobot-train" else folder, ignore_errors=True)
@@ -66,18 +66,18 @@ def run(name: str, script: str, arguments: list[str], threads: int, memory: dict
     environment = os.environ | memory | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads)}
     command = [str(Path(sys.executable).with_name(script)), *arguments, f"--output_dir={folder}"]
     began, log = time.perf_counter(), folder.with_suffix(".log")
-    with log.open("w") as file:
+    with log.open("w", encoding="utf-8") as file:
         child = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
     if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-3000:]}")
+        raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
     done = {
         "arguments": arguments,
         "wall_s": round(time.perf_counter() - began, 1),
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_memory_gb": round(usage.ru_maxrss * 1024 / 1e9, 2),
     }
-    record.write_text(json.dumps(done, indent=2) + "\n")
+    record.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
     return done
 
 
@@ -91,7 +91,7 @@ def train(name: str, steps: int, data: list[str], options: argparse.Namespace) -
         *(f"--batch_size={options.batch_size}", "--num_workers=0"),
     ]
     done = run(name, "lerobot-train", arguments, options.threads, KEEP_FREED_MEMORY)
-    log = (OUT / name / "lerobot-train.log").read_text()
+    log = (OUT / name / "lerobot-train.log").read_text(encoding="utf-8")
     trained, total = (re.search(rf"num_{kind}_params=(\d+)", log) for kind in ("learnable", "total"))
     assert trained
     assert total
@@ -112,7 +112,9 @@ def evaluate(name: str, options: argparse.Namespace) -> dict:
         "--eval.use_async_envs=false",
     ]
     done = run(name, "lerobot-eval", arguments, options.threads, {})
-    episodes = json.loads((OUT / name / "lerobot-eval" / "eval_info.json").read_text())["per_task"][0]["metrics"]
+    episodes = json.loads((OUT / name / "lerobot-eval" / "eval_info.json").read_text(encoding="utf-8"))["per_task"][0][
+        "metrics"
+    ]
     successes = [bool(success) for success in episodes["successes"]]
     assert len(successes) == options.episodes
     return done | {

@@ -164,7 +164,7 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
 def earlier() -> dict[tuple[str, str], dict]:
     """The rows that are there, by layout and system."""
     path = RESULTS / "reshape.json"
-    rows = json.loads(path.read_text())["results"] if path.exists() else []
+    rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
     return {(row["layout"], row["system"]): row for row in rows}
 
 

@@ -47,9 +47,9 @@ QUESTIONS = {
 @cache
 def records() -> dict[str, dict]:
     """Every finished cell by the name of its file: those of the results in git, and on top of them this machine's."""
-    saved = json.loads((RESULTS / "stage2.json").read_text())["results"]
+    saved = json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
     known = {path_of(Cell(**r["cell"])).name: r for r in saved if HEADS.get(r["cell"]["head"]) == as_built(r["stage1"])}
-    here = {path.name: json.loads(path.read_text()) for path in (OUT / "cells").glob("*.json")}
+    here = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (OUT / "cells").glob("*.json")}
     return known | here
 
 

@@ -73,7 +73,7 @@ Cells = list[dict]
 
 
 def read_cells() -> Cells:
-    return json.loads((RESULTS / "stage2.json").read_text())["results"]
+    return json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
 
 
 @cache

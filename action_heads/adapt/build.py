@@ -5,6 +5,8 @@ N rows, a action of the head, d state, c condition, s observation steps
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +50,9 @@ def build(config: AdaptConfig) -> Built:
     trained_rows = np.repeat(~out, recording.lengths)
     columns = torch.from_numpy(recording.column(action))
     numbers = torch.from_numpy(recording.numbers(state)) if state else torch.zeros(len(columns), 0)
-    check_finite(columns, "action", recording)
-    check_finite(numbers, "state", recording)
+    check_finite(columns, "action", recording, [action])
+    check_finite(numbers, "state", recording, state)
+    check_described(config, recording)
     contract = Contract(
         state,
         {name: recording.cameras[name] for name in cameras},
@@ -90,7 +93,15 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
         return ()
     with flag("state"):
         recording.check_columns(config.state)
-    return config.state or recording.own_state(seen=config.encoder != "none")
+    own = config.state or recording.own_state(seen=config.encoder != "none")
+    if not own:
+        there = ", ".join(f"{name} ({width})" for name, width in recording.widths.items())
+        warnings.warn(
+            f"the policy reads no state: {recording.source} has none of the usual columns, but {there}. Choose some "
+            "with --state, or say --state none if that is meant",
+            stacklevel=2,
+        )
+    return own
 
 
 def layout_for(config: AdaptConfig, recording: Recording, action: str) -> ActionLayout:
@@ -99,20 +110,29 @@ def layout_for(config: AdaptConfig, recording: Recording, action: str) -> Action
         return layout_of(config.action_layout, recording.widths[action], recording.column_names(action), config.gripper)
 
 
-def check_finite(rows: Tensor, name: str, recording: Recording) -> None:
+def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequence[str]) -> None:
     """NaN would be found in training too, but not where it is."""
-    bad = ~rows.isfinite()
-    if bad.any():
+    wrong = ~rows.isfinite()
+    if (bad := wrong.any(-1)).any():
+        first = int(bad.int().argmax())
+        labels = recording.labels(columns)
+        named = ", ".join(labels[i] for i in wrong[first].nonzero().flatten().tolist()[:5])
+        episodes = sorted({recording.place(row).split(",")[0] for row in bad.nonzero().flatten().tolist()[:100_000]})
+        listed = ", ".join(episodes[:5]) + (", ..." if len(episodes) > 5 else "")
         with flag(name):
-            first = int(bad.any(-1).int().argmax())
-            ends = np.cumsum(recording.lengths)
-            episode = int(np.searchsorted(ends, first, side="right"))
-            step = first - int(ends[episode] - recording.lengths[episode])
-            dims = ", ".join(map(str, bad[first].nonzero().flatten().tolist()))
             raise ValueError(
-                f"{int(bad.any(-1).sum())} of {len(rows)} rows are NaN or infinite, the first is row {first} (episode "
-                f"{episode}, step {step}), in dimension {dims}: "
-                "take the episode out of the recording, or correct it"
+                f"{int(bad.sum())} of {len(rows)} rows are NaN or infinite, the first is row {first} "
+                f"({recording.place(first)}) in {named}; episodes {listed}. Mend or delete them in {recording.source}"
+            )
+
+
+def check_described(config: AdaptConfig, recording: Recording) -> None:
+    """A text model needs words to read."""
+    if config.text and not all(recording.tasks):
+        with flag("text"):
+            raise ValueError(
+                f"{recording.source} has no descriptions of its tasks (meta/tasks.parquet, or language_instruction): "
+                "download it again, or train without --text"
             )
 
 

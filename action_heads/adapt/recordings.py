@@ -22,7 +22,7 @@ class Recording(ABC):
         widths: columns of numbers and how many each has.
         cameras: name -> (height, width).
         lengths, names: (E,) of the episodes.
-        tasks: descriptions of what is done; `task_of` (N,) says which of them in each row.
+        tasks: descriptions of what is done, "" where the files have none; `task_of` (N,) says which each row has.
         column_names: what each number of a column is called, where the files say it.
     """
 
@@ -55,6 +55,23 @@ class Recording(ABC):
     def numbers(self, texts: Sequence[str]) -> np.ndarray:
         """Columns and parts of columns, such as `observation.state[0:7]`, side by side (N, d)."""
         return np.concatenate([self.column(c.name)[:, c.part] for c in map(Column.parse, texts)], axis=1)
+
+    def place(self, row: int) -> str:
+        """Where a row is, for messages."""
+        ends = np.cumsum(self.lengths)
+        episode = int(np.searchsorted(ends, row, side="right"))
+        return f"{self.names[episode]}, step {row - int(ends[episode] - self.lengths[episode])}"
+
+    def labels(self, texts: Sequence[str]) -> list[str]:
+        """What each number of `numbers(texts)` is called."""
+        found = []
+        for column in map(Column.parse, texts):
+            names = self.column_names(column.name)
+            called = [
+                f"{column.name}[{i}]" + (f" ({names[i]})" if names else "") for i in range(self.widths[column.name])
+            ]
+            found += called[column.part]
+        return found
 
     def check_columns(self, texts: Sequence[str]) -> None:
         """Raise a ValueError unless all of these are there."""

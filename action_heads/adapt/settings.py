@@ -25,6 +25,7 @@ tyro = require("tyro", "train")
 
 SCHEDULES = ("cosine", "constant")
 KINDS = ("lerobot", "robomimic")  # what has observations
+OPTIONS = ("revision", "tolerance_s", "filter_key", "recorded_hz", "short", "bad")  # of recordings, in this stage too
 # Where things go, when they are saved, and what is done afterwards: nothing that a weight depends on.
 WEIGHTLESS = ("out", "save_every", "workers", "task", "episodes", "film", "execute", "sampler", "sampling_steps")
 WEIGHTLESS = (*WEIGHTLESS, "simulations", "checkpoints")
@@ -203,8 +204,9 @@ class AdaptConfig:
             spec = Spec.parse(self.data)
             if spec.kind not in KINDS:
                 raise ValueError(f"{self.data!r} holds no observations: Stage 2 reads {':... and '.join(KINDS)}:...")
-            if spec.weight != 1 or spec.options.keys() - {"revision"}:
-                raise ValueError(f"{self.data!r}: weights and options are Stage 1's, but for ?revision=")
+            if spec.weight != 1 or spec.options.keys() - {*OPTIONS}:
+                known = ", ".join(f"?{name}=" for name in OPTIONS)
+                raise ValueError(f"{self.data!r}: weights and options are Stage 1's, but for {known}")
             return spec
 
     @property

@@ -25,4 +25,4 @@ def filled(page: str, parts: Mapping[str, str], path: Path) -> str:
 
 def fill(path: Path, parts: Mapping[str, str]) -> None:
     """Write the parts into a page that is there."""
-    write_text(path, filled(path.read_text(), parts, path))
+    write_text(path, filled(path.read_text(encoding="utf-8"), parts, path))

@@ -46,7 +46,7 @@ def report(config: ReportConfig) -> None:
     grid = _table_of(runs(Reproduce(all=True), "robosuite"), ours["robosuite"])
     if grid.cells:
         draw(grid, figure)
-    text = config.page.read_text() if config.page.exists() else _blank(parts, figure)
+    text = config.page.read_text(encoding="utf-8") if config.page.exists() else _blank(parts, figure)
     files.write_text(config.page, filled(text, parts, config.page))
     print(*parts.values(), f"see {config.page}", sep="\n\n")
 

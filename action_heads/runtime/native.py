@@ -205,7 +205,7 @@ def mapped(path: Path) -> ctypes.CDLL:
 def openmp() -> tuple[str, ...]:
     """The OpenMP that torch has loaded, so that both use one set of threads; the compiler's own if that is unknown."""
     maps = Path("/proc/self/maps")
-    lines = maps.read_text(errors="replace").splitlines() if maps.exists() else []
+    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.exists() else []
     paths = {line.split(maxsplit=5)[5] for line in lines if "gomp" in line}  # the sixth field, which may have spaces
     # Other packages bring theirs too.
     loaded = sorted((path for path in paths if os.path.exists(path)), key=lambda path: ("torch" not in path, path))
@@ -215,7 +215,7 @@ def openmp() -> tuple[str, ...]:
 def _processor() -> str:
     """Model and instructions of this processor."""
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     told = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
     return platform.machine() + "".join(sorted(told))
 

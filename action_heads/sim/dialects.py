@@ -33,6 +33,7 @@ class Dialect:
         cameras: name -> robosuite's; None if they are robosuite's own.
         of_site: actions are of the controller's site in the world; otherwise of the TCP in the base frame.
         mirrored: pictures are mirrored, left for right.
+        upside_down: pictures stand on their heads, as OpenGL makes them.
         fast: pictures without shadows, reflections and anti-aliasing.
     """
 
@@ -44,6 +45,7 @@ class Dialect:
     cameras: Mapping[str, str] | None = None
     of_site: bool = True
     mirrored: bool = False
+    upside_down: bool = False
     fast: bool = False
 
     def has(self, state: Collection[str], cameras: Collection[str]) -> bool:
@@ -54,7 +56,8 @@ class Dialect:
     def picture(self, sim: Sim, size: int, camera: str) -> np.ndarray:
         """(size, size, 3) uint8."""
         seen = sim.render(size, camera if self.cameras is None else self.cameras[camera])
-        return np.ascontiguousarray(seen[:, ::-1]) if self.mirrored else seen
+        seen = seen[::-1] if self.upside_down else seen
+        return np.ascontiguousarray(seen[:, ::-1] if self.mirrored else seen)
 
     def target(self, sim: Sim, action: np.ndarray, delta: bool) -> np.ndarray:
         """What an action (10,), or a delta from where the hand is, means to `Sim.step`: a target (10,)."""
@@ -102,8 +105,19 @@ def _of_the_paper(sim: Sim) -> dict[str, np.ndarray]:
     return {"observation.eePose": np.concatenate(pose)}
 
 
+def _libero_hdf5(sim: Sim) -> dict[str, np.ndarray]:
+    return {
+        "ee_pos": sim.controlled.p,
+        "ee_ori": rotation_vector(sim.hand_quaternion),
+        "gripper_states": sim.fingers,
+        "joint_states": sim.joint_position,
+    }
+
+
 def _libero(sim: Sim) -> dict[str, np.ndarray]:
-    return {"observation.state": np.concatenate([sim.controlled.p, rotation_vector(sim.hand_quaternion), sim.fingers])}
+    seen = _libero_hdf5(sim)
+    state = np.concatenate([seen["ee_pos"], seen["ee_ori"], seen["gripper_states"]])
+    return {"observation.state": state, "state": state}
 
 
 DIALECTS = {
@@ -116,15 +130,31 @@ DIALECTS = {
         arm=("observation.eePose",),
         cameras={"observation.image": AGENT, "observation.wrist_image": WRIST},
     ),
-    # LIBERO in LeRobot's format: the paper's authors', OpenVLA's and others
+    # LIBERO in LeRobot's format: the paper's authors', OpenVLA's, openpi's and others
     "libero": Dialect(
-        state=("observation.state",),
+        state=("observation.state", "state"),
         show=_libero,
         action=("action", "actions"),
         layout="libero",
         arm=("observation.state",),
-        cameras={"image": AGENT, "image2": WRIST, "observation.image": AGENT, "observation.wrist_image": WRIST},
+        cameras={
+            "image": AGENT,
+            "image2": WRIST,
+            "observation.image": AGENT,
+            "observation.wrist_image": WRIST,
+            "wrist_image": WRIST,
+        },
         mirrored=True,
+    ),
+    # LIBERO's own HDF5, whose pictures are as OpenGL makes them
+    "libero_hdf5": Dialect(
+        state=("ee_pos", "ee_ori", "gripper_states", "joint_states"),
+        show=_libero_hdf5,
+        action=("actions",),
+        layout="libero",
+        arm=("ee_pos", "ee_ori", "gripper_states", "joint_states"),
+        cameras={"agentview": AGENT, "eye_in_hand": WRIST},
+        upside_down=True,
     ),
     # what `action-heads record` writes
     "own": Dialect(

@@ -120,12 +120,12 @@ def test_lerobot_is_what_lerobot_reads(tmp_path, videos):
 
 @needs_lerobot
 def test_a_dataset_that_the_hub_does_not_give_is_named_with_what_helps(monkeypatch):
+    import huggingface_hub
     from huggingface_hub import errors
-    from lerobot.datasets import lerobot_dataset
 
     def unreachable(*_, **__):
         raise errors.LocalEntryNotFoundError("not cached") from errors.HTTPError("Name or service not known")
 
-    monkeypatch.setattr(lerobot_dataset, "LeRobotDataset", unreachable)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(OSError, match=r"lerobot:someone/lift: there is no folder someone/lift here.*name a folder"):
         opened("someone/lift", kind="lerobot")

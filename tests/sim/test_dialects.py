@@ -131,3 +131,30 @@ def test_a_mixture_is_refused():
         ValueError, match=r"observation.eef, robot0_eef_pos, front, which the simulation does not tell together"
     ):
         dialect_of(["observation.eef", "robot0_eef_pos"], ["front"], "action")
+
+
+class Camera:
+    """A simulation that only renders: the camera's name is not looked at."""
+
+    def render(self, size, camera):
+        return np.arange(size * size * 3, dtype=np.uint8).reshape(size, size, 3)
+
+
+def test_libero_s_own_files_and_openpi_s_are_known():
+    """LIBERO's HDF5 keeps pictures as OpenGL makes them; those in LeRobot's form were turned by half a turn."""
+    state = ("ee_pos", "ee_ori", "gripper_states", "joint_states")
+    assert dialect_of(state, {"agentview", "eye_in_hand"}, "actions") == "libero_hdf5"
+    assert dialect_of(("state",), {"image", "wrist_image"}, "actions") == "libero"
+    raw = DIALECTS["libero_hdf5"].picture(Camera(), 4, "agentview")
+    np.testing.assert_array_equal(raw, Camera().render(4, "")[::-1])
+    np.testing.assert_array_equal(DIALECTS["libero"].picture(Camera(), 4, "image"), raw[::-1, ::-1])
+
+
+@pytest.mark.sim
+def test_libero_s_columns_make_up_the_state_of_its_other_form(lift):
+    lift.reset(seed=4)
+    parts, state = DIALECTS["libero_hdf5"].show(lift), DIALECTS["libero"].show(lift)
+    joined = np.concatenate([parts[name] for name in ("ee_pos", "ee_ori", "gripper_states")])
+    for name in ("observation.state", "state"):
+        np.testing.assert_array_equal(state[name], joined)
+    np.testing.assert_array_equal(parts["joint_states"], lift.joint_position)

@@ -21,8 +21,9 @@ from action_heads import drafts
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.trajectories import Trajectories
 from action_heads.pretrain.sources.convert import Steps
+from action_heads.pretrain.sources.reading import BadData, read_object, reading, whole
 
-FORMAT = 1  # of the files below: another number never meets them
+FORMAT = 2  # of the files below: another number never meets them
 
 
 def folder() -> Path:
@@ -96,7 +97,8 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
                     build(table)
                 finally:
                     table.close()
-                record = {"identity": identity, "warning": table.warning, "episodes": table.episodes}
+                shapes = {key: (column.rows, *column.width) for key, column in table.columns.items()}
+                record = {"identity": identity, "warning": table.warning, "columns": shapes, "episodes": table.episodes}
                 (made / "episodes.json").write_text(json.dumps(record, default=str), encoding="utf-8")
         except OSError:  # another process was faster, with the same outcome
             if not place.exists():
@@ -105,26 +107,33 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
 
 
 def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
-    record = json.loads((place / "episodes.json").read_text(encoding="utf-8"))
-    if record["warning"]:
-        warnings.warn(record["warning"], stacklevel=4)
-    corpora, names, lengths = zip(*record["episodes"], strict=True)
-    ends = np.cumsum(lengths)
-
-    def column(key: str) -> Tensor | None:
-        path = place / f"{key}.npy"
+    remedy = "it is damaged: delete the folder, and it is made anew"
+    try:
+        record = read_object(place / "episodes.json", "the table of a recording")
+    except BadData as error:
+        raise BadData(f"{error}. {place} is damaged: delete the folder, and it is made anew") from error
+    with reading(f"{place}", remedy):
+        warning, shapes = record["warning"], {key: tuple(shape) for key, shape in record["columns"].items()}
+        corpora, names, lengths = zip(*record["episodes"], strict=True)
+        counts = [whole(length, f"{place}, episodes.json: a length") for length in lengths]
+        ends = np.cumsum(counts)
         # Mode "c" reads like "r", but torch takes only arrays that could be written to.
-        return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False)) if path.exists() else None
-
-    gripper = column("gripper")
-    if gripper is None or len(gripper) != ends[-1]:
-        raise ValueError(f"{place} is damaged: delete the folder, and it is made anew")
+        mapped = {key: np.load(place / f"{key}.npy", mmap_mode="c", allow_pickle=False) for key in shapes}
+        damaged = [key for key in shapes if mapped[key].shape != shapes[key] or mapped[key].dtype != np.dtype("<f4")]
+        known = {"gripper"} < set(shapes) <= {"joints", "poses", "gripper"} and all(
+            isinstance(n, str) for n in (*corpora, *names)
+        )
+        if damaged or not known or not isinstance(warning, str) or any(len(a) != ends[-1] for a in mapped.values()):
+            raise BadData(f"{place} is damaged: delete the folder, and it is made anew")
+    if warning:
+        warnings.warn(warning, stacklevel=4)
+    columns: dict[str, Tensor] = {key: torch.from_numpy(array) for key, array in mapped.items()}
     return Trajectories(
-        joints=column("joints"),
-        poses=column("poses"),
-        gripper=gripper,
-        starts=ends - lengths,
-        lengths=np.array(lengths),
+        joints=columns.get("joints"),
+        poses=columns.get("poses"),
+        gripper=columns["gripper"],
+        starts=ends - counts,
+        lengths=np.array(counts),
         names=names,
         corpora=corpora,
         rate_hz=rate_hz,

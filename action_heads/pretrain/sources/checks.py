@@ -5,12 +5,14 @@ Axes: `t` steps of one episode, `j` joints, `k` steps of it looked at.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from action_heads.kinematics.arm import Arm
-from action_heads.kinematics.panda import FRAMES, PANDA
+from action_heads.kinematics.panda import FR3_MAX, FR3_MIN, FRAMES, PANDA
 from action_heads.pretrain.sources.raw import BadData, BadEpisode, Raw
 from action_heads.pretrain.sources.schema import JOINT_UNITS, POSITION_UNITS, ROTATION_WIDTHS, ROTATIONS, Schema
 from action_heads.rotations import SHAPES, to_matrix
@@ -19,12 +21,16 @@ BEYOND = 0.05  # rad or m beyond a joint's limit that a calibration may be off
 FAR = 5.0  # m: no arm that stands on a table reaches so far
 UNIT = 1e-2  # how far a quaternion's length may be from 1
 LOOKED_AT = 32  # rows of an episode whose pose is compared with its joints
+NORMALISED = 100.0  # what LeRobot writes for the end of a joint's calibrated range, unless told to write degrees
+FR3 = replace(PANDA, name="fr3", lower=FR3_MIN, upper=FR3_MAX)  # for this check alone: it has other speeds too
 OFF, TURNED = 0.01, 0.05  # m, rad: how far a pose may be from the forward kinematics of its joints
 
 
 def check(raw: Raw, schema: Schema, arm: Arm | None, base: np.ndarray | None, source: str) -> None:
     """Raise unless an episode can be what its schema says. `base` (3,) m is where the arm stands in the world frame."""
     where = f"{source}, episode {raw.name}"
+    if not len(raw):
+        raise BadEpisode(f"{where}: it has no steps; leave such episodes out with ?short=skip or ?bad=skip")
     for part in ("joints", "position", "rotation"):
         if (values := getattr(raw, part)) is not None:
             _check_finite(values, f"{where}, {part}")
@@ -50,27 +56,53 @@ def _check_finite(values: np.ndarray, where: str) -> None:
 
 def _check_joints(joints: np.ndarray, schema: Schema, arm: Arm | None, where: str) -> None:
     unit = JOINT_UNITS[schema.joints_unit]
+    _check_normalised(joints, schema, where)
     if arm is None:
         if np.abs(joints * unit).max() > 4 * np.pi:
-            raise BadData(f"{where}: joints reach {np.abs(joints).max():.4g} rad; {_degrees(schema)}")
+            raise BadData(f"{where}: joints reach {np.abs(joints).max():.4g} rad; {_degrees(schema, joints)}")
         return
     if joints.shape[1] != len(arm):
         raise BadData(f"{where}: {joints.shape[1]} joints, but {arm} has {len(arm)}; give the columns of the arm alone")
-    inside = arm.within_limits(torch.from_numpy(joints * unit).double(), BEYOND).numpy()
-    if inside.all():
+    radians = torch.from_numpy(joints * unit).double()
+    inside = arm.within_limits(radians, BEYOND).numpy()
+    if inside.all() or (schema.fr3 and arm is PANDA and bool(FR3.within_limits(radians, BEYOND).all())):
         return
     row, joint = np.argwhere(~inside)[0]
     bounds = f"[{arm.lower[joint]:.4g}, {arm.upper[joint]:.4g}]"
-    problem = f"{where}, row {row}: joint {joint} is {joints[row, joint] * unit:.4g}, outside {bounds} of {arm.name}"
+    other = ", and the episode does not fit the FR3's limits either" if schema.fr3 and arm is PANDA else ""
+    problem = (
+        f"{where}, row {row}: joint {joint} is {joints[row, joint] * unit:.4g}, outside {bounds} of {arm.name}{other}"
+    )
     if schema.joints_unit == "rad" and np.abs(joints).max() > 4:
         degrees = torch.from_numpy(np.deg2rad(joints)).double()
         if arm.within_limits(degrees, BEYOND).float().mean() > 0.99:
-            raise BadData(f"{problem}; {_degrees(schema)}")
+            raise BadData(f"{problem}; {_degrees(schema, joints)}")
     raise BadEpisode(f"{problem}; is this the right arm (?arm=...)? Such episodes are left out with ?bad=skip")
 
 
-def _degrees(schema: Schema) -> str:
-    return f'these look like degrees: set "joints_unit": "deg" in a column map (now {schema.joints_unit!r})'
+def _check_normalised(joints: np.ndarray, schema: Schema, where: str) -> None:
+    """Refuse LeRobot's normalised joints, which are cut at -100 and 100, where degrees were declared."""
+    largest = np.abs(joints).max()
+    ends = np.abs(np.abs(joints) - NORMALISED) < 1e-3
+    if schema.joints_unit == "deg" and largest < NORMALISED + 1e-3 and ends.any():
+        row, joint = np.argwhere(ends)[0]
+        raise BadData(
+            f"{where}, row {row}: joint {joint} is {joints[row, joint]:.6g} and no joint goes beyond 100: these are "
+            f"LeRobot's normalised joints, not degrees. {_NORMALISED}"
+        )
+
+
+_NORMALISED = (
+    "SO-100 and SO-101 arms are recorded so, -100 to 100 over the range of each joint's calibration, unless the robot "
+    "has use_degrees=true: record anew with it, or turn them into radians by the calibration's range_min and range_max"
+)
+
+
+def _degrees(schema: Schema, joints: np.ndarray) -> str:
+    remedy = f'set "joints_unit": "deg" in a column map (now {schema.joints_unit!r})'
+    if np.abs(joints).max() < NORMALISED + 1e-3:  # either is possible: nothing in the numbers tells
+        return f"these look like degrees or like LeRobot's normalised joints. If degrees, {remedy}. {_NORMALISED}"
+    return f"these look like degrees: {remedy}"
 
 
 def _check_position(position: np.ndarray, schema: Schema, where: str) -> None:

@@ -5,22 +5,19 @@ meta/info.json, meta/episodes/chunk-*/file-*.parquet, data/chunk-*/file-*.parque
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from action_heads.extras import require
 from action_heads.hub_errors import hub_errors, is_local, reason
 from action_heads.pretrain.sources import schema as columns
+from action_heads.pretrain.sources.lerobot_info import Episode, read_episodes, read_info
+from action_heads.pretrain.sources.lerobot_rows import Rows
 from action_heads.pretrain.sources.raw import BadData, Raw
 from action_heads.pretrain.sources.schema import Schema
 from action_heads.pretrain.sources.spec import Spec
-
-_EPISODE = ["episode_index", "length", "data/chunk_index", "data/file_index"]
 
 
 @contextmanager
@@ -43,135 +40,72 @@ def fetching(spec: Spec) -> Iterator[None]:
         ) from error
 
 
+def folder_of(spec: Spec) -> Path | None:
+    """The folder that a spec names; None where it can only be a dataset on the Hub."""
+    root = Path(spec.where).expanduser()
+    if root.exists():
+        if not (root / "meta/info.json").exists():
+            raise BadData(f"{spec}: {root} has no meta/info.json, so it is no LeRobotDataset")
+        return root
+    if root.is_absolute() or spec.where.count("/") != 1:
+        raise FileNotFoundError(f"{spec}: there is no folder {spec.where}, and a repo_id is OWNER/NAME")
+    return None
+
+
+def fetched(spec: Spec, patterns: Sequence[str], revision: str | None, **options: Any) -> Path:
+    """The folder with a snapshot of some files of a dataset on the Hub."""
+    from huggingface_hub import snapshot_download
+
+    with fetching(spec):
+        given = {"repo_type": "dataset", "revision": revision, "allow_patterns": list(patterns)}
+        return Path(snapshot_download(spec.where, **given, **options))
+
+
+# Robots whose joints LeRobot writes as -100 to 100, unless it is told to write degrees.
+NORMALISING = re.compile(r"(bi_)?(so_?10[01]|so_|koch|lekiwi|omx)")
+
+
 class LeRobot:
     """A dataset in a folder, or on the Hub by its repo_id: then its meta and data files, no videos, are fetched."""
 
     def __init__(self, spec: Spec):
         self.spec, self.source = spec, str(spec)
-        self.root = Path(spec.where).expanduser()
-        remote = not self.root.exists()
-        if remote and (self.root.is_absolute() or spec.where.count("/") != 1):
-            raise FileNotFoundError(f"{self.source}: there is no folder {spec.where}, and a repo_id is OWNER/NAME")
-        if remote:
-            self.root = self._fetch(["meta/info.json"])
-        self.info = self._info()
-        widths = {
-            name: int(np.prod(feature["shape"]))
-            for name, feature in self.info["features"].items()
-            if feature["dtype"] not in ("image", "video", "string")
-        }
+        found, revision = folder_of(spec), spec.options.get("revision")
+        self.root = found or fetched(spec, ["meta/info.json"], revision)
+        self.info = read_info(self.root, self.source)
+        widths = self.info.widths()
         if path := spec.options.get("columns"):
             self.schema = columns.check(Schema.from_json(path), widths, self.source)
         else:
             self.schema = columns.choose(widths, spec.options.get("schema"), self.source)
         self.widths = {column.name: widths[column.name] for column in self.schema.columns().values()}
-        if remote:
-            self.root = self._fetch(["meta/*", "data/*"])
-        self.rate_hz = float(self.info["fps"])
+        if found is None:
+            self.root = fetched(spec, ["meta/*", "data/*"], revision)
+        self.rate_hz = self.info.fps
+        self.normalises = bool(self.schema.joints) and NORMALISING.match(self.info.robot) is not None
         self.corpus = spec.where.rstrip("/").rsplit("/", 1)[-1]
-        self.files = self._files()
+        self.rows = Rows(self.root, read_episodes(self.root, self.info, self.source), self.source)
         self.identity = [self.corpus] + [
             [str(path.relative_to(self.root)), path.stat().st_size, path.stat().st_mtime_ns]
-            for path in [self.root / "meta/info.json", *self.files]
+            for path in [self.root / "meta/info.json", *self.rows.files]
         ]
-
-    def _fetch(self, patterns: list[str]) -> Path:
-        from huggingface_hub import snapshot_download
-
-        where, revision = self.spec.where, self.spec.options.get("revision")
-        with fetching(self.spec):
-            return Path(snapshot_download(where, repo_type="dataset", revision=revision, allow_patterns=patterns))
-
-    def _info(self) -> dict[str, Any]:
-        path = self.root / "meta/info.json"
-        if not path.exists():
-            raise BadData(f"{self.source}: {self.root} has no meta/info.json, so it is no LeRobotDataset")
-        info = json.loads(path.read_text())
-        version = info.get("codebase_version", "unknown")
-        if not version.startswith("v3"):
-            raise BadData(
-                f"{self.source} is a LeRobotDataset of version {version}; v3 is read here: convert it with "
-                "`python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=...`"
-            )
-        return info
-
-    def _files(self) -> dict[Path, list[tuple[int, int]]]:
-        """Every data file in order, with the index and length of each episode in it."""
-        parquet = require("pyarrow.parquet", "data")
-        parts = sorted(self.root.glob("meta/episodes/*/*.parquet"))
-        rows = [row for part in parts for row in parquet.read_table(part, columns=_EPISODE).to_pylist()]
-        if not rows:
-            raise BadData(f"{self.source} has no episodes: its recording was never finished, or the download was cut")
-        found, expected = [row["episode_index"] for row in rows], list(range(len(rows)))
-        if found != expected:
-            at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-            raise BadData(
-                f"{self.source}: episode indices are not contiguous in meta/episodes: {found[at]} stands where {at} "
-                "belongs. Write the dataset anew, for example with lerobot's dataset tools"
-            )
-        if self.info.get("total_episodes", len(rows)) != len(rows):
-            raise BadData(
-                f"{self.source}: meta/info.json counts {self.info['total_episodes']} episodes, meta/episodes has "
-                f"{len(rows)}: the download was cut, or the recording never finished"
-            )
-        files: dict[Path, list[tuple[int, int]]] = {}
-        for row in rows:
-            name = self.info["data_path"].format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-            files.setdefault(self.root / name, []).append((row["episode_index"], row["length"]))
-        if missing := [str(path.relative_to(self.root)) for path in files if not path.exists()]:
-            raise BadData(f"{self.source} lacks {', '.join(missing[:3])} ({len(missing)} files): download it again")
-        return files
 
     def shards(self) -> Iterator[list[Raw]]:
         """The episodes of one file after another."""
-        for path, episodes in self.files.items():
+        for path, episodes in self.rows.files.items():
             yield self._read(path, episodes)
 
-    def _read(self, path: Path, episodes: list[tuple[int, int]]) -> list[Raw]:
-        parquet = require("pyarrow.parquet", "data")
-        where = f"{self.source}, {path.relative_to(self.root)}"
-        file = parquet.ParquetFile(path)
-        if absent := [name for name in self.widths if name not in file.schema_arrow.names]:
-            raise BadData(f"{where} lacks {', '.join(absent)}, which meta/info.json promises: download it again")
-        table = file.read(columns=["episode_index", "frame_index", *self.widths])
-        indices, lengths = (np.array(values) for values in zip(*episodes, strict=True))
-        expected = np.repeat(indices, lengths)
-        found = table["episode_index"].to_numpy()
-        if len(found) != len(expected) or (found != expected).any():
-            wrong = int((found[: len(expected)] != expected[: len(found)]).argmax())
-            raise BadData(
-                f"{where}: {len(found)} rows, but meta/episodes counts {len(expected)}, or the episodes are not in "
-                f"order: row {wrong} is of episode {found[wrong]}, expected {expected[min(wrong, len(expected) - 1)]}"
-            )
-        frames = table["frame_index"].to_numpy()
-        starts = np.cumsum(lengths) - lengths
-        gap = frames != np.arange(len(frames)) - np.repeat(starts, lengths)
-        if gap.any():
-            raise BadData(
-                f"{where}: episode {found[gap.argmax()]} is not contiguous, its row "
-                f"{int(gap.argmax() - np.repeat(starts, lengths)[gap.argmax()])} has frame_index {frames[gap.argmax()]}"
-            )
-        values = {name: column_values(table[name], width, f"{where}, {name}") for name, width in self.widths.items()}
+    def _read(self, path: Path, episodes: list[Episode]) -> list[Raw]:
+        values = self.rows.read(path, self.widths)
         parts = {key: values[column.name][:, column.part] for key, column in self.schema.columns().items()}
-        return [
-            Raw(
-                self.corpus,
-                f"episode_{index:06d}",
-                *(None if key not in parts else parts[key][a : a + n] for key in ("joints", "position", "rotation")),
-                gripper=parts["gripper"][a : a + n, 0] if "gripper" in parts else None,
+        raws, begin = [], 0
+        for episode in episodes:
+            now = slice(begin, begin + episode.length)
+            joints, position, rotation, gripper = (
+                parts[key][now] if key in parts else None for key in ("joints", "position", "rotation", "gripper")
             )
-            for (index, n), a in zip(episodes, starts, strict=True)
-        ]
-
-
-def column_values(column: Any, width: int, where: str) -> np.ndarray:
-    """A column of numbers, or of lists of them, -> (rows, width); a missing value is NaN."""
-    flat = column.combine_chunks()
-    while hasattr(flat, "flatten") and "list" in str(flat.type):
-        flat = flat.flatten()
-    values = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float64)
-    if values.size != len(column) * width:
-        raise BadData(
-            f"{where}: {values.size} values in {len(column)} rows, where meta/info.json promises {width} each"
-        )
-    return values.reshape(len(column), width)
+            name = f"episode_{episode.index:06d}"
+            gripper = None if gripper is None else gripper[:, 0]
+            raws.append(Raw(self.corpus, name, joints, position, rotation, gripper))
+            begin += episode.length
+        return raws

@@ -16,9 +16,11 @@ from action_heads.pretrain.sources.npz import Npz
 from action_heads.pretrain.sources.raw import BadData, BadEpisode, Corpus
 from action_heads.pretrain.sources.robomimic import Robomimic
 from action_heads.pretrain.sources.spec import RATE_HZ, Spec
+from action_heads.pretrain.sources.told import Told
 
 READERS = {"npz": Npz, "lerobot": LeRobot, "robomimic": Robomimic}
 BUNDLED = "panda_kinematics"  # the name under which `npz:` finds the recordings that come with the package
+MOST_RAISED = 1000.0  # times: steps that interpolation may make of one
 MOST_SKIPPED = 0.5  # of the episodes: more than that is no accident
 
 
@@ -71,25 +73,36 @@ def read(spec: Spec) -> Trajectories:
     rate = corpus.rate_hz if spec.options.get("rate") == "native" else spec.number("rate", RATE_HZ)
     base = _base(spec, corpus, arm)
     skip = spec.options.get("bad") == "skip"
+    skip_empty = skip or spec.options.get("short") == "skip"
+    if rate > MOST_RAISED * corpus.rate_hz:
+        raise ValueError(
+            f"{spec}: {corpus.rate_hz:g} Hz recorded would become {rate:g} Hz, more than {MOST_RAISED:g} times as many "
+            "steps: give the rate it was recorded at as recorded_hz, or a lower rate"
+        )
 
     def build(table: Table) -> None:
         skipped, count = [], 0
+        told = Told(corpus.schema, corpus.normalises, corpus.source)
         for shard in corpus.shards():
             for raw in shard:
                 count += 1
                 try:
                     check(raw, corpus.schema, arm, base, corpus.source)
                 except BadEpisode as error:
-                    if not skip:
+                    if not (skip or (skip_empty and not len(raw))):
                         raise
                     skipped.append(str(error))
                     continue
-                steps = resample(to_steps(raw, corpus.schema, arm, base), corpus.rate_hz, rate)
+                converted = to_steps(raw, corpus.schema, arm, base)
+                told.add(raw, converted)
+                steps = resample(converted, corpus.rate_hz, rate)
                 table.append(raw.corpus, raw.name, steps)
         if len(skipped) > MOST_SKIPPED * count:
             raise BadData(f"{corpus.source}: {len(skipped)} of {count} episodes are bad, the first: {skipped[0]}")
+        notes = told.warnings()
         if skipped:
-            table.warning = f"{corpus.source}: left out {len(skipped)} of {count} episodes, the first: {skipped[0]}"
+            notes = [f"{corpus.source}: left out {len(skipped)} of {count} episodes, the first: {skipped[0]}", *notes]
+        table.warning = "\n".join(notes)
 
     identity = {
         "kind": spec.kind,
@@ -98,7 +111,7 @@ def read(spec: Spec) -> Trajectories:
         "arm": None if arm is None else [arm.name, arm.frame],
         "rates": [corpus.rate_hz, rate],
         "base": None if base is None else base.tolist(),
-        "skip": skip,
+        "skip": skip or ("empty" if skip_empty else False),
     }
     return cached(identity, rate, arm, build)
 
@@ -121,6 +134,6 @@ def _base(spec: Spec, corpus: Corpus, arm: Arm | None) -> np.ndarray | None:
         base = np.array([float(value) for value in given.split(",")])
     except ValueError:
         base = np.zeros(0)
-    if base.shape != (3,):
+    if base.shape != (3,) or not np.isfinite(base).all():
         raise ValueError(f"{corpus.source}: base is x,y,z in m or world, not {given!r}")
     return base

@@ -1,4 +1,4 @@
-"""What a reader of a file format hands over, and the two kinds of refusal.
+"""What a reader of a file format hands over.
 
 Axes: `t` steps of one episode, `j` joints.
 """
@@ -11,15 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
+from action_heads.pretrain.sources.reading import BadData, BadEpisode
 from action_heads.pretrain.sources.schema import Schema
 
-
-class BadData(ValueError):
-    """A recording that is not what its column map says: nothing of it can be used."""
-
-
-class BadEpisode(BadData):
-    """An episode that cannot be so; `?bad=skip` leaves it out."""
+__all__ = ["BadData", "BadEpisode", "Corpus", "Raw"]
 
 
 @dataclass(frozen=True)
@@ -44,5 +39,6 @@ class Corpus(Protocol):
     identity: object  # JSON; another file gives another
     rate_hz: float
     schema: Schema
+    normalises: bool  # whether robots of its kind are recorded with joints from -100 to 100
 
     def shards(self) -> Iterator[list[Raw]]: ...

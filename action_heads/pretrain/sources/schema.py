@@ -7,14 +7,14 @@ reference notes alone. A user's own is a small JSON file.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from action_heads.kinematics.panda import FRAMES
+from action_heads.pretrain.sources.reading import BadData, is_number, read_object, short
 
 # A rotation's spelling in column maps -> the form of `rotations`.
 ROTATIONS = {
@@ -39,8 +39,11 @@ class Column:
 
     @classmethod
     def parse(cls, text: str) -> Column:
-        match = re.fullmatch(r"(.+?)(?:\[(-?\d*)(?:(:)(-?\d*))?\])?", text)
-        assert match
+        match = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d{1,9})?(?:(:)(-?\d{1,9})?)?\])?", text)
+        if match is None or text.endswith("[]"):
+            raise ValueError(
+                f"{short(text)} is no column: write its name, or a part of it as in observation.state[0:7], actions[-1]"
+            )
         name, start, colon, stop = match.groups()
         first = int(start) if start else None
         if start and not colon:
@@ -68,6 +71,7 @@ class Schema:
         frame: what the pose is the pose of: flange, hand, tcp, grip_site, robosuite_eef; another arm's is its own.
         world: whether poses are in a world frame rather than the robot's base frame.
         arm: panda, or null where no arm is known: then joints are kept as they are and poses must be recorded.
+        fr3: whether Franka's FR3 is among the arms, as in DROID: its links are the Panda's, its joint limits are not.
     """
 
     name: str = "columns"
@@ -83,8 +87,10 @@ class Schema:
     frame: str = "tcp"
     world: bool = False
     arm: str | None = "panda"
+    fr3: bool = False
 
     def __post_init__(self) -> None:
+        self._check_types()
         for key, known in (
             ("joints_unit", JOINT_UNITS),
             ("position_unit", POSITION_UNITS),
@@ -102,6 +108,28 @@ class Schema:
             raise ValueError(f"schema {self.name}: name the joints of a known arm, or position and rotation, or both")
         if self.gripper_open == self.gripper_closed:
             raise ValueError(f"schema {self.name}: gripper_open and gripper_closed are both {self.gripper_open:g}")
+
+    def _check_types(self) -> None:
+        """A map may come from a file: every value must be of its own kind before it is used."""
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if kind == "float":
+                fine, what = is_number(value), "a number"
+            elif kind == "bool":
+                fine, what = isinstance(value, bool), "true or false"
+            else:
+                fine = isinstance(value, str) or (value is None and "None" in kind)
+                what = "text or null" if "None" in kind else "text"
+            if not fine:
+                raise ValueError(f"schema {self.name}: {field.name} must be {what}, but is {short(value)}")
+        if self.fr3 and self.arm != "panda":
+            raise ValueError(f"schema {self.name}: fr3 widens the Panda's limits, but arm is {self.arm!r}")
+        for part in ("joints", "position", "rotation", "gripper"):
+            if (text := getattr(self, part)) is not None:
+                try:
+                    Column.parse(text)
+                except ValueError as error:
+                    raise ValueError(f"schema {self.name}: {part}: {error}") from error
 
     def columns(self) -> dict[str, Column]:
         """What is mapped: part of a motion -> column."""
@@ -133,15 +161,15 @@ class Schema:
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: give the JSON file of a column map")
-        try:
-            data = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
+        data = read_object(path, "column map")
         known = {field.name for field in fields(cls)}
-        if not isinstance(data, dict) or set(data) - known:
-            unknown = ", ".join(sorted(set(data) - known)) if isinstance(data, dict) else type(data).__name__
+        if set(data) - known:
+            unknown = ", ".join(sorted(set(data) - known))
             raise ValueError(f"{path}: unknown keys {unknown}; a column map has {', '.join(sorted(known))}")
-        return cls(**{"name": path.stem, **data})
+        try:
+            return cls(**{"name": path.stem, **data})
+        except ValueError as error:
+            raise BadData(f"{path}: {error}") from error
 
 
 _ROBOSUITE: dict[str, Any] = {"gripper_open": -1.0, "gripper_closed": 1.0, "frame": "robosuite_eef", "world": True}
@@ -158,6 +186,7 @@ SCHEMAS = {
             # The command, as in the paper: the state of a hand that is closed on something wide reads as open.
             gripper="action.gripper_position",
             frame="flange",
+            fr3=True,
         ),
         Schema(
             "mimicgen",
@@ -213,32 +242,34 @@ WIDTHS = {
 }
 
 
+# LIBERO in openpi's form, whose columns have no prefix: the same numbers, and found under the same name.
+_OPENPI = replace(SCHEMAS["libero"], position="state[0:3]", rotation="state[3:6]", gripper="actions[6:7]")
+_KNOWN = [(schema, WIDTHS[name]) for name, schema in SCHEMAS.items()] + [(_OPENPI, {"state": 8, "actions": 7})]
+
+
 def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
     """The schema of that name, or the one whose columns are all among these (name -> number of values)."""
     if name is not None and name not in SCHEMAS:
         raise ValueError(
             f"{source}: unknown schema {name!r}; choose from {', '.join(SCHEMAS)}, or give ?columns=MAP.json"
         )
-    candidates = [SCHEMAS[name]] if name else list(SCHEMAS.values())
-    for schema in candidates:
-        as_declared = all(widths.get(column) == width for column, width in WIDTHS[schema.name].items())
+    candidates = [(schema, declared) for schema, declared in _KNOWN if name in (None, schema.name)]
+    for schema, declared in candidates:
+        as_declared = all(widths.get(column) == width for column, width in declared.items())
         if not schema.lacks(widths) and (name or as_declared):
             return schema
 
-    def differs(schema: Schema) -> list[str]:
-        declared = WIDTHS[schema.name].items()
+    def differs(schema: Schema, declared: Mapping[str, int]) -> list[str]:
         return schema.lacks(widths) or [
-            f"{column} with {width} values" for column, width in declared if widths.get(column) != width
+            f"{column} with {width} values" for column, width in declared.items() if widths.get(column) != width
         ]
 
     # Of two that lack as much, the one whose columns are there at all.
-    nearest = min(
-        candidates, key=lambda schema: (len(differs(schema)) / len(schema.columns()), -len(WIDTHS[schema.name]))
-    )
+    nearest, declared = min(candidates, key=lambda one: (len(differs(*one)) / len(one[0].columns()), -len(one[1])))
     present = ", ".join(f"{column} ({width})" for column, width in widths.items())
     raise ValueError(
         f"{source}: no column map fits. It has {present}. The nearest, {nearest.name}, lacks "
-        f"{', '.join(differs(nearest))}. Write a map of your own: ?columns=MAP.json, see docs/data.md"
+        f"{', '.join(differs(nearest, declared))}. Write a map of your own: ?columns=MAP.json, see docs/data.md"
     )
 
 
@@ -246,5 +277,5 @@ def check(schema: Schema, widths: Mapping[str, int], source: str) -> Schema:
     """A user's own map, refused where the recording lacks what it names."""
     if problems := schema.lacks(widths):
         present = ", ".join(f"{column} ({width})" for column, width in widths.items())
-        raise ValueError(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {present}")
+        raise BadData(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {present}")
     return schema

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+MOST_HZ = 10_000.0  # steps a second: more than any robot is recorded at
 RATE_HZ = 15.0  # DROID's, and of everything unless an option says otherwise
 
 # What every recording may be told, whatever its format.
@@ -22,8 +24,18 @@ OPTIONS = {
     "recorded": {},
     "npz": _RECORDED | {"recorded_hz": "steps a second of the file"},
     "lerobot": _RECORDED
-    | {"schema": "the name of a column map", "columns": "a JSON file with one", "revision": "branch, tag or commit"},
-    "robomimic": _RECORDED | {"gripper": "action or qpos", "recorded_hz": "steps a second of the file"},
+    | {
+        "schema": "the name of a column map",
+        "columns": "a JSON file with one",
+        "revision": "branch, tag or commit",
+        "tolerance_s": "seconds that a video's frame may be off its row; of Stage 2",
+    },
+    "robomimic": _RECORDED
+    | {
+        "gripper": "action or qpos",
+        "recorded_hz": "steps a second of the file",
+        "filter_key": "the name of a list of demonstrations in the file's mask, such as train or valid",
+    },
 }
 FORMS = (
     "synthetic:panda, synthetic:ARM.urdf, recorded:panda, npz:FILE.npz, lerobot:REPO_OR_FOLDER, robomimic:FILE.hdf5, "
@@ -52,6 +64,8 @@ class Spec:
             raise ValueError(f"unknown data source {text!r}; choose from {FORMS}")
         if tail and re.search(r"@[\d.]+$", where):
             raise ValueError(f"{text!r}: the weight comes last, after the options")
+        if not math.isfinite(weight):
+            raise ValueError(f"{text!r} has a weight that is no number: give the source a share as in {head}@2")
         if weight <= 0:
             raise ValueError(f"{text!r} has weight 0: leave the source out, or give it a share as in {head}@2")
         options = {}
@@ -60,6 +74,8 @@ class Spec:
             if not equals or not value or key not in OPTIONS[kind]:
                 known = "; ".join(f"{name} ({what})" for name, what in OPTIONS[kind].items()) or "none"
                 raise ValueError(f"{text!r}: {pair!r} is no option of {kind}; its options are {known}")
+            if key in options:
+                raise ValueError(f"{text!r}: {key} is given twice; give it once")
             options[key] = value
         for key in ("short", "bad"):
             if options.get(key, "error") not in ("error", "skip"):
@@ -71,12 +87,16 @@ class Spec:
         weight = "" if self.weight == 1 else f"@{self.weight:g}"
         return f"{self.kind}:{self.where}" + (f"?{options}" if options else "") + weight
 
-    def number(self, key: str, default: float) -> float:
-        """An option that is a positive number."""
+    def number(self, key: str, default: float, most: float = MOST_HZ) -> float:
+        """An option that is a positive number, or its default where it is not given."""
+        if key not in self.options:
+            return default
         try:
-            value = float(self.options.get(key, default))
+            value = float(self.options[key])
         except ValueError:
             value = 0.0
-        if not value > 0:
-            raise ValueError(f"{self}: {key} must be a positive number, not {self.options[key]!r}")
+        if not 0 < value <= most:
+            raise ValueError(
+                f"{self}: {key} must be a positive number, not {self.options[key]!r}; the largest is {most:g}"
+            )
         return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +83,41 @@ def test_damage_is_noticed(cache):
     np.save(path, np.zeros(3, np.float32))
     with pytest.raises(ValueError, match=r"damaged: delete the folder"):
         cached("x", 15.0, PANDA, build)
+
+
+DAMAGES = {
+    "short gripper": lambda place: (place / "gripper.npy").write_bytes((place / "gripper.npy").read_bytes()[:-8]),
+    "short joints": lambda place: (place / "joints.npy").write_bytes((place / "joints.npy").read_bytes()[:-8]),
+    "empty joints": lambda place: (place / "joints.npy").write_bytes(b""),
+    "no joints": lambda place: (place / "joints.npy").unlink(),
+    "other type": lambda place: np.save(place / "joints.npy", np.zeros((42, 7))),
+    "other width": lambda place: np.save(place / "joints.npy", np.zeros((42, 6), np.float32)),
+    "pickle": lambda place: np.save(place / "gripper.npy", np.array([{}] * 42), allow_pickle=True),
+    "no record": lambda place: (place / "episodes.json").unlink(),
+    "half a record": lambda place: (place / "episodes.json").write_bytes((place / "episodes.json").read_bytes()[:40]),
+    "empty record": lambda place: (place / "episodes.json").write_text("{}", encoding="utf-8"),
+    "not UTF-8": lambda place: (place / "episodes.json").write_bytes(b"\xff\xfe"),
+    "deep record": lambda place: (place / "episodes.json").write_text("[" * 100_000, encoding="utf-8"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_every_damage_is_named(cache, damage):
+    cached("x", 15.0, PANDA, build)
+    (place,) = cache.iterdir()
+    DAMAGES[damage](place)
+    with pytest.raises(ValueError, match=r"delete the folder, and it is made anew") as caught:
+        cached("x", 15.0, PANDA, build)
+    assert str(place) in str(caught.value)
+
+
+def test_drafts_of_killed_runs_are_removed_by_the_next(cache):
+    old, young = cache / "a.old", cache / "b.young"
+    for draft in (old, young):
+        draft.mkdir(parents=True)
+        (draft / "joints.npy").write_bytes(b"half")
+    for path in (old / "joints.npy", old):
+        os.utime(path, (0, 0))
+    cached("x", 15.0, PANDA, build)
+    assert not old.exists()
+    assert young.exists(), "another run may be writing to it"

@@ -17,7 +17,7 @@ from action_heads.kinematics.panda import FRAMES
 from action_heads.pretrain.sources import find_arm
 from action_heads.pretrain.sources.checks import check
 from action_heads.pretrain.sources.raw import BadData, BadEpisode, Raw
-from action_heads.pretrain.sources.schema import ROTATIONS, Schema
+from action_heads.pretrain.sources.schema import ROTATIONS, SCHEMAS, Schema
 from action_heads.rotations import from_matrix, to_matrix
 
 SCHEMA = Schema(joints="q", position="p", rotation="r", gripper="g", rotation_form="quat_xyzw", frame="robosuite_eef")
@@ -177,3 +177,53 @@ def test_no_rotation_matrices_and_vectors():
 def test_gripper_of_another_range():
     refused(replace(raw(), gripper=np.linspace(0, 255, 50)), 'the gripper is .* 0 is said to be open.*"gripper_closed"')
     check(replace(raw(), gripper=np.full(50, np.nan)), SCHEMA, PANDA, None, "x")
+
+
+def test_arms_with_the_fr3_s_limits_are_taken_where_the_schema_says_so():
+    """DROID holds both arms: an episode is of the one or of the other."""
+    droid = replace(SCHEMA, fr3=True)
+    episode = raw()
+    fr3 = episode.joints.copy()
+    fr3[:, 5], fr3[:, 6] = 4.31, -3.0168
+    alone = replace(episode, joints=fr3, position=None, rotation=None)
+    check(alone, droid, PANDA, None, "x")
+    refused(alone, r"joint 5 is 4.31, outside .* of panda;", BadEpisode)
+    mixed = fr3.copy()
+    mixed[3, 0] = 2.85  # the Panda's joint 1 goes there, the FR3's does not
+    refused(replace(alone, joints=mixed), "does not fit the FR3's limits either", BadEpisode, droid)
+    with pytest.raises(ValueError, match=r"fr3 widens the Panda's limits, but arm is 'six\.urdf'"):
+        replace(SCHEMA, fr3=True, arm="six.urdf")
+    assert [name for name, schema in SCHEMAS.items() if schema.fr3] == ["droid"]
+
+
+def test_all_of_droid_s_statistics_are_within_the_limits_of_its_schema():
+    """The extremes of 27 million frames, each joint alone: data/README.md of the shared folder gives the source."""
+    lowest = [-2.6723, -1.6590, -2.6782, -2.9410, -2.6706, 0.2399, -3.0169]
+    highest = [2.6775, 1.5841, 2.6958, -0.2977, 2.6625, 4.3092, 2.7557]
+    for extremes in (lowest, highest):
+        for joint, value in enumerate(extremes):
+            joints = np.tile([0, -0.785, 0, -2.356, 0, 1.571, 0.785], (5, 1))
+            joints[:, joint] = value
+            check(Raw("c", "n", joints, None, None, None), SCHEMAS["droid"], PANDA, None, "x")
+
+
+def normalised(top: float = 100.0) -> np.ndarray:
+    """Joints as LeRobot writes an SO-101's, cut at its calibrated range."""
+    return np.clip(top * np.sin(np.linspace(0, 6, 60))[:, None] * np.linspace(0.2, 1, 7), -100, 100).round(4)
+
+
+@pytest.mark.parametrize("arm", [None, "wide"])
+def test_normalised_joints_are_never_taken_for_degrees(arm):
+    wide = Arm("wide", *(torch.full((7,), x) for x in (-3.2, 3.2, 2.0, 0.0)), "tcp", PANDA.forward)
+    arm = wide if arm else None
+    pose = raw(steps=60)
+    episode = replace(pose, joints=normalised(130.0))
+    degrees = replace(SCHEMA, joints_unit="deg", arm="wide.urdf")
+    refused(episode, r"LeRobot's normalised joints, not degrees.*use_degrees=true", schema=degrees, arm=arm)
+    either = "look like degrees or like LeRobot's normalised joints.*use_degrees=true"
+    refused(episode, either, schema=replace(SCHEMA, arm="wide.urdf"), arm=arm)
+
+
+def test_an_episode_without_steps():
+    empty = Raw("corpus", "demo_7", np.zeros((0, 7)), None, None, None)
+    refused(empty, r"no steps; .*\?short=skip or \?bad=skip", BadEpisode)

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 pytest.importorskip("pyarrow")
 from lerobot_fixture import DROID, droid, droid_episodes, write
 
 from action_heads.kinematics import forward
 from action_heads.pretrain import data
-from action_heads.pretrain.sources import BadData, Spec, open_windows
+from action_heads.pretrain.sources import SCHEMAS, BadData, Spec, open_windows
 from action_heads.pretrain.sources.lerobot import LeRobot
 from action_heads.pretrain.sources.opening import read
 
@@ -268,3 +269,59 @@ def test_other_things_than_datasets(tmp_path, folder):
         opened(write(tmp_path / "old", droid_episodes(), 15, codebase_version="v2.1"))
     with pytest.raises(BadData, match="counts 9 episodes, meta/episodes has 3"):
         opened(write(tmp_path / "cut", droid_episodes(), 15, total_episodes=9))
+
+
+def test_droid_s_fr3_arms_are_read(tmp_path):
+    """Joints 6 and 7 go where the Panda's cannot; a map of one's own must say that such arms are among them."""
+    episodes = droid_episodes()
+    joints = np.tile([0.0, -0.785, 0.0, -2.356, 0.0, 4.31, -3.0168], (40, 1))
+    position, matrix = forward(torch.from_numpy(joints), "flange")
+    turn = Rotation.from_matrix(matrix.numpy()).as_euler("xyz")
+    alone = {name: values[:40] for name, values in episodes[0].items()}
+    alone["observation.state.joint_position"] = joints
+    alone["observation.state.cartesian_position"] = np.concatenate([position.numpy(), turn], axis=1)
+    folder = write(tmp_path / "droid_1.0.1", [*episodes, alone], 15)
+    assert opened(folder).trajectories.lengths.tolist()[-1] == 40
+    columns = {key: value for key, value in SCHEMAS["droid"].to_dict().items() if key != "fr3"}
+    (tmp_path / "droid.json").write_text(json.dumps(columns), encoding="utf-8")
+    with pytest.raises(BadData, match=r"episode_000003, row 0: joint 5 is 4\.31, outside .* of panda"):
+        opened(folder, f"?columns={tmp_path}/droid.json")
+
+
+def test_rows_and_episodes_are_matched_by_their_indices(folder):
+    first = opened(folder).trajectories
+    for path in (DATA, EPISODES):
+        rewritten(folder, path, lambda t: t.update({name: values[::-1] for name, values in t.items()}))
+    second = opened(folder).trajectories
+    order = [first.names.index(name) for name in second.names]
+    assert [first.lengths[i] for i in order] == second.lengths.tolist()
+    for i, name in enumerate(second.names):
+        a, b = first.starts[first.names.index(name)], second.starts[i]
+        assert torch.equal(first.joints[a : a + 10], second.joints[b : b + 10])
+
+
+def test_joints_that_may_be_normalised_are_told(tmp_path):
+    """robot_type says that LeRobot may have written -100 to 100: nothing in the numbers tells them from degrees."""
+    episode = {"q": np.full((40, 7), 60.0), "pose": np.tile([0.4, 0, 0.3, 0, 0, 0, 1.0], (40, 1))}
+    columns = {"joints": "q", "joints_unit": "deg", "position": "pose[0:3]", "rotation": "pose[3:7]", "arm": None}
+    (tmp_path / "map.json").write_text(json.dumps(columns), encoding="utf-8")
+    for robot in ("so100_follower", "so101_follower", "so_follower"):
+        folder = write(tmp_path / robot, [episode], 15, robot_type=robot)
+        with pytest.warns(UserWarning, match=r"no joint goes beyond 60.*use_degrees=true"):
+            opened(folder, f"?columns={tmp_path}/map.json")
+
+
+def test_lists_of_uneven_length_are_not_taken_for_rows(tmp_path):
+    """Two rows of 6 and 8 values have as many as two of 7."""
+    import pyarrow as pa
+
+    folder = write(tmp_path / "d", droid_episodes(), 15)
+
+    def uneven(t):
+        rows = [list(row) for row in t["observation.state.joint_position"]]
+        rows[3], rows[4] = rows[3][:6], [*rows[4], 0.0]
+        t["observation.state.joint_position"] = pa.array(rows, pa.list_(pa.float32()))
+
+    rewritten(folder, DATA, uneven)
+    with pytest.raises(BadData, match=r"observation\.state\.joint_position, row 3: 6 values, where row 0 has 7"):
+        opened(folder)

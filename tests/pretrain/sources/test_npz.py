@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from lerobot_fixture import DROID
 
 from action_heads.kinematics import recorded_chunks, synthetic_chunks
-from action_heads.pretrain.sources import BadData, Spec, find_arm, open_windows
+from action_heads.pretrain.sources import BadData, BadEpisode, Spec, find_arm, open_windows
 
 
 def content(**changes) -> dict[str, np.ndarray]:
@@ -111,3 +113,76 @@ def test_errors_teach(saved, tmp_path):
         opened(saved(name=np.array(["a", "b", "a"])))
     with pytest.raises(BadData, match="leave none of 16 steps to the split 'train'"):
         opened(saved(source=np.array(["a", "b", "c"])), split="train")
+
+
+def test_a_gripper_that_never_changes_once_cut_is_told_every_time(saved):
+    """Its range is not the declared one, so that all of it lies on one side of the middle."""
+    moving = content()["gripper"]
+    path = saved(gripper=0.4 * (moving - moving.min()) / np.ptp(moving))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"moves from 0 to 0\.4, and is open in every step.*gripper_closed"):
+            opened(path)
+    with pytest.warns(UserWarning, match="gripper stays at 1, and is closed in every step"):
+        opened(saved(gripper=np.ones_like(moving)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened(saved())
+        opened(saved(gripper=np.full_like(moving, np.nan)))
+
+
+def test_episodes_without_steps(saved):
+    lengths = content()["episode_length"].copy()
+    lengths[1], lengths[2] = 0, lengths[1] + lengths[2]
+    path = saved(episode_length=lengths, episode_start=np.cumsum(lengths) - lengths)
+    with pytest.raises(BadEpisode, match=r"no steps"):
+        opened(path)
+    for options in ("?short=skip", "?bad=skip"):
+        with pytest.warns(UserWarning, match="left out 1 of 3"):
+            assert len(opened(path, options).trajectories) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"episode_length": np.array([167.0, 266.0, 411.0])}, "episode_length has shape .* whole numbers"),
+        ({"episode_length": np.array(844)}, "episode_length has shape .* whole numbers"),
+        ({"episode_length": np.array([2**63, 2, 3], np.uint64)}, "which no episode can"),
+        ({"episode_length": np.array([-1, 2, 3])}, "which no episode can"),
+        ({"joint_position": np.array(3.0)}, "joint_position has shape"),
+        ({"joint_position": np.array(["a"] * 844)}, "joint_position has shape"),
+        ({"joint_position": np.zeros((844, 7), complex)}, "joint_position has shape"),
+        ({"gripper": np.array(["open"] * 844)}, "gripper has shape"),
+        ({"rate_hz": np.array([15.0, 30.0])}, "rate_hz has shape"),
+        ({"rate_hz": np.array("fast")}, "rate_hz has shape"),
+        ({"rate_hz": np.array(np.nan)}, "rate_hz must be a number above 0"),
+        ({"rate_hz": np.array(np.inf)}, "rate_hz must be a number above 0"),
+        ({"rate_hz": np.array(-15.0)}, "rate_hz must be a number above 0"),
+        ({"name": np.array(["a", "b"])}, "name has shape"),
+        ({"source": np.array("droid")}, "source has shape"),
+    ],
+)
+def test_arrays_of_another_kind(saved, changes, message):
+    path = saved(**changes)
+    with pytest.raises(BadData, match=rf"{path.name}.*{message}"):
+        opened(path)
+
+
+def test_a_header_that_promises_more_than_there_is_takes_no_memory(tmp_path):
+    path = tmp_path / "bomb.npz"
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**15, 7)}
+    with zipfile.ZipFile(path, "w") as file, file.open("joint_position.npy", "w") as part:
+        np.lib.format.write_array_header_1_0(part, header)
+        part.write(b"\0" * 800)
+    with pytest.raises(BadData, match=r"bomb\.npz, joint_position: an array of shape .* needs 56000000000000\d+ bytes"):
+        opened(path)
+
+
+@pytest.mark.parametrize("options", ["?recorded_hz=inf", "?recorded_hz=nan", "?rate=1e9", "?rate=inf", "?rate=0"])
+def test_rates_have_bounds(options):
+    with pytest.raises(ValueError, match="must be a positive number"):
+        opened(DROID, options)
+
+
+def test_what_would_fill_the_memory_is_refused():
+    with pytest.raises(ValueError, match="more than 1000 times as many steps"):
+        opened(DROID, "?recorded_hz=0.01&rate=5000")

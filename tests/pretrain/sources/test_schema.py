@@ -114,3 +114,45 @@ def test_files_that_are_no_maps(tmp_path):
         (tmp_path / "map.json").write_text(text)
         with pytest.raises(ValueError, match=problem):
             Schema.from_json(tmp_path / "map.json")
+
+
+def test_openpi_s_names_are_libero_too():
+    schema = choose({"state": 8, "actions": 7}, None, "x")
+    assert schema.name == "libero"
+    assert schema == choose({"state": 8, "actions": 7}, "libero", "x")
+    assert schema.position == "state[0:3]"
+    with pytest.raises(ValueError, match="no column map fits"):
+        choose({"state": 14, "actions": 14}, None, "x")
+
+
+@pytest.mark.parametrize("text", ["", "[0:7]", "x[]", "x[-]", "x[0:1:2]", "x[a]", "x[0", "x[0:99999999999999999999]"])
+def test_what_is_no_column_is_refused(text):
+    with pytest.raises(ValueError, match="is no column"):
+        Column.parse(text)
+
+
+GIVEN = {"joints": "q", "position": "p", "rotation": "r", "gripper": "g"}
+WRONG = {str: (5, True, [], {}), float: ("0", None, True, [], float("nan"), 10**400), bool: (1, "yes", None)}
+KINDS = {"gripper_open": float, "gripper_closed": float, "world": bool, "fr3": bool}
+
+
+@pytest.mark.parametrize("key", [key for key in SCHEMAS["droid"].to_dict() if key != "name"])
+def test_values_of_another_kind_are_named(key, tmp_path):
+    for value in WRONG[KINDS.get(key, str)]:
+        (tmp_path / "map.json").write_text(json.dumps(GIVEN | {key: value}), encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"map.*{key} must be"):
+            Schema.from_json(tmp_path / "map.json")
+
+
+def test_maps_are_read_as_any_editor_writes_them(tmp_path):
+    path = tmp_path / "map.json"
+    path.write_bytes(json.dumps(GIVEN | {"name": "\u624b"}, ensure_ascii=False).encode("utf-8-sig"))
+    assert Schema.from_json(path).name == "\u624b"
+    for data, problem in (
+        (b'{"joints": "a", "joints": "b"}', "the key 'joints' twice"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (b"[" * 100_000, "not JSON"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"map\.json.*{problem}"):
+            Schema.from_json(path)

@@ -48,3 +48,14 @@ def test_errors_teach(text, problem):
 def test_numbers(value):
     with pytest.raises(ValueError, match=f"rate must be a positive number, not '{value}'"):
         Spec.parse(f"synthetic:panda?rate={value}").number("rate", 15)
+
+
+def test_what_is_given_twice_or_without_bounds_is_refused():
+    with pytest.raises(ValueError, match="rate is given twice"):
+        Spec.parse("npz:a.npz?rate=15&rate=20")
+    with pytest.raises(ValueError, match="a weight that is no number"):
+        Spec.parse("synthetic:panda@" + "9" * 400)
+    for value in ("inf", "nan", "1e9"):
+        with pytest.raises(ValueError, match=r"rate must be a positive number.*the largest is 10000"):
+            Spec.parse(f"synthetic:panda?rate={value}").number("rate", 15)
+    assert Spec.parse("synthetic:panda").number("rate", 15.5) == 15.5

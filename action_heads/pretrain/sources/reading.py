@@ -1,0 +1,110 @@
+"""Files of recordings, read with bounds: whatever is wrong with one is a `BadData` that names file and place."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MOST_TEXT = 2**26  # bytes of a JSON file: info.json of the largest datasets has some 100 kB
+MOST_BYTES = 2**36  # of the arrays that are read at once: more is a damaged header or a bomb
+
+
+class BadData(ValueError):
+    """A recording that is not what its column map says: nothing of it can be used."""
+
+
+class BadEpisode(BadData):
+    """An episode that cannot be so; `?bad=skip` leaves it out."""
+
+
+@contextmanager
+def reading(where: str, remedy: str = "copy or download it again") -> Iterator[None]:
+    """Turn what a library raises over a damaged file into a `BadData`.
+
+    h5py, pyarrow, zipfile, numpy and Pillow raise some twenty types between them, which change with their versions, so
+    only calls of these libraries belong inside.
+    """
+    try:
+        yield
+    except (BadData, ImportError):
+        raise
+    except Exception as error:
+        cause = " ".join(str(error).split())[:300]
+        raise BadData(f"{where} cannot be read ({type(error).__name__}: {cause}): {remedy}") from error
+
+
+def read_object(path: Path, source: str) -> dict[str, Any]:
+    """Read a JSON object from a UTF-8 file."""
+    with reading(f"{source}: {path}"):
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= MOST_TEXT else b""
+    if size > MOST_TEXT:
+        raise BadData(f"{source}: {path} has {size} bytes, more than the {MOST_TEXT} that such a file may have")
+    try:
+        text = data.decode("utf-8-sig")  # editors on Windows begin a file with a byte order mark
+    except UnicodeDecodeError as error:
+        raise BadData(
+            f"{source}: {path} is not UTF-8 text ({error}): save it as UTF-8, or download it again"
+        ) from error
+    found = parse_json(text, f"{source}: {path}")
+    if not isinstance(found, dict):
+        raise BadData(f"{source}: {path} holds a JSON {type(found).__name__}, where an object is expected")
+    return found
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Read JSON text. A key that comes twice is refused, for readers differ in which of the two counts."""
+    if len(text) > MOST_TEXT:
+        raise BadData(f"{where} has {len(text)} characters, more than the {MOST_TEXT} that it may have")
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
+    except BadData:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise BadData(f"{where} is not JSON: {error}") from error
+
+
+def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadData(f"{where} has the key {twice!r} twice: remove one of them")
+    return found
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value of a JSON file is a finite number; True and False are none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def positive(value: object, most: float, where: str) -> float:
+    """A number above 0 and up to `most`."""
+    if not is_number(value) or not 0 < float(value) <= most:  # type: ignore[arg-type]
+        raise BadData(f"{where} must be a number above 0 and up to {most:g}, but is {short(value)}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def whole(value: object, where: str, least: int = 0, most: int = 2**40) -> int:
+    """A whole number within bounds."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadData(f"{where} must be a whole number from {least} to {most}, but is {short(value)}")
+    return value
+
+
+def short(value: object) -> str:
+    """A value as an error message shows it."""
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number of more than 4300 digits
+        text = type(value).__name__
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from action_heads.kinematics.markup import Document, Element
-from action_heads.kinematics.skeleton import Coupling, Link, Loop, Mover, Skeleton, turn, unit
+from action_heads.kinematics.skeleton import Link, Mover, Skeleton, turn, unit
 
 WIDTHS = {"turns": 1, "slides": 1, "ball joint": 4, "free joint": 7}  # numbers of a joint in a keyframe
 KINDS = {"hinge": "turns", "slide": "slides", "ball": "ball joint", "free": "free joint"}
@@ -69,7 +69,9 @@ class Reader:
             for child in element.all("default"):
                 inner = child.text("class")
                 if inner in self.classes or len(self.classes) == MOST_CLASSES:
-                    raise child.error(f"expected at most {MOST_CLASSES} default classes, each of another name: rename it")
+                    raise child.error(
+                        f"expected at most {MOST_CLASSES} default classes, each of another name: rename it"
+                    )
                 self.classes[inner] = {tag: dict(known) for tag, known in self.classes[name].items()}
                 waiting.append((child, inner))
 
@@ -207,7 +209,9 @@ def _over(defaults: dict[str, str], own: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in defaults.items() if not (turned and name in ORIENTATIONS)} | own
 
 
-def _within(outer: tuple[np.ndarray, np.ndarray], inner: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _within(
+    outer: tuple[np.ndarray, np.ndarray], inner: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     return outer[0] + outer[1] @ inner[0], outer[1] @ inner[1]
 
 

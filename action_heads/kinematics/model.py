@@ -89,7 +89,9 @@ def _check_loops(skeleton: Skeleton, end: Frame) -> None:
     for loop in skeleton.loops:
         sides = [set(skeleton.chain(link)) if link is not None else set() for link in (loop.first, loop.second)]
         between = sides[0] ^ sides[1]
-        loose = any(skeleton.links[i].aside or m.kind == "free joint" for i in between for m in skeleton.links[i].movers)
+        loose = any(
+            skeleton.links[i].aside or m.kind == "free joint" for i in between for m in skeleton.links[i].movers
+        )
         loose = loose or any(skeleton.links[link].aside for link in between)
         held = [mover for link in between & chain for mover in skeleton.links[link].movers]
         if held and not loose:
@@ -243,7 +245,9 @@ def _range(mover: Mover) -> tuple[float, float]:
             f"moves{without_end}, or give it limits"
         )
     if low > high:
-        raise mover.element.error(f"joint {name!r} has a lower limit, {low:g}, above its upper one, {high:g}: swap them")
+        raise mover.element.error(
+            f"joint {name!r} has a lower limit, {low:g}, above its upper one, {high:g}: swap them"
+        )
     if max(-low, high) > most:
         units = "radians, not degrees" if mover.kind == "turns" else "metres, not millimetres"
         raise mover.element.error(f"joint {name!r} has the limits {low:g} and {high:g}; expected {units}")
@@ -255,9 +259,7 @@ def _speed(mover: Mover) -> float:
     return mover.speed if mover.speed is not None and mover.speed < FASTEST else usual
 
 
-def _home(
-    skeleton: Skeleton, free: list[Mover], lower: Tensor, upper: Tensor, continuous: tuple[bool, ...]
-) -> Tensor:
+def _home(skeleton: Skeleton, free: list[Mover], lower: Tensor, upper: Tensor, continuous: tuple[bool, ...]) -> Tensor:
     """The keyframe named "home", else the first one, else the middle of every joint's range."""
     if not skeleton.keyframes:
         return (lower + upper) / 2

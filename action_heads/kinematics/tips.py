@@ -38,7 +38,9 @@ def find_tip(skeleton: Skeleton, tip: str | None, path: Path) -> Frame:
             if link.name == tip:
                 return number, tip, *at_link
         if tip not in skeleton.frames:
-            raise ValueError(f"{path} has no frame {tip!r}; its links are {_listed([one.name for one in skeleton.links])}")
+            raise ValueError(
+                f"{path} has no frame {tip!r}; its links are {_listed([one.name for one in skeleton.links])}"
+            )
         number, *frame = skeleton.frames[tip]
         return number, tip, frame[0], frame[1]
     fingers = _Fingers(skeleton)
@@ -96,7 +98,11 @@ class _Fingers:
             if coupling.other is not None:
                 first, second = where[coupling.joint], where[coupling.other]
                 above = [skeleton.links[link].parent for link in (first, second)]
-                if first != second and None not in above and len({self.moved[at] for at in above if at is not None}) == 1:
+                if (
+                    first != second
+                    and None not in above
+                    and len({self.moved[at] for at in above if at is not None}) == 1
+                ):
                     found |= {first, second}
         known = found | {n for n, link in enumerate(skeleton.links) if any(self._named(n, m) for m in link.movers)}
         for loop in skeleton.loops:
@@ -160,8 +166,10 @@ class _Fingers:
         if any(child in self.are for number in carried for child in self.children[number]):
             return None  # what carries fingers is a hand
         mover, before = link.movers[-1], self.skeleton.links[link.parent].name
-        names = (mover.name, *mover.hints, *(self.skeleton.links[n].name for n in carried), *link.meshes)
-        telling = next((name for name in names if _has(GRIPPER, name) or _has(WORDS, name)), None)
+        names = [mover.name, *mover.hints, link.name, *link.meshes]
+        # A whole gripper may be fixed to a wrist; what is called a jaw or a finger there is more than that.
+        names += [name for name in (self.skeleton.links[n].name for n in carried) if _has(WORDS, name)]
+        telling = next((n for n in names if (_has(GRIPPER, n) or _has(WORDS, n)) and not _has(STANDING, n)), None)
         if _short_slide(mover):
             return mover, f"it slides {_way(mover):.2g} m", before
         if mover.kind != "turns" or mover.limits is None or _has(WRIST, mover.name):

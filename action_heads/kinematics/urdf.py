@@ -24,6 +24,8 @@ def read_urdf(document: Document) -> Skeleton:
     elements = _named(robot.all("link"))
     if len(elements) > MOST_LINKS:
         raise robot.error(f"it has {len(elements)} links; at most {MOST_LINKS} are read: give the robot's file alone")
+    if not elements:
+        raise robot.error("it has no <link>; give a file with the robot itself")
     joints = _named(robot.all("joint"))
     under: dict[str, Element] = {}  # a link -> the joint that carries it
     carries: dict[str, list[str]] = {name: [] for name in elements}
@@ -36,7 +38,9 @@ def read_urdf(document: Document) -> Skeleton:
     roots = [name for name in elements if name not in under]
     if len(roots) != 1:
         found = ", ".join(repr(name) for name in roots[:10]) or "none"
-        raise robot.error(f"expected one link that no joint carries, the root; found {found}: join them by fixed joints")
+        raise robot.error(
+            f"expected one link that no joint carries, the root; found {found}: join them by fixed joints"
+        )
     skeleton, waiting = Skeleton([]), [(roots[0], None)]
     while waiting:
         name, parent = waiting.pop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from xml.parsers import expat
@@ -13,7 +14,10 @@ LARGEST = 16 * 2**20  # bytes of one file; the largest arms of MuJoCo's Menageri
 DEEPEST = 200  # elements within each other
 MOST = 100_000  # elements of a model, its included files among them
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+ALIKE = 0.65  # of difflib: one wrong letter of three
 FARTHEST = 1e6  # no number of an arm is larger, but for the limits of a joint that has none
+# What elements may hold that means something here, by their tags: children and attributes.
+Kinds = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 class Element:
@@ -47,6 +51,19 @@ class Element:
             element = waiting.pop()
             yield element
             waiting += reversed(element.children)
+
+    def check(self, kinds: Kinds, kind: str | None = None) -> None:
+        """Refuse what would be passed over though it means something: misspelt, or read in another place alone."""
+        tags, attributes = kinds[kind or self.tag]
+        for what, found, known, at in (
+            ("element", {child.tag for child in self.children}, tags, 0),
+            ("attribute", set(self.attributes), attributes, 1),
+        ):
+            for name in sorted(found - set(known)):
+                if any(name in each[at] for each in kinds.values()):
+                    raise self.error(f"it has the {what} {name!r}, which does not belong there: move it or remove it")
+                if near := get_close_matches(name.lower(), known, 1, ALIKE):
+                    raise self.error(f"it has the {what} {_short(name)!r}, which is unknown; did you mean {near[0]!r}?")
 
     def text(self, name: str) -> str:
         """An attribute that must be there and say something."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from action_heads.kinematics.markup import Document, Element
+from action_heads.kinematics.markup import Document, Element, Kinds
 from action_heads.kinematics.skeleton import Link, Mover, Skeleton, turn, unit
 
 WIDTHS = {"turns": 1, "slides": 1, "ball joint": 4, "free joint": 7}  # numbers of a joint in a keyframe
@@ -25,6 +25,60 @@ READ = {
     "site": ("pos", *ORIENTATIONS),
     "equality": ("active", "polycoef"),
 }
+PLACED = ("pos", *ORIENTATIONS)
+PARTS = ("geom", "site", "camera", "light", "inertial", "plugin", *GENERATORS)
+LIMITED = ("stiffness", "damping", "armature", "margin", "user", "group", "springdamper", "springref", "frictionloss")
+LIMITED += ("actuatorfrclimited", "actuatorfrcrange", "actuatorgravcomp", "solreflimit", "solimplimit")
+LIMITED += ("solreffriction", "solimpfriction")
+DEFAULTS = ("default", "joint", "mesh", "material", "geom", "site", "camera", "light", "pair", "equality", "tendon")
+DEFAULTS += (
+    "general",
+    "motor",
+    "position",
+    "velocity",
+    "intvelocity",
+    "damper",
+    "cylinder",
+    "muscle",
+    "adhesion",
+    "flex",
+)
+HELD = ("name", "class", "active", "solref", "solimp")
+ENDS = ("body1", "body2", "site1", "site2", "anchor", "relpose", "torquescale", *HELD)
+SECTIONS = (
+    "compiler",
+    "option",
+    "size",
+    "visual",
+    "statistic",
+    "default",
+    "asset",
+    "worldbody",
+    "deformable",
+    "contact",
+)
+SECTIONS += ("equality", "tendon", "actuator", "sensor", "keyframe", "custom", "extension", "include")
+# Others of their children and attributes are passed over.
+ELEMENTS: Kinds = {
+    "mujoco": (SECTIONS, ("model",)),
+    "worldbody": (("body", "frame", "include", *PARTS), ()),
+    "body": (
+        ("body", "frame", "joint", "freejoint", "include", *PARTS),
+        ("name", "childclass", "mocap", "gravcomp", "sleep", "user", *PLACED),
+    ),
+    "frame": (("body", "frame", "joint", "freejoint", "include", *PARTS), ("name", "childclass", *PLACED)),
+    "joint": ((), ("name", "class", *READ["joint"], *LIMITED)),
+    "freejoint": ((), ("name", "group", "align")),
+    "equality": (("joint", "connect", "weld", "tendon", "flex", "flexvert", "flexstrain", "include"), ()),
+    "connect": ((), ENDS),
+    "weld": ((), ENDS),
+    "keyframe": (("key", "include"), ()),
+    "key": ((), ("name", "time", "qpos", "qvel", "act", "mpos", "mquat", "ctrl")),
+    "default": (DEFAULTS, ("class",)),
+    "coupling": ((), ("joint1", "joint2", "tendon1", "tendon2", "polycoef", *HELD)),
+    "compiler": ((), ("angle", "autolimits", "eulerseq", "coordinate")),
+}
+COUNTS = {"axis": 3, "range": 2, "ref": 1}  # numbers of what a class may say
 MOST_LINKS, MOST_CLASSES = 2000, 1000
 ANY = 1e300  # of limits: what a joint without end is given, such as 1e16, is read as none
 FAR = 100.0  # m
@@ -38,7 +92,9 @@ class Reader:
             raise document.root.error("an MJCF file begins with <mujoco>; give a URDF file the ending .urdf")
         self.root, self.skeleton = document.root, Skeleton([])
         self.numbers: dict[str, int] = {}  # of links, by name
+        self.joints = 0
         _include(document)
+        self._check()
         self.to_radians, self.sequence, self.auto = math.pi / 180, "xyz", True
         for compiler in self.root.all("compiler"):
             self._compiler(compiler)
@@ -47,6 +103,16 @@ class Reader:
             if default.attributes.get("class", "main") != "main":
                 raise default.error("the outermost default class is main: put others inside it")
             self._default(default, "main")
+
+    def _check(self) -> None:
+        """Refuse what is misspelt or out of place. A joint of an equality has other attributes than a body's."""
+        self.root.check(ELEMENTS)
+        for section in self.root.all("worldbody", "default", "equality", "keyframe", "compiler"):
+            for element in section.walk():
+                if section.tag == "equality" and element.tag in ("joint", "tendon"):
+                    element.check(ELEMENTS, "coupling")
+                elif element.tag in (("joint", "default") if section.tag == "default" else ELEMENTS):
+                    element.check(ELEMENTS)
 
     def _compiler(self, compiler: Element) -> None:
         if "angle" in compiler.attributes:
@@ -63,7 +129,10 @@ class Reader:
         waiting = [(default, name)]
         while waiting:
             element, name = waiting.pop()
-            for child in element.all(*READ):
+            for child in filter(None, map(element.one, READ)):
+                self._placement(child)
+                for key, count in COUNTS.items():
+                    child.numbers(key, count, ANY)
                 given = {key: child.attributes[key] for key in READ[child.tag] if key in child.attributes}
                 self.classes[name][child.tag] = _over(self.classes[name].get(child.tag, {}), given)
             for child in element.all("default"):
@@ -77,11 +146,15 @@ class Reader:
 
     def merged(self, element: Element, childclass: str, tag: str | None = None) -> Element:
         """An element with the defaults of its class."""
-        name = element.attributes.get("class", childclass)
-        if name not in self.classes:
-            raise element.error(f"there is no default class {name!r}: define it, or give the file that does")
+        name = self._class(element, childclass, "class")
         full = _over(self.classes[name].get(tag or element.tag, {}), element.attributes)
         return Element(element.tag, full, element.path, element.line)
+
+    def _class(self, element: Element, childclass: str, attribute: str = "childclass") -> str:
+        name = element.attributes.get(attribute, childclass)
+        if name not in self.classes:
+            raise element.error(f"there is no default class {name[:60]!r}: define it, or give the file that does")
+        return name
 
     def bodies(self) -> None:
         """Every body, depth first, which is the order of a keyframe's numbers."""
@@ -94,16 +167,17 @@ class Reader:
                 if child is None:
                     stack.pop()
                 elif child.tag == "body":
-                    inner = child.attributes.get("childclass", childclass)
-                    stack.append((iter(child.children), self._body(child, link, frame), inner, at_rest))
+                    stack.append(
+                        (iter(child.children), self._body(child, link, frame), self._class(child, childclass), at_rest)
+                    )
                 elif child.tag == "frame":
-                    inner = child.attributes.get("childclass", childclass)
+                    inner = self._class(child, childclass)
                     stack.append((iter(child.children), link, inner, _within(frame, self._placement(child))))
                 else:
                     self._part(child, link, childclass, frame)
 
     def _body(self, body: Element, parent: int | None, frame: tuple[np.ndarray, np.ndarray]) -> int:
-        name = body.attributes.get("name") or f"body of line {body.line}"
+        name = body.attributes.get("name") or f"unnamed body {len(self.numbers) + 1}"
         if name == "world" or name in self.numbers:
             raise body.error("there is another body of this name: rename one of them")
         if len(self.numbers) == MOST_LINKS:
@@ -135,7 +209,8 @@ class Reader:
         kind = "free joint"
         if joint.tag == "joint":
             kind = KINDS[joint.choice("type", tuple(KINDS), "hinge")]
-        name = joint.attributes.get("name") or f"joint of line {joint.line}"
+        self.joints += 1
+        name = joint.attributes.get("name") or f"unnamed joint {self.joints}"
         mover = Mover(name, kind, joint, hints=(joint.attributes.get("class", ""),))
         if WIDTHS[kind] > 1:
             return mover
@@ -245,6 +320,8 @@ def _included(document: Document, include: Element, within: Element) -> list[Ele
         raise include.error(f"it includes {name}, which is not in {document.path.parent}: put it there")
     if found.resolve() in document.read_already:
         raise include.error(f"it includes {name} again; a file is included once")
+    if not found.is_file():
+        raise include.error(f"it includes {name}, which is no regular file: give an MJCF file")
     return document.parse(found).children
 
 
@@ -263,4 +340,7 @@ def _keyframes(root: Element, skeleton: Skeleton, movers: Iterable[Mover]) -> No
             if WIDTHS[mover.kind] == 1:
                 posture[mover.name] = values[at]
             at += WIDTHS[mover.kind]
-        skeleton.keyframes.append((key.attributes.get("name", ""), key, posture))
+        name = key.attributes.get("name", "")
+        if name and any(name == known for known, _, _ in skeleton.keyframes):
+            raise key.error("there is another keyframe of this name: rename one of them")
+        skeleton.keyframes.append((name, key, posture))

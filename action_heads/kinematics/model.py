@@ -29,6 +29,7 @@ FASTEST = 20.0  # rad/s: a limit above this is a placeholder
 CONTINUOUS = math.pi  # rad on either side of zero
 ENDLESS = 1e6  # a limit beyond this is a placeholder for none
 FURTHEST, LONGEST = 40.0, 20.0  # rad, m: a limit beyond this was written in degrees or millimetres
+SHORTEST = 1e-5  # rad, m: a joint with less of a way does not move
 NARROW = 0.5  # rad: an MJCF arm whose every joint has less was written in radians and is read in degrees
 OUTSIDE = 0.01  # rad, m: as far may a keyframe stand outside the limits, by rounding
 MOST = 64  # joints of an arm
@@ -201,7 +202,7 @@ def _limits(
                 ends = [(end - followed.shift + scale * drive.shift) / scale for end in _range(other)]
                 low, high = max(low, min(ends)), min(high, max(ends))
                 speed = min(speed, _speed(other) / abs(scale))
-        if low >= high:
+        if high - low < SHORTEST:
             raise mover.element.error(
                 f"joint {mover.name!r} can't move: what is coupled to it leaves it from {low:.3g} to {high:.3g}. Mend "
                 "the limits or the coupling"
@@ -238,7 +239,7 @@ def _range(mover: Mover) -> tuple[float, float]:
         return -math.inf, math.inf
     low, high = mover.limits
     name, most = mover.name, FURTHEST if mover.kind == "turns" else LONGEST
-    if low == high:  # a URDF limit without lower and upper is one from 0 to 0
+    if abs(high - low) < SHORTEST:  # a URDF limit without lower and upper is one from 0 to 0
         without_end = ", make it continuous if it turns without end" if mover.kind == "turns" else ""
         raise mover.element.error(
             f"joint {name!r} has {low:g} as both its lower and its upper limit: make it fixed if it never "

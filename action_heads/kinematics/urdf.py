@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from action_heads.kinematics.markup import Document, Element
+from action_heads.kinematics.markup import Document, Element, Kinds
 from action_heads.kinematics.skeleton import Coupling, Link, Mover, Skeleton, turn, unit
 
 MOVES = {"revolute": "turns", "continuous": "turns", "prismatic": "slides"}
 TYPES = (*MOVES, "fixed", "floating", "planar")
+# Others of their children and attributes are passed over.
+ELEMENTS: Kinds = {
+    "robot": (("link", "joint", "material", "gazebo", "transmission", "sensor", "group"), ("name", "version")),
+    "link": (("visual", "collision", "inertial", "contact", "self_collision_checking"), ("name", "type")),
+    "joint": (
+        ("parent", "child", "origin", "axis", "limit", "mimic", "dynamics", "calibration", "safety_controller"),
+        ("name", "type"),
+    ),
+    "parent": ((), ("link",)),
+    "child": ((), ("link",)),
+    "origin": ((), ("xyz", "rpy", "quat_xyzw")),
+    "axis": ((), ("xyz",)),
+    "limit": ((), ("lower", "upper", "velocity", "effort", "acceleration", "deceleration", "jerk", "drive_velocity")),
+    "mimic": ((), ("joint", "multiplier", "offset")),
+}
 MOST_LINKS = 2000
+SLOWEST = 1e-4  # rad/s, m/s
 ANY = 1e300  # of limits: what a joint without end is given, such as 1e16, is read as none
 
 
@@ -21,6 +37,10 @@ def read_urdf(document: Document) -> Skeleton:
     for element in robot.walk():
         if element.tag.startswith("xacro:"):
             raise element.error("this is xacro, not URDF: expand it first, `xacro arm.urdf.xacro > arm.urdf`")
+    joined = [part for joint in robot.all("joint") for part in joint.children]
+    for element in (robot, *robot.all("link", "joint"), *joined):
+        if element.tag in ELEMENTS:
+            element.check(ELEMENTS)
     elements = _named(robot.all("link"))
     if len(elements) > MOST_LINKS:
         raise robot.error(f"it has {len(elements)} links; at most {MOST_LINKS} are read: give the robot's file alone")
@@ -84,6 +104,8 @@ def _origin(joint: Element) -> tuple[np.ndarray, np.ndarray]:
     origin = joint.one("origin")
     if origin is None:
         return np.zeros(3), np.eye(3)
+    if "quat_xyzw" in origin.attributes:
+        raise origin.error("quat_xyzw is not read; give the rotation as rpy")
     roll, pitch, yaw = origin.numbers("rpy", 3) or (0.0, 0.0, 0.0)
     x, y, z = np.eye(3)
     return np.array(origin.numbers("xyz", 3, 100) or (0.0, 0.0, 0.0)), turn(z, yaw) @ turn(y, pitch) @ turn(x, roll)
@@ -96,11 +118,14 @@ def _movers(joint: Element) -> list[Mover]:
     mover = Mover(joint.attributes["name"], MOVES.get(kind, kind), joint)
     axis, limit = joint.one("axis"), joint.one("limit")
     if kind in MOVES:
-        mover.axis = unit((axis.numbers("xyz", 3) if axis else None) or [1.0, 0.0, 0.0], joint, "axis")
+        given = [1.0, 0.0, 0.0] if axis is None else axis.numbers("xyz", 3)
+        if axis is not None and given is None:
+            raise axis.error("it has no xyz; give it a direction, such as 0 0 1")
+        mover.axis = unit(given or [], joint, "axis")
     if limit is not None:
         mover.speed = limit.number("velocity", 0.0, ANY) or None
-        if mover.speed is not None and mover.speed < 0:
-            raise limit.error(f"velocity={mover.speed:g} is negative; give the largest speed of {joint}")
+        if mover.speed is not None and mover.speed < SLOWEST:
+            raise limit.error(f"velocity={mover.speed:g} is negative or no speed at all; give the largest of {joint}")
     if kind in ("revolute", "prismatic"):
         if limit is None:
             raise joint.error("it has no <limit>; give it lower and upper, or make it continuous or fixed")

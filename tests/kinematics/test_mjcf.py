@@ -189,7 +189,7 @@ def test_a_joint_held_by_a_coupling_stands_still(tmp_path: Path) -> None:
         ('angle="radian"', 'eulerseq="abc"', "eulerseq='abc'"),
         ('angle="radian"', 'angle="radian" autolimits="false"', "autolimits is false"),
         ('angle="radian"', "", 'compiler angle="radian"'),
-        ("<worldbody>", "<worldbody><joint/>", "the world does not move"),
+        ("<worldbody>", "<worldbody><joint/>", "the element 'joint', which does not belong there"),
         ("<worldbody>", "<worldbody><attach model='x'/>", "<attach> makes bodies"),
         ("<worldbody>", "<worldbody><replicate count='9'><body/></replicate>", "<replicate> makes bodies"),
         ("<worldbody>", "<default class='a'/><worldbody>", "outermost default class is main"),

@@ -46,7 +46,7 @@ class Element:
 
     def walk(self) -> Iterator[Element]:
         """The element and all below it."""
-        waiting = [self]
+        waiting: list[Element] = [self]
         while waiting:
             element = waiting.pop()
             yield element

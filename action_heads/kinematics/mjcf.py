@@ -7,81 +7,24 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from action_heads.kinematics.markup import Document, Element, Kinds
+from action_heads.kinematics.markup import Document, Element
+from action_heads.kinematics.mjcf_words import ELEMENTS, GENERATORS, ORIENTATIONS, READ
 from action_heads.kinematics.skeleton import Link, Mover, Skeleton, turn, unit
 
 WIDTHS = {"turns": 1, "slides": 1, "ball joint": 4, "free joint": 7}  # numbers of a joint in a keyframe
 KINDS = {"hinge": "turns", "slide": "slides", "ball": "ball joint", "free": "free joint"}
-GENERATORS = ("composite", "flexcomp", "attach", "replicate")
-ORIENTATIONS = ("quat", "axisangle", "euler", "xyaxes", "zaxis")
-# What is taken from defaults, by tag.
-READ = {
-    "joint": ("type", "axis", "pos", "range", "limited", "ref"),
-    "site": ("pos", *ORIENTATIONS),
-    "equality": ("active", "polycoef"),
-}
-PLACED = ("pos", *ORIENTATIONS)
-PARTS = ("geom", "site", "camera", "light", "inertial", "plugin", *GENERATORS)
-LIMITED = ("stiffness", "damping", "armature", "margin", "user", "group", "springdamper", "springref", "frictionloss")
-LIMITED += ("actuatorfrclimited", "actuatorfrcrange", "actuatorgravcomp", "solreflimit", "solimplimit")
-LIMITED += ("solreffriction", "solimpfriction")
-DEFAULTS = ("default", "joint", "mesh", "material", "geom", "site", "camera", "light", "pair", "equality", "tendon")
-DEFAULTS += (
-    "general",
-    "motor",
-    "position",
-    "velocity",
-    "intvelocity",
-    "damper",
-    "cylinder",
-    "muscle",
-    "adhesion",
-    "flex",
-)
-HELD = ("name", "class", "active", "solref", "solimp")
-ENDS = ("body1", "body2", "site1", "site2", "anchor", "relpose", "torquescale", *HELD)
-SECTIONS = (
-    "compiler",
-    "option",
-    "size",
-    "visual",
-    "statistic",
-    "default",
-    "asset",
-    "worldbody",
-    "deformable",
-    "contact",
-)
-SECTIONS += ("equality", "tendon", "actuator", "sensor", "keyframe", "custom", "extension", "include")
-# Others of their children and attributes are passed over.
-ELEMENTS: Kinds = {
-    "mujoco": (SECTIONS, ("model",)),
-    "worldbody": (("body", "frame", "include", *PARTS), ()),
-    "body": (
-        ("body", "frame", "joint", "freejoint", "include", *PARTS),
-        ("name", "childclass", "mocap", "gravcomp", "sleep", "user", *PLACED),
-    ),
-    "frame": (("body", "frame", "joint", "freejoint", "include", *PARTS), ("name", "childclass", *PLACED)),
-    "joint": ((), ("name", "class", *READ["joint"], *LIMITED)),
-    "freejoint": ((), ("name", "group", "align")),
-    "equality": (("joint", "connect", "weld", "tendon", "flex", "flexvert", "flexstrain", "include"), ()),
-    "connect": ((), ENDS),
-    "weld": ((), ENDS),
-    "keyframe": (("key", "include"), ()),
-    "key": ((), ("name", "time", "qpos", "qvel", "act", "mpos", "mquat", "ctrl")),
-    "default": (DEFAULTS, ("class",)),
-    "coupling": ((), ("joint1", "joint2", "tendon1", "tendon2", "polycoef", *HELD)),
-    "compiler": ((), ("angle", "autolimits", "eulerseq", "coordinate")),
-}
 COUNTS = {"axis": 3, "range": 2, "ref": 1}  # numbers of what a class may say
 MOST_LINKS, MOST_CLASSES = 2000, 1000
 ANY = 1e300  # of limits: what a joint without end is given, such as 1e16, is read as none
 FAR = 100.0  # m
+
+Frame = tuple[np.ndarray, np.ndarray]  # offset (3,) and axes (3, 3)
+Visit = tuple[Iterator[Element], "int | None", str, Frame]  # children to come, their link, class of defaults and frame
 
 
 class Reader:
@@ -160,7 +103,7 @@ class Reader:
         """Every body, depth first, which is the order of a keyframe's numbers."""
         at_rest = (np.zeros(3), np.eye(3))
         for world in self.root.all("worldbody"):
-            stack = [(iter(world.children), None, "main", at_rest)]
+            stack: list[Visit] = [(iter(world.children), None, "main", at_rest)]
             while stack:
                 children, link, childclass, frame = stack[-1]
                 child = next(children, None)
@@ -176,7 +119,7 @@ class Reader:
                 else:
                     self._part(child, link, childclass, frame)
 
-    def _body(self, body: Element, parent: int | None, frame: tuple[np.ndarray, np.ndarray]) -> int:
+    def _body(self, body: Element, parent: int | None, frame: Frame) -> int:
         name = body.attributes.get("name") or f"unnamed body {len(self.numbers) + 1}"
         if name == "world" or name in self.numbers:
             raise body.error("there is another body of this name: rename one of them")
@@ -188,7 +131,7 @@ class Reader:
         self.skeleton.links.append(Link(name, parent, body, offset, axes, aside=aside))
         return self.numbers[name]
 
-    def _part(self, part: Element, link: int | None, childclass: str, frame: tuple[np.ndarray, np.ndarray]) -> None:
+    def _part(self, part: Element, link: int | None, childclass: str, frame: Frame) -> None:
         if part.tag in GENERATORS and (part.tag != "replicate" or any(e.tag == "body" for e in part.walk())):
             raise part.error(
                 f"<{part.tag}> makes bodies when MuJoCo compiles the file and is not read: give the file that "
@@ -205,7 +148,7 @@ class Reader:
         elif part.tag == "geom" and link is not None and "mesh" in part.attributes:
             self.skeleton.links[link].meshes += (part.attributes["mesh"],)
 
-    def _mover(self, joint: Element, frame: tuple[np.ndarray, np.ndarray]) -> Mover:
+    def _mover(self, joint: Element, frame: Frame) -> Mover:
         kind = "free joint"
         if joint.tag == "joint":
             kind = KINDS[joint.choice("type", tuple(KINDS), "hinge")]
@@ -228,7 +171,7 @@ class Reader:
             mover.limits = (scale * low, scale * high)
         return mover
 
-    def _placement(self, element: Element) -> tuple[np.ndarray, np.ndarray]:
+    def _placement(self, element: Element) -> Frame:
         """Position (3,) and axes (3, 3) of an element in what it stands in."""
         given = [name for name in ORIENTATIONS if name in element.attributes]
         if len(given) > 1:
@@ -284,9 +227,7 @@ def _over(defaults: dict[str, str], own: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in defaults.items() if not (turned and name in ORIENTATIONS)} | own
 
 
-def _within(
-    outer: tuple[np.ndarray, np.ndarray], inner: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
+def _within(outer: Frame, inner: Frame) -> Frame:
     return outer[0] + outer[1] @ inner[0], outer[1] @ inner[1]
 
 
@@ -311,8 +252,8 @@ def _included(document: Document, include: Element, within: Element) -> list[Ele
     found = next((path for path in beside if path.exists()), None)
     if found is None and within.tag in ("mujoco", "asset", "actuator", "sensor", "keyframe", "contact", "tendon"):
         warnings.warn(
-            f"{include.path}, line {include.line}: includes {name}, which is not there. The arm is read without what it "
-            "says, such as keyframes or defaults",
+            f"{include.path}, line {include.line}: includes {name}, which is not there. The arm is read without "
+            "what it says, such as keyframes or defaults",
             stacklevel=2,
         )
         return []

@@ -44,7 +44,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Coupling:
-    """A joint's value is `shift + scale * other's`; a constant without another. `trouble` says what this can't express."""
+    """A joint's value is `shift + scale * other's`, a constant without another; `trouble` is what this leaves out."""
 
     joint: str
     other: str | None

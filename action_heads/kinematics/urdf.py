@@ -41,9 +41,10 @@ def read_urdf(document: Document) -> Skeleton:
     for element in (robot, *robot.all("link", "joint"), *joined):
         if element.tag in ELEMENTS:
             element.check(ELEMENTS)
+    count = len(robot.all("link"))
+    if count > MOST_LINKS:
+        raise robot.error(f"it has {count} links; at most {MOST_LINKS} are read: give the robot's file alone")
     elements = _named(robot.all("link"))
-    if len(elements) > MOST_LINKS:
-        raise robot.error(f"it has {len(elements)} links; at most {MOST_LINKS} are read: give the robot's file alone")
     if not elements:
         raise robot.error("it has no <link>; give a file with the robot itself")
     joints = _named(robot.all("joint"))

@@ -17,6 +17,7 @@ import numpy as np
 from action_heads import files
 from action_heads.sim import compiled, substeps
 from action_heads.sim.envs import Sim, prepare
+from action_heads.sim.init_states import read_init_states
 from action_heads.sim.libero_tasks import TASKS
 from action_heads.sim.tasks import Task
 
@@ -33,7 +34,6 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
     """
     prepare()  # robosuite reads the environment at its import
     install()
-    import torch
     from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
     from libero.libero.envs.env_wrapper import ControlEnv  # pyright: ignore[reportMissingImports]
 
@@ -50,9 +50,7 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
             ignore_done=True,
         )
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
-    # A pickle of numpy arrays; it is part of the installed package, as is the code that it could run.
-    states = torch.load(path, weights_only=False)
-    return LiberoSim(TASKS[task], control, np.asarray(states), render, row.language, fast)
+    return LiberoSim(TASKS[task], control, read_init_states(path), render, row.language, fast)
 
 
 class LiberoSim(Sim):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 LIMB = [
@@ -15,7 +16,7 @@ LIMB = [
 
 
 def mjcf(*inside: str, names: str = "", head: str = '<compiler angle="radian"/>', tail: str = "") -> str:
-    """An MJCF arm of five joints `{names}1` ... `{names}5` on bodies `{names}b1` ...; `inside` hangs on the last one."""
+    """An MJCF arm of five joints `{names}1` ... `{names}5` on bodies `{names}b1` ...; `inside` hangs on the last."""
     begin = "".join(
         f'<body name="{names}b{i}" pos="0.1 0 0.2"><joint name="{names}{i}" axis="{axis}" range="{limits}"/>'
         '<geom size="0.02"/>'
@@ -100,7 +101,7 @@ def some_mjcf(seed: int, folder: Path) -> Path:
         text += f"<frame {turned()}>{inner}" if rng.random() < 0.2 and i else inner
         text += "<!-- -->" if not text.endswith(">") else ""
     # Close what was opened, in the opposite order.
-    opened = [part for part in __import__("re").findall(r"<(body|frame)\b|</(frame)>", text)]
+    opened = [part for part in re.findall(r"<(body|frame)\b|</(frame)>", text)]
     stack: list[str] = []
     for begins, ends in opened:
         stack.pop() if ends else stack.append(begins)

@@ -96,7 +96,7 @@ class _Type:
     def made(self) -> np.dtype:
         if self.code not in ("f4", "f8", "i4", "i8", "u1"):
             raise NotStates(f"it has the type {str(self.code)[:20]!r}; expected floats or integers")
-        return np.dtype(self.code).newbyteorder("<" if self.order in "|=" else self.order)
+        return np.dtype((">" if self.order == ">" else "<") + self.code)
 
 
 class _Array:

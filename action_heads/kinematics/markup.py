@@ -151,5 +151,12 @@ class Document:
         return ValueError(f"{path} could not be read as {self.kind}: it is not well-formed XML, {error}")
 
 
+def exists(path: Path) -> bool:
+    try:
+        return "\0" not in str(path) and path.exists()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.chain import Chain, Joint
-from action_heads.kinematics.markup import Document
+from action_heads.kinematics.markup import Document, exists
 from action_heads.kinematics.mjcf import read_mjcf
 from action_heads.kinematics.skeleton import Mover, Skeleton, turn
 from action_heads.kinematics.tips import Frame, find_tip
@@ -54,7 +54,7 @@ def read_arm(path: str | Path, tip: str | None = None) -> Arm:
     path = Path(path)
     if path.suffix not in (".urdf", ".xml"):
         raise ValueError(f"{path}: an arm is read from a .urdf or an MJCF .xml file, not from a {path.suffix!r} file")
-    if "\0" in str(path) or not path.exists():
+    if not exists(path):
         raise FileNotFoundError(f"{path} does not exist: give the path of a URDF or MJCF file, or `panda`")
     document = Document(path, "URDF" if path.suffix == ".urdf" else "MJCF")
     skeleton = read_urdf(document) if path.suffix == ".urdf" else read_mjcf(document)

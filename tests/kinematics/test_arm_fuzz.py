@@ -90,5 +90,6 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for name in ("folder.urdf", "pipe.xml"):
         with pytest.raises(ValueError, match="is no regular file"):
             model.read_arm(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="URDF or MJCF"):
-        model.read_arm("arm\0.urdf")
+    for name in ("arm\0.urdf", "a" * 5000 + ".urdf"):
+        with pytest.raises(FileNotFoundError, match="URDF or MJCF"):
+            model.read_arm(name)

@@ -74,6 +74,8 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (mjcf("<include file='hand.xml'/>"), "includes hand.xml, which is not in .*put it there"),
         (mjcf(tail="<include file='arm.xml'/>"), "includes arm.xml again"),
         (mjcf(tail="<include/>"), "no 'file'"),
+        (mjcf(f"<include file='{'x' * 3000}'/>"), "includes xxx"),
+        (mjcf("<include file='/dev/zero'/>"), "no regular file"),
     ):
         with pytest.raises(ValueError, match=message):
             read_arm(saved(tmp_path, text))

@@ -12,6 +12,7 @@ from xml.parsers import expat
 
 LARGEST = 16 * 2**20  # bytes of one file; the largest arms of MuJoCo's Menagerie have 100 kB
 DEEPEST = 200  # elements within each other
+MOST_FILES = 100  # of a model
 MOST = 100_000  # elements of a model, its included files among them
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 ALIKE = 0.65  # of difflib: one wrong letter of three
@@ -110,6 +111,8 @@ class Document:
     def parse(self, path: Path) -> Element:
         """The root of another file of this document."""
         self.read_already.add(path.resolve())
+        if len(self.read_already) > MOST_FILES:
+            raise ValueError(f"{self.path} includes more than {MOST_FILES} files; join some of them")
         try:
             size = path.stat().st_size
             if not path.is_file() or size > LARGEST:

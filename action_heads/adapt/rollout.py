@@ -44,12 +44,19 @@ def check_task(config: AdaptConfig, policy: AdaptedPolicy) -> None:
     if config.task is None:
         return
     with flag("task"):
-        from action_heads.sim.dialects import dialect_of
+        from action_heads.sim.sight import shown
         from action_heads.sim.tasks import get_task
 
         get_task(config.task)
         contract = policy.contract
-        dialect_of(contract.state, contract.sizes, contract.action)
+        sight = sight_of(policy)
+        if contract.state and sight.dialect == "own":
+            width, there = policy.encoder.config.state_dim, shown(config.task, contract.state, sight.apart)
+            if width != there:
+                raise ValueError(
+                    f"the policy sees {width} numbers, {', '.join(contract.state)}, of which the simulation of "
+                    f"{config.task} shows {there}: name the task that was recorded, or other columns with --state"
+                )
         if policy.layout.space().parts != EE_ABSOLUTE.parts:
             raise ValueError(
                 f"the simulation takes poses of one hand, absolute or as deltas; the policy makes {policy.layout}: "
@@ -103,13 +110,14 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
 def sight_of(policy: AdaptedPolicy) -> Sight:
     """What the simulation is to show."""
     from action_heads.sim.dialects import dialect_of
-    from action_heads.sim.sight import Sight
+    from action_heads.sim.sight import Sight, is_apart
 
     contract = policy.contract
     sizes = {name: size[0] for name, size in contract.sizes.items()}
     delta = policy.layout.space().mode == "delta"
     dialect = dialect_of(contract.state, contract.sizes, contract.action)
-    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect)
+    apart = dialect == "own" and is_apart(contract.state, policy.encoder.config.state_dim)
+    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect, apart)
 
 
 def actor(policy: AdaptedPolicy, task: str, noise: torch.Generator, **sampling: Any):

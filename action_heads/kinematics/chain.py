@@ -18,6 +18,8 @@ class Joint(NamedTuple):
     offset: np.ndarray  # (3,)
     axes: np.ndarray  # (3, 3)
     turns: bool
+    # A joint that follows another of the arm: its number there, a scale and a shift.
+    follows: tuple[int, float, float] | None = None
 
 
 class Chain:
@@ -25,17 +27,18 @@ class Chain:
 
     def __init__(self, joints: list[Joint], last: Joint, tip: str):
         self.joints, self.last, self.tip = joints, last, tip
+        self.count = sum(joint.follows is None for joint in joints)
 
     def __call__(self, joints: Tensor, frame: str) -> tuple[Tensor, Tensor]:
         """Joints (..., j) -> position (..., 3) m, matrix (..., 3, 3) of the tip in the model's root frame."""
         if frame != self.tip:
             raise ValueError(f"unknown frame {frame!r}; this arm was read to its link {self.tip!r}: give another tip")
-        if joints.shape[-1:] != (len(self.joints),) or not joints.is_floating_point():
+        if joints.shape[-1:] != (self.count,) or not joints.is_floating_point():
             raise ValueError(
                 f"joints have shape {tuple(joints.shape)} and dtype {joints.dtype}; "
-                f"expected floating point (..., {len(self.joints)})"
+                f"expected floating point (..., {self.count})"
             )
-        values = joints.movedim(-1, 0)
+        values = self._values(joints.movedim(-1, 0))
         cos, sin = values.cos(), values.sin()
         unit = torch.eye(3, dtype=joints.dtype, device=joints.device).reshape(3, 3, *[1] * (joints.dim() - 1))
         axes, position = tuple(unit), torch.zeros_like(unit[0])
@@ -50,6 +53,16 @@ class Chain:
         batch = (3, *joints.shape[:-1])
         columns = torch.stack([axis.expand(batch) for axis in axes])
         return position.expand(batch).movedim(0, -1), columns.movedim((1, 0), (-2, -1))
+
+    def _values(self, joints: Tensor) -> Tensor:
+        """The arm's joints (j, ...) -> those of the chain, among them the ones that follow."""
+        if self.count == len(self.joints):
+            return joints
+        own, values = iter(joints), []
+        for joint in self.joints:
+            source, scale, shift = joint.follows or (0, 1.0, 0.0)
+            values.append(next(own) if joint.follows is None else scale * joints[source] + shift)
+        return torch.stack(values)
 
 
 def _fixed(position: Tensor, axes: tuple[Tensor, ...], joint: Joint) -> tuple[Tensor, tuple[Tensor, ...]]:

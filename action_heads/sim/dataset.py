@@ -2,7 +2,9 @@
 
 t  steps of an episode      o  observation size
 
-    observation.state            (o,)  what policies on states see, see `Task.observation_size`
+    observation.state            (o,)  what policies on states see, see `Task.observation_size`; with cameras (11,) of
+                                       the arm alone: its pose and its fingers
+    observation.environment_state      (o - 11,) with cameras: where the objects are, which pictures should tell
     observation.joint_position   (7,)  rad; of the UR5e (6,)
     observation.eef              (9,)  TCP in the robot base frame: position 3 (m), rotation 6 (first two rows)
     observation.gripper          (2,)  finger joints, m
@@ -31,6 +33,7 @@ from action_heads.sim.dialects import columns
 from action_heads.sim.envs import CONTROL_HZ, FAST_RENDERING, Sim, make
 from action_heads.sim.frames import rotation_from_6d
 from action_heads.sim.record import SEEDS, record, run_expert
+from action_heads.sim.sight import ARM, ENVIRONMENT, STATE, set_apart
 from action_heads.sim.tasks import description, get_task
 
 Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # of one episode: name -> t values
@@ -128,13 +131,13 @@ def save_dataset(
             try:
                 for episode, rows in enumerate(_rows(recording)):
                     pictures = _pictures(sim, recording, episode, cameras, size) if sim else {}
-                    yield task, _columns(recording, rows) | pictures
+                    yield task, _columns(recording, rows, bool(cameras)) | pictures
             finally:
                 if sim:
                     sim.close()
 
     told = [provenance_of(recording, cameras, size, FAST_RENDERING if cameras else None) for recording in recordings]
-    return write(folder, _features(recordings[0], cameras, size), episodes(), told[0] if len(told) == 1 else told)
+    return write(folder, _features(recordings, cameras, size), episodes(), told[0] if len(told) == 1 else told)
 
 
 def write(
@@ -173,10 +176,15 @@ def _rows(demonstrations: Demonstrations) -> list[slice]:
     return [slice(int(end - n), int(end)) for end, n in zip(ends, demonstrations.episode_length, strict=True)]
 
 
-def _columns(demonstrations: Demonstrations, rows: slice) -> dict[str, np.ndarray]:
-    """Of one episode: name -> (t, width) float32."""
+def _columns(demonstrations: Demonstrations, rows: slice, apart: bool) -> dict[str, np.ndarray]:
+    """Of one episode: name -> (t, width) float32. `apart`: where the objects are is in a column of its own."""
     observation, action = demonstrations.observation[rows], demonstrations.action[rows]
-    return columns(observation, demonstrations.joint_position[rows]) | {
+    seen = columns(observation, demonstrations.joint_position[rows])
+    if apart:
+        seen = set_apart(seen)
+    else:
+        del seen[ENVIRONMENT]
+    return seen | {
         "action": action,
         "action.delta": np.stack([delta(a, o) for a, o in zip(action, observation, strict=True)]),
     }
@@ -189,12 +197,34 @@ def delta(action: np.ndarray, observation: np.ndarray) -> np.ndarray:
     return np.concatenate([step, Rotation.from_matrix(turn).as_rotvec(), action[9:]]).astype(np.float32)
 
 
-def _features(demonstrations: Demonstrations, cameras: Sequence[str], size: int) -> dict[str, Any]:
-    first = _columns(demonstrations, _rows(demonstrations)[0])
+def _features(recordings: Sequence[Demonstrations], cameras: Sequence[str], size: int) -> dict[str, Any]:
+    first = _columns(recordings[0], _rows(recordings[0])[0], bool(cameras))
+    names = _names(recordings)
+    names |= {STATE: names[STATE][:ARM]} if cameras else {}
     features: dict[str, Any] = {
-        name: {"dtype": "float32", "shape": values.shape[1:], "names": None} for name, values in first.items()
+        name: {"dtype": "float32", "shape": values.shape[1:], "names": names.get(name)}
+        for name, values in first.items()
     }
     return features | {f"observation.images.{camera}": picture(size) for camera in cameras}
+
+
+def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
+    """What each number of an observation is called; objects by their number where recordings differ in them."""
+    rotation = [f"r{row}{column}" for row in (1, 2) for column in (1, 2, 3)]
+    eef, fingers = ["x", "y", "z", *rotation], ["finger_left", "finger_right"]
+    several = {get_task(recording.task).objects for recording in recordings}
+    objects = next(iter(several))
+    if len(several) > 1:
+        objects = [f"object_{i}" for i in range(1, len(objects) + 1)]
+    about = ["x", "y", "z", *rotation, "x_from_tcp", "y_from_tcp", "z_from_tcp"]
+    environment = [f"{name}.{part}" for name in objects for part in about]
+    return {
+        STATE: [*eef, *fingers, *environment],
+        ENVIRONMENT: environment,
+        "observation.eef": eef,
+        "observation.gripper": fingers,
+        "observation.joint_position": [f"joint_{i}" for i in range(1, recordings[0].joint_position.shape[1] + 1)],
+    }
 
 
 def picture(size: int) -> dict[str, Any]:

@@ -79,6 +79,7 @@ def columns(observation: np.ndarray, joint_position: np.ndarray) -> dict[str, np
     """Observations (... o) and joints (... j) as the columns of `action-heads record`, see dataset.py."""
     return {
         "observation.state": observation,
+        "observation.environment_state": observation[..., 11:],
         "observation.joint_position": joint_position,
         "observation.eef": observation[..., :9],
         "observation.gripper": observation[..., 9:11],
@@ -158,7 +159,13 @@ DIALECTS = {
     ),
     # what `action-heads record` writes
     "own": Dialect(
-        state=("observation.state", "observation.joint_position", "observation.eef", "observation.gripper"),
+        state=(
+            "observation.state",
+            "observation.environment_state",
+            "observation.joint_position",
+            "observation.eef",
+            "observation.gripper",
+        ),
         show=_own,
         action=("action", "action.delta"),
         layout="pose_6d",

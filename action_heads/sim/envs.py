@@ -22,7 +22,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from action_heads.extras import require
-from action_heads.sim import compiled, substeps
+from action_heads.sim import compiled, contexts, substeps
 from action_heads.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
 from action_heads.sim.tasks import Task, get_task
 
@@ -46,7 +46,7 @@ def _import_robosuite():
     prepare()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return require("robosuite", extra="sim")
+        return contexts.import_robosuite()
 
 
 def make(task: str, render: bool = False, fast: bool = True) -> Sim:
@@ -66,17 +66,18 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
 
         mimicgen.register()
     controller = robosuite.load_controller_config(default_controller="OSC_POSE") | {"control_delta": False}
-    env = robosuite.make(
-        row.name,
-        robots=row.robot,
-        gripper_types="PandaGripper",  # whatever the arm: the TCP and the fingers are where TCP_IN_SITE knows them
-        controller_configs=controller,
-        control_freq=CONTROL_HZ,
-        has_renderer=False,
-        has_offscreen_renderer=render,
-        use_camera_obs=False,
-        ignore_done=True,  # the callers count steps
-    )
+    with contexts.named():
+        env = robosuite.make(
+            row.name,
+            robots=row.robot,
+            gripper_types="PandaGripper",  # whatever the arm: the TCP and the fingers are where TCP_IN_SITE knows them
+            controller_configs=controller,
+            control_freq=CONTROL_HZ,
+            has_renderer=False,
+            has_offscreen_renderer=render,
+            use_camera_obs=False,
+            ignore_done=True,  # the callers count steps
+        )
     return Sim(row, env, render, fast)
 
 

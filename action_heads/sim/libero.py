@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from action_heads import files
-from action_heads.sim import compiled, substeps
+from action_heads.sim import compiled, contexts, substeps
 from action_heads.sim.envs import Sim, prepare
+from action_heads.sim.init_states import read_init_states
 from action_heads.sim.libero_tasks import TASKS
 from action_heads.sim.tasks import Task
 
@@ -33,13 +34,13 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
     """
     prepare()  # robosuite reads the environment at its import
     install()
-    import torch
+    contexts.import_robosuite()
     from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
     from libero.libero.envs.env_wrapper import ControlEnv  # pyright: ignore[reportMissingImports]
 
     suite, _, index = task.partition("/")
     row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
-    with compiled.once():
+    with compiled.once(), contexts.named():
         control = ControlEnv(
             bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
             use_camera_obs=pixels is not None,
@@ -50,9 +51,7 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
             ignore_done=True,
         )
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
-    # A pickle of numpy arrays; it is part of the installed package, as is the code that it could run.
-    states = torch.load(path, weights_only=False)
-    return LiberoSim(TASKS[task], control, np.asarray(states), render, row.language, fast)
+    return LiberoSim(TASKS[task], control, read_init_states(path), render, row.language, fast)
 
 
 class LiberoSim(Sim):

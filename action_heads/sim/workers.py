@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -32,7 +35,8 @@ class Workers:
             for _ in range(self._n):
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(there, self._build, self._arguments), daemon=True)
-                process.start()
+                with _uninterrupted():
+                    process.start()
                 there.close()  # ours: only then does the worker's death end the pipe
                 self._pipes.append(here)
                 self._processes.append(process)
@@ -74,9 +78,24 @@ class Workers:
                 f"simulation worker {worker} died without a word (exit code {self._processes[worker].exitcode}). Exit "
                 f"code 1: does the script guard its calls with `if __name__ == '__main__':`? -9: out of memory."
             ) from None
+        if good is None:
+            raise ImportError(reply)
         if not good:
             raise RuntimeError(f"simulation worker {worker} failed:\n{reply}")
         return reply
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that are started here ignore Ctrl-C, which reaches them too: the parent ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(pipe: Connection, build: Callable, arguments: tuple) -> None:
@@ -86,6 +105,8 @@ def _serve(pipe: Connection, build: Callable, arguments: tuple) -> None:
             pipe.send((True, built(pipe.recv())))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         pass  # the parent is gone
+    except ImportError as error:
+        pipe.send((None, str(error)))  # something is to be installed: where it was missed is no matter
     except BaseException:
         pipe.send((False, traceback.format_exc()))
     finally:

@@ -1,0 +1,132 @@
+"""LIBERO's init files, read without running code: an array of numbers that torch.save has pickled.
+
+Nothing of what a pickle names is imported. What numpy's arrays are made of is put together here, from shape, type and
+bytes; any other name ends the reading.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import pickletools
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LARGEST = 256 * 2**20  # bytes; LIBERO's have 0.1 MB
+MEMO = 1_000_000  # objects that a pickle may remember
+MAGIC = 0x1950A86A20F9469CFC6C  # the first of the four pickles before torch 1.6
+MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "_codecs")
+
+
+class NotStates(ValueError):
+    """The file holds something else than arrays of numbers."""
+
+
+def read_init_states(path: str | Path) -> np.ndarray:
+    """The states (n, s) of a .pruned_init or .init file, each of them one start of a task."""
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise NotStates(f"it has {size} bytes, more than {LARGEST}")
+        states = np.asarray(_value(path.read_bytes()))
+        if states.ndim != 2 or states.dtype.kind not in "fiu" or not np.isfinite(states).all():
+            raise NotStates(f"expected finite numbers (n, s), it has {states.dtype} {states.shape}")
+        return states
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OSError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+    except (pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError) as error:
+        reason = str(error) or type(error).__name__
+    raise NotStates(
+        f"{path} is none of LIBERO's init files: {reason}. Nothing of it was run. Install hf-libero anew: "
+        "pip install --force-reinstall --no-deps hf-libero"
+    )
+
+
+def _value(content: bytes) -> Any:
+    if zipfile.is_zipfile(io.BytesIO(content)):
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            (member,) = [one for one in archive.infolist() if one.filename.rsplit("/", 1)[-1] == "data.pkl"]
+            if member.file_size > LARGEST:
+                raise NotStates(f"it unpacks to {member.file_size} bytes, more than {LARGEST}")
+            return _unpickled(io.BytesIO(archive.read(member)))
+    stream = io.BytesIO(content)
+    first = _unpickled(stream)
+    if not isinstance(first, int) or first != MAGIC:
+        return first
+    for _ in range(2):  # the version of the protocol, and sizes of C's types
+        _unpickled(stream)
+    return _unpickled(stream)
+
+
+def _unpickled(stream: io.BytesIO) -> Any:
+    """The next value of a stream of pickles."""
+    begin = stream.tell()
+    for opcode, argument, _ in pickletools.genops(stream):
+        if opcode.name.endswith("PUT") and int(argument or 0) > MEMO:  # memory for all below it would be taken
+            raise NotStates("it remembers more objects than it can have")
+    stream.seek(begin)
+    return _made(_Reader(stream).load())
+
+
+class _Reader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        known = {"_reconstruct": _Array.empty, "ndarray": _Array, "dtype": _Type, "encode": _encoded}
+        if module in MODULES and name in known:
+            return known[name]
+        raise NotStates(f"it names {module}.{name}, which no array of numbers needs")
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise NotStates("it holds tensors of torch, not arrays of numpy")
+
+
+class _Type:
+    """A dtype on its way: kind and size, then the order of bytes."""
+
+    def __init__(self, code: str, *_: Any):
+        self.code, self.order = code, "="
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+    def made(self) -> np.dtype:
+        if self.code not in ("f4", "f8", "i4", "i8", "u1"):
+            raise NotStates(f"it has the type {str(self.code)[:20]!r}; expected floats or integers")
+        return np.dtype((">" if self.order == ">" else "<") + self.code)
+
+
+class _Array:
+    """An array on its way: nothing until its state comes."""
+
+    state: tuple = ()
+
+    @classmethod
+    def empty(cls, *_: Any) -> _Array:
+        return cls()
+
+    def __setstate__(self, state: tuple) -> None:
+        self.state = state
+
+    def made(self) -> np.ndarray:
+        _, shape, kind, fortran, raw = self.state
+        dtype = kind.made()
+        if len(raw) != math.prod(shape) * dtype.itemsize:
+            raise NotStates(f"its {len(raw)} bytes are not the {shape} numbers that it says")
+        return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """How a pickle of protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise NotStates(f"it has bytes in {str(encoding)[:20]!r}")
+    return text.encode("latin1")
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_made(one) for one in value]
+    return value.made() if isinstance(value, _Array) else value

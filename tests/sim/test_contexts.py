@@ -1,0 +1,148 @@
+"""Simulations end without a word, however they end, and what is missing is told in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version as real_version
+from types import SimpleNamespace
+
+import pytest
+
+from action_heads.sim import contexts
+from action_heads.sim.workers import Workers
+
+pytestmark = pytest.mark.sim
+
+SCRIPT = """
+import sys
+from action_heads.sim import make
+
+def run():
+    sim = make("Lift", render=True)
+    sim.reset(1)
+    sim.render(16)
+    {end}
+    return sim
+
+kept = run()
+"""
+ENDS = {
+    "an error": ("raise ValueError('mine')", 1, "ValueError: mine"),
+    "an interrupt": ("raise KeyboardInterrupt", -2, "KeyboardInterrupt"),
+    "two, one closed": ("sim.close(); sim = make('Lift', render=True); sim.reset(1); raise SystemExit(3)", 3, ""),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_nothing_is_printed_at_exit(end):
+    """An error used to be followed by tracebacks of contexts that were freed after EGL had been shut down."""
+    code, returned, last = ENDS[end]
+    script = SCRIPT.format(end=code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    if "no OpenGL context" in done.stderr or "EGL is missing" in done.stderr:
+        pytest.skip("this machine has no EGL")
+    assert done.returncode == returned
+    assert "ignored" not in done.stderr
+    assert "EGL" not in done.stderr
+    assert (done.stderr.strip().splitlines() or [""])[-1] == last
+
+
+class Part:
+    def __init__(self, log, name):
+        self.log, self.name = log, name
+
+    def free(self):
+        self.log.append(self.name)
+
+
+def test_a_context_is_freed_once_and_never_complains():
+    log = []
+
+    class MjRenderContext:
+        def __init__(self, fails=False):
+            if fails:
+                raise RuntimeError("no display")
+            self.con, self.gl_ctx = Part(log, "con"), Part(log, "gl")
+
+        def __del__(self):
+            raise AssertionError("robosuite's own")
+
+    class GLContext:
+        pass
+
+    binding = SimpleNamespace(MjRenderContext=MjRenderContext, GLContext=GLContext)
+    contexts.free_before_exit(binding)
+    contexts.free_before_exit(binding)  # a second time changes nothing
+    context = binding.MjRenderContext()
+    contexts.free_all()
+    assert log == ["con", "gl"]
+    del context
+    assert log == ["con", "gl"]
+    with pytest.raises(RuntimeError, match="no display"):
+        binding.MjRenderContext(fails=True)
+    assert GLContext._context is None
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "message"),
+    [
+        (
+            "robosuite",
+            "1.5.1",
+            r"robosuite 1\.5\.1 is installed; .* 1\.4 or later, before 1\.5: pip install 'robosuite==1\.4\.1'",
+        ),
+        ("mujoco", "3.12.0", r"mujoco 3\.12\.0 is installed; .* 3\.1 or later, before 3\.12: pip install"),
+        ("mujoco", "2.3.7", r"mujoco 2\.3\.7 is installed"),
+    ],
+)
+def test_a_version_that_fails_is_told_first(monkeypatch, name, found, message):
+    contexts.check_versions()
+    monkeypatch.setattr(contexts, "version", lambda asked: found if asked == name else real_version(asked))
+    with pytest.raises(ImportError, match=message) as raised:
+        contexts.import_robosuite()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("Unable to load EGL library"),
+        AttributeError("'NoneType' object has no attribute 'eglQueryString'"),
+        OSError("libGL.so.1: cannot open shared object file"),
+    ],
+)
+def test_a_machine_without_egl_is_told_what_to_install(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(contexts, "require", fail)
+    with pytest.raises(ImportError, match=r"EGL is missing .*apt-get install libegl1.*MUJOCO_GL=osmesa") as raised:
+        contexts.import_robosuite()
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_not_installed_is_told_as_ever(monkeypatch):
+    def fail(*_, **__):
+        raise ImportError("robosuite is needed here")
+
+    monkeypatch.setattr(contexts, "require", fail)
+    with pytest.raises(ImportError, match=r"^robosuite is needed here$"):
+        contexts.import_robosuite()
+
+
+def test_a_context_that_cannot_be_made_is_named():
+    message = r"no OpenGL context for pictures .Cannot initialize a EGL device.*libegl1"
+    with pytest.raises(ImportError, match=message), contexts.named():
+        raise ImportError("Cannot initialize a EGL device display.\nThis likely means")
+    with pytest.raises(ValueError, match="mine"), contexts.named():
+        raise ValueError("mine")
+
+
+def build():
+    raise ImportError("install this")
+
+
+def test_a_worker_s_missing_package_is_one_line():
+    with Workers(1, build) as pool, pytest.raises(ImportError, match=r"^install this$"):
+        pool.receive(0)

@@ -111,6 +111,8 @@ def refusal_of_path(name: str, only_the_hub: bool = False) -> str | None:
     """
     owner, _, rest = name.partition("/")
     place = Path(name)
+    if place.is_dir():
+        return None
     if place.is_symlink() and not place.exists():
         return f"no folder {name!r}: it is a link to {os.readlink(place)}, which does not exist"
     if rest and place.is_file():

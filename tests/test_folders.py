@@ -99,9 +99,7 @@ def test_a_path_is_never_the_id_of_a_repository(work):
         find("out/file")
     with pytest.raises(HeadNotFoundError, match=r"no folder 'out/link': it is a link to .*gone, which does not exist"):
         find("out/link")
-    with pytest.raises(
-        HeadNotFoundError, match=r"lacks config.json, model.*Its folder 'head' holds them"
-    ):
+    with pytest.raises(HeadNotFoundError, match=r"lacks config.json, model.*Its folder 'head' holds them"):
         find("out")
 
 

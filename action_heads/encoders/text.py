@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from action_heads.encoders.config import TextConfig
 from action_heads.encoders.transformer import quiet
 from action_heads.extras import require
+from action_heads.folders import refusal_of_path
 
 
 class TextEncoder(nn.Module):
@@ -98,6 +99,8 @@ class TextEncoder(nn.Module):
 def look_up(name: str) -> dict[str, Any]:
     """The width of a text model and its revision, from its config alone."""
     transformers = require("transformers", "vision")
+    if refusal := refusal_of_path(name):
+        raise ValueError(f"text.model: {refusal}")
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

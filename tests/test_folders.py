@@ -81,6 +81,12 @@ def test_what_it_is_and_which_call_reads_it(work, kind, reader):
             READERS[reader](name)
 
 
+def test_a_head_is_one_whatever_else_is_asked_for(work):
+    folder = make(work / "head", "head")
+    assert find("head", ["README.md", "config.json", "model.safetensors"]) == Path("head")
+    assert find(folder, ["model.safetensors"]) == folder
+
+
 def test_a_folder_that_lies_one_deeper_is_named(work):
     make(work / "runs" / "best", "head")
     with pytest.raises(HeadNotFoundError, match=r"Its folder 'best' holds them: name '.*runs/best'"):

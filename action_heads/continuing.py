@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from action_heads import draws
 from action_heads.objectives import noise_path
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ def random_prefixes(head: ActionHead, shape: torch.Size, generator: torch.Genera
     batch, horizon, _ = shape
     device = head.objective.alpha.device
     drawn_on = device if generator is None else generator.device
-    length = torch.randint(horizon, (batch, 1), generator=generator, device=drawn_on)
-    half = torch.rand((batch, 1), generator=generator, device=drawn_on) < 0.5
+    length = draws.integers(horizon, (batch, 1), generator, drawn_on)
+    half = draws.uniform((batch, 1), generator, drawn_on) < 0.5
     return ((torch.arange(horizon, device=drawn_on) < length) & half).to(device)
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import re
-import threading
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from action_heads import folders
+from action_heads.hub_calls import library, patience, within
 from action_heads.hub_errors import endpoint, hub_errors, is_local, reason
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -56,7 +56,7 @@ def find(
     Hub id "owner/name", whose cached copy serves where the Hub cannot be reached. The first two have no revisions, so
     asking for one is an error, and nothing to download, so `force_download` changes nothing.
     """
-    folder = _local(name_or_path)
+    folder = _local(name_or_path, revision is not None)
     name = os.fspath(name_or_path)
     if folder is None:
         return find_on_hub(name, files, revision, subfolder, cache_dir, token, local_files_only, force_download)
@@ -68,8 +68,54 @@ def find(
     folder = folder / (subfolder or "")
     if missing := [file for file in files if not (folder / file).is_file()]:
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "(no such folder)"
-        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}; it holds {there}.\n{_alternatives()}")
+        what = folders.remedy(folder, files)
+        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}; it holds {there}.{what}\n{_alternatives()}")
+    if other := folders.other_kind(folder, files):
+        raise HeadNotFoundError(f"{other}.\n{_alternatives()}")
     return folder
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    read: Callable[[Path], _T],
+    files: Sequence[str] = ("config.json", "model.safetensors"),
+    **options: Any,
+) -> tuple[_T, Path]:
+    """`read` the folder that `find` gives; returns what was read, and the folder.
+
+    A copy from the Hub that can't be read, with a `ValueError` such as `WeightFileError`, may have been damaged on the
+    way or on this disk: it is fetched anew, once. A folder of this machine is read as it is.
+    """
+    from action_heads.files import WeightFileError  # which imports torch
+
+    folder = find(name_or_path, files, **options)
+    try:
+        return read(folder), folder
+    except ValueError as error:
+        if options.get("force_download") or _local(name_or_path, bool(options.get("revision"))) is not None:
+            raise
+        damage = error
+    remedy = f"This is a copy of {name_or_path} from the Hub, in {folder}"
+    if options.get("local_files_only"):
+        raise WeightFileError(
+            f"{damage}\n{remedy}. local_files_only=True keeps it from being fetched anew: call once with "
+            "force_download=True instead"
+        ) from damage
+    logger.warning("%s can't be read and is fetched anew (%s)", name_or_path, damage)
+    try:
+        folder = find(name_or_path, files, **{**options, "force_download": True})
+    except (HeadNotFoundError, OSError) as error:
+        raise WeightFileError(
+            f"{damage}\n{remedy}, and it could not be fetched anew: call with force_download=True once the Hub can be "
+            f"reached. {error}"
+        ) from damage
+    try:
+        return read(folder), folder
+    except ValueError as error:
+        raise WeightFileError(
+            f"{error}\n{remedy}. It was fetched anew just now, as force_download=True does, and is no better: it is "
+            f"damaged on the Hub, or of another release. Tell the owner of {endpoint()}/{name_or_path}"
+        ) from error
 
 
 def commit_of(folder: Path) -> str | None:
@@ -105,10 +151,10 @@ def push(
     folder = Path(folder)
     if not (names := contents(folder)):
         raise PushError(f"nothing to publish: {folder} is {'empty' if folder.is_dir() else 'not a folder'}")
-    api = HfApi(token=token, **_library())
+    api = HfApi(token=token, **library())
     try:
         # The Hub's client waits without limit for this answer; half a minute makes a dead network an error.
-        _within(max(30.0, _patience()), lambda: api.create_repo(repo_id, private=private, exist_ok=True))
+        within(max(30.0, patience()), lambda: api.create_repo(repo_id, private=private, exist_ok=True))
         # Not upload_folder: since 1.x it may spread a folder over several commits.
         info = api.create_commit(
             repo_id,
@@ -125,24 +171,38 @@ def push(
     return info.pr_url or info.commit_url
 
 
-def _local(name: str | os.PathLike[str]) -> Path | None:
+def _local(name: str | os.PathLike[str], only_the_hub: bool = False) -> Path | None:
     """The folder that a name means on this machine; None where it can only be a Hub id; an error where not even that.
 
-    A Path always means the disk; a string may also be a bundled name.
+    A Path always means the disk; a string may also be a bundled name. `only_the_hub` has what was asked for besides.
     """
-    text = os.fspath(name)
-    folder = Path(text).expanduser()
-    if text and folder.is_dir():  # Path('') is the working folder, which nobody means by an empty name
+    if not isinstance(name, (str, os.PathLike)) or not isinstance(text := os.fspath(name), str):
+        raise _no_head(name, f"it is of type {type(name).__name__}, not a str or a Path")
+    try:
+        folder = Path(text).expanduser()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
+        may_be_id = isinstance(name, str) and _HUB_ID.fullmatch(text) is not None
+        refusal = folders.refusal_of_path(text, only_the_hub) if may_be_id else None
+    except (OSError, RuntimeError, ValueError) as error:  # no permission; ~nobody; a null byte
+        raise _no_head(name, f"no folder {text!r} can be read ({error})") from error
+    if text and is_folder:  # Path('') is the working folder, which nobody means by an empty name
         return folder
-    if isinstance(name, str):
-        heads = bundled()
-        if head := heads.get(text) or heads.get(_PREFIX + text):
-            return head
-        if _HUB_ID.fullmatch(text):
-            return None
-    what = "it is a file; name its folder" if folder.is_file() else "no such folder, nor a bundled head"
+    heads = bundled() if isinstance(name, str) else {}
+    if head := heads.get(text) or heads.get(_PREFIX + text):
+        return head
+    if refusal:
+        raise _no_head(name, refusal)
+    if may_be_id:
+        return None
+    if is_file:
+        raise _no_head(name, f"it is a file; name its folder, {os.fspath(folder.parent)!r}")
+    raise _no_head(name, folders.nothing_there(text, list(heads)) if text else "an empty name")
+
+
+def _no_head(name: Any, what: str) -> HeadNotFoundError:
     works = "a folder ('./my-head'), a bundled name, or a Hub id as a string ('owner/name')"
-    raise HeadNotFoundError(f"no head {text!r}: {what}. What works: {works}\n{_alternatives()}")
+    text = os.fspath(name) if isinstance(name, os.PathLike) else name
+    return HeadNotFoundError(f"no head {text!r}: {what}. What works: {works}\n{_alternatives()}")
 
 
 def find_on_hub(
@@ -161,15 +221,15 @@ def find_on_hub(
 
     def probe() -> None:
         url = hf_hub_url(repo_id, files[0], subfolder=subfolder, revision=revision)
-        get_hf_file_metadata(url, token=token, timeout=_patience(), **_library())
+        get_hf_file_metadata(url, token=token, timeout=patience(), **library())
 
     def download() -> Path:
         options = {"subfolder": subfolder, "cache_dir": cache_dir, "token": token, "force_download": force_download}
-        first = Path(hf_hub_download(repo_id, files[0], revision=revision, **options, **_library()))
+        first = Path(hf_hub_download(repo_id, files[0], revision=revision, **options, **library()))
         # The other files come from the commit that the first came from, even if someone pushes in between.
         commit = first.parents[len(Path(subfolder or "").parts)].name
         for file in files[1:]:
-            hf_hub_download(repo_id, file, revision=commit, **options, **_library())
+            hf_hub_download(repo_id, file, revision=commit, **options, **library())
         return first.parent
 
     def cached() -> Path | None:
@@ -181,7 +241,19 @@ def find_on_hub(
 
     def not_found(cause: str) -> HeadNotFoundError:
         tried = f"{endpoint()}/{repo_id}, revision {revision or 'main'}, for {', '.join(files)}"
-        return HeadNotFoundError(f"no head {repo_id!r} from the Hub: {cause}\n  tried: {tried}\n{_alternatives()}")
+        here = f"no folder {repo_id!r} in {Path.cwd()}, and no head {repo_id!r} from the Hub"
+        return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives()}")
+
+    def holds() -> str:
+        """What a repository is that lacks a file, as far as its other files tell."""
+        there = []
+        for file in {file for kind in folders.KINDS for file in kind.files}:
+            url = hf_hub_url(repo_id, file, subfolder=subfolder, revision=revision)
+            with suppress(*hub_errors()):
+                within(patience(), lambda url=url: get_hf_file_metadata(url, token=token, timeout=patience()))
+                there.append(file)
+        kind = folders.by_files(there)
+        return f". It holds {kind.name}: use {folders.read_by(kind, repo_id)}" if kind else ""
 
     if local_files_only and force_download:
         raise ValueError("local_files_only and force_download exclude each other: drop one")
@@ -196,13 +268,19 @@ def find_on_hub(
         raise not_found("it is not in the cache in full; leave local_files_only out once to download it")
     try:
         # Since 1.0 hf_hub_download retries a dead network for 23 s a file. One request that is not retried goes ahead.
-        _within(_patience(), probe)
-        return download()
+        within(patience(), probe)
+        folder = download()
     except hub_errors() as error:
         if is_local(error):
             raise
         trouble = error
+    else:
+        if other := folders.other_kind(folder, files):
+            raise not_found(other)
+        return folder
     cause = reason(trouble, repo_id, revision, "pass token=, set HF_TOKEN or run `hf auth login`")
+    if isinstance(trouble, errors.EntryNotFoundError) and not isinstance(trouble, errors.LocalEntryNotFoundError):
+        cause += holds()
     # The Hub's word that there is no such revision or file is final; other trouble may leave a cached copy of use.
     final = isinstance(trouble, (errors.RevisionNotFoundError, errors.EntryNotFoundError))
     final = final and not isinstance(trouble, errors.LocalEntryNotFoundError)
@@ -215,39 +293,3 @@ def find_on_hub(
 def _alternatives() -> str:
     names = ", ".join(bundled()) or f"none in this installation ({WEIGHTS})"
     return f"  bundled heads, which need no network: {names}\n  to train one yourself: action-heads pretrain --help"
-
-
-def _within(seconds: float, call: Callable[[], _T]) -> _T:
-    """`call()`, or a TimeoutError after so many seconds.
-
-    A thread, because the timeouts of HTTP clients bound neither the look-up of a name nor their own retries. It is a
-    daemon: an answer that comes too late is dropped, and it cannot keep the interpreter from ending.
-    """
-    answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-
-    def work() -> None:
-        try:
-            answers.put((call(), None))
-        except BaseException as error:  # raised again below, in the caller's thread
-            answers.put((None, error))
-
-    threading.Thread(target=work, name="action-heads-hub", daemon=True).start()
-    try:
-        result, error = answers.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
-    if error is not None:
-        raise error
-    return result
-
-
-def _patience() -> float:
-    """How many seconds the Hub has for its first answer, under the name that huggingface_hub itself uses."""
-    return float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or 5)
-
-
-def _library() -> dict[str, Any]:
-    try:
-        return {"library_name": "action-heads", "library_version": version("action-heads")}
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return {"library_name": "action-heads", "library_version": "unknown"}

@@ -10,17 +10,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from action_heads import draws
+
 Shape = tuple[int, ...]
 
 
 def uniform(steps: int, shape: Shape, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Each of T levels as often as any other."""
-    return torch.randint(steps, shape, generator=generator, device=device)
+    return draws.integers(steps, shape, generator, device)
 
 
 def logit_normal(steps: int, shape: Shape, generator: torch.Generator | None, device: torch.device) -> Tensor:
     """Mostly the middle, where predicting is hardest (Esser et al. 2024, section 3.1, with m = 0 and s = 1)."""
-    return level(torch.randn(shape, generator=generator, device=device).sigmoid(), steps)
+    return level(draws.normal(shape, generator, device).sigmoid(), steps)
 
 
 def beta(steps: int, shape: Shape, generator: torch.Generator | None, device: torch.device) -> Tensor:
@@ -29,7 +31,7 @@ def beta(steps: int, shape: Shape, generator: torch.Generator | None, device: to
     There τ runs from noise to data and (s - τ)/s ~ Beta(1.5, 1) with s = 0.999; the noise is 1 - τ. The distribution
     function of Beta(1.5, 1) is u^1.5.
     """
-    noise = 1 - 0.999 * (1 - torch.rand(shape, generator=generator, device=device) ** (1 / 1.5))
+    noise = 1 - 0.999 * (1 - draws.uniform(shape, generator, device) ** (1 / 1.5))
     return level(noise, steps)
 
 

@@ -14,6 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from action_heads import draws
 from action_heads.levels import LEVELS, check_levels
 from action_heads.limits import TRAIN_STEPS, check_choice, check_number, check_width, shown
 from action_heads.precision import KeepFloat32
@@ -87,7 +88,7 @@ class Objective(KeepFloat32):
     def random_noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Standard normal, drawn where the generator is: a CPU generator gives the same numbers on every machine."""
         device = self.alpha.device if generator is None else generator.device
-        return torch.randn(shape, generator=generator, device=device).to(self.alpha.device)
+        return draws.normal(shape, generator, device).to(self.alpha.device)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """x_t (b h a) from x0 and noise (b h a) at steps t (b 1) or (b h)."""

@@ -12,7 +12,9 @@ from action_heads.adapters.adaln import AdaLNZero, AdaLNZeroModulation
 
 class AdaRMSNormModulation(AdaLNZeroModulation):
     def normalize(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        return nn.functional.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps)
+        y = nn.functional.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps)
+        # An RMS norm has no bias. Where the head trains along, its bias gets the gradient zero, which DDP waits for.
+        return y + 0 * norm.bias if norm.bias is not None and norm.bias.requires_grad else y
 
 
 class AdaRMSNorm(AdaLNZero):

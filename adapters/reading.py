@@ -76,6 +76,9 @@ class Attention(Pool):
 
     A learned query sees tokens through a key projection that is as constant as itself: one vector a head says as much.
     The value projection is `Read`'s.
+
+    A vector is its own only token, so its weight is 1 whatever the queries are. They then get a gradient of zero, not
+    none: DDP waits for the gradient of every parameter, and whether a source is a vector shows only when it comes.
     """
 
     heads = 4
@@ -83,6 +86,9 @@ class Attention(Pool):
     def __init__(self, cond_dim: int):
         super().__init__()
         self.query = nn.Parameter(torch.zeros(self.heads, cond_dim))
+
+    def forward(self, cond: Tensor, mask: Tensor | None) -> Tensor:
+        return cond + 0 * self.query.sum() if cond.ndim == 2 else super().forward(cond, mask)
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
         score = torch.einsum("b n c, i c -> b i n", tokens, self.query.float()) / tokens.shape[-1] ** 0.5

@@ -5,6 +5,8 @@ Axes: n images, H and W pixels, w width of a feature map, y and x its rows and c
 
 from __future__ import annotations
 
+import pickle
+
 import torch
 from torch import Tensor, nn
 
@@ -49,6 +51,11 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
         raise OSError(
             f"the ImageNet weights of {backbone} could not be downloaded ({error}): connect once, put them into "
             f"{torch.hub.get_dir()}/checkpoints, or train without them, vision.weights=None"
+        ) from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise OSError(
+            f"the ImageNet weights of {backbone} in {torch.hub.get_dir()}/checkpoints are damaged ({error}): delete "
+            "them there, and they are downloaded anew"
         ) from error
 
 

@@ -17,6 +17,7 @@ from action_heads.encoders.config import TextConfig
 from action_heads.encoders.transformer import quiet
 from action_heads.extras import require
 from action_heads.files import parse_json
+from action_heads.folders import refusal_of_path
 
 
 class TextEncoder(nn.Module):
@@ -113,6 +114,8 @@ def learnt(letters: Tensor, vectors: Tensor, width: int) -> dict[str, Tensor]:
 def look_up(name: str) -> dict[str, Any]:
     """The width of a text model and its revision, from its config alone."""
     transformers = require("transformers", "vision")
+    if refusal := refusal_of_path(name):
+        raise ValueError(f"text.model: {refusal}")
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from action_heads.encoders.config import RESNETS, VisionConfig
 from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk
 from action_heads.extras import require
+from action_heads.folders import refusal_of_path
 
 WORKS = (
     f"{', '.join(map(repr, RESNETS))}, or the Hub id or folder of a transformers vision model, such as "
@@ -67,6 +68,8 @@ def transformer_trunk(config: VisionConfig, architecture: dict[str, Any] | None)
 def load(name: str) -> tuple[nn.Module, dict[str, Any]]:
     """A pretrained vision model in float32, of two towers the vision's, and its architecture but for the width."""
     transformers = require("transformers", "vision")
+    if refusal := refusal_of_path(name):
+        raise ValueError(f"vision.backbone: {refusal}")
     with quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(name)

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from action_heads.extras import require
+from action_heads.vlm.inputs import check_finite
+from action_heads.vlm.model import within
 from action_heads.vlm.tap import Caught
 
 WORDS = "observation.language.tokens", "observation.language.attention_mask"
@@ -32,6 +35,8 @@ def prefix_tokens(policy: Any, batch: Mapping[str, Any], block: int = -1) -> tup
         batch: as the policy's preprocessor gives it.
         block: an index into the language model's blocks.
     """
+    while (inner := within(policy)) is not policy:  # LeRobot may have put a LoRA into it
+        policy = inner
     model = getattr(policy, "model", None)
     if hasattr(model, "vlm_with_expert"):
         blocks, run, mask = _smolvla(policy, batch)
@@ -56,6 +61,8 @@ def prefix_tokens(policy: Any, batch: Mapping[str, Any], block: int = -1) -> tup
             run()
     finally:
         handle.remove()
+    if not torch.is_grad_enabled() or found[0].device.type == "cpu":  # training does not wait for an accelerator
+        check_finite(f"block {block}", found[0], mask)
     return found[0], mask
 
 

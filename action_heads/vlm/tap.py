@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads.extras import require
 from action_heads.files import fingerprint
+from action_heads.vlm import lora as loras
 from action_heads.vlm import tap_file
+from action_heads.vlm.inputs import check_finite, check_inputs
+from action_heads.vlm.lora import TRAIN
+from action_heads.vlm.model import Layer, blocks_of, heard, image_ids_of, uncompiled, unwrap
 
-TRAIN = ("frozen", "lora", "full")
 SELECT = ("all", "image", "text")
-Layer = int | str
 
 
 class Tap(nn.Module):
@@ -30,15 +31,19 @@ class Tap(nn.Module):
     is the model's attention mask, narrowed to what is selected.
 
     Args:
-        model: a language, vision or vision-language model of transformers. LoRA is added to it in place.
+        model: a language, vision or vision-language model of transformers, also one that `torch.compile` or PEFT has
+            wrapped. What runs and trains is the model within.
         layer: an index into what transformers calls `hidden_states`: 0 the embeddings, i what the first i blocks made
             of them, -1 the last, after the final norm. Of a vision-language model these are the language model's. Or
             a module's path, such as "model.multi_modal_projector", for what it returns. Several are mixed: each
             normalised, since later layers are larger, and summed with learned softmax weights, equal at first.
         select: which tokens count: "all", those of the "image", or the "text".
-        train: "frozen": no gradients, evaluation mode whatever `train()` says. "lora": low-rank adapters alone. "full".
+        train: "frozen": no gradients, evaluation mode whatever `train()` says. "lora": low-rank adapters alone: those
+            that the model has, or new ones, added in place. "full".
         isolate: the head's loss gives the model no gradient (knowledge insulation); a loss of its own may train it.
-        lora: a `peft.LoraConfig`; if not given, rank 16 on all linear layers.
+        lora: a `peft.LoraConfig` for a model without an adapter; if not given, rank 16 on all linear layers.
+        own_loss: the model has a loss of its own beside the head's, so that what lies behind the tapped layer trains
+            too. Otherwise it does not, since it gets no gradient. `isolate` implies it.
     """
 
     model: Any  # a PreTrainedModel
@@ -52,13 +57,10 @@ class Tap(nn.Module):
         train: str = "frozen",
         isolate: bool = False,
         lora: Any = None,
+        own_loss: bool = False,
     ):
         super().__init__()
-        if not hasattr(model, "base_model") or not hasattr(model, "config"):
-            raise ValueError(
-                f"a tap is for a model of transformers, got a {type(model).__name__}: pass what your own encoder "
-                "returns to the policy as cond"
-            )
+        model = unwrap(model)
         for value, known, name in ((select, SELECT, "select"), (train, TRAIN, "train")):
             if value not in known:
                 raise ValueError(f"unknown {name}={value!r}; choose from {', '.join(map(repr, known))}")
@@ -73,13 +75,18 @@ class Tap(nn.Module):
         if len(set(self.layers)) < len(layers):
             raise ValueError(f"layer names one twice: {layers}")
         self.mix = Mix(len(layers)) if len(layers) > 1 else None
-        self.image_ids = image_ids_of(model.config) if select != "all" else ()
+        self.image_ids = image_ids_of(model.config)
+        if select != "all" and not self.image_ids:
+            raise ValueError(
+                f"{type(model.config).__name__} has no image_token_id to tell tokens apart by: use select='all'"
+            )
         self._found_width: int | None = None
-        model.requires_grad_(train == "full")
-        if train == "lora":
-            lora = lora or require("peft", "vlm").LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
-            model.add_adapter(lora)  # in place: of transformers' PeftAdapterMixin
-        self._trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        self._looked_at = False
+        chosen = loras.trained(model, train, lora)
+        if not (isolate or own_loss):
+            chosen &= heard(model, self.layers)
+        self._trained = {name for name, p in model.named_parameters() if p in chosen}
+        self.requires_grad_()
         self.train(train != "frozen")
 
     def _resolve(self, layer: Layer) -> Layer:
@@ -110,15 +117,28 @@ class Tap(nn.Module):
 
     def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
         """What the model's processor gives -> tokens (b n c), mask (b n)."""
+        check_inputs(inputs, self.model, self.image_ids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "frozen" and not self.isolate):
             states = self._hidden_states(inputs)
         for layer, state in zip(self.layers, states, strict=True):
             if not isinstance(state, Tensor) or state.ndim != 3:
                 shape = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
                 raise ValueError(f"layer {layer!r} returns {shape}, expected (batch, n, c): tap another one")
+        mask = self._mask(states[0], inputs)
+        if self._look(states[0]):
+            for layer, state in zip(self.layers, states, strict=True):
+                check_finite(f"layer {layer!r}", state, mask)
         tokens = states[0] if self.mix is None else self.mix(states)
         self._found_width = tokens.shape[-1]
-        return tokens, self._mask(tokens, inputs)
+        return tokens, mask
+
+    def _look(self, state: Tensor) -> bool:
+        """Whether to look for NaNs, which waits for an accelerator: there always when acting, and once in training."""
+        if torch.compiler.is_compiling():
+            return False
+        look = state.device.type == "cpu" or not torch.is_grad_enabled() or not self._looked_at
+        self._looked_at = True
+        return look
 
     def _hidden_states(self, inputs: Mapping[str, Any]) -> list[Any]:
         """What each tapped layer holds, in order; the model runs until the last of them is caught."""
@@ -131,11 +151,18 @@ class Tap(nn.Module):
             if len(caught) == len(self.layers):
                 raise Caught
 
+        base = getattr(self.model.base_model, "_orig_mod", self.model.base_model)
         with ExitStack() as stack, suppress(Caught):
             for layer in self.layers:
+                stack.enter_context(uncompiled(self.model, layer))
                 if handle := self._listen(layer, catch):
                     stack.callback(handle.remove)
-            out = self.model.base_model(**inputs)
+            try:
+                out = base(**inputs)
+            except (TypeError, AttributeError) as error:  # an input that is missing, or one that it does not know
+                raise ValueError(
+                    f"{type(self.model).__name__} can't run on these inputs ({', '.join(inputs)}): {error}"
+                ) from error
             if -1 in self.layers:
                 if getattr(out, "last_hidden_state", None) is None:
                     raise ValueError(
@@ -185,10 +212,11 @@ class Tap(nn.Module):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Tap:
-        """As in torch, for what `train` says; the rest stays frozen."""
-        super().requires_grad_(requires_grad)
+        """As in torch, for what `train` says; the rest stays frozen, and may be integers."""
         for name, p in self.model.named_parameters():
             p.requires_grad_(requires_grad and name in self._trained)
+        if self.mix is not None:
+            self.mix.requires_grad_(requires_grad)
         return self
 
     def identity(self) -> str:
@@ -202,6 +230,7 @@ class Tap(nn.Module):
             self.select,
             str(next(self.model.parameters()).dtype),
             config,
+            *([adapters] if (adapters := loras.state(self.model)) else []),
         ]
         return fingerprint(self.model.state_dict(), json.dumps(contract, sort_keys=True, default=str))
 
@@ -211,7 +240,7 @@ class Tap(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path, model: Any, **options: Any) -> Tap:
-        """Tap `model` as the saved tap did; `options` are `train`, `isolate` and `lora`."""
+        """Tap `model` as the saved tap did; `options` are `train`, `isolate`, `lora` and `own_loss`."""
         return tap_file.load(cls, Path(folder), model, **options)
 
     def extra_repr(self) -> str:
@@ -234,23 +263,3 @@ class Mix(nn.Module):
 
 class Caught(Exception):
     """Thrown through the model's forward pass: every tapped layer has run, the others need not."""
-
-
-def blocks_of(model: Any) -> nn.ModuleList:
-    """The transformer blocks of the language model, or of a vision model's encoder."""
-    depth = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for module in model.base_model.get_decoder().modules():
-        if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return module
-    raise ValueError(
-        f"{type(model).__name__} has no list of {depth} blocks: name a module, such as layer='encoder.layers.3'"
-    )
-
-
-def image_ids_of(config: Any) -> tuple[int, ...]:
-    """The token ids that stand for pieces of pictures and videos."""
-    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    ids = {number for name in names if isinstance(number := getattr(config, name, None), int)}
-    if not ids:
-        raise ValueError(f"{type(config).__name__} has no image_token_id to tell tokens apart by: use select='all'")
-    return tuple(sorted(ids))

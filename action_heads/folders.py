@@ -1,0 +1,135 @@
+"""Recognise what a folder holds, so that a refusal names the call that reads it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of folder: the files that tell it, and the call that reads it."""
+
+    name: str
+    files: tuple[str, ...]
+    call: str  # with {} for the folder
+    config: Callable[[dict[str, Any]], bool] | None = None  # what its config.json says, where the files do not suffice
+
+
+# In this order, since an adapted policy holds an adapter too.
+KINDS = (
+    Kind(
+        "an adapted policy",
+        ("policy.json", "encoder.safetensors"),
+        "action_heads.adapt.AdaptedPolicy.from_pretrained({})",
+    ),
+    Kind(
+        "an adapter",
+        ("adapter.safetensors",),
+        "ConditionedHead.from_pretrained({}), or head.load_adapter({}) for a head that you have",
+    ),
+    Kind("a tap", ("tap.safetensors",), "action_heads.vlm.Tap.load({}, model)"),
+    Kind("an adapter of PEFT", ("adapter_config.json",), "peft.PeftModel.from_pretrained(model, {})"),
+    Kind(
+        "an action head",
+        ("config.json", "model.safetensors"),
+        "ActionHead.from_pretrained({})",
+        lambda config: "backbone" in config and "objective" in config,
+    ),
+    Kind(
+        "a policy of LeRobot",
+        ("config.json",),
+        "LeRobot, with --policy.path={}",
+        lambda config: "input_features" in config or ("type" in config and "output_features" in config),
+    ),
+    Kind(
+        "a model of transformers",
+        ("config.json",),
+        "transformers.AutoModel.from_pretrained({})",
+        lambda config: "model_type" in config or "architectures" in config,
+    ),
+)
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """The kind of thing that a folder holds, or None."""
+    try:
+        there = {path.name for path in folder.iterdir()}
+    except OSError:
+        return None
+    config: Any = None
+    if "config.json" in there:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            config = None
+    for kind in KINDS:
+        if there.issuperset(kind.files) and (not kind.config or (isinstance(config, dict) and kind.config(config))):
+            return kind
+    return None
+
+
+def by_files(there: Collection[str]) -> Kind | None:
+    """The kind that the names of files alone tell."""
+    return next((kind for kind in KINDS if not kind.config and set(kind.files) <= set(there)), None)
+
+
+def remedy(folder: Path, wanted: Sequence[str]) -> str:
+    """A sentence on what a folder is that lacks the files that were wanted; empty if nothing is known of it."""
+    if kind := kind_of(folder):
+        return f" It is {kind.name}: use {read_by(kind, folder)}."
+    try:
+        inside = sorted(p.name for p in folder.iterdir() if all((p / file).is_file() for file in wanted))
+    except OSError:
+        return ""
+    return f" Its folder {inside[0]!r} holds them: name {os.fspath(folder / inside[0])!r}." if inside else ""
+
+
+def read_by(kind: Kind, place: str | os.PathLike[str]) -> str:
+    """The call that reads a folder or a Hub repository of some kind."""
+    return kind.call.replace("{}", repr(os.fspath(place)))
+
+
+def other_kind(folder: Path, wanted: Sequence[str]) -> str | None:
+    """Why a folder with all the files of a head is none: LeRobot and transformers use the same names."""
+    kind = kind_of(folder) if "model.safetensors" in wanted else None
+    if kind is None or not kind.config or "model.safetensors" in kind.files:  # a head
+        return None
+    return f"{folder} holds no action head but {kind.name}: use {read_by(kind, folder)}"
+
+
+def refusal_of_path(name: str, only_the_hub: bool = False) -> str | None:
+    """Why a string of the form "a/b" can't be the id of a Hub repository here; None if it may be one.
+
+    Where a folder `a` exists, "a/b" is a path in it. Asking the Hub for it would trust whoever owns the name `a` there.
+    `only_the_hub`: a revision was asked for, say, which no folder has.
+    """
+    owner, _, rest = name.partition("/")
+    place = Path(name)
+    if place.is_dir():
+        return None
+    if place.is_symlink() and not place.exists():
+        return f"no folder {name!r}: it is a link to {os.readlink(place)}, which does not exist"
+    if rest and place.is_file():
+        return f"no folder {name!r}: it is a file; name its folder, {os.fspath(place.parent)!r}"
+    if rest and Path(owner).is_dir() and not only_the_hub:
+        beside = ", ".join(sorted(p.name for p in Path(owner).iterdir())[:8]) or "nothing"
+        return (
+            f"no folder {name!r}: {owner!r} is a folder here, and it holds {beside}. If you mean "
+            "the Hub's repository of this name, pass revision='main'"
+        )
+    return None
+
+
+def nothing_there(name: str, heads: Sequence[str]) -> str:
+    """Why a name is neither a folder nor one of the bundled heads, with what may have been meant."""
+    why = f"no folder {name!r}" + ("" if Path(name).expanduser().is_absolute() else f" in {Path.cwd()}")
+    if "\\" in name and os.sep == "/":
+        why += f" (folders are separated by / on this system: {name.replace(chr(92), '/')!r})"
+    near = difflib.get_close_matches(name.rstrip("/"), [*heads, *(head.split("/")[1] for head in heads)], 1)
+    return f"{why}, nor a bundled head" + (f" ({near[0]!r} is one)" if near else "")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from action_heads.hub_errors import endpoint, hub_errors, is_local, reason
+from action_heads.names import nearest
 
 WEIGHTS = Path(__file__).parent / "weights"
 _PREFIX = "dae/"
@@ -68,7 +69,7 @@ def find(
     folder = folder / (subfolder or "")
     if missing := [file for file in files if not (folder / file).is_file()]:
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "(no such folder)"
-        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}; it holds {there}.\n{_alternatives()}")
+        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}; it holds {there}.\n{_alternatives(name)}")
     return folder
 
 
@@ -142,7 +143,7 @@ def _local(name: str | os.PathLike[str]) -> Path | None:
             return None
     what = "it is a file; name its folder" if folder.is_file() else "no such folder, nor a bundled head"
     works = "a folder ('./my-head'), a bundled name, or a Hub id as a string ('owner/name')"
-    raise HeadNotFoundError(f"no head {text!r}: {what}. What works: {works}\n{_alternatives()}")
+    raise HeadNotFoundError(f"no head {text!r}: {what}. What works: {works}\n{_alternatives(text)}")
 
 
 def find_on_hub(
@@ -181,7 +182,9 @@ def find_on_hub(
 
     def not_found(cause: str) -> HeadNotFoundError:
         tried = f"{endpoint()}/{repo_id}, revision {revision or 'main'}, for {', '.join(files)}"
-        return HeadNotFoundError(f"no head {repo_id!r} from the Hub: {cause}\n  tried: {tried}\n{_alternatives()}")
+        return HeadNotFoundError(
+            f"no head {repo_id!r} from the Hub: {cause}\n  tried: {tried}\n{_alternatives(repo_id)}"
+        )
 
     if local_files_only and force_download:
         raise ValueError("local_files_only and force_download exclude each other: drop one")
@@ -212,9 +215,12 @@ def find_on_hub(
     raise not_found(cause) from trouble
 
 
-def _alternatives() -> str:
+def _alternatives(given: str | os.PathLike[str]) -> str:
     names = ", ".join(bundled()) or f"none in this installation ({WEIGHTS})"
-    return f"  bundled heads, which need no network: {names}\n  to train one yourself: action-heads pretrain --help"
+    near = nearest(os.fspath(given), bundled())
+    return (
+        f"  bundled heads, which need no network: {names}{near}\n  to train one yourself: action-heads pretrain --help"
+    )
 
 
 def _within(seconds: float, call: Callable[[], _T]) -> _T:

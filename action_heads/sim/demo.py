@@ -21,6 +21,7 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.fit import FitConfig, fit
 from action_heads.modes import MODES
+from action_heads.names import nearest
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.record import record
 from action_heads.sim.report import Row, draw, save_trial, table
@@ -71,11 +72,14 @@ class DemoConfig:
 
     def __post_init__(self):
         if unknown := [name for name in self.runs if name not in RUNS]:
-            raise ValueError(f"unknown run {', '.join(unknown)}; choose from {', '.join(RUNS)}")
+            near = nearest(unknown[0], RUNS)
+            raise ValueError(f"unknown run {', '.join(unknown)}{near}; choose from {', '.join(RUNS)}")
         if self.adapter not in ADAPTERS:
-            raise ValueError(f"unknown adapter {self.adapter!r}; choose from {', '.join(ADAPTERS)}")
+            near = nearest(self.adapter, ADAPTERS)
+            raise ValueError(f"unknown adapter {self.adapter!r}{near}; choose from {', '.join(ADAPTERS)}")
         if self.through not in THROUGH:
-            raise ValueError(f"unknown path {self.through!r}; an adapter acts through {', '.join(THROUGH)}")
+            near = nearest(self.through, THROUGH)
+            raise ValueError(f"unknown path {self.through!r}{near}; an adapter acts through {', '.join(THROUGH)}")
 
 
 SHOWS = (

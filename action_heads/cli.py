@@ -117,10 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str]) -> None:
     """Print what was asked for, or run the sub-command that the first argument names."""
     name, *rest = arguments or [""]
-    if name in ("-h", "--help"):
-        return print(usage())
-    if name == "--version":
-        return print(f"action-heads {__version__}")
+    if name in ("-h", "--help", "--version"):
+        print(f"action-heads {__version__}" if name == "--version" else usage(), flush=True)
+        raise SystemExit(0)
     if name not in COMMANDS:
         wrong = f"unknown command {name!r}{nearest(name, [*COMMANDS, '--help', '--version'])}" if name else "no command"
         raise Mistake(f"{wrong}. The commands are {', '.join(COMMANDS)}; action-heads --help describes them")

@@ -127,8 +127,7 @@ class PretrainConfig:
                 given = getattr(self, name)
                 raise ValueError(f"unknown {name} {given!r}{nearest(given, known)}; choose one of {', '.join(known)}")
         if self.size not in self.sizes:
-            near = nearest(self.size, self.sizes)
-            raise ValueError(f"{self.arch} has no size {self.size!r}{near}; choose one of {', '.join(self.sizes)}")
+            raise ValueError(f"{self.arch} has no size {self.size!r}; choose one of {', '.join(self.sizes)}")
         for name in ("steps", "batch_size", "warmup", "save_every", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -79,11 +79,7 @@ def _check_alike(one: Result, other: Result) -> None:
     differs = [name for name in (*OF_TASK, "relearn_step") if getattr(one.run, name) != getattr(other.run, name)]
     if one.run.seed == other.run.seed:
         differs.append("nothing but the id: two runs of one seed")
-    if (
-        one.run.uses_pretraining
-        and one.head["fingerprint"] != other.head["fingerprint"]
-        and not _one_recipe(one, other)
-    ):
+    if one.run.uses_pretraining and not _one_head(one, other):
         differs.append("the pretrained head")
     if differs:
         raise ValueError(
@@ -93,11 +89,14 @@ def _check_alike(one: Result, other: Result) -> None:
         )
 
 
-def _one_recipe(one: Result, other: Result) -> bool:
-    """Tell whether both heads were pretrained here by the same settings of Stage 1, of which their name has a hash.
+def _one_head(one: Result, other: Result) -> bool:
+    """Tell whether both used the same head, or heads that were pretrained by the same settings of Stage 1.
 
-    Another processor rounds otherwise, so their fingerprints may differ.
+    The name of a head that `reproduce` pretrains ends in a hash of these settings. Its fingerprint may differ: another
+    processor rounds otherwise.
     """
+    if one.head["fingerprint"] == other.head["fingerprint"]:
+        return True
     name = str(one.head["name"])
     return name == other.head["name"] and re.search(r"-[0-9a-f]{8}$", name) is not None
 

@@ -1,7 +1,7 @@
 """What runs will cost in CPU seconds: the work of a run times the rates of finished ones.
 
-A run trains on chunks and rolls out control steps; how long each takes hardly depends on the task. So a short trial with
-few steps and episodes tells what a whole run costs, and a task that was never run costs what its length says.
+A run trains on chunks and rolls out control steps, and the time of one hardly depends on the task. So a short trial
+with few steps and episodes predicts the cost of a whole run, and the length of a task that of its runs.
 """
 
 from __future__ import annotations

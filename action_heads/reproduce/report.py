@@ -160,8 +160,8 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
         lines[command] = lines.get(command, 0) + costs.seconds(run)
     text = "\n".join(f"{COMMAND} {options}  # {seconds / 60:.0f} CPU min" for options, seconds in lines.items())
     return (
-        f"{len(left)} of {len(grid)} runs are left, about {hours(sum(lines.values()))} by the rates of the runs that are "
-        "finished, without recordings and Stage 1. "
+        f"{len(left)} of {len(grid)} runs are left, about {hours(sum(lines.values()))} by the rates of finished runs, "
+        "without recordings and Stage 1. "
         f"`{COMMAND} --all` runs them; row by row:\n\n```bash\n{text}\n```"
     )
 

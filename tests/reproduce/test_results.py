@@ -38,5 +38,5 @@ def test_foreign_files_are_refused(tmp_path):
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"run\.json is no result.*lacks \['lr'\]"):
         results.load(path)
-    with pytest.raises(FileNotFoundError, match="fills results/robosuite"):
+    with pytest.raises(FileNotFoundError, match="fills outputs/reproduce/results/robosuite"):
         results.load_all(tmp_path / "nowhere")

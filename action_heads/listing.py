@@ -32,9 +32,9 @@ class Sizes:
         return self.denoiser + sum(self.modulation.values())
 
     def __str__(self) -> str:
-        return f"{self.total:,} parameters: {self.denoiser:,} of the denoiser, and of the modulation " + ", ".join(
-            f"{count:,} for {name}" for name, count in self.modulation.items()
-        )
+        modulation = ", ".join(f"{count:,} for {name}" for name, count in self.modulation.items())
+        denoiser = f"{self.denoiser:,} of the denoiser, which a size in a name means"
+        return f"{self.total:,}: {denoiser}, and of the modulation {modulation}"
 
 
 def sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:

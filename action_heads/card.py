@@ -206,8 +206,8 @@ def adapter_card(policy: ConditionedHead, repo_id: str) -> str:
         + f"""# {repo_id}
 
 A {name} adapter of {policy.num_trainable:,} trained parameters for the frozen head `{policy.head.config.name}`.
-It reads a condition of width {policy.adapter.config.cond_dim}. Of the head it computes with {policy.num_frozen:,} frozen
-parameters: the denoiser, and the modulation for this kind of adapter.
+It reads a condition of width {policy.adapter.config.cond_dim}. Of the head it computes with {policy.num_frozen:,}
+frozen parameters: the denoiser, and the modulation for this kind of adapter.
 
 ```python
 from action_heads import ConditionedHead

@@ -177,7 +177,7 @@ def reproduce(options: Reproduce, family: str) -> None:
 def _is_finished(run: Run, place: Place) -> bool:
     """Tell whether a run has a result, without pretraining its head for that."""
     if config := heads.stage1(run, place.work):
-        return results.by_recipe(place.results, run, config.name) is not None
+        return results.by_recipe(place.results, run, str(config.name)) is not None
     return finished(run, place, heads.pretrained(run, place.work)) is not None
 
 
@@ -186,7 +186,7 @@ def published(left: Sequence[Run], folder: Path, place: Place) -> int:
     if not folder.is_dir() or folder.resolve() == place.results.resolve():
         return 0
     recipes = [(run, heads.stage1(run, place.work)) for run in left]
-    return sum(results.by_recipe(folder, run, config.name) is not None for run, config in recipes if config)
+    return sum(results.by_recipe(folder, run, str(config.name)) is not None for run, config in recipes if config)
 
 
 def estimate(left: Sequence[Run], place: Place) -> str:

@@ -53,7 +53,7 @@ def finished(run: Run, place: Place, head: ActionHead) -> Path | None:
     if path.exists():
         return path
     config = heads.stage1(run, place.work)  # another processor makes other bits of the same Stage 1
-    return results.by_recipe(place.results, run, config.name) if config else None
+    return results.by_recipe(place.results, run, str(config.name)) if config else None
 
 
 def perform(run: Run, place: Place) -> Result:

@@ -192,7 +192,7 @@ def read_row(path: Path) -> tuple[Row, Any] | None:
         saved = files.read_json(path)
         settings = saved.pop("settings")
         row = Row(**saved)
-        str(row), table([row])  # all that is shown of it
+        table([row])  # all that is shown of it
     except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RecursionError) as error:
         print(f"{path} is damaged and will be made again ({error})")
         return None

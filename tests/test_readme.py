@@ -22,7 +22,7 @@ def test_first_block_runs_offline(tmp_path, monkeypatch, capsys):
 
 
 def test_links_work_on_pypi_and_lead_to_what_is_here():
-    """One address of the repository, that of pyproject.toml; nothing relative, which PyPI would look for on its site."""
+    """One address of the repository, that of pyproject.toml, and no relative link: PyPI has no such pages."""
     project, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md"))
     (address,) = re.findall(r'^Repository = "(https://[^"]+)"$', project, re.MULTILINE)
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from textwrap import TextWrapper
@@ -135,7 +135,7 @@ def run(arguments: list[str]) -> None:
     _found(command.run)(settings, *record)
 
 
-def _found(place: str) -> Callable[..., Any]:
+def _found(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(import_module(f"action_heads.{module}"), name)
 

@@ -44,7 +44,7 @@ class PretrainConfig:
         out: folder of the head, and of the state to go on from.
         name: what the head will be called.
         arch: mlp (the paper's DP-MLP), mixer or transformer (both mix time), or unet (its DP-C).
-        size: 0.3m, 0.7m, 1m, 2m, 5m or 10m, the parameters of an mlp's denoiser; of unet 1m to 10m or 244m.
+        size: 0.3m to 10m, parameters of an mlp's denoiser; of unet 1m to 10m or 244m.
         width: residual width, instead of the size's.
         depth: blocks (of unet: levels), instead of the size's.
         horizon: steps of a chunk.

@@ -1,16 +1,26 @@
-"""Pretrained, frozen action heads and the small trainable adapters that attach them to any encoder."""
+"""Pretrained, frozen action heads and the small trainable adapters that attach them to any encoder.
 
-from action_heads.bank import AdapterBank
-from action_heads.config import HeadConfig
-from action_heads.ema import EMA
-from action_heads.execution import Executor
-from action_heads.files import WeightFileError
-from action_heads.head import ActionHead
-from action_heads.hub import HeadNotFoundError
-from action_heads.normalize import Normalizer
-from action_heads.objectives import ObjectiveConfig
-from action_heads.policy import ConditionedHead
-from action_heads.spaces import EE_ABSOLUTE, EE_DELTA, ActionSpace
+Names are imported at their first use (PEP 562): `action-heads --help` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from action_heads.bank import AdapterBank
+    from action_heads.config import HeadConfig
+    from action_heads.ema import EMA
+    from action_heads.execution import Executor
+    from action_heads.files import WeightFileError
+    from action_heads.head import ActionHead
+    from action_heads.hub import HeadNotFoundError
+    from action_heads.normalize import Normalizer
+    from action_heads.objectives import ObjectiveConfig
+    from action_heads.policy import ConditionedHead
+    from action_heads.spaces import EE_ABSOLUTE, EE_DELTA, ActionSpace
 
 __version__ = "0.1.0"
 
@@ -29,3 +39,33 @@ __all__ = [
     "ObjectiveConfig",
     "WeightFileError",
 ]
+
+# Where each of these names is defined.
+_MODULES = {
+    "bank": ("AdapterBank",),
+    "config": ("HeadConfig",),
+    "ema": ("EMA",),
+    "execution": ("Executor",),
+    "files": ("WeightFileError",),
+    "head": ("ActionHead",),
+    "hub": ("HeadNotFoundError",),
+    "normalize": ("Normalizer",),
+    "objectives": ("ObjectiveConfig",),
+    "policy": ("ConditionedHead",),
+    "spaces": ("EE_ABSOLUTE", "EE_DELTA", "ActionSpace"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return value
+    # `import action_heads` once imported these modules too, so `action_heads.head` works without an import of its own.
+    if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

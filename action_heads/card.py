@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from action_heads.files import read_json
+from action_heads.listing import sizes
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead
     from action_heads.policy import ConditionedHead
+
+T = TypeVar("T")
 
 _RECORDED = (
     "2.2 hours of recorded Franka Panda joint motion: Ctrl-World's DROID set-up recordings, LILA and haptic-skin "
@@ -68,6 +71,7 @@ def head_card(head: ActionHead, repo_id: str | None = None, folder: Path | None 
     c, name = head.config, repo_id or head.config.name
     there = {path.name for path in folder.iterdir()} if folder is not None and folder.is_dir() else set()
     adapter = _class_name(c.mechanisms[0])
+    counts = sizes({name: parameter.shape for name, parameter in head.named_parameters()})
     front = FRONT_MATTER.format(tag=c.backbone, licence=str(c.training.get("licence", "apache-2.0")).lower())
     sections = [
         f"""# {name}
@@ -88,7 +92,7 @@ chunk = policy.sample(torch.randn(1, 512), steps=10)  # (1, {c.horizon}, {c.spac
 | | |
 |---|---|
 | backbone | `{c.backbone}`, width {c.width}, {c.depth} blocks |
-| parameters | {head.num_parameters:,}, all frozen |
+| parameters | {counts}; all frozen |
 | takes | {", ".join(c.mechanisms)} |
 | steered through | {f"a code of {c.rank} dimensions, every block, or both" if c.coded else "every block"} |
 | predicts | {c.objective.prediction}, {c.objective.train_steps} diffusion steps |
@@ -97,12 +101,12 @@ chunk = policy.sample(torch.randn(1, 512), steps=10)  # (1, {c.horizon}, {c.spac
 """,
         "## Training\n\n" + _training(c.training, there),
     ]
-    if folder is not None and "evaluation.json" in there and _measured(folder, "evaluation.json") == head.fingerprint():
+    if folder is not None and "evaluation.json" in there and measured(folder / "evaluation.json") == head.fingerprint():
         sections.append(_evaluation(folder, there))
-    if folder is not None and "trial.json" in there and _measured(folder, "trial.json") == head.fingerprint():
-        sections.append(_trial(read_json(folder / "trial.json")))
+    if folder is not None and "trial.json" in there and measured(folder / "trial.json") == head.fingerprint():
+        sections.append(_shown(folder / "trial.json", _trial))
     if folder is not None and "latency.json" in there:
-        sections.append(_latency(read_json(folder / "latency.json"), c.backbone))
+        sections.append(_shown(folder / "latency.json", lambda record: _latency(record, c.backbone)))
     sections += ["## Limitations\n\n" + _limitations(head), "## Citation\n\n" + CITATION]
     return front + "\n".join(sections) + "\n" + KEPT + _kept(folder)
 
@@ -122,16 +126,24 @@ def _training(training: Mapping[str, Any], there: set[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _measured(folder: Path, name: str) -> str | None:
+def measured(path: Path) -> str | None:
     """Fingerprint of the weights that a measurement is of: one of older weights says nothing about these."""
-    return read_json(folder / name).get("fingerprint")
+    return _shown(path, lambda record: record.get("fingerprint"))
+
+
+def _shown(path: Path, show: Callable[[Mapping[str, Any]], T]) -> T:
+    """`show` of what a JSON file of results holds; the `ValueError` of a damaged one names it."""
+    try:
+        return show(read_json(path))
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): measure again, or remove it") from error
 
 
 def _evaluation(folder: Path, there: set[str]) -> str:
     from action_heads.pretrain.evaluation_report import markdown
 
     # One level down: the card has a title already.
-    text = markdown(read_json(folder / "evaluation.json")).replace("\n## ", "\n### ").replace("# ", "## ", 1)
+    text = _shown(folder / "evaluation.json", markdown).replace("\n## ", "\n### ").replace("# ", "## ", 1)
     picture = "\n![Error over noise, distance over sampling steps, and paths of chunks](evaluation.png)\n"
     return text + (picture if "evaluation.png" in there else "")
 
@@ -193,8 +205,9 @@ def adapter_card(policy: ConditionedHead, repo_id: str) -> str:
         FRONT_MATTER.format(tag=policy.adapter.name, licence="apache-2.0")
         + f"""# {repo_id}
 
-A {name} adapter of {policy.num_trainable:,} trained parameters for the frozen head `{policy.head.config.name}`
-({policy.num_frozen:,} frozen parameters). It reads a condition of width {policy.adapter.config.cond_dim}.
+A {name} adapter of {policy.num_trainable:,} trained parameters for the frozen head `{policy.head.config.name}`.
+It reads a condition of width {policy.adapter.config.cond_dim}. Of the head it computes with {policy.num_frozen:,}
+frozen parameters: the denoiser, and the modulation for this kind of adapter.
 
 ```python
 from action_heads import ConditionedHead

@@ -278,8 +278,9 @@ class ActionHead(Freezable):
         from action_heads.pointer import absolute
 
         dtype, device = as_dtype(dtype), as_device(device)
-        folder = hub.find(
+        head, folder = hub.load(
             name_or_path,
+            head_file.load,
             revision=revision,
             subfolder=subfolder,
             cache_dir=cache_dir,
@@ -287,7 +288,7 @@ class ActionHead(Freezable):
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        head = head_file.load(folder).to(device).freeze()
+        head.to(device).freeze()
         head._fingerprint = head.config.fingerprint
         head.to(dtype)
         head.source = {

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from action_heads import folders
 from action_heads.hub_calls import library, patience, within
 from action_heads.hub_errors import endpoint, hub_errors, is_local, reason
+from action_heads.names import nearest
 
 WEIGHTS = Path(__file__).parent / "weights"
 _PREFIX = "dae/"
@@ -69,9 +70,9 @@ def find(
     if missing := [file for file in files if not (folder / file).is_file()]:
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "(no such folder)"
         what = folders.remedy(folder, files)
-        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}; it holds {there}.{what}\n{_alternatives()}")
+        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}; it holds {there}.{what}\n{_alternatives(name)}")
     if other := folders.other_kind(folder, files):
-        raise HeadNotFoundError(f"{other}.\n{_alternatives()}")
+        raise HeadNotFoundError(f"{other}.\n{_alternatives(name)}")
     return folder
 
 
@@ -202,7 +203,7 @@ def _local(name: str | os.PathLike[str], only_the_hub: bool = False) -> Path | N
 def _no_head(name: Any, what: str) -> HeadNotFoundError:
     works = "a folder ('./my-head'), a bundled name, or a Hub id as a string ('owner/name')"
     text = os.fspath(name) if isinstance(name, os.PathLike) else name
-    return HeadNotFoundError(f"no head {text!r}: {what}. What works: {works}\n{_alternatives()}")
+    return HeadNotFoundError(f"no head {text!r}: {what}. What works: {works}\n{_alternatives(str(text))}")
 
 
 def find_on_hub(
@@ -242,7 +243,7 @@ def find_on_hub(
     def not_found(cause: str) -> HeadNotFoundError:
         tried = f"{endpoint()}/{repo_id}, revision {revision or 'main'}, for {', '.join(files)}"
         here = f"no folder {repo_id!r} in {Path.cwd()}, and no head {repo_id!r} from the Hub"
-        return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives()}")
+        return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives(repo_id)}")
 
     def holds() -> str:
         """What a repository is that lacks a file, as far as its other files tell."""
@@ -290,6 +291,9 @@ def find_on_hub(
     raise not_found(cause) from trouble
 
 
-def _alternatives() -> str:
+def _alternatives(given: str | os.PathLike[str]) -> str:
     names = ", ".join(bundled()) or f"none in this installation ({WEIGHTS})"
-    return f"  bundled heads, which need no network: {names}\n  to train one yourself: action-heads pretrain --help"
+    near = nearest(os.fspath(given), bundled())
+    return (
+        f"  bundled heads, which need no network: {names}{near}\n  to train one yourself: action-heads pretrain --help"
+    )

@@ -294,7 +294,8 @@ class ConditionedHead(nn.Module):
     @classmethod
     def load(cls, head: ActionHead, path: str | Path, **kwargs) -> ConditionedHead:
         """A new policy from a head and a saved adapter; see `ActionHead.load_adapter`."""
-        return adapter_file.load(head, hub.find(path, files=[adapter_file.NAME], **kwargs) / adapter_file.NAME)
+        names = [adapter_file.NAME]
+        return hub.load(path, lambda folder: adapter_file.load(head, folder / names[0]), names, **kwargs)[0]
 
     @classmethod
     def from_pretrained(
@@ -314,9 +315,12 @@ class ConditionedHead(nn.Module):
         """
         from action_heads.pointer import load_head
 
-        file = hub.find(path, files=[adapter_file.NAME], revision=revision, **kwargs) / adapter_file.NAME
-        pointer = adapter_file.read(file)[1]["head"]
-        return adapter_file.load(load_head(pointer, file, head, dtype=dtype, device=device, **kwargs), file)
+        def read(folder: Path) -> ConditionedHead:
+            file = folder / adapter_file.NAME
+            pointer = adapter_file.read(file)[1]["head"]
+            return adapter_file.load(load_head(pointer, file, head, dtype=dtype, device=device, **kwargs), file)
+
+        return hub.load(path, read, [adapter_file.NAME], revision=revision, **kwargs)[0]
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
+from small import tiny_head
 
-from action_heads.card import credit
+from action_heads.card import credit, head_card
 
 DROID = "lerobot:lerobot/droid_1.0.1"
 
@@ -47,3 +49,16 @@ def test_crediting_brings_no_reader_along():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "trial.json", "latency.json"])
+@pytest.mark.parametrize("damage", ["", "[]", "3", "{", "{}", '{"rows": [{}]}', '{"results": 3}', "[" * 100_000])
+def test_damaged_results_are_named(name, damage, tmp_path):
+    """Those that fit no head are left out; what can't be shown is an error that names the file."""
+    head = tiny_head()
+    text = damage
+    if damage.startswith("{") and damage.endswith("}"):
+        text = json.dumps(json.loads(damage) | {"fingerprint": head.fingerprint()})
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*measure again, or remove it"):
+        head_card(head, folder=tmp_path)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from small import COND_DIM, tiny_head
 
-from action_heads import ActionHead, HeadConfig
+from action_heads import ActionHead, HeadConfig, hub
 from action_heads.adapters import ADAPTERS, FiLM
 from action_heads.adapters.base import THROUGH
+from action_heads.backbones import BACKBONES
+from action_heads.card import head_card
 from action_heads.counts import WIDEST, match_trainable, trained
+from action_heads.listing import lines, sizes, sizes_of_file
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden_dim": 5, "relearn_step": True}])
@@ -32,6 +38,47 @@ def test_no_other_hidden_dim_comes_closer(head, mechanism, through, relearn_step
         off = abs(head.attach(matched).num_trainable - target)
         for other in {max(1, hidden - 1), hidden + 1} - {hidden}:
             assert off <= abs(trained(head, adapter, COND_DIM, hidden_dim=other, **options) - target)
+
+
+@pytest.mark.parametrize("name", sorted(hub.bundled()))
+def test_readme_card_list_and_code_count_the_same(name):
+    """The denoiser is what the size in a name means; a policy computes with it and with one modulation."""
+    folder = hub.bundled()[name]
+    head = ActionHead.from_pretrained(name)
+    counts = sizes({key: parameter.shape for key, parameter in head.named_parameters()})
+    assert counts == sizes_of_file(folder / "model.safetensors")
+    assert counts.total == head.num_parameters
+    assert counts.denoiser == sum(p.numel() for p in head.backbone.parameters())
+    assert f"{counts.total:,} parameters" in repr(head)
+
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in readme.splitlines() if line.startswith(f"| `{name}` |")]
+    assert [part.strip() for part in row.split("|")[3:5]] == [f"{counts.denoiser:,}", f"{counts.total:,}"]
+    assert f"| parameters | {counts}; all frozen |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert f"| parameters | {counts}; all frozen |" in head_card(head, folder=folder)
+    (line,) = [line for line in lines() if line.startswith(f"{name}:")]
+    assert f"{counts.total:,} parameters, {counts.denoiser:,} of them the denoiser" in line
+    assert f"ActionHead({line.partition(' parameters, ')[0]} parameters, frozen)" == repr(head)
+
+    millions = re.findall(r"-(\d+(?:\.\d+)?)m-", name)
+    assert float(millions[0]) == pytest.approx(counts.denoiser / 1e6, rel=0.05)
+    for mechanism in head.config.mechanisms:
+        policy = head.attach(ADAPTERS[mechanism](COND_DIM))
+        assert policy.num_frozen == counts.denoiser + counts.modulation[mechanism]
+        assert f"{policy.num_frozen:,} frozen" in repr(policy)
+
+
+def test_a_size_means_the_denoiser_of_an_mlp():
+    from action_heads.pretrain.settings import SIZES, SIZES_OF, PretrainConfig
+
+    for arch, known in {"mlp": SIZES, **SIZES_OF}.items():
+        for size in known:
+            c = PretrainConfig(arch=arch, size=size).head()
+            with torch.device("meta"):
+                shape = {"horizon": c.horizon, "width": c.width, "depth": c.depth, "expansion": c.expansion}
+                denoiser = BACKBONES[arch](action_dim=c.space.dim, **shape)
+            count = sum(p.numel() for p in denoiser.parameters())
+            assert float(size[:-1]) == pytest.approx(count / 1e6, rel=0.2), (arch, size, count)
 
 
 def test_adapters_and_heads_can_be_compared_at_one_size():

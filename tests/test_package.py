@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
+from importlib.metadata import metadata, packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from action_heads.extras import require
+from action_heads import __version__
+from action_heads.extras import MODULES, missing, remedy, require
+
+ROOT = Path(__file__).parent.parent
+# Modules whose distribution has another name.
+DISTRIBUTIONS = {"pinocchio": "pin", "tensorboardX": "tensorboardx"}
 
 HEAVY = (
     "accelerate",
@@ -41,6 +51,96 @@ def test_adapters_have_one_identity():
 def test_missing_extra_is_named():
     with pytest.raises(ImportError, match=r"pip install 'action-heads\[sim\]'"):
         require("no_such_simulator", "sim")
+
+
+def test_every_name_of_the_package_is_there_and_unknown_ones_are_not():
+    import action_heads
+
+    for name in action_heads.__all__:
+        assert getattr(action_heads, name) is not None
+        assert name in dir(action_heads)
+    assert action_heads.normalize.Normalizer is action_heads.Normalizer, "modules are there without an import"
+    with pytest.raises(AttributeError, match="no attribute 'ActionHeed'"):
+        action_heads.ActionHeed  # noqa: B018
+    with pytest.raises(ImportError):
+        from action_heads import ActionHeed  # noqa: F401  # pyright: ignore
+
+
+def requirements(text: str) -> set[str]:
+    """Names of distributions, in small letters, of a list in pyproject.toml."""
+    return {re.split(r"[\[<>=!;~ ]", entry)[0].lower() for entry in re.findall(r'"([^"]+)"', text)}
+
+
+def declared() -> dict[str, set[str]]:
+    """Extra -> the distributions that it brings, also through other extras and our LeRobot policy."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    part = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    lists = dict(re.findall(r"^(\w+) = \[(.*?)\]$", part, re.MULTILINE | re.DOTALL))
+    own = {extra: requirements(entries) for extra, entries in lists.items()}
+    policy = (ROOT / "lerobot_policy_dae/pyproject.toml").read_text(encoding="utf-8")
+    found = {}
+    for extra, entries in lists.items():
+        included = re.findall(r"action-heads\[([\w,]+)\]", entries)
+        found[extra] = own[extra].union(*(own[name] for names in included for name in names.split(",")))
+        if "lerobot_policy_dae" in found[extra]:
+            found[extra] |= requirements(re.findall(r"^dependencies = (.*)$", policy, re.MULTILINE)[0])
+    return found
+
+
+def required() -> list[tuple[str, str, str]]:
+    """(file, module, extra) of every call of `require` in the package."""
+    found = []
+    for path in sorted((ROOT / "action_heads").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+                module, extra = (*node.args, *(word.value for word in node.keywords))
+                names = [module.value] if isinstance(module, ast.Constant) else ["onnx", "onnxscript"]
+                found += [(path.name, name, extra.value) for name in names]  # type: ignore[union-attr]
+    return found
+
+
+def test_every_extra_that_is_named_exists_and_brings_what_is_missing():
+    extras = declared()
+    assert len(required()) > 30
+    for file, module, extra in required():
+        assert extra in extras, f"{file} names the extra {extra!r}, which pyproject.toml does not have"
+        top = module.partition(".")[0]
+        assert DISTRIBUTIONS.get(top, top).lower() in extras[extra], f"{file}: {extra!r} does not bring {module}"
+    for extra, modules in MODULES.items():
+        for module in modules:
+            assert DISTRIBUTIONS.get(module, module).lower() in extras[extra], f"{extra!r} does not bring {module}"
+    assert MODULES.keys() == extras.keys()
+
+
+def test_remedies_work_in_a_clone_and_from_pypi():
+    for extra in MODULES:
+        assert f"pip install 'action-heads[{extra}]'" in remedy(extra)
+        assert ("./lerobot_policy_dae" if extra == "lerobot" else f"pip install '.[{extra}]'") in remedy(extra)
+    assert "'.[train,sim]' ./lerobot_policy_dae" in remedy("train", "sim", "lerobot")
+    assert "\n" not in remedy("train", "sim", "lerobot")
+
+
+def test_what_is_missing_is_found_without_importing_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    assert missing("serve") == ["websockets"]
+    assert missing() == []
+
+
+def test_the_names_of_distributions_are_right():
+    """So far as they are installed here."""
+    found = packages_distributions()
+    for module, distribution in DISTRIBUTIONS.items():
+        if find_spec(module) and module in found:  # Pinocchio's metadata does not say so
+            assert distribution in [name.lower() for name in found[module]]
+
+
+def test_types_are_shipped_and_the_project_has_addresses():
+    assert (ROOT / "action_heads/py.typed").is_file()
+    about = metadata("action-heads")
+    addresses = dict(entry.split(", ") for entry in about.get_all("Project-URL") or ())
+    assert {"Repository", "Issues", "Documentation", "Changelog"} <= addresses.keys()
+    assert "Typing :: Typed" in (about.get_all("Classifier") or ())
+    assert about["Version"] == __version__
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["pretrain", "--help"], ["adapt", "--help"]])

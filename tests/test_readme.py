@@ -21,6 +21,23 @@ def test_first_block_runs_offline(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.rglob("adapter.safetensors"))
 
 
+def test_links_work_on_pypi_and_lead_to_what_is_here():
+    """One address of the repository, that of pyproject.toml, and no relative link: PyPI has no such pages."""
+    project, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md"))
+    (address,) = re.findall(r'^Repository = "(https://[^"]+)"$', project, re.MULTILINE)
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)
+    assert len(links) > 20
+    assert [target for _, target in links if not target.startswith(("https://", "#"))] == []
+    ours = [(image, target) for image, target in links if "github.com" in target]
+    for image, target in ours:
+        kind, _, path = target.removeprefix(f"{address}/").partition("/main/")
+        assert (ROOT / path).exists(), target
+        assert kind == ("raw" if image else "tree" if (ROOT / path).is_dir() else "blob"), target
+    assert [image for image, _ in ours].count("!") == 1
+    for line in re.findall(r"^(?:Issues|Documentation|Changelog) = .*$", project, re.MULTILINE):
+        assert f'"{address}/' in line
+
+
 def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page, names = ROOT / "docs" / "acting.md", {}

@@ -5,5 +5,4 @@ import sys
 from action_heads.cli import main
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "adapt")
-    main()
+    main(["adapt", *sys.argv[1:]])

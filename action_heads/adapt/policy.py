@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads import adapter_file, files, hub
+from action_heads.checks import as_device
 from action_heads.config import strict
 from action_heads.encoders import ObservationEncoder, saved
 from action_heads.head import ActionHead
@@ -169,26 +170,40 @@ class AdaptedPolicy(nn.Module):
         return folder
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | torch.device = "cpu", **kwargs: Any) -> AdaptedPolicy:
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        head: ActionHead | str | Path | None = None,
+        device: torch.device | str = "cpu",
+        **kwargs: Any,
+    ) -> AdaptedPolicy:
         """Load the whole from a folder or a Hub id, in evaluation mode; `kwargs` as of `hub.find`.
 
-        Neither the encoder's own weights nor its model are looked for again.
+        Neither the encoder's own weights nor its model are looked for again. A head that was moved is found near the
+        folder, by its fingerprint, or is passed as `head`.
         """
-        folder = hub.find(path, files=[CONFIG, ENCODER, adapter_file.NAME], **kwargs)
+        device = as_device(device)
+        names = [CONFIG, ENCODER, adapter_file.NAME]
+        policy, _ = hub.load(path, lambda folder: cls._read(folder, head, **kwargs), names, **kwargs)
+        return policy.to(device).eval()
+
+    @classmethod
+    def _read(cls, folder: Path, head: ActionHead | str | Path | None, **kwargs: Any) -> AdaptedPolicy:
         weights, _ = files.load_tensors(folder / ENCODER)
         record = read(folder / CONFIG, weights)
         with files.naming(folder / CONFIG):
             contract = strict(Contract, record["contract"], "the contract")
             encoder = saved.load(record["observation"], record["architecture"], weights, folder / ENCODER)
-        if (folder / HEAD).is_dir():
-            policy = ActionHead.from_pretrained(folder / HEAD).load_adapter(folder)
-        else:
-            policy = ConditionedHead.from_pretrained(folder, **kwargs)
+        if head is None and (folder / HEAD).is_dir():
+            head = folder / HEAD
+        options = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+        policy = ConditionedHead.from_pretrained(folder, head=head, **options)
         if files.fingerprint(adapter_file.own_state(policy)) != record["fingerprints"].get("adapter"):
             raise files.WeightFileError(f"encoder, adapter and {CONFIG} in {folder} are of different runs: save again")
         with files.naming(folder / CONFIG):
             check_space(contract, policy.head)
-        return cls(encoder, policy, contract, record["training"]).to(device).eval()
+        return cls(encoder, policy, contract, record["training"])
 
 
 def fingerprint(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:

@@ -9,19 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
+
 from action_heads.adapt.checkpoints import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
 from action_heads.encoders import TextConfig, VisionConfig
-from action_heads.extras import require
 from action_heads.fit import PRECISIONS, cosine
 from action_heads.layouts import UNDECLARED, ActionLayout
 from action_heads.levels import check_levels
 from action_heads.modes import MODES
+from action_heads.names import nearest
 from action_heads.pretrain.sources import Spec
 from action_heads.samplers import SAMPLERS
-
-tyro = require("tyro", "train")
 
 SCHEDULES = ("cosine", "constant")
 KINDS = ("lerobot", "robomimic")  # what has observations
@@ -38,7 +38,7 @@ def shown(default: str, metavar: str = "STR") -> Any:
 
 @dataclass(frozen=True)
 class AdaptConfig:
-    """Stage 2: teach a frozen head a task, from a recording with pictures or of states alone.
+    """Stage 2: teach a frozen head a task, from a recording with images or of states alone.
 
     Attributes:
         data: lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5.
@@ -163,7 +163,10 @@ class AdaptConfig:
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{option(name)} is {getattr(self, name)!r}; choose one of {', '.join(known)}")
+                given = getattr(self, name)
+                raise ValueError(
+                    f"{option(name)} is {given!r}{nearest(given, known)}; choose one of {', '.join(known)}"
+                )
         counts = ("steps", "batch_size", "warmup", "save_every", "observation_steps", "noise_samples", "execute")
         for name in (*counts, "episodes", "simulations", "checkpoints"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -252,10 +255,18 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+class FlagError(ValueError):
+    """A mistake in the flags with which the message begins."""
+
+
 @contextmanager
 def flag(*names: str) -> Iterator[None]:
-    """Errors in here are about these flags: say so."""
+    """Name these flags in an error from here, unless a `flag` further in has named the ones at fault."""
     try:
         yield
+    except FlagError:
+        raise
     except (ValueError, OSError) as error:
-        raise ValueError(f"{', '.join(map(option, names))}: {error}") from error
+        flags = list(map(option, names))
+        said = "" if str(error).startswith(tuple(flags)) else f"{', '.join(flags)}: "
+        raise FlagError(f"{said}{error}") from error

@@ -5,5 +5,4 @@ import sys
 from action_heads.cli import main
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "pretrain")
-    main()
+    main(["pretrain", *sys.argv[1:]])

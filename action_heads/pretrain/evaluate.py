@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from action_heads import files
-from action_heads.extras import require
 from action_heads.head import ActionHead
 from action_heads.modes import random_like
 from action_heads.normalize import Normalizer
@@ -28,8 +28,6 @@ from action_heads.pretrain import data, evaluation_report, objective
 from action_heads.pretrain.measures import Mean, chunk_measures, energy_distance, reach
 from action_heads.spaces import ActionSpace
 from action_heads.training.streams import generator
-
-tyro = require("tyro", "train")
 
 VERSION = 1
 BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the noise's share of a noisy chunk's variance

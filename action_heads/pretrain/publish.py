@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from action_heads import files, golden, hub, locks
-from action_heads.card import KEPT, credit, head_card, origin
+from action_heads.card import KEPT, credit, head_card, measured, origin
 from action_heads.head import ActionHead
 
 NEEDED = ("config.json", "model.safetensors", golden.NAME, "curves.json", "curves.png")
@@ -124,9 +124,7 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     ]
     problems += unearned_names((folder.resolve().name, repo, head.config.name), data)
     for name, again in (("evaluation.json", f"evaluate-head {folder}"), ("trial.json", f"demo --head {folder}")):
-        if (folder / name).is_file() and (
-            of := files.read_json(folder / name).get("fingerprint")
-        ) != head.fingerprint():
+        if (folder / name).is_file() and (of := measured(folder / name)) != head.fingerprint():
             problems.append(f"{name} is of other weights ({of}): run `action-heads {again}` again, or remove it")
     if problems:
         raise _refused(folder, problems)

@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
+
 from action_heads.backbones import BACKBONES
 from action_heads.card import origin
 from action_heads.config import UNIVERSAL, HeadConfig
-from action_heads.extras import require
 from action_heads.fit import PRECISIONS, cosine
 from action_heads.levels import LEVELS
+from action_heads.names import nearest
 from action_heads.objectives import PREDICTIONS, ObjectiveConfig
 from action_heads.pretrain import objective
 from action_heads.spaces import EE_ABSOLUTE, EE_DELTA
-
-tyro = require("tyro", "train")
 
 SIZES = {
     "0.3m": (64, 8),
@@ -44,7 +44,7 @@ class PretrainConfig:
         out: folder of the head, and of the state to go on from.
         name: what the head will be called.
         arch: mlp (the paper's DP-MLP), mixer or transformer (both mix time), or unet (its DP-C).
-        size: 0.3m, 1m, 2m, 5m or 10m, the parameters of an mlp; of unet 1m to 10m or 244m.
+        size: 0.3m to 10m, parameters of an mlp's denoiser; of unet 1m to 10m or 244m.
         width: residual width, instead of the size's.
         depth: blocks (of unet: levels), instead of the size's.
         horizon: steps of a chunk.
@@ -124,7 +124,8 @@ class PretrainConfig:
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(known)}")
+                given = getattr(self, name)
+                raise ValueError(f"unknown {name} {given!r}{nearest(given, known)}; choose one of {', '.join(known)}")
         if self.size not in self.sizes:
             raise ValueError(f"{self.arch} has no size {self.size!r}; choose one of {', '.join(self.sizes)}")
         for name in ("steps", "batch_size", "warmup", "save_every", "workers"):

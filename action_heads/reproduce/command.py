@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from action_heads.cli import plain_errors
-from action_heads.extras import require
-from action_heads.reproduce.grid import Reproduce, reproduce
+import sys
+from pathlib import Path
+
+from action_heads.command_line import check_installed, parse, plain_errors
 
 
 def main(family: str) -> None:
     """Read the options and go."""
-    tyro = require("tyro", "train")
     with plain_errors():
-        reproduce(tyro.cli(Reproduce), family)
+        check_installed(f"reproducing {family}", "train", "sim")
+        from action_heads.reproduce.grid import Reproduce, reproduce
+
+        reproduce(parse(Reproduce, sys.argv[1:], prog=Path(sys.argv[0]).name), family)

@@ -12,6 +12,7 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.modes import MODES
+from action_heads.names import nearest
 from action_heads.sim.dialects import DIALECTS, Dialect
 
 VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
@@ -115,7 +116,8 @@ class Run:
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(known)}")
+                given = getattr(self, name)
+                raise ValueError(f"unknown {name} {given!r}{nearest(given, known)}; choose from {', '.join(known)}")
         counts = ("steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes", "checkpoints")
         for name in (*counts, "demos") if self.data == EXPERTS else counts:
             if getattr(self, name) < 1:
@@ -176,6 +178,15 @@ class Run:
                 f"a run has {', '.join(sorted(known))}; this one lacks {sorted(known - set(values))} and has "
                 f"{sorted(set(values) - known)} beside: run it again with this release"
             )
+        for field in fields(cls):
+            given, default = values[field.name], field.default
+            right = {"hidden": (int, type(None)), "stage1": (list, tuple), "lr": (int, float)}.get(
+                field.name, (type(default),)
+            )
+            if not isinstance(given, right) or (isinstance(given, bool) and type(default) is not bool):
+                raise ValueError(f"{field.name} of a run must be of the type of {default!r}, got {str(given)[:80]!r}")
+        if not all(isinstance(source, str) for source in values["stage1"]):
+            raise ValueError(f"stage1 of a run is a list of names, got {values['stage1']!r}")
         return cls(**values)
 
     def __str__(self) -> str:
@@ -193,5 +204,5 @@ def on_images(run: Run, recipe: str) -> Run:
 def with_recipe(run: Run, recipe: str) -> Run:
     """The run with the adapter of a recipe."""
     if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}; choose from {', '.join(RECIPES)}")
+        raise ValueError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}; choose from {', '.join(RECIPES)}")
     return replace(run, **RECIPES[recipe])

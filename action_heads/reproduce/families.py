@@ -46,9 +46,13 @@ class Family:
 
     def recording(self, task: str, run: Run, work: Path) -> Demonstrations:
         """Made at the first call, shared by all runs of the task and by all processes."""
-        path = work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
+        path = self.recording_path(task, run, work)
         with _once(path):
             return record(task, run.demos, path=path)
+
+    def recording_path(self, task: str, run: Run, work: Path) -> Path:
+        """Where the demonstrations of a task are, once they are recorded."""
+        return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
 
     def pictures(self, run: Run, work: Path) -> str:
         """What it learns from with pictures, as `action-heads adapt` takes it.

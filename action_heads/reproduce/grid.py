@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import shlex
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import tyro
 from tqdm import tqdm
 
 from action_heads.adapt.settings import KINDS
-from action_heads.extras import require
 from action_heads.machine import cores
+from action_heads.names import nearest
 from action_heads.pretrain.sources import Spec
 from action_heads.reproduce import heads, results
 from action_heads.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Run, on_images, with_recipe
+from action_heads.reproduce.costs import Costs, preparing
 from action_heads.reproduce.families import family_of
 from action_heads.reproduce.run import Place, finished, perform
 from action_heads.reproduce.studies import STUDIES
 
-tyro = require("tyro", "train")
-
 ALL_BACKBONES = ("mlp", "mixer")
 OFFICIAL = "official"
-GUESS = 200.0  # CPU seconds a run, before one has finished
+PUBLISHED = Path("results")  # of the repository: no run writes there unless --out says so
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Reproduce:
         share: this process' part of the runs, such as 0/2 and 1/2.
         workers: processes of simulation; if not given, one a core, divided among the shares.
         device: cpu or cuda.
-        out: where results go; results/<family> if not given.
+        out: where results go; results/<family> in the folder of --work if not given.
         work: where recordings, heads and trained policies go.
         film: so many episodes of every 25 are filmed.
         dry_run: list the runs and what they will cost, and stop.
@@ -88,9 +87,11 @@ class Reproduce:
         if not self.all and not self.task:
             raise ValueError("name a --task, or take --all")
         if self.recipe not in RECIPES:
-            raise ValueError(f"unknown recipe {self.recipe!r}; choose from {', '.join(RECIPES)}")
+            near = nearest(self.recipe, RECIPES)
+            raise ValueError(f"unknown recipe {self.recipe!r}{near}; choose from {', '.join(RECIPES)}")
         if self.observe not in ("states", "images"):
-            raise ValueError(f"unknown observe {self.observe!r}; choose from states, images")
+            near = nearest(self.observe, ("states", "images"))
+            raise ValueError(f"unknown observe {self.observe!r}{near}; choose from states, images")
         if self.data != EXPERTS and self.observe != "images":
             raise ValueError(f"--data {self.data} is seen through its cameras: add --observe images")
         if self.data != EXPERTS and self.demos:
@@ -99,7 +100,8 @@ class Reproduce:
             kinds = ", ".join(f"{kind}:..." for kind in KINDS)
             raise ValueError(f"--data {self.data} has no pictures; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
         if self.study and self.study not in STUDIES:
-            raise ValueError(f"unknown study {self.study!r}; choose from {', '.join(STUDIES)}")
+            near = nearest(self.study, STUDIES)
+            raise ValueError(f"unknown study {self.study!r}{near}; choose from {', '.join(STUDIES)}")
         part, of = self.part
         if not 0 <= part < of:
             raise ValueError(f"a share is part/of with part counted from 0, such as 0/2; got {self.share}")
@@ -117,7 +119,8 @@ def runs(options: Reproduce, family: str) -> list[Run]:
     data = demonstrations(options, family)
     tasks = options.task.split(",") if options.task else list(known)
     if unknown := [task for task in tasks if task not in known]:
-        raise ValueError(f"unknown task {', '.join(unknown)} of {family}; it has {', '.join(known)}")
+        near = nearest(unknown[0], known)
+        raise ValueError(f"unknown task {', '.join(unknown)}{near} of {family}; it has {', '.join(known)}")
     found = []
     for seed in seeds:
         for task in tasks:
@@ -152,7 +155,7 @@ def reproduce(options: Reproduce, family: str) -> None:
     """Do this process' share of the runs."""
     part, of = options.part
     place = Place(
-        results=options.out or Path("results") / family,
+        results=options.out or options.work / "results" / family,
         work=options.work,
         device=options.device,
         workers=max(1, cores() // of) if options.workers is None else options.workers,
@@ -162,6 +165,8 @@ def reproduce(options: Reproduce, family: str) -> None:
     mine = runs(options, family)[part::of]
     left = [run for run in mine if not _is_finished(run, place)]
     print(f"{len(mine)} runs, {len(mine) - len(left)} of them finished before; {estimate(left, place)}", flush=True)
+    if others := published(left, PUBLISHED / family, place):
+        print(f"{others} of the runs that are left are published in {PUBLISHED / family}; yours go to {place.results}")
     if options.dry_run:
         print("\n".join(map(str, left)))
         return
@@ -170,32 +175,33 @@ def reproduce(options: Reproduce, family: str) -> None:
 
 
 def _is_finished(run: Run, place: Place) -> bool:
-    config = heads.stage1(run, place.work)
-    if config and not (config.folder / "golden.safetensors").exists():
-        return False  # its head is not even pretrained
+    """Tell whether a run has a result, without pretraining its head for that."""
+    if config := heads.stage1(run, place.work):
+        return results.by_recipe(place.results, run, str(config.name)) is not None
     return finished(run, place, heads.pretrained(run, place.work)) is not None
 
 
-def _alike(run: Run) -> tuple[tuple, ...]:
-    """What runs of one cost have in common, the likest first."""
-    seen, head = run.observation, run.head
-    return (seen, head, run.task, run.steps), (seen, head), (seen,)
+def published(left: Sequence[Run], folder: Path, place: Place) -> int:
+    """Count the runs that have a result in `folder`, another than the one that results go to."""
+    if not folder.is_dir() or folder.resolve() == place.results.resolve():
+        return 0
+    recipes = [(run, heads.stage1(run, place.work)) for run in left]
+    return sum(results.by_recipe(folder, run, str(config.name)) is not None for run, config in recipes if config)
 
 
 def estimate(left: Sequence[Run], place: Place) -> str:
-    """What it will cost, from what finished runs took: of the same task and size, else of the same observation."""
-    known: dict[tuple, list[float]] = {}
-    for result in results.load_all(place.results) if place.results.is_dir() else []:
-        took = result.seconds["cpu"]
-        for key in _alike(result.run):
-            known.setdefault(key, []).append(took)
-
-    def seconds(run: Run) -> float:
-        return next((statistics.median(known[key]) for key in _alike(run) if key in known), GUESS)
-
-    guessed = [run for run in left if _alike(run)[-1] not in known]
+    """Say what it will cost, by the rates of finished runs, or before one has finished by those of published ones."""
+    costs = Costs(results.load_all(place.results) if place.results.is_dir() else [])
+    guessed = [run for run in left if not costs.knows(run)]
     if any(run.observation == "image" for run in guessed):
         return "what they will cost is not known: none on images is finished"
-    total = sum(map(seconds, left))
-    basis = f"at a guess, {GUESS:.0f} s a run" if guessed else "by what finished runs took"
-    return f"about {total / 3600:.1f} CPU hours are left, recordings and Stage 1 not counted ({basis})"
+    runs_alone, before = sum(map(costs.seconds, left)), preparing(left, place.work)
+    basis = "at a guess, by what published runs took" if guessed else "by what finished runs took"
+    return f"about {hours(runs_alone)} are left ({basis})" + (
+        f", and {hours(before)} for recordings and Stage 1 (a guess)" if before else ""
+    )
+
+
+def hours(seconds: float) -> str:
+    """Return CPU seconds as hours, or as minutes below one hour."""
+    return f"{seconds / 3600:.1f} CPU hours" if seconds >= 3600 else f"{seconds / 60:.0f} CPU minutes"

@@ -11,8 +11,9 @@ from action_heads import files
 from action_heads.reproduce import paper, results
 from action_heads.reproduce.cells import Table, protocol_of, tables
 from action_heads.reproduce.config import Run
+from action_heads.reproduce.costs import Costs
 from action_heads.reproduce.figure import draw
-from action_heads.reproduce.grid import ALL_BACKBONES, ALL_MODES, GUESS, Reproduce, runs
+from action_heads.reproduce.grid import ALL_BACKBONES, ALL_MODES, Reproduce, hours, runs
 from action_heads.reproduce.page import filled
 from action_heads.reproduce.results import Result
 from action_heads.reproduce.statistics import paired, rate
@@ -24,15 +25,16 @@ STAGE_1 = {"stage1": None, "signal": None}
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Tables and figures of a results folder, the paper's figures beside ours.
+    """Write tables and figures of a results folder, with the paper's figures beside ours.
 
     Attributes:
         results: the folder that reproduce.py filled, with its sub-folders.
         page: Markdown whose parts between <!-- name --> and <!-- end --> are written anew; made if it is not there.
+            Its figure is written beside it.
     """
 
     results: Path
-    page: Path = Path("docs/reproduction.md")
+    page: Path = Path("outputs/reproduce/reproduction.md")
 
 
 def report(config: ReportConfig) -> None:
@@ -121,12 +123,16 @@ def _cost(found: Sequence[Result]) -> str:
     training, policy, environment, cpu = (
         statistics.median(r.seconds[name] for r in found) for name in ("training", "policy", "environment", "cpu")
     )
+    made = {(r.head["name"], r.head["fingerprint"]) for r in found if r.run.uses_pretraining}
+    several = len(made) > len({name for name, _ in made})
     return (
         f"{len(found)} run{'s' * (len(found) > 1)} on {', '.join(machines)}; median of one: {cpu:.0f} CPU seconds; "
         f"wall time, beside other jobs: training {training:.0f} s, rollouts {policy + environment:.0f} s at "
         f"{statistics.median(r.env_steps_per_second for r in found):.0f} environment steps per second, "
         f"{statistics.median(r.policy_share for r in found):.0%} of it in the policy. "
         f"Trained parameters: {_counts(found)}."
+        + several
+        * " Heads of one Stage 1 were pretrained on several processors, whose bits differ."
     )
 
 
@@ -145,18 +151,17 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
     left = [run for run in grid if (run.task, run.backbone, run.mode, run.seed) not in have]
     if not left:
         return "Every row is filled."
-    took = {task: [r.seconds["cpu"] for r in found if r.run.task == task] for task in TASKS}
-    usual = statistics.median([seconds for all_of in took.values() for seconds in all_of] or [GUESS])
+    costs = Costs(found)
     lines: dict[str, float] = {}
     for run in left:
         missing = {r.mode for r in left if (r.task, r.backbone) == (run.task, run.backbone)}
         modes = [mode for mode in (*ALL_MODES, "blind") if mode in missing]
         command = f"--task {run.task} --backbone {run.backbone} --mode {','.join(modes)}"
-        lines[command] = lines.get(command, 0) + statistics.median(took[run.task] or [usual])
+        lines[command] = lines.get(command, 0) + costs.seconds(run)
     text = "\n".join(f"{COMMAND} {options}  # {seconds / 60:.0f} CPU min" for options, seconds in lines.items())
     return (
-        f"{len(left)} of {len(grid)} runs are left, about {sum(lines.values()) / 3600:.1f} hours of one core by the "
-        "CPU time of those that are finished, of the same task where there are any, without recordings and Stage 1. "
+        f"{len(left)} of {len(grid)} runs are left, about {hours(sum(lines.values()))} by the rates of finished runs, "
+        "without recordings and Stage 1. "
         f"`{COMMAND} --all` runs them; row by row:\n\n```bash\n{text}\n```"
     )
 

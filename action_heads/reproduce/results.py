@@ -14,6 +14,15 @@ from action_heads.limits import check_fields, fits, shown
 from action_heads.reproduce.config import LATER, VERSION, Run
 
 PROVENANCE = ("machine", "command", "date")  # what a result does not depend on
+PARTS = {  # of which a report reads the values
+    "head.name": str,
+    "head.fingerprint": str | None,
+    "head.frozen": int,
+    "head.trainable": int,
+    "machine.gpu": str | None,
+    "machine.processor": str,
+    "machine.threads": int,
+}
 KINDS = {  # what a result's file holds, beside `earlier`
     "id": str,
     "run": dict[str, Any],
@@ -125,7 +134,11 @@ def load(path: Path) -> Result:
             raise ValueError(f"it needs {', '.join(KINDS)}, and has {', '.join(record)}")
         if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
             raise ValueError(f"of another type than expected: {', '.join(wrong)}")
-        if lacking := [key for key in ("training", "policy", "environment") if key not in record["seconds"]]:
+        for key, kind in PARTS.items():
+            name, part = key.split(".")
+            if not fits(record[name].get(part), kind):
+                raise ValueError(f"{key} is {shown(record[name].get(part))}")
+        if lacking := [key for key in ("training", "policy", "environment", "cpu") if key not in record["seconds"]]:
             raise ValueError(f"its seconds lack {', '.join(lacking)}")
         run = Run.from_dict(record["run"])
         check_fields(LATER | record["run"], Run, "the run")
@@ -133,6 +146,7 @@ def load(path: Path) -> Result:
         record["episodes"] = _episodes(record["episodes"])
         record["earlier"] = _by_step(record.get("earlier", {}))
         result = Result(**record)
+        _check_sense(result)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no result of a run ({error}); delete it and run it again") from error
     check_sum(given, whole, path)
@@ -157,10 +171,39 @@ def checksum(record: dict[str, Any]) -> str:
     return files.fingerprint({}, json.dumps(counted, sort_keys=True))
 
 
+def _check_sense(result: Result) -> None:
+    """Check that the parts of a result fit each other."""
+    count = result.run.episodes
+    for part in (result.episodes, *result.earlier.values()):
+        if not part or len(part) % count or len(part) != len(result.episodes):
+            raise ValueError(f"it has {len(part)} episodes, where its run rolls out {count} of each task")
+    if sorted([*result.earlier, result.run.steps]) != result.run.checkpoint_steps:
+        raise ValueError(f"it has checkpoints {sorted(result.earlier)}, its run has {result.run.checkpoint_steps[:-1]}")
+    if negative := [name for name, value in result.seconds.items() if value < 0]:
+        raise ValueError(f"its seconds of {', '.join(negative)} are negative")
+    of_states = result.run.observation == "state" and result.run.uses_pretraining
+    if of_states and result.id != result.run.identity(str(result.head["fingerprint"])):
+        raise ValueError(f"its id {result.id} is not that of its settings and its head: it was changed")
+
+
+def by_recipe(folder: Path, run: Run, head: str) -> Path | None:
+    """The file of a finished run whose head was pretrained under this name, on whatever processor.
+
+    The name has a hash of the settings of Stage 1, see `heads.stage1`.
+    """
+    for path in sorted(folder.glob(f"{run.task}-{run.backbone}-{run.mode}-s{run.seed}-*.json")):
+        found = load(path)
+        if found.run == run and found.head["name"] == head:
+            return path
+    return None
+
+
 def load_all(folder: Path) -> list[Result]:
     """Every result in a folder and below, in the order of their names."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; examples/robosuite/reproduce.py fills results/robosuite")
+        raise FileNotFoundError(
+            f"there is no folder {folder}; examples/robosuite/reproduce.py fills outputs/reproduce/results/robosuite"
+        )
     return [load(path) for path in sorted(folder.rglob("*.json"))]
 
 

@@ -39,7 +39,7 @@ class Place:
         command: how this was called, for the record.
     """
 
-    results: Path = Path("results")
+    results: Path = Path("outputs/reproduce/results")
     work: Path = Path("outputs/reproduce")
     device: str = "cpu"
     workers: int = 1
@@ -50,7 +50,10 @@ class Place:
 def finished(run: Run, place: Place, head: ActionHead) -> Path | None:
     """The file of a run that was done before."""
     path = results.path_of(place.results, run, run.identity(heads.taken_of(run, head)))
-    return path if path.exists() else None
+    if path.exists():
+        return path
+    config = heads.stage1(run, place.work)  # another processor makes other bits of the same Stage 1
+    return results.by_recipe(place.results, run, str(config.name)) if config else None
 
 
 def perform(run: Run, place: Place) -> Result:

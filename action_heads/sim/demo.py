@@ -11,6 +11,7 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.fit import FitConfig, fit
 from action_heads.modes import MODES
+from action_heads.names import nearest
 from action_heads.sim.demonstrations import Demonstrations
-from action_heads.sim.record import record
+from action_heads.sim.record import check_simulator, record
 from action_heads.sim.report import Row, draw, save_trial, table
 from action_heads.sim.rollout import rollout
 
@@ -71,11 +73,14 @@ class DemoConfig:
 
     def __post_init__(self):
         if unknown := [name for name in self.runs if name not in RUNS]:
-            raise ValueError(f"unknown run {', '.join(unknown)}; choose from {', '.join(RUNS)}")
+            near = nearest(unknown[0], RUNS)
+            raise ValueError(f"unknown run {', '.join(unknown)}{near}; choose from {', '.join(RUNS)}")
         if self.adapter not in ADAPTERS:
-            raise ValueError(f"unknown adapter {self.adapter!r}; choose from {', '.join(ADAPTERS)}")
+            near = nearest(self.adapter, ADAPTERS)
+            raise ValueError(f"unknown adapter {self.adapter!r}{near}; choose from {', '.join(ADAPTERS)}")
         if self.through not in THROUGH:
-            raise ValueError(f"unknown path {self.through!r}; an adapter acts through {', '.join(THROUGH)}")
+            near = nearest(self.through, THROUGH)
+            raise ValueError(f"unknown path {self.through!r}{near}; an adapter acts through {', '.join(THROUGH)}")
 
     @property
     def folder(self) -> Path:
@@ -95,6 +100,7 @@ EFFORT = {"Lift": (100, 600), "Stack": (200, 4000), "": (200, 4000)}
 
 def demo(config: DemoConfig, command: str = "action_heads.sim.demo") -> list[Row]:
     """Run the demo and leave table, plot, video, adapter and every number in `config.folder`, which it holds alone."""
+    check_simulator(config.task)
     with locks.held(config.folder):
         return _demo(config, command)
 
@@ -149,10 +155,10 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
     settings |= {"episodes": config.episodes, "demos": len(recording), "head": pretrained.fingerprint()}
     settings |= {"fit": dataclasses.asdict(fitting), "device": config.device, "version": __version__}
     if (out / "row.json").exists():
-        saved = files.read_json(out / "row.json")
-        if saved.pop("settings") == settings:
+        saved = read_row(out / "row.json")
+        if saved and saved[1] == settings:
             print(f"read back from {out / 'row.json'}")
-            return Row(**saved)
+            return saved[0]
     cond, actions, is_pad = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(pretrained.config.horizon))
     policy = build(name, config, pretrained, cond, actions)
     began = time.monotonic()
@@ -188,6 +194,19 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
     )
     files.write_text(out / "row.json", json.dumps(dataclasses.asdict(row) | {"settings": settings}) + "\n")
     return row
+
+
+def read_row(path: Path) -> tuple[Row, Any] | None:
+    """A finished row and its settings; None, and a word about it, if the file is damaged: the row is run again."""
+    try:
+        saved = files.read_json(path)
+        settings = saved.pop("settings")
+        row = Row(**saved)
+        table([row])  # all that is shown of it
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        print(f"{path} is damaged and will be made again ({error})")
+        return None
+    return row, settings
 
 
 def build(name: str, config: DemoConfig, pretrained: ActionHead, cond: Tensor, actions: Tensor) -> ConditionedHead:

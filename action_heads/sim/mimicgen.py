@@ -7,10 +7,10 @@ is in this package.
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from action_heads.extras import require
 from action_heads.sim import experts, mimicgen_experts
 from action_heads.sim.tasks import Task
 
@@ -66,8 +66,8 @@ TASKS = {
 }
 
 
-def register() -> None:
-    """Import MimicGen, which adds its environments to robosuite, or say what to install."""
+def check() -> None:
+    """Say what to install where MimicGen is not, without importing it."""
     spec = find_spec("mimicgen")
     if spec is None or spec.origin is None:
         raise ImportError(
@@ -83,4 +83,9 @@ def register() -> None:
         raise ImportError(
             f"{package} has no assets: a wheel of MimicGen lacks them. Install its checkout with -e:\n    {INSTALL}"
         )
-    require("mimicgen", "sim")
+
+
+def register() -> None:
+    """Import MimicGen, which adds its environments to robosuite, or say what to install."""
+    check()
+    import_module("mimicgen")

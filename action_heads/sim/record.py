@@ -16,7 +16,9 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from action_heads import locks
+from action_heads.extras import missing, remedy
 from action_heads.machine import cores
+from action_heads.sim import libero, mimicgen
 from action_heads.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
 from action_heads.sim.demonstrations import Demonstrations
 from action_heads.sim.envs import Sim, make
@@ -51,13 +53,31 @@ def record(
     if episodes < 1 or noise < 0 or seed < 0:
         raise ValueError(f"need episodes >= 1, noise >= 0, seed >= 0; got {episodes=}, {noise=}, {seed=}")
     if path is None:
+        check_simulator(task)
         return together(_record_episodes(task, episodes, seed, noise, workers), task, noise)
     with locks.held_beside(path, remedy="give another path"):
         if Path(path).exists():
             return _reuse(Path(path), task, episodes, seed, noise)
+        check_simulator(task)
         demonstrations = together(_record_episodes(task, episodes, seed, noise, workers), task, noise)
         demonstrations.save(path)
         return demonstrations
+
+
+def check_simulator(task: str) -> None:
+    """Say in one error what a task's simulation lacks, rather than from every process that is to run it.
+
+    Raises:
+        ImportError: a package is not installed. The message says how to install it.
+        FileNotFoundError: LIBERO's assets are not there.
+    """
+    if lacking := missing("sim"):
+        raise ImportError(f"the task {task} needs {', '.join(lacking)}, not installed here. {remedy('sim')}")
+    suite = get_task(task).suite
+    if suite == "mimicgen":
+        mimicgen.check()
+    if suite == "libero":
+        libero.install()
 
 
 def _reuse(path: Path, task: str, episodes: int, seed: int, noise: float) -> Demonstrations:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
+from action_heads.names import nearest
 from action_heads.sim import experts
 
 ROBOTS = ("Panda", "UR5e")  # robosuite's names of its arms; both hold the Panda's gripper
@@ -68,11 +69,13 @@ def get_task(name: str) -> Task:
     plain, at, robot = name.partition("@")
     if plain in TASKS:
         if at and robot not in ROBOTS:
-            raise ValueError(f"unknown robot {robot!r} in the task {name!r}; known robots: {', '.join(ROBOTS)}")
+            near = nearest(robot, ROBOTS)
+            raise ValueError(f"unknown robot {robot!r} in the task {name!r}{near}; known robots: {', '.join(ROBOTS)}")
         return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
     from action_heads.sim import libero, mimicgen  # they are built on this file
 
     others = mimicgen.TASKS | libero.TASKS
     if name not in others:
-        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join([*TASKS, *others])}")
+        near = nearest(name, [*TASKS, *others])
+        raise ValueError(f"unknown task {name!r}{near}; known tasks: {', '.join([*TASKS, *others])}")
     return others[name]

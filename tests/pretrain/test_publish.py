@@ -108,11 +108,14 @@ def test_a_hub_that_fails_half_way_has_nothing_half(folder, fake_hub):
     assert publish(PublishConfig(folder, "me/tiny"))
 
 
-def test_refused_access_teaches_and_the_command_ends_without_a_traceback(folder, fake_hub, monkeypatch):
+def test_refused_access_teaches_and_the_command_ends_without_a_traceback(folder, fake_hub, monkeypatch, capsys):
     fake_hub.status = 403
     monkeypatch.setattr("sys.argv", ["action-heads", "publish", str(folder), "--repo", "me/tiny"])
-    with pytest.raises(SystemExit, match=r"could not be published to .*/me/tiny: .*403.*token with write access"):
+    with pytest.raises(SystemExit) as end:
         cli.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert re.match(r"error: .* could not be published to .*/me/tiny: .*403.*token with write access", said)
 
 
 def test_upload_verifies_any_head(folder, fake_hub):

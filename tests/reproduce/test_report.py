@@ -7,7 +7,7 @@ from action_heads.reproduce import paper, results
 from action_heads.reproduce.cells import tables
 from action_heads.reproduce.config import Run
 from action_heads.reproduce.grid import Reproduce, runs
-from action_heads.reproduce.report import ReportConfig, beside_paper, report, robosuite
+from action_heads.reproduce.report import ReportConfig, _cost, beside_paper, report, robosuite
 
 
 def made_up_grid() -> list:
@@ -130,3 +130,30 @@ def test_the_best_checkpoint_stands_beside_the_last():
     ]
     assert "| 25 (5 to 70) of 4 | not run |" in last
     assert "best of 2 checkpoints | 100; 100 | not run |" in best
+
+
+def test_heads_of_one_recipe_may_be_of_several_processors():
+    """Their names end in a hash of the settings of Stage 1; their bits differ, as everybody's do."""
+    named = {"name": "mlp-128x4-9ff6197b", "frozen": 10, "trainable": 5}
+    one = result(Run(episodes=2), head="a")
+    other = result(Run(episodes=2, seed=42), head="b")
+    one, other = (replace(r, head=named | {"fingerprint": r.head["fingerprint"]}) for r in (one, other))
+    (table,) = tables([one, other])
+    assert len(table.cell("Lift", "mlp", "decoupled")) == 2
+    assert "on several processors" not in _cost([one, one])
+    assert "on several processors" in _cost([one, other])
+    again = replace(one, head=other.head, id="another")
+    with pytest.raises(ValueError, match=r"two runs of one seed.*published results and your own"):
+        tables([one, again])
+
+
+def test_a_report_of_a_user_lies_in_the_users_folder(tmp_path, monkeypatch):
+    assert ReportConfig(tmp_path).page.parts[0] == "outputs"
+    monkeypatch.chdir(tmp_path)
+    one = result(Run(episodes=2))
+    results.save(one, results.path_of(tmp_path / "mine", one.run, one.id))
+    report(ReportConfig(tmp_path / "mine"))
+    assert {path.name for path in tmp_path.iterdir()} == {"mine", "outputs"}
+    (tmp_path / "page.md").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="utf-8"):
+        report(ReportConfig(tmp_path / "mine", tmp_path / "page.md"))

@@ -1,4 +1,7 @@
 import json
+import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from made_up import result
@@ -38,5 +41,105 @@ def test_foreign_files_are_refused(tmp_path):
     path.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"run\.json is no result.*lacks \['lr'\]"):
         results.load(path)
-    with pytest.raises(FileNotFoundError, match="fills results/robosuite"):
+    with pytest.raises(FileNotFoundError, match="fills outputs/reproduce/results/robosuite"):
         results.load_all(tmp_path / "nowhere")
+
+
+PUBLISHED = Path(__file__).parents[2] / "results"
+
+
+def broken(text: str, rng: random.Random) -> str:
+    """One value or key of a JSON text replaced, or a piece of the text cut out."""
+    if rng.random() < 0.3:
+        at = rng.randrange(len(text))
+        return text[:at] + text[at + rng.randrange(1, 40) :]
+    record = json.loads(text)
+    place = record
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = rng.choice(keys)
+        if isinstance(place[key], (dict, list)) and place[key] and rng.random() < 0.7:
+            place = place[key]
+            continue
+        others = [None, True, 3, -1, 1e400, "x", [], {}, [[1]], 10**30, "dae/mlp-5m-fk"]
+        if rng.random() < 0.3:
+            del place[key]
+        else:
+            place[key] = rng.choice(others)
+        return json.dumps(record)
+
+
+def test_damaged_results_raise_documented_errors_that_name_the_file(tmp_path):
+    """Or are read back as a result that a report can show."""
+    from action_heads.reproduce.cells import tables
+    from action_heads.reproduce.costs import Costs
+    from action_heads.reproduce.report import _cost, _table
+
+    path, rng, refused = tmp_path / "damaged.json", random.Random(0), 0
+    one = result(Run(episodes=4, checkpoints=2, steps=10))
+    results.save(replace(one, earlier={5: one.episodes}), path)
+    whole = path.read_text()
+    for _ in range(150):
+        path.write_text(broken(whole, rng))
+        try:
+            found = results.load(path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            (table,) = tables([found])
+            assert _table(table, [found.run.task], [found.run.backbone])
+            assert _cost([found])
+            assert Costs([found]).seconds(one.run) >= 0
+    assert refused > 75
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "[]", "3", "null", '"x"', "[" * 100_000, '{"a": ' * 100_000, "\x80", "1" * 9999]
+)
+def test_what_is_no_result_at_all_is_named(text, tmp_path):
+    path = tmp_path / "no.json"
+    path.write_bytes(text.encode("latin-1"))
+    for load in (results.load, results.Progress.load, lambda path: results.load_all(path.parent)):
+        with pytest.raises(ValueError, match=r"no\.json"):
+            load(path)
+
+
+def test_a_damaged_unfinished_run_is_named(tmp_path):
+    path, rng = tmp_path / "progress.json", random.Random(0)
+    done = {600: [Episode("Lift", 3, True, 40, "a.mp4"), Episode("Lift", 5, False, 120)], 300: []}
+    results.Progress(path, {"training": 1.5, "cpu": 2.0}, [0.1], done).save()
+    whole, refused = path.read_text(), 0
+    for _ in range(150):
+        path.write_text(broken(whole, rng))
+        try:
+            results.Progress.load(path).save()
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+    assert refused > 75
+
+
+def test_changed_settings_do_not_pass_for_the_run(tmp_path):
+    path = tmp_path / "run.json"
+    results.save(result(Run(episodes=2)), path)
+    for old, new in (('"lr": 0.0025', '"lr": 0.5'), ('"steps": 1000', '"steps": 9'), ('"seed": 0, ', '"seed": 7, ')):
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+        with pytest.raises(ValueError, match=r"run\.json is no result .*not that of its settings"):
+            results.load(path)
+
+
+def test_published_results_are_sound_and_known_by_the_recipe_of_their_heads(tmp_path):
+    """Whatever processor pretrained them: none is run again because this one would make other bits."""
+    from action_heads.reproduce import heads
+
+    paths = sorted(PUBLISHED.rglob("*.json"))
+    assert len(paths) > 160
+    for path in paths:
+        found = results.load(path)
+        config = heads.stage1(found.run, Path("outputs/reproduce"))
+        assert config
+        assert results.by_recipe(path.parent, found.run, str(config.name)) == path
+        assert results.by_recipe(path.parent, replace(found.run, seed=7), str(config.name)) is None
+        assert results.by_recipe(path.parent, found.run, "mlp-128x4-00000000") is None

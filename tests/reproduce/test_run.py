@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from forked import inside
+from made_up import result
 from small import tiny_head
 
 from action_heads import locks
 from action_heads.reproduce import families, grid, results, rollouts
 from action_heads.reproduce import run as module
 from action_heads.reproduce.config import RUN_MODES, Run
+from action_heads.reproduce.costs import Costs, preparing
 from action_heads.reproduce.grid import Reproduce, estimate, reproduce, runs
-from action_heads.reproduce.heads import pretrained, taken_of
+from action_heads.reproduce.heads import pretrained, stage1, taken_of
 from action_heads.reproduce.run import Place, build, perform
 from action_heads.sim.rollout import Rollouts
 
@@ -223,6 +227,64 @@ def test_costs_are_those_of_runs_that_are_alike(tmp_path, head, rolled):
         estimate([Run(), Run(observation="image")], at)
         == "what they will cost is not known: none on images is finished"
     )
+
+
+def test_estimates_are_near_what_runs_took():
+    """Each published run, from what is known of other tasks, of other families, of nothing: within a factor of four."""
+    found = results.load_all(Path(__file__).parents[2] / "results")
+    for of in (lambda one: one.run.task, lambda one: one.run.family, lambda one: None):
+        costs = {of(one): Costs([other for other in found if of(one) and of(other) != of(one)]) for one in found}
+        for one in found:
+            assert 0.25 < costs[of(one)].seconds(one.run) / one.seconds["cpu"] < 4, one
+
+
+def test_a_short_trial_tells_what_a_whole_run_costs():
+    """Few steps, few episodes: the estimate counts work, not runs."""
+    whole = result(Run(steps=2000, episodes=50))
+    trial = replace(whole.run, steps=20, episodes=5)
+    seconds = {"training": 0.6, "policy": 1.0, "environment": 3.0, "cpu": 4.6}
+    found = replace(result(trial), seconds=seconds)  # a hundredth of the training, a tenth of the rollouts
+    assert Costs([found]).seconds(whole.run) == pytest.approx(60 + 40)
+    assert Costs([found]).seconds(replace(whole.run, checkpoints=5)) == pytest.approx(60 + 200)
+
+
+def test_what_is_not_recorded_or_pretrained_is_counted_once(tmp_path):
+    left = [Run(mode=mode, seed=seed) for mode in ("decoupled", "normal") for seed in range(3)]
+    one = preparing(left[:1], tmp_path)
+    assert preparing(left, tmp_path) == one > 0
+    assert preparing([*left, Run(task="Stack")], tmp_path) > one
+    for place in ("recordings/Lift-100.npz", f"heads/{stage1(Run(), tmp_path).name}/golden.safetensors"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert preparing(left, tmp_path) == 0
+
+
+def test_finished_runs_are_finished_on_another_processor(tmp_path, monkeypatch, capsys):
+    """A head of the same Stage 1 has other bits there, and may not even be pretrained; nothing is run again."""
+    run = Run(episodes=4)
+    head = {"name": str(stage1(run, tmp_path / "w").name), "frozen": 1, "trainable": 1, "fingerprint": "of another"}
+    done = replace(result(run, head="of another"), head=head)
+    results.save(done, results.path_of(tmp_path / "r", run, done.id))
+    monkeypatch.setattr(grid.heads, "pretrain", None)
+    options = Reproduce(task="Lift", seeds="0", steps=1000, episodes=4, out=tmp_path / "r", work=tmp_path / "w")
+    reproduce(replace(options, dry_run=True), "robosuite")
+    assert "1 runs, 1 of them finished before" in capsys.readouterr().out
+    reproduce(options, "robosuite")
+    monkeypatch.setattr(module.heads, "pretrained", lambda *_: tiny_head().freeze())
+    assert perform(run, Place(results=tmp_path / "r", work=tmp_path / "w")) == done
+
+
+def test_runs_of_a_user_do_not_go_to_the_published_results(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    used = []
+    monkeypatch.setattr(grid, "perform", lambda run, place: used.append(place.results))
+    options = Reproduce(task="Lift", seeds="0")
+    shutil.copytree(Path(__file__).parents[2] / "results/robosuite", tmp_path / "results/robosuite")
+    reproduce(options, "robosuite")
+    assert used == [Path("outputs/reproduce/results/robosuite")]
+    assert "1 of the runs that are left are published in results/robosuite" in capsys.readouterr().out
+    reproduce(replace(options, out=Path("results/robosuite")), "robosuite")
+    assert len(used) == 1, "told to, it goes on there"
 
 
 def test_reproduce_skips_what_is_finished(tmp_path, head, rolled, capsys):

@@ -1,0 +1,298 @@
+"""The `action-heads` command: quick, with descriptions, and with errors that name the mistake and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from action_heads import cli, command_line
+from action_heads.command_line import Mistake, parse, plain_errors
+from action_heads.extras import MODULES, missing
+from action_heads.names import nearest
+
+ROOT = Path(__file__).parent.parent
+EVERY_EXTRA = sorted({module for modules in MODULES.values() for module in modules})
+# Without what extras bring, as `pip install .` leaves it, and what was imported in the end.
+BARE = f"""
+import sys
+for name in {EVERY_EXTRA!r}:
+    sys.modules[name] = None
+from action_heads.cli import main
+try:
+    main(sys.argv[1:])
+finally:
+    print([name for name in ("torch", "numpy", "huggingface_hub") if name in sys.modules], file=sys.stderr)
+"""
+
+
+def settings() -> list:
+    """The settings class of every sub-command that can be imported here, and of reproduce.py."""
+    found = []
+    for name, command in cli.COMMANDS.items():
+        module, _, kind = command.settings.partition(":")
+        try:
+            found.append(pytest.param(getattr(import_module(f"action_heads.{module}"), kind), id=name))
+        except ImportError:  # its extra is not installed
+            continue
+    try:
+        from action_heads.reproduce.grid import Reproduce
+
+        found.append(pytest.param(Reproduce, id="reproduce"))
+    except ImportError:
+        pass
+    return found
+
+
+def bare(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", BARE, *arguments], capture_output=True, text=True)
+
+
+def said(arguments: list[str], capsys) -> str:
+    """What a mistake ends with."""
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], ["heads"]])
+def test_the_quick_ones_need_no_extra_and_no_torch(arguments):
+    done = bare(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+    assert done.stderr.strip() == "[]", "neither torch nor numpy is waited for"
+
+
+def test_help_describes_every_command_and_says_what_it_lacks():
+    text = re.sub(r"\s+", " ", bare("--help").stdout)
+    for name, command in cli.COMMANDS.items():
+        lacking = f" Needs [{','.join(command.extras)}], not installed." if command.extras else ""
+        assert f" {name} {command.about}{lacking}" in text
+
+
+@pytest.mark.parametrize("name", [name for name, command in cli.COMMANDS.items() if command.extras])
+def test_without_its_extra_a_command_says_so_in_one_line_at_once(name):
+    done = bare(name, "whatever")
+    assert done.returncode == 2
+    message, imported = done.stderr.splitlines()
+    module = MODULES[cli.COMMANDS[name].extras[0]][0]
+    assert message.startswith(f"error: `action-heads {name}` needs {module}, ")
+    assert "pip install '.[" in message
+    assert f"pip install 'action-heads[{','.join(cli.COMMANDS[name].extras)}]'" in message
+    assert imported == "[]", "before anything heavy is imported"
+    helped = bare(name, "--help")
+    assert helped.returncode == 0
+    assert cli.COMMANDS[name].about in helped.stdout
+
+
+def test_the_help_of_a_command_begins_with_its_description():
+    for name, command in cli.COMMANDS.items():
+        module, _, kind = command.settings.partition(":")
+        try:
+            doc = getattr(import_module(f"action_heads.{module}"), kind).__doc__
+        except ImportError:
+            continue
+        assert doc.splitlines()[0] == command.about, name
+
+
+@pytest.mark.parametrize("kind", settings())
+def test_help_is_written_for_every_option(kind, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(kind, ["--help"], prog="action-heads it")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert kind.__doc__.splitlines()[0][:40] in text
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            assert f"--{field.name.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize("kind", settings())
+def test_mistyped_options_get_the_nearest_name(kind):
+    for option in sorted(command_line.options(kind) - {"--help"}):
+        letters = option[2:]
+        if len(letters) < 4:
+            continue
+        typo = f"--{letters[:2]}{letters[3:]}"  # a letter is missing
+        with pytest.raises(Mistake, match=r"unknown option --.*did you mean '--"):
+            parse(kind, [typo, "1"], prog="action-heads it")
+
+
+def test_mistyped_commands_get_the_nearest_name(capsys):
+    for name in cli.COMMANDS:
+        typo = name[:-2] + name[-1] + name[-2]
+        text = said([typo], capsys)
+        assert f"unknown command {typo!r} (did you mean {name!r}?)" in text
+        assert text.count("\n") == 1
+    assert "no command. The commands are demo, " in said([], capsys)
+    assert "did you mean" not in said(["zzz"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["adapt", "--steps", "many"], "--steps: .*'many'"),
+        (["adapt", "--steps"], "--steps"),
+        (["adapt", "extra"], "extra"),
+        (["export"], "needed and not given: adapter"),
+        (["adapt", "--mode", "normall"], "did you mean 'normal'"),
+        (["adapt", "--adapter", "flim"], "did you mean 'film'"),
+        (["pretrain", "--arch", "mixr"], "did you mean 'mixer'"),
+        (["demo", "--runs", "decopled"], "did you mean 'decoupled'"),
+        (["demo", "--task", "lift"], "did you mean 'Lift'"),
+        (["demo", "--head", "./mlp-5m-kf"], "did you mean 'dae/mlp-5m-fk'"),
+        (["export", "no/folder/here"], "no head 'no/folder/here'"),
+    ],
+)
+def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if missing(*cli.COMMANDS[arguments[0]].extras):
+        pytest.skip("its extra is not installed")
+    assert re.search(message, said(arguments, capsys))
+
+
+def test_an_error_of_the_settings_is_whole_and_in_one_line(capsys):
+    text = said(["adapt", "--encoder", "none", "--cameras", "agentview"], capsys)
+    assert text == "error: --cameras were named and --encoder is none: leave one of the two out\n"
+
+
+@pytest.mark.parametrize("kind", settings())
+def test_no_message_names_its_flags_twice(kind):
+    """Over every option of every settings class, with values that it can hardly take."""
+    messages = []
+    for field in dataclasses.fields(kind):
+        for value in ("no such thing", -7, ("no such thing",), "lerobot:", "npz:a.npz"):
+            given = {f.name: "x" for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+            try:
+                made = kind(**given | {field.name: value})
+                if "spec" in dir(made):
+                    made.spec  # noqa: B018
+            except ValueError as error:
+                messages.append(str(error))
+            except (TypeError, AttributeError):
+                pass  # of another type than the command line gives
+    assert [text for text in messages if re.search(r"(--[\w-]+): (\S+, )*\1: ", text)] == []
+
+
+def test_flags_are_named_once_however_deep():
+    from action_heads.adapt.settings import FlagError, flag
+
+    def nested(*levels):
+        with flag(*levels[0]):
+            if levels[1:]:
+                nested(*levels[1:])
+            raise OSError("it is gone")
+
+    for levels in ([["data"]], [["data"], ["data"]], [["cameras", "encoder"], ["data"], ["data"]]):
+        with pytest.raises(FlagError) as error:
+            nested(*levels)
+        assert str(error.value) == "--data: it is gone"
+    with pytest.raises(ValueError, match=r"^--data x is odd$"), flag("data"):
+        raise ValueError("--data x is odd")
+
+
+def test_names():
+    known = ["dae/mlp-5m-fk", "Lift", "PickPlaceCan"]
+    assert nearest("mlp-5m-kf", known) == " (did you mean 'dae/mlp-5m-fk'?)"
+    assert nearest("dea/mlp-5m-fk", known) == " (did you mean 'dae/mlp-5m-fk'?)"
+    assert nearest("lift", known) == " (did you mean 'Lift'?)"
+    assert nearest("pick-place-can", known) == " (did you mean 'PickPlaceCan'?)"
+    assert nearest("juggle", known) == nearest("", known) == nearest(None, []) == ""
+
+
+def test_a_mistyped_head_or_task_gets_the_nearest_name():
+    from action_heads import hub
+
+    for name in hub.bundled():
+        for typo in (name.replace("fk", "kf"), f"./{name}".replace("dae", "dea")):
+            with pytest.raises(FileNotFoundError, match=f"did you mean '{name}'"):
+                hub.find(typo, local_files_only=True)
+    tasks = pytest.importorskip("action_heads.sim.tasks")
+    for name in tasks.TASKS:
+        with pytest.raises(ValueError, match=f"did you mean '{name}'"):
+            tasks.get_task(name.lower())
+
+
+# ── how a command ends ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("error", [ValueError("too few"), OSError("no disk"), ImportError("no package")])
+def test_a_mistake_ends_with_its_message_and_2(error, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "heads", lambda config: (_ for _ in ()).throw(error))
+    text = said(["heads"], capsys)
+    assert text.splitlines()[0] == f"error: {error}"
+    monkeypatch.setenv("ACTION_HEADS_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        cli.main(["heads"])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("a bug"), TypeError("a bug"), AssertionError()])
+def test_a_bug_keeps_its_traceback(error, monkeypatch):
+    monkeypatch.setattr(cli, "heads", lambda config: (_ for _ in ()).throw(error))
+    with pytest.raises(type(error)):
+        cli.main(["heads"])
+
+
+def test_diverging_is_no_bug(capsys):
+    from action_heads.training.loop import Diverged
+
+    with pytest.raises(SystemExit) as end, plain_errors():
+        raise Diverged("at step 3: lower --lr")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: at step 3: lower --lr")
+
+
+def test_ctrl_c_in_the_middle_of_a_command():
+    code = (
+        "import time; from action_heads import cli\n"
+        "def heads(config): print('begun', flush=True); time.sleep(60)\n"
+        "cli.heads = heads; cli.main(['heads'])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout
+        assert run.stderr
+        assert run.stdout.readline() == "begun\n"
+        time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=30) == 130
+        assert run.stderr.read() == "stopped by Ctrl-C\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes break otherwise there")
+@pytest.mark.parametrize("arguments", [["heads"], ["--help"], ["heads", "--help"]])
+def test_a_reader_that_leaves_is_no_error(arguments):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "action_heads", *arguments]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_a_pipe_to_another_process_that_breaks_is_an_error(capsys):
+    with pytest.raises(SystemExit) as end, plain_errors():
+        raise BrokenPipeError("worker 3 is gone")
+    assert end.value.code == 2
+    assert "error: worker 3 is gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["action_heads", "action_heads.adapt", "action_heads.pretrain"])
+def test_modules_run_as_the_command_does(module):
+    done = subprocess.run([sys.executable, "-m", module, "--hlep"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: unknown ")

@@ -50,7 +50,9 @@ class DAEConfig(PreTrainedConfig):
         compile: how chunks are computed when acting: "auto", or another method of `ConditionedHead.compile`.
         levels, noise_samples, prefixes: of training, as of `ConditionedHead.loss`.
         cameras: keys of the images that the policy sees, all of the dataset's if not given; [] for none.
-        state: whether it sees observation.state and observation.environment_state.
+        state: whether it sees observation.state, and observation.environment_state as far as the next flag says.
+        environment_state: whether it sees observation.environment_state, the poses of objects that only a simulation
+            knows. If not given, a policy without cameras does, and one with cameras does not.
         vision, text: as of `action_heads.encoders`. Without `text` the task's description is not read.
         optimizer_lr, optimizer_encoder_lr: of adapter (and projections, and a head that trains), and of the encoder.
         built: what the policy was built as; written by it, so that reloading needs no other file.
@@ -86,6 +88,7 @@ class DAEConfig(PreTrainedConfig):
 
     cameras: list[str] | None = None
     state: bool = True
+    environment_state: bool | None = None
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig | None = None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lerobot.configs import NormalizationMode
+from lerobot.utils.constants import OBS_ENV_STATE
 from torch import Tensor
 
 from action_heads.encoders import ObservationConfig
@@ -25,6 +26,11 @@ logger = logging.getLogger(__name__)
 def settle(config: DAEConfig) -> ObservationConfig:
     """What is observed, by flags and dataset; what is not is taken out of the config's features."""
     config.cameras = list(config.image_features) if config.cameras is None else list(config.cameras)
+    if config.environment_state is None:
+        config.environment_state = not config.cameras
+    if not config.environment_state:
+        seen = (config.input_features or {}).items()
+        config.input_features = {key: feature for key, feature in seen if key != OBS_ENV_STATE}
     config.state = config.state and bool(config.state_features)
     used = {*config.cameras, *(config.state_features if config.state else ())}
     config.input_features = {key: ft for key, ft in (config.input_features or {}).items() if key in used}

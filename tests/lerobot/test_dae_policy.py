@@ -5,14 +5,14 @@ from __future__ import annotations
 import draccus
 import pytest
 import torch
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.rollout.inference.rtc import supports_rtc_inference
-from lerobot.utils.constants import ACTION
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE
 from safetensors.torch import load_file, save_file
 from small import tiny_head
 from tiny_models import text_model, vision_model
-from tiny_policy import STATS, batch, chunk, meta, present, tiny_policy
+from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_policy
 
 from action_heads import WeightFileError, hub
 from action_heads.encoders import TextConfig, VisionConfig
@@ -270,3 +270,22 @@ def test_the_card_counts(tmp_path, monkeypatch):
     assert f"| head | {frozen:,} | {learned:,} |" in text
     assert f"| adapter | 0 | {policy.counts()['adapter'][1]:,} |" in text
     assert "library_name: lerobot" in text
+
+
+@pytest.mark.parametrize("image", [False, True])
+@pytest.mark.parametrize("given", [None, False, True])
+def test_with_cameras_the_poses_of_objects_are_not_seen_unless_asked_for(image, given, tmp_path):
+    """What `observation.environment_state` holds, only a simulation knows: a policy from images would peek."""
+    flags = features(image=image)
+    flags["input_features"][OBS_ENV_STATE] = PolicyFeature(FeatureType.ENV, (5,))
+    vision = VisionConfig(features=8, resize=(48, 48))
+    policy = tiny_policy(tmp_path, environment_state=given, n_obs_steps=1, vision=vision, **flags)
+    sees = not image if given is None else given
+    assert (OBS_ENV_STATE in policy.config.input_features) == sees
+    assert policy.encoder.config.state_dim == (9 if sees else 4)
+    before = present(batch(image=image, steps=1)) | {OBS_ENV_STATE: torch.zeros(3, 5)}
+    other = before | {OBS_ENV_STATE: torch.ones(3, 5)}
+    assert torch.equal(chunk(policy, before), chunk(policy, other)) != sees
+    policy.save_pretrained(tmp_path / "saved")
+    again = DAEPolicy.from_pretrained(tmp_path / "saved")
+    assert torch.equal(chunk(again, before), chunk(policy, before))

@@ -117,6 +117,8 @@ def refusal_of_path(name: str, only_the_hub: bool = False) -> str | None:
         return f"no folder {name!r}: it is a link to {os.readlink(place)}, which does not exist"
     if rest and place.is_file():
         return f"no folder {name!r}: it is a file; name its folder, {os.fspath(place.parent)!r}"
+    if owner in ("", ".", "..", "~"):
+        return f"no folder {name!r}"
     if rest and Path(owner).is_dir() and not only_the_hub:
         beside = ", ".join(sorted(p.name for p in Path(owner).iterdir())[:8]) or "nothing"
         return (

@@ -136,8 +136,8 @@ def load(path: Path) -> Result:
             raise ValueError(f"of another type than expected: {', '.join(wrong)}")
         for key, kind in PARTS.items():
             name, part = key.split(".")
-            if not fits(record[name].get(part), kind):
-                raise ValueError(f"{key} is {shown(record[name].get(part))}")
+            if part not in record[name] or not fits(record[name][part], kind):
+                raise ValueError(f"{key} is {shown(record[name].get(part, 'missing'))}")
         if lacking := [key for key in ("training", "policy", "environment", "cpu") if key not in record["seconds"]]:
             raise ValueError(f"its seconds lack {', '.join(lacking)}")
         run = Run.from_dict(record["run"])

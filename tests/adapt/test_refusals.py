@@ -56,8 +56,8 @@ def test_nothing_is_asked_of_defaults():
     [
         ({"data": "robomimic:/nowhere.hdf5"}, r"--data: .*there is no file /nowhere.hdf5"),
         ({"head": "dae/mlp-9m-fk"}, r"--head: .*dae/mlp-9m-fk(.|\n)*dae/mlp-5m-fk"),
-        ({"encoder": "/no/such/model"}, r"--encoder.*'/no/such/model' could not be loaded"),
-        ({"text": "/no/such/model"} | STATES, r"--text: text.model '/no/such/model' could not be found"),
+        ({"encoder": "/no/such/model"}, r"--encoder.*no folder '/no/such/model'"),
+        ({"text": "/no/such/model"} | STATES, r"--text: text.model: no folder '/no/such/model'"),
         ({"cameras": ("top",)}, r"--cameras, --encoder: .*no camera top; it has agentview, wrist"),
         ({"state": ("torque",)}, r"--state: .*no column 'torque'; it has fingers \(1\), position \(3\)"),
         ({"state": ("position[2:5]",)}, r"--state: 'position\[2:5\]' reaches beyond the 3 numbers"),

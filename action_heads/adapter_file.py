@@ -44,8 +44,15 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     if not head.frozen:
         raise ValueError("the head trains along, and its weights would be lost: head.freeze() and save it first")
     head.assert_frozen(thorough=True)
-    tensors = own_state(policy)
-    config = {
+    header = {"action_heads": json.dumps(describe(policy), sort_keys=True)}
+    save_tensors(own_state(policy), folder / NAME, header)
+    return folder
+
+
+def describe(policy: ConditionedHead) -> dict[str, Any]:
+    """Return what a saved adapter's header says: the adapter, the pointer to its head, and the fingerprint of both."""
+    head = policy.head
+    config: dict[str, Any] = {
         "version": VERSION,
         "adapter": dataclasses.asdict(policy.adapter.config),
         "own_normalizer": policy.own_normalizer is not None,
@@ -53,9 +60,7 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     }
     if head.original is not head:
         config["reshape"] = {"space": head.config.space.to_dict(), "horizon": head.config.horizon}
-    config["fingerprint"] = fingerprint(tensors, contract(config))
-    save_tensors(tensors, folder / NAME, {"action_heads": json.dumps(config, sort_keys=True)})
-    return folder
+    return config | {"fingerprint": fingerprint(own_state(policy), contract(config))}
 
 
 def contract(config: dict[str, Any]) -> str:

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import torch
 
+from action_heads import limits
 from action_heads.adapters import Adapter
 from action_heads.adapters.base import THROUGH
 from action_heads.head import ActionHead
 
 A = TypeVar("A", bound=Adapter)
-WIDEST = 2**16  # units of a reading network: its own map alone then has four billion parameters
+WIDEST = limits.WIDTH  # units of a reading network: its own map alone then has 268 million parameters
 
 
 def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[str, int], **options: Any) -> int:

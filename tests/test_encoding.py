@@ -32,7 +32,7 @@ def _opens_text(call: ast.Call) -> bool:
     return False
 
 
-MODULES = ("files", "Image", "webbrowser", "wave", "zipfile", "tarfile", "imageio", "av", "os")
+MODULES = ("files", "archive", "Image", "webbrowser", "wave", "zipfile", "tarfile", "imageio", "av", "os")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

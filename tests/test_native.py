@@ -9,6 +9,7 @@ import pytest
 import torch
 from small import generator, tiny_head, trained_policy
 
+from action_heads import ActionHead
 from action_heads.runtime import native
 from action_heads.runtime.native import NativeHead, library, why_not_native
 
@@ -114,7 +115,9 @@ def test_what_would_be_read_beyond_its_end_is_refused():
 
 def test_a_head_in_bfloat16_can_be_computed_in_float32():
     head = tiny_head(**WIDE).to(torch.bfloat16)
-    plain = tiny_head(**WIDE).to(torch.bfloat16).float()  # the same rounded weights
+    plain = ActionHead(head.config)
+    plain.load_state_dict({name: tensor.float() for name, tensor in head.state_dict().items()})  # the rounded weights
+    plain.freeze()
     given = network(plain, "film", 2)
     torch.testing.assert_close(
         NativeHead(head, torch.float32).predict(*given), plain.predict(*given), rtol=1e-5, atol=1e-5

@@ -41,7 +41,7 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
 def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page, names = ROOT / "docs" / "acting.md", {}
-    assert len(blocks(page)) == 8
+    assert len(blocks(page)) == 9
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
     assert names["policy"].head.config.horizon == 50

@@ -70,8 +70,8 @@ def test_a_chunk_of_the_shipped_head():
     policy.sample(cond)
     work = count(lambda: policy.sample(cond))
     assert work.flops == 1_348_435_968
-    assert work.operators <= 911
-    assert work.bytes <= 19_640_000
+    assert work.operators <= 923  # 12 of them look whether condition, chunk and frozen head are sound
+    assert work.bytes <= 19_690_000
 
 
 def training(policy) -> Work:
@@ -118,5 +118,5 @@ def test_noise_samples_share_the_adapters_work():
 
 @counted_here
 def test_operators_of_a_training_step():
-    assert training(trained_policy(tiny_head())).operators <= 144
-    assert training(tiny_head().attach(FiLM(COND_DIM))).operators <= 127
+    assert training(trained_policy(tiny_head())).operators <= 145
+    assert training(tiny_head().attach(FiLM(COND_DIM))).operators <= 128

@@ -86,10 +86,12 @@ def export(config: ExportConfig) -> Path:
 @torch.no_grad()
 def export_policy(policy: ConditionedHead, config: ExportConfig) -> Path:
     """Write `policy` as `config` says (whose `adapter` is not read), whole or not at all. Returns the file."""
+    check_out(Path(config.out))
     if not policy.head.frozen:
         raise ValueError("the head trains along: head.freeze() it before it is exported")
     if policy.head.objective.alpha.device.type != "cpu":
         raise ValueError("export from the CPU: policy.to('cpu')")
+    policy.head.assert_frozen(thorough=True)
     loop = SamplingLoop(policy, steps=config.steps, sampler=config.sampler, spacing=config.spacing)
     if config.tokens is None and (pool := policy.adapter.config.pool) != "mean":
         raise ValueError(

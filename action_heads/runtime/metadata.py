@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from action_heads import adapter_file, files
+from action_heads import adapter_file
 from action_heads.extras import require
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.loop import SamplingLoop
@@ -27,14 +27,13 @@ UNITS = {
 def describe(policy: ConditionedHead, loop: SamplingLoop, example: dict[str, Tensor]) -> dict[str, Any]:
     """Return what a file's numbers mean and where they come from, ready for JSON."""
     head, adapter = policy.head.config, policy.adapter.config
-    own = adapter_file.own_state(policy)
     return {
         "version": VERSION,
         "head": head.name,
         "head_fingerprint": policy.head.original.fingerprint(),
         "adapter": adapter.mechanism,
         "adapter_version": adapter_file.VERSION,
-        "adapter_fingerprint": files.fingerprint(own, json.dumps(vars(adapter), sort_keys=True)),
+        "adapter_fingerprint": adapter_file.describe(policy)["fingerprint"],
         "pool": adapter.pool,
         "cond_dim": adapter.cond_dim,
         "tokens": example["cond"].shape[1] if "mask" in example else None,

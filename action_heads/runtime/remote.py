@@ -59,8 +59,8 @@ class RemotePolicy:
             raise ValueError(f"url must be such as 'ws://192.168.1.5:8765', got {url!r}")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}")
-        for module in ("websockets.sync.client", "msgpack"):
-            require(module, "serve")
+        require("websockets.sync.client", "serve")
+        require("msgpack", "serve")
         self.url, self.timeout = url, timeout
         self.last_ms = 0.0  # what sampling took there, without the way
         self.served: dict[str, Any] = {}

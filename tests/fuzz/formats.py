@@ -278,7 +278,7 @@ def make_result(folder: Path, seed: int) -> None:
 
     run = Run(episodes=4, seed=seed, checkpoints=2)
     one = result(run, [bool(seed % 2), True, False, False])
-    results.save(dataclasses.replace(one, earlier={500: one.episodes[:2]}), folder / "run.json")
+    results.save(dataclasses.replace(one, earlier={run.checkpoint_steps[0]: one.episodes[::-1]}), folder / "run.json")
 
 
 def load_result(folder: Path) -> str:

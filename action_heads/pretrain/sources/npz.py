@@ -134,8 +134,8 @@ def read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
     where = f"{source}: {path}"
     if path.is_dir() or not zipfile.is_zipfile(path):
         raise BadData(f"{where} is no .npz file, which is a zip of arrays: write it with numpy.savez")
-    with reading(where, "it is damaged: copy it again"), zipfile.ZipFile(path) as file:
-        entries = file.infolist()
+    with reading(where, "it is damaged: copy it again"), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
         if (size := sum(entry.file_size for entry in entries)) > MOST_BYTES:
             raise BadData(f"{where} claims to hold {size} bytes, more than the {MOST_BYTES} that can be read at once")
         names = [entry.filename for entry in entries]
@@ -144,9 +144,9 @@ def read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
         found = {}
         for entry in entries:
             name = entry.filename.removesuffix(".npy")
-            with file.open(entry) as part:
+            with archive.open(entry) as part:
                 _check_header(part, entry.file_size, f"{where}, {name}")
-            with file.open(entry) as part:
+            with archive.open(entry) as part:
                 found[name] = np.lib.format.read_array(part, allow_pickle=False)
                 if part.read(1):  # the end is where zipfile compares the checksum
                     raise BadData(f"{where}, {name}: bytes follow the array: write it again with numpy.savez")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from action_heads import locks
 from action_heads.kinematics import PANDA, Windows
 from action_heads.kinematics.panda import HOME
 from action_heads.pretrain.sources.cache import cached
@@ -112,12 +112,15 @@ def test_every_damage_is_named(cache, damage):
 
 
 def test_drafts_of_killed_runs_are_removed_by_the_next(cache):
-    old, young = cache / "a.old", cache / "b.young"
-    for draft in (old, young):
-        draft.mkdir(parents=True)
-        (draft / "joints.npy").write_bytes(b"half")
-    for path in (old / "joints.npy", old):
-        os.utime(path, (0, 0))
-    cached("x", 15.0, PANDA, build)
+    old, mine = cache / f".{'a' * 24}.01234567.tmp", cache / "mine.tmp"
+    for folder in (old, mine):
+        folder.mkdir(parents=True)
+        (folder / "joints.npy").write_bytes(b"half")
+    (old / locks.NAME).write_text("")
+    with locks.held(old):
+        cached("x", 15.0, PANDA, build)
+        assert old.exists(), "another run is writing to it"
+    (old / locks.NAME).write_text("")
+    cached("y", 15.0, PANDA, build)
     assert not old.exists()
-    assert young.exists(), "another run may be writing to it"
+    assert mine.exists()

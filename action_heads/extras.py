@@ -10,7 +10,7 @@ from types import ModuleType
 MODULES = {
     "train": ("accelerate", "matplotlib", "scipy", "tensorboardX", "tqdm"),
     "sim": ("robosuite", "mujoco", "imageio"),
-    "data": ("pyarrow", "h5py", "pinocchio"),
+    "data": ("pyarrow", "h5py"),
     "vision": ("torchvision", "transformers"),
     "vlm": ("transformers", "peft"),
     "lerobot": ("lerobot",),

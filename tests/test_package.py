@@ -17,7 +17,7 @@ from action_heads.extras import MODULES, missing, remedy, require
 
 ROOT = Path(__file__).parent.parent
 # Modules whose distribution has another name.
-DISTRIBUTIONS = {"pinocchio": "pin", "tensorboardX": "tensorboardx"}
+DISTRIBUTIONS = {"tensorboardX": "tensorboardx"}
 
 HEAVY = (
     "accelerate",
@@ -130,7 +130,7 @@ def test_the_names_of_distributions_are_right():
     """So far as they are installed here."""
     found = packages_distributions()
     for module, distribution in DISTRIBUTIONS.items():
-        if find_spec(module) and module in found:  # Pinocchio's metadata does not say so
+        if find_spec(module) and module in found:
             assert distribution in [name.lower() for name in found[module]]
 
 

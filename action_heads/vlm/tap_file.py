@@ -17,6 +17,7 @@ from torch import Tensor
 from action_heads.checks import check_layout, check_values
 from action_heads.files import HEADER, WeightFileError, fingerprint, load_tensors, parse_json, save_tensors
 from action_heads.limits import fits, shown
+from action_heads.vlm.model import unwrap
 
 if TYPE_CHECKING:
     from action_heads.vlm.tap import Tap
@@ -57,7 +58,11 @@ def load(tap_class: type[Tap], folder: Path, model: Any, **options: Any) -> Tap:
         raise WeightFileError(f"{file} names layers {shown(layers)} but holds no weight for each: save the tap again")
     check_layout(tensors, expected, file)
     check_values(tensors, expected, file)
-    if hasattr(model, "config") and (found := model_of(model)) != saved["model"]:  # else `tap_class` says what it is
+    try:
+        found = model_of(unwrap(model))
+    except ValueError as error:
+        raise ValueError(f"{file} can't be put on this model: {error}") from error
+    if found != saved["model"]:
         raise ValueError(f"{file} is of a {saved['model']}, this model is a {found}: load the one it was trained with")
     try:
         tap = tap_class(model, layers, select=saved["select"], **options)

@@ -176,7 +176,13 @@ def test_the_command_says_how_long_others_may_wait(policy, tmp_path, monkeypatch
     asked = {}
     monkeypatch.setattr(serve.ConditionedHead, "from_pretrained", lambda *_, **__: policy)
     monkeypatch.setattr(serve, "server", lambda *_, **options: asked.update(options) or Served())
-    for time_of_one, largest, said in ((0.001, 640, "takes up to 0.64 s"), (0.01, 640, "--largest 100 would")):
+    for time_of_one, largest, said in (
+        (0.001, 640, "takes up to 0.64 s"),
+        (0.01, 640, "--largest 100 would"),
+        (0.01, None, "of 50 rows x evaluations, takes up to 0.5 s"),
+        (1.0, None, "of 10 rows x evaluations, takes up to 10 s"),
+        (1e-6, None, "of 640 rows"),
+    ):
         monkeypatch.setattr(serve, "seconds", lambda _, t=time_of_one: t)
         serve.serve(serve.ServeConfig("x", method="eager", largest=largest, clients=3))
         assert said in capsys.readouterr().out

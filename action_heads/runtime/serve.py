@@ -26,6 +26,7 @@ from action_heads.runtime.door import Door
 from action_heads.runtime.turns import Client, Turns
 
 EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of 5M on two cores
+WAIT, FEWEST = 0.5, 10  # seconds that a request may take by default, and one chunk of ten steps, which is always served
 CLIENTS = 64
 PAUSE = 0.02  # seconds until the next message of a client that made a mistake is read, so that a flood of them is none
 HELLO = 5.0  # seconds that a connection has for its opening handshake
@@ -56,7 +57,7 @@ class ServeConfig:
             all clients wait for it.
         bf16: compute the head's network in bfloat16.
         largest: the most that one request may ask for, in rows of its batch times evaluations of the network. All other
-            clients wait while it is computed.
+            clients wait while it is computed. If not given, what this machine computes in half a second, at most 640.
         clients: how many connections are kept. When one more comes, one that never had a chunk is closed, else the one
             that was silent longest.
     """
@@ -67,11 +68,12 @@ class ServeConfig:
     device: str = "cpu"
     method: str = "auto"
     bf16: bool = False
-    largest: int = EVALUATIONS
+    largest: int | None = None
     clients: int = CLIENTS
 
     def __post_init__(self):
-        check_width("largest", self.largest)
+        if self.largest is not None:
+            check_width("largest", self.largest)
         check_width("clients", self.clients)
 
 
@@ -79,13 +81,17 @@ def serve(config: ServeConfig) -> None:
     """Entry point of the command; until Ctrl-C."""
     policy = ConditionedHead.from_pretrained(config.adapter, device=config.device)
     policy = policy.compile(config.method, dtype=torch.bfloat16 if config.bf16 else None)
-    with server(policy, config.host, config.port, largest=config.largest, clients=config.clients) as running:
-        wait = config.largest * seconds(policy)
+    one = seconds(policy)
+    largest = config.largest or max(FEWEST, min(EVALUATIONS, int(WAIT / one)))
+    with server(policy, config.host, config.port, largest=largest, clients=config.clients) as running:
+        wait = largest * one
         print(
-            f"{policy}\nat ws://{config.host}:{config.port}; the largest request takes up to {wait:.2g} s", flush=True
+            f"{policy}\nat ws://{config.host}:{config.port}; the largest request, of {largest} rows x evaluations, "
+            f"takes up to {wait:.2g} s",
+            flush=True,
         )
         if wait > 1:
-            fitting = max(1, int(config.largest / wait))
+            fitting = max(1, int(largest / wait))
             print(f"other clients wait meanwhile: --largest {fitting} would keep that below a second", flush=True)
         running.serve_forever()
 

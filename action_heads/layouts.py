@@ -5,6 +5,7 @@ Axes: ... any leading axes, d columns of the dataset, a action of the head.
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -233,7 +234,7 @@ def _part(match: re.Match[str]) -> Part:
     if match["joints"]:
         return Part("joint", int(match["joints"]))
     name, unit = match["name"], float(match["unit"] or 1)
-    if unit <= 0:
+    if not 0 < unit < math.inf:
         raise ValueError(f"a unit is a positive number, got {match[0]!r}")
     if unit != 1 and name not in ("position", "axis_angle", "euler_xyz"):
         raise ValueError(f"{name} has no unit: only position (m), axis_angle and euler_xyz (rad) have one")

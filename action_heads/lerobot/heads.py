@@ -7,11 +7,14 @@ So reloading needs no download. Until the weights are in, a head that is made ag
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import json
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from action_heads import ActionHead, HeadConfig, adapter_file, files, hub, modes
 from action_heads.adapters import ADAPTERS, Adapter
@@ -29,6 +32,9 @@ RECORD = {
     "pointer": dict[str, str | None] | None,
     "frozen": str | None,
 }
+
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -121,6 +127,25 @@ def frozen_fingerprint(head: ActionHead) -> str:
     """Of everything in a head that never trains: all of it, or all but the projections of a reshaped one."""
     weights = {name: tensor for name, tensor in head.state_dict().items() if name not in head.projections}
     return files.fingerprint(weights, head.config.contract())
+
+
+def fingerprint_of(weights: Mapping[str, Tensor], built: Mapping[str, Any]) -> str:
+    """Of all weights of a checkpoint, those that train among them, and of what they were built as."""
+    meaning = {key: value for key, value in built.items() if key != "fingerprint"}
+    return files.fingerprint(weights, json.dumps(meaning, sort_keys=True))
+
+
+def check_whole(weights: Mapping[str, Tensor], built: Mapping[str, Any], file: str) -> None:
+    """Refuse loaded weights that are not those that were saved; older checkpoints can't tell."""
+    if "fingerprint" not in built:
+        logger.warning(
+            "%s was saved before checkpoints had a fingerprint: damage in what trained would go unseen", file
+        )
+    elif (found := fingerprint_of(weights, built)) != built["fingerprint"]:
+        raise files.WeightFileError(
+            f"{file} and config.json beside it have fingerprint {found}, but were saved as {built['fingerprint']}: one "
+            "of them was changed, or they are from different saves; download or save them again"
+        )
 
 
 def _bare(config: HeadConfig) -> dict[str, Any]:

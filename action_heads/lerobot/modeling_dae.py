@@ -151,7 +151,16 @@ class DAEPolicy(PreTrainedPolicy):
             ) from error
         assert model.config.built is not None
         heads.seal(model.conditioned.head, model.config.built["head"])
+        heads.check_whole(model.state_dict(), model.config.built, model_file)
         return model
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write a checkpoint as LeRobot does, with a fingerprint of all its weights and of what they mean."""
+        self.conditioned.head.assert_frozen(thorough=True)
+        assert self.config.built is not None
+        weights = self.state_dict() if state_dict is None else state_dict
+        self.config.built["fingerprint"] = heads.fingerprint_of(weights, self.config.built)
+        super()._save_pretrained(save_directory, state_dict)
 
     def learn_tasks(self, dataset_meta: Any) -> None:
         """Encode a dataset's descriptions of its tasks now: they are saved, and the text model is not needed again."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import draccus
 import pytest
 import torch
@@ -289,3 +291,30 @@ def test_with_cameras_the_poses_of_objects_are_not_seen_unless_asked_for(image, 
     policy.save_pretrained(tmp_path / "saved")
     again = DAEPolicy.from_pretrained(tmp_path / "saved")
     assert torch.equal(chunk(again, before), chunk(policy, before))
+
+
+def test_a_checkpoint_that_was_changed_is_refused(tmp_path, caplog):
+    """Also in what trains, and in what its numbers mean."""
+    policy = tiny_policy(tmp_path, n_obs_steps=1)
+    folder = tmp_path / "saved"
+    policy.save_pretrained(folder)
+    file, whole = folder / "model.safetensors", (folder / "model.safetensors").read_bytes()
+    begin = 8 + int.from_bytes(whole[:8], "little")
+    for at in range(begin, len(whole), len(whole) // 40):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(WeightFileError):
+            DAEPolicy.from_pretrained(folder)
+    file.write_bytes(whole.replace(b'"F32"', b'"I32"', 1))
+    with pytest.raises(WeightFileError):
+        DAEPolicy.from_pretrained(folder)
+    file.write_bytes(whole)
+    config = json.loads((folder / "config.json").read_text())
+    config["built"]["head"]["config"]["objective"]["clip"] = 2.0
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(WeightFileError):
+        DAEPolicy.from_pretrained(folder)
+    config["built"]["head"]["config"]["objective"]["clip"] = 1.0
+    del config["built"]["fingerprint"]
+    (folder / "config.json").write_text(json.dumps(config))
+    DAEPolicy.from_pretrained(folder)
+    assert "before checkpoints had a fingerprint" in caplog.text

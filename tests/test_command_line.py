@@ -256,7 +256,8 @@ def test_diverging_is_no_bug(capsys):
 
 def test_ctrl_c_in_the_middle_of_a_command():
     code = (
-        "import time; from action_heads import cli\n"
+        "import signal, time; from action_heads import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def heads(config): print('begun', flush=True); time.sleep(60)\n"
         "cli.heads = heads; cli.main(['heads'])"
     )

@@ -5,9 +5,11 @@ Axes: b batch, h horizon, a action, P modulation values of all sites.
 
 from __future__ import annotations
 
-import importlib
+import getpass
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,9 @@ def cache_dir() -> Path:
     """Return the folder in which torch keeps what inductor compiled. It runs what it finds there."""
     if given := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         return Path(given)
-    return Path(importlib.import_module("torch._inductor.runtime.runtime_utils").default_cache_dir())
+    # As torch names it; the function that does so has another name in each of its releases.
+    user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
+    return Path(tempfile.gettempdir()) / f"torchinductor_{user}"
 
 
 def why_no_inductor() -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
+import time
 
 import pytest
 import torch
@@ -123,11 +125,20 @@ def train_under_ddp(rank: int, port: int) -> None:
                 other = p.detach().clone()
                 dist.broadcast(other, src=0)
                 assert torch.equal(p, other), (pool, kind)
-    finally:
+        dist.barrier()
+    except BaseException:
         dist.destroy_process_group()
+        raise
+    os._exit(0)  # gloo's threads may wait for each other for ever when they are taken down in order
 
 
 def test_two_processes_train_in_plain_ddp():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    torch.multiprocessing.spawn(train_under_ddp, (port,), nprocs=2)
+    both = torch.multiprocessing.spawn(train_under_ddp, (port,), nprocs=2, join=False)
+    began = time.monotonic()
+    while not both.join(timeout=5):  # true when both have ended; raises what one has raised
+        if time.monotonic() - began > 300:
+            for process in both.processes:
+                process.kill()
+            raise TimeoutError("the two processes wait for each other")

@@ -128,7 +128,8 @@ def run(arguments: list[str]) -> None:
         check_installed(f"`action-heads {name}`", *command.extras)
     except Mistake as lacking:
         if {"-h", "--help"} & {*rest}:  # its settings can't be imported
-            return print(f"usage: action-heads {name} [-h] [OPTIONS]\n\n{command.about}\n\n{lacking}")
+            print(f"usage: action-heads {name} [-h] [OPTIONS]\n\n{command.about}\n\n{lacking}")
+            raise SystemExit(0) from None
         raise
     settings = parse(_found(command.settings), rest, prog=f"action-heads {name}")
     record = (shlex.join(["action-heads", *arguments]),) if command.recorded else ()

@@ -10,14 +10,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
+def fork() -> int:
+    """`os.fork`, with one thread in the child: OpenMP's other threads don't follow, and it would wait for them."""
+    if (pid := os.fork()) == 0:
+        torch.set_num_threads(1)
+    return pid
+
+
 def outcome(act: Callable[[], object]) -> str:
     """Run `act` in another process. Returns "done", or the error as `repr`."""
+    return outcomes(act, 1)[0]
+
+
+def outcomes(act: Callable[[], object], count: int) -> list[str]:
+    """Run `act` in so many processes at once. Returns what each came to."""
+    return [_said(*child) for child in [_started(act) for _ in range(count)]]
+
+
+def _started(act: Callable[[], object]) -> tuple[int, int]:
     read, write = os.pipe()
-    if (pid := os.fork()) == 0:
+    if (pid := fork()) == 0:
         try:
             act()
             os.write(write, b"done")
@@ -26,6 +43,10 @@ def outcome(act: Callable[[], object]) -> str:
         finally:
             os._exit(0)
     os.close(write)
+    return pid, read
+
+
+def _said(pid: int, read: int) -> str:
     with os.fdopen(read, "rb") as file:
         said = file.read().decode()
     os.waitpid(pid, 0)
@@ -39,7 +60,7 @@ def inside(context: Callable[[], object]):
     It has a child of its own, forked inside, which outlives it by a second.
     """
     read, write = os.pipe()
-    if (pid := os.fork()) == 0:
+    if (pid := fork()) == 0:
         try:
             with context():  # type: ignore[attr-defined]
                 if os.fork() == 0:

@@ -8,7 +8,7 @@ import re
 import threading
 
 import pytest
-from forked import inside, names, needs_fork, outcome
+from forked import inside, names, needs_fork, outcome, outcomes
 
 from action_heads import locks
 from action_heads.locks import InUse, held, held_beside
@@ -107,10 +107,4 @@ def test_many_who_want_it_at_once_take_turns(tmp_path):
             except InUse:
                 pass
 
-    threads, said = [], []
-    for _ in range(4):
-        threads.append(threading.Thread(target=lambda: said.append(outcome(compete))))
-        threads[-1].start()
-    for thread in threads:
-        thread.join()
-    assert said == ["done"] * 4
+    assert outcomes(compete, 4) == ["done"] * 4

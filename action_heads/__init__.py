@@ -10,17 +10,17 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from action_heads._util.ema import EMA
+    from action_heads.actions.normalize import Normalizer
+    from action_heads.actions.spaces import EE_ABSOLUTE, EE_DELTA, ActionSpace
     from action_heads.bank import AdapterBank
     from action_heads.config import HeadConfig
-    from action_heads.ema import EMA
-    from action_heads.execution import Executor
-    from action_heads.files import WeightFileError
+    from action_heads.diffusion.objectives import ObjectiveConfig
     from action_heads.head import ActionHead
-    from action_heads.hub import HeadNotFoundError
-    from action_heads.normalize import Normalizer
-    from action_heads.objectives import ObjectiveConfig
+    from action_heads.io.files import WeightFileError
+    from action_heads.io.hub import HeadNotFoundError
     from action_heads.policy import ConditionedHead
-    from action_heads.spaces import EE_ABSOLUTE, EE_DELTA, ActionSpace
+    from action_heads.runtime.execution import Executor
 
 __version__ = "0.1.0"
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from action_heads._util.checks import check_fingerprint, check_layout, check_values
+from action_heads._util.limits import fits, shown
+from action_heads.actions.normalize import Normalizer
+from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
-from action_heads.checks import check_fingerprint, check_layout, check_values
 from action_heads.config import strict
-from action_heads.files import WeightFileError, fingerprint, load_tensors, naming, save_tensors
-from action_heads.limits import fits, shown
-from action_heads.normalize import Normalizer
-from action_heads.spaces import ActionSpace
+from action_heads.io.files import WeightFileError, fingerprint, load_tensors, naming, save_tensors
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead

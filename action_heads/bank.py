@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.conditions import Condition, Mask, parts
+from action_heads.actions.normalize import Normalizer
 from action_heads.adapters import Adapter
-from action_heads.conditions import Condition, Mask, parts
 from action_heads.head import ActionHead
-from action_heads.normalize import Normalizer
 from action_heads.policy import ConditionedHead
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from action_heads.files import read_json
-from action_heads.listing import sizes
+from action_heads.io.files import read_json
+from action_heads.io.listing import sizes
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead
@@ -149,7 +149,7 @@ def _evaluation(folder: Path, there: set[str]) -> str:
 
 
 def _trial(record: Mapping[str, Any]) -> str:
-    """What the head did on a task, beside its controls (`action_heads.sim.report.save_trial`)."""
+    """What the head did on a task, beside its controls (`action_heads_lab.sim.report.save_trial`)."""
     rows = [
         f"| {row['name']} | {row['trainable']:,} | {row['successes']} of {row['episodes']} | "
         f"{row['interval'][0]:.0%} to {row['interval'][1]:.0%} |\n"

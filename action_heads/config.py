@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads import limits
+from action_heads._util import limits
+from action_heads._util.limits import check_choice, check_fields, check_parameters, check_width, shown
+from action_heads.actions.spaces import EE_ABSOLUTE, ActionSpace
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
-from action_heads.limits import check_choice, check_fields, check_parameters, check_width, shown
+from action_heads.diffusion.objectives import ObjectiveConfig
 from action_heads.modulation import HeadModulation
-from action_heads.objectives import ObjectiveConfig
-from action_heads.spaces import EE_ABSOLUTE, ActionSpace
 
 VERSION = 2
 MOST = {

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from action_heads import limits
+from action_heads._util import limits
 from action_heads.adapters import Adapter
 from action_heads.adapters.base import THROUGH
 from action_heads.head import ActionHead

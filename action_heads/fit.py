@@ -13,12 +13,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from action_heads.conditions import Mask, move, parts, take
-from action_heads.ema import EMA
-from action_heads.extras import require
-from action_heads.levels import check_levels
+from action_heads._util.conditions import Mask, move, parts, take
+from action_heads._util.ema import EMA
+from action_heads._util.extras import require
+from action_heads._util.precision import bfloat16_is_faster
+from action_heads.diffusion.levels import check_levels
 from action_heads.policy import ConditionedHead
-from action_heads.precision import bfloat16_is_faster
 
 
 class Schedule(Protocol):

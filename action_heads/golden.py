@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from action_heads import files
-from action_heads.checks import check_layout, check_values
+from action_heads._util.checks import check_layout, check_values
 from action_heads.head import ActionHead
+from action_heads.io import files
 
 NAME = "golden.safetensors"
 

@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from action_heads import files, hub, samplers
+from action_heads._util.checks import as_device, as_dtype, check_adapter, check_count, check_generator
+from action_heads.actions.normalize import Normalizer
+from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.backbones import BACKBONES
-from action_heads.checks import as_device, as_dtype, check_adapter, check_count, check_generator
 from action_heads.config import HeadConfig
-from action_heads.continuing import Prefix
+from action_heads.diffusion import samplers
+from action_heads.diffusion.continuing import Prefix
+from action_heads.diffusion.objectives import Objective, noise_path
 from action_heads.frozen import Freezable
+from action_heads.io import files, hub
 from action_heads.modulation import HeadModulation
-from action_heads.normalize import Normalizer
-from action_heads.objectives import Objective, noise_path
-from action_heads.spaces import ActionSpace
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -305,7 +306,7 @@ class ActionHead(Freezable):
         return head_file.save(self, Path(folder), None if dtype is None else as_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Publish as a model repository in one commit; options as in `action_heads.hub.push`. Returns the URL.
+        """Publish as a model repository in one commit; options as in `action_heads.io.hub.push`. Returns the URL.
 
         `action-heads publish` checks the folder first, and what arrived afterwards.
         """

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from action_heads.actions.spaces import ActionSpace
     from action_heads.config import HeadConfig
     from action_heads.head import ActionHead
-    from action_heads.spaces import ActionSpace
 
 MODES = {
     "decoupled": "pretrained head, frozen; the adapter trains",

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from action_heads import files, hub
 from action_heads.head import ActionHead
+from action_heads.io import files, hub
 
 UP, DEEP = 4, 3  # folders above the adapter that are looked in, and trailing parts of the pointer that are looked for
 

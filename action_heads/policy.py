@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from action_heads import adapter_file, continuing, files, hub
+from action_heads import adapter_file
+from action_heads._util.checks import check_condition, check_count, check_generator, check_pad, check_units
+from action_heads._util.conditions import Condition, Mask, parts
+from action_heads.actions.normalize import Normalizer
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
-from action_heads.checks import check_condition, check_count, check_generator, check_pad, check_units
-from action_heads.conditions import Condition, Mask, parts
+from action_heads.diffusion import continuing
 from action_heads.frozen import thawed
 from action_heads.head import ActionHead
+from action_heads.io import files, hub
 from action_heads.modulation import HeadModulation
-from action_heads.normalize import Normalizer
 
 if TYPE_CHECKING:
     from action_heads.runtime.compiled import CompiledPolicy
@@ -277,7 +279,7 @@ class ConditionedHead(nn.Module):
         return adapter_file.save(self, Path(folder))
 
     def push_adapter(self, repo_id: str, **kwargs) -> str:
-        """Publish the adapter as a model repository of its own; options as in `action_heads.hub.push`."""
+        """Publish the adapter as a model repository of its own; options as in `action_heads.io.hub.push`."""
         path = self.head.pointer()["path"]
         if path is None or Path(path).is_dir():
             raise ValueError(f"the head is only here ({path or 'in memory'}): publish it first with head.push_to_hub")

@@ -10,12 +10,12 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from action_heads.actions.normalize import Normalizer
+from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters import Adapter
 from action_heads.config import HeadConfig
 from action_heads.head import ActionHead
-from action_heads.normalize import Normalizer
 from action_heads.policy import ConditionedHead
-from action_heads.spaces import ActionSpace
 
 
 class ReshapedHead(ActionHead):

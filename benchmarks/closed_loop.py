@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from action_heads_lab.sim.envs import make
+from action_heads_lab.sim.tasks import TASKS
 from tqdm import tqdm
 
 from action_heads import Executor
-from action_heads.sim.envs import make
-from action_heads.sim.tasks import TASKS
 
 
 def closed_loop(

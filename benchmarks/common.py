@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from action_heads.files import write_text
-from action_heads.machine import machine
+from action_heads._util.machine import machine
+from action_heads.io.files import write_text
 
 # Keeps memory that torch has freed, instead of asking for it anew in every step: much of a large network's time else.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}

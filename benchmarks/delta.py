@@ -13,6 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from action_heads_lab.sim.demo import smooth
+from action_heads_lab.sim.record import record
+from action_heads_lab.sim.report import Row, save_trial
 from closed_loop import closed_loop
 from common import write_results
 from stage2 import DEMOS, OUT
@@ -21,9 +24,6 @@ from torch import Tensor
 from action_heads import EE_DELTA, ActionHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.sim.demo import smooth
-from action_heads.sim.record import record
-from action_heads.sim.report import Row, save_trial
 
 HEAD, TASK, USED, EPISODES, STEPS = "dae/mlp-5m-fk-delta", "Lift", 100, 50, 600
 FOLDER = Path("action_heads/weights/mlp-5m-fk-delta")  # its card shows the result

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from action_heads_lab.sim.report import wilson
 from closed_loop import closed_loop
 from common import write_results
 from stage2 import Data, pretrained
@@ -22,7 +23,6 @@ from torch import Tensor
 from action_heads import ConditionedHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.sim.report import wilson
 
 EPISODES, TASK = 50, "Lift"
 WAYS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from action_heads_lab.reproduce.page import fill
 from common import write_results
-
-from action_heads.reproduce.page import fill
 
 PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
 RUNS = 5

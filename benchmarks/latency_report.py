@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from action_heads_lab.reproduce.page import fill
 from common import RESULTS
 
-from action_heads.extras import require
-from action_heads.files import read_json
-from action_heads.reproduce.page import fill
+from action_heads._util.extras import require
+from action_heads.io.files import read_json
 
 DOCS = Path(__file__).parent.parent / "docs"
 

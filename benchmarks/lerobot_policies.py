@@ -26,7 +26,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy_config
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
-import action_heads.lerobot  # noqa: F401  # registers the policy
+import lerobot_policy_dae  # noqa: F401  # registers the policy
 
 HORIZON, STATE, ACTIONS = 16, 8, 7
 POLICIES: dict[str, dict[str, Any]] = {

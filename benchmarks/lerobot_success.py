@@ -24,9 +24,8 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from action_heads_lab.sim.report import wilson
 from common import KEEP_FREED_MEMORY, write_results
-
-from action_heads.sim.report import wilson
 
 ROOT = Path(__file__).parents[1]
 TASK = ROOT / "tests" / "lerobot"

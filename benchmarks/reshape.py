@@ -21,6 +21,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.envs import make
+from action_heads_lab.sim.record import record
+from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.stage import Play
+from action_heads_lab.sim.tasks import get_task
 from common import RESULTS, write_results
 from stage2 import DEMOS, OUT, pretrained
 from torch import Tensor
@@ -29,12 +35,6 @@ from tqdm import tqdm
 from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.sim.demonstrations import Demonstrations
-from action_heads.sim.envs import make
-from action_heads.sim.record import record
-from action_heads.sim.report import wilson
-from action_heads.sim.stage import Play
-from action_heads.sim.tasks import get_task
 
 USED, EPISODES, EXECUTE, STEPS = 100, 50, 8, 800
 AHEAD = 3  # control steps: the arm follows its target late, so the joints of a target are those of a later step

@@ -19,14 +19,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from action_heads_lab.reproduce.page import fill
 from common import write_results
 from experts import EXPERTS, Expert
 
 from action_heads import ActionHead
+from action_heads._util.conditions import Condition
 from action_heads.adapters import AdaLNZero
-from action_heads.conditions import Condition
 from action_heads.policy import ConditionedHead
-from action_heads.reproduce.page import fill
 
 PAGE = Path(__file__).parent.parent / "docs" / "seams.md"
 HEAD = "dae/mlp-5m-fk"

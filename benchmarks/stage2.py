@@ -22,20 +22,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from action_heads_lab.sim.demo import smooth
+from action_heads_lab.sim.record import record
+from action_heads_lab.sim.rollout import rollout
 from common import machine
 from stage2_studies import HEADS, STUDIES, Cell
 from torch import Tensor
 from tqdm import tqdm
 
-from action_heads import ActionHead, ConditionedHead, Normalizer, files
+from action_heads import ActionHead, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import match_trainable
 from action_heads.fit import FitConfig, fit
+from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
-from action_heads.sim.demo import smooth
-from action_heads.sim.record import record
-from action_heads.sim.rollout import rollout
 
 OUT = Path("outputs/stage2")
 DEMOS = {"Lift": 220, "Stack": 220, "PickPlaceCan": 120}  # recorded, the last HELD_OUT of them to validate on

@@ -17,13 +17,13 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from action_heads_lab.reproduce import figure
+from action_heads_lab.sim.report import wilson
 from common import RESULTS, write_results
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 
-from action_heads.files import write_text
-from action_heads.reproduce import figure
-from action_heads.sim.report import wilson
+from action_heads.io.files import write_text
 
 DOCS = Path(__file__).parent.parent / "docs"
 COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from action_heads.levels import LEVELS
-from action_heads.reproduce.studies import MECHANISMS, TOKENS
+from action_heads_lab.reproduce.studies import MECHANISMS, TOKENS
+
+from action_heads.diffusion.levels import LEVELS
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,19 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from action_heads_lab.reproduce import paper, results
+from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.figure import COLOURS
+from action_heads_lab.reproduce.page import fill
+from action_heads_lab.reproduce.results import Result
+from action_heads_lab.reproduce.statistics import rate as rate_of
+from action_heads_lab.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
+from action_heads_lab.sim.report import wilson
 from common import RESULTS
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
-from action_heads.reproduce import paper, results
-from action_heads.reproduce.config import Run
-from action_heads.reproduce.figure import COLOURS
-from action_heads.reproduce.page import fill
-from action_heads.reproduce.results import Result
-from action_heads.reproduce.statistics import rate as rate_of
-from action_heads.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
-from action_heads.sim.report import wilson
 
 DOCS = Path(__file__).parent.parent / "docs"
 COND_DIM = 274  # the paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot

@@ -13,14 +13,15 @@ import copy
 import warnings
 
 import torch
+from action_heads_lab.reproduce.page import fill
 from common import least_seconds, write_results
 from latency_report import DOCS
 from torch import Tensor, nn
 
-from action_heads import ActionHead, hub
+from action_heads import ActionHead
 from action_heads.adapters import AdaLNZero
+from action_heads.io import hub
 from action_heads.policy import ConditionedHead
-from action_heads.reproduce.page import fill
 
 COND_DIM, BATCH = 512, 64
 

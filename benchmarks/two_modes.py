@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 
 import torch
+from action_heads_lab.sim.report import wilson
 from common import write_results
 from stage2 import pretrained
 from stage2_studies import HEADS
@@ -21,7 +22,6 @@ from action_heads import ActionHead, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 from action_heads.pretrain.settings import PretrainConfig
-from action_heads.sim.report import wilson
 
 SAMPLES = 500
 CLEAR = 0.03  # m; demonstrations pass at 5.9 cm and more in the steps that are looked at

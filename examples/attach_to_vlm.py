@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 import tyro
+from action_heads_lab.sim import Demonstrations, Sim
+from action_heads_lab.sim.report import wilson
 from tiny_vlm.make import CAMERA, EVERY, HERE, PIXELS, lift, processed, recorded
 from torch import Tensor
 from tqdm import trange
@@ -27,8 +29,6 @@ from transformers import AutoModelForImageTextToText
 from action_heads import ActionHead, ConditionedHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.sim import Demonstrations, Sim
-from action_heads.sim.report import wilson
 from action_heads.vlm import Tap, embed
 
 STATE = 11  # what the arm knows of itself: tool position 3, rotation 6, fingers 2

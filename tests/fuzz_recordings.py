@@ -35,11 +35,11 @@ import torch
 sys.path.append(str(Path(__file__).parent))
 from lerobot_fixture import write
 
-from action_heads.adapt.recordings import open_recording
+from action_heads.actions.rotations import from_matrix
+from action_heads.data import Schema, Spec
+from action_heads.data.opening import read
+from action_heads.data.recordings import open_recording
 from action_heads.kinematics.panda import HOME, forward
-from action_heads.pretrain.sources import Schema, Spec
-from action_heads.pretrain.sources.opening import read
-from action_heads.rotations import from_matrix
 
 SECONDS, MEMORY = 20.0, 3 * 2**30
 WRONG = (None, True, -1, 0, 1.5, 10**30, 1e300, float("nan"), "x", "", [], {}, [None], {"a": None}, "9" * 400, [[[]]])

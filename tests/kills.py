@@ -34,9 +34,10 @@ from accelerate.state import AcceleratorState  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
-from action_heads import ActionHead, files  # noqa: E402
+from action_heads import ActionHead
 from action_heads.adapt import AdaptedPolicy  # noqa: E402
 from action_heads.adapt.run import adapt  # noqa: E402
+from action_heads.io import files  # noqa: E402
 from action_heads.pretrain.loop import pretrain  # noqa: E402
 from action_heads.pretrain.settings import PretrainConfig  # noqa: E402
 from action_heads.pretrain.trainer import Trainer  # noqa: E402
@@ -67,8 +68,8 @@ def run_adapt(out: Path, work: Path) -> None:
 
 
 def run_record(out: Path, work: Path) -> None:
-    from action_heads.sim import dataset
-    from action_heads.sim.record import SEEDS, Episode
+    from action_heads_lab.sim import dataset
+    from action_heads_lab.sim.record import SEEDS, Episode
 
     def episodes(task, n, seed, noise, workers):
         time.sleep(0.1)
@@ -80,7 +81,7 @@ def run_record(out: Path, work: Path) -> None:
         observation, action = np.hstack([rest[0], upright, rest[1]]), np.hstack([rest[2], upright, rest[3]])
         return observation, action, rest[4]
 
-    sys.modules["action_heads.sim.record"]._record_episodes = episodes  # type: ignore[attr-defined]
+    sys.modules["action_heads_lab.sim.record"]._record_episodes = episodes  # type: ignore[attr-defined]
     dataset.record_dataset(dataset.RecordConfig(task="Lift", out=out, demos=4))
 
 

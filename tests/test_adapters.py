@@ -13,8 +13,8 @@ from action_heads import ObjectiveConfig
 from action_heads.adapters import ADAPTERS, AdaLNZero
 from action_heads.adapters.adarmsnorm import AdaRMSNormModulation
 from action_heads.adapters.base import THROUGH
+from action_heads.diffusion.objectives import PREDICTIONS
 from action_heads.fit import FitConfig, fit
-from action_heads.objectives import PREDICTIONS
 
 
 def test_fresh_adapter_is_the_unconditional_head(head, mechanism):

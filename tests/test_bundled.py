@@ -8,9 +8,10 @@ import pytest
 import torch
 from small import generator
 
-from action_heads import EMA, ActionHead, golden, hub
+from action_heads import EMA, ActionHead, golden
 from action_heads.adapters import ADAPTERS
 from action_heads.config import UNIVERSAL
+from action_heads.io import hub
 from action_heads.pretrain import data, objective
 
 HEADS = sorted(hub.bundled())

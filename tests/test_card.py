@@ -42,7 +42,7 @@ def test_the_head_s_own_record_goes_first_with_or_without_options():
 
 
 def test_crediting_brings_no_reader_along():
-    heavy = ("action_heads.pretrain.sources", "h5py", "pinocchio", "pyarrow", "tyro")
+    heavy = ("action_heads.data", "h5py", "pinocchio", "pyarrow", "tyro")
     code = (
         f"import sys; from action_heads.card import credit; assert credit({DROID!r}, {{}}); "
         f"print([m for m in {heavy!r} if m in sys.modules])"

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from action_heads import cli, command_line
-from action_heads.command_line import Mistake, parse, plain_errors
-from action_heads.extras import MODULES, missing
-from action_heads.names import nearest
+from action_heads import cli
+from action_heads._util.extras import MODULES, missing
+from action_heads._util.names import nearest
+from action_heads.cli import command_line
+from action_heads.cli.command_line import Mistake, parse, plain_errors
 
 ROOT = Path(__file__).parent.parent
 EVERY_EXTRA = sorted({module for modules in MODULES.values() for module in modules})
@@ -44,7 +45,7 @@ def settings() -> list:
         except ImportError:  # its extra is not installed
             continue
     try:
-        from action_heads.reproduce.grid import Reproduce
+        from action_heads_lab.reproduce.grid import Reproduce
 
         found.append(pytest.param(Reproduce, id="reproduce"))
     except ImportError:
@@ -213,13 +214,13 @@ def test_names():
 
 
 def test_a_mistyped_head_or_task_gets_the_nearest_name():
-    from action_heads import hub
+    from action_heads.io import hub
 
     for name in hub.bundled():
         for typo in (name.replace("fk", "kf"), f"./{name}".replace("dae", "dea")):
             with pytest.raises(FileNotFoundError, match=f"did you mean '{name}'"):
                 hub.find(typo, local_files_only=True)
-    tasks = pytest.importorskip("action_heads.sim.tasks")
+    tasks = pytest.importorskip("action_heads_lab.sim.tasks")
     for name in tasks.TASKS:
         with pytest.raises(ValueError, match=f"did you mean '{name}'"):
             tasks.get_task(name.lower())

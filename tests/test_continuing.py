@@ -9,9 +9,9 @@ from small import actions, conditions, generator, tiny_config, tiny_head, traine
 
 from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS
-from action_heads.continuing import random_prefixes, takes_levels_per_step
+from action_heads.diffusion.continuing import random_prefixes, takes_levels_per_step
+from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.fit import FitConfig, fit
-from action_heads.samplers import SAMPLERS
 
 
 def last_chunk(steps: int = 12, batch: int = 4) -> torch.Tensor:

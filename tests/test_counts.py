@@ -9,13 +9,14 @@ import pytest
 import torch
 from small import COND_DIM, tiny_head
 
-from action_heads import ActionHead, HeadConfig, hub
+from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS, FiLM
 from action_heads.adapters.base import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.card import head_card
 from action_heads.counts import WIDEST, match_trainable, trained
-from action_heads.listing import lines, sizes, sizes_of_file
+from action_heads.io import hub
+from action_heads.io.listing import lines, sizes, sizes_of_file
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden_dim": 5, "relearn_step": True}])

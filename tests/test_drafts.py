@@ -11,8 +11,8 @@ import torch
 from forked import as_nobody, inside, names, needs_fork, outcome
 from small import tiny_head, trained_policy
 
-from action_heads import files
-from action_heads.drafts import drafted, sweep, written
+from action_heads.io import files
+from action_heads.io.drafts import drafted, sweep, written
 
 resource = pytest.importorskip("resource")
 pytestmark = needs_fork
@@ -88,8 +88,7 @@ def test_a_draft_that_fails_is_no_file_and_leaves_the_older_one(tmp_path):
 
 def demonstrations(path: Path) -> None:
     import numpy as np
-
-    from action_heads.sim.demonstrations import Demonstrations
+    from action_heads_lab.sim.demonstrations import Demonstrations
 
     n = 2000
     numbers = {name: np.zeros((n, 10), np.float32) for name in ("observation", "action", "joint_position")}

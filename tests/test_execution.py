@@ -6,7 +6,7 @@ import pytest
 import torch
 from small import conditions, generator, tiny_head, trained_policy
 
-from action_heads.execution import Executor
+from action_heads.runtime.execution import Executor
 
 
 class Clock:

@@ -7,8 +7,8 @@ import zipfile
 import pytest
 import torch
 
-from action_heads import files
-from action_heads.files import WeightFileError, fingerprint, load_tensors, read_json, save_tensors, write_text
+from action_heads.io import files
+from action_heads.io.files import WeightFileError, fingerprint, load_tensors, read_json, save_tensors, write_text
 
 TENSORS = {
     "w": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 8,  # eighths: exact in bfloat16

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from small import tiny_head, trained_policy
 
-from action_heads import ActionHead, hub
-from action_heads.hub import HeadNotFoundError, find
+from action_heads import ActionHead
+from action_heads.io import hub
+from action_heads.io.hub import HeadNotFoundError, find
 from action_heads.policy import ConditionedHead
 
 pytest.importorskip("huggingface_hub")

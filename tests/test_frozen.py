@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, prune
 
 from action_heads import ActionHead, ConditionedHead, Normalizer
 from action_heads.adapters import AdaLNZero
+from action_heads.diffusion.objectives import ObjectiveConfig
 from action_heads.frozen import thawed
-from action_heads.objectives import ObjectiveConfig
 
 
 def policy_of(**options) -> ConditionedHead:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator
 
-from action_heads import ActionHead, Normalizer, files
+from action_heads import ActionHead, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
+from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.pretrain.trainer import Trainer

@@ -15,8 +15,8 @@ from small import actions, conditions, generator, tiny_config, tiny_head, traine
 
 from action_heads import ActionHead, ConditionedHead
 from action_heads.adapters import ADAPTERS
-from action_heads.files import WeightFileError
-from action_heads.hub import HeadNotFoundError
+from action_heads.io.files import WeightFileError
+from action_heads.io.hub import HeadNotFoundError
 
 
 def test_save_and_load_give_the_same_head(head, tmp_path):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from fake_hub import fake_hub_fixture, point_at  # noqa: F401
 
-from action_heads import hub
-from action_heads.hub import HeadNotFoundError, PushError, bundled, find, push
+from action_heads.io import hub
+from action_heads.io.hub import HeadNotFoundError, PushError, bundled, find, push
 
 HEAD = {"config.json": b'{"version": 1}', "model.safetensors": b"weights"}
 
@@ -246,7 +246,7 @@ def test_an_outage_fails_soon_and_spares_the_cached(heads, fake_hub, monkeypatch
     assert _read(find("me/cached", revision=commit)) == HEAD  # a commit cannot change: the network is not tried
     assert _read(find("me/cached", local_files_only=True)) == HEAD
     # other loggers may still speak: a dropped request of 0.36 goes on retrying on its thread
-    assert not [record for record in caplog.records if record.name == "action_heads.hub"]
+    assert not [record for record in caplog.records if record.name == "action_heads.io.hub"]
 
 
 def test_the_client_is_imported_late_and_its_offline_mode_asks_nothing(fake_hub):

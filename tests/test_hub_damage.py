@@ -10,8 +10,9 @@ import torch
 from fake_hub import fake_hub_fixture  # noqa: F401
 from small import tiny_head, trained_policy
 
-from action_heads import adapter_file, head_file, hub
-from action_heads.files import WeightFileError
+from action_heads import adapter_file, head_file
+from action_heads.io import hub
+from action_heads.io.files import WeightFileError
 
 CUTS = {
     "truncated": lambda data: data[: len(data) // 2],

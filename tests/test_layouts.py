@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from action_heads import EE_ABSOLUTE, EE_DELTA
-from action_heads.layouts import LAYOUTS, UNDECLARED, ActionLayout, layout_of
-from action_heads.rotations import from_matrix, to_matrix
+from action_heads.actions.layouts import LAYOUTS, UNDECLARED, ActionLayout, layout_of
+from action_heads.actions.rotations import from_matrix, to_matrix
 
 SIGNED = (-1.0, 1.0)
 

@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 from small import generator
 
-from action_heads.levels import LEVELS
-from action_heads.objectives import Objective, ObjectiveConfig
+from action_heads.diffusion.levels import LEVELS
+from action_heads.diffusion.objectives import Objective, ObjectiveConfig
 
 OBJECTIVE = Objective(ObjectiveConfig(train_steps=20))
 BELOW = {  # share of levels that should lie below u in (0, 1]

@@ -10,8 +10,8 @@ import threading
 import pytest
 from forked import inside, names, needs_fork, outcome, outcomes
 
-from action_heads import locks
-from action_heads.locks import InUse, held, held_beside
+from action_heads.io import locks
+from action_heads.io.locks import InUse, held, held_beside
 
 pytestmark = needs_fork
 BOTH = pytest.mark.parametrize("hold", [held, held_beside])

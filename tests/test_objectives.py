@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 
-from action_heads.objectives import PREDICTIONS, Objective, ObjectiveConfig, squaredcos_cap_v2
+from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig, squaredcos_cap_v2
 
 
 @pytest.mark.parametrize("steps", [20, 100, 1000])

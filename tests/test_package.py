@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from action_heads import __version__
-from action_heads.extras import MODULES, missing, remedy, require
+from action_heads._util.extras import MODULES, missing, remedy, require
 
 ROOT = Path(__file__).parent.parent
 # Modules whose distribution has another name.
@@ -59,7 +59,7 @@ def test_every_name_of_the_package_is_there_and_unknown_ones_are_not():
     for name in action_heads.__all__:
         assert getattr(action_heads, name) is not None
         assert name in dir(action_heads)
-    assert action_heads.normalize.Normalizer is action_heads.Normalizer, "modules are there without an import"
+    assert action_heads.actions.normalize.Normalizer is action_heads.Normalizer, "modules are there without an import"
     with pytest.raises(AttributeError, match="no attribute 'ActionHeed'"):
         action_heads.ActionHeed  # noqa: B018
     with pytest.raises(ImportError):

@@ -10,7 +10,7 @@ import torch
 from small import conditions, generator, tiny_head, trained_policy
 
 from action_heads import ActionHead, ConditionedHead
-from action_heads.hub import HeadNotFoundError
+from action_heads.io.hub import HeadNotFoundError
 
 
 def chunk(policy):

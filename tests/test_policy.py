@@ -13,8 +13,8 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 
 from action_heads import EMA, ActionHead, ActionSpace, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS, AdaLNZero, FiLM
-from action_heads.files import WeightFileError, load_tensors, save_tensors
-from action_heads.levels import LEVELS
+from action_heads.diffusion.levels import LEVELS
+from action_heads.io.files import WeightFileError, load_tensors, save_tensors
 
 
 def bits(module) -> dict[str, torch.Tensor]:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head
 
-from action_heads import adapter_file, files
+from action_heads import adapter_file
 from action_heads.adapters import AdaLNZero
 from action_heads.adapters.reading import POOLS, Read
 from action_heads.fit import FitConfig, fit
+from action_heads.io import files
 
 SOURCES = {"tokens": COND_DIM, "state": 3, "text": 5}
 

@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from action_heads.rotations import SHAPES, convert, from_matrix, to_matrix
+from action_heads.actions.rotations import SHAPES, convert, from_matrix, to_matrix
 
 FORMS = tuple(SHAPES)
 PAIRS = list(itertools.product(FORMS, FORMS))

@@ -12,8 +12,8 @@ import torch
 from scipy.integrate import solve_ivp
 from small import conditions, generator, tiny_head, trained_policy
 
-from action_heads import samplers
-from action_heads.objectives import PREDICTIONS, Objective, ObjectiveConfig, noise_path
+from action_heads.diffusion import samplers
+from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig, noise_path
 
 PATH = noise_path(ObjectiveConfig())
 SAMPLERS = sorted(samplers.SAMPLERS)

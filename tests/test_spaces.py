@@ -11,8 +11,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from action_heads.rotations import SHAPES, convert, to_matrix
-from action_heads.spaces import EE_ABSOLUTE, EE_DELTA, ActionSpace
+from action_heads.actions.rotations import SHAPES, convert, to_matrix
+from action_heads.actions.spaces import EE_ABSOLUTE, EE_DELTA, ActionSpace
 
 ARM = (("position", 3), ("rotation", 6), ("gripper", 1))
 SPACES = {

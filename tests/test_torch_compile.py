@@ -10,9 +10,9 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 
 from action_heads.adapters.reading import POOLS
 from action_heads.backbones import BACKBONES
-from action_heads.levels import LEVELS
+from action_heads.diffusion.levels import LEVELS
+from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.policy import ConditionedHead
-from action_heads.samplers import SAMPLERS
 
 BATCHES = (3, 4, 1)  # the second is traced with a symbolic size, and one row is a size of its own
 

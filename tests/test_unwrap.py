@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from action_heads import EE_ABSOLUTE, EE_DELTA
-from action_heads.execution import Executor
-from action_heads.layouts import FORMS, ActionLayout
-from action_heads.rotations import SHAPES, from_matrix, to_matrix
-from action_heads.unwrap import nearest, unwrapped
+from action_heads.actions.layouts import FORMS, ActionLayout
+from action_heads.actions.rotations import SHAPES, from_matrix, to_matrix
+from action_heads.actions.unwrap import nearest, unwrapped
+from action_heads.runtime.execution import Executor
 
 TURN = 2 * torch.pi
 

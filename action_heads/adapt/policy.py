@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads import adapter_file, files, hub
-from action_heads.checks import as_device
+from action_heads import adapter_file
+from action_heads._util.checks import as_device
+from action_heads._util.limits import check_fields, fits, shown
+from action_heads.actions.layouts import ActionLayout
 from action_heads.config import strict
 from action_heads.encoders import ObservationEncoder, saved
 from action_heads.head import ActionHead
-from action_heads.layouts import ActionLayout
-from action_heads.limits import check_fields, fits, shown
+from action_heads.io import files, hub
 from action_heads.policy import ConditionedHead
 
 VERSION = 1

@@ -7,13 +7,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from action_heads import adapter_file, drafts, files
+from action_heads_lab.adapted import check_task, roll_out
+
+from action_heads import adapter_file
+from action_heads._util.machine import machine
 from action_heads.adapt import report
 from action_heads.adapt.policy import CONFIG, ENCODER, HEAD, AdaptedPolicy
-from action_heads.adapt.rollout import check_task, roll_out
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
-from action_heads.machine import machine
+from action_heads.io import drafts, files
 from action_heads.training import curve, state
 from action_heads.training.loop import train
 from action_heads.training.start import alone

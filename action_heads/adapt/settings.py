@@ -11,17 +11,17 @@ from typing import Annotated, Any
 
 import tyro
 
+from action_heads._util.names import nearest
+from action_heads.actions.layouts import UNDECLARED, ActionLayout
 from action_heads.adapt.checkpoints import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import AdapterConfig
+from action_heads.data import Spec
+from action_heads.diffusion.levels import check_levels
+from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.fit import PRECISIONS, cosine
-from action_heads.layouts import UNDECLARED, ActionLayout
-from action_heads.levels import check_levels
 from action_heads.modes import MODES
-from action_heads.names import nearest
-from action_heads.pretrain.sources import Spec
-from action_heads.samplers import SAMPLERS
 
 SCHEDULES = ("cosine", "constant")
 KINDS = ("lerobot", "robomimic")  # what has observations

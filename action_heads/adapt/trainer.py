@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.ema import EMA
 from action_heads.adapt import checkpoints
 from action_heads.adapt.build import build
 from action_heads.adapt.policy import AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig, learning_rate
-from action_heads.adapt.windows import Sample, Steps, batches
-from action_heads.ema import EMA
+from action_heads.data.windows import Sample, Steps, batches
 from action_heads.training import state
 from action_heads.training.base import Training
 from action_heads.training.start import start

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.attention import attend, heads_of
 from action_heads.adapters.base import Modulation, Site
-from action_heads.attention import attend, heads_of
 from action_heads.backbones.base import Backbone, StepEmbedding
 
 

@@ -7,9 +7,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from action_heads import limits
+from action_heads._util import limits
+from action_heads._util.limits import check_fields, check_width, shown
 from action_heads.config import strict
-from action_heads.limits import check_fields, check_width, shown
 
 VERSION = 1
 RESNETS = ("resnet18", "resnet50")

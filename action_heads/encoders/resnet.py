@@ -10,9 +10,9 @@ import pickle
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.extras import require
 from action_heads.encoders.config import VisionConfig
 from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk
-from action_heads.extras import require
 
 WIDTHS = {"resnet18": 512, "resnet50": 2048}
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.extras import require
 from action_heads.encoders.config import RESNETS, VisionConfig
 from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk
-from action_heads.extras import require
-from action_heads.folders import refusal_of_path
+from action_heads.io.folders import refusal_of_path
 
 WORKS = (
     f"{', '.join(map(repr, RESNETS))}, or the Hub id or folder of a transformers vision model, such as "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from action_heads.precision import KeepFloat32
+from action_heads._util.precision import KeepFloat32
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -20,9 +20,9 @@ import math
 import torch
 from torch import Tensor
 
+from action_heads.actions.rotations import from_matrix
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import PANDA
-from action_heads.rotations import from_matrix
 
 # Standard deviation about home in the half of the batch that manipulates (recordings of Pandas: 0.1 to 0.9 rad), and
 # the largest share of a joint's range that it may be: sliding joints and short ways stay off their stops.

@@ -14,9 +14,9 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from action_heads.normalize import Normalizer
+from action_heads.actions.normalize import Normalizer
+from action_heads.actions.spaces import ActionSpace
 from action_heads.pretrain import data
-from action_heads.spaces import ActionSpace
 
 T = TypeVar("T")
 AHEAD = 2  # batches that wait for the trainer, a thread

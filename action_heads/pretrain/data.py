@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action_heads.actions.spaces import ActionSpace
+from action_heads.data import RATE_HZ, Spec, find_arm, open_windows
 from action_heads.kinematics import Motion, Windows, pose_actions, synthetic_chunks
 from action_heads.kinematics.trajectories import held_out_hash
-from action_heads.pretrain.sources import RATE_HZ, Spec, find_arm, open_windows
-from action_heads.spaces import ActionSpace
 
 BOX = (0.05, 1.2)  # half-width in metres of a task's workspace, log-uniform
 STEP = (0.004, 0.15)  # metres of a task's longest step where actions are deltas, log-uniform

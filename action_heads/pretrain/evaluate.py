@@ -20,13 +20,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from action_heads import files
+from action_heads.actions.normalize import Normalizer
+from action_heads.actions.spaces import ActionSpace
 from action_heads.head import ActionHead
+from action_heads.io import files
 from action_heads.modes import random_like
-from action_heads.normalize import Normalizer
 from action_heads.pretrain import data, evaluation_report, objective
 from action_heads.pretrain.measures import Mean, chunk_measures, energy_distance, reach
-from action_heads.spaces import ActionSpace
 from action_heads.training.streams import generator
 
 VERSION = 1

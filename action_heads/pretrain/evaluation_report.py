@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import pad
 
-from action_heads.extras import require
-from action_heads.spaces import ActionSpace
+from action_heads._util.extras import require
+from action_heads.actions.spaces import ActionSpace
 
 COLUMNS = {
     "in_reach": ("in reach", "{:.1%}"),

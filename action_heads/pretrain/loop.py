@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from action_heads import drafts, files, golden
+from action_heads import golden
 from action_heads.head import ActionHead
+from action_heads.io import drafts, files
 from action_heads.pretrain import publish, report, speed
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.pretrain.trainer import Trainer

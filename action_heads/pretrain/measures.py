@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from action_heads.spaces import ActionSpace
+from action_heads.actions.spaces import ActionSpace
 
 DECIDED = 0.1  # a gripper is decided where it is this close to -1 or +1
 

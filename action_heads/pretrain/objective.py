@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads.adapters import ADAPTERS
-from action_heads.continuing import takes_levels_per_step
+from action_heads.diffusion.continuing import takes_levels_per_step
 from action_heads.head import ActionHead
 from action_heads.pretrain.code import CodeEncoder
 

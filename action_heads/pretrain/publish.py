@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from action_heads import files, golden, hub, locks
+from action_heads import golden
 from action_heads.card import KEPT, credit, head_card, measured, origin
 from action_heads.head import ActionHead
+from action_heads.io import files, hub, locks
 
 NEEDED = ("config.json", "model.safetensors", golden.NAME, "curves.json", "curves.png")
 WELCOME = ("evaluation.json", "evaluation.md", "evaluation.png", "trial.json", "latency.json")

@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import tyro
 
+from action_heads._util.names import nearest
+from action_heads.actions.spaces import EE_ABSOLUTE, EE_DELTA
 from action_heads.backbones import BACKBONES
 from action_heads.card import origin
 from action_heads.config import UNIVERSAL, HeadConfig
+from action_heads.diffusion.levels import LEVELS
+from action_heads.diffusion.objectives import PREDICTIONS, ObjectiveConfig
 from action_heads.fit import PRECISIONS, cosine
-from action_heads.levels import LEVELS
-from action_heads.names import nearest
-from action_heads.objectives import PREDICTIONS, ObjectiveConfig
 from action_heads.pretrain import objective
-from action_heads.spaces import EE_ABSOLUTE, EE_DELTA
 
 SIZES = {
     "0.3m": (64, 8),

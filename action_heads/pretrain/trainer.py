@@ -14,7 +14,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor, nn
 
-from action_heads.ema import EMA
+from action_heads._util.ema import EMA
 from action_heads.head import ActionHead
 from action_heads.pretrain import data, objective
 from action_heads.pretrain.batches import Batch, Batches, ahead, fit

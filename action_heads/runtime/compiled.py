@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from action_heads.conditions import Condition, Mask
-from action_heads.normalize import Normalizer
+from action_heads._util.conditions import Condition, Mask
+from action_heads._util.precision import bfloat16_is_faster
+from action_heads.actions.normalize import Normalizer
 from action_heads.policy import ConditionedHead
-from action_heads.precision import bfloat16_is_faster
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
 from action_heads.runtime.native import NativeHead, why_not_native

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from action_heads.drafts import drafted
-from action_heads.extras import require
-from action_heads.limits import check_width
+from action_heads._util.extras import require
+from action_heads._util.limits import check_width
+from action_heads.io.drafts import drafted
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.inductor import why_no_inductor
 from action_heads.runtime.loop import SamplingLoop

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from action_heads import samplers
-from action_heads.continuing import Prefix
+from action_heads.diffusion import samplers
+from action_heads.diffusion.continuing import Prefix
 from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
 from action_heads.runtime.shared import Recent, SharedHead

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from action_heads import adapter_file
-from action_heads.extras import require
+from action_heads._util.extras import require
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.loop import SamplingLoop
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.conditions import Condition, Mask, parts
-from action_heads.extras import require
+from action_heads._util.conditions import Condition, Mask, parts
+from action_heads._util.extras import require
 from action_heads.runtime import wire
 
 SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # what may not change between two connections

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.checks import check_condition
-from action_heads.conditions import move, parts
-from action_heads.extras import require
-from action_heads.limits import check_width
+from action_heads._util.checks import check_condition
+from action_heads._util.conditions import move, parts
+from action_heads._util.extras import require
+from action_heads._util.limits import check_width
 from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
 from action_heads.runtime.door import Door

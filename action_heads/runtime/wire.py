@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.extras import require
+from action_heads._util.extras import require
 
 PROTOCOL = 1
 LARGEST = 64 * 2**20  # bytes of a message

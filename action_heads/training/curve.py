@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from action_heads import files
-from action_heads.extras import require
+from action_heads._util.extras import require
+from action_heads.io import files
 
 
 def draw_curve(curves: dict[str, list], path: Path, title: str) -> None:

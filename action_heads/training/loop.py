@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from action_heads.extras import require
+from action_heads._util.extras import require
 from action_heads.training import state
 from action_heads.training.base import Training
 from action_heads.training.stop import StopRequest

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from action_heads import files
-from action_heads.checks import check_layout, check_values
-from action_heads.limits import fits, shown
+from action_heads._util.checks import check_layout, check_values
+from action_heads._util.limits import fits, shown
+from action_heads.io import files
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import torch
 
-from action_heads import locks
-from action_heads.extras import require
-from action_heads.precision import bfloat16_is_faster
+from action_heads._util.extras import require
+from action_heads._util.precision import bfloat16_is_faster
+from action_heads.io import locks
 from action_heads.training import state
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from action_heads import drafts, files
+from action_heads.io import drafts, files
 from action_heads.training import saved
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from action_heads.drafts import sweep
-from action_heads.extras import require
-from action_heads.files import WeightFileError, fingerprint, save_tensors
+from action_heads._util.extras import require
+from action_heads.io.drafts import sweep
+from action_heads.io.files import WeightFileError, fingerprint, save_tensors
 from action_heads.vlm.tap import Tap
 
 Inputs = Mapping[str, Tensor]

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from action_heads.extras import require
+from action_heads._util.extras import require
 
 TRAIN = ("frozen", "lora", "full")
 

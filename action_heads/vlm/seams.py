@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.extras import require
+from action_heads._util.extras import require
 from action_heads.vlm.inputs import check_finite
 from action_heads.vlm.model import within
 from action_heads.vlm.tap import Caught

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads.files import fingerprint
+from action_heads.io.files import fingerprint
 from action_heads.vlm import lora as loras
 from action_heads.vlm import tap_file
 from action_heads.vlm.inputs import check_finite, check_inputs

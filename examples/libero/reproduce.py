@@ -5,6 +5,6 @@ uv run examples/libero/reproduce.py --task libero_object --mode decoupled,normal
 """
 
 if __name__ == "__main__":
-    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+    from action_heads_lab.reproduce.command import main  # here, since every process of simulation imports this file
 
     main("libero")

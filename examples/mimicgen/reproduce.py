@@ -1,4 +1,4 @@
-"""The paper's eight tasks of MimicGen, on states or images: `action_heads.sim.mimicgen.TASKS`.
+"""The paper's eight tasks of MimicGen, on states or images: `action_heads_lab.sim.mimicgen.TASKS`.
 
 What is not installed is said.
 
@@ -6,6 +6,6 @@ uv run examples/mimicgen/reproduce.py --task stack_d1 --mode decoupled,normal,ra
 """
 
 if __name__ == "__main__":
-    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+    from action_heads_lab.reproduce.command import main  # here, since every process of simulation imports this file
 
     main("mimicgen")

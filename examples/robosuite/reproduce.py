@@ -7,6 +7,6 @@ uv run examples/robosuite/reproduce.py --all --share 0/2     # and 1/2 in anothe
 """
 
 if __name__ == "__main__":
-    from action_heads.reproduce.command import main  # here, since every process of simulation imports this file
+    from action_heads_lab.reproduce.command import main  # here, since every process of simulation imports this file
 
     main("robosuite")

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
+from action_heads_lab.sim import Demonstrations, Sim, make
+from action_heads_lab.sim.frames import Pose, rotation_from_6d
+from action_heads_lab.sim.record import SEEDS, run_expert, together
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 from tqdm import tqdm, trange
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
 from action_heads.fit import FitConfig, cosine
-from action_heads.sim import Demonstrations, Sim, make
-from action_heads.sim.frames import Pose, rotation_from_6d
-from action_heads.sim.record import SEEDS, run_expert, together
 from action_heads.vlm import Tap
 
 HERE = Path(__file__).parent

@@ -16,10 +16,11 @@ from forked import inside, needs_fork
 from recorded import hdf5, tiny
 from small import generator, tiny_head
 
-from action_heads import ActionHead, files, locks
+from action_heads import ActionHead
 from action_heads.adapt import AdaptedPolicy, checkpoints
 from action_heads.adapt.run import adapt
 from action_heads.adapt.trainer import Trainer
+from action_heads.io import files, locks
 from action_heads.training import curve, state
 
 STATE = torch.tensor([[[0.4, 0.1, 0.2, 0.03]] * 2] * 2)

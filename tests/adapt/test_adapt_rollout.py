@@ -8,12 +8,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from action_heads_lab import adapted as module
 from recorded import SIZE, episode, hdf5, tiny
 
-from action_heads import files
-from action_heads.adapt import rollout as module
 from action_heads.adapt.build import build
 from action_heads.adapt.run import adapt
+from action_heads.io import files
 
 pytestmark = pytest.mark.skipif(find_spec("robosuite") is None, reason="needs the sim extra")
 EEF = ("observation.eef", "observation.gripper")
@@ -36,8 +36,8 @@ def folder(folder):
 @pytest.fixture
 def rolled(monkeypatch):
     """Calls of `rollout`, which is not done: every other episode succeeds."""
-    from action_heads.sim import rollout as package
-    from action_heads.sim.rollout import Rollouts
+    from action_heads_lab.sim import rollout as package
+    from action_heads_lab.sim.rollout import Rollouts
 
     calls = []
 

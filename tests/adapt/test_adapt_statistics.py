@@ -7,9 +7,9 @@ import pytest
 import torch
 from recorded import LENGTH, episode, hdf5, tiny
 
+from action_heads.actions.layouts import UNDECLARED, Undeclared
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig
-from action_heads.layouts import UNDECLARED, Undeclared
 
 STATES = {"encoder": "none", "cameras": (), "observation_steps": 1}
 

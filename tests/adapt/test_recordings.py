@@ -11,9 +11,9 @@ import torch
 from recorded import LENGTH, SIZE, episode, hdf5, tiny
 
 from action_heads.adapt.build import build
-from action_heads.adapt.recordings import open_recording
-from action_heads.adapt.windows import Steps, Windows, batches, held_out
-from action_heads.pretrain.sources import Spec
+from action_heads.data import Spec
+from action_heads.data.recordings import open_recording
+from action_heads.data.windows import Steps, Windows, batches, held_out
 
 needs_lerobot = pytest.mark.skipif(
     find_spec("lerobot") is None or find_spec("lerobot.policies") is None, reason="needs the lerobot extra"

@@ -18,8 +18,8 @@ from lerobot_fixture import droid, write
 from recorded import tiny
 
 from action_heads.adapt.build import build, state_of
-from action_heads.adapt.recordings import open_recording
-from action_heads.pretrain.sources import BadData, BadEpisode, Spec
+from action_heads.data import BadData, BadEpisode, Spec
+from action_heads.data.recordings import open_recording
 
 LENGTHS = (5, 7, 6)
 DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"
@@ -181,7 +181,7 @@ def test_the_tolerance_of_videos_is_lerobot_s(tmp_path, monkeypatch):
 @pytest.mark.parametrize("version", ["v2.1", "v2.0", "v1.6", "v4.0", None, 3])
 @pytest.mark.parametrize("stage", [1, 2])
 def test_other_versions_are_named_with_what_converts_them(tmp_path, version, stage):
-    from action_heads.pretrain.sources import open_windows
+    from action_heads.data import open_windows
 
     folder = droid(tmp_path / "d", codebase_version=version)
     spec = Spec.parse(f"lerobot:{folder}")

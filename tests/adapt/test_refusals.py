@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from action_heads_lab.adapted import check_task
 from recorded import LENGTH, episode, hdf5, tiny
 
 from action_heads import ActionHead
 from action_heads.adapt.build import build
-from action_heads.adapt.rollout import check_task
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 

@@ -13,15 +13,16 @@ from recorded import SIZE, episode, hdf5
 if find_spec("robosuite") is None:
     pytest.skip("needs the sim extra", allow_module_level=True)
 
-from action_heads import files
+from action_heads_lab.reproduce import families, results, rollouts
+from action_heads_lab.reproduce import run as module
+from action_heads_lab.reproduce.config import EYES, IMAGE_LR, Run
+from action_heads_lab.reproduce.grid import Reproduce, runs
+from action_heads_lab.reproduce.report import beside_paper
+from action_heads_lab.reproduce.run import Place, perform
+from action_heads_lab.sim.rollout import Rollouts
+
 from action_heads.adapt.trainer import Trainer
-from action_heads.reproduce import families, results, rollouts
-from action_heads.reproduce import run as module
-from action_heads.reproduce.config import EYES, IMAGE_LR, Run
-from action_heads.reproduce.grid import Reproduce, runs
-from action_heads.reproduce.report import beside_paper
-from action_heads.reproduce.run import Place, perform
-from action_heads.sim.rollout import Rollouts
+from action_heads.io import files
 
 
 @pytest.fixture

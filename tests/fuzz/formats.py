@@ -20,9 +20,9 @@ from small import COND_DIM, tiny_head, trained_policy
 from torch import Tensor, nn
 
 from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer, adapter_file, golden
+from action_heads._util.ema import EMA
 from action_heads.adapt.policy import AdaptedPolicy, Contract
 from action_heads.adapters import ADAPTERS
-from action_heads.ema import EMA
 from action_heads.encoders import ObservationConfig, ObservationEncoder, TextConfig, VisionConfig
 from action_heads.training import state
 from action_heads.training.base import Training
@@ -271,10 +271,9 @@ def load_state(folder: Path) -> str:
 
 
 def make_result(folder: Path, seed: int) -> None:
+    from action_heads_lab.reproduce import results
+    from action_heads_lab.reproduce.config import Run
     from made_up import result
-
-    from action_heads.reproduce import results
-    from action_heads.reproduce.config import Run
 
     run = Run(episodes=4, seed=seed, checkpoints=2)
     one = result(run, [bool(seed % 2), True, False, False])
@@ -282,7 +281,7 @@ def make_result(folder: Path, seed: int) -> None:
 
 
 def load_result(folder: Path) -> str:
-    from action_heads.reproduce import results
+    from action_heads_lab.reproduce import results
 
     one = results.load(folder / "run.json")
     str(one)
@@ -291,7 +290,7 @@ def load_result(folder: Path) -> str:
 
 
 def make_progress(folder: Path, seed: int) -> None:
-    from action_heads.reproduce.results import Episode, Progress
+    from action_heads_lab.reproduce.results import Episode, Progress
 
     done = {600: [Episode("Lift", 3 + seed, True, 40, "a.mp4"), Episode("Lift", 5, False, 120)], 300: []}
     folder.mkdir(parents=True, exist_ok=True)
@@ -299,7 +298,7 @@ def make_progress(folder: Path, seed: int) -> None:
 
 
 def load_progress(folder: Path) -> str:
-    from action_heads.reproduce.results import Progress
+    from action_heads_lab.reproduce.results import Progress
 
     one = Progress.load(folder / "p.json")
     return digest({}, one.seconds, one.losses, one.rolled)

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parent))
 import run  # noqa: F401 - its paths
 from formats import FORMATS
 
-from action_heads.files import HEADER, load_tensors, save_tensors
+from action_heads.io.files import HEADER, load_tensors, save_tensors
 
 BY_NAME = {form.name: form for form in FORMATS}
 

@@ -6,9 +6,9 @@ Axes: `b` batch, `h` horizon, 7 joints.
 import pytest
 import torch
 
+from action_heads.actions.rotations import to_matrix
 from action_heads.kinematics.panda import HOME, JOINT_MAX, JOINT_MIN, PANDA, VELOCITY_MAX, forward
 from action_heads.kinematics.synthetic import pose_actions, synthetic_chunks
-from action_heads.rotations import to_matrix
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -13,11 +13,12 @@ from lerobot.processor import LiberoProcessorStep
 from scipy.spatial.transform import Rotation
 
 pytest.importorskip("tqdm", reason="needs the sim extra")
-from action_heads.layouts import ActionLayout
-from action_heads.rotations import to_matrix
-from action_heads.sim.dataset import RecordConfig
-from action_heads.sim.frames import Pose
-from action_heads.sim.libero_dataset import CAMERAS, observed, relative, save_libero
+from action_heads_lab.sim.dataset import RecordConfig
+from action_heads_lab.sim.frames import Pose
+from action_heads_lab.sim.libero_dataset import CAMERAS, observed, relative, save_libero
+
+from action_heads.actions.layouts import ActionLayout
+from action_heads.actions.rotations import to_matrix
 
 SIZE = 64
 libero_only = [
@@ -119,8 +120,8 @@ def apart(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[f
 
 @pytest.fixture(scope="module")
 def prepared():
-    from action_heads.sim import libero
-    from action_heads.sim.envs import prepare
+    from action_heads_lab.sim import libero
+    from action_heads_lab.sim.envs import prepare
 
     prepare()
     libero.install()
@@ -158,10 +159,9 @@ class TestInLibero:
         Pictures are compared there; states all along, within less than a step goes (13 mm), since open loop drifts
         by some 3 mm: the recorder's targets are absolute, of a pose 2 ms older than the one that commands start from.
         """
+        from action_heads_lab.sim import Demonstrations
+        from action_heads_lab.sim.record import run_expert
         from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-        from action_heads.sim import Demonstrations
-        from action_heads.sim.record import run_expert
 
         sim = prepared.make("libero_object/0")
         episode = run_expert(sim, seed=0)

@@ -12,14 +12,14 @@ from lerobot.policies.rtc.action_queue import ActionQueue
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.rollout.inference.rtc import _normalize_prev_actions_length as padded
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
+from lerobot_policy_dae.left_over import really_left
 from tiny_models import vision_model
 from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_policy
 
+from action_heads.actions.layouts import FORMS, ActionLayout
+from action_heads.actions.normalize import FLOOR
 from action_heads.encoders import VisionConfig
-from action_heads.layouts import FORMS, ActionLayout
-from action_heads.lerobot import DAEConfig, DAEPolicy, make_dae_pre_post_processors
-from action_heads.lerobot.left_over import really_left
-from action_heads.normalize import FLOOR
+from lerobot_policy_dae import DAEConfig, DAEPolicy, make_dae_pre_post_processors
 
 RANGES = {
     "joints_6": ([0.5] * 6 + [-1], [1.5] * 6 + [1.0]),
@@ -346,7 +346,7 @@ def drawn(policy: DAEPolicy, steps: int, monkeypatch, **options) -> list[list[in
 def test_noise_is_drawn_by_seed_step_and_process(tmp_path, monkeypatch):
     def run(seed=1000, rank=0):
         policy = tiny_policy(tmp_path).train()
-        monkeypatch.setattr("action_heads.lerobot.draws.process", lambda: rank)
+        monkeypatch.setattr("lerobot_policy_dae.draws.process", lambda: rank)
         torch.manual_seed(seed)
         return drawn(policy, 3, monkeypatch)
 

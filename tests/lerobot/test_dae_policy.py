@@ -16,9 +16,10 @@ from small import tiny_head
 from tiny_models import text_model, vision_model
 from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_policy
 
-from action_heads import WeightFileError, hub
+from action_heads import WeightFileError
 from action_heads.encoders import TextConfig, VisionConfig
-from action_heads.lerobot import DAEConfig, DAEPolicy
+from action_heads.io import hub
+from lerobot_policy_dae import DAEConfig, DAEPolicy
 
 WEIGHTS = "model.safetensors"
 

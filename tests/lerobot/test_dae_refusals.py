@@ -9,7 +9,7 @@ from tiny_models import text_model, vision_model
 from tiny_policy import STATS, batch, features, head_folder, meta, present, tiny_policy
 
 from action_heads.encoders import TextConfig, VisionConfig
-from action_heads.lerobot import DAEConfig, DAEPolicy
+from lerobot_policy_dae import DAEConfig, DAEPolicy
 
 
 @pytest.mark.parametrize(

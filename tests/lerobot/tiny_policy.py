@@ -11,7 +11,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 from small import tiny_head
 
-from action_heads.lerobot import DAEConfig, DAEPolicy
+from lerobot_policy_dae import DAEConfig, DAEPolicy
 
 STATS = {ACTION: {"min": np.array([-1.0] * 7), "max": np.array([1.0] * 7)}}
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from small import generator, tiny_head
 
-from action_heads import EE_ABSOLUTE, EE_DELTA, ActionHead, cli, files
+from action_heads import EE_ABSOLUTE, EE_DELTA, ActionHead, cli
+from action_heads.io import files
 from action_heads.pretrain import evaluate as module
 from action_heads.pretrain.evaluate import EvaluateConfig, evaluate
 from action_heads.pretrain.measures import Mean, chunk_measures, energy_distance, reach

@@ -15,7 +15,8 @@ import time
 import pytest
 from tiny import tiny
 
-from action_heads import ActionHead, cli, files
+from action_heads import ActionHead, cli
+from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.trainer import Trainer
 from action_heads.training import loop, state

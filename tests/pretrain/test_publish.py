@@ -12,8 +12,9 @@ import yaml
 from fake_hub import fake_hub_fixture  # noqa: F401
 from small import tiny_head
 
-from action_heads import ActionHead, cli, files, golden, hub
+from action_heads import ActionHead, cli, golden
 from action_heads.card import KEPT
+from action_heads.io import files, hub
 from action_heads.pretrain.publish import PublishConfig, PublishError, check, publish, unearned_names, upload
 
 RECORD = {

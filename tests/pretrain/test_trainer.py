@@ -10,11 +10,12 @@ import torch
 from small import generator, tiny_head
 from tiny import tiny
 
-from action_heads import EE_DELTA, ActionHead, files
+from action_heads import EE_DELTA, ActionHead
 from action_heads.adapters import ADAPTERS, AdaLNZero
 from action_heads.card import KEPT
+from action_heads.diffusion.objectives import PREDICTIONS
 from action_heads.fit import FitConfig, fit
-from action_heads.objectives import PREDICTIONS
+from action_heads.io import files
 from action_heads.pretrain import data
 from action_heads.pretrain.batches import Batch
 from action_heads.pretrain.loop import pretrain

@@ -14,7 +14,8 @@ from forked import inside, names, needs_fork
 from small import tiny_head
 from tiny import tiny
 
-from action_heads import ActionHead, files, locks
+from action_heads import ActionHead
+from action_heads.io import files, locks
 from action_heads.pretrain import data
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.publish import PublishConfig, publish

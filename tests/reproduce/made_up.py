@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-
-from action_heads.reproduce.config import Run
-from action_heads.reproduce.results import Episode, Result
+from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.results import Episode, Result
 
 
 def result(run: Run, successes: list[bool] | None = None, head: str = "h", **changes) -> Result:

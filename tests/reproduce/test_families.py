@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 import torch
+from action_heads_lab.reproduce import paper
+from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.families import FAMILIES, Family, Libero, save_motion
+from action_heads_lab.reproduce.heads import stage1
+from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.tasks import get_task
 
 from action_heads.pretrain import data
-from action_heads.reproduce import paper
-from action_heads.reproduce.config import Run
-from action_heads.reproduce.families import FAMILIES, Family, Libero, save_motion
-from action_heads.reproduce.heads import stage1
-from action_heads.sim.demonstrations import Demonstrations
-from action_heads.sim.tasks import get_task
 
 HOME = np.array([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8], np.float32)  # rad, robosuite's Panda at reset
 
@@ -78,6 +78,6 @@ def test_every_family_has_tasks_that_the_simulators_know():
 
 
 def test_mimicgen_is_the_papers_eight_tasks_and_limits():
-    from action_heads.sim import mimicgen
+    from action_heads_lab.sim import mimicgen
 
     assert {task: row.rollout_steps for task, row in mimicgen.TASKS.items()} == paper.MIMICGEN

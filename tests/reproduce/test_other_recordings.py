@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from action_heads_lab.reproduce import families, heads, results
+from action_heads_lab.reproduce.cells import tables
+from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.grid import Reproduce, runs
+from action_heads_lab.reproduce.pictures import as_recorded
+from action_heads_lab.sim.dialects import DIALECTS
 
-from action_heads.layouts import ActionLayout
-from action_heads.reproduce import families, heads, results
-from action_heads.reproduce.cells import tables
-from action_heads.reproduce.config import Run
-from action_heads.reproduce.grid import Reproduce, runs
-from action_heads.reproduce.pictures import as_recorded
-from action_heads.sim.dialects import DIALECTS
+from action_heads.actions.layouts import ActionLayout
 
 h5py = pytest.importorskip("h5py")
 

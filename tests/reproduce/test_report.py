@@ -1,13 +1,12 @@
 from dataclasses import replace
 
 import pytest
+from action_heads_lab.reproduce import paper, results
+from action_heads_lab.reproduce.cells import tables
+from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.grid import Reproduce, runs
+from action_heads_lab.reproduce.report import ReportConfig, _cost, beside_paper, report, robosuite
 from made_up import outcomes, result
-
-from action_heads.reproduce import paper, results
-from action_heads.reproduce.cells import tables
-from action_heads.reproduce.config import Run
-from action_heads.reproduce.grid import Reproduce, runs
-from action_heads.reproduce.report import ReportConfig, _cost, beside_paper, report, robosuite
 
 
 def made_up_grid() -> list:

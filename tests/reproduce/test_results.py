@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from action_heads_lab.reproduce import results
+from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.results import Episode
 from made_up import result
-
-from action_heads.reproduce import results
-from action_heads.reproduce.config import Run
-from action_heads.reproduce.results import Episode
 
 
 def test_round_trip_and_rates(tmp_path):
@@ -71,9 +70,9 @@ def broken(text: str, rng: random.Random) -> str:
 
 def test_damaged_results_raise_documented_errors_that_name_the_file(tmp_path):
     """Or are read back as a result that a report can show."""
-    from action_heads.reproduce.cells import tables
-    from action_heads.reproduce.costs import Costs
-    from action_heads.reproduce.report import _cost, _table
+    from action_heads_lab.reproduce.cells import tables
+    from action_heads_lab.reproduce.costs import Costs
+    from action_heads_lab.reproduce.report import _cost, _table
 
     path, rng, refused = tmp_path / "damaged.json", random.Random(0), 0
     one = result(Run(episodes=4, checkpoints=2, steps=10))
@@ -132,7 +131,7 @@ def test_changed_settings_do_not_pass_for_the_run(tmp_path):
 
 def test_published_results_are_sound_and_known_by_the_recipe_of_their_heads(tmp_path):
     """Whatever processor pretrained them: none is run again because this one would make other bits."""
-    from action_heads.reproduce import heads
+    from action_heads_lab.reproduce import heads
 
     paths = sorted(PUBLISHED.rglob("*.json"))
     assert len(paths) > 160

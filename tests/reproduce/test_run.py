@@ -9,19 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from action_heads_lab.reproduce import families, grid, results, rollouts
+from action_heads_lab.reproduce import run as module
+from action_heads_lab.reproduce.config import RUN_MODES, Run
+from action_heads_lab.reproduce.costs import Costs, preparing
+from action_heads_lab.reproduce.grid import Reproduce, estimate, reproduce, runs
+from action_heads_lab.reproduce.heads import pretrained, stage1, taken_of
+from action_heads_lab.reproduce.run import Place, build, perform
+from action_heads_lab.sim.rollout import Rollouts
 from forked import inside
 from made_up import result
 from small import tiny_head
 
-from action_heads import locks
-from action_heads.reproduce import families, grid, results, rollouts
-from action_heads.reproduce import run as module
-from action_heads.reproduce.config import RUN_MODES, Run
-from action_heads.reproduce.costs import Costs, preparing
-from action_heads.reproduce.grid import Reproduce, estimate, reproduce, runs
-from action_heads.reproduce.heads import pretrained, stage1, taken_of
-from action_heads.reproduce.run import Place, build, perform
-from action_heads.sim.rollout import Rollouts
+from action_heads.io import locks
 
 OBSERVATION = 5
 
@@ -151,7 +151,7 @@ def test_modes_start_where_they_should(tmp_path, head):
 
 
 def test_controls_do_not_depend_on_the_pretrained_weights(tmp_path):
-    from action_heads.reproduce.heads import taken_of
+    from action_heads_lab.reproduce.heads import taken_of
 
     one, other = tiny_head(), tiny_head(seed=1)
     for mode, alike in (("decoupled", False), ("blind", False), ("normal", True), ("random-frozen", True)):

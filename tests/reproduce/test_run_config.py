@@ -1,8 +1,7 @@
 from dataclasses import asdict, fields, replace
 
 import pytest
-
-from action_heads.reproduce.config import RECIPES, Run, with_recipe
+from action_heads_lab.reproduce.config import RECIPES, Run, with_recipe
 
 OTHER = {
     "family": "libero",

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
+from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.statistics import paired, rate
 from made_up import outcomes, result
 from scipy import stats
-
-from action_heads.reproduce.config import Run
-from action_heads.reproduce.statistics import paired, rate
 
 
 def test_pooled_over_seeds_with_wilsons_interval():

@@ -10,10 +10,9 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-
-from action_heads.sim import Demonstrations, dataset
-from action_heads.sim.sight import ARM, Sight, is_apart, shown
-from action_heads.sim.tasks import TASKS
+from action_heads_lab.sim import Demonstrations, dataset
+from action_heads_lab.sim.sight import ARM, Sight, is_apart, shown
+from action_heads_lab.sim.tasks import TASKS
 
 pytestmark = pytest.mark.sim
 needs_lerobot = pytest.mark.skipif(find_spec("lerobot") is None, reason="needs the lerobot extra")
@@ -110,8 +109,9 @@ def test_what_is_shown_has_the_width_that_is_told(lift):
 @needs_lerobot
 @pytest.mark.parametrize("cameras", [("agentview",), ()])
 def test_adapt_and_rollouts_use_the_recording_s_columns(lift_episode, blind, tmp_path, cameras, monkeypatch):
+    from action_heads_lab.adapted import check_task, sight_of
+
     from action_heads.adapt.build import build
-    from action_heads.adapt.rollout import check_task, sight_of
     from action_heads.adapt.settings import AdaptConfig
 
     folder = dataset.save_dataset(recorded(lift_episode), tmp_path / "lift", cameras=cameras, size=32)

@@ -8,15 +8,14 @@ from importlib.metadata import version as real_version
 from types import SimpleNamespace
 
 import pytest
-
-from action_heads.sim import contexts
-from action_heads.sim.workers import Workers
+from action_heads_lab.sim import contexts
+from action_heads_lab.sim.workers import Workers
 
 pytestmark = pytest.mark.sim
 
 SCRIPT = """
 import sys
-from action_heads.sim import make
+from action_heads_lab.sim import make
 
 def run():
     sim = make("Lift", render=True)

@@ -5,15 +5,15 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+from action_heads_lab.sim import Demonstrations
+from action_heads_lab.sim import dataset as module
+from action_heads_lab.sim.dataset import RecordConfig, delta, record_dataset, save_dataset
+from action_heads_lab.sim.frames import rotation_to_6d, turn_z
+from action_heads_lab.sim.record import SEEDS
+from action_heads_lab.sim.tasks import description, get_task
 from forked import inside
 
-from action_heads import drafts, locks
-from action_heads.sim import Demonstrations
-from action_heads.sim import dataset as module
-from action_heads.sim.dataset import RecordConfig, delta, record_dataset, save_dataset
-from action_heads.sim.frames import rotation_to_6d, turn_z
-from action_heads.sim.record import SEEDS
-from action_heads.sim.tasks import description, get_task
+from action_heads.io import drafts, locks
 
 pytestmark = pytest.mark.sim
 needs_lerobot = pytest.mark.skipif(find_spec("lerobot") is None, reason="needs the lerobot extra")
@@ -44,8 +44,8 @@ def test_delta_is_what_lies_between_pose_and_target():
 def test_our_reader_and_lerobots_give_back_what_was_recorded(demonstrations, tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    from action_heads.pretrain.sources.lerobot import LeRobot
-    from action_heads.pretrain.sources.spec import Spec
+    from action_heads.data.lerobot import LeRobot
+    from action_heads.data.spec import Spec
 
     folder = save_dataset(demonstrations, tmp_path / "lift")
     assert [path.name for path in tmp_path.iterdir()] == ["lift"], "a draft was left behind"
@@ -83,9 +83,8 @@ def test_motion_agrees_with_the_arms_own_kinematics(demonstrations, tmp_path):
 @needs_lerobot
 @pytest.mark.slow
 def test_pictures_belong_to_their_steps(demonstrations, lift_episode, tmp_path):
+    from action_heads_lab.sim import make
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
-
-    from action_heads.sim import make
 
     cameras = ("agentview", "robot0_eye_in_hand")
     folder = save_dataset(demonstrations, tmp_path / "lift", cameras=cameras, size=32)

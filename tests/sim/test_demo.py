@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from action_heads_lab.sim import demo as module
+from action_heads_lab.sim.demo import DemoConfig, demo
+from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.report import Row, table
+from action_heads_lab.sim.rollout import Rollouts
 from forked import inside
 from small import tiny_head
 
-from action_heads import ActionHead, locks
+from action_heads import ActionHead
 from action_heads.card import head_card
-from action_heads.sim import demo as module
-from action_heads.sim.demo import DemoConfig, demo
-from action_heads.sim.demonstrations import Demonstrations
-from action_heads.sim.report import Row, table
-from action_heads.sim.rollout import Rollouts
+from action_heads.io import locks
 
 OBSERVATION = 5
 

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from action_heads_lab.sim import make
+from action_heads_lab.sim.dialects import DIALECTS, dialect_of
+from action_heads_lab.sim.libero_dataset import relative
+from action_heads_lab.sim.record import run_expert
+from action_heads_lab.sim.sight import Sight
 from scipy.spatial.transform import Rotation
 
-from action_heads.layouts import ActionLayout
-from action_heads.sim import make
-from action_heads.sim.dialects import DIALECTS, dialect_of
-from action_heads.sim.libero_dataset import relative
-from action_heads.sim.record import run_expert
-from action_heads.sim.sight import Sight
+from action_heads.actions.layouts import ActionLayout
 
 CAMERAS = {"observation.image": 84, "observation.wrist_image": 84}
 

@@ -2,9 +2,8 @@ import sys
 
 import numpy as np
 import pytest
-
-from action_heads.sim import TASKS, make
-from action_heads.sim.frames import rotation_to_6d
+from action_heads_lab.sim import TASKS, make
+from action_heads_lab.sim.frames import rotation_to_6d
 
 pytestmark = pytest.mark.sim
 

@@ -4,10 +4,9 @@ import time
 from importlib.util import find_spec
 
 import pytest
-
-from action_heads.sim import TASKS, libero, make, mimicgen
-from action_heads.sim.record import SEEDS, run_expert
-from action_heads.sim.tasks import get_task
+from action_heads_lab.sim import TASKS, libero, make, mimicgen
+from action_heads_lab.sim.record import SEEDS, run_expert
+from action_heads_lab.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 TRIES = 8

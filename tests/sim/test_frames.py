@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from action_heads_lab.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
 from scipy.spatial.transform import Rotation
 
 from action_heads.kinematics.panda import forward
-from action_heads.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
 
 pytestmark = pytest.mark.sim
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from action_heads.sim.init_states import NotStates, read_init_states
+from action_heads_lab.sim.init_states import NotStates, read_init_states
 
 ROOT = Path(__file__).parents[2]
 STATES = np.random.default_rng(0).normal(size=(5, 7))
@@ -86,7 +85,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"\x80\x02Nr\xff\xff\xff\xff.")  # remembers number 4,294,967,295
     with pytest.raises(NotStates, match="remembers more objects"):
         read_init_states(tmp_path / "a")
-    monkeypatch.setattr("action_heads.sim.init_states.LARGEST", 10_000)
+    monkeypatch.setattr("action_heads_lab.sim.init_states.LARGEST", 10_000)
     with zipfile.ZipFile(tmp_path / "b", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("b/data.pkl", b"\0" * 1_000_000)
     with pytest.raises(NotStates, match="unpacks to 1000000 bytes"):

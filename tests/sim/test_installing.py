@@ -3,9 +3,8 @@
 from importlib.machinery import ModuleSpec
 
 import pytest
-
-from action_heads.sim import libero, make, mimicgen
-from action_heads.sim.tasks import get_task
+from action_heads_lab.sim import libero, make, mimicgen
+from action_heads_lab.sim.tasks import get_task
 
 pytestmark = pytest.mark.sim
 

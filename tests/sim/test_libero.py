@@ -9,12 +9,12 @@ import pytest
 if find_spec("libero") is None:
     pytest.skip("needs hf-libero and its assets", allow_module_level=True)
 
-from action_heads.sim import compiled, libero, make, substeps
-from action_heads.sim.frames import rotation_to_6d
-from action_heads.sim.libero_dataset import observed
-from action_heads.sim.record import run_expert
-from action_heads.sim.sight import Sight
-from action_heads.sim.tasks import get_task
+from action_heads_lab.sim import compiled, libero, make, substeps
+from action_heads_lab.sim.frames import rotation_to_6d
+from action_heads_lab.sim.libero_dataset import observed
+from action_heads_lab.sim.record import run_expert
+from action_heads_lab.sim.sight import Sight
+from action_heads_lab.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 

@@ -5,10 +5,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-from action_heads.sim.arm import PADS, pointing_down
-from action_heads.sim.frames import Pose, turn_z
-from action_heads.sim.libero_experts import HAND, around, room_at
+from action_heads_lab.sim.arm import PADS, pointing_down
+from action_heads_lab.sim.frames import Pose, turn_z
+from action_heads_lab.sim.libero_experts import HAND, around, room_at
 
 pytestmark = pytest.mark.sim
 ALONG_X = pointing_down(0.0)  # fingers that open along x

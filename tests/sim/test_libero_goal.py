@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-
-from action_heads.sim.arm import Arm, pointing_down
-from action_heads.sim.frames import Pose, rotation_from_6d
-from action_heads.sim.libero_goal import FULLY_OPEN, HANDLES, LEFT, open_middle_drawer
+from action_heads_lab.sim.arm import Arm, pointing_down
+from action_heads_lab.sim.frames import Pose, rotation_from_6d
+from action_heads_lab.sim.libero_goal import FULLY_OPEN, HANDLES, LEFT, open_middle_drawer
 
 pytestmark = pytest.mark.sim
 TURNED = np.diag([-1.0, -1.0, 1.0])  # as the cabinet stands: its drawers open to the left

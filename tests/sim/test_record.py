@@ -2,13 +2,13 @@ import sys
 
 import numpy as np
 import pytest
+from action_heads_lab.sim import Demonstrations, record
+from action_heads_lab.sim.demonstrations import VERSION
+from action_heads_lab.sim.frames import rotation_to_6d
+from action_heads_lab.sim.record import SEEDS, Episode, _record_episodes, disturb, run_expert
 from forked import inside
 
-from action_heads.locks import InUse, held_beside
-from action_heads.sim import Demonstrations, record
-from action_heads.sim.demonstrations import VERSION
-from action_heads.sim.frames import rotation_to_6d
-from action_heads.sim.record import SEEDS, Episode, _record_episodes, disturb, run_expert
+from action_heads.io.locks import InUse, held_beside
 
 pytestmark = pytest.mark.sim
 
@@ -95,7 +95,7 @@ def test_record_reuses_its_file(tmp_path, monkeypatch):
     assert demonstrations.seed[0] >= SEEDS, "recordings and rollouts share no seed"
 
     # from here on, nothing can be recorded; by sys.modules because the package's name `record` is the function
-    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "_record_episodes", None)
+    monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "_record_episodes", None)
     assert np.array_equal(record("Lift", episodes=3, path=path).action, demonstrations.action)
     with pytest.raises(ValueError, match="holds another recording"):
         record("Lift", episodes=4, path=path)
@@ -105,8 +105,10 @@ def test_record_reuses_its_file(tmp_path, monkeypatch):
 
 def test_two_at_once_are_one_and_a_refusal(tmp_path, monkeypatch, hand_made):
     path, calls = tmp_path / "lift.npz", []
-    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "_record_episodes", lambda *given: calls.append(given))
-    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "together", lambda *_: hand_made)
+    monkeypatch.setattr(
+        sys.modules["action_heads_lab.sim.record"], "_record_episodes", lambda *given: calls.append(given)
+    )
+    monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "together", lambda *_: hand_made)
     with inside(lambda: held_beside(path)), pytest.raises(InUse, match=r"lift.npz is in use .*give another path"):
         record("Lift", episodes=2, path=path)
     assert not calls
@@ -145,13 +147,13 @@ class FakeWorkers:
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_the_number_of_workers_does_not_change_the_recording(workers, monkeypatch):
-    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "Workers", FakeWorkers)
+    monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "Workers", FakeWorkers)
     kept = _record_episodes("Lift", episodes=20, seed=2, noise=0.0, workers=workers)
     assert [episode.seed for episode in kept] == [seed for seed in range(30_000, 30_050) if seed % 3][:20]
 
 
 def test_an_expert_that_never_succeeds_is_an_error(monkeypatch):
-    monkeypatch.setattr(sys.modules["action_heads.sim.record"], "Workers", FakeWorkers)
+    monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "Workers", FakeWorkers)
     monkeypatch.setattr(FakeWorkers, "succeeds", lambda self, seed: False)
     with pytest.raises(RuntimeError, match=r"succeeded in 0 of 4\d tries; lower the noise"):
         _record_episodes("Lift", episodes=2, seed=0, noise=0.9, workers=2)

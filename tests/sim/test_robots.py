@@ -4,11 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from action_heads.sim import TASKS, make
-from action_heads.sim.frames import rotation_to_6d
-from action_heads.sim.record import run_expert
-from action_heads.sim.tasks import get_task
+from action_heads_lab.sim import TASKS, make
+from action_heads_lab.sim.frames import rotation_to_6d
+from action_heads_lab.sim.record import run_expert
+from action_heads_lab.sim.tasks import get_task
 
 pytestmark = pytest.mark.sim
 

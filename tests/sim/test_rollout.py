@@ -3,12 +3,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
-from action_heads.sim import TASKS, rollout
-from action_heads.sim.rollout import _ask
-from action_heads.sim.stage import Play
-from action_heads.sim.video import write_grid
-from action_heads.sim.workers import Workers
+from action_heads_lab.sim import TASKS, rollout
+from action_heads_lab.sim.rollout import _ask
+from action_heads_lab.sim.stage import Play
+from action_heads_lab.sim.video import write_grid
+from action_heads_lab.sim.workers import Workers
 
 pytestmark = pytest.mark.sim
 

@@ -4,9 +4,8 @@ from contextlib import nullcontext
 
 import numpy as np
 import pytest
-
-from action_heads.sim import compiled, make, substeps
-from action_heads.sim.record import run_expert
+from action_heads_lab.sim import compiled, make, substeps
+from action_heads_lab.sim.record import run_expert
 
 pytestmark = pytest.mark.sim
 

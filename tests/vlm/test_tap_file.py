@@ -10,7 +10,7 @@ pytest.importorskip("transformers")
 import tiny_vlms
 from tiny_vlms import MODELS, VLMS
 
-from action_heads.files import WeightFileError, save_tensors
+from action_heads.io.files import WeightFileError, save_tensors
 from action_heads.vlm import Tap
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from action_heads import locks
+from action_heads.data.cache import cached
+from action_heads.data.convert import Steps
+from action_heads.io import locks
 from action_heads.kinematics import PANDA, Windows
 from action_heads.kinematics.panda import HOME
-from action_heads.pretrain.sources.cache import cached
-from action_heads.pretrain.sources.convert import Steps
 
 
 def steps(length: int, value: float) -> Steps:

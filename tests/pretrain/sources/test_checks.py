@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from action_heads.actions.rotations import from_matrix, to_matrix
+from action_heads.data import find_arm
+from action_heads.data.checks import check
+from action_heads.data.raw import BadData, BadEpisode, Raw
+from action_heads.data.schema import ROTATIONS, SCHEMAS, Schema
 from action_heads.kinematics import PANDA, Arm, forward, synthetic_chunks
 from action_heads.kinematics.panda import FRAMES
-from action_heads.pretrain.sources import find_arm
-from action_heads.pretrain.sources.checks import check
-from action_heads.pretrain.sources.raw import BadData, BadEpisode, Raw
-from action_heads.pretrain.sources.schema import ROTATIONS, SCHEMAS, Schema
-from action_heads.rotations import from_matrix, to_matrix
 
 SCHEMA = Schema(joints="q", position="p", rotation="r", gripper="g", rotation_form="quat_xyzw", frame="robosuite_eef")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from action_heads.actions.rotations import from_matrix, to_matrix
+from action_heads.data.convert import Steps, resample, to_steps
+from action_heads.data.raw import Raw
+from action_heads.data.schema import ROTATIONS, Schema
 from action_heads.kinematics import PANDA, forward, pose_actions, synthetic_chunks
 from action_heads.kinematics.panda import FRAMES
-from action_heads.pretrain.sources.convert import Steps, resample, to_steps
-from action_heads.pretrain.sources.raw import Raw
-from action_heads.pretrain.sources.schema import ROTATIONS, Schema
-from action_heads.rotations import from_matrix, to_matrix
 
 
 def motion(steps: int = 16, rate_hz: float = 15.0) -> np.ndarray:

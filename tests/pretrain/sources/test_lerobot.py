@@ -15,11 +15,11 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip("pyarrow")
 from lerobot_fixture import DROID, droid, droid_episodes, write
 
+from action_heads.data import SCHEMAS, BadData, Spec, open_windows
+from action_heads.data.lerobot import LeRobot
+from action_heads.data.opening import read
 from action_heads.kinematics import forward
 from action_heads.pretrain import data
-from action_heads.pretrain.sources import SCHEMAS, BadData, Spec, open_windows
-from action_heads.pretrain.sources.lerobot import LeRobot
-from action_heads.pretrain.sources.opening import read
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import torch
 from lerobot_fixture import DROID
 
+from action_heads.data import BadData, BadEpisode, Spec, find_arm, open_windows
 from action_heads.kinematics import recorded_chunks, synthetic_chunks
-from action_heads.pretrain.sources import BadData, BadEpisode, Spec, find_arm, open_windows
 
 
 def content(**changes) -> dict[str, np.ndarray]:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from action_heads.pretrain.sources import SCHEMAS, Schema
-from action_heads.pretrain.sources.spec import OPTIONS
+from action_heads.data import SCHEMAS, Schema
+from action_heads.data.spec import OPTIONS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "data.md").read_text()
 

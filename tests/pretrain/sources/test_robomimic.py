@@ -10,9 +10,9 @@ import torch
 
 h5py = pytest.importorskip("h5py")
 
+from action_heads.actions.rotations import from_matrix  # noqa: E402
+from action_heads.data import BadData, Spec, open_windows  # noqa: E402
 from action_heads.kinematics import forward, synthetic_chunks  # noqa: E402
-from action_heads.pretrain.sources import BadData, Spec, open_windows  # noqa: E402
-from action_heads.rotations import from_matrix  # noqa: E402
 
 BASE = np.array([-0.56, 0.0, 0.912])
 

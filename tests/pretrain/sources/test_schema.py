@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from action_heads.pretrain.sources.schema import SCHEMAS, Column, Schema, check, choose
+from action_heads.data.schema import SCHEMAS, Column, Schema, check, choose
 
 WIDTHS = {
     "droid": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from action_heads.pretrain.sources import Spec
+from action_heads.data import Spec
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,231 @@
+"""Refusals that say what was given, what was expected, and the remedy.
+
+Axes: b batch, h horizon, n tokens, c condition.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from action_heads._util.conditions import Condition, Mask
+from action_heads._util.limits import shown
+from action_heads.actions.spaces import NORMALIZED, WIDTHS, ActionSpace
+from action_heads.io.files import WeightFileError, fingerprint
+
+
+def check_condition(cond: Condition, mask: Mask, cond_dim: int | Mapping[str, int], values: bool) -> None:
+    """A condition is (b, c), or tokens (b, n, c) with an optional mask (b, n), true or 1 where a token counts.
+
+    Of several sources, by name, each is one, for the same batch.
+    """
+    if isinstance(cond_dim, int):
+        if isinstance(cond, Mapping) or isinstance(mask, Mapping):
+            raise ValueError(
+                f"this adapter reads one condition of width {cond_dim}, and got several by name: attach one with "
+                'cond_dim={"tokens": 960, "state": 8}, say'
+            )
+        return _check_source("cond", "mask", cond, mask, cond_dim, values)
+    if not isinstance(cond, Mapping) or cond.keys() != cond_dim.keys():
+        given = sorted(cond) if isinstance(cond, Mapping) else f"a {type(cond).__name__}"
+        raise ValueError(f"cond must be a dict of tensors for the sources {sorted(cond_dim)}, got {given}")
+    if mask is not None and (not isinstance(mask, Mapping) or mask.keys() - cond_dim.keys()):
+        given = sorted(mask) if isinstance(mask, Mapping) else f"a {type(mask).__name__}"
+        raise ValueError(f"masks of several sources are a dict by their names, of {sorted(cond_dim)}, got {given}")
+    for name, width in cond_dim.items():
+        part_mask = None if mask is None else mask.get(name)
+        _check_source(f"cond[{name!r}]", f"mask[{name!r}]", cond[name], part_mask, width, values)
+    if len({len(part) for part in cond.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(part)}" for name, part in cond.items())
+        raise ValueError(f"all sources describe the same batch, got rows: {sizes}")
+
+
+def _check_source(name: str, mask_name: str, cond: Any, mask: Any, cond_dim: int, values: bool) -> None:
+    if not isinstance(cond, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got a {type(cond).__name__}: use torch.as_tensor")
+    if cond.ndim not in (2, 3):
+        raise ValueError(
+            f"{name} must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {cond.ndim} axes, "
+            f"{tuple(cond.shape)}: one row needs a batch axis, cond[None]; more axes of tokens become one, "
+            "cond.flatten(1, -2)"
+        )
+    if cond.shape[-1] != cond_dim:
+        raise ValueError(
+            f"{name} must be (batch, {cond_dim}), or tokens (batch, n, {cond_dim}), got {tuple(cond.shape)}: "
+            "set the adapter's cond_dim to the width of your encoder's output"
+        )
+    if not cond.is_floating_point():
+        raise ValueError(f"{name} must hold floats, got {cond.dtype}: embed ids before they reach the adapter")
+    if 0 in cond.shape:
+        raise ValueError(f"{name} is empty: {tuple(cond.shape)}")
+    if mask is not None:
+        _check_mask(mask_name, mask, cond, values)
+    if values:
+        mask = None if mask is None else mask.bool()
+        counted = cond if mask is None else cond[mask]
+        if not counted.isfinite().all():
+            where = cond.isfinite() if mask is None else cond.isfinite() | ~mask[..., None]
+            row = int((~where.flatten(1).all(1)).nonzero()[0])
+            raise ValueError(
+                f"{name} has NaN or infinite values, first in batch row {row}: look at the encoder's output"
+            )
+
+
+def _check_mask(name: str, mask: Any, cond: Tensor, values: bool) -> None:
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"{name} must be a torch tensor, got a {type(mask).__name__}: use torch.as_tensor")
+    if cond.ndim == 2:
+        raise ValueError(f"{name} was given with a condition that has no tokens: pass tokens (batch, n, c) or no mask")
+    if mask.shape != cond.shape[:2]:
+        raise ValueError(f"{name} must be {tuple(cond.shape[:2])} to match the tokens, got {tuple(mask.shape)}")
+    if mask.is_floating_point() or mask.is_complex():
+        raise ValueError(
+            f"{name} must be boolean or integer, true or 1 where a token counts, got {mask.dtype}: pass mask == 1, or "
+            "mask == 0 if it is one to add to attention scores"
+        )
+    if values:
+        if mask.dtype != torch.bool and not ((mask == 0) | (mask == 1)).all():
+            raise ValueError(f"{name} holds {mask.unique().tolist()[:4]}, expected 0 and 1: pass mask > 0, say")
+        if not mask.any(1).all():
+            raise ValueError(f"no valid token in row {int((~mask.any(1)).nonzero()[0])}: the {name} is all false there")
+
+
+def check_count(name: str, count: int) -> int:
+    """A whole number of at least one, as it was given."""
+    if not isinstance(count, Integral) or count < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {count}")
+    return count
+
+
+def check_pad(is_pad: Tensor, batch: int, horizon: int, values: bool = True) -> None:
+    """Padding is (b, h), true where an action stands beyond the end of its episode; not everywhere."""
+    if not isinstance(is_pad, Tensor):
+        raise ValueError(f"is_pad must be a torch tensor, got a {type(is_pad).__name__}: use torch.as_tensor")
+    if is_pad.shape != (batch, horizon) or is_pad.dtype != torch.bool:
+        raise ValueError(
+            f"is_pad must be boolean ({batch}, {horizon}), true where an action is padding, "
+            f"got {is_pad.dtype} {tuple(is_pad.shape)}"
+        )
+    if values and is_pad.all():
+        raise ValueError(
+            f"all {batch} x {horizon} actions of this batch are padding, so there is nothing to learn from: "
+            "is_pad is true where an action must not count; perhaps it is inverted"
+        )
+
+
+def check_adapter(adapter: Any) -> None:
+    """An adapter is an object, not its name or its class."""
+    from action_heads.adapters import ADAPTERS, Adapter
+
+    if isinstance(adapter, Adapter):
+        return
+    name = adapter if isinstance(adapter, str) else getattr(adapter, "name", "")
+    wanted = ADAPTERS.get(name, ADAPTERS["adaln_zero"]).__name__
+    given = repr(adapter) if isinstance(adapter, (str, type)) else f"a {type(adapter).__name__}"
+    raise ValueError(
+        f"attach takes an adapter, got {given}: pass {wanted}(cond_dim=...), with the width of your encoder's output. "
+        f"action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}"
+    )
+
+
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return a floating dtype given as such or by its name, such as "bfloat16"."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype must be a floating dtype of torch, such as torch.float32 or 'bfloat16', got {dtype!r}")
+    return found
+
+
+def as_device(device: torch.device | str | int) -> torch.device:
+    """Return a device that is here, given as such or by its name, such as "cuda:0"."""
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        gpus = f"{torch.cuda.device_count()} CUDA devices" if torch.cuda.is_available() else "no CUDA device"
+        raise ValueError(
+            f"device {device!r} can't be used ({str(error).splitlines()[0]}): torch {torch.__version__} sees "
+            f"{gpus} here; device='cpu' always works"
+        ) from error
+    return found
+
+
+def check_generator(generator: Any) -> None:
+    """A source of random numbers is a torch.Generator, or none."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator must be a torch.Generator, got {generator!r}: use torch.Generator().manual_seed(0), say"
+        )
+
+
+def check_units(x0: Tensor, clip: float, space: ActionSpace) -> None:
+    """Warn where normalised actions x0 (b h a) lie so far out that sampling, which clips, can never reach them."""
+    reach = x0.detach().abs().amax((0, 1))
+    worst = int(reach.argmax())
+    if reach[worst] > 1.5 * clip:
+        kind = next(kind for kind in WIDTHS if any(p.start <= worst < p.stop for p in space.slices(kind)))
+        remedy = (
+            "check the units (m, rad), or pass normalizer=Normalizer.fit(actions, space) to attach"
+            if kind in NORMALIZED
+            else "rotations are 6-D rows of a matrix and grippers lie between -1 and +1"
+        )
+        warnings.warn(
+            f"action dimension {worst} ({kind}) reaches {reach[worst]:.3g} where the head works within ±{clip:g}, "
+            f"and sampling clips there: {remedy}",
+            stacklevel=3,
+        )
+
+
+def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Check names, shapes and kinds of numbers of a weight file against a module, before anything is loaded.
+
+    `expected` may lie on the meta device: then nothing takes memory before the file is known to fit. Floats may have
+    another precision than the module's, and nothing else may differ.
+    """
+    problems = [f"lacks {name}" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"has an unknown {shown(name)}" for name in sorted(tensors.keys() - expected.keys())]
+    for name in sorted(expected.keys() & tensors.keys()):
+        found, wanted = tensors[name], expected[name]
+        if found.shape != wanted.shape:
+            problems.append(f"has {name} of shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+        elif found.dtype != wanted.dtype and not (found.is_floating_point() and wanted.is_floating_point()):
+            problems.append(f"has a {name} that is {found.dtype}, expected {wanted.dtype}")
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise WeightFileError(
+            f"{path} does not fit the config beside it: it {'; '.join(problems[:4])}{more}. Download or save it again."
+        )
+
+
+def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Numbers of the right kind, finite, and scales to divide by positive."""
+    problems = [
+        f"{name} is {tensors[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    problems += [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    problems += [f"{name} is not positive" for name in tensors if divides(name) and (tensors[name] <= 0).any()]
+    if problems:
+        raise WeightFileError(f"{path} can't be used: {'; '.join(problems[:4])}. Train or save it again.")
+
+
+def divides(name: str) -> bool:
+    """Whether a tensor is what others are divided by: of a normaliser, or of an adapter's standardisation."""
+    return name == "normalizer.scale" or (name.startswith("adapter.standard.") and name.endswith("std"))
+
+
+def check_fingerprint(tensors: Mapping[str, Tensor], contract: str, expected: str, path: Path) -> None:
+    """The weights and what they mean against the fingerprint that was saved with them."""
+    found = fingerprint(tensors, contract)
+    if found != expected:
+        raise WeightFileError(
+            f"{path} and its config have fingerprint {found}, but were saved as {expected}: one of them was changed, "
+            "or they are from different saves. Download them again (force_download=True), or save them again."
+        )

@@ -1,0 +1,1 @@
+"""Action spaces: what the numbers of an action mean, their conversion, rotations, normalisation."""

@@ -1,0 +1,314 @@
+"""What the numbers of an action mean: their order, whether absolute or delta, and in which frame.
+
+Axes: `b` batch, `h` horizon, `a` action width, `n` parts of one kind (arms), `...` any leading axes.
+Units: m, rad; the gripper is -1 open, +1 closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from action_heads._util import limits
+from action_heads._util.limits import check_width
+from action_heads.actions.rotations import from_matrix, to_matrix
+from action_heads.actions.unwrap import nearest, unwrapped
+
+WIDTHS = {"position": 3, "rotation": 6, "gripper": 1, "joint": None}  # None: as many joints as the robot has
+NORMALIZED = ("position", "joint")  # the others live in [-1, 1] already
+MODES = ("absolute", "delta")
+RELATIVE_TO = ("previous", "current")
+
+
+class Parts(NamedTuple):
+    """A decoded action; None for what the space lacks. The arms' axis n is there only where there are several."""
+
+    position: Tensor | None = None  # (..., 3) or (..., n, 3), m
+    rotation: Tensor | None = None  # (..., *form) or (..., n, *form)
+    gripper: Tensor | None = None  # (...) or (..., n)
+    joint: Tensor | None = None  # (..., all joints), rad
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """Ordered `parts` (kind, width), `mode` "absolute" or "delta", and a sentence naming the `frame`.
+
+    Kinds: "position" 3, "rotation" 6 (6-D), "gripper" 1, "joint" of any width; each may come several times (bimanual).
+    """
+
+    parts: tuple[tuple[str, int], ...]
+    mode: str = "absolute"
+    frame: str = "robot base"
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parts, (tuple, list)) or not all(
+            isinstance(part, (tuple, list)) and len(part) == 2 for part in self.parts
+        ):
+            raise ValueError(
+                f"parts are pairs of a kind and a width, such as (('position', 3), ('joint', 7)), got "
+                f"{limits.shown(self.parts)}"
+            )
+        object.__setattr__(self, "parts", tuple((kind, width) for kind, width in self.parts))  # JSON brings lists
+        if not self.parts:
+            raise ValueError("an action space needs parts, for example (('position', 3), ('rotation', 6))")
+        check_width("the number of parts", len(self.parts), limits.PARTS)
+        for kind, width in self.parts:
+            if not isinstance(kind, str) or kind not in WIDTHS:
+                raise ValueError(f"unknown part {limits.shown(kind)}; choose from {', '.join(map(repr, WIDTHS))}")
+            expected = WIDTHS[kind]
+            if type(width) is not int or width < 1 or (expected and width != expected):
+                found = limits.shown(width)
+                raise ValueError(f"part {kind!r} has width {found}; expected {expected or 'a positive integer'}")
+        check_width("the width of an action", self.dim, limits.ACTION)
+        if not isinstance(self.mode, str) or self.mode not in MODES:
+            raise ValueError(f"unknown mode {limits.shown(self.mode)}; choose from {', '.join(map(repr, MODES))}")
+        if not limits.fits(self.frame, str):
+            raise ValueError(f"frame must be a text that names the frame, got {limits.shown(self.frame)}")
+        if type(self.version) is not int or self.version != 1:
+            raise ValueError(
+                f"action space version {limits.shown(self.version)}; this library reads 1: update action-heads"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, strings and numbers, ready for JSON."""
+        return asdict(self) | {"parts": [list(part) for part in self.parts]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ActionSpace:
+        """The inverse of `to_dict`; unknown and missing keys are errors."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"an action space is an object with parts, mode and frame, got {limits.shown(data)}")
+        known = {field.name for field in fields(cls)}
+        if unknown := set(data) - known:
+            raise ValueError(f"unknown action space keys {sorted(map(str, unknown))}; known are {sorted(known)}")
+        if missing := {"parts", "mode", "frame"} - set(data):
+            raise ValueError(f"an action space needs the keys {sorted(missing)}, which are missing")
+        return cls(**data)
+
+    @property
+    def dim(self) -> int:
+        """Width `a` of an action."""
+        return sum(width for _, width in self.parts)
+
+    @property
+    def pose_dim(self) -> int:
+        """Width of a pose: an action without its grippers."""
+        return sum(width for kind, width in self.parts if kind != "gripper")
+
+    def slices(self, kind: str) -> tuple[slice, ...]:
+        """Where the parts of one kind lie in an action; empty if the space has none."""
+        if kind not in WIDTHS:
+            raise ValueError(f"unknown part {kind!r}; choose from {', '.join(map(repr, WIDTHS))}")
+        return tuple(where for name, where in self._layout() if name == kind)
+
+    @property
+    def position_mask(self) -> Tensor:
+        """Bool (a,): the position dimensions."""
+        return self._mask("position")
+
+    @property
+    def normalized_mask(self) -> Tensor:
+        """Bool (a,): the dimensions a `Normalizer` touches, positions and joints."""
+        return self._mask(*NORMALIZED)
+
+    def encode(
+        self,
+        position: Tensor | None = None,
+        rotation: Tensor | None = None,
+        gripper: Tensor | None = None,
+        joint: Tensor | None = None,
+        rotation_form: str = "matrix",
+    ) -> Tensor:
+        """Parts -> actions (..., a); shapes as in `Parts`, rotation in any form of `rotations`."""
+        if rotation is not None:
+            rotation = from_matrix(to_matrix(rotation, rotation_form), "6d")
+        given = Parts(position, rotation, gripper, joint)._asdict()
+        pieces = {kind: self._split(kind, part) for kind, part in given.items()}
+        leads = {kind: tuple(piece[0].shape[:-1]) for kind, piece in pieces.items() if piece}
+        if len(set(leads.values())) > 1:
+            raise ValueError(f"the parts' leading axes differ: {leads}; a gripper comes without an axis for its width")
+        return torch.cat([pieces[kind].pop(0) for kind, _ in self.parts], dim=-1)
+
+    def decode(
+        self,
+        actions: Tensor,
+        rotation_form: str = "matrix",
+        last: Parts | None = None,
+        canonical: bool = False,
+    ) -> Parts:
+        """Actions (..., a) -> Parts, rotations orthonormalised and in `rotation_form`; the inverse of `encode`.
+
+        Along a chunk (..., h, a) of absolute actions, which has a batch axis, each rotation is written nearest to the
+        one before it, so that no number jumps by a whole turn. Single actions (a) or (b, a) are continued from `last`
+        alone. A delta is always its shortest turn.
+
+        Args:
+            last: what was decoded before the chunk, or before these single actions: Parts without the axis h.
+            canonical: write each rotation by itself, as `rotations.from_matrix` does (w >= 0, angles up to pi).
+        """
+        self._check_width(actions)
+        parts: dict[str, Tensor] = {}
+        for kind in dict(self.parts):
+            pieces = [actions[..., where] for where in self.slices(kind)]
+            parts[kind] = torch.cat(pieces, -1) if kind == "joint" else torch.stack(pieces, -2)
+            if kind == "rotation":
+                parts[kind] = from_matrix(to_matrix(parts[kind], "6d"), rotation_form)
+            if kind == "gripper":
+                parts[kind] = parts[kind].squeeze(-1)
+            if kind != "joint" and len(pieces) == 1:
+                parts[kind] = parts[kind].squeeze(actions.dim() - 1)
+        if "rotation" in parts and self.mode == "absolute" and not canonical:
+            before = None if last is None else last.rotation
+            parts["rotation"] = continued(parts["rotation"], rotation_form, actions.dim(), before)
+        return Parts(**parts)
+
+    def to_delta(self, actions: Tensor, pose: Tensor, relative_to: str = "previous") -> Tensor:
+        """Absolute actions (b h a) -> deltas (b h a), given the robot's pose (b pose_dim) as the chunk begins.
+
+        relative_to "previous": each step from the one before it, the first from `pose`: what a delta controller takes
+        (OSC of robosuite and LIBERO). "current": every step from `pose`, so that an error does not add up over a chunk.
+        Positions and joints are differences. Rotations are R_i R_{i-1}^T, turns about the axes of the BASE frame; the
+        usual R_{i-1}^T R_i would turn about the hand's own axes. Grippers stay absolute.
+        """
+        start = self._start(actions, pose, relative_to)
+        before = torch.cat((start, actions[:, :-1]), 1) if relative_to == "previous" else start.expand_as(actions)
+        pieces = [_BETWEEN[kind](actions[..., part], before[..., part]) for kind, part in self._layout()]
+        return torch.cat(pieces, dim=-1)
+
+    def to_absolute(self, actions: Tensor, pose: Tensor, relative_to: str = "previous") -> Tensor:
+        """Deltas (b h a) -> absolute actions (b h a): the inverse of `to_delta` for the same pose and `relative_to`."""
+        start = self._start(actions, pose, relative_to)
+        onto = _CHAINED if relative_to == "previous" else _ONTO
+        return torch.cat([onto[kind](actions[..., part], start[..., part]) for kind, part in self._layout()], dim=-1)
+
+    def validate(self, actions: Tensor, horizon: int, values: bool = True) -> None:
+        """Raise a ValueError unless actions are finite floats (b h a).
+
+        Reading the values makes the host wait for the device; `values=False` looks at shape and dtype alone.
+        """
+        expected = f"expected (batch, horizon {horizon}, action {self.dim}: {self._legend()})"
+        if not isinstance(actions, Tensor):
+            raise ValueError(f"actions are a {type(actions).__name__}; {expected} as a torch tensor: torch.as_tensor")
+        shape = tuple(actions.shape)
+        if actions.dim() != 3:
+            raise ValueError(f"actions have shape {shape}; {expected}; one chunk needs a batch axis: actions[None]")
+        if shape[0] == 0:
+            raise ValueError(f"actions have shape {shape}: the batch is empty; {expected} with at least one row")
+        if shape[1:] != (horizon, self.dim):
+            wrong = "width" if shape[2] != self.dim else "horizon"
+            raise ValueError(f"actions have shape {shape}, the wrong {wrong}; {expected}")
+        if not actions.is_floating_point():
+            raise ValueError(f"actions have dtype {actions.dtype}; expected floating point: actions.float()")
+        if values and len(bad := (~actions.isfinite()).nonzero()):
+            row, step, dim = bad[0].tolist()
+            raise ValueError(
+                f"actions have {len(bad)} NaN or infinite values, the first in batch row {row}, step {step}, "
+                f"dimension {dim} ({self._kind(dim)}); look at that episode's recording and at zero quaternions in it"
+            )
+
+    def _layout(self) -> list[tuple[str, slice]]:
+        """Every part in order, as its kind and its place in an action."""
+        ends = [sum(width for _, width in self.parts[: i + 1]) for i in range(len(self.parts))]
+        return [(kind, slice(end - width, end)) for (kind, width), end in zip(self.parts, ends, strict=True)]
+
+    def _legend(self) -> str:
+        return ", ".join(f"{kind} {width}" for kind, width in self.parts)
+
+    def _kind(self, dim: int) -> str:
+        return next(kind for kind, part in self._layout() if part.start <= dim < part.stop)
+
+    def _mask(self, *kinds: str) -> Tensor:
+        return torch.tensor([kind in kinds for kind, width in self.parts for _ in range(width)])
+
+    def _check_width(self, actions: Tensor) -> None:
+        if actions.shape[-1:] != (self.dim,):
+            raise ValueError(f"actions have shape {tuple(actions.shape)}; expected (..., {self.dim}): {self._legend()}")
+
+    def _split(self, kind: str, part: Tensor | None) -> list[Tensor]:
+        """One argument of `encode` -> its pieces (..., width), one a part of this kind."""
+        places = self.slices(kind)
+        if part is None and not places:
+            return []
+        if part is None or not places:
+            problem = "was not given" if part is None else "was given"
+            raise ValueError(f"{kind} {problem}, but this space has {self._legend()}")
+        given = tuple(part.shape)
+        if kind == "gripper":
+            part = part[..., None]  # given without a width of its own
+        if kind != "joint" and len(places) == 1:
+            part = part.unsqueeze(-2)
+        widths = [place.stop - place.start for place in places]
+        expected = (sum(widths),) if kind == "joint" else (len(places), widths[0])
+        if tuple(part.shape[-len(expected) :]) != expected:
+            arms = f"an axis of {len(places)} arms and " if len(places) > 1 and kind != "joint" else ""
+            raise ValueError(f"{kind} has shape {given}; expected {arms}{expected[-1]} values at its end")
+        return list(part.split(widths, dim=-1) if kind == "joint" else part.unbind(-2))
+
+    def _start(self, actions: Tensor, pose: Tensor, relative_to: str) -> Tensor:
+        """Pose (b pose_dim) -> (b 1 a): laid out like an action, with zeros for the grippers, which no delta reads."""
+        if relative_to not in RELATIVE_TO:
+            raise ValueError(f"unknown relative_to {relative_to!r}; choose from {', '.join(map(repr, RELATIVE_TO))}")
+        self._check_width(actions)
+        if actions.dim() != 3 or tuple(pose.shape) != (actions.shape[0], self.pose_dim):
+            raise ValueError(
+                f"actions {tuple(actions.shape)} and pose {tuple(pose.shape)}: expected (b, h, {self.dim}) and "
+                f"(b, {self.pose_dim}), the pose laid out like an action without its grippers"
+            )
+        pieces = iter(pose.split([width for kind, width in self.parts if kind != "gripper"], dim=-1))
+        zero = pose.new_zeros(len(pose), 1)
+        return torch.cat([zero if kind == "gripper" else next(pieces) for kind, _ in self.parts], dim=-1)[:, None]
+
+
+def continued(rotation: Tensor, form: str, axes: int, before: Tensor | None) -> Tensor:
+    """Decoded rotations of actions with so many axes: along h of chunks (..., h, a), and from what came before."""
+    if axes > 2:
+        return unwrapped(rotation, form, axes - 2, before)
+    return rotation if before is None else nearest(rotation, before, form)
+
+
+def _matrix(rows: Tensor) -> Tensor:
+    return to_matrix(rows, "6d")
+
+
+def _turn_between(now: Tensor, before: Tensor) -> Tensor:
+    """R_now R_before^T, all as 6-D (..., 6): the turn about the base frame's axes that leads from before to now."""
+    return from_matrix(_matrix(now) @ _matrix(before).transpose(-1, -2), "6d")
+
+
+def _turn_onto(turn: Tensor, before: Tensor) -> Tensor:
+    return from_matrix(_matrix(turn) @ _matrix(before), "6d")
+
+
+def _turn_chained(turns: Tensor, start: Tensor) -> Tensor:
+    """Turns (b h 6), start (b 1 6) -> (b h 6): R_i = D_i R_{i-1}."""
+    steps = [_matrix(start[:, 0])]
+    for turn in _matrix(turns).unbind(1):
+        steps.append(turn @ steps[-1])
+    return from_matrix(torch.stack(steps[1:], dim=1), "6d")
+
+
+def _gripper(now: Tensor, before: Tensor) -> Tensor:
+    return now
+
+
+# How a part changes: (actions, what they are relative to) -> deltas, and two ways back.
+_BETWEEN = {"position": torch.sub, "joint": torch.sub, "rotation": _turn_between, "gripper": _gripper}
+_ONTO = {"position": torch.add, "joint": torch.add, "rotation": _turn_onto, "gripper": _gripper}
+_CHAINED = {
+    "position": lambda deltas, start: start + deltas.cumsum(1),
+    "joint": lambda deltas, start: start + deltas.cumsum(1),
+    "rotation": _turn_chained,
+    "gripper": _gripper,
+}
+
+_EE = (("position", 3), ("rotation", 6), ("gripper", 1))
+
+EE_ABSOLUTE = ActionSpace(_EE, "absolute", "TCP pose in the robot base frame (z up), metres")
+EE_DELTA = ActionSpace(
+    _EE, "delta", "TCP change from one step to the next, along and about the robot base frame's axes"
+)

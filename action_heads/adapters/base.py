@@ -1,0 +1,234 @@
+"""What every adapter shares: reading a condition, and one zero-initialised map to the modulation of all sites.
+
+Axes: b batch, h horizon, n tokens, c condition, w width, u hidden units, p modulation values of one site, P of all,
+r code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from action_heads._util import limits
+from action_heads._util.checks import check_condition
+from action_heads._util.conditions import Condition, Mask
+from action_heads._util.limits import check_fields, check_parameters, check_width, shown
+from action_heads.adapters.reading import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
+
+
+@dataclass(frozen=True)
+class Site:
+    """A residual branch of a backbone, where modulation acts: width of what enters, and hidden units within."""
+
+    width: int
+    hidden: int
+    attends: bool = False  # whether it is self-attention
+
+
+class Modulation:
+    """How one site is modulated. The identity here; each mechanism overrides what it touches."""
+
+    def __init__(self, values: Tensor):
+        """Values (b, 1 or h, p): what the mechanism needs for one site, the same or different for each step."""
+
+    def enter(self, x: Tensor) -> Tensor:
+        """Acts on the branch's input (b h w)."""
+        return x
+
+    def hidden(self, y: Tensor) -> Tensor:
+        """Acts on the activated hidden units (b h u)."""
+        return y
+
+    def leave(self, y: Tensor) -> Tensor:
+        """Acts on the branch before it joins the residual stream (b h w)."""
+        return y
+
+    def normalize(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        """Normalises the residual stream (b h w)."""
+        return norm(x)
+
+    def prepend(self, x: Tensor) -> Tensor:
+        """Puts tokens before the embedded chunk (b h w) -> (b, n + h, w). For backbones that attend, as the next."""
+        return x
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Adds to the residual stream (b h w) after self-attention what else is attended to."""
+        return x
+
+
+THROUGH = ("code", "blocks", "both")
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """Everything needed to build an adapter again; written beside its weights."""
+
+    mechanism: str
+    cond_dim: int | Mapping[str, int]
+    hidden_dim: int | None = None
+    relearn_step: bool = False
+    through: str | None = None
+    pool: str = "mean"
+    per_step: bool = False
+
+    def __post_init__(self):
+        if self.through is not None and not (isinstance(self.through, str) and self.through in THROUGH):
+            given = shown(self.through)
+            raise ValueError(f"unknown path {given}; an adapter acts through {', '.join(map(repr, THROUGH))}")
+        if not isinstance(self.pool, str) or self.pool not in POOLS:
+            raise ValueError(f"unknown pooling {shown(self.pool)}; tokens are pooled by {', '.join(map(repr, POOLS))}")
+        if isinstance(self.cond_dim, Mapping):
+            for name, width in self.cond_dim.items():
+                if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
+                    given = shown(name)
+                    raise ValueError(f"a source can't be called {given}: torch takes no dots, nor names of its own")
+                check_width(f"cond_dim[{name!r}]", width, limits.CONDITION)
+            # In one order, whatever file or dict it came from: sums of floats depend on it.
+            object.__setattr__(self, "cond_dim", dict(sorted(self.cond_dim.items())))
+            if not self.cond_dim:
+                raise ValueError("cond_dim names no source: give widths by name, or one width")
+            check_width("the number of sources in cond_dim", len(self.cond_dim), limits.SOURCES)
+        else:
+            check_width("cond_dim", self.cond_dim, limits.CONDITION)
+        if self.hidden_dim is not None:
+            check_width("hidden_dim", self.hidden_dim, limits.WIDTH)
+        check_fields(vars(self), AdapterConfig, "the adapter's config")
+        condition = sum(self.cond_dim.values()) if isinstance(self.cond_dim, Mapping) else self.cond_dim
+        hidden = self.hidden_dim or 1
+        check_parameters("this adapter", condition * hidden + hidden**2)
+
+
+class Adapter(nn.Module):
+    """A small trainable network from a condition to the modulation of a frozen backbone.
+
+    The condition is read once, at the width of the head (c -> w -> w), so that a 2048-d embedding costs 0.6M
+    parameters rather than one map a block. From there it acts through the head's code of motion, a few dimensions
+    which Stage 1 taught the head to follow, or through a map of its own to the modulation of every block, or both.
+    Each starts at zero: a fresh adapter is the pretrained unconditional head.
+
+    Args:
+        cond_dim: width c of the condition: a vector (b, c), or tokens (b, n, c), which are pooled. Or widths by name,
+            such as {"tokens": 960, "state": 8}: conditions and masks then come by these names.
+        hidden_dim: width of the reading network; the head's own width if not given.
+        relearn_step: also train the head's own modulation, starting from what it is. This is the paper's recipe, in
+            which only backbone and step embedding stay frozen.
+        through: "code" (the smallest adapters), "blocks" (as in the paper), or "both"; if not given, all the head has.
+        pool: what is read of tokens: their "mean", the "last" valid one, or "attention" by four learned queries.
+        per_step: aim at a code for every step of the chunk, rather than one for all. A chunk then need not be one
+            motion of those that Stage 1 saw; a backbone that mixes time has seen none with codes that differ.
+    """
+
+    name: ClassVar[str]
+    modulation: ClassVar[type[Modulation]]
+    # Whether each step of a chunk may have values of its own, as noise levels that differ within a chunk ask for.
+    per_position: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        cond_dim: int | Mapping[str, int],
+        *,
+        hidden_dim: int | None = None,
+        relearn_step: bool = False,
+        through: str | None = None,
+        pool: str = "mean",
+        per_step: bool = False,
+    ):
+        super().__init__()
+        self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, pool, per_step)
+        self.step: nn.Module | None = None  # the relearned modulation of the head, if any
+        self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)
+
+    @staticmethod
+    def values_at(site: Site) -> int:
+        """How many modulation values p one site takes."""
+        raise NotImplementedError
+
+    @classmethod
+    def sizes(cls, sites: Sequence[Site]) -> list[int]:
+        """How the P values of all sites are divided."""
+        return [cls.values_at(site) for site in sites]
+
+    @classmethod
+    def layers(cls, sites: Sequence[Site]) -> nn.ModuleList | None:
+        """What else a head must learn in Stage 1 to read the values, if anything. It belongs to the head."""
+        return None
+
+    @classmethod
+    def modulations(
+        cls, values: Tensor, sites: Sequence[Site], layers: nn.ModuleList | None = None
+    ) -> list[Modulation]:
+        """Values (b, 1 or h, P), and what `layers` made, trained -> the modulation of every site."""
+        return [cls.modulation(part) for part in values.split(cls.sizes(sites), dim=-1)]
+
+    def build(self, width: int, values: int, code: int | None = None, horizon: int | None = None) -> None:
+        """Create the parameters, for a head of some width, P values, a code of so many dimensions, or none.
+
+        The horizon is that of chunks whose steps may differ in their modulation; none if they may not.
+        `ActionHead.attach` calls this.
+        """
+        through = self.config.through or ("both" if code else "blocks")
+        if through != "blocks" and not code:
+            raise ValueError(
+                f"this head was pretrained without a code, so an adapter can't act through {through!r}: use "
+                "through='blocks', or a head that was pretrained with --signal code"
+            )
+        if self.config.per_step and (through == "blocks" or not horizon):
+            raise ValueError(
+                "per_step aims at a code for every step of a chunk: it needs a path through the code, a backbone that "
+                f"modulates steps apart (not unet) and a mechanism that does (no tokens); here through={through!r}"
+            )
+        self.config = replace(self.config, through=through)
+        width = self.config.hidden_dim or width
+        sources = self.config.cond_dim
+        self.pool = for_sources(sources, POOLS[self.config.pool])
+        first = for_sources(sources, lambda c: Read(c, width), ReadAll)
+        self.read = nn.Sequential(first, nn.Mish(), nn.Linear(width, width), nn.Mish())
+        self.codes = horizon if self.config.per_step and horizon else 1
+        self.aim = None if through == "blocks" else zero_linear(width, self.codes * (code or 0))
+        self.generate = None if through == "code" else zero_linear(width, values)
+
+    @property
+    def is_built(self) -> bool:
+        return hasattr(self, "read")
+
+    def standardize(self, cond: Condition, mask: Mask = None) -> None:
+        """Take the statistics of conditions, so that raw robot states or unscaled embeddings may be passed in.
+
+        Args as in `forward`: (n, c), or tokens (n, m, c) with a mask (n, m); of several sources those to standardise.
+        """
+        sources = self.config.cond_dim
+        if isinstance(sources, Mapping) and isinstance(cond, Mapping):
+            sources = {name: width for name, width in sources.items() if name in cond} or sources
+        check_condition(cond, mask, sources, values=True)
+        self.standard.fit(cond, mask)  # type: ignore[operator]
+
+    def forward(self, cond: Condition, mask: Mask = None, steer: Steer | None = None) -> Tensor:
+        """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1 or h, P).
+
+        Several conditions come by name, and so do their masks. `steer` is the head's map from codes (b, 1 or h, r) to
+        modulation.
+        """
+        features = self.read(self.pool(self.standard(cond), mask))
+        values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
+        if self.aim is None:
+            return values
+        assert steer is not None, "an adapter that aims needs the head's map from codes"
+        return values + steer(rearrange(self.aim(features), "b (h r) -> b h r", h=self.codes))
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in vars(self.config).items() if value)
+
+
+Steer = Callable[[Tensor], Tensor]
+
+
+def zero_linear(inputs: int, outputs: int) -> nn.Linear:
+    """A map that starts as zero."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

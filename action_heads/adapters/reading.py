@@ -1,0 +1,140 @@
+"""How an adapter reads a condition: standardise, pool tokens, map to the width of its network; each source on its own.
+
+Axes: b batch, n tokens, c condition, i attention heads, w width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from action_heads._util.precision import KeepFloat32
+from action_heads.actions.normalize import ANY_UNIT, floored
+
+
+class Standardizer(KeepFloat32):
+    """(cond - mean) / std, the identity until it is fitted."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(cond_dim))
+        self.register_buffer("std", torch.ones(cond_dim))
+
+    def fit(self, cond: Tensor, mask: Tensor | None = None) -> None:
+        """Statistics of conditions (..., c), where a mask (...) is true, with the floor of `normalize.floored`."""
+        cond = cond if mask is None else cond[mask.bool()]
+        cond = cond.detach().reshape(-1, len(self.mean)).float()
+        mean = cond.mean(0)
+        self.set(mean, floored(cond.std(0, correction=0), mean, ANY_UNIT))
+
+    def set(self, mean: Tensor, std: Tensor) -> None:
+        """Take statistics (c) as they are, for conditions whose units are known."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def forward(self, cond: Tensor) -> Tensor:
+        return (cond.float() - self.mean) / self.std
+
+
+class Pool(nn.Module):
+    """Tokens (b n c) and a mask (b n), true where they count -> (b c). A vector (b c) is its own only token."""
+
+    def forward(self, cond: Tensor, mask: Tensor | None) -> Tensor:
+        if cond.ndim == 2:
+            return cond
+        valid = torch.ones_like(cond[..., 0], dtype=torch.bool) if mask is None else mask.bool()
+        # where, not a product: what stands in padding may be NaN
+        return self.pool(torch.where(valid.unsqueeze(-1), cond, 0), valid)
+
+    def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Mean(Pool):
+    """The mean of valid tokens."""
+
+    def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        return tokens.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+
+
+class Last(Pool):
+    """The last valid token of a row, whichever side the padding is on: in a causal model it has seen all the others."""
+
+    def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        last = torch.where(valid, torch.arange(valid.shape[1], device=valid.device), 0).amax(1)
+        return tokens[torch.arange(len(tokens), device=valid.device), last]
+
+
+class Attention(Pool):
+    """softmax(tokens · q_i / √c) · tokens by four learned queries -> (b i c), begins as the mean of each.
+
+    A learned query sees tokens through a key projection that is as constant as itself: one vector a head says as much.
+    The value projection is `Read`'s.
+
+    A vector is its own only token, so its weight is 1 whatever the queries are. They then get a gradient of zero, not
+    none: DDP waits for the gradient of every parameter, and whether a source is a vector shows only when it comes.
+    """
+
+    heads = 4
+
+    def __init__(self, cond_dim: int):
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(self.heads, cond_dim))
+
+    def forward(self, cond: Tensor, mask: Tensor | None) -> Tensor:
+        return cond + 0 * self.query.sum() if cond.ndim == 2 else super().forward(cond, mask)
+
+    def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        score = torch.einsum("b n c, i c -> b i n", tokens, self.query.float()) / tokens.shape[-1] ** 0.5
+        score = score.masked_fill(~valid.unsqueeze(1), torch.finfo(score.dtype).min)
+        return torch.einsum("b i n, b n c -> b i c", score.softmax(-1), tokens)
+
+
+POOLS: dict[str, Callable[[int], Pool]] = {"mean": lambda _: Mean(), "last": lambda _: Last(), "attention": Attention}
+
+
+class Read(nn.Linear):
+    """Pooled (b c) -> (b w); of several attention heads (b i c) each feeds its share of the w units."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)
+        if x.ndim == 2:
+            return super().forward(x)
+        weights = self.weight.tensor_split(x.shape[1])
+        y = [nn.functional.linear(head, weight) for head, weight in zip(x.unbind(1), weights, strict=True)]
+        return torch.cat(y, -1) + self.bias
+
+
+class Each(nn.ModuleDict):
+    """One module for each source of a condition, applied to its own."""
+
+    def forward(self, cond: Mapping[str, Tensor], *masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+        return {name: module(cond[name], *(of(mask, name) for mask in masks)) for name, module in self.items()}
+
+
+class Standardizers(Each):
+    def fit(self, cond: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None = None) -> None:
+        for name, part in cond.items():
+            self[name].fit(part, of(mask, name))  # type: ignore[operator]
+
+
+class ReadAll(Each):
+    """What is read of each source, added up: none drowns in a wider one."""
+
+    def forward(self, x: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
+        return torch.stack(list(super().forward(x).values())).sum(0)
+
+
+def of(masks: Mapping[str, Tensor] | None, name: str) -> Tensor | None:
+    return None if masks is None else masks.get(name)
+
+
+def for_sources(widths: Any, make: Callable[[int], nn.Module], several: type[Each] = Each) -> nn.Module:
+    """The module of one condition, or one for each source by name."""
+    return several({k: make(v) for k, v in widths.items()}) if isinstance(widths, Mapping) else make(widths)

@@ -1,0 +1,151 @@
+"""What all commands share: options read into a settings class, and errors that end a command as a shell expects."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import re
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
+
+from action_heads._util import extras
+from action_heads._util.names import nearest
+
+T = TypeVar("T")
+MISTAKE, INTERRUPTED, NO_READER = 2, 130, 141  # exit codes; the last is what SIGPIPE ends other commands with
+
+
+class Mistake(ValueError):
+    """The command line itself is wrong: the message says it all, so nothing is offered beside it."""
+
+
+def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
+    """Read `arguments` into the dataclass `kind`. A field without a default is given by its place.
+
+    Raises:
+        Mistake: an option is unknown, lacks its value or has a wrong one, or the settings contradict each other.
+        SystemExit: the help was asked for, and printed.
+    """
+    import tyro  # here, since the help of the whole does without it
+
+    check_options(kind, arguments)
+    # The class's own checks run afterwards: tyro would fold their messages into a box of 80 columns.
+    unchecked: Any = type(kind.__name__, (kind,), {"__post_init__": lambda self: None, "__doc__": kind.__doc__})
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            given = tyro.cli(unchecked, prog=prog, args=list(arguments), config=(tyro.conf.PositionalRequiredArgs,))
+    except SystemExit as end:
+        if end.code in (None, 0):
+            raise
+        raise Mistake(f"{what_is_wrong(kind, said.getvalue())}. See {prog} --help") from None
+    values = {field.name: getattr(given, field.name) for field in dataclasses.fields(unchecked) if field.init}
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
+def check_installed(what: str, *needed: str) -> None:
+    """Refuse a command whose extras are not installed, before it imports anything of them."""
+    if lacking := extras.missing(*needed):
+        are = "are" if lacking[1:] else "is"
+        raise Mistake(f"{what} needs {', '.join(lacking)}, which {are} not installed. {extras.remedy(*needed)}")
+
+
+def check_options(kind: type, arguments: Sequence[str]) -> None:
+    """Refuse an option that `kind` does not have, with the name of the nearest one that it has."""
+    known = options(kind)
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if argument.startswith("--") and name not in known and not name.startswith("--tyro-"):
+            raise Mistake(f"unknown option {name}{nearest(name, known)}. The options are {', '.join(sorted(known))}")
+
+
+def options(kind: type) -> set[str]:
+    """Return all that may be written for the fields of a settings class, in the spelling with dashes."""
+    found = {"--help"}
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        name = field.name.replace("_", "-")
+        found.add(f"--{name}")
+        found |= {alias for part in getattr(hints[field.name], "__metadata__", ()) for alias in _aliases(part)}
+        if isinstance(field.default, bool):
+            found.add(f"--no-{name}")
+    return found
+
+
+def _aliases(annotation: Any) -> tuple[str, ...]:
+    return tuple(getattr(annotation, "aliases", None) or ())
+
+
+def what_is_wrong(kind: type, box: str) -> str:
+    """Return what tyro complains of, as one line."""
+    if "Missing from" in box:
+        needed = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+        return f"needed and not given: {' and '.join(needed)}"
+    return plain(box)
+
+
+def plain(box: str) -> str:
+    """Return the message in a box that tyro drew, without the box and the help around it, as one line."""
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    rows = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    message = " ".join(rows[: next((i for i, row in enumerate(rows) if row and not row.strip("─")), len(rows))])
+    message = re.sub(r"^(Error parsing|Unrecognized options:) ", lambda m: "" if "parsing" in m[0] else m[0], message)
+    return re.sub(r"\s+", " ", message).strip().rstrip(".:") or "the command line could not be read"
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """End a command as a shell expects.
+
+    A user's mistake ends it with one message and exit code 2, Ctrl-C with a line and 130; if nobody reads its output
+    any more, it ends without a word. Any other error is ours, and keeps its traceback.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        _end("stopped by Ctrl-C", INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            _end("", NO_READER)
+        if os.environ.get("ACTION_HEADS_TRACEBACK") or not _of_the_user(error):
+            raise
+        hint = "" if isinstance(error, Mistake) else "\n(ACTION_HEADS_TRACEBACK=1 shows where this came from)"
+        _end(f"error: {error}{hint}", MISTAKE)
+
+
+def _of_the_user(error: Exception) -> bool:
+    """Tell what the user can mend (files, values, missing packages, training that diverged) from what is a bug."""
+    loop = sys.modules.get("action_heads.training.loop")  # imported by who trains; here it would bring torch along
+    diverged = (loop.Diverged,) if loop else ()
+    return isinstance(error, (OSError, ValueError, ImportError, *diverged))
+
+
+def _nobody_reads() -> bool:
+    """Tell whether it is the output that broke, rather than a connection to another process."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _end(message: str, code: int) -> typing.NoReturn:
+    try:
+        if message:
+            print(message, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        code = NO_READER
+    if code == NO_READER:  # Python writes what is left of its buffers once more as it ends, which would fail again
+        null = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(null, stream.fileno())
+    raise SystemExit(code)

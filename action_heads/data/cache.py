@@ -1,0 +1,141 @@
+"""A recording's table on disk, written once, an episode at a time, and memory-mapped ever after.
+
+Axes: `t` steps of one episode, `N` steps of the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action_heads.data.convert import Steps
+from action_heads.data.reading import BadData, read_object, reading, whole
+from action_heads.io import drafts
+from action_heads.kinematics.arm import Arm
+from action_heads.kinematics.trajectories import Trajectories
+
+FORMAT = 2  # of the files below: another number never meets them
+
+
+def folder() -> Path:
+    """Where tables are kept: `ACTION_HEADS_CACHE`, or action-heads in the user's cache folder."""
+    if chosen := os.environ.get("ACTION_HEADS_CACHE"):
+        return Path(chosen).expanduser() / "trajectories"
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "action-heads" / "trajectories"
+
+
+class Column:
+    """A .npy file that grows by rows: numpy leaves room in its header for the number of them."""
+
+    def __init__(self, path: Path, width: tuple[int, ...]):
+        self.width, self.rows = width, 0
+        self.file = path.open("wb")
+        self._header()
+
+    def _header(self) -> None:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.rows, *self.width)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, values: np.ndarray) -> None:
+        self.file.write(np.ascontiguousarray(values, dtype="<f4").tobytes())
+        self.rows += len(values)
+
+    def close(self) -> None:
+        begin = self.file.tell() - 4 * self.rows * int(np.prod(self.width))
+        self.file.seek(0)
+        self._header()
+        assert self.file.tell() == begin, "numpy left no room for the number of rows in its header"
+        self.file.close()
+
+
+class Table:
+    """The table being written: what `build` of `cached` appends to."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.columns: dict[str, Column] = {}
+        self.episodes: list[tuple[str, str, int]] = []
+        self.warning = ""  # told whenever the table is opened
+
+    def append(self, corpus: str, name: str, steps: Steps) -> None:
+        """One episode."""
+        for key, values in steps._asdict().items():
+            if values is not None:
+                if key not in self.columns:
+                    self.columns[key] = Column(self.path / f"{key}.npy", values.shape[1:])
+                self.columns[key].append(values)
+        self.episodes.append((corpus, name, len(steps.gripper)))
+
+    def close(self) -> None:
+        for column in self.columns.values():
+            column.close()
+
+
+def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Table], None]) -> Trajectories:
+    """The table of this identity (anything JSON can hold), built now if it was not before.
+
+    It is written beside its place and renamed into it whole: a run that is cut leaves nothing that looks finished.
+    """
+    key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True, default=str).encode()).hexdigest()[:24]
+    place = folder() / key
+    if not place.exists():
+        drafts.sweep(folder(), ["[0-9a-f]" * 24])
+        try:
+            with drafts.drafted(place) as made:
+                made.mkdir()
+                table = Table(made)
+                try:
+                    build(table)
+                finally:
+                    table.close()
+                shapes = {key: (column.rows, *column.width) for key, column in table.columns.items()}
+                record = {"identity": identity, "warning": table.warning, "columns": shapes, "episodes": table.episodes}
+                (made / "episodes.json").write_text(json.dumps(record, default=str), encoding="utf-8")
+        except OSError:  # another process was faster, with the same outcome
+            if not place.exists():
+                raise
+    return _load(place, rate_hz, arm)
+
+
+def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
+    remedy = "it is damaged: delete the folder, and it is made anew"
+    try:
+        record = read_object(place / "episodes.json", "the table of a recording")
+    except BadData as error:
+        raise BadData(f"{error}. {place} is damaged: delete the folder, and it is made anew") from error
+    with reading(f"{place}", remedy):
+        warning, shapes = record["warning"], {key: tuple(shape) for key, shape in record["columns"].items()}
+        corpora, names, lengths = zip(*record["episodes"], strict=True)
+        counts = [whole(length, f"{place}, episodes.json: a length") for length in lengths]
+        ends = np.cumsum(counts)
+        # Mode "c" reads like "r", but torch takes only arrays that could be written to.
+        mapped = {key: np.load(place / f"{key}.npy", mmap_mode="c", allow_pickle=False) for key in shapes}
+        damaged = [key for key in shapes if mapped[key].shape != shapes[key] or mapped[key].dtype != np.dtype("<f4")]
+        known = {"gripper"} < set(shapes) <= {"joints", "poses", "gripper"} and all(
+            isinstance(n, str) for n in (*corpora, *names)
+        )
+        if damaged or not known or not isinstance(warning, str) or any(len(a) != ends[-1] for a in mapped.values()):
+            raise BadData(f"{place} is damaged: delete the folder, and it is made anew")
+    if warning:
+        warnings.warn(warning, stacklevel=4)
+    columns: dict[str, Tensor] = {key: torch.from_numpy(array) for key, array in mapped.items()}
+    return Trajectories(
+        joints=columns.get("joints"),
+        poses=columns.get("poses"),
+        gripper=columns["gripper"],
+        starts=ends - counts,
+        lengths=np.array(counts),
+        names=names,
+        corpora=corpora,
+        rate_hz=rate_hz,
+        arm=arm,
+    )

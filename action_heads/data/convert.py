@@ -1,0 +1,88 @@
+"""An episode as recorded -> joints, poses and gripper as this package has them, at one rate.
+
+Axes: `t` steps of one episode, `j` joints. Units: rad, m, the robot's base frame; gripper -1 open, +1 closed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action_heads.actions.rotations import SHAPES, convert, from_matrix, to_matrix
+from action_heads.data.raw import Raw
+from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATIONS, Schema
+from action_heads.kinematics.arm import Arm
+from action_heads.kinematics.panda import PANDA, reframe
+
+
+class Steps(NamedTuple):
+    """One episode, ready for the table."""
+
+    joints: np.ndarray | None  # (t, j) float32
+    poses: np.ndarray | None  # (t, 9) float32; None where the arm's kinematics gives them
+    gripper: np.ndarray  # (t,) float32
+
+
+def to_steps(raw: Raw, schema: Schema, arm: Arm | None, base: np.ndarray | None) -> Steps:
+    """Units, frames and the gripper's direction. Joints of a known arm go before poses: they say more."""
+    joints = None if raw.joints is None else (raw.joints * JOINT_UNITS[schema.joints_unit]).astype(np.float32)
+    poses = None
+    if joints is None or arm is None:
+        assert raw.position is not None
+        assert raw.rotation is not None
+        poses = _poses(raw.position, raw.rotation, schema, arm, base)
+    return Steps(joints, poses, _gripper(raw, schema))
+
+
+def _poses(
+    position: np.ndarray, rotation: np.ndarray, schema: Schema, arm: Arm | None, base: np.ndarray | None
+) -> np.ndarray:
+    metres = torch.from_numpy(position * POSITION_UNITS[schema.position_unit]).double()
+    form = ROTATIONS[schema.rotation_form]
+    turn = torch.from_numpy(rotation).double()
+    matrix = to_matrix(turn.unflatten(-1, SHAPES[form]) if form == "matrix" else turn, form)
+    if base is not None:
+        metres = metres - torch.from_numpy(base)
+    if arm is PANDA:
+        metres, matrix = reframe(metres, matrix, schema.frame, PANDA.frame)
+    return torch.cat((metres, from_matrix(matrix, "6d")), dim=-1).float().numpy()
+
+
+def _gripper(raw: Raw, schema: Schema) -> np.ndarray:
+    """A gripper that was not recorded, wholly or in some rows (NaN), counts as open."""
+    if raw.gripper is None:
+        return np.full(len(raw), -1.0, dtype=np.float32)
+    share = (raw.gripper - schema.gripper_open) / (schema.gripper_closed - schema.gripper_open)
+    return np.where(share > 0.5, 1.0, -1.0).astype(np.float32)
+
+
+def resample(steps: Steps, recorded_hz: float, rate_hz: float) -> Steps:
+    """The same motion at another rate: joints and positions on straight lines, rotations on great arcs.
+
+    The gripper keeps the value it had last. A rate above the recorded one adds steps, not knowledge.
+    """
+    if abs(recorded_hz - rate_hz) < 1e-6:
+        return steps
+    count = len(steps.gripper)
+    # The last recorded step may be missed by a rounding error: a millionth of a step is forgiven.
+    times = np.arange(int(np.floor((count - 1) * rate_hz / recorded_hz + 1e-6)) + 1) * recorded_hz / rate_hz
+    before = np.minimum(times.astype(np.int64), max(count - 2, 0))
+    after = np.minimum(before + 1, count - 1)
+    share = torch.from_numpy(times - before)[:, None]
+
+    def between(values: np.ndarray) -> Tensor:
+        first, second = (torch.from_numpy(values[i]).double() for i in (before, after))
+        return torch.lerp(first, second, share)
+
+    joints = None if steps.joints is None else between(steps.joints).float().numpy()
+    poses = None
+    if steps.poses is not None:
+        first, second = (to_matrix(torch.from_numpy(steps.poses[i, 3:]).double(), "6d") for i in (before, after))
+        turn = share * convert(second @ first.mT, "matrix", "axis_angle")
+        rotation = from_matrix(to_matrix(turn, "axis_angle") @ first, "6d")
+        poses = torch.cat((between(steps.poses[:, :3]), rotation), dim=-1).float().numpy()
+    held = np.minimum(np.floor(times + 1e-6).astype(np.int64), count - 1)
+    return Steps(joints, poses, steps.gripper[held])

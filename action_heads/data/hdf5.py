@@ -1,0 +1,241 @@
+"""HDF5 in robomimic's form: `data/demo_*` with `actions`, `obs` and attributes, read with every type checked.
+
+Axes: `t` steps of one demonstration.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from action_heads._util.extras import require
+from action_heads.data.raw import BadData, BadEpisode
+from action_heads.data.reading import MOST_BYTES, MOST_TEXT, parse_json, positive, reading, short
+from action_heads.data.spec import MOST_HZ, Spec
+
+RATE_HZ = 20.0  # robosuite's control frequency, where a file does not name its own
+DEMO = re.compile(r"demo_\d{1,9}")
+
+
+@contextmanager
+def opened(path: Path, source: str) -> Iterator[Any]:
+    """A file for reading; errors within that are the library's are this file's."""
+    if not path.exists():
+        raise FileNotFoundError(f"{source}: there is no file {path}")
+    h5py = require("h5py", "data")
+    with reading(f"{source}: {path}", "the file is damaged: copy or download it again"):
+        if path.is_dir() or not h5py.is_hdf5(path):
+            raise BadData(f"{source}: {path} is no HDF5 file")
+        with h5py.File(path, "r") as file:
+            yield file
+
+
+def child(group: Any, name: str, where: str) -> Any:
+    """What lies under a name in a group; None where there is none. Links that lead out of the file are refused."""
+    h5py = require("h5py", "data")
+    link = group.get(name, getlink=True)
+    if link is None:
+        return None
+    if isinstance(link, h5py.ExternalLink):
+        raise BadData(
+            f"{where}/{name} is a link to another file, {link.filename}, which may change or be missing: copy the data "
+            "into this file, for example with h5copy"
+        )
+    try:
+        return group[name]
+    except (KeyError, RuntimeError, OSError) as error:
+        to = f", a link to {link.path}," if isinstance(link, h5py.SoftLink) else ""
+        raise BadData(f"{where}/{name}{to} leads nowhere or is damaged: {error}") from error
+
+
+def group_of(group: Any, name: str, where: str) -> Any:
+    """The group under a name; None where there is none."""
+    found = child(group, name, where)
+    if found is not None and not isinstance(found, require("h5py", "data").Group):
+        raise BadData(f"{where}/{name} must be a group of columns, but is a {type(found).__name__}")
+    return found
+
+
+def columns(demo: Any, where: str) -> dict[str, Any]:
+    """The datasets of a demonstration that hold a row a step: those of `obs`, by their own names, and `actions`."""
+    h5py, found = require("h5py", "data"), {}
+    if (obs := group_of(demo, "obs", where)) is not None:
+        for name in obs:
+            data = child(obs, name, f"{where}/obs")
+            if isinstance(data, h5py.Dataset) and data.shape:
+                found[name] = data
+    actions = child(demo, "actions", where)
+    if actions is not None:
+        if not isinstance(actions, h5py.Dataset) or not actions.shape:
+            raise BadData(f"{where}/actions must be an array with a row a step, but is {actions}")
+        found["actions"] = actions
+    return found
+
+
+def steps(found: Mapping[str, Any]) -> int:
+    """How many steps a demonstration has: those of its actions, or of the longest column where it has none."""
+    if "actions" in found:
+        return len(found["actions"])
+    return max((len(data) for data in found.values()), default=0)
+
+
+def first_with_steps(file: Any, demos: list[str], source: str) -> str:
+    """The demonstration whose columns stand for all: an empty one has none, or none of the right width."""
+    full = (name for name in demos if steps(columns(file["data"][name], f"{source}, {name}")))
+    return next(full, demos[0])
+
+
+def widths(found: Mapping[str, Any]) -> dict[str, int]:
+    """Columns of numbers and how many each has a step."""
+    return {
+        name: math.prod(data.shape[1:]) for name, data in found.items() if data.ndim <= 2 and data.dtype.kind in "fiub"
+    }
+
+
+def numbers(found: Mapping[str, Any], name: str, where: str) -> np.ndarray:
+    """A column of a demonstration (t, width), float64."""
+    if name not in found:
+        raise BadData(f"{where} lacks {name}; it has {', '.join(sorted(found)) or 'nothing'}")
+    check_array(found[name], f"{where}, {name}")
+    values = np.asarray(found[name][()], np.float64)
+    return values.reshape(len(values), math.prod(values.shape[1:]))
+
+
+def check_array(data: Any, where: str) -> None:
+    """Raise unless a dataset holds numbers, of a size that can be, in this file."""
+    if data.dtype.kind not in "fiub":
+        raise BadData(f"{where} has the type {data.dtype}, where numbers are expected")
+    size = data.size * data.dtype.itemsize
+    if size > MOST_BYTES or any(axis > 2**40 for axis in data.shape):
+        raise BadData(f"{where} claims a shape of {data.shape}, {size} bytes: the file is damaged")
+    if data.is_virtual or data.external:
+        raise BadData(
+            f"{where} keeps its numbers in other files, which read as zeros where they are missing: copy them into "
+            "this file, for example with h5repack"
+        )
+    stored = data.id.get_storage_size()
+    if data.size and (not stored or (data.chunks is None and stored != size)):
+        raise BadData(f"{where}: {stored} bytes are stored of {size}: the recording was cut, or the file is damaged")
+
+
+def demonstrations(file: Any, spec: Spec) -> list[str]:
+    """The names of a file's demonstrations, by number; with ?filter_key= those of that list alone."""
+    data = group_of(file, "data", str(spec))
+    demos = [name for name in data or () if DEMO.fullmatch(name)]
+    if not demos:
+        raise BadData(f"{spec} has no data/demo_*: it is no robomimic dataset, or an empty one")
+    if key := spec.options.get("filter_key"):
+        demos = _filtered(file, key, demos, spec)
+    for name in demos:
+        if group_of(data, name, f"{spec}, data") is None:
+            raise BadData(f"{spec}: data/{name} is missing")
+    return sorted(demos, key=lambda name: int(name.split("_")[1]))
+
+
+def _filtered(file: Any, key: str, demos: list[str], spec: Spec) -> list[str]:
+    """The demonstrations that a list in the file's `mask` names."""
+    mask = group_of(file, "mask", str(spec))
+    if mask is None or key not in mask:
+        known = ", ".join(mask) if mask is not None and len(mask) else "no list at all"
+        raise BadData(f"{spec}: the file's mask has no {key!r}; it has {known}")
+    data = child(mask, key, f"{spec}, mask")
+    if not isinstance(data, require("h5py", "data").Dataset) or data.ndim != 1 or data.dtype.kind not in "SO":
+        raise BadData(f"{spec}: mask/{key} must be a list of names such as demo_0, but is {data}")
+    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in data[()].tolist()]
+    if not names:
+        raise BadData(f"{spec}: mask/{key} is empty")
+    if absent := [name for name in names if name not in set(demos)]:
+        raise BadData(f"{spec}: mask/{key} names {', '.join(absent[:3])}, which the file does not have")
+    return list(dict.fromkeys(names))
+
+
+def check_length(count: int, spec: Spec, name: str) -> None:
+    """Refuse a demonstration without steps."""
+    if not count:
+        raise BadEpisode(
+            f"{spec}, {name} has no steps: delete it from the file, or leave such demonstrations out with ?short=skip "
+            "or ?bad=skip"
+        )
+
+
+def text_attribute(node: Any, name: str, where: str) -> str | None:
+    """An attribute that is text; None where it is not there."""
+    if name not in node.attrs:
+        return None
+    value = node.attrs[name]
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.reshape(-1)[0]
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, require("h5py", "data").Empty):
+        return ""
+    if not isinstance(value, str) or len(value) > MOST_TEXT:
+        raise BadData(f"{where}: the attribute {name} must be text, but is {short(value)}")
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def json_attribute(node: Any, name: str, where: str) -> Any:
+    """An attribute that is JSON text; None where it is missing, empty or says nothing."""
+    text = text_attribute(node, name, where)
+    if text is None or not text.strip():
+        return None
+    return parse_json(text, f"{where}: the attribute {name}")
+
+
+def settings(file: Any, source: str) -> dict[str, Any]:
+    """The environment's arguments that a file carries; none where it carries none, or hollow ones."""
+    arguments = json_attribute(file["data"], "env_args", source) or {}
+    if isinstance(arguments, dict):
+        arguments = arguments.get("env_kwargs") or {}
+    if not isinstance(arguments, dict):
+        raise BadData(
+            f"{source}: the attribute env_args must be JSON with an object env_kwargs, but has {short(arguments)}: "
+            "mend it, or delete it and say ?recorded_hz="
+        )
+    return arguments
+
+
+def control_hz(spec: Spec, arguments: Mapping[str, Any]) -> float:
+    """Steps a second: as the spec says, or as the file says, or robosuite's 20."""
+    if "recorded_hz" in spec.options:
+        return spec.number("recorded_hz", RATE_HZ)
+    if (rate := arguments.get("control_freq")) is None:
+        return RATE_HZ
+    return positive(rate, MOST_HZ, f"{spec}: control_freq in env_args (or give ?recorded_hz=)")
+
+
+def descriptions(file: Any, demos: list[str], spec: Spec) -> list[str] | None:
+    """What is done in each demonstration, where the file says it: its own attributes go before those of the whole."""
+    data = group_of(file, "data", str(spec))
+    common = _instruction(data, str(spec))
+    found = [_instruction(data[name], f"{spec}, {name}") or common for name in demos]
+    if any(found) and not all(found):
+        name = demos[found.index(None)]
+        raise BadData(f"{spec}: {name} has no description of its task, others have one: add language_instruction to it")
+    return [text for text in found if text] or None
+
+
+def _instruction(node: Any, where: str) -> str | None:
+    """LIBERO's `problem_info`, robocasa's `ep_meta`, or a plain `language_instruction`."""
+    if text := text_attribute(node, "language_instruction", where):
+        return _clean(text, where)
+    for name, key in (("problem_info", "language_instruction"), ("ep_meta", "lang")):
+        found = json_attribute(node, name, where)
+        if isinstance(found, dict) and found.get(key):
+            return _clean(found[key], f"{where}: {name}")
+    return None
+
+
+def _clean(text: object, where: str) -> str | None:
+    """LIBERO writes the words as text, or as a list of characters, and sometimes in quotes."""
+    if isinstance(text, list) and all(isinstance(part, str) for part in text):
+        text = "".join(text)
+    if not isinstance(text, str):
+        raise BadData(f"{where}: language_instruction must be text, but is {short(text)}")
+    return text.strip().strip('"').strip() or None

@@ -1,0 +1,221 @@
+"""The meta folder of a LeRobotDataset v3: info.json, meta/episodes and meta/tasks.parquet, checked before use."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from action_heads._util.extras import require
+from action_heads.data.reading import BadData, positive, read_object, reading, short, whole
+from action_heads.data.spec import MOST_HZ
+
+NUMBERS = re.compile(r"(float|u?int)(8|16|32|64)|bool")
+BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # LeRobot's own columns
+MOST_VALUES = 2**20  # numbers of a column in a row
+_PATTERN = re.compile(r"(?:[^{}]|\{video_key\}|\{(?:chunk_index|file_index)(?::0?\d?d?)?\})+")
+CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=OWNER/NAME"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A column as info.json describes it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    names: tuple[str, ...] | None  # of its numbers
+
+    @property
+    def width(self) -> int:
+        """How many numbers it has in a row."""
+        return math.prod(self.shape)
+
+    @property
+    def numeric(self) -> bool:
+        return NUMBERS.fullmatch(self.dtype) is not None
+
+
+@dataclass(frozen=True)
+class Info:
+    """What meta/info.json says."""
+
+    features: Mapping[str, Feature]
+    fps: float
+    data_path: str
+    video_path: str | None
+    counts: Mapping[str, int]  # total_episodes and total_frames, where they are there
+    robot: str  # "" where it is not said
+
+    def widths(self) -> dict[str, int]:
+        """Columns of numbers and how many each has."""
+        return {name: feature.width for name, feature in self.features.items() if feature.numeric}
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One row of meta/episodes."""
+
+    index: int
+    length: int
+    file: Path
+    row: Mapping[str, Any]
+
+
+def read_info(root: Path, source: str) -> Info:
+    """meta/info.json of a folder; another version is refused with the command that converts it."""
+    path = root / "meta/info.json"
+    if not path.exists():
+        raise BadData(f"{source}: {root} has no meta/info.json, so it is no LeRobotDataset")
+    info, where = read_object(path, source), f"{source}: meta/info.json"
+    check_version(info.get("codebase_version"), root, source)
+    features = info.get("features")
+    if not isinstance(features, dict):
+        raise BadData(f"{where}: features must be an object, but is {short(features)}: download it again")
+    counts = {key: whole(info[key], f"{where}: {key}") for key in ("total_episodes", "total_frames") if key in info}
+    video = None if info.get("video_path") is None else _pattern(info["video_path"], f"{where}: video_path")
+    return Info(
+        {name: _feature(feature, f"{where}: the column {name}") for name, feature in features.items()},
+        positive(info.get("fps"), MOST_HZ, f"{where}: fps"),
+        _pattern(info.get("data_path"), f"{where}: data_path"),
+        video,
+        counts,
+        robot if isinstance(robot := info.get("robot_type"), str) else "",
+    )
+
+
+def check_version(version: object, root: Path, source: str) -> None:
+    """Refuse every version but 3, with what to do."""
+    match = re.fullmatch(r"v?(\d{1,3})(\.\d{1,3}){0,2}", version) if isinstance(version, str) else None
+    if match and match[1] == "3":
+        return
+    said = version if match else f"unknown ({short(version)})"
+    here = f" --root={root} --push-to-hub=false" if root.exists() else ""
+    remedy = f"convert it with `{CONVERTER}{here}` (lerobot 0.6.1)"
+    if match and int(match[1]) > 3:
+        remedy = "a newer action-heads is needed, or a dataset in v3"
+    elif match and version not in ("v2.1", "2.1"):
+        remedy = f"bring it to v2.1 with an older lerobot, then {remedy}"
+    raise BadData(f"{source} is a LeRobotDataset of version {said}; v3 is read here: {remedy}")
+
+
+def _feature(feature: object, where: str) -> Feature:
+    if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+        raise BadData(f"{where} must be an object with dtype and shape, but is {short(feature)}")
+    shape = feature.get("shape")
+    if not NUMBERS.fullmatch(feature["dtype"]) and feature["dtype"] not in ("image", "video"):
+        return Feature(feature["dtype"], (), None)  # text and the like, which nothing here reads
+    if not isinstance(shape, list) or len(shape) > 8:
+        raise BadData(f"{where}: shape must be a list of at most 8 whole numbers, but is {short(shape)}")
+    if NUMBERS.fullmatch(feature["dtype"]):
+        sizes = tuple(whole(size, f"{where}: shape {short(shape)}", 1, MOST_VALUES) for size in shape)
+        if math.prod(sizes) > MOST_VALUES:
+            raise BadData(f"{where}: shape {short(shape)} has more than {MOST_VALUES} numbers a row")
+    else:
+        sizes = tuple(whole(size, f"{where}: shape {short(shape)}", 1, 2**14) for size in shape)
+    return Feature(feature["dtype"], sizes, _names(feature.get("names"), math.prod(sizes)))
+
+
+def _names(names: object, width: int) -> tuple[str, ...] | None:
+    """What numbers are called: a list, an object with one (`{"axes": [...]}`), or name -> place. None if not clear."""
+    if isinstance(names, dict) and names:
+        if all(isinstance(place, int) for place in names.values()):
+            names = sorted(names, key=names.__getitem__)
+        elif len(names) == 1:
+            names = next(iter(names.values()))
+    if isinstance(names, list) and len(names) == width and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
+def _pattern(text: object, where: str) -> str:
+    """A path with places for numbers, which stays within the dataset's folder."""
+    fine = isinstance(text, str) and len(text) < 1000 and "\0" not in text and _PATTERN.fullmatch(text)
+    if not fine or PurePosixPath(str(text)).is_absolute() or ".." in PurePosixPath(str(text)).parts:
+        raise BadData(
+            f"{where} must be a path within the dataset such as data/chunk-{{chunk_index:03d}}/file-"
+            f"{{file_index:03d}}.parquet, but is {short(text)}"
+        )
+    return str(text)
+
+
+def read_episodes(root: Path, info: Info, source: str) -> list[Episode]:
+    """Every episode by its index, wherever in meta/episodes its row stands."""
+    parquet = require("pyarrow.parquet", "data")
+    needed = ("episode_index", "length", "data/chunk_index", "data/file_index")
+    rows: list[dict[str, Any]] = []
+    for part in sorted(root.glob("meta/episodes/*/*.parquet")):
+        where = f"{source}, {part.relative_to(root).as_posix()}"
+        with reading(where):
+            file = parquet.ParquetFile(part, page_checksum_verification=True)
+            names = file.schema_arrow.names
+            if absent := [name for name in needed if name not in names]:
+                raise BadData(f"{where} lacks {', '.join(absent)}: download it again")
+            kept = [name for name in names if not name.startswith("stats/") and name != "tasks"]
+            rows += file.read(columns=kept).to_pylist()
+    if not rows:
+        raise BadData(f"{source} has no episodes: its recording was never finished, or the download was cut")
+    for at, row in enumerate(rows):
+        for key in needed:
+            whole(row[key], f"{source}, meta/episodes, row {at}: {key}")
+    rows.sort(key=lambda row: row["episode_index"])
+    for at, row in enumerate(rows):
+        if row["episode_index"] != at:
+            raise BadData(
+                f"{source}: episode indices are not contiguous in meta/episodes: {row['episode_index']} stands where "
+                f"{at} belongs. Write the dataset anew, for example with lerobot's dataset tools"
+            )
+    _check_counts(rows, info, source)
+    return [
+        Episode(
+            row["episode_index"],
+            row["length"],
+            root / info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]),
+            row,
+        )
+        for row in rows
+    ]
+
+
+def _check_counts(rows: list[dict[str, Any]], info: Info, source: str) -> None:
+    """What is said twice must be the same twice."""
+    for row in rows:
+        begin, end = row.get("dataset_from_index"), row.get("dataset_to_index")
+        if isinstance(begin, int) and isinstance(end, int) and end - begin != row["length"]:
+            raise BadData(
+                f"{source}: meta/episodes gives episode {row['episode_index']} a length of {row['length']}, but rows "
+                f"{begin} to {end} of the dataset: download it again"
+            )
+    found = {"total_episodes": len(rows), "total_frames": sum(row["length"] for row in rows)}
+    for key, count in info.counts.items():
+        if count != found[key]:
+            raise BadData(
+                f"{source}: meta/info.json counts {count} {key.removeprefix('total_')}, meta/episodes has "
+                f"{found[key]}: the download was cut, or the recording never finished"
+            )
+
+
+def read_tasks(root: Path, source: str) -> dict[int, str]:
+    """Descriptions by task_index, in whatever order meta/tasks.parquet has them; none where the file is missing."""
+    path = root / "meta/tasks.parquet"
+    if not path.exists():
+        return {}
+    parquet, where = require("pyarrow.parquet", "data"), f"{source}, meta/tasks.parquet"
+    with reading(where):
+        table = parquet.ParquetFile(path, page_checksum_verification=True).read()
+        columns = table.to_pydict()
+    indices = columns.pop("task_index", None)
+    # pandas keeps the descriptions as its index, under the name that it had.
+    texts = next((columns[name] for name in ("task", "__index_level_0__", *columns) if name in columns), None)
+    if indices is None or texts is None:
+        raise BadData(f"{where} must have task_index and the descriptions, but has {', '.join(table.column_names)}")
+    found: dict[int, str] = {}
+    for at, (index, text) in enumerate(zip(indices, texts, strict=True)):
+        if not isinstance(text, str):
+            raise BadData(f"{where}, row {at}: the description must be text, but is {short(text)}")
+        if whole(index, f"{where}, row {at}: task_index") in found:
+            raise BadData(f"{where}: task_index {index} comes twice: give each description an index of its own")
+        found[index] = text
+    return found

@@ -1,0 +1,154 @@
+"""The data files of a LeRobotDataset v3: rows matched to meta/episodes by episode_index and frame_index.
+
+Axes: `n` rows of one file, `N` rows of all episodes, by episode_index and frame_index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from action_heads._util.extras import require
+from action_heads.data.lerobot_info import Episode
+from action_heads.data.reading import MOST_BYTES, BadData, reading
+
+
+class Rows:
+    """The rows of some episodes, read a file and a column at a time."""
+
+    def __init__(self, root: Path, episodes: Sequence[Episode], source: str):
+        self.root, self.source = root, source
+        self.lengths = np.array([episode.length for episode in episodes], dtype=np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.files: dict[Path, list[Episode]] = {}
+        for episode in episodes:
+            self.files.setdefault(episode.file, []).append(episode)
+        if missing := [self.name(path) for path in self.files if not path.exists()]:
+            raise BadData(f"{source} lacks {', '.join(missing[:3])} ({len(missing)} files): download it again")
+        self._orders: dict[Path, np.ndarray] = {}
+
+    def name(self, path: Path) -> str:
+        """A file as messages call it."""
+        return path.relative_to(self.root).as_posix()
+
+    def read(self, path: Path, widths: dict[str, int]) -> dict[str, np.ndarray]:
+        """Columns (n, width) of a file, its episodes one after another."""
+        where = f"{self.source}, {self.name(path)}"
+        table = _read(path, [*widths], where)
+        order = self.order(path)
+        if len(table) != len(order):
+            raise BadData(f"{where} has {len(table)} rows and had {len(order)} before: it is being written")
+        found = {name: column_values(table[name], width, f"{where}, {name}") for name, width in widths.items()}
+        sorted_already = (order == np.arange(len(order))).all()
+        return found if sorted_already else {name: values[order] for name, values in found.items()}
+
+    def column(self, name: str, width: int) -> np.ndarray:
+        """A whole column (N, width), float64."""
+        for path in self.files:  # lengths are checked against the files before they size an array
+            self.order(path)
+        whole = np.empty((int(self.lengths.sum()), width))
+        for path, episodes in self.files.items():
+            values, begin = self.read(path, {name: width})[name], 0
+            for episode in episodes:
+                start = self.starts[episode.index]
+                whole[start : start + episode.length] = values[begin : begin + episode.length]
+                begin += episode.length
+        return whole
+
+    def places(self) -> np.ndarray:
+        """Where each row (N,) stands in the files laid end to end, as they are."""
+        for path in self.files:
+            self.order(path)
+        found, offset = np.empty(int(self.lengths.sum()), np.int64), 0
+        for path, episodes in self.files.items():
+            order, begin = self.order(path), 0
+            for episode in episodes:
+                start = self.starts[episode.index]
+                found[start : start + episode.length] = offset + order[begin : begin + episode.length]
+                begin += episode.length
+            offset += len(order)
+        return found
+
+    def order(self, path: Path) -> np.ndarray:
+        """The row (n,) of a file that each step of its episodes has; raise unless each has one."""
+        if path not in self._orders:
+            self._orders[path] = self._order(path)
+        return self._orders[path]
+
+    def _order(self, path: Path) -> np.ndarray:
+        where = f"{self.source}, {self.name(path)}"
+        table = _read(path, ["episode_index", "frame_index"], where)
+        found, frames = (
+            column_values(table[key], 1, f"{where}, {key}")[:, 0] for key in ("episode_index", "frame_index")
+        )
+        indices, lengths = (
+            np.array([getattr(episode, key) for episode in self.files[path]], dtype=np.int64)
+            for key in ("index", "length")
+        )
+        if (count := int(lengths.sum())) != len(found):
+            raise BadData(f"{where}: {len(found)} rows, but meta/episodes counts {count}: download it again")
+        wanted = np.repeat(indices, lengths)
+        steps = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        order = np.lexsort((frames, found)) if (found != wanted).any() or (frames != steps).any() else np.arange(count)
+        if (wrong := found[order] != wanted).any():
+            at = int(wrong.argmax())
+            raise BadData(
+                f"{where}: meta/episodes counts other rows: row {order[at]} is of episode {found[order][at]:g}, "
+                f"expected {wanted[at]}"
+            )
+        if (gap := frames[order] != steps).any():
+            of = int(wanted[gap.argmax()])
+            rows = frames[found == of]  # as they stand, so that the message gives the place in the file
+            row = int((rows != np.arange(len(rows))).argmax())
+            raise BadData(f"{where}: episode {of} is not contiguous, its row {row} has frame_index {rows[row]:g}")
+        return order
+
+
+def _read(path: Path, columns: list[str], where: str) -> Any:
+    """Columns of a parquet file, if they are numbers of a size that can be."""
+    parquet = require("pyarrow.parquet", "data")
+    with reading(where):
+        file = parquet.ParquetFile(path, page_checksum_verification=True)
+        if absent := [name for name in columns if name not in file.schema_arrow.names]:
+            raise BadData(f"{where} lacks {', '.join(absent)}, which meta/info.json promises: download it again")
+        meta = file.metadata
+        size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+        if size > MOST_BYTES or meta.num_rows > MOST_BYTES // 8:
+            raise BadData(f"{where} claims {meta.num_rows} rows in {size} bytes: its header is damaged")
+        for name in columns:
+            _check_type(file.schema_arrow.field(name).type, f"{where}, {name}")
+        return file.read(columns=columns)
+
+
+def _check_type(kind: Any, where: str) -> None:
+    types = require("pyarrow", "data").types
+    inner = kind
+    while types.is_list(inner) or types.is_large_list(inner) or types.is_fixed_size_list(inner):
+        inner = inner.value_type
+    if not (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner)):
+        raise BadData(f"{where} is of type {kind}, where numbers or lists of numbers are expected")
+
+
+def column_values(column: Any, width: int, where: str) -> np.ndarray:
+    """A column of numbers, or of lists of them, -> (rows, width); a missing number is NaN."""
+    types = require("pyarrow", "data").types
+    rows = len(column)
+    with reading(where):
+        flat, each = column.combine_chunks(), 1
+        while types.is_list(flat.type) or types.is_large_list(flat.type) or types.is_fixed_size_list(flat.type):
+            if flat.null_count:
+                at = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]) // each
+                raise BadData(f"{where}, row {at}: the list is missing")
+            lengths = flat.value_lengths().to_numpy(zero_copy_only=False)
+            if len(lengths) and (lengths != lengths[0]).any():
+                at = int((lengths != lengths[0]).argmax())
+                raise BadData(f"{where}, row {at // each}: {lengths[at]} values, where row 0 has {lengths[0]}")
+            each *= int(lengths[0]) if len(lengths) else 1
+            flat = flat.flatten()
+        values = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float64)
+    if values.size != rows * width:
+        raise BadData(f"{where}: {values.size} values in {rows} rows, where meta/info.json promises {width} each")
+    return values.reshape(rows, width)

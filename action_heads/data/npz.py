@@ -1,0 +1,169 @@
+"""The package's own file: one .npz of plain arrays, episodes laid end to end; see docs/data.md for its keys."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from action_heads.data import schema as columns
+from action_heads.data.raw import BadData, Raw
+from action_heads.data.reading import MOST_BYTES, positive, reading
+from action_heads.data.schema import Schema
+from action_heads.data.spec import MOST_HZ, RATE_HZ, Spec
+
+NPZ = Schema(
+    "npz",
+    joints="joint_position",
+    position="cartesian_position[0:3]",
+    rotation="cartesian_position[3:6]",
+    rotation_form="euler_xyz",
+    gripper="gripper",
+    frame="flange",
+)
+
+
+class Npz:
+    """Joints and/or flange poses, gripper 0 open to 1 closed, and where each episode begins."""
+
+    normalises = False
+
+    def __init__(self, spec: Spec):
+        self.source = str(spec)
+        path = Path(spec.where).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"{self.source}: there is no file {path}")
+        self.data = read_arrays(path, self.source)
+        for key in ("episode_start", "episode_length"):
+            if key not in self.data:
+                raise BadData(f"{self.source} lacks {key}; it has {', '.join(self.data)}. See docs/data.md")
+        self.starts, self.lengths = (self._whole_numbers(key) for key in ("episode_start", "episode_length"))
+        numbers = {key: array for key, array in self.data.items() if array.dtype.kind in "fiu" and array.ndim}
+        widths = {key: math.prod(array.shape[1:]) for key, array in numbers.items()}
+        for key in ("joint_position", "cartesian_position", "gripper"):
+            if key in self.data and key not in numbers:
+                shape, kind = self.data[key].shape, self.data[key].dtype
+                raise BadData(
+                    f"{self.source}: {key} has shape {shape} and dtype {kind}; numbers, a row a step, are needed"
+                )
+        schema = NPZ
+        if "joint_position" not in widths:
+            schema = replace(schema, joints=None)
+        elif "cartesian_position" not in widths:
+            schema = replace(schema, position=None, rotation=None)
+        if "gripper" not in widths:
+            schema = replace(schema, gripper=None)
+        self.schema = columns.check(schema, widths, self.source)
+        self.rate_hz = spec.number("recorded_hz", self._rate())
+        stat = path.stat()
+        self.identity = [path.name, stat.st_size, stat.st_mtime_ns]
+        self.stem = path.stem
+        self._check_episodes()
+
+    def _whole_numbers(self, key: str) -> np.ndarray:
+        array = self.data[key]
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise BadData(
+                f"{self.source}: {key} has shape {array.shape} and dtype {array.dtype}; whole numbers (E,) are needed"
+            )
+        if len(array) and (array.min() < 0 or array.max() > 2**40):
+            raise BadData(f"{self.source}: {key} runs from {array.min()} to {array.max()}, which no episode can")
+        return array.astype(np.int64)
+
+    def _rate(self) -> float:
+        if "rate_hz" not in self.data:
+            return RATE_HZ
+        rate = self.data["rate_hz"]
+        if rate.size != 1 or rate.dtype.kind not in "fiu":
+            raise BadData(f"{self.source}: rate_hz has shape {rate.shape} and dtype {rate.dtype}; one number is needed")
+        return positive(rate.reshape(-1)[0].item(), MOST_HZ, f"{self.source}: rate_hz")
+
+    def _texts(self, key: str, otherwise: list[str]) -> list[str]:
+        """One text an episode."""
+        if key not in self.data:
+            return otherwise
+        array = self.data[key]
+        if array.shape != self.lengths.shape or array.dtype.kind not in "Uiu":
+            raise BadData(
+                f"{self.source}: {key} has shape {array.shape} and dtype {array.dtype}; a text for each of "
+                f"{len(self.lengths)} episodes is needed"
+            )
+        return [str(text) for text in array.tolist()]
+
+    def _check_episodes(self) -> None:
+        if not len(self.starts):
+            raise BadData(f"{self.source} has no episodes")
+        expected = np.cumsum(self.lengths) - self.lengths
+        if len(self.starts) != len(self.lengths) or (self.starts != expected).any():
+            raise BadData(
+                f"{self.source}: episodes are not contiguous: episode_start must be the sums of episode_length so far"
+            )
+        for column in self.schema.columns().values():
+            if (rows := len(self.data[column.name])) != self.lengths.sum():
+                raise BadData(
+                    f"{self.source}: {column.name} has {rows} rows, episode_length sums to {self.lengths.sum()}"
+                )
+        count = len(self.lengths)
+        self.names = self._texts("name", [f"episode_{i:06d}" for i in range(count)])
+        self.corpora = self._texts("source", [self.stem] * count)
+
+    def shards(self) -> Iterator[list[Raw]]:
+        """The file is in memory as a whole: one shard."""
+        rows = int(self.lengths.sum())
+        parts = {
+            key: self.data[column.name].reshape(rows, math.prod(self.data[column.name].shape[1:]))[:, column.part]
+            for key, column in self.schema.columns().items()
+        }
+        raws = []
+        for corpus, name, a, n in zip(self.corpora, self.names, self.starts, self.lengths, strict=True):
+            joints, position, rotation, gripper = (
+                parts[key][a : a + n].astype(np.float64) if key in parts else None
+                for key in ("joints", "position", "rotation", "gripper")
+            )
+            raws.append(Raw(corpus, name, joints, position, rotation, None if gripper is None else gripper[:, 0]))
+        yield raws
+
+
+def read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
+    """All arrays of an .npz file. Nothing is unpickled, and no array is larger than its part of the file."""
+    where = f"{source}: {path}"
+    if path.is_dir() or not zipfile.is_zipfile(path):
+        raise BadData(f"{where} is no .npz file, which is a zip of arrays: write it with numpy.savez")
+    with reading(where, "it is damaged: copy it again"), zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if (size := sum(entry.file_size for entry in entries)) > MOST_BYTES:
+            raise BadData(f"{where} claims to hold {size} bytes, more than the {MOST_BYTES} that can be read at once")
+        names = [entry.filename for entry in entries]
+        if len(set(names)) < len(names):
+            raise BadData(f"{where} holds an array twice: write it again with numpy.savez")
+        found = {}
+        for entry in entries:
+            name = entry.filename.removesuffix(".npy")
+            with archive.open(entry) as part:
+                _check_header(part, entry.file_size, f"{where}, {name}")
+            with archive.open(entry) as part:
+                found[name] = np.lib.format.read_array(part, allow_pickle=False)
+                if part.read(1):  # the end is where zipfile compares the checksum
+                    raise BadData(f"{where}, {name}: bytes follow the array: write it again with numpy.savez")
+    return found
+
+
+def _check_header(file: IO[bytes], size: int, where: str) -> None:
+    """Compare what a .npy header promises with the bytes that there are."""
+    major, _ = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise BadData(
+            f"{where} holds pickled objects, which could run code and are never loaded: save plain arrays of numbers "
+            "and strings"
+        )
+    if (promised := file.tell() + math.prod(shape) * dtype.itemsize) != size:
+        raise BadData(
+            f"{where}: an array of shape {shape} and dtype {dtype} needs {promised} bytes, the file has {size}"
+        )

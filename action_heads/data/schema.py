@@ -1,0 +1,281 @@
+"""Which columns of a recording mean what, in which units and frames.
+
+Those that come with the package were written down from what others say of the datasets: DROID's from LeRobot's
+port of it, MimicGen's and LIBERO's in the paper's form from what its code reads, LIBERO's in LeRobot's form from our
+reference notes alone. A user's own is a small JSON file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from action_heads.data.reading import BadData, is_number, read_object, short
+from action_heads.kinematics.panda import FRAMES
+
+# A rotation's spelling in column maps -> the form of `rotations`.
+ROTATIONS = {
+    "euler_xyz": "euler_xyz",
+    "quat_xyzw": "quaternion",
+    "quat_wxyz": "quaternion_wxyz",
+    "axis_angle": "axis_angle",
+    "matrix": "matrix",
+    "6d": "6d",
+}
+ROTATION_WIDTHS = {"euler_xyz": 3, "quat_xyzw": 4, "quat_wxyz": 4, "axis_angle": 3, "matrix": 9, "6d": 6}
+JOINT_UNITS = {"rad": 1.0, "deg": 0.017453292519943295}
+POSITION_UNITS = {"m": 1.0, "mm": 1e-3}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column, or some of its values: `observation.state[0:7]`, `actions[-1:]`, `observation.state[7]`."""
+
+    name: str
+    part: slice
+
+    @classmethod
+    def parse(cls, text: str) -> Column:
+        match = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d{1,9})?(?:(:)(-?\d{1,9})?)?\])?", text)
+        if match is None or text.endswith("[]"):
+            raise ValueError(
+                f"{short(text)} is no column: write its name, or a part of it as in observation.state[0:7], actions[-1]"
+            )
+        name, start, colon, stop = match.groups()
+        first = int(start) if start else None
+        if start and not colon:
+            assert first is not None
+            return cls(name, slice(first, first + 1 if first != -1 else None))
+        return cls(name, slice(first, int(stop) if stop else None))
+
+    def width(self, full: int) -> int:
+        """How many values it takes of a column with so many; 0 where it reaches beyond them."""
+        edges = [edge for edge in (self.part.start, self.part.stop) if edge is not None]
+        return 0 if any(abs(edge) > full for edge in edges) else len(range(full)[self.part])
+
+
+@dataclass(frozen=True)
+class Schema:
+    """A column map. A column is a name or a part of one (see `Column`); what a recording lacks is None.
+
+    Attributes:
+        name: for messages.
+        joints: joint positions, in `joints_unit` (rad or deg).
+        position: of the hand, in `position_unit` (m or mm).
+        rotation: of the hand, in `rotation_form`: euler_xyz (about fixed axes), quat_xyzw, quat_wxyz, axis_angle,
+            matrix (row by row) or 6d (first two rows).
+        gripper: one number, `gripper_open` where open and `gripper_closed` where closed; cut halfway.
+        frame: what the pose is the pose of: flange, hand, tcp, grip_site, robosuite_eef; another arm's is its own.
+        world: whether poses are in a world frame rather than the robot's base frame.
+        arm: panda, or null where no arm is known: then joints are kept as they are and poses must be recorded.
+        fr3: whether Franka's FR3 is among the arms, as in DROID: its links are the Panda's, its joint limits are not.
+    """
+
+    name: str = "columns"
+    joints: str | None = None
+    position: str | None = None
+    rotation: str | None = None
+    gripper: str | None = None
+    joints_unit: str = "rad"
+    position_unit: str = "m"
+    rotation_form: str = "quat_xyzw"
+    gripper_open: float = 0.0
+    gripper_closed: float = 1.0
+    frame: str = "tcp"
+    world: bool = False
+    arm: str | None = "panda"
+    fr3: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_types()
+        for key, known in (
+            ("joints_unit", JOINT_UNITS),
+            ("position_unit", POSITION_UNITS),
+            ("rotation_form", ROTATIONS),
+        ):
+            if getattr(self, key) not in known:
+                raise ValueError(f"schema {self.name}: {key} is {getattr(self, key)!r}; choose from {', '.join(known)}")
+        if self.arm == "panda" and self.frame not in FRAMES:
+            raise ValueError(
+                f"schema {self.name}: unknown frame {self.frame!r}; the Panda knows {', '.join(map(repr, FRAMES))}"
+            )
+        if (self.position is None) != (self.rotation is None):
+            raise ValueError(f"schema {self.name}: a pose needs both position and rotation")
+        if self.position is None and (self.joints is None or self.arm is None):
+            raise ValueError(f"schema {self.name}: name the joints of a known arm, or position and rotation, or both")
+        if self.gripper_open == self.gripper_closed:
+            raise ValueError(f"schema {self.name}: gripper_open and gripper_closed are both {self.gripper_open:g}")
+
+    def _check_types(self) -> None:
+        """A map may come from a file: every value must be of its own kind before it is used."""
+        for field in fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            if kind == "float":
+                fine, what = is_number(value), "a number"
+            elif kind == "bool":
+                fine, what = isinstance(value, bool), "true or false"
+            else:
+                fine = isinstance(value, str) or (value is None and "None" in kind)
+                what = "text or null" if "None" in kind else "text"
+            if not fine:
+                raise ValueError(f"schema {self.name}: {field.name} must be {what}, but is {short(value)}")
+        if self.fr3 and self.arm != "panda":
+            raise ValueError(f"schema {self.name}: fr3 widens the Panda's limits, but arm is {self.arm!r}")
+        for part in ("joints", "position", "rotation", "gripper"):
+            if (text := getattr(self, part)) is not None:
+                try:
+                    Column.parse(text)
+                except ValueError as error:
+                    raise ValueError(f"schema {self.name}: {part}: {error}") from error
+
+    def columns(self) -> dict[str, Column]:
+        """What is mapped: part of a motion -> column."""
+        parts = {key: getattr(self, key) for key in ("joints", "position", "rotation", "gripper")}
+        return {key: Column.parse(value) for key, value in parts.items() if value is not None}
+
+    def lacks(self, widths: Mapping[str, int]) -> list[str]:
+        """What is missing or too narrow among columns of these widths."""
+        expected = {"position": 3, "rotation": ROTATION_WIDTHS[self.rotation_form], "gripper": 1}
+        problems = []
+        for part, column in self.columns().items():
+            if column.name not in widths:
+                problems.append(f"{part} ({column.name})")
+                continue
+            found, need = column.width(widths[column.name]), expected.get(part)
+            if not found or (need is not None and found != need):
+                problems.append(
+                    f"{part} ({getattr(self, part)}, {found} of {widths[column.name]} values"
+                    + (f" where {need} are needed)" if need else ")")
+                )
+        return problems
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, path: str | Path) -> Schema:
+        """A user's own map."""
+        path = Path(path)
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist: give the JSON file of a column map")
+        data = read_object(path, "column map")
+        known = {field.name for field in fields(cls)}
+        if set(data) - known:
+            unknown = ", ".join(sorted(set(data) - known))
+            raise ValueError(f"{path}: unknown keys {unknown}; a column map has {', '.join(sorted(known))}")
+        try:
+            return cls(**{"name": path.stem, **data})
+        except ValueError as error:
+            raise BadData(f"{path}: {error}") from error
+
+
+_ROBOSUITE: dict[str, Any] = {"gripper_open": -1.0, "gripper_closed": 1.0, "frame": "robosuite_eef", "world": True}
+
+SCHEMAS = {
+    schema.name: schema
+    for schema in (
+        Schema(
+            "droid",
+            joints="observation.state.joint_position",
+            position="observation.state.cartesian_position[0:3]",
+            rotation="observation.state.cartesian_position[3:6]",
+            rotation_form="euler_xyz",
+            # The command, as in the paper: the state of a hand that is closed on something wide reads as open.
+            gripper="action.gripper_position",
+            frame="flange",
+            fr3=True,
+        ),
+        Schema(
+            "mimicgen",
+            joints="observation.joint_position",
+            position="observation.eePose[0:3]",
+            rotation="observation.eePose[3:7]",
+            gripper="actions[-1:]",
+            **_ROBOSUITE,
+        ),
+        # As `action-heads record` writes it.
+        Schema(
+            "robosuite",
+            joints="observation.joint_position",
+            position="observation.eef[0:3]",
+            rotation="observation.eef[3:9]",
+            rotation_form="6d",
+            gripper="action[9:10]",
+            gripper_open=-1.0,
+            gripper_closed=1.0,
+        ),
+        # As OpenVLA and LeRobot publish it: eight numbers, position, rotation vector, two fingers.
+        Schema(
+            "libero",
+            position="observation.state[0:3]",
+            rotation="observation.state[3:6]",
+            rotation_form="axis_angle",
+            gripper="action[6:7]",
+            **_ROBOSUITE,
+        ),
+        # As the paper publishes it: eight numbers too, but position, quaternion, one finger.
+        Schema(
+            "libero_dae",
+            position="observation.state[0:3]",
+            rotation="observation.state[3:7]",
+            gripper="actions[6:7]",
+            **_ROBOSUITE,
+        ),
+    )
+}
+
+# The widths that the datasets declare. A part such as `observation.state[0:3]` would be found in almost any dataset:
+# a schema that was not asked for by name must meet its own widths.
+WIDTHS = {
+    "droid": {
+        "observation.state.joint_position": 7,
+        "observation.state.cartesian_position": 6,
+        "action.gripper_position": 1,
+    },
+    "mimicgen": {"observation.joint_position": 7, "observation.eePose": 9, "actions": 7},
+    "robosuite": {"observation.joint_position": 7, "observation.eef": 9, "action": 10},
+    "libero": {"observation.state": 8, "action": 7},
+    "libero_dae": {"observation.state": 8, "actions": 7},
+}
+
+
+# LIBERO in openpi's form, whose columns have no prefix: the same numbers, and found under the same name.
+_OPENPI = replace(SCHEMAS["libero"], position="state[0:3]", rotation="state[3:6]", gripper="actions[6:7]")
+_KNOWN = [(schema, WIDTHS[name]) for name, schema in SCHEMAS.items()] + [(_OPENPI, {"state": 8, "actions": 7})]
+
+
+def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
+    """The schema of that name, or the one whose columns are all among these (name -> number of values)."""
+    if name is not None and name not in SCHEMAS:
+        raise ValueError(
+            f"{source}: unknown schema {name!r}; choose from {', '.join(SCHEMAS)}, or give ?columns=MAP.json"
+        )
+    candidates = [(schema, declared) for schema, declared in _KNOWN if name in (None, schema.name)]
+    for schema, declared in candidates:
+        as_declared = all(widths.get(column) == width for column, width in declared.items())
+        if not schema.lacks(widths) and (name or as_declared):
+            return schema
+
+    def differs(schema: Schema, declared: Mapping[str, int]) -> list[str]:
+        return schema.lacks(widths) or [
+            f"{column} with {width} values" for column, width in declared.items() if widths.get(column) != width
+        ]
+
+    # Of two that lack as much, the one whose columns are there at all.
+    nearest, declared = min(candidates, key=lambda one: (len(differs(*one)) / len(one[0].columns()), -len(one[1])))
+    present = ", ".join(f"{column} ({width})" for column, width in widths.items())
+    raise ValueError(
+        f"{source}: no column map fits. It has {present}. The nearest, {nearest.name}, lacks "
+        f"{', '.join(differs(nearest, declared))}. Write a map of your own: ?columns=MAP.json, see docs/data.md"
+    )
+
+
+def check(schema: Schema, widths: Mapping[str, int], source: str) -> Schema:
+    """A user's own map, refused where the recording lacks what it names."""
+    if problems := schema.lacks(widths):
+        present = ", ".join(f"{column} ({width})" for column, width in widths.items())
+        raise BadData(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {present}")
+    return schema

@@ -1,0 +1,60 @@
+"""What is legal in a recording but seldom meant: collected while it is read, and told whenever it is opened.
+
+Axes: `t` steps of one episode.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from action_heads.data.convert import Steps
+from action_heads.data.raw import Raw
+from action_heads.data.schema import Schema
+
+MOVES = 0.02  # of the way from open to closed: a sensor trembles by less
+NORMALISED = 100.0
+
+
+class Told:
+    """The range of the gripper and of the joints over all episodes of a recording."""
+
+    def __init__(self, schema: Schema, normalises: bool, source: str):
+        self.schema, self.normalises, self.source = schema, normalises, source
+        self.low, self.high = np.inf, -np.inf
+        self.cut: set[float] = set()
+        self.largest = 0.0
+
+    def add(self, raw: Raw, steps: Steps) -> None:
+        """One episode, as recorded and as converted."""
+        if raw.gripper is not None and np.isfinite(raw.gripper).any():
+            self.low = min(self.low, float(np.nanmin(raw.gripper)))
+            self.high = max(self.high, float(np.nanmax(raw.gripper)))
+            self.cut |= set(np.unique(steps.gripper).tolist())
+        if raw.joints is not None:
+            self.largest = max(self.largest, float(np.abs(raw.joints).max()))
+
+    def warnings(self) -> list[str]:
+        """What is to be told, a sentence or two each."""
+        return [text for text in (self._gripper(), self._joints()) if text]
+
+    def _gripper(self) -> str:
+        if len(self.cut) != 1:
+            return ""
+        opened, closed = self.schema.gripper_open, self.schema.gripper_closed
+        always = "open" if self.cut == {-1.0} else "closed"
+        moved = self.high - self.low > MOVES * abs(closed - opened)
+        seen = f"moves from {self.low:g} to {self.high:g}" if moved else f"stays at {self.low:g}"
+        return (
+            f"{self.source}: the gripper {seen}, and is {always} in every step once it is cut halfway between "
+            f'{opened:g} (open) and {closed:g} (closed). If it opens and closes, set "gripper", "gripper_open" and '
+            '"gripper_closed" in a column map: ?columns=MAP.json'
+        )
+
+    def _joints(self) -> str:
+        if self.schema.joints_unit != "deg" or not self.normalises or self.largest > NORMALISED:
+            return ""
+        return (
+            f"{self.source}: no joint goes beyond {self.largest:.4g}, and robots of this kind are recorded from -100 "
+            "to 100 over each joint's calibrated range unless use_degrees=true is set. The file does not say which: "
+            "look at how it was recorded, for normalised joints taken as degrees are wrong"
+        )

@@ -1,0 +1,1 @@
+"""Objectives, noise levels, samplers, and chunks that continue an earlier one."""

@@ -1,0 +1,139 @@
+"""Drafts: what is written beside its place and renamed into it, and what killed processes have left of that.
+
+A draft is `.<name>.<8 hex digits>.tmp`, a file or, for what another library writes, a folder. Its process holds a lock
+on it, so a draft that can be locked belongs to a process that has ended. Where a file system has no locks, drafts stay.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import glob
+import os
+import re
+import secrets
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from action_heads.io import locks
+
+PATTERN = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp")
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def written(path: Path, data: bytes) -> Iterator[Path]:
+    """Write a file's content to a draft beside it and force it to the disk. The draft is the caller's to rename."""
+    draft, descriptor = _opened(path)
+    try:
+        with locks.closing(descriptor):
+            with naming(path):
+                left = memoryview(data)
+                while left:
+                    left = left[os.write(descriptor, left) :]
+                os.fsync(descriptor)
+            if sys.platform != "win32":
+                yield draft  # open, which keeps the lock
+        if sys.platform == "win32":  # it renames no open file
+            yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def drafted(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path of the same name for another library to write to, a file or a folder, renamed to `path` in the end.
+
+    It lies in a folder of its own, so that whatever is written beside it is removed too.
+    """
+    path = Path(path)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, [glob.escape(path.name)])
+    room = _name(path)
+    try:
+        with ExitStack() as stack:
+            with naming(path):
+                stack.enter_context(locks.held(room))
+            with naming(path, NO_ROOM):
+                yield room / path.name
+            with naming(path):
+                os.replace(room / path.name, path)
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
+
+
+def sweep(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
+    """Remove the drafts of ended processes for files or folders of these names, which may hold wildcards."""
+    names = list(names)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in list(entries):
+            match = PATTERN.fullmatch(entry.name)
+            if match and any(fnmatch.fnmatchcase(match[1], name) for name in names) and not entry.is_symlink():
+                with suppress(OSError):  # another process was faster, or there are no locks here
+                    _remove(Path(entry.path), entry.is_dir())
+
+
+@contextmanager
+def naming(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
+    """Turn an error of the file system, of these kinds or any, into one that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or (kinds is not None and error.errno not in kinds):
+            raise
+        remedy = "mend that and try again"
+        if error.errno in NO_ROOM:
+            remedy = "free some space, or raise the limit (quota, ulimit -f), and try again"
+        elif error.errno in NOT_ALLOWED:
+            remedy = "make its folder writable or choose another one"
+        what = os.strerror(error.errno)
+        says = f"could not write {path}: {what}. What was there before is unchanged; {remedy}"
+        raise OSError(error.errno, says) from error
+
+
+def _name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+def _opened(path: Path) -> tuple[Path, int]:
+    """A new draft, open and locked."""
+    while True:
+        draft = _name(path)
+        with naming(path):
+            # Not tempfile: its files are readable by the owner alone, and a head in a shared folder would stay so.
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        with suppress(OSError):  # there are no locks here
+            locks.try_lock(descriptor)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if locks.is_at(descriptor, draft):  # else it was swept before it was locked
+            return draft, descriptor
+        os.close(descriptor)
+
+
+def _remove(draft: Path, is_folder: bool) -> None:
+    lock = draft / locks.NAME if is_folder else draft
+    if is_folder and not lock.exists():
+        draft.rmdir()  # made, and cut before it was locked; if it holds anything it is not ours
+        return
+    descriptor = os.open(lock, os.O_RDWR)
+    try:
+        if not locks.try_lock(descriptor):
+            return
+        if sys.platform != "win32":
+            _delete(draft, is_folder)
+    finally:
+        os.close(descriptor)
+    if sys.platform == "win32":  # it removes no open file
+        _delete(draft, is_folder)
+
+
+def _delete(draft: Path, is_folder: bool) -> None:
+    if is_folder:
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)

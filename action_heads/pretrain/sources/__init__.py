@@ -1,8 +1,0 @@
-"""Recordings of many formats as one: opened, checked, converted, resampled, kept on disk, cut into windows."""
-
-from action_heads.pretrain.sources.opening import find_arm, open_windows
-from action_heads.pretrain.sources.raw import BadData, BadEpisode
-from action_heads.pretrain.sources.schema import SCHEMAS, Schema
-from action_heads.pretrain.sources.spec import RATE_HZ, Spec
-
-__all__ = ["RATE_HZ", "SCHEMAS", "BadData", "BadEpisode", "Schema", "Spec", "find_arm", "open_windows"]

@@ -1,0 +1,159 @@
+"""From chunks to one action a tick: receding horizon, temporal ensembling, warm starts, real-time chunking.
+
+Axes: b batch (robots), h horizon, a action, c condition, n steps left of a chunk, d columns of a robot's own action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from action_heads._util.conditions import Condition, parts
+from action_heads.diffusion.continuing import check_mixes_time
+from action_heads.policy import ConditionedHead
+
+
+class Samples(Protocol):
+    """A policy: `ConditionedHead`, or anything else that makes chunks of conditions."""
+
+    @property
+    def sample(self) -> Callable[..., Tensor]: ...
+
+
+class Executor:
+    """Called once a control tick with the condition of that moment; gives the action (b a) for it, in robot units.
+
+    It is synchronous: a call that is `due` waits for the policy. So `delay` shows what late chunks do to a task, and
+    hides no computing time. For that a loop samples beside the control loop, and asks for itself:
+    `policy.sample(cond, previous=left, committed=d)`.
+
+    Args:
+        policy: `sample(cond)` makes chunks (b h a).
+        execute: ticks until the next chunk is made (receding horizon; Chi et al. 2023 use 8 of 16).
+        ensemble: average what all chunks made so far say of this tick, with weights exp(-ensemble · i), i = 0 the
+            oldest chunk (temporal ensembling, ACT, Zhao et al. 2023, which uses 0.01 and execute=1). None: do not.
+        warm_start: begin each chunk from the last one at this share of noise, in (0, 1], rather than from pure noise.
+            Fewer steps then do, and consecutive chunks agree.
+        delay: ticks a chunk is late, since computing it takes time. The actions of these ticks are committed: the new
+            chunk continues them (real-time chunking). Needs a backbone that mixes time, trained with `prefixes=True`.
+        decode: from an action (b a), and what it returned the tick before (None at first), to the action (b d) in the
+            robot's own numbers, such as `ActionLayout.decode`, which then lets no rotation jump by a whole turn.
+        sampling: passed on to `policy.sample`, such as `steps`, `sampler` or `generator`.
+    """
+
+    def __init__(
+        self,
+        policy: Samples,
+        *,
+        execute: int = 8,
+        ensemble: float | None = None,
+        warm_start: float | None = None,
+        delay: int = 0,
+        decode: Callable[[Tensor, Tensor | None], Tensor] | None = None,
+        **sampling: Any,
+    ):
+        if execute < 1:
+            raise ValueError(f"execute must be at least 1, got {execute}")
+        if not 0 <= delay <= execute:
+            raise ValueError(
+                f"delay must be between 0 and execute ({execute}), got {delay}: a chunk that comes later than the next "
+                "one is asked for is never used"
+            )
+        if warm_start is not None and not 0 < warm_start <= 1:
+            raise ValueError(f"warm_start is a share of noise, above 0 and at most 1 (pure noise), got {warm_start}")
+        if delay and isinstance(policy, ConditionedHead):
+            check_mixes_time(policy.head)
+        if ensemble is not None and (ensemble < 0 or delay):
+            raise ValueError(
+                "ensemble is a rate of 0 or more, and without a delay: it averages over disagreeing chunks"
+            )
+        self.policy, self.sampling = policy, sampling
+        self.execute, self.ensemble, self.warm_start, self.delay = execute, ensemble, warm_start, delay
+        self.decode = decode
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a new episode begins."""
+        self.tick = 0
+        self.chunks: list[Tensor] = []  # what is left of each, oldest first, from the present tick on
+        self.last: Tensor | None = None  # the action of the last tick, as it was given out
+
+    @property
+    def due(self) -> bool:
+        """Whether the next call asks the policy. Else it needs no condition, so no encoder has to run."""
+        return self.tick % self.execute == 0
+
+    def __call__(self, cond: Condition | None = None, **now: Any) -> Tensor:
+        """Condition (b, c) of this tick, None if not `due` -> action (b a). `now` is for `sample`, such as `mask`.
+
+        An error, such as a chunk that holds NaN, changes nothing: the next call asks the policy again.
+        """
+        chunks = self.chunks
+        if self.due:
+            if cond is None:
+                raise ValueError(f"tick {self.tick} asks for a chunk: pass cond whenever executor.due is true")
+            chunks = self._renewed(cond, now)
+        action = self._action(chunks)
+        if self.decode is not None:
+            action = self.decode(action, self.last)
+            if not action.isfinite().all():
+                raise ValueError(
+                    f"the action of tick {self.tick} has no value in the robot's own numbers: chunks whose rotations "
+                    "are opposite have no mean, and rows of zeros are no rotation. Lower ensemble, or leave it out"
+                )
+        self.chunks = [chunk[:, 1:] for chunk in chunks if chunk.shape[1] > 1]
+        self.last, self.tick = action, self.tick + 1
+        return action
+
+    def _renewed(self, cond: Condition, now: dict[str, Any]) -> list[Tensor]:
+        """The chunks to act on, with a new one, which is checked before it is taken."""
+        last = self.chunks[-1] if self.chunks else None
+        options: dict[str, Any] = {}
+        if last is not None and (self.warm_start is not None or self.delay):
+            options = {"previous": last, "start": self.warm_start, "committed": self.delay}
+        chunk = self.policy.sample(cond, **options, **(self.sampling | now))
+        self._check(chunk, cond)
+        return [*(self.chunks if self.ensemble is not None else ()), chunk]
+
+    def _check(self, chunk: Any, cond: Condition) -> None:
+        """A chunk is finite floats (b h a), for the robots that there are and with enough steps."""
+        rows = {len(part) for part in parts(cond) if isinstance(part, Tensor)}
+        expected = f"expected floats ({' or '.join(map(str, rows)) or 'batch'}, steps, action)"
+        if not isinstance(chunk, Tensor):
+            raise ValueError(f"policy.sample returned a {type(chunk).__name__}; {expected} as a torch tensor")
+        shape = tuple(chunk.shape)
+        if chunk.ndim != 3 or 0 in shape or not chunk.is_floating_point() or (rows and shape[0] not in rows):
+            raise ValueError(f"policy.sample returned {chunk.dtype} {shape}; {expected}: no step of it is taken")
+        robots = shape[0] if self.last is None else len(self.last)
+        width = self.chunks[-1].shape[2] if self.chunks else shape[2]
+        if (shape[0], shape[2]) != (robots, width):
+            raise ValueError(
+                f"policy.sample returned a chunk of shape {shape} after one for {robots} robots with {width} numbers: "
+                "call executor.reset() when the robots change"
+            )
+        if shape[1] < self.execute + self.delay:
+            raise ValueError(
+                f"chunks of {shape[1]} steps run out: execute {self.execute} and delay {self.delay} need "
+                f"{self.execute + self.delay}"
+            )
+        if self.warm_start is not None and shape[1] == self.execute:
+            raise ValueError(
+                f"chunks of {shape[1]} steps are all executed, which leaves nothing for a warm start: execute "
+                "fewer, or leave warm_start out"
+            )
+        if not chunk.isfinite().all():  # waits for an accelerator, as whoever acts on it does next
+            row, step, dim = (~chunk.isfinite()).nonzero()[0].tolist()
+            raise ValueError(
+                f"policy.sample returned NaN or infinity, first for robot {row}, step {step}, dimension {dim}: no step "
+                "of this chunk is taken. Look at the observations of this tick, and at the policy's weights"
+            )
+
+    def _action(self, chunks: list[Tensor]) -> Tensor:
+        if self.ensemble is None:
+            return chunks[-1][:, 0]
+        said = torch.stack([chunk[:, 0] for chunk in chunks])
+        weight = torch.exp(-self.ensemble * torch.arange(len(said), device=said.device))
+        return torch.einsum("n, n b a -> b a", weight / weight.sum(), said)

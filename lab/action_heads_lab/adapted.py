@@ -1,0 +1,140 @@
+"""The policy in closed loop, in the package's simulation, through the same encoder.
+
+b episodes at once, s observation steps, h horizon, H and W pixels
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from action_heads.actions.spaces import EE_ABSOLUTE
+from action_heads.adapt.policy import AdaptedPolicy
+from action_heads.adapt.settings import AdaptConfig, flag
+from action_heads.training.streams import generator
+
+if TYPE_CHECKING:
+    from action_heads_lab.sim.sight import Sight
+
+AT_ONCE = 8  # episodes: the same in every run, since batches decide bits
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What rollouts came to; `success` and `length` are of every episode, from seeds 0, 1, 2 ..."""
+
+    task: str
+    episodes: int
+    successes: int
+    interval: tuple[float, float]  # Wilson's, 95 %
+    steps_to_success: float | None
+    success: list[bool]
+    length: list[int]
+    execute: int
+    sampler: str
+    sampling_steps: int | None
+    video: str | None
+
+
+def check_task(config: AdaptConfig, policy: AdaptedPolicy) -> None:
+    """Before training: whether the simulation has what the policy sees and takes what it does."""
+    if config.task is None:
+        return
+    with flag("task"):
+        from action_heads_lab.sim.sight import shown
+        from action_heads_lab.sim.tasks import get_task
+
+        get_task(config.task)
+        contract = policy.contract
+        sight = sight_of(policy)
+        if contract.state and sight.dialect == "own":
+            width, there = policy.encoder.config.state_dim, shown(config.task, contract.state, sight.apart)
+            if width != there:
+                raise ValueError(
+                    f"the policy sees {width} numbers, {', '.join(contract.state)}, of which the simulation of "
+                    f"{config.task} shows {there}: name the task that was recorded, or other columns with --state"
+                )
+        if policy.layout.space().parts != EE_ABSOLUTE.parts:
+            raise ValueError(
+                f"the simulation takes poses of one hand, absolute or as deltas; the policy makes {policy.layout}: "
+                "train without --task"
+            )
+        if odd := {name: size for name, size in contract.sizes.items() if size[0] != size[1]}:
+            raise ValueError(f"the simulation renders squares, the recording has {odd}: train without --task")
+
+
+def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
+    """Episodes from seeds 0, 1, 2 ..., which no recording uses."""
+    from action_heads_lab.sim.report import wilson
+    from action_heads_lab.sim.rollout import rollout
+    from action_heads_lab.sim.tasks import description
+
+    assert config.task is not None
+    video = config.out / "rollouts.mp4" if config.film else None
+    result = rollout(
+        config.task,
+        actor(
+            policy,
+            description(config.task),
+            generator("acting", config.seed, device=policy.policy.head.objective.alpha.device),
+            sampler=config.sampler,
+            steps=config.sampling_steps,
+        ),
+        range(config.episodes),
+        execute=config.execute,
+        batch=AT_ONCE,
+        workers=config.simulations,
+        video=video,
+        film=config.film,
+        sight=sight_of(policy),
+    )
+    successes = int(result.success.sum())
+    return Outcome(
+        task=config.task,
+        episodes=len(result.success),
+        successes=successes,
+        interval=wilson(successes, len(result.success)),
+        steps_to_success=float(result.length[result.success].mean()) if successes else None,
+        success=result.success.tolist(),
+        length=result.length.tolist(),
+        execute=config.execute,
+        sampler=config.sampler,
+        sampling_steps=config.sampling_steps,
+        video=video.name if video else None,
+    )
+
+
+def sight_of(policy: AdaptedPolicy) -> Sight:
+    """What the simulation is to show."""
+    from action_heads_lab.sim.dialects import dialect_of
+    from action_heads_lab.sim.sight import Sight, is_apart
+
+    contract = policy.contract
+    sizes = {name: size[0] for name, size in contract.sizes.items()}
+    delta = policy.layout.space().mode == "delta"
+    dialect = dialect_of(contract.state, contract.sizes, contract.action)
+    apart = dialect == "own" and is_apart(contract.state, policy.encoder.config.state_dim)
+    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect, apart)
+
+
+def actor(policy: AdaptedPolicy, task: str, noise: torch.Generator, **sampling: Any):
+    """The policy as `rollout` calls it: what was seen, each (b, s, ...) -> actions of the head (b h 10).
+
+    Args:
+        task: the description, where it is read.
+        noise: on the policy's device.
+    """
+    device = policy.policy.head.objective.alpha.device
+
+    @torch.no_grad()
+    def act(seen: dict[str, np.ndarray]) -> np.ndarray:
+        there: dict[str, Any] = {name: torch.from_numpy(x).to(device) for name, x in seen.items()}
+        state = there.pop("state", None)
+        images = {name: x.permute(0, 1, 4, 2, 3) for name, x in there.items()}
+        tasks = [task] * len(next(iter(seen.values()))) if policy.encoder.config.text else None
+        return policy.policy.sample(policy.condition(images, state, tasks), generator=noise, **sampling).cpu().numpy()
+
+    return act

@@ -1,0 +1,85 @@
+"""What runs will cost in CPU seconds: the work of a run times the rates of finished ones.
+
+A run trains on chunks and rolls out control steps, and the time of one hardly depends on the task. So a short trial
+with few steps and episodes predicts the cost of a whole run, and the length of a task that of its runs.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from action_heads_lab.reproduce import heads
+from action_heads_lab.reproduce.config import EXPERTS, Run
+from action_heads_lab.reproduce.families import family_of
+from action_heads_lab.reproduce.heads import PAPER, SMALL
+from action_heads_lab.reproduce.results import Result
+from action_heads_lab.sim.tasks import get_task
+
+# Before a run has finished: rounded medians of the runs in results/, on states, on one core of an AMD EPYC.
+CHUNK, STEP = 4e-4, 6e-3  # CPU seconds a chunk of training with a small head, and a control step of a rollout
+LARGER = 5.0  # a chunk of a head of the paper's size, against a small one
+SHARE = 0.5  # of the steps that a task allows: episodes end with success
+STAGE_1 = {SMALL: 8e-4, PAPER: 4e-3}  # CPU seconds a chunk
+BATCH = 128  # of Stage 1
+
+
+def chunks(run: Run) -> int:
+    """Chunks that Stage 2 trains on, each noising counted."""
+    return run.steps * run.batch_size * run.noise_samples
+
+
+def most_steps(run: Run) -> int:
+    """Control steps of all rollouts of a run if no episode ends early."""
+    tasks = family_of(run).subtasks(run)
+    return run.episodes * run.checkpoints * sum(get_task(task).rollout_steps for task in tasks)
+
+
+class Costs:
+    """Rates of finished runs, by what runs have in common."""
+
+    def __init__(self, found: Iterable[Result]):
+        self._rates: dict[tuple, list[tuple[float, float, float]]] = {}
+        for result in found:
+            seconds, run = result.seconds, result.run
+            wall = seconds["training"] + seconds["policy"] + seconds["environment"]
+            training = seconds["cpu"] * seconds["training"] / wall if wall else 0.0
+            steps = max(result.rolled_steps, 1)
+            rates = (training / chunks(run), (seconds["cpu"] - training) / steps, steps / most_steps(run))
+            for key in _alike(run):
+                self._rates.setdefault(key, []).append(rates)
+
+    def knows(self, run: Run) -> bool:
+        """Tell whether a run on the same kind of observation has finished."""
+        return _alike(run)[-1] in self._rates
+
+    def seconds(self, run: Run) -> float:
+        """CPU seconds of a run without its recording and its Stage 1; a guess if nothing like it has finished."""
+        known = [self._rates[key] for key in _alike(run) if key in self._rates]
+        larger = 1.0 if run.head == SMALL else LARGER
+        training, step, share = map(statistics.median, zip(*known[0], strict=True)) if known else (None, STEP, SHARE)
+        if training is None or not any(key[1:2] == (run.head,) for key in _alike(run) if key in self._rates):
+            training = CHUNK * larger  # how long a chunk takes is another head's business
+        return training * chunks(run) + step * share * most_steps(run)
+
+
+def _alike(run: Run) -> tuple[tuple, ...]:
+    """What runs of one rate have in common, the likest first."""
+    seen, head = run.observation, run.head
+    return (seen, head, run.task, run.backbone), (seen, head, run.task), (seen, head), (seen,)
+
+
+def preparing(left: Sequence[Run], work: Path) -> float:
+    """CPU seconds of the recordings and of Stage 1, as far as they are not in `work` yet; a guess."""
+    recordings, pretrained = {}, {}
+    for run in left:
+        config = heads.stage1(run, work)
+        if config and not (config.folder / "golden.safetensors").exists():
+            size = run.head if run.head in STAGE_1 else PAPER
+            pretrained[config.folder] = STAGE_1[size] * config.steps * BATCH
+        for task in family_of(run).subtasks(run) if run.data == EXPERTS else []:
+            path = family_of(run).recording_path(task, run, work)
+            if not path.exists():
+                recordings[path] = STEP * run.demos * SHARE * get_task(task).expert_steps
+    return sum(recordings.values()) + sum(pretrained.values())

@@ -1,0 +1,162 @@
+"""What differs from family to family: tasks, demonstrations, and where a policy is tried."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock  # huggingface_hub and torch bring it
+from torch import Tensor
+
+from action_heads.io import files
+from action_heads_lab.reproduce.config import EXPERTS, EYES, Run
+from action_heads_lab.sim import libero, mimicgen
+from action_heads_lab.sim.dataset import save_dataset
+from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.envs import CONTROL_HZ
+from action_heads_lab.sim.record import SEEDS, record
+from action_heads_lab.sim.tasks import TASKS
+
+Samples = tuple[Tensor, Tensor, Tensor]  # conditions (n c), actions (n h a), is_pad (n h)
+
+
+class Family:
+    """Tasks demonstrated by the scripted experts of `action_heads_lab.sim`; robosuite's eight as it stands."""
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
+    demos, steps = 100, 2000  # what a run of a few minutes on one core affords
+    checkpoints = 1  # the last one
+    official: str | None = None  # the paper's demonstrations, as of `Run.data`
+
+    def effort(self, run: Run) -> Run:
+        """The run with the demonstrations, steps and checkpoints that its task wants."""
+        steps = 600 if run.task == "Lift" else self.steps
+        demos = self.demos if run.data == EXPERTS else 0
+        return replace(run, demos=demos, steps=steps, checkpoints=self.checkpoints)
+
+    def subtasks(self, run: Run) -> list[str]:
+        """What one policy is to solve: its task, or all tasks of a suite."""
+        return [run.task]
+
+    def recording(self, task: str, run: Run, work: Path) -> Demonstrations:
+        """Made at the first call, shared by all runs of the task and by all processes."""
+        path = self.recording_path(task, run, work)
+        with _once(path):
+            return record(task, run.demos, path=path)
+
+    def recording_path(self, task: str, run: Run, work: Path) -> Path:
+        """Where the demonstrations of a task are, once they are recorded."""
+        return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
+
+    def pictures(self, run: Run, work: Path) -> str:
+        """What it learns from with pictures, as `action-heads adapt` takes it.
+
+        Of the experts, one dataset, made at the first call.
+        """
+        if run.data != EXPERTS:
+            return run.recording
+        eyes = EYES[run.family]
+        folder = work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
+        with _once(folder):
+            if not folder.exists():
+                recordings = [self.recording(task, run, work) for task in self.subtasks(run)]
+                save_dataset(recordings, folder, cameras=eyes["cameras"], size=eyes["size"])
+        return f"lerobot:{folder}"
+
+    def samples(self, run: Run, work: Path, horizon: int) -> Samples:
+        """What Stage 2 trains on."""
+        parts = []
+        for task in self.subtasks(run):
+            cond, actions, is_pad = self.recording(task, run, work).chunks(horizon)
+            parts.append((self.condition(cond, task), actions, is_pad))
+        cond, actions, is_pad = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+        return cond, actions, is_pad
+
+    def condition(self, observed: np.ndarray, task: str) -> np.ndarray:
+        """What a policy is conditioned on, of two observations (n, 2 * o) and the task -> (n, c)."""
+        return observed
+
+    def evaluations(self, run: Run) -> list[tuple[str, list[int]]]:
+        """(task, seeds): starts that no recording knows, the same in all modes of a seed, others for another seed."""
+        drawn = np.random.default_rng(run.seed).choice(SEEDS, run.episodes, replace=False)
+        return [(run.task, drawn.tolist())]
+
+    def motion(self, run: Run, work: Path) -> Path:
+        """Where the motion of the demonstrations of all tasks is, as an .npz for Stage 1; see `make_motion`."""
+        return work / "recordings" / f"{run.family}-{run.demos}.npz"
+
+    def make_motion(self, run: Run, work: Path) -> None:
+        """Write it, and record what it needs, if it is not there."""
+        path = self.motion(run, work)
+        with _once(path):
+            if not path.exists():
+                tasks = [part for task in self.tasks for part in self.subtasks(replace(run, task=task))]
+                save_motion([self.recording(task, run, work) for task in tasks], path)
+
+    def versions(self) -> dict[str, str]:
+        """Of what simulates."""
+        return {name: version(name) for name in self.packages}
+
+
+class MimicGen(Family):
+    """The paper's eight tasks of MimicGen; as published, every checkpoint is tried."""
+
+    tasks = tuple(mimicgen.TASKS)
+    checkpoints = 5
+    official = "lerobot:JianZhou0420/DAH_mimicgen_{task}_alldemos"
+
+
+class Libero(Family):
+    """LIBERO-Object, -Spatial and -Goal: one policy for the ten tasks of a suite, told the task as a one-hot vector."""
+
+    tasks = ("libero_object", "libero_spatial", "libero_goal")
+    packages = (*Family.packages, "hf-libero")
+    demos, steps = 50, 4000
+    official = "lerobot:JianZhou0420/libero_{task}_alldemos_full"
+
+    def subtasks(self, run: Run) -> list[str]:
+        return [task for task in libero.TASKS if task.startswith(f"{run.task}/")]
+
+    def condition(self, observed: np.ndarray, task: str) -> np.ndarray:
+        told = np.zeros((len(observed), 10), np.float32)
+        told[:, int(task.partition("/")[2])] = 1
+        return np.concatenate([observed, told], axis=1)
+
+    def evaluations(self, run: Run) -> list[tuple[str, list[int]]]:
+        """The suite's own init states in their order, as published: 50 of each task."""
+        return [(task, list(range(run.episodes))) for task in self.subtasks(run)]
+
+
+def _once(path: Path) -> FileLock:
+    """Several processes may want to make the same file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
+
+
+def save_motion(recordings: Sequence[Demonstrations], path: Path) -> None:
+    """Joints and gripper of all recordings as one .npz for Stage 1, see docs/data.md."""
+    length = np.concatenate([recording.episode_length for recording in recordings])
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        joint_position=np.concatenate([recording.joint_position for recording in recordings]),
+        gripper=np.concatenate([(recording.action[:, 9] > 0).astype(np.float32) for recording in recordings]),
+        episode_length=length,
+        episode_start=np.cumsum(length) - length,
+        rate_hz=float(CONTROL_HZ),
+    )
+    files.write_together(path.parent, {path.name: buffer.getvalue()})
+
+
+FAMILIES: dict[str, Family] = {"robosuite": Family(), "mimicgen": MimicGen(), "libero": Libero()}
+
+
+def family_of(run: Run) -> Family:
+    """Of a run."""
+    return FAMILIES[run.family]

@@ -1,0 +1,207 @@
+"""Many runs: which they are, what they will cost, and the loop over them."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tqdm import tqdm
+
+from action_heads._util.machine import cores
+from action_heads._util.names import nearest
+from action_heads.adapt.settings import KINDS
+from action_heads.data import Spec
+from action_heads_lab.reproduce import heads, results
+from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Run, on_images, with_recipe
+from action_heads_lab.reproduce.costs import Costs, preparing
+from action_heads_lab.reproduce.families import family_of
+from action_heads_lab.reproduce.run import Place, finished, perform
+from action_heads_lab.reproduce.studies import STUDIES
+
+ALL_BACKBONES = ("mlp", "mixer")
+OFFICIAL = "official"
+PUBLISHED = Path("results")  # of the repository: no run writes there unless --out says so
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Train and roll out, and leave one result a run. What is finished is skipped; what was killed goes on.
+
+    Attributes:
+        all: every task, decoupled, normal and random-frozen, mlp and mixer; and decoupled once blind.
+        task: of the family; several by commas.
+        mode: decoupled, normal, random-frozen, blind; several by commas.
+        backbone: mlp, mixer, transformer, unet; several by commas.
+        seeds: of training, by commas.
+        observe: states, or images: of two cameras, by an encoder that trains along, as in the paper.
+        data: demonstrations: of our experts; official, those of the paper from the Hub; or lerobot:FOLDER_OR_REPO or
+            robomimic:FILE.hdf5, where {task} stands for the task. What is not the experts' is seen through cameras.
+        recipe: of the adapter: paper (FiLM through every block), code (a few thousand parameters), or both.
+        head: small (128 x 4, pretrained here in minutes), paper (its size), or a name, a folder or a Hub id.
+        study: a table or figure of the paper instead of modes and backbones: table-2, table-3, table-4 or figure-3.
+        stage1: data of Stage 1, as for `action-heads pretrain --data`, or own; several by commas.
+        signal: what conditions Stage 1: code, joints, pose or none.
+        demos: demonstrations; 0 for the task's own number.
+        steps: of Stage 2; 0 for the task's own number.
+        episodes: to roll out, of each task.
+        checkpoints: to roll out, evenly spaced over training; 0 for the family's own number, 5 on MimicGen, else 1.
+        share: this process' part of the runs, such as 0/2 and 1/2.
+        workers: processes of simulation; if not given, one a core, divided among the shares.
+        device: cpu or cuda.
+        out: where results go; results/<family> in the folder of --work if not given.
+        work: where recordings, heads and trained policies go.
+        film: so many episodes of every 25 are filmed.
+        dry_run: list the runs and what they will cost, and stop.
+    """
+
+    all: bool = False
+    task: Annotated[str, tyro.conf.arg(aliases=("--suite",))] = ""
+    mode: str = "decoupled"
+    backbone: str = "mlp"
+    seeds: str = ",".join(map(str, SEEDS))
+    observe: str = "states"
+    data: str = EXPERTS
+    recipe: str = "paper"
+    head: str = heads.SMALL
+    study: str = ""
+    stage1: str = ",".join(Run.stage1)
+    signal: str = Run.signal
+    demos: int = 0
+    steps: int = 0
+    episodes: int = Run.episodes
+    checkpoints: int = 0
+    share: str = "0/1"
+    workers: int | None = None
+    device: str = "cpu"
+    out: Path | None = None
+    work: Path = Path("outputs/reproduce")
+    film: int = 0
+    dry_run: bool = False
+
+    def __post_init__(self):
+        if not self.all and not self.task:
+            raise ValueError("name a --task, or take --all")
+        if self.recipe not in RECIPES:
+            near = nearest(self.recipe, RECIPES)
+            raise ValueError(f"unknown recipe {self.recipe!r}{near}; choose from {', '.join(RECIPES)}")
+        if self.observe not in ("states", "images"):
+            near = nearest(self.observe, ("states", "images"))
+            raise ValueError(f"unknown observe {self.observe!r}{near}; choose from states, images")
+        if self.data != EXPERTS and self.observe != "images":
+            raise ValueError(f"--data {self.data} is seen through its cameras: add --observe images")
+        if self.data != EXPERTS and self.demos:
+            raise ValueError(f"of --data {self.data} all demonstrations are taken: leave --demos out")
+        if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in KINDS:
+            kinds = ", ".join(f"{kind}:..." for kind in KINDS)
+            raise ValueError(f"--data {self.data} has no pictures; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
+        if self.study and self.study not in STUDIES:
+            near = nearest(self.study, STUDIES)
+            raise ValueError(f"unknown study {self.study!r}{near}; choose from {', '.join(STUDIES)}")
+        part, of = self.part
+        if not 0 <= part < of:
+            raise ValueError(f"a share is part/of with part counted from 0, such as 0/2; got {self.share}")
+
+    @property
+    def part(self) -> tuple[int, int]:
+        part, _, of = self.share.partition("/")
+        return int(part), int(of)
+
+
+def runs(options: Reproduce, family: str) -> list[Run]:
+    """Seed by seed, so that an early stop leaves whole comparisons of fewer seeds."""
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    known = family_of(Run(family=family)).tasks
+    data = demonstrations(options, family)
+    tasks = options.task.split(",") if options.task else list(known)
+    if unknown := [task for task in tasks if task not in known]:
+        near = nearest(unknown[0], known)
+        raise ValueError(f"unknown task {', '.join(unknown)}{near} of {family}; it has {', '.join(known)}")
+    found = []
+    for seed in seeds:
+        for task in tasks:
+            for cell in cells(options, blind=options.all and seed == seeds[0]):
+                run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
+                run = replace(run, data=data, stage1=tuple(options.stage1.split(",")), signal=options.signal)
+                run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
+                run = on_images(run, options.recipe) if options.observe == "images" else run
+                own = ("demos", "steps", "checkpoints")
+                found.append(replace(run, **{name: getattr(options, name) or getattr(run, name) for name in own}))
+    return found
+
+
+def demonstrations(options: Reproduce, family: str) -> str:
+    """Of a family's runs, as of `Run.data`."""
+    official = family_of(Run(family=family)).official
+    if options.data == OFFICIAL and official is None:
+        raise ValueError(f"there is no official recording of {family}: name one, robomimic:FILE.hdf5 or lerobot:FOLDER")
+    return official if official and options.data == OFFICIAL else options.data
+
+
+def cells(options: Reproduce, blind: bool) -> list[dict[str, Any]]:
+    """What differs between the runs of one task and seed."""
+    if options.study:
+        return STUDIES[options.study]
+    modes = (*ALL_MODES, *(["blind"] if blind else [])) if options.all else options.mode.split(",")
+    backbones = ALL_BACKBONES if options.all else options.backbone.split(",")
+    return [{"backbone": backbone, "mode": mode} for backbone in backbones for mode in modes]
+
+
+def reproduce(options: Reproduce, family: str) -> None:
+    """Do this process' share of the runs."""
+    part, of = options.part
+    place = Place(
+        results=options.out or options.work / "results" / family,
+        work=options.work,
+        device=options.device,
+        workers=max(1, cores() // of) if options.workers is None else options.workers,
+        film=options.film,
+        command=shlex.join(["uv", "run", *sys.argv]),
+    )
+    mine = runs(options, family)[part::of]
+    left = [run for run in mine if not _is_finished(run, place)]
+    print(f"{len(mine)} runs, {len(mine) - len(left)} of them finished before; {estimate(left, place)}", flush=True)
+    if others := published(left, PUBLISHED / family, place):
+        print(f"{others} of the runs that are left are published in {PUBLISHED / family}; yours go to {place.results}")
+    if options.dry_run:
+        print("\n".join(map(str, left)))
+        return
+    for run in tqdm(left, desc=f"{family}, share {options.share}", unit="run"):
+        tqdm.write(str(perform(run, place)))
+
+
+def _is_finished(run: Run, place: Place) -> bool:
+    """Tell whether a run has a result, without pretraining its head for that."""
+    if config := heads.stage1(run, place.work):
+        return results.by_recipe(place.results, run, str(config.name)) is not None
+    return finished(run, place, heads.pretrained(run, place.work)) is not None
+
+
+def published(left: Sequence[Run], folder: Path, place: Place) -> int:
+    """Count the runs that have a result in `folder`, another than the one that results go to."""
+    if not folder.is_dir() or folder.resolve() == place.results.resolve():
+        return 0
+    recipes = [(run, heads.stage1(run, place.work)) for run in left]
+    return sum(results.by_recipe(folder, run, str(config.name)) is not None for run, config in recipes if config)
+
+
+def estimate(left: Sequence[Run], place: Place) -> str:
+    """Say what it will cost, by the rates of finished runs, or before one has finished by those of published ones."""
+    costs = Costs(results.load_all(place.results) if place.results.is_dir() else [])
+    guessed = [run for run in left if not costs.knows(run)]
+    if any(run.observation == "image" for run in guessed):
+        return "what they will cost is not known: none on images is finished"
+    runs_alone, before = sum(map(costs.seconds, left)), preparing(left, place.work)
+    basis = "at a guess, by what published runs took" if guessed else "by what finished runs took"
+    return f"about {hours(runs_alone)} are left ({basis})" + (
+        f", and {hours(before)} for recordings and Stage 1 (a guess)" if before else ""
+    )
+
+
+def hours(seconds: float) -> str:
+    """Return CPU seconds as hours, or as minutes below one hour."""
+    return f"{seconds / 3600:.1f} CPU hours" if seconds >= 3600 else f"{seconds / 60:.0f} CPU minutes"

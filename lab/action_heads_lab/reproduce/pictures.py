@@ -1,0 +1,93 @@
+"""Runs on pictures: the same training as `action-heads adapt`, by the settings of a run.
+
+Axes: b episodes at once, s observation steps, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from action_heads import ActionHead
+from action_heads._util.machine import cores
+from action_heads.adapt import AdaptedPolicy
+from action_heads.adapt.run import adapt
+from action_heads.adapt.settings import AdaptConfig
+from action_heads.data import Spec
+from action_heads.data.recordings import open_recording
+from action_heads.io import files
+from action_heads_lab.adapted import actor
+from action_heads_lab.reproduce.config import EXPERTS, EYES, Run
+from action_heads_lab.sim.tasks import description
+
+if TYPE_CHECKING:
+    from action_heads_lab.reproduce.run import Place
+
+
+def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
+    """A run as `action-heads adapt` takes it."""
+    eyes = EYES[run.family]
+    written = as_experts(eyes) if run.data == EXPERTS else as_recorded(run, data)
+    return AdaptConfig(
+        data=data,
+        out=out,
+        head=str(head.source["path"]),
+        mode="decoupled" if run.mode == "blind" else run.mode,
+        blind=run.mode == "blind",
+        adapter=run.adapter,
+        through=run.through,
+        hidden=run.hidden,
+        relearn_step=run.relearn_step,
+        steps=run.steps,
+        batch_size=run.batch_size,
+        lr=run.lr,
+        noise_samples=run.noise_samples,
+        seed=run.seed,
+        held_out=0.0,
+        checkpoints=run.checkpoints,
+        **{"workers": max(1, cores() // 2)} | written | eyes["flags"],
+    )
+
+
+def as_experts(eyes: dict[str, Any]) -> dict[str, Any]:
+    """What the recordings of the experts are called."""
+    return {"action": "action", "action_layout": "pose_6d", "cameras": eyes["cameras"], "state": eyes["state"]}
+
+
+def as_recorded(run: Run, data: str) -> dict[str, Any]:
+    """The two cameras, the arm's state and the actions of a recording of others, brought to the family's pixels."""
+    dialect, size = run.dialect, EYES[run.family]["size"]
+    found = open_recording(Spec.parse(data))
+    known = dialect.cameras or {name: name for name in EYES[run.family]["cameras"]}
+    cameras = tuple(name for name in known if name in found.cameras)
+    if len(cameras) != len(EYES[run.family]["cameras"]):
+        raise ValueError(
+            f"{data} has the cameras {', '.join(found.cameras) or 'none'}; a run needs two of {', '.join(known)}"
+        )
+    resize = {} if {found.cameras[name] for name in cameras} == {(size, size)} else {"resize": (size, size)}
+    return {"action_layout": dialect.layout, "cameras": cameras, "state": dialect.arm} | resize
+
+
+def train(run: Run, data: str, head: ActionHead, out: Path, place: Place) -> AdaptedPolicy:
+    """Train, or go on training, or read back what was trained."""
+    if (out / "results.json").exists():
+        return AdaptedPolicy.from_pretrained(out, device=place.device)
+    if place.device == "cpu":
+        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    return adapt(settings(run, data, head, out), place.command).to(place.device)
+
+
+def losses(out: Path) -> list[float]:
+    """Of training, a point every so often."""
+    points = [loss for _, loss in files.read_json(out / "curves.json")["train"]]
+    return points or [files.read_json(out / "results.json")["training_loss"]]
+
+
+def act(run: Run, policy: AdaptedPolicy, task: str, noise: int):
+    """The policy as `rollout` calls it: what was seen by name, each (b, s, ...) -> chunks (b h a)."""
+    device = policy.policy.head.objective.alpha.device
+    generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
+    return actor(policy, description(task), generator, sampler=run.sampler, steps=run.sampling_steps)

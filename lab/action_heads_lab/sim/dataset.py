@@ -1,0 +1,271 @@
+"""Demonstrations as a LeRobotDataset: joints, pose, gripper, delta and absolute actions, and pictures on demand.
+
+t  steps of an episode      o  observation size
+
+    observation.state            (o,)  what policies on states see, see `Task.observation_size`; with cameras (11,) of
+                                       the arm alone: its pose and its fingers
+    observation.environment_state      (o - 11,) with cameras: where the objects are, which pictures should tell
+    observation.joint_position   (7,)  rad; of the UR5e (6,)
+    observation.eef              (9,)  TCP in the robot base frame: position 3 (m), rotation 6 (first two rows)
+    observation.gripper          (2,)  finger joints, m
+    action                       (10,) absolute target of the TCP, as in envs.py
+    action.delta                 (7,)  the same from where the TCP is: m, rotation vector (rad, base axes), gripper
+    observation.images.<camera>        (size, size, 3) RGB
+
+meta/recording.json says task, noise, seeds and how pictures were rendered. LIBERO's own columns: libero_dataset.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from action_heads._util.extras import require
+from action_heads.io import drafts, files, locks
+from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.dialects import columns
+from action_heads_lab.sim.envs import CONTROL_HZ, FAST_RENDERING, Sim, make
+from action_heads_lab.sim.frames import rotation_from_6d
+from action_heads_lab.sim.record import SEEDS, record, run_expert
+from action_heads_lab.sim.sight import ARM, ENVIRONMENT, STATE, set_apart
+from action_heads_lab.sim.tasks import description, get_task
+
+Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # of one episode: name -> t values
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Record demonstrations of a scripted expert as a LeRobotDataset.
+
+    Attributes:
+        task: Lift, Stack, PickPlaceCan, libero_object/0, ...
+        out: the dataset's folder.
+        demos: successful episodes.
+        seed: of the recording.
+        cameras: such as agentview and robot0_eye_in_hand; none for states alone.
+        size: of pictures, pixels.
+        workers: processes of simulation; one a core if not given.
+        schema: "own", or of LIBERO's tasks "libero": both its cameras, state and actions as `lerobot-eval
+            --env.type=libero` has them.
+    """
+
+    task: str
+    out: Path
+    demos: int = 100
+    seed: int = 0
+    cameras: tuple[str, ...] = ()
+    size: int = 84
+    workers: int | None = None
+    schema: Literal["own", "libero"] = "own"
+
+    def __post_init__(self) -> None:
+        if self.schema == "libero" and (get_task(self.task).suite != "libero" or self.cameras):
+            raise ValueError(
+                f"--schema libero is for LIBERO's tasks, with both their cameras; got the task {self.task} and the "
+                f"cameras {', '.join(self.cameras) or 'none'}: take libero_object/0 ... 9 and leave --cameras out"
+            )
+
+
+def record_dataset(config: RecordConfig) -> None:
+    """`action-heads record`."""
+    from action_heads_lab.sim.libero_dataset import save_libero  # it is built on this file
+
+    kept = config.out.with_name(f".{config.out.name}.npz")  # a recording is worth keeping if writing it fails
+    with locks.held_beside(config.out):
+        if config.out.exists():  # known before anything is recorded
+            refuse_others(config)
+            kept.unlink(missing_ok=True)
+            print(f"{config.out} holds this recording already")
+            return
+        require("lerobot.datasets.lerobot_dataset", "lerobot")
+        demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
+        if config.schema == "libero":
+            save_libero(demonstrations, config.out, size=config.size)
+        else:
+            save_dataset(demonstrations, config.out, cameras=config.cameras, size=config.size)
+        kept.unlink()
+    print(f"{demonstrations} in {config.out}")
+
+
+def refuse_others(config: RecordConfig) -> None:
+    """Raise unless the folder holds the very recording that these settings make."""
+    from action_heads_lab.sim.libero_dataset import CAMERAS
+
+    told = config.out / "meta" / "recording.json"
+    found = files.read_json(told) if told.exists() else None
+    cameras = list(CAMERAS) if config.schema == "libero" else list(config.cameras)
+    wanted = {
+        "task": config.task,
+        "noise": get_task(config.task).noise,
+        "cameras": cameras,
+        "size": config.size if cameras else None,
+    }
+    seeds = found.get("seeds") if isinstance(found, dict) else None
+    same = isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())
+    if not same or not seeds or (len(seeds), seeds[0] // SEEDS - 1) != (config.demos, config.seed):
+        raise FileExistsError(f"{config.out} exists and holds something else: name another folder, or remove it")
+
+
+def save_dataset(
+    demonstrations: Demonstrations | Sequence[Demonstrations],
+    folder: str | Path,
+    cameras: Sequence[str] = (),
+    size: int = 84,
+) -> Path:
+    """Write `folder`, which must not exist, through lerobot: it appears whole or not at all.
+
+    Several recordings, of tasks whose observations are laid out alike, become one dataset of several tasks. Pictures
+    are not in `demonstrations`: every episode is run again from its seed, and must come out the same.
+    """
+    recordings = [demonstrations] if isinstance(demonstrations, Demonstrations) else list(demonstrations)
+
+    def episodes() -> Iterable[tuple[str, Columns]]:
+        for recording in recordings:
+            task, sim = description(recording.task), make(recording.task, render=True) if cameras else None
+            try:
+                for episode, rows in enumerate(_rows(recording)):
+                    pictures = _pictures(sim, recording, episode, cameras, size) if sim else {}
+                    yield task, _columns(recording, rows, bool(cameras)) | pictures
+            finally:
+                if sim:
+                    sim.close()
+
+    told = [provenance_of(recording, cameras, size, FAST_RENDERING if cameras else None) for recording in recordings]
+    return write(folder, _features(recordings, cameras, size), episodes(), told[0] if len(told) == 1 else told)
+
+
+def write(
+    folder: str | Path, features: dict[str, Any], episodes: Iterable[tuple[str, Columns]], provenance: dict | list[dict]
+) -> Path:
+    """A LeRobotDataset of these episodes, each with what is told of its task; whole or not at all."""
+    folder = Path(folder)
+    LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
+    with locks.held_beside(folder, remedy="name another folder"):
+        if folder.exists():
+            raise FileExistsError(f"{folder} exists: name another folder, or remove it")
+        with drafts.drafted(folder) as draft:
+            _write(LeRobotDataset, draft, features, episodes, provenance)
+    return folder
+
+
+def _write(LeRobotDataset, folder: Path, features: dict[str, Any], episodes, provenance: dict | list[dict]) -> None:
+    dataset = LeRobotDataset.create(
+        repo_id=f"local/{folder.name}",
+        fps=CONTROL_HZ,
+        features=features,
+        root=folder,
+        robot_type="panda",
+        use_videos=False,
+    )
+    for task, table in episodes:
+        for values in zip(*table.values(), strict=True):
+            dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
+        dataset.save_episode()
+    dataset.finalize()
+    files.write_text(folder / "meta" / "recording.json", json.dumps(provenance))
+
+
+def _rows(demonstrations: Demonstrations) -> list[slice]:
+    ends = np.cumsum(demonstrations.episode_length)
+    return [slice(int(end - n), int(end)) for end, n in zip(ends, demonstrations.episode_length, strict=True)]
+
+
+def _columns(demonstrations: Demonstrations, rows: slice, apart: bool) -> dict[str, np.ndarray]:
+    """Of one episode: name -> (t, width) float32. `apart`: where the objects are is in a column of its own."""
+    observation, action = demonstrations.observation[rows], demonstrations.action[rows]
+    seen = columns(observation, demonstrations.joint_position[rows])
+    if apart:
+        seen = set_apart(seen)
+    else:
+        del seen[ENVIRONMENT]
+    return seen | {
+        "action": action,
+        "action.delta": np.stack([delta(a, o) for a, o in zip(action, observation, strict=True)]),
+    }
+
+
+def delta(action: np.ndarray, observation: np.ndarray) -> np.ndarray:
+    """An absolute target (10,) as seen from the TCP of an observation (o,): (7,) float32 in m and rad."""
+    turn = rotation_from_6d(action[3:9].astype(float)) @ rotation_from_6d(observation[3:9].astype(float)).T
+    step = action[:3] - observation[:3]
+    return np.concatenate([step, Rotation.from_matrix(turn).as_rotvec(), action[9:]]).astype(np.float32)
+
+
+def _features(recordings: Sequence[Demonstrations], cameras: Sequence[str], size: int) -> dict[str, Any]:
+    first = _columns(recordings[0], _rows(recordings[0])[0], bool(cameras))
+    names = _names(recordings)
+    names |= {STATE: names[STATE][:ARM]} if cameras else {}
+    features: dict[str, Any] = {
+        name: {"dtype": "float32", "shape": values.shape[1:], "names": names.get(name)}
+        for name, values in first.items()
+    }
+    return features | {f"observation.images.{camera}": picture(size) for camera in cameras}
+
+
+def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
+    """What each number of an observation is called; objects by their number where recordings differ in them."""
+    rotation = [f"r{row}{column}" for row in (1, 2) for column in (1, 2, 3)]
+    eef, fingers = ["x", "y", "z", *rotation], ["finger_left", "finger_right"]
+    several = {get_task(recording.task).objects for recording in recordings}
+    objects = next(iter(several))
+    if len(several) > 1:
+        objects = [f"object_{i}" for i in range(1, len(objects) + 1)]
+    about = ["x", "y", "z", *rotation, "x_from_tcp", "y_from_tcp", "z_from_tcp"]
+    environment = [f"{name}.{part}" for name in objects for part in about]
+    return {
+        STATE: [*eef, *fingers, *environment],
+        ENVIRONMENT: environment,
+        "observation.eef": eef,
+        "observation.gripper": fingers,
+        "observation.joint_position": [f"joint_{i}" for i in range(1, recordings[0].joint_position.shape[1] + 1)],
+    }
+
+
+def picture(size: int) -> dict[str, Any]:
+    """What LeRobot is told of a camera."""
+    return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
+
+
+def _pictures(
+    sim: Sim, demonstrations: Demonstrations, episode: int, cameras: Sequence[str], size: int
+) -> dict[str, list[np.ndarray]]:
+    """What the cameras saw before every action of an episode."""
+    seen: dict[str, list[np.ndarray]] = {f"observation.images.{camera}": [] for camera in cameras}
+
+    def look() -> None:
+        for camera in cameras:
+            seen[f"observation.images.{camera}"].append(sim.render(size, camera))
+
+    run_again(sim, demonstrations, episode, look)
+    return seen
+
+
+def run_again(sim: Sim, demonstrations: Demonstrations, episode: int, before_step: Callable[[], None]) -> np.ndarray:
+    """An episode from its seed, which must come out as it did -> its actions (t, 10)."""
+    again = run_expert(sim, int(demonstrations.seed[episode]), demonstrations.noise, before_step=before_step)
+    if not np.array_equal(again.action, demonstrations.action[_rows(demonstrations)[episode]]):
+        raise RuntimeError(
+            f"episode {episode} of {demonstrations.task} (seed {demonstrations.seed[episode]}) came out different when "
+            "it was run again for its pictures: it was recorded with other versions of robosuite or mujoco; record anew"
+        )
+    return again.action
+
+
+def provenance_of(
+    demonstrations: Demonstrations, cameras: Sequence[str], size: int, rendering: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "task": demonstrations.task,
+        "noise": demonstrations.noise,
+        "seeds": demonstrations.seed.tolist(),
+        "frame": "robot base; TCP as in action_heads_lab.sim.frames",
+        "cameras": list(cameras),
+        "size": size if cameras else None,
+        "rendering": rendering,
+    }

@@ -1,0 +1,235 @@
+"""The recipe end to end: a frozen head, scripted demonstrations, one trained adapter, success in physics, and controls.
+
+Axes: n samples, c condition, h horizon, a action, e episodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action_heads import ActionHead, ConditionedHead, Normalizer, __version__
+from action_heads._util.names import nearest
+from action_heads.adapters import ADAPTERS
+from action_heads.adapters.base import THROUGH
+from action_heads.fit import FitConfig, fit
+from action_heads.io import files, locks
+from action_heads.modes import MODES
+from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.record import check_simulator, record
+from action_heads_lab.sim.report import Row, draw, save_trial, table
+from action_heads_lab.sim.rollout import rollout
+
+RUNS = MODES | {
+    "random-relearned": "as random-frozen, but the head's own modulation trains too: the strongest random rival",
+    "blind": "as decoupled, but the condition is zeroed in training and in rollouts",
+}
+MODE_OF = {"random-relearned": "random-frozen", "blind": "decoupled"}  # of runs that are no mode of their own
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Record demonstrations, train adapters on a frozen head, roll out, compare with controls.
+
+    Attributes:
+        task: Lift, Stack, PickPlaceCan, PickPlaceMilk, PickPlaceBread, PickPlaceCereal, NutAssemblySquare, ...
+        head: a bundled name, a folder or a Hub id. A folder keeps the result for the head's card.
+        adapter: film, adaln_zero or adarmsnorm.
+        through: what the adapter acts through: code (a few thousand parameters), blocks (as in the paper), or both.
+        hidden: width of the network that reads the condition; 0 for the head's own.
+        runs: what to train, in this order; `random-relearned` and `normal` may be added.
+        demos: demonstrations to record; 0 for the task's own number.
+        steps: training steps of each run; 0 for the task's own number.
+        lr: peak learning rate; small adapters want 1e-2, large ones (through blocks or both) 2.5e-3.
+        episodes: unseen episodes to roll out for each run.
+        seed: of demonstrations and training; rollouts always start from seeds 0, 1, 2, ...
+        quick: a sixth of the demonstrations and steps and 10 episodes, to see it work.
+        device: where to train, cpu or cuda.
+        out: where results go; outputs/demo-<task> if not given.
+    """
+
+    task: str = "Lift"
+    head: str = "dae/mlp-5m-fk"
+    adapter: str = "adaln_zero"
+    through: str = "code"
+    hidden: int = 64
+    runs: tuple[str, ...] = ("decoupled", "random-frozen", "blind")
+    demos: int = 0
+    steps: int = 0
+    lr: float = 1e-2
+    episodes: int = 50
+    seed: int = 0
+    quick: bool = False
+    device: str = "cpu"
+    out: Path | None = None
+
+    def __post_init__(self):
+        if unknown := [name for name in self.runs if name not in RUNS]:
+            near = nearest(unknown[0], RUNS)
+            raise ValueError(f"unknown run {', '.join(unknown)}{near}; choose from {', '.join(RUNS)}")
+        if self.adapter not in ADAPTERS:
+            near = nearest(self.adapter, ADAPTERS)
+            raise ValueError(f"unknown adapter {self.adapter!r}{near}; choose from {', '.join(ADAPTERS)}")
+        if self.through not in THROUGH:
+            near = nearest(self.through, THROUGH)
+            raise ValueError(f"unknown path {self.through!r}{near}; an adapter acts through {', '.join(THROUGH)}")
+
+    @property
+    def folder(self) -> Path:
+        """Where results go."""
+        return self.out or Path("outputs") / f"demo-{self.task.lower()}{'-quick' if self.quick else ''}"
+
+
+SHOWS = (
+    "How to read this: decoupled against blind says whether the adapter, on a head that saw no observation, carries\n"
+    "the task, and by looking. Decoupled against random-frozen says whether pretraining is why: where their intervals\n"
+    "overlap, this run does not tell them apart."
+)
+
+# (demonstrations, training steps) that a task needs; what is not listed takes the last.
+EFFORT = {"Lift": (100, 600), "Stack": (200, 4000), "": (200, 4000)}
+
+
+def demo(config: DemoConfig, command: str = "action_heads_lab.sim.demo") -> list[Row]:
+    """Run the demo and leave table, plot, video, adapter and every number in `config.folder`, which it holds alone."""
+    check_simulator(config.task)
+    with locks.held(config.folder):
+        return _demo(config, command)
+
+
+def _demo(config: DemoConfig, command: str) -> list[Row]:
+    demos, steps = EFFORT.get(config.task, EFFORT[""])
+    share = 6 if config.quick else 1
+    demos, steps = config.demos or demos // share, config.steps or steps // share
+    config = dataclasses.replace(config, episodes=10) if config.quick else config
+    out = config.folder
+    head = ActionHead.from_pretrained(config.head, device=config.device)
+    print(head)
+    began = time.monotonic()
+    recording = record(config.task, demos, seed=config.seed, path=out / f"{config.task}-{demos}-{config.seed}.npz")
+    recorded = time.monotonic() - began
+    print(recording)
+    rows = []
+    for name in config.runs:
+        print(f"\n{name}: {RUNS[name]}")
+        rows.append(run(name, config, head, recording, steps, out / name))
+        print(rows[-1])
+    minutes = (recorded + sum(row.seconds for row in rows)) / 60
+    title = f"{config.task}, {demos} demonstrations, {steps} training steps, {config.adapter} through {config.through}"
+    text = f"{title}\n\n{table(rows)}\n\n{SHOWS}"
+    print(f"\n{text}\n\n{minutes:.1f} minutes on {platform.machine()} with {torch.get_num_threads()} threads")
+    files.write_text(out / "table.md", text + "\n")
+    record_of = {
+        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "demonstrations": demos,
+        "steps": steps,
+        "minutes": round(minutes, 1),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "head": {"name": head.config.name, "fingerprint": head.fingerprint()},
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+    files.write_text(out / "results.json", json.dumps(record_of, indent=2) + "\n")
+    draw(rows, f"{config.task}: {demos} demonstrations", out / "results.png")
+    if (folder := Path(config.head)).is_dir():
+        save_trial(folder, head, rows, title, command)
+    print(
+        f"\nsee {out}/results.png, {out}/table.md"
+        + (f", {out}/decoupled/rollouts.mp4" if "decoupled" in config.runs else "")
+    )
+    return rows
+
+
+def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demonstrations, steps: int, out: Path) -> Row:
+    """Train and roll out one row of the table; a finished row is read back rather than run again."""
+    fitting = FitConfig(steps=steps, lr=config.lr, seed=config.seed)
+    settings = {"task": config.task, "adapter": [config.adapter, config.through, config.hidden]}
+    settings |= {"episodes": config.episodes, "demos": len(recording), "head": pretrained.fingerprint()}
+    settings |= {"fit": dataclasses.asdict(fitting), "device": config.device, "version": __version__}
+    if (out / "row.json").exists():
+        saved = read_row(out / "row.json")
+        if saved and saved[1] == settings:
+            print(f"read back from {out / 'row.json'}")
+            return saved[0]
+    cond, actions, is_pad = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(pretrained.config.horizon))
+    policy = build(name, config, pretrained, cond, actions)
+    began = time.monotonic()
+    losses = fit(
+        policy,
+        actions,
+        see(cond, name),
+        is_pad=is_pad,
+        config=fitting,
+        description=f"{name}: training",
+    )
+    trained = time.monotonic() - began
+    if policy.head is pretrained:  # an adapter of a random head would have nothing to be loaded onto
+        policy.save_adapter(out / "adapter")
+    generator = torch.Generator(config.device).manual_seed(config.seed)
+
+    def act(observed: np.ndarray) -> np.ndarray:
+        seen = see(torch.from_numpy(observed), name).to(config.device)
+        return policy.sample(seen, generator=generator).cpu().numpy()
+
+    video = out / "rollouts.mp4" if name == "decoupled" else None
+    result = rollout(config.task, act, range(config.episodes), video=video, description=f"{name}: rolling out")
+    row = Row(
+        name=name,
+        frozen=policy.num_frozen,
+        trainable=policy.num_trainable,
+        successes=int(result.success.sum()),
+        episodes=len(result.success),
+        steps_to_success=float(result.length[result.success].mean()) if result.success.any() else None,
+        training_seconds=round(trained, 1),
+        seconds=round(time.monotonic() - began, 1),
+        losses=[round(x, 5) for x in smooth(losses)],
+    )
+    files.write_text(out / "row.json", json.dumps(dataclasses.asdict(row) | {"settings": settings}) + "\n")
+    return row
+
+
+def read_row(path: Path) -> tuple[Row, Any] | None:
+    """A finished row and its settings; None, and a word about it, if the file is damaged: the row is run again."""
+    try:
+        saved = files.read_json(path)
+        settings = saved.pop("settings")
+        row = Row(**saved)
+        table([row])  # all that is shown of it
+    except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RecursionError) as error:
+        print(f"{path} is damaged and will be made again ({error})")
+        return None
+    return row, settings
+
+
+def build(name: str, config: DemoConfig, pretrained: ActionHead, cond: Tensor, actions: Tensor) -> ConditionedHead:
+    """The policy of a row: they differ in the head and in what trains, in nothing else."""
+    head = pretrained.in_mode(MODE_OF.get(name, name), seed=config.seed)
+    torch.manual_seed(config.seed)  # every row's adapter begins with the same weights
+    adapter = ADAPTERS[config.adapter](
+        cond.shape[-1],
+        hidden_dim=config.hidden or None,
+        through=config.through,
+        # A random head's own modulation is noise. One control has to steer with it, the other may learn it.
+        relearn_step=name == "random-relearned",
+    )
+    adapter.standardize(see(cond, name))
+    return head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
+
+
+def see(cond: Tensor, name: str) -> Tensor:
+    """What the policy of a row is shown of a condition (n c)."""
+    return torch.zeros_like(cond) if name == "blind" else cond
+
+
+def smooth(losses: list[float], points: int = 100) -> list[float]:
+    """At most `points` means of consecutive losses, for drawing."""
+    return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]

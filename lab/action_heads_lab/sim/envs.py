@@ -1,0 +1,218 @@
+"""robosuite's Panda or UR5e behind a small window: absolute TCP targets in, one state vector out, at 20 Hz.
+
+o  observation size, `Task.observation_size`: Lift 23, Stack 35      j  joints of the arm      h  steps of a chunk
+
+An action (10,) is a target of the TCP in the ROBOT BASE frame, see frames.py:
+    0:3   position, m
+    3:9   rotation, the first two rows of the matrix
+    9     gripper, -1 opens, +1 closes
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from action_heads._util.extras import require
+from action_heads_lab.sim import compiled, contexts, substeps
+from action_heads_lab.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
+from action_heads_lab.sim.tasks import Task, get_task
+
+CONTROL_HZ = 20
+ACTION_SIZE = 10
+# How pictures are made: of the floor no reflections, no shadows, no anti-aliasing. Five times faster on a CPU.
+FAST_RENDERING = {"offsamples": 0, "shadows": False, "reflections": False}
+
+
+def prepare() -> None:
+    """Set what robosuite reads from the environment at its import, once."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # headless, works with software Mesa
+    # robosuite compiles numba code at import; without a writable cache that costs seconds in every worker
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"numba-{getpass.getuser()}"))
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # three warnings about private macros, else
+
+
+def _import_robosuite():
+    """robosuite, imported quietly."""
+    prepare()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return contexts.import_robosuite()
+
+
+def make(task: str, render: bool = False, fast: bool = True) -> Sim:
+    """A `Sim` of the task, to be `reset(seed)` before use.
+
+    render   allow `Sim.render`; resets are 1 s slower
+    fast     render without shadows, reflections and anti-aliasing, five times faster on a CPU
+    """
+    row = get_task(task)  # first: a misspelt name must not cost the import of a simulator
+    if row.suite == "libero":
+        from action_heads_lab.sim import libero
+
+        return libero.make(task, render, fast=fast)
+    robosuite = _import_robosuite()
+    if row.suite == "mimicgen":
+        from action_heads_lab.sim import mimicgen
+
+        mimicgen.register()
+    controller = robosuite.load_controller_config(default_controller="OSC_POSE") | {"control_delta": False}
+    with contexts.named():
+        env = robosuite.make(
+            row.name,
+            robots=row.robot,
+            gripper_types="PandaGripper",  # whatever the arm: the TCP and the fingers are where TCP_IN_SITE knows them
+            controller_configs=controller,
+            control_freq=CONTROL_HZ,
+            has_renderer=False,
+            has_offscreen_renderer=render,
+            use_camera_obs=False,
+            ignore_done=True,  # the callers count steps
+        )
+    return Sim(row, env, render, fast)
+
+
+class Sim:
+    """One environment. Poses are in the robot base frame."""
+
+    def __init__(self, task: Task, env, can_render: bool = False, fast: bool = True):
+        self.task, self.env, self.can_render, self.fast = task, env, can_render, fast
+
+    def reset(self, seed: int) -> np.ndarray:
+        """Start the episode that belongs to `seed` -> observation (o,)."""
+        state = np.random.get_state()  # noqa: NPY002  robosuite 1.4 draws from numpy's global generator
+        np.random.seed(seed)  # noqa: NPY002
+        try:
+            with compiled.once():
+                self._restart(seed)
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+        self.robot, self.mujoco = self.env.robots[0], self.env.sim  # a reset recompiles the model: ask anew
+        self.base_in_world = self._body("robot0_base")
+        if self.can_render and self.fast:
+            _render_fast(self.mujoco)
+        return self.observe()
+
+    def _restart(self, seed: int) -> None:
+        self.env.reset()
+
+    def _body(self, name: str) -> Pose:
+        data, i = self.mujoco.data, self.mujoco.model.body_name2id(name)
+        return Pose(np.array(data.body_xpos[i]), np.array(data.body_xmat[i]).reshape(3, 3))
+
+    def _site(self, name: str) -> Pose:
+        data, i = self.mujoco.data, self.mujoco.model.site_name2id(name)
+        return Pose(np.array(data.site_xpos[i]), np.array(data.site_xmat[i]).reshape(3, 3))
+
+    def from_world(self, pose: Pose) -> Pose:
+        """World frame -> base frame."""
+        return self.base_in_world.inverse() @ pose
+
+    def body(self, name: str) -> Pose:
+        return self.from_world(self._body(name))
+
+    def site(self, name: str) -> Pose:
+        return self.from_world(self._site(name))
+
+    @property
+    def controlled(self) -> Pose:
+        """What the arm's controller moves, in the world."""
+        return self._site("gripper0_grip_site")
+
+    @property
+    def hand_quaternion(self) -> np.ndarray:
+        """(4,) x y z w of the body `right_hand` in the world: robosuite's `robot0_eef_quat`."""
+        return np.array(self.mujoco.data.get_body_xquat(self.robot.robot_model.eef_name))[[1, 2, 3, 0]]
+
+    @property
+    def tcp(self) -> Pose:
+        # Not robosuite's `robot0_eef_quat`: that is the body `right_hand`, 90 degrees off the controller's site.
+        return self.from_world(self.controlled) @ TCP_IN_SITE
+
+    @property
+    def joint_position(self) -> np.ndarray:
+        """(j,) rad: 7 of the Panda, 6 of the UR5e"""
+        return np.array(self.robot._joint_positions)
+
+    @property
+    def fingers(self) -> np.ndarray:
+        """(2,) m: the two finger joints, (0.04, -0.04) wide open, (0, 0) closed."""
+        return np.array(self.mujoco.data.qpos[self.robot._ref_gripper_joint_pos_indexes])
+
+    def observe(self) -> np.ndarray:
+        """(o,) float32; the layout is that of `Task.observation_size`. Offsets to the TCP are along the base axes."""
+        tcp = self.tcp
+        parts = [tcp.p, rotation_to_6d(tcp.R), self.fingers]
+        for name in self.task.objects:
+            thing = self.body(name)
+            parts += [thing.p, rotation_to_6d(thing.R), thing.p - tcp.p]
+        return np.concatenate(parts).astype(np.float32)
+
+    def success(self) -> bool:
+        return bool(self.env._check_success())
+
+    def step(self, action: np.ndarray) -> np.ndarray:
+        """Chase the target `action` (10,) for 50 ms -> observation (o,)."""
+        action = np.asarray(action, np.float64)
+        if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
+            raise ValueError(f"an action is 10 finite numbers (position 3, rotation 6, gripper), got {action}")
+        site = self.controlled_target(action)  # the controller wants its own site, in the world
+        close = 1.0 if action[9] > 0 else -1.0  # the hand knows nothing in between
+        substeps.step(self.env, np.concatenate([site.p, Rotation.from_matrix(site.R).as_rotvec(), [close]]))
+        return self.observe()
+
+    def controlled_target(self, action: np.ndarray) -> Pose:
+        """Where an action (10,) sends the controller's site, in the world."""
+        return self.base_in_world @ Pose(action[:3], rotation_from_6d(action[3:9])) @ TCP_IN_SITE.inverse()
+
+    def at_joints(self, targets: np.ndarray) -> np.ndarray:
+        """Targets of joints and gripper (h, j + 1), rad -> the actions (h, 10) they mean: forward kinematics."""
+        targets, joints = np.asarray(targets, np.float64), self.robot._ref_joint_pos_indexes
+        if targets.ndim != 2 or targets.shape[1] != len(joints) + 1:
+            raise ValueError(
+                f"expected (h, {len(joints) + 1}): {len(joints)} joints and the gripper, got {targets.shape}"
+            )
+        mujoco = require("mujoco", extra="sim")
+        model = self.mujoco.model._model
+        data, site = mujoco.MjData(model), self.mujoco.model.site_name2id("gripper0_grip_site")
+        actions = []
+        for target in targets:
+            data.qpos[joints] = target[:-1]
+            mujoco.mj_kinematics(model, data)
+            there = self.from_world(Pose(data.site_xpos[site], data.site_xmat[site].reshape(3, 3))) @ TCP_IN_SITE
+            actions.append(np.concatenate([there.p, rotation_to_6d(there.R), target[-1:]]))
+        return np.array(actions)
+
+    def render(self, size: int = 256, camera: str = "agentview") -> np.ndarray:
+        """(size, size, 3) uint8 RGB."""
+        if not self.can_render:
+            raise RuntimeError("this Sim cannot render; build it with make(..., render=True)")
+        return self.mujoco.render(camera_name=camera, width=size, height=size)[::-1]  # OpenGL counts rows from below
+
+    def close(self):
+        self.env.close()
+
+
+def _render_fast(sim):
+    """Five times faster pictures on a CPU: no anti-aliasing, shadows or reflections of the floor.
+
+    The picture changes by less than one grey level on average, but change it for data and evaluation alike.
+    """
+    from mujoco import mjtRndFlag  # pyright: ignore[reportAttributeAccessIssue]  mujoco is a binary module
+
+    sim.model._model.vis.quality.offsamples = 0
+    context = sim._render_context_offscreen
+    context.scn.flags[mjtRndFlag.mjRND_SHADOW] = 0
+    context.scn.flags[mjtRndFlag.mjRND_REFLECTION] = 0
+    context.gl_ctx.make_current()
+    context.con.free()
+    context._set_mujoco_context_and_buffers()  # offsamples is read when the buffers are made

@@ -1,0 +1,91 @@
+"""Demonstrations in LIBERO's own columns, as `lerobot-eval --env.type=libero` shows them to a policy.
+
+t  steps of an episode
+
+    observation.images.image    (size, size, 3) RGB, agentview
+    observation.images.image2   the same, robot0_eye_in_hand
+    observation.state           (8,) of the hand: position 3 (m, world), rotation vector 3 (rad), finger joints 2 (m)
+    action                      (7,) in [-1, 1]: 5 cm, half a radian about the world's axes, gripper (+1 closes)
+
+and the task in words. Three things surprise. Pictures are half a turn off what OpenGL gives, by LeRobot as in LIBERO's
+data: upright, but mirrored. The rotation is of the body `right_hand`, a quarter turn about z off the frame in which the
+actions turn the arm. And what is observed is robosuite's own observation, not the simulator's present state: it may be
+2 ms older, and is rendered with shadows, reflections and anti-aliasing, slowly, as in `lerobot-eval`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from action_heads_lab.sim import libero
+from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN
+from action_heads_lab.sim.dataset import Columns, picture, provenance_of, run_again, write
+from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.frames import Pose, rotation_vector
+
+CAMERAS = {
+    "observation.images.image": "agentview_image",
+    "observation.images.image2": "robot0_eye_in_hand_image",
+}
+STATE = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
+ACTION = ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
+
+
+def save_libero(demonstrations: Demonstrations, folder: str | Path, size: int = 256) -> Path:
+    """Write `folder`, which must not exist; every episode is run again for its pictures, of `size` pixels a side."""
+    sim = libero.make(demonstrations.task, pixels=size)
+
+    def episodes() -> Iterable[tuple[str, Columns]]:
+        for episode in range(len(demonstrations)):
+            yield sim.language, _columns(sim, demonstrations, episode)
+
+    try:
+        provenance = provenance_of(
+            demonstrations, list(CAMERAS), size, rendering={"offsamples": 4, "shadows": True, "reflections": True}
+        )
+        provenance["frame"] = "LIBERO's: world; states of right_hand, actions of the controller's site"
+        return write(folder, _features(size), episodes(), provenance)
+    finally:
+        sim.close()
+
+
+def observed(raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What robosuite observes -> what a policy is shown: pictures uint8, state (8,) float32."""
+    state = [raw["robot0_eef_pos"], rotation_vector(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]]
+    seen = {name: np.ascontiguousarray(raw[camera][::-1, ::-1]) for name, camera in CAMERAS.items()}
+    return seen | {"observation.state": np.concatenate(state).astype(np.float32)}
+
+
+def relative(now: Pose, target: Pose, gripper: float) -> np.ndarray:
+    """The command (7,) that takes the controller's site from one pose to another, as far as one step goes."""
+    step = (target.p - now.p) / MAX_STEP
+    turn = Rotation.from_matrix(target.R @ now.R.T).as_rotvec() / MAX_TURN
+    return np.clip(np.concatenate([step, turn, [gripper]]), -1, 1).astype(np.float32)
+
+
+def _columns(sim: libero.LiberoSim, demonstrations: Demonstrations, episode: int) -> Columns:
+    seen: list[dict[str, np.ndarray]] = []
+    poses: list[Pose] = []
+
+    def look() -> None:
+        seen.append(observed(sim.raw()))
+        poses.append(sim.controlled)
+
+    wanted = run_again(sim, demonstrations, episode, look)
+    actions = [
+        relative(pose, sim.controlled_target(action.astype(float)), float(action[9]))
+        for pose, action in zip(poses, wanted, strict=True)
+    ]
+    return {name: [step[name] for step in seen] for name in seen[0]} | {"action": actions}
+
+
+def _features(size: int) -> dict[str, Any]:
+    numbers = {"observation.state": STATE, "action": ACTION}
+    return {name: picture(size) for name in CAMERAS} | {
+        name: {"dtype": "float32", "shape": (len(names),), "names": names} for name, names in numbers.items()
+    }

@@ -1,0 +1,91 @@
+"""The paper's eight tasks of MimicGen, and the guard that says how to install what PyPI has not.
+
+Names are those of the official data sets. MimicGen is NVIDIA's, under a licence for non-commercial use: nothing of it
+is in this package.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from action_heads_lab.sim import experts, mimicgen_experts
+from action_heads_lab.sim.tasks import Task
+
+INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
+    git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
+    uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
+
+
+def _cleanup(
+    name: str, cabinet: str, thing: str, hold: tuple[float, float, float], along: int, above: float, limit: int
+) -> Task:
+    """Of the arguments of `mimicgen_experts.into_drawer`."""
+    expert = partial(mimicgen_experts.into_drawer, cabinet=cabinet, thing=thing, hold=hold, along=along, above=above)
+    objects = (thing, f"{cabinet}_base", f"{cabinet}_drawer_link")
+    return Task(name, objects, expert, expert_steps=600, rollout_steps=limit, noise=0.1, suite="mimicgen")
+
+
+# The rollouts' limits are the paper's. square_d2 moves the peg: its expert is that of NutAssemblySquare.
+TASKS = {
+    "stack_d1": Task("Stack_D1", ("cubeA_main", "cubeB_main"), experts.stack, 300, 270, noise=0.3, suite="mimicgen"),
+    "stack_three_d1": Task(
+        *("StackThree_D1", ("cubeA_main", "cubeB_main", "cubeC_main"), experts.stack_three, 500, 638),
+        noise=0.2,
+        suite="mimicgen",
+    ),
+    "square_d2": Task(
+        *("Square_D2", ("SquareNut_main", "peg1"), partial(experts.nut_assembly, nut="SquareNut", peg="peg1", sides=4)),
+        *(400, 383),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "threading_d2": Task(
+        *("Threading_D2", ("needle_obj_root", "tripod_obj_root"), mimicgen_experts.threading, 400, 568),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "three_piece_assembly_d2": Task(
+        *("ThreePieceAssembly_D2", ("base_root", "piece_1_root", "piece_2_root")),
+        *(mimicgen_experts.three_piece_assembly, 600, 838),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "coffee_d2": Task(
+        *("Coffee_D2", ("coffee_pod_main", "coffee_machine_root", "coffee_machine_lid_main")),
+        *(mimicgen_experts.coffee, 400, 560),
+        noise=0.1,
+        suite="mimicgen",
+    ),
+    "hammer_cleanup_d1": _cleanup("HammerCleanup_D1", "CabinetObject", "hammer_root", (0, 0, -0.005), 2, 0.02, 715),
+    "mug_cleanup_d1": _cleanup(
+        "MugCleanup_D1", "DrawerObject", "cleanup_object_main", (0, -0.016, 0.02), 1, 0.008, 845
+    ),
+}
+
+
+def check() -> None:
+    """Say what to install where MimicGen is not, without importing it."""
+    spec = find_spec("mimicgen")
+    if spec is None or spec.origin is None:
+        raise ImportError(
+            f"MimicGen is not installed. It is on GitHub alone and works as an editable checkout:\n    {INSTALL}\n"
+            "Never `pip install mimicgen`: on PyPI a stranger's package has that name."
+        )
+    package = Path(spec.origin).parent
+    if not (package / "envs" / "robosuite").is_dir():
+        raise ImportError(
+            f"{package} is not NVlabs' MimicGen but a stranger's of that name: uninstall it, then\n    {INSTALL}"
+        )
+    if not (package / "models" / "robosuite" / "assets").is_dir():
+        raise ImportError(
+            f"{package} has no assets: a wheel of MimicGen lacks them. Install its checkout with -e:\n    {INSTALL}"
+        )
+
+
+def register() -> None:
+    """Import MimicGen, which adds its environments to robosuite, or say what to install."""
+    check()
+    import_module("mimicgen")

@@ -1,0 +1,109 @@
+"""Success rates as a table and a picture, each with its 95 % interval."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from action_heads._util.extras import require
+from action_heads.head import ActionHead
+from action_heads.io import files
+
+TRIAL = "trial.json"  # in a head's folder: what it did on a task, for its card
+
+COLOURS = {
+    "decoupled": "#2a6f97",
+    "normal": "#468faf",
+    "random-frozen": "#e09f3e",
+    "random-relearned": "#9e2a2b",
+    "blind": "#adb5bd",
+}
+
+
+def wilson(successes: int, episodes: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a success rate."""
+    ends = require("scipy.stats", "train").binomtest(successes, episodes).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained policy and what it did."""
+
+    name: str
+    frozen: int
+    trainable: int
+    successes: int
+    episodes: int
+    steps_to_success: float | None
+    training_seconds: float
+    seconds: float
+    losses: list[float]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the success rate."""
+        return wilson(self.successes, self.episodes)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return (
+            f"{self.name}: {self.successes} of {self.episodes} episodes succeed (95 % interval {low:.0%} to {high:.0%})"
+        )
+
+
+def save_trial(folder: Path, head: ActionHead, rows: Sequence[Row], what: str, command: str) -> None:
+    """Leave rows about a head in its folder, where its card finds them; `what` says task, data and adapter."""
+    told: list[dict[str, Any]] = [
+        {"name": row.name, "trainable": row.trainable, "successes": row.successes}
+        | {"episodes": row.episodes, "interval": row.interval}
+        for row in rows
+    ]
+    record = {"fingerprint": head.fingerprint(), "what": what, "command": command, "rows": told}
+    files.write_text(folder / TRIAL, json.dumps(record, indent=2) + "\n")
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = [
+        "| run | frozen | trainable | success | 95 % interval | steps to success | training |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        low, high = row.interval
+        steps = "" if row.steps_to_success is None else f"{row.steps_to_success:.0f}"
+        lines.append(
+            f"| {row.name} | {row.frozen:,} | {row.trainable:,} | {row.successes} of {row.episodes} | "
+            f"{low:.0%} to {high:.0%} | {steps} | {row.training_seconds:.0f} s |"
+        )
+    return "\n".join(lines)
+
+
+def draw(rows: list[Row], title: str, path: Path) -> None:
+    """Success with intervals on the left, training loss on the right."""
+    require("matplotlib", "train").use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for i, row in enumerate(rows):
+        rate, (low, high) = row.successes / row.episodes, row.interval
+        colour = COLOURS[row.name]
+        left.bar(i, rate, color=colour, width=0.65)
+        left.errorbar(i, rate, [[max(0, rate - low)], [max(0, high - rate)]], color="#333333", capsize=4, linewidth=1.2)
+        left.annotate(f"{row.successes}/{row.episodes}", (i, 0.02), ha="center", fontsize=9)
+        progress = [(j + 0.5) / len(row.losses) for j in range(len(row.losses))]
+        right.plot(progress, row.losses, color=colour, label=row.name)
+    left.set(ylim=(0, 1.02), ylabel="success rate", title=title)
+    left.set_xticks(range(len(rows)), [row.name for row in rows])
+    right.set(yscale="log", xlabel="share of training", ylabel="denoising loss")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=130, format="png")
+    files.write_together(path.parent, {path.name: drawn.getvalue()})
+    plt.close(figure)

@@ -1,0 +1,103 @@
+"""The far side of a rollout: what a worker process does with its share of the episodes.
+
+c  the conditioning of a policy: the previous and the newest observation, 2 * o     s  observation steps
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from action_heads_lab.sim.dialects import DIALECTS
+from action_heads_lab.sim.envs import Sim, make
+from action_heads_lab.sim.sight import Sight
+
+FILM_SIZE = 256  # pixels
+
+
+@dataclass(frozen=True)
+class Start:
+    """An order to begin an episode. The other order is a bare chunk of actions (execute, 10)."""
+
+    seed: int
+    film: bool
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where an episode stands after an order."""
+
+    cond: Any  # (c,) float32; of a `Sight` a dict of its names, each (s, ...)
+    length: int
+    success: bool
+    done: bool
+    frames: list[np.ndarray]  # of the steps just made, each (size, size, 3) uint8
+
+
+class Stage:
+    """Lives in a worker: several environments, each built when first needed, and the episodes now running in them."""
+
+    def __init__(self, task: str, limit: int, sight: Sight | None = None):
+        self.task, self.limit, self.sight = task, limit, sight
+        self.plays: dict[int, Play] = {}
+
+    def __call__(self, orders: dict[int, Start | np.ndarray]) -> dict[int, Report]:
+        return {
+            slot: self._start(slot, o) if isinstance(o, Start) else self.plays[slot].act(o)
+            for slot, o in orders.items()
+        }
+
+    def _start(self, slot: int, order: Start) -> Report:
+        play = self.plays.get(slot)
+        render = order.film or bool(self.sight and self.sight.cameras)
+        if play is None or play.sim.can_render != render:  # rendering makes resets slow: only where it is wanted
+            if play is not None:
+                play.sim.close()
+            play = self.plays[slot] = Play(self._make(render), self.limit, self.sight)
+        return play.start(order.seed, order.film)
+
+    def _make(self, render: bool) -> Sim:
+        return make(self.task, render=render, fast=self.sight is None or DIALECTS[self.sight.dialect].fast)
+
+
+class Play:
+    """One environment and its episode. Without a `Sight`, the policy sees the previous and the newest observation."""
+
+    def __init__(self, sim: Sim, limit: int, sight: Sight | None = None):
+        self.sim, self.limit, self.sight = sim, limit, sight
+
+    def start(self, seed: int, film: bool = False) -> Report:
+        self.newest, self.length, self.film = self.sim.reset(seed), 0, film
+        count = self.sight.steps if self.sight else 2
+        self.seen: deque[Any] = deque([self._look()] * count, maxlen=count)
+        return self._report(success=False, frames=[])
+
+    def act(self, actions: np.ndarray) -> Report:
+        """Carry out actions (execute, 10), or as many of them as it takes to succeed."""
+        success, frames = False, []
+        for left, action in zip(range(len(actions), 0, -1), actions, strict=True):
+            self.newest = self.sim.step(self.sight.target(self.sim, action) if self.sight else action)
+            self.length += 1
+            if left <= len(self.seen):  # what came before will be forgotten when the policy is asked
+                self.seen.append(self._look())
+            if self.film:
+                frames.append(self.sim.render(FILM_SIZE))
+            success = self.sim.success()
+            if success or self.length == self.limit:
+                break
+        return self._report(success, frames)
+
+    def _look(self) -> np.ndarray | dict[str, np.ndarray]:
+        return self.sight.look(self.sim) if self.sight else self.newest
+
+    def _report(self, success: bool, frames: list[np.ndarray]) -> Report:
+        cond = stack(self.seen) if self.sight else np.concatenate(list(self.seen))
+        return Report(cond, self.length, success, success or self.length == self.limit, frames)
+
+
+def stack(seen) -> dict[str, np.ndarray]:
+    """Several of what `Sight.look` gives, along a new first axis."""
+    return {name: np.stack([one[name] for one in seen]) for name in seen[0]}

@@ -1,0 +1,45 @@
+"""Several episodes in one mp4.
+
+t frames, s x s pixels, RGB uint8.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from action_heads._util.extras import require
+from action_heads.io.drafts import drafted
+from action_heads_lab.sim.envs import CONTROL_HZ
+
+BORDER = 6  # pixels
+RUNNING, SUCCESS, FAILURE = (40, 40, 40), (60, 180, 75), (220, 50, 47)
+
+
+def write_grid(path: str | Path, clips: list[tuple[np.ndarray, bool]], fps: int = CONTROL_HZ) -> None:
+    """A grid of `clips`, each (frames (t, s, s, 3), success). What has ended shows its last frame and its outcome."""
+    imageio = require("imageio.v2", extra="sim")
+    columns = math.ceil(math.sqrt(len(clips)))
+    rows = math.ceil(len(clips) / columns)
+    blank = np.zeros_like(clips[0][0][0])
+    # half a second of standing still at the end, so that the last outcome can be seen
+    longest = max(len(frames) for frames, _ in clips) + fps // 2
+    # x264 halves the colour planes and so wants even sides; macro_block_size=2 keeps imageio from asking for 16
+    with drafted(path) as draft, imageio.get_writer(draft, format="FFMPEG", fps=fps, macro_block_size=2) as writer:
+        for t in range(longest):
+            tiles = [_tile(frames, success, t) for frames, success in clips]
+            tiles += [blank] * (rows * columns - len(tiles))
+            lines = [np.concatenate(tiles[row * columns : (row + 1) * columns], axis=1) for row in range(rows)]
+            writer.append_data(np.concatenate(lines, axis=0))
+
+
+def _tile(frames: np.ndarray, success: bool, t: int) -> np.ndarray:
+    """The picture of one clip at time t, framed in its outcome once it is over -> (s, s, 3)."""
+    over = t >= len(frames) - 1
+    tile = np.empty_like(frames[0])
+    tile[:] = (SUCCESS if success else FAILURE) if over else RUNNING
+    inside = slice(BORDER, -BORDER)
+    tile[inside, inside] = frames[min(t, len(frames) - 1)][inside, inside]
+    return tile

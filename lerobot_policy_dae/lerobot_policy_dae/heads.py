@@ -1,0 +1,154 @@
+"""The head of a policy: made of what the flags name, or made again, without a look at its files, from a record.
+
+A policy's checkpoint holds all weights, those of the frozen head too, and its config a record of what they belong to.
+So reloading needs no download. Until the weights are in, a head that is made again is a random one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from action_heads import ActionHead, HeadConfig, adapter_file, modes
+from action_heads._util.limits import fits, shown
+from action_heads.actions.spaces import ActionSpace
+from action_heads.adapters import ADAPTERS, Adapter
+from action_heads.io import files, hub
+from action_heads.reshape import ReshapedHead
+
+if TYPE_CHECKING:
+    from lerobot_policy_dae.configuration_dae import DAEConfig
+
+
+RECORD = {
+    "config": dict[str, Any],
+    "original": dict[str, Any] | None,
+    "pointer": dict[str, str | None] | None,
+    "frozen": str | None,
+}
+
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def flag(name: str) -> Iterator[None]:
+    """Errors in here are about this flag: say so."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--policy.{name}: {error}") from error
+
+
+def horizon_of(config: DAEConfig) -> int:
+    """Steps of a chunk of the head that is named, from its config file alone."""
+    with flag("head"):
+        folder = hub.find(config.head, ["config.json"], revision=config.head_revision)
+        return HeadConfig.from_dict(files.read_json(folder / "config.json")).horizon
+
+
+def make_head(config: DAEConfig, space: ActionSpace) -> ActionHead:
+    """The head that the flags name, in its mode, for a layout of actions and a horizon."""
+    with flag("head"):
+        pretrained = ActionHead.from_pretrained(config.head, revision=config.head_revision)
+    return modes.shaped(pretrained, config.head_mode, config.head_seed, space, config.horizon)
+
+
+def make_adapter(config: DAEConfig, cond_dim: int) -> Adapter:
+    """The adapter that the flags describe."""
+    return ADAPTERS[config.adapter](
+        cond_dim, hidden_dim=config.hidden_dim, relearn_step=config.relearn_step, through=config.through
+    )
+
+
+def record(head: ActionHead) -> dict[str, Any]:
+    """What making a head again asks for, and the fingerprint of what is frozen in it, as plain JSON."""
+    reshaped = head.original is not head
+    return {
+        "config": _bare(head.config),
+        "original": _bare(head.original.config) if reshaped else None,
+        "pointer": head.pointer() if head.frozen else None,
+        "frozen": frozen_fingerprint(head) if head.frozen else None,
+    }
+
+
+def make_again(saved: dict[str, Any]) -> ActionHead:
+    """A head as it was recorded, with random weights: `seal` it once its own are loaded."""
+    check_record(saved)
+    config = HeadConfig.from_dict(saved["config"])
+    with torch.random.fork_rng(devices=[]):
+        if saved["original"] is None:
+            head = ActionHead(config)
+        else:
+            # Of the head that it was reshaped from only the trunk is in the checkpoint: the rest has no values at all.
+            original = ActionHead(HeadConfig.from_dict(saved["original"])).to("meta")
+            head = ReshapedHead(config, original)
+    if saved["pointer"] is not None:
+        pointer = dict(saved["pointer"])
+        pointer.pop("name")
+        head.original._fingerprint = pointer.pop("fingerprint")
+        head.original.source = pointer
+    return head
+
+
+def check_record(saved: Any) -> None:
+    """Raise a ValueError unless a record has the parts of `record`, each of its type."""
+    if not isinstance(saved, dict) or saved.keys() != RECORD.keys():
+        raise ValueError(
+            f"the record of the head needs {', '.join(RECORD)}, got {shown(saved)}: train or save it again"
+        )
+    for name, kind in RECORD.items():
+        if not fits(saved[name], kind):
+            raise ValueError(f"{name} in the record of the head is {shown(saved[name])}: the checkpoint is damaged")
+    if saved["pointer"] is not None and saved["pointer"].keys() != adapter_file.POINTER:
+        found = shown(saved["pointer"])
+        raise ValueError(f"the pointer in the record of the head needs {sorted(adapter_file.POINTER)}, got {found}")
+
+
+def seal(head: ActionHead, saved: dict[str, Any]) -> None:
+    """Freeze a head whose weights were loaded, and refuse if they are not, bit for bit, those it was trained with."""
+    if saved["frozen"] is None:
+        return
+    head.freeze()
+    if (found := frozen_fingerprint(head)) != saved["frozen"]:
+        raise files.WeightFileError(
+            f"the frozen weights of {head.config.name} have fingerprint {found}, but the policy was trained with "
+            f"{saved['frozen']}: the checkpoint is damaged or put together from two; download or save it again"
+        )
+
+
+def frozen_fingerprint(head: ActionHead) -> str:
+    """Of everything in a head that never trains: all of it, or all but the projections of a reshaped one."""
+    weights = {name: tensor for name, tensor in head.state_dict().items() if name not in head.projections}
+    return files.fingerprint(weights, head.config.contract())
+
+
+def fingerprint_of(weights: Mapping[str, Tensor], built: Mapping[str, Any]) -> str:
+    """Of all weights of a checkpoint, those that train among them, and of what they were built as."""
+    meaning = {key: value for key, value in built.items() if key != "fingerprint"}
+    return files.fingerprint(weights, json.dumps(meaning, sort_keys=True))
+
+
+def check_whole(weights: Mapping[str, Tensor], built: Mapping[str, Any], file: str) -> None:
+    """Refuse loaded weights that are not those that were saved; older checkpoints can't tell."""
+    if "fingerprint" not in built:
+        logger.warning(
+            "%s was saved before checkpoints had a fingerprint: damage in what trained would go unseen", file
+        )
+    elif (found := fingerprint_of(weights, built)) != built["fingerprint"]:
+        raise files.WeightFileError(
+            f"{file} and config.json beside it have fingerprint {found}, but were saved as {built['fingerprint']}: one "
+            "of them was changed, or they are from different saves; download or save them again"
+        )
+
+
+def _bare(config: HeadConfig) -> dict[str, Any]:
+    """Without the record of its training, which stays with the head's own files."""
+    return dataclasses.replace(config, training={}, fingerprint="").to_dict()

@@ -1,0 +1,309 @@
+"""`DAEPolicy`: an observation encoder, an adapter and a frozen action head, as a LeRobot policy.
+
+Axes: b batch, s observation steps, h horizon, d columns of the dataset's action, a action of the head, c condition.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from lerobot.policies import PreTrainedPolicy
+from lerobot.utils.constants import ACTION
+from torch import Tensor, nn
+
+from action_heads import Executor
+from action_heads.actions.layouts import ActionLayout, layout_of
+from action_heads.actions.normalize import Normalizer
+from action_heads.diffusion.continuing import check_mixes_time
+from action_heads.encoders import ObservationConfig, ObservationEncoder
+from action_heads.io.files import WeightFileError, load_tensors
+from action_heads.policy import ConditionedHead
+from action_heads.runtime.compiled import CompiledPolicy
+from lerobot_policy_dae import heads
+from lerobot_policy_dae.card import section
+from lerobot_policy_dae.configuration_dae import DAEConfig
+from lerobot_policy_dae.draws import Draws
+from lerobot_policy_dae.heads import flag
+from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
+from lerobot_policy_dae.observations import Observations, settle
+from lerobot_policy_dae.statistics import check_actions
+
+logger = logging.getLogger(__name__)
+
+
+class DAEPolicy(PreTrainedPolicy):
+    """Encoder and adapter train through a head that stays what it is.
+
+    Args:
+        config: see `DAEConfig`. A new policy writes into it what it was built as.
+        dataset_stats: of the dataset to train on, by feature: a new policy takes the range of the actions from it.
+        dataset_meta: its metadata: names of the action's columns, and the descriptions of its tasks.
+        rebuild: make again what `config.built` records, without looking for any file, with weights to be loaded.
+    """
+
+    config_class = DAEConfig  # type: ignore[assignment]
+    name = "dae"  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        config: DAEConfig,
+        dataset_stats: Mapping[str, Any] | None = None,
+        dataset_meta: Any = None,
+        rebuild: bool = False,
+    ):
+        super().__init__(config)
+        self.config: DAEConfig = config
+        self.layout = self._layout(dataset_meta)
+        if rebuild:
+            self._make_again()
+        else:
+            self._make(dataset_stats, dataset_meta)
+            self.learn_tasks(dataset_meta)
+        sampling = {"steps": config.num_inference_steps, "sampler": config.sampler}
+        self.draws = Draws(config)
+        self.executor = Executor(
+            self.conditioned,
+            execute=config.n_action_steps,
+            ensemble=config.ensemble,
+            warm_start=config.warm_start,
+            decode=self.decode,
+            **sampling,
+        )
+        self.sampling = sampling
+        self._compiled: list[CompiledPolicy] = []  # in a list, so that torch does not take it for a part
+        self.reset()
+
+    # ── building and loading ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _make(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> None:
+        config = self.config
+        config.validate_features()
+        head = heads.make_head(config, self.layout.space())
+        config.horizon, config.action_layout = head.config.horizon, str(self.layout)
+        config.chunk()
+        with flag("vision, --policy.text"):
+            self.encoder = ObservationEncoder(settle(config))
+        normalizer = self._normalizer(dataset_stats, dataset_meta)
+        with flag("adapter"):
+            adapter = heads.make_adapter(config, self.encoder.cond_dim)
+            self.conditioned = head.attach(adapter, normalizer=normalizer)
+        if config.prefixes:
+            with flag("prefixes"):
+                check_mixes_time(head)
+        encoder = {"config": self.encoder.config.to_dict(), "architecture": self.encoder.architecture}
+        config.built = {"head": heads.record(head), "encoder": encoder, "flags": config.shape()}
+        logger.info("%s", self.conditioned)
+
+    def _make_again(self) -> None:
+        config = self.config
+        if config.built is None:
+            raise ValueError("this checkpoint's config.json does not say what it was built as: it was never finished")
+        config.check_unchanged()
+        encoder = config.built["encoder"]
+        self.encoder = ObservationEncoder(ObservationConfig.from_dict(encoder["config"]), encoder["architecture"])
+        head = heads.make_again(config.built["head"])
+        adapter = heads.make_adapter(config, self.encoder.cond_dim)
+        self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
+
+    def _layout(self, dataset_meta: Any) -> ActionLayout:
+        config = self.config
+        if config.action_feature is None:
+            raise ValueError("the dataset has no column 'action', so there is nothing to learn: record it with actions")
+        names = dataset_meta.features[ACTION].get("names") if dataset_meta is not None else None
+        names = next(iter(names.values())) if isinstance(names, Mapping) else names
+        with flag("action_layout"):
+            return layout_of(config.action_layout, config.action_feature.shape[0], names, config.gripper)
+
+    def _normalizer(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> Normalizer:
+        """The range of the task's own actions, saved with the policy: fine-tuning and resuming keep it."""
+        if dataset_stats is None or ACTION not in dataset_stats:
+            raise ValueError(
+                "a new policy takes the range of its actions from a dataset: train it with --dataset.repo_id, or load "
+                "one that was trained with --policy.path"
+            )
+        check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
+        with flag("gripper"):
+            return self.layout.normalizer(dataset_stats[ACTION])
+
+    @classmethod
+    def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]
+        """As LeRobot's. Everything comes from the checkpoint: neither head nor encoder is looked for again."""
+        policy = super().from_pretrained(pretrained_name_or_path, rebuild=True, **kwargs)
+        policy.learn_tasks(kwargs.get("dataset_meta"))
+        return policy
+
+    @classmethod
+    def _load_as_safetensor(  # type: ignore[override]
+        cls, model: DAEPolicy, model_file: str, map_location: str, strict: bool
+    ) -> DAEPolicy:
+        """All weights or an error, whatever `strict`; then the head is frozen, and its weights are checked."""
+        tensors, _ = load_tensors(model_file)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise WeightFileError(
+                f"{model_file} does not fit the config beside it, and a policy is loaded whole or not at all: {error}"
+            ) from error
+        assert model.config.built is not None
+        heads.seal(model.conditioned.head, model.config.built["head"])
+        heads.check_whole(model.state_dict(), model.config.built, model_file)
+        return model
+
+    def _save_pretrained(self, save_directory: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write a checkpoint as LeRobot does, with a fingerprint of all its weights and of what they mean."""
+        self.conditioned.head.assert_frozen(thorough=True)
+        assert self.config.built is not None
+        weights = self.state_dict() if state_dict is None else state_dict
+        self.config.built["fingerprint"] = heads.fingerprint_of(weights, self.config.built)
+        super()._save_pretrained(save_directory, state_dict)
+
+    def learn_tasks(self, dataset_meta: Any) -> None:
+        """Encode a dataset's descriptions of its tasks now: they are saved, and the text model is not needed again."""
+        tasks = [] if dataset_meta is None else [str(task) for task in dataset_meta.tasks.index]
+        if self.config.text is not None:
+            self.encoder.learn_tasks(tasks)
+        elif len(tasks) > 1:
+            logger.warning(
+                "the dataset has %d tasks, and the policy cannot tell them apart by their descriptions: set "
+                "--policy.text.model, such as distilbert-base-uncased, unless the pictures do",
+                len(tasks),
+            )
+
+    # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, None]:
+        """The denoising loss of a batch with actions (b h d), observations (b s ...) and action_is_pad (b h).
+
+        Noise and augmentation are drawn for this step and this process, each from a generator of its own.
+        """
+        config = self.config
+        actions = self.layout.encode(batch[ACTION])
+        noise, augmented = self.draws.next(self.training, actions.device)
+        with augmented:
+            cond = self.condition(self.observations.with_steps(batch))
+        loss = self.conditioned.loss(
+            actions,
+            cond,
+            is_pad=batch.get("action_is_pad"),
+            generator=noise,
+            levels=config.levels,
+            noise_samples=config.noise_samples,
+            prefixes=config.prefixes,
+        )
+        return loss, None
+
+    def condition(self, batch: dict[str, Any]) -> Tensor:
+        """What the adapter reads (b c), of observations with an axis of steps."""
+        return self.encoder(*self.observations.inputs(batch))
+
+    def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The adapter with whatever of the head trains, and the encoder at a learning rate of its own."""
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        groups = [{"params": list(self.conditioned.trainable_parameters())}]
+        return groups + ([{"params": encoder, "lr": self.config.optimizer_encoder_lr}] if encoder else [])
+
+    def _get_default_peft_targets(self) -> dict[str, Any]:
+        """Of `--peft.*`: the adapter's linear maps. What belongs to the frozen head has none."""
+        linear = [name for name, module in self.conditioned.adapter.named_modules() if type(module) is nn.Linear]
+        return {"target_modules": [f"conditioned.adapter.{name}" for name in linear if not name.startswith("step.")]}
+
+    # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self.observations = Observations(self.config)
+        self.executor.reset()
+        self._last: Tensor | None = None  # the last chunk (b h d) of `predict_action_chunk`
+
+    def decode(self, actions: Tensor, last: Tensor | None = None) -> Tensor:
+        """A head's actions (b a) or chunk (b h a) -> the dataset's columns, continued from `last` (b d)."""
+        return self.layout.decode(actions, last, canonical=self.config.canonical_rotations)
+
+    @property
+    def acting(self) -> ConditionedHead:
+        """What makes chunks: encoder aside, the policy itself, or, with `--policy.compile`, the same compiled."""
+        if self.config.compile is None:
+            return self.conditioned
+        if not self._compiled or self._compiled[0].stale:
+            self._compiled = [self.conditioned.compile(self.config.compile)]
+        return self._compiled[0]
+
+    @torch.no_grad()
+    def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
+        """One observation of every robot -> its next action (b d); a new chunk is made every `n_action_steps`."""
+        self.eval()
+        self.observations.add(batch)  # checked before it is remembered
+        cond = None
+        if self.executor.due:
+            cond, self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
+        return self.executor(cond)
+
+    @torch.no_grad()
+    def predict_action_chunk(  # type: ignore[override]
+        self, batch: dict[str, Any], inference_delay: int = 0, prev_chunk_left_over: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """Observations, with an axis of steps or the present alone, which is repeated -> a chunk (b h d).
+
+        Args:
+            inference_delay: ticks that will have passed when the chunk is ready: it continues the actions of these, as
+                far as there are any left, and is sampled freely behind them.
+            prev_chunk_left_over: (n d) or (b n d), what is left of the last chunk. As of LeRobot's real-time chunking,
+                with its padding, which is told from actions by the last chunk that this policy made.
+        """
+        self.eval()
+        cond = self.condition(self.observations.with_steps(batch, acting=True))
+        last = self._last if self._last is not None and len(self._last) == len(cond) else None
+        if prev_chunk_left_over is None:
+            # One robot goes on from its last chunk. Rows of a larger batch, as in offline evaluation, may be any.
+            before = last[:, : self.config.n_action_steps][:, -1] if last is not None and len(last) == 1 else None
+            chunk = self.decode(self.acting.sample(cond, **self.sampling), before)
+        else:
+            previous = check_left_over(prev_chunk_left_over, len(cond), self.layout.width, cond.device)
+            delay = min(check_delay(inference_delay), self.config.chunk() - 1)
+            rows = in_groups(really_left(previous, last))
+            chunk = torch.cat(
+                [
+                    self._continued(cond[at], previous[at, :n], delay, None if last is None else last[at, -1])
+                    for at, n in rows
+                ]
+            )
+        check_chunk(chunk)
+        self._last = chunk.clone()
+        return chunk
+
+    def _continued(self, cond: Tensor, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
+        """A chunk (b h d) that begins with as many of the actions left (b n d) as are executed meanwhile."""
+        committed = min(delay, left.shape[1])
+        if not committed:
+            return self.decode(self.acting.sample(cond, **self.sampling), left[:, 0] if left.shape[1] else before)
+        begin = left[:, :committed]
+        chunk = self.acting.sample(cond, previous=self.layout.encode(begin), committed=committed, **self.sampling)
+        return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
+
+    def supports_rtc(self) -> bool:
+        """Whether the head denoises a chunk as a whole, so that it can continue one. Train it with `prefixes`."""
+        return self.conditioned.head.backbone.mixes_time
+
+    # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """Frozen and trainable parameters of every part."""
+        parts = {"head": self.conditioned.head, "adapter": self.conditioned.adapter, "encoder": self.encoder}
+        return {
+            name: (
+                sum(p.numel() for p in part.parameters() if not p.requires_grad),
+                sum(p.numel() for p in part.parameters() if p.requires_grad),
+            )
+            for name, part in parts.items()
+        }
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """LeRobot's card, and what is frozen and what was trained."""
+        card = super().generate_model_card(*args, **kwargs)
+        card.text += section(self)
+        return card

@@ -1,0 +1,198 @@
+"""A batch of LeRobot -> what `ObservationEncoder` reads, with the last few steps where LeRobot gives the present alone.
+
+Axes: b batch, s observation steps, H and W pixels, d state.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any
+
+import torch
+from lerobot.configs import NormalizationMode
+from lerobot.utils.constants import OBS_ENV_STATE
+from torch import Tensor
+
+from action_heads.encoders import ObservationConfig
+from lerobot_policy_dae.configuration_dae import DAEConfig
+
+TASK = "task"
+FAR = 1e3  # normalised, with a floor under every spread: a whole metre off, of a column that moved a millimetre
+
+logger = logging.getLogger(__name__)
+
+
+def settle(config: DAEConfig) -> ObservationConfig:
+    """What is observed, by flags and dataset; what is not is taken out of the config's features."""
+    config.cameras = list(config.image_features) if config.cameras is None else list(config.cameras)
+    if config.environment_state is None:
+        config.environment_state = not config.cameras
+    if not config.environment_state:
+        seen = (config.input_features or {}).items()
+        config.input_features = {key: feature for key, feature in seen if key != OBS_ENV_STATE}
+    config.state = config.state and bool(config.state_features)
+    used = {*config.cameras, *(config.state_features if config.state else ())}
+    config.input_features = {key: ft for key, ft in (config.input_features or {}).items() if key in used}
+    return ObservationConfig(
+        cameras=tuple(config.cameras),
+        state_dim=sum(config.state_features.values()) if config.state else 0,
+        observation_steps=config.n_obs_steps,
+        vision=config.vision,
+        text=config.text,
+    )
+
+
+class Observations:
+    """Remembers the last observations of an episode; repeats the first until there are enough."""
+
+    def __init__(self, config: DAEConfig):
+        self.config = config
+        self.warned: set[str] = set()
+        self.past: deque[dict[str, Tensor]] = deque(maxlen=config.n_obs_steps)
+
+    @property
+    def keys(self) -> list[str]:
+        return [*(self.config.cameras or []), *(self.config.state_features if self.config.state else ())]
+
+    def add(self, batch: dict[str, Any]) -> None:
+        """One more step: images (b 3 H W), state (b d). What is refused leaves the remembered steps as they were."""
+        self.check(batch)
+        self._task(batch)
+        present = {key: batch[key] for key in self.keys}
+        for key, x in present.items():
+            width = 4 if key in (self.config.cameras or []) else 2
+            if x.ndim != width:
+                raise ValueError(f"{key} has shape {tuple(x.shape)}; acting sees the present alone, {self._shape(key)}")
+        self._check_rows(present)
+        check_finite(present)
+        self._warn_of_far(present)
+        self.past.extend([present] * (1 if self.past else self.config.n_obs_steps))
+
+    def stacked(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The remembered steps, with the present task."""
+        steps = {key: torch.stack([step[key] for step in self.past], dim=1) for key in self.keys}
+        return steps | {TASK: batch.get(TASK)}
+
+    def with_steps(self, batch: dict[str, Any], acting: bool = False) -> dict[str, Any]:
+        """A batch that has an axis of steps already, or its present repeated. NaN is looked for when acting."""
+        self.check(batch)
+        if acting:
+            present = {key: batch[key] for key in self.keys}
+            check_finite(present)
+            self._warn_of_far(present)
+        steps = {key: self._with_steps(key, batch[key]) for key in self.keys}
+        return steps | {TASK: batch.get(TASK)}
+
+    def inputs(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor | None, list[str] | None]:
+        """Images (b s 3 H W) by camera, state (b s d), and tasks: what the encoder is called with."""
+        images = {key: batch[key] for key in self.config.cameras or []}
+        columns = [batch[key] for key in self.config.state_features] if self.config.state else []
+        return images, torch.cat(columns, dim=-1) if columns else None, self._task(batch)
+
+    def check(self, batch: dict[str, Any]) -> None:
+        """What was trained on must be there."""
+        if absent := [key for key in self.keys if key not in batch]:
+            there = ", ".join(key for key in batch if key.startswith("observation.")) or "none"
+            raise ValueError(
+                f"{', '.join(absent)} is missing, which the policy was trained on; the observations here are {there}: "
+                "name them alike with --rename_map, or train without it by --policy.cameras or --policy.state=false"
+            )
+        for key in self.keys:
+            self._check_shape(key, batch[key])
+        for camera in self.config.cameras or []:
+            self._check_size(camera, tuple(batch[camera].shape[-2:]))
+
+    def _check_shape(self, key: str, x: Any) -> None:
+        """Images and numbers are floats, with or without an axis of steps, as wide as in training."""
+        camera = key in (self.config.cameras or [])
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise ValueError(f"{key} is {given}, expected floats {self._shape(key)}: pass it through the preprocessor")
+        width = 3 if camera else self.config.state_features[key]
+        at, axes = (-3, (4, 5)) if camera else (-1, (2, 3))
+        if x.ndim not in axes or x.shape[at] != width or 0 in x.shape:
+            raise ValueError(
+                f"{key} has shape {tuple(x.shape)}, and the policy was trained on {self._shape(key)}, or with an axis "
+                f"of {self.config.n_obs_steps} steps after the batch"
+            )
+
+    def _shape(self, key: str) -> str:
+        return (
+            "(batch, 3, height, width)"
+            if key in (self.config.cameras or [])
+            else f"(batch, {self.config.state_features[key]})"
+        )
+
+    def _check_rows(self, present: dict[str, Tensor]) -> None:
+        """All features of a step describe the same robots, and those of the steps before."""
+        rows = {key: len(x) for key, x in present.items()}
+        before = {len(x) for x in self.past[-1].values()} if self.past else set()
+        if len({*rows.values(), *before}) > 1:
+            given = ", ".join(f"{key} {count}" for key, count in rows.items())
+            then = f", after steps of {', '.join(map(str, sorted(before)))}" if before else ""
+            raise ValueError(
+                f"the observations differ in their batch: {given}{then}. Call reset() when the robots change"
+            )
+
+    def _warn_of_far(self, present: dict[str, Tensor]) -> None:
+        """Say once of each column that it is far outside of what was normalised, as without a floor it may be."""
+        for key in self.config.state_features if self.config.state else ():
+            mode = self.config.normalization_mapping.get(self.config.input_features[key].type)  # type: ignore[index]
+            far = present[key].abs().flatten(0, -2).amax(0) > FAR
+            if key in self.warned or mode in (None, NormalizationMode.IDENTITY) or not far.any():
+                continue
+            self.warned.add(key)
+            column = int(far.int().argmax())
+            logger.warning(
+                "%s reaches %.5g in dimension %d after normalisation, where training data lie within a few units: the "
+                "robot is far from its demonstrations, or a column that hardly moved in them was saved without a "
+                "floor. If so, train again, or save the checkpoint's preprocessor anew",
+                *(key, float(present[key][..., column].abs().max()), column),
+            )
+
+    def _check_size(self, camera: str, size: tuple[int, ...]) -> None:
+        """A network that takes any size, or a crop, would see everything larger or smaller than in training."""
+        vision, trained = self.config.vision, tuple(self.config.image_features[camera].shape[-2:])
+        if size != trained and vision.resize is None and (vision.is_resnet or vision.crop):
+            (h, w), (height, width) = size, trained
+            raise ValueError(
+                f"{camera} has {h} x {w} pixels, and the policy was trained on {height} x {width}: give it these, in "
+                f"lerobot-eval by --env.observation_height={height} --env.observation_width={width}, or train with "
+                f"--policy.vision.resize='[{height}, {width}]', which brings any picture to this size"
+            )
+
+    def _with_steps(self, key: str, x: Tensor) -> Tensor:
+        width = 4 if key in (self.config.cameras or []) else 2
+        return x if x.ndim > width else x.unsqueeze(1).repeat_interleave(self.config.n_obs_steps, dim=1)
+
+    def _task(self, batch: dict[str, Any]) -> list[str] | None:
+        if self.config.text is None:
+            return None
+        task = batch.get(TASK)
+        tasks = [task] if isinstance(task, str) else list(task or [])
+        if not tasks or not all(tasks):
+            raise ValueError(
+                "the policy reads the task's description (--policy.text.model) and there is none: use a dataset or an "
+                "environment with tasks, pass --task to lerobot-rollout, or train without --policy.text.model"
+            )
+        return tasks
+
+
+def check_finite(present: dict[str, Tensor]) -> None:
+    """Refuse NaN and infinity by the name of the feature, with one wait for an accelerator.
+
+    A sum tells it for images too, and costs less than a look at each pixel.
+    """
+    if not present:
+        return
+    total = torch.stack([x.detach().sum(dtype=torch.float32) for x in present.values()]).cpu()
+    for (key, x), whole in zip(present.items(), total.isfinite().tolist(), strict=True):
+        bad = None if whole else ~x.isfinite()
+        if bad is not None and bad.any():
+            first = bad.nonzero()[0].tolist()
+            where = f"dimension {first[-1]}" if x.ndim < 4 else f"pixel {first[-2]}, {first[-1]}"
+            raise ValueError(
+                f"{key} has {int(bad.sum())} NaN or infinite values, the first in batch row {first[0]}, {where}: "
+                "nothing of this observation is used. Look at that sensor, and skip the tick or stop the robot"
+            )

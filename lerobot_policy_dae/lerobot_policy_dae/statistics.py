@@ -1,0 +1,47 @@
+"""Where in a LeRobot dataset a NaN is: its statistics say that there is one, those of its episodes say where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from action_heads.actions.layouts import ActionLayout
+
+
+def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any, column: str = "action") -> None:
+    """Refuse a range of the actions that is missing or not finite, by column, dimension and episode."""
+    try:
+        layout.check_range(stats)
+    except ValueError as error:
+        raise ValueError(f"the dataset's column {column!r}: {error}{where_not_finite(dataset_meta, column)}") from error
+
+
+def where_not_finite(dataset_meta: Any, column: str, shown: int = 5) -> str:
+    """Name the episodes whose own statistics of a column are not finite; "" where a dataset has none to look at."""
+    episodes = _episodes(Path(root), column) if (root := getattr(dataset_meta, "root", None)) is not None else []
+    if not episodes:
+        return ""
+    more = f" and {len(episodes) - shown} more" if len(episodes) > shown else ""
+    return f". Here: episode {', '.join(map(str, episodes[:shown]))}{more}"
+
+
+def _episodes(root: Path, column: str) -> list[int]:
+    """Numbers of the episodes, from the table that LeRobot keeps beside the data (v3.0)."""
+    import pyarrow.parquet as pq
+
+    names, found = [f"stats/{column}/min", f"stats/{column}/max"], []
+    for file in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
+        try:
+            table = pq.read_table(file, columns=["episode_index", *names]).to_pydict()
+        except Exception:  # it only makes another error clearer, so nothing that is wrong with it may take its place
+            return found
+        for i, number in enumerate(table["episode_index"]):
+            if not all(_finite(table[name][i]) for name in names):
+                found.append(int(number))
+    return found
+
+
+def _finite(values: Any) -> bool:
+    return bool(np.isfinite(np.asarray(values, dtype=np.float64)).all())

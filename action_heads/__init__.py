@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from action_heads import _moved
+
 if TYPE_CHECKING:
     from action_heads._util.ema import EMA
     from action_heads.actions.normalize import Normalizer
@@ -44,17 +46,19 @@ __all__ = [
 _MODULES = {
     "bank": ("AdapterBank",),
     "config": ("HeadConfig",),
-    "ema": ("EMA",),
-    "execution": ("Executor",),
-    "files": ("WeightFileError",),
+    "_util.ema": ("EMA",),
+    "runtime.execution": ("Executor",),
+    "io.files": ("WeightFileError",),
     "head": ("ActionHead",),
-    "hub": ("HeadNotFoundError",),
-    "normalize": ("Normalizer",),
-    "objectives": ("ObjectiveConfig",),
+    "io.hub": ("HeadNotFoundError",),
+    "actions.normalize": ("Normalizer",),
+    "diffusion.objectives": ("ObjectiveConfig",),
     "policy": ("ConditionedHead",),
-    "spaces": ("EE_ABSOLUTE", "EE_DELTA", "ActionSpace"),
+    "actions.spaces": ("EE_ABSOLUTE", "EE_DELTA", "ActionSpace"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

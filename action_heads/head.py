@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from action_heads._util.checks import as_device, as_dtype, check_adapter, check_count, check_generator
+from action_heads._util.checks import as_device, as_dtype, check_count, check_generator
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
-from action_heads.adapters import ADAPTERS, Adapter
+from action_heads.adapters import ADAPTERS, Adapter, check_adapter
 from action_heads.backbones import BACKBONES
 from action_heads.config import HeadConfig
 from action_heads.diffusion import samplers

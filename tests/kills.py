@@ -34,7 +34,7 @@ from accelerate.state import AcceleratorState  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
-from action_heads import ActionHead
+from action_heads import ActionHead  # noqa: E402
 from action_heads.adapt import AdaptedPolicy  # noqa: E402
 from action_heads.adapt.run import adapt  # noqa: E402
 from action_heads.io import files  # noqa: E402

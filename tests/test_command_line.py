@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from action_heads import cli
-from action_heads._util.extras import MODULES, missing
+from action_heads._util.extras import MODULES, missing, reduced
 from action_heads._util.names import nearest
 from action_heads.cli import command_line
 from action_heads.cli.command_line import Mistake, parse, plain_errors
@@ -38,10 +38,10 @@ finally:
 def settings() -> list:
     """The settings class of every sub-command that can be imported here, and of reproduce.py."""
     found = []
-    for name, command in cli.COMMANDS.items():
+    for name, command in cli.commands().items():
         module, _, kind = command.settings.partition(":")
         try:
-            found.append(pytest.param(getattr(import_module(f"action_heads.{module}"), kind), id=name))
+            found.append(pytest.param(getattr(import_module(module), kind), id=name))
         except ImportError:  # its extra is not installed
             continue
     try:
@@ -78,31 +78,32 @@ def test_the_quick_ones_need_no_extra_and_no_torch(arguments):
 
 def test_help_describes_every_command_and_says_what_it_lacks():
     text = re.sub(r"\s+", " ", bare("--help").stdout)
-    for name, command in cli.COMMANDS.items():
-        lacking = f" Needs [{','.join(command.extras)}], not installed." if command.extras else ""
+    for name, command in cli.commands().items():
+        lacking = f" Needs [{','.join(reduced(*command.extras))}], not installed." if command.extras else ""
         assert f" {name} {command.about}{lacking}" in text
 
 
-@pytest.mark.parametrize("name", [name for name, command in cli.COMMANDS.items() if command.extras])
+@pytest.mark.parametrize("name", [name for name, command in cli.commands().items() if command.extras])
 def test_without_its_extra_a_command_says_so_in_one_line_at_once(name):
     done = bare(name, "whatever")
     assert done.returncode == 2
     message, imported = done.stderr.splitlines()
-    module = MODULES[cli.COMMANDS[name].extras[0]][0]
+    module = MODULES[cli.commands()[name].extras[0]][0]
     assert message.startswith(f"error: `action-heads {name}` needs {module}, ")
-    assert "pip install '.[" in message
-    assert f"pip install 'action-heads[{','.join(cli.COMMANDS[name].extras)}]'" in message
+    wanted = reduced(*cli.commands()[name].extras)
+    assert ("./lab" if "lab" in message else "pip install '.[") in message
+    assert f"pip install 'action-heads[{','.join(wanted)}]'" in message
     assert imported == "[]", "before anything heavy is imported"
     helped = bare(name, "--help")
     assert helped.returncode == 0
-    assert cli.COMMANDS[name].about in helped.stdout
+    assert cli.commands()[name].about in helped.stdout
 
 
 def test_the_help_of_a_command_begins_with_its_description():
-    for name, command in cli.COMMANDS.items():
+    for name, command in cli.commands().items():
         module, _, kind = command.settings.partition(":")
         try:
-            doc = getattr(import_module(f"action_heads.{module}"), kind).__doc__
+            doc = getattr(import_module(module), kind).__doc__
         except ImportError:
             continue
         assert doc.splitlines()[0] == command.about, name
@@ -132,7 +133,7 @@ def test_mistyped_options_get_the_nearest_name(kind):
 
 
 def test_mistyped_commands_get_the_nearest_name(capsys):
-    for name in cli.COMMANDS:
+    for name in cli.commands():
         typo = name[:-2] + name[-1] + name[-2]
         text = said([typo], capsys)
         assert f"unknown command {typo!r} (did you mean {name!r}?)" in text
@@ -159,7 +160,7 @@ def test_mistyped_commands_get_the_nearest_name(capsys):
 )
 def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if missing(*cli.COMMANDS[arguments[0]].extras):
+    if missing(*cli.commands()[arguments[0]].extras):
         pytest.skip("its extra is not installed")
     assert re.search(message, said(arguments, capsys))
 

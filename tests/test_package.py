@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from action_heads import __version__
-from action_heads._util.extras import MODULES, missing, remedy, require
+from action_heads._util.extras import CLONE, MODULES, missing, remedy, require
 
 ROOT = Path(__file__).parent.parent
 # Modules whose distribution has another name.
-DISTRIBUTIONS = {"tensorboardX": "tensorboardx"}
+DISTRIBUTIONS = {"tensorboardX": "tensorboardx", "action_heads_lab": "action-heads-lab"}
 
 HEAVY = (
     "accelerate",
@@ -42,7 +42,7 @@ def test_import_brings_no_extra():
 
 
 def test_adapters_have_one_identity():
-    """`action_heads/adapters` is a link to `../adapters`; only the first is a package name."""
+    """The top level's `adapters` is a link to `action_heads/adapters`; only the second is a package's name."""
     import action_heads.adapters
 
     assert action_heads.adapters.FiLM.__module__ == "action_heads.adapters.film"
@@ -72,25 +72,37 @@ def requirements(text: str) -> set[str]:
 
 
 def declared() -> dict[str, set[str]]:
-    """Extra -> the distributions that it brings, also through other extras and our LeRobot policy."""
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    part = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
-    lists = dict(re.findall(r"^(\w+) = \[(.*?)\]$", part, re.MULTILINE | re.DOTALL))
-    own = {extra: requirements(entries) for extra, entries in lists.items()}
-    policy = (ROOT / "lerobot_policy_dae/pyproject.toml").read_text(encoding="utf-8")
-    found = {}
-    for extra, entries in lists.items():
-        included = re.findall(r"action-heads\[([\w,]+)\]", entries)
-        found[extra] = own[extra].union(*(own[name] for names in included for name in names.split(",")))
-        if "lerobot_policy_dae" in found[extra]:
-            found[extra] |= requirements(re.findall(r"^dependencies = (.*)$", policy, re.MULTILINE)[0])
-    return found
+    """Extra -> the distributions that it brings, also through other extras and this workspace's distributions."""
+
+    def extras(file: str) -> dict[str, str]:
+        part = (ROOT / file).read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
+        return dict(re.findall(r"^(\w+) = \[(.*?)\]$", part.partition("\n[")[0], re.MULTILINE | re.DOTALL))
+
+    def dependencies(file: str) -> str:
+        return re.findall(r"^dependencies = (.*)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)[0]
+
+    lists = {f"action-heads[{name}]": text for name, text in extras("pyproject.toml").items()}
+    lists["action-heads-lab"] = dependencies("lab/pyproject.toml")
+    lists |= {
+        f"action-heads-lab[{name}]": text + lists["action-heads-lab"]
+        for name, text in extras("lab/pyproject.toml").items()
+    }
+    lists["lerobot_policy_dae"] = dependencies("lerobot_policy_dae/pyproject.toml")
+
+    def brought(name: str) -> set[str]:
+        found = requirements(lists[name])
+        for entry in re.findall(r'"([^"]+)"', lists[name]):
+            found |= brought(entry) if (entry := entry.partition(";")[0].strip()) in lists else set()
+        return found
+
+    return {name: brought(f"action-heads[{name}]") for name in extras("pyproject.toml")}
 
 
 def required() -> list[tuple[str, str, str]]:
     """(file, module, extra) of every call of `require` in the package."""
     found = []
-    for path in sorted((ROOT / "action_heads").rglob("*.py")):
+    packages = ("action_heads", "lab/action_heads_lab", "lerobot_policy_dae/lerobot_policy_dae")
+    for path in sorted(path for package in packages for path in (ROOT / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
                 module, extra = (*node.args, *(word.value for word in node.keywords))
@@ -115,8 +127,9 @@ def test_every_extra_that_is_named_exists_and_brings_what_is_missing():
 def test_remedies_work_in_a_clone_and_from_pypi():
     for extra in MODULES:
         assert f"pip install 'action-heads[{extra}]'" in remedy(extra)
-        assert ("./lerobot_policy_dae" if extra == "lerobot" else f"pip install '.[{extra}]'") in remedy(extra)
-    assert "'.[train,sim]' ./lerobot_policy_dae" in remedy("train", "sim", "lerobot")
+        assert CLONE.get(extra, f"pip install '.[{extra}]'") in remedy(extra)
+    assert "pip install . './lab[sim]' ./lerobot_policy_dae" in remedy("train", "lab", "sim", "lerobot")
+    assert "pip install '.[data]' ./lab" in remedy("train", "lab", "data")
     assert "\n" not in remedy("train", "sim", "lerobot")
 
 

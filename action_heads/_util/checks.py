@@ -119,21 +119,6 @@ def check_pad(is_pad: Tensor, batch: int, horizon: int, values: bool = True) -> 
         )
 
 
-def check_adapter(adapter: Any) -> None:
-    """An adapter is an object, not its name or its class."""
-    from action_heads.adapters import ADAPTERS, Adapter
-
-    if isinstance(adapter, Adapter):
-        return
-    name = adapter if isinstance(adapter, str) else getattr(adapter, "name", "")
-    wanted = ADAPTERS.get(name, ADAPTERS["adaln_zero"]).__name__
-    given = repr(adapter) if isinstance(adapter, (str, type)) else f"a {type(adapter).__name__}"
-    raise ValueError(
-        f"attach takes an adapter, got {given}: pass {wanted}(cond_dim=...), with the width of your encoder's output. "
-        f"action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}"
-    )
-
-
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """Return a floating dtype given as such or by its name, such as "bfloat16"."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype

@@ -6,9 +6,10 @@ import importlib
 from importlib.util import find_spec
 from types import ModuleType
 
-# The modules that a command with this extra imports; `sim` includes `train`.
+# The modules that a command with this extra imports; `sim` includes `lab`, which includes `train`.
 MODULES = {
     "train": ("accelerate", "matplotlib", "scipy", "tensorboardX", "tqdm"),
+    "lab": ("action_heads_lab",),
     "sim": ("robosuite", "mujoco", "imageio"),
     "data": ("pyarrow", "h5py"),
     "vision": ("torchvision", "transformers"),
@@ -32,14 +33,24 @@ def missing(*extras: str) -> list[str]:
     return [module for extra in extras for module in MODULES[extra] if find_spec(module) is None]
 
 
+# Extras that are distributions of their own: where a clone has them.
+CLONE = {"lab": "./lab", "sim": "'./lab[sim]'", "lerobot": "./lerobot_policy_dae"}
+INCLUDED = {"sim": ("lab", "train"), "lab": ("train",)}
+
+
+def reduced(*extras: str) -> list[str]:
+    """Return these extras without those that others among them include."""
+    included = {name for extra in extras for name in INCLUDED.get(extra, ())}
+    return [extra for extra in dict.fromkeys(extras) if extra not in included]
+
+
 def remedy(*extras: str) -> str:
     """Say how these extras are installed, in a clone and from PyPI."""
-    names = ",".join(dict.fromkeys(extra for extra in extras if extra != "lerobot"))
-    clone = f"'.[{names}]'" if names else "."
-    clone += " ./lerobot_policy_dae" if "lerobot" in extras else ""
-    packages = f"'action-heads[{','.join(dict.fromkeys(extras))}]'"
-    python = " (Python 3.12 or newer)" if "lerobot" in extras else ""
+    wanted = reduced(*extras)
+    names = ",".join(extra for extra in wanted if extra not in CLONE)
+    clone = " ".join([f"'.[{names}]'" if names else ".", *(CLONE[extra] for extra in wanted if extra in CLONE)])
+    python = " (Python 3.12 or newer)" if "lerobot" in wanted else ""
     return (
         f"Install it with `pip install {clone}` in a clone of the repository (`uv sync` there installs everything), "
-        f"or `pip install {packages}` where action-heads comes from PyPI{python}"
+        f"or `pip install 'action-heads[{','.join(wanted)}]'` where action-heads comes from PyPI{python}"
     )

@@ -7,11 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from action_heads_lab.adapted import check_task, roll_out
-
 from action_heads import adapter_file
 from action_heads._util.machine import machine
-from action_heads.adapt import report
+from action_heads.adapt import evaluator, report
 from action_heads.adapt.policy import CONFIG, ENCODER, HEAD, AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
@@ -35,7 +33,8 @@ def adapt(config: AdaptConfig, command: str = "") -> AdaptedPolicy:
     """
     with alone(config.folder):
         trainer, folder = Trainer(config), config.folder / "state"
-        check_task(config, trainer.policy)
+        if config.task:
+            evaluator.find().check_task(config, trainer.policy)
         if trainer.ema:
             tidy(config.out)
         state.begin(trainer, folder)
@@ -92,7 +91,7 @@ def try_out(trainer: Trainer) -> None:
     """Rollouts of the finished policy, added to its results."""
     config = trainer.config
     results = files.read_json(config.out / "results.json")
-    results["rollouts"] = asdict(roll_out(config, trainer.policy))
+    results["rollouts"] = asdict(evaluator.find().roll_out(config, trainer.policy))
     write(config, results)
     trainer.accelerator.print(report.outcome(results["rollouts"]))
 

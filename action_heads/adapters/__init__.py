@@ -1,4 +1,6 @@
-"""Trainable conditioning adapters: condition -> modulation. Imported as `action_heads.adapters`."""
+"""Trainable conditioning adapters: condition -> modulation."""
+
+from typing import Any
 
 from action_heads.adapters.adaln import AdaLN, AdaLNZero
 from action_heads.adapters.adarmsnorm import AdaRMSNorm
@@ -12,6 +14,20 @@ ADAPTERS: dict[str, type[Adapter]] = {
     adapter.name: adapter for adapter in (FiLM, Additive, AdaLN, AdaLNZero, AdaRMSNorm, CrossAttention, PrefixTokens)
 }
 
+
+def check_adapter(adapter: Any) -> None:
+    """An adapter is an object, not its name or its class."""
+    if isinstance(adapter, Adapter):
+        return
+    name = adapter if isinstance(adapter, str) else getattr(adapter, "name", "")
+    wanted = ADAPTERS.get(name, ADAPTERS["adaln_zero"]).__name__
+    given = repr(adapter) if isinstance(adapter, (str, type)) else f"a {type(adapter).__name__}"
+    raise ValueError(
+        f"attach takes an adapter, got {given}: pass {wanted}(cond_dim=...), with the width of your encoder's output. "
+        f"action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}"
+    )
+
+
 __all__ = [
     "ADAPTERS",
     "AdaLN",
@@ -22,4 +38,5 @@ __all__ = [
     "CrossAttention",
     "FiLM",
     "PrefixTokens",
+    "check_adapter",
 ]

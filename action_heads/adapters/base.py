@@ -213,9 +213,10 @@ class Adapter(nn.Module):
         modulation.
         """
         features = self.read(self.pool(self.standard(cond), mask))
-        values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
         if self.aim is None:
-            return values
+            assert self.generate is not None, "an adapter that does not aim generates"
+            return self.generate(features).unsqueeze(1)
+        values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
         assert steer is not None, "an adapter that aims needs the head's map from codes"
         return values + steer(rearrange(self.aim(features), "b (h r) -> b h r", h=self.codes))
 

@@ -102,8 +102,8 @@ POOLS: dict[str, Callable[[int], Pool]] = {"mean": lambda _: Mean(), "last": lam
 class Read(nn.Linear):
     """Pooled (b c) -> (b w); of several attention heads (b i c) each feeds its share of the w units."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.to(self.weight.dtype)
+    def forward(self, input: Tensor) -> Tensor:
+        x = input.to(self.weight.dtype)
         if x.ndim == 2:
             return super().forward(x)
         weights = self.weight.tensor_split(x.shape[1])

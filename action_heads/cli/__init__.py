@@ -8,8 +8,11 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from textwrap import TextWrapper
 from typing import Any
 
@@ -37,77 +40,88 @@ class Command:
 
     Attributes:
         about: the first line of its settings' docstring, for the help of the whole.
-        settings, run: "module:name" of the dataclass and of the function, below `action_heads`.
+        settings, run: "module:name" of the dataclass and of the function.
         extras: without which it can't run.
         recorded: whether `run` is also given the command line, to write it down.
     """
 
     about: str
-    settings: str
-    run: str
+    settings: str = ""
+    run: str = ""
     extras: tuple[str, ...] = ()
     recorded: bool = False
 
 
 COMMANDS = {
-    "demo": Command(
-        "Record demonstrations, train adapters on a frozen head, roll out, compare with controls.",
-        settings="sim.demo:DemoConfig",
-        run="sim.demo:demo",
-        extras=("train", "sim"),
-        recorded=True,
-    ),
     "pretrain": Command(
         "Stage 1: pretrain a head on motion alone, without a single observation.",
-        settings="pretrain.settings:PretrainConfig",
-        run="pretrain.loop:pretrain",
+        settings="action_heads.pretrain.settings:PretrainConfig",
+        run="action_heads.pretrain.loop:pretrain",
         extras=("train",),
         recorded=True,
     ),
     "adapt": Command(
         "Stage 2: teach a frozen head a task, from a recording with images or of states alone.",
-        settings="adapt.settings:AdaptConfig",
-        run="adapt.run:adapt",
+        settings="action_heads.adapt.settings:AdaptConfig",
+        run="action_heads.adapt.run:adapt",
         extras=("train",),
         recorded=True,
     ),
     "evaluate-head": Command(
         "Measure what a head knows of held-out motion: a table, evaluation.json, evaluation.md and evaluation.png.",
-        settings="pretrain.evaluate:EvaluateConfig",
-        run="pretrain.evaluate:evaluate",
+        settings="action_heads.pretrain.evaluate:EvaluateConfig",
+        run="action_heads.pretrain.evaluate:evaluate",
         extras=("train",),
         recorded=True,
     ),
     "publish": Command(
         "Check a head, write its card, upload it in one commit, and load it back to see that it is the same.",
-        settings="pretrain.publish:PublishConfig",
-        run="pretrain.publish:publish",
-    ),
-    "record": Command(
-        "Record demonstrations of a scripted expert as a LeRobotDataset.",
-        settings="sim.dataset:RecordConfig",
-        run="sim.dataset:record_dataset",
-        extras=("train", "sim", "lerobot"),
-    ),
-    "report": Command(
-        "Write tables and figures of a results folder, with the paper's figures beside ours.",
-        settings="reproduce.report:ReportConfig",
-        run="reproduce.report:report",
-        extras=("train",),
+        settings="action_heads.pretrain.publish:PublishConfig",
+        run="action_heads.pretrain.publish:publish",
     ),
     "export": Command(
         "Write a policy as one file: (noise, cond) -> chunk in robot units.",
-        settings="runtime.export:ExportConfig",
-        run="runtime.export:export",
+        settings="action_heads.runtime.export:ExportConfig",
+        run="action_heads.runtime.export:export",
     ),
     "serve": Command(
         "Serve a policy over a websocket.",
-        settings="runtime.serve:ServeConfig",
-        run="runtime.serve:serve",
+        settings="action_heads.runtime.serve:ServeConfig",
+        run="action_heads.runtime.serve:serve",
         extras=("serve",),
     ),
-    "heads": Command("List the heads that come with the package.", settings="cli:HeadsConfig", run="cli:heads"),
+    "heads": Command(
+        "List the heads that come with the package.",
+        settings="action_heads.cli:HeadsConfig",
+        run="action_heads.cli:heads",
+    ),
 }
+
+# Commands of the distribution action-heads-lab, which registers them. A core alone says in a line what to install.
+LAB = {
+    "demo": Command(
+        "Record demonstrations, train adapters on a frozen head, roll out, compare with controls.",
+        extras=("train", "lab", "sim"),
+        recorded=True,
+    ),
+    "record": Command(
+        "Record demonstrations of a scripted expert as a LeRobotDataset.", extras=("train", "lab", "sim", "lerobot")
+    ),
+    "report": Command(
+        "Write tables and figures of a results folder, with the paper's figures beside ours.", extras=("train", "lab")
+    ),
+}
+GROUP = "action_heads.commands"  # of entry points: each names a `Command`
+
+
+@cache
+def commands() -> dict[str, Command]:
+    """Return the commands of this package and those that others registered, in the order of the help."""
+    registered = {}
+    for point in entry_points(group=GROUP):
+        with suppress(ImportError):  # its distribution was removed, or lacks what it needs
+            registered[point.name] = point.load()
+    return LAB | registered | COMMANDS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -122,10 +136,11 @@ def run(arguments: list[str]) -> None:
     if name in ("-h", "--help", "--version"):
         print(f"action-heads {__version__}" if name == "--version" else usage(), flush=True)
         raise SystemExit(0)
-    if name not in COMMANDS:
-        wrong = f"unknown command {name!r}{nearest(name, [*COMMANDS, '--help', '--version'])}" if name else "no command"
-        raise Mistake(f"{wrong}. The commands are {', '.join(COMMANDS)}; action-heads --help describes them")
-    command = COMMANDS[name]
+    known = commands()
+    if name not in known:
+        wrong = f"unknown command {name!r}{nearest(name, [*known, '--help', '--version'])}" if name else "no command"
+        raise Mistake(f"{wrong}. The commands are {', '.join(known)}; action-heads --help describes them")
+    command = known[name]
     try:
         check_installed(f"`action-heads {name}`", *command.extras)
     except Mistake as lacking:
@@ -140,16 +155,18 @@ def run(arguments: list[str]) -> None:
 
 def _found(place: str) -> Any:
     module, _, name = place.partition(":")
-    return getattr(import_module(f"action_heads.{module}"), name)
+    return getattr(import_module(module), name)
 
 
 def usage() -> str:
     """Return the help of the whole."""
-    width = max(map(len, COMMANDS)) + 4
+    width = max(map(len, commands())) + 4
     rows = []
-    for name, command in COMMANDS.items():
+    for name, command in commands().items():
         lacking = extras.missing(*command.extras)
-        about = command.about + (f" Needs [{','.join(command.extras)}], not installed." if lacking else "")
+        about = command.about + (
+            f" Needs [{','.join(extras.reduced(*command.extras))}], not installed." if lacking else ""
+        )
         rows += TextWrapper(100, f"  {name}".ljust(width), " " * width).wrap(about)
     return "\n".join(
         [

@@ -19,7 +19,7 @@ from action_heads.io import folders
 from action_heads.io.hub_calls import library, patience, within
 from action_heads.io.hub_errors import endpoint, hub_errors, is_local, reason
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parents[1] / "weights"
 _PREFIX = "dae/"
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -1,4 +1,4 @@
-"""The policy in closed loop, in the package's simulation, through the same encoder.
+"""Try a policy that `action-heads adapt` trained in the lab's simulation: the evaluator that `adapt --task` finds.
 
 b episodes at once, s observation steps, h horizon, H and W pixels
 """
@@ -6,7 +6,7 @@ b episodes at once, s observation steps, h horizon, H and W pixels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,11 @@ from action_heads.actions.spaces import EE_ABSOLUTE
 from action_heads.adapt.policy import AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.training.streams import generator
-
-if TYPE_CHECKING:
-    from action_heads_lab.sim.sight import Sight
+from action_heads_lab.sim.dialects import dialect_of
+from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.rollout import rollout
+from action_heads_lab.sim.sight import Sight, is_apart, shown
+from action_heads_lab.sim.tasks import description, get_task
 
 AT_ONCE = 8  # episodes: the same in every run, since batches decide bits
 
@@ -41,12 +43,8 @@ class Outcome:
 
 def check_task(config: AdaptConfig, policy: AdaptedPolicy) -> None:
     """Before training: whether the simulation has what the policy sees and takes what it does."""
-    if config.task is None:
-        return
+    assert config.task is not None
     with flag("task"):
-        from action_heads_lab.sim.sight import shown
-        from action_heads_lab.sim.tasks import get_task
-
         get_task(config.task)
         contract = policy.contract
         sight = sight_of(policy)
@@ -68,10 +66,6 @@ def check_task(config: AdaptConfig, policy: AdaptedPolicy) -> None:
 
 def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
     """Episodes from seeds 0, 1, 2 ..., which no recording uses."""
-    from action_heads_lab.sim.report import wilson
-    from action_heads_lab.sim.rollout import rollout
-    from action_heads_lab.sim.tasks import description
-
     assert config.task is not None
     video = config.out / "rollouts.mp4" if config.film else None
     result = rollout(
@@ -109,9 +103,6 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
 
 def sight_of(policy: AdaptedPolicy) -> Sight:
     """What the simulation is to show."""
-    from action_heads_lab.sim.dialects import dialect_of
-    from action_heads_lab.sim.sight import Sight, is_apart
-
     contract = policy.contract
     sizes = {name: size[0] for name, size in contract.sizes.items()}
     delta = policy.layout.space().mode == "delta"

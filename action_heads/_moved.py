@@ -1,0 +1,78 @@
+"""Import moved modules by their old names, with a DeprecationWarning. To be removed in release 0.2."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+from action_heads._util.extras import remedy
+
+# New package -> the names of modules, below `action_heads`, that moved there.
+_HOMES = {
+    "action_heads._util": "attention checks conditions ema extras limits machine names precision watch",
+    "action_heads.actions": "layouts normalize rotations spaces unwrap",
+    "action_heads.cli": "command_line",
+    "action_heads.diffusion": "continuing draws levels objectives samplers",
+    "action_heads.io": "drafts files folders hub hub_calls hub_errors listing locks",
+    "action_heads.runtime": "execution",
+    "action_heads.data": "adapt.hdf5_recording adapt.lerobot_recording adapt.recordings adapt.windows",
+}
+# Old name of a package -> its new name, for it and all below.
+PACKAGES = {
+    "action_heads.lerobot": "lerobot_policy_dae",
+    "action_heads.pretrain.sources": "action_heads.data",
+    "action_heads.reproduce": "action_heads_lab.reproduce",
+    "action_heads.sim": "action_heads_lab.sim",
+}
+MODULES = {
+    f"action_heads.{name}": f"{home}.{name.rpartition('.')[2]}"
+    for home, names in _HOMES.items()
+    for name in names.split()
+} | {"action_heads.adapt.rollout": "action_heads_lab.adapted"}
+EXTRAS = {"action_heads_lab": "sim", "lerobot_policy_dae": "lerobot"}
+
+
+def new_name(name: str) -> str | None:
+    """Return where a module of an old name is now, or None for any other name."""
+    if name in MODULES:
+        return MODULES[name]
+    for old, new in PACKAGES.items():
+        if name == old or name.startswith(f"{old}."):
+            return new + name[len(old) :]
+    return None
+
+
+class MovedFinder(MetaPathFinder, Loader):
+    """Import the module of the new name in place of the old one; both names are one module object."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return a spec for an old name."""
+        return ModuleSpec(fullname, self) if new_name(fullname) else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Put the module of the new name into `sys.modules`."""
+        old = module.__name__
+        new = new_name(old)
+        assert new
+        top = new.partition(".")[0]
+        try:
+            found = import_module(new)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != top:
+                raise
+            raise ImportError(f"{old} moved to {new}, which is not installed. {remedy(EXTRAS[top])}") from error
+        warnings.warn(f"{old} moved to {new}; the old name goes with release 0.2", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = found
+
+
+def install() -> None:
+    """Answer for the old names before others do: a moved package's path would make second copies of its modules."""
+    if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, MovedFinder())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from action_heads.adapters import ADAPTERS
 from action_heads.io.files import read_json
 from action_heads.io.listing import sizes
 
@@ -193,8 +194,6 @@ def _kept(folder: Path | None) -> str:
 
 
 def _class_name(mechanism: str) -> str:
-    from action_heads.adapters import ADAPTERS
-
     return ADAPTERS[mechanism].__name__
 
 

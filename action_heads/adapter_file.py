@@ -89,7 +89,7 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
         raise ValueError(f"unknown adapter {mechanism!r}; known are {', '.join(ADAPTERS)}")
     with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained
         if shape := config.get("reshape"):
-            space, dtype = ActionSpace.from_dict(shape["space"]), next(head.parameters()).dtype
+            space, dtype = ActionSpace.from_dict(shape["space"]), head.dtype
             head = head.reshape(space=space, horizon=shape["horizon"]).to(dtype)
         normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
         policy = head.attach(ADAPTERS[mechanism](**settings), normalizer=normalizer)

@@ -1,6 +1,6 @@
 """Many tasks on one head: a batch in which every row may have an adapter of its own.
 
-Axes: n adapters, b batch, h horizon, a action, P modulation values of all sites.
+Axes: b batch, h horizon, a action, P modulation values of all sites.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask, parts
+from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
 from action_heads.adapters import Adapter
 from action_heads.head import ActionHead
 from action_heads.policy import ConditionedHead
+
+Weights = dict[str, Tensor]
 
 
 class AdapterBank:
@@ -33,62 +36,49 @@ class AdapterBank:
 
     def __init__(self, head: ActionHead):
         self.head = head
-        self._names: list[str] = []
-        self._weights: dict[str, Tensor] = {}  # (n, ...) by name
+        self._adapters: dict[str, tuple[Weights, Weights]] = {}  # weights of each, and statistics of its actions
         self._template: Adapter | None = None
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._adapters)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._names
+        return name in self._adapters
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._names)
+        return tuple(self._adapters)
 
     def add(self, name: str, policy: ConditionedHead | str | Path, **kwargs) -> None:
         """Take up a trained adapter, or swap the one of that name; options as of `ActionHead.load_adapter`.
 
         The weights are copied: training the policy on changes nothing here.
         """
-        if not isinstance(policy, ConditionedHead):
+        if isinstance(policy, str | Path):
             policy = self.head.load_adapter(policy, **kwargs)
         self._check(name, policy)
-        weights = own_weights(policy)
         if self._template is None:
             self._template = copy.deepcopy(policy.adapter).requires_grad_(False).eval()
-        if name in self._names:
-            at = self._names.index(name)
-            for key, value in weights.items():
-                self._weights[key][at] = value
-            return
-        self._names.append(name)
-        self._weights = {
-            key: torch.cat([self._weights[key], value[None]]) if key in self._weights else value[None].clone()
-            for key, value in weights.items()
-        }
+        self._adapters[name] = copied(policy.adapter.state_dict()), copied(policy.normalizer.state_dict())
 
     def remove(self, name: str) -> None:
         """Forget an adapter. Policies made by `on` keep what they copied."""
-        at = self._index(name)
-        self._names.pop(at)
-        self._weights = {key: torch.cat([w[:at], w[at + 1 :]]) for key, w in self._weights.items()}
-        if not self._names:
-            self._template, self._weights = None, {}
+        del self._adapters[self._known(name)]
+        if not self._adapters:
+            self._template = None
 
-    def on(self, tasks: Sequence[str]) -> ConditionedHead:
+    def on(self, tasks: Sequence[str]) -> RowPolicy:
         """A policy for batches of these tasks, one a row: to `sample` with, not to train."""
         if not tasks or isinstance(tasks, str):
             raise ValueError(f"tasks are names, one a row of the batch, got {tasks!r}")
-        rows = torch.tensor([self._index(task) for task in tasks], device=self.head.objective.alpha.device)
+        weights, statistics = zip(*(self._adapters[self._known(task)] for task in tasks), strict=True)
         assert self._template is not None
-        return RowPolicy(self.head, self._template, {key: w[rows] for key, w in self._weights.items()})
+        return RowPolicy(self.head, self._template, stacked(weights), RowNormalizer(**stacked(statistics)))
 
-    def _index(self, name: str) -> int:
-        if name not in self._names:
-            raise ValueError(f"no adapter for {name!r}; the bank has {', '.join(self._names) or 'none yet'}: add it")
-        return self._names.index(name)
+    def _known(self, name: str) -> str:
+        if name not in self._adapters:
+            raise ValueError(f"no adapter for {name!r}; the bank has {', '.join(self.names) or 'none yet'}: add it")
+        return name
 
     def _check(self, name: str, policy: ConditionedHead) -> None:
         if policy.head is not self.head and policy.head.fingerprint() != self.head.fingerprint():
@@ -108,43 +98,40 @@ class AdapterBank:
             )
 
 
-def own_weights(policy: ConditionedHead) -> dict[str, Tensor]:
-    """Parameters and buffers of an adapter, and the statistics of its actions."""
-    state = {f"adapter.{name}": value.detach() for name, value in policy.adapter.state_dict().items()}
-    return state | {"offset": policy.normalizer.offset[None], "scale": policy.normalizer.scale[None]}
+def copied(state: Mapping[str, Tensor]) -> Weights:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-class RowPolicy(ConditionedHead):
+def stacked(rows: Sequence[Weights]) -> Weights:
+    """Tensors (...) of each row -> (b, ...) by name."""
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class RowPolicy(Policy):
     """A policy whose adapter differs from row to row. It has nothing to train. One thread at a time may use it."""
 
-    def __init__(self, head: ActionHead, template: Adapter, weights: dict[str, Tensor]):
-        nn.Module.__init__(self)
+    only_acts = "a policy of a bank only acts: train, save and load each adapter by a policy of its own"
+
+    def __init__(self, head: ActionHead, template: Adapter, weights: Weights, statistics: RowNormalizer):
         # A copy: rows are computed by lending it their weights for a moment, which another thread must not see.
-        self.head, self.adapter = head, copy.deepcopy(template)
-        self.own_normalizer = RowNormalizer(weights["offset"], weights["scale"])
-        self._weights = {key[len("adapter.") :]: w for key, w in weights.items() if key.startswith("adapter.")}
-        self._rows = len(weights["scale"])
-        self._looked_at = set()
+        super().__init__(head, copy.deepcopy(template))
+        self.own_normalizer = statistics
+        self._weights = weights
         self.eval()
-
-    def refuse(self, *_, **__) -> Any:
-        raise RuntimeError("a policy of a bank only acts: train, save and load each adapter by a policy of its own")
-
-    loss = forward = save_adapter = load_adapter = refuse
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         """As of any policy (b, 1 or h, P); row i through adapter i."""
 
-        def row(weights: dict[str, Tensor], cond: Condition, mask: Mask) -> Tensor:
+        def row(weights: Weights, cond: Condition, mask: Mask) -> Tensor:
             one = (batched(cond), batched(mask), self.modulation.steer)
             return torch.func.functional_call(self.adapter, weights, one)[0]
 
         return torch.func.vmap(row, in_dims=(0, 0, None if mask is None else 0))(self._weights, cond, mask)
 
-    def _check_cond(self, cond: Condition, mask: Mask, values: bool, batch: int | None = None) -> None:
-        super()._check_cond(cond, mask, values, batch)
-        if (rows := len(parts(cond)[0])) != self._rows:
-            raise ValueError(f"{self._rows} tasks came with {rows} conditions: one task a row")
+    def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
+        super().check_cond(cond, mask, values)
+        if (given := len(parts(cond)[0])) != (rows := len(self.normalizer.scale)):
+            raise ValueError(f"{rows} tasks came with {given} conditions: one task a row")
 
 
 def batched(cond: Any) -> Any:
@@ -155,12 +142,10 @@ def batched(cond: Any) -> Any:
 
 
 class RowNormalizer(Normalizer):
-    """Statistics (b 1 a) of each row's own."""
+    """Statistics (b a) of each row's own, for chunks (b h a)."""
 
     def __init__(self, offset: Tensor, scale: Tensor):
-        nn.Module.__init__(self)  # they were checked where they were fitted
-        self.register_buffer("offset", offset)
-        self.register_buffer("scale", scale)
+        super().__init__(offset[:, None], scale[:, None])
 
     def extra_repr(self) -> str:
         return f"{len(self.scale)} rows"

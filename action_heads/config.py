@@ -14,7 +14,7 @@ from action_heads._util import limits
 from action_heads._util.limits import check_choice, check_fields, check_parameters, check_width, shown
 from action_heads.actions.spaces import EE_ABSOLUTE, ActionSpace
 from action_heads.adapters import ADAPTERS
-from action_heads.backbones import BACKBONES
+from action_heads.backbones import BACKBONES, Backbone
 from action_heads.diffusion.objectives import ObjectiveConfig
 from action_heads.modulation import HeadModulation
 
@@ -99,20 +99,23 @@ class HeadConfig:
         over_time = self.depth * self.horizon**2 if self.backbone == "mixer" else 0
         return blocks + modulation + over_time + self.horizon * self.space.dim * self.width
 
+    def build(self) -> tuple[Backbone, nn.ModuleDict]:
+        """Make the network and its modulation by each mechanism, with random weights."""
+        backbone = BACKBONES[self.backbone](
+            action_dim=self.space.dim,
+            horizon=self.horizon,
+            width=self.width,
+            depth=self.depth,
+            expansion=self.expansion,
+        )
+        modulation = {name: HeadModulation(ADAPTERS[name], backbone, self.rank) for name in self.mechanisms}
+        return backbone, nn.ModuleDict(modulation)
+
     def layout(self) -> dict[str, Tensor]:
         """Return every weight of such a head by name, on the meta device: shapes and dtypes that take no memory."""
+        parts = nn.Module()
         with torch.device("meta"):
-            parts = nn.Module()
-            parts.backbone = BACKBONES[self.backbone](
-                action_dim=self.space.dim,
-                horizon=self.horizon,
-                width=self.width,
-                depth=self.depth,
-                expansion=self.expansion,
-            )
-            parts.modulation = nn.ModuleDict(
-                {name: HeadModulation(ADAPTERS[name], parts.backbone, self.rank) for name in self.mechanisms}
-            )
+            parts.backbone, parts.modulation = self.build()
             statistics = {f"normalizer.{name}": torch.empty(self.space.dim) for name in ("offset", "scale")}
         return parts.state_dict() | statistics
 

@@ -98,7 +98,7 @@ def fit(
             f"actions, cond, mask (of each source) and is_pad must have as many rows, a chunk each: got {rows}"
         )
     tqdm = require("tqdm.auto", "train").tqdm
-    device = policy.head.objective.alpha.device
+    device = policy.head.device
     parameters = list(policy.train().trainable_parameters())
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
     ema = EMA(parameters, max_decay=config.ema)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -33,15 +33,16 @@ class Freezable(nn.Module):
         """Whether `freeze` was called; there is no way back."""
         return self._frozen
 
-    # How the names begin of what the promise leaves out: of a reshaped head, all that belongs to its new actions.
-    left_out: ClassVar[tuple[str, ...]] = ()
+    @property
+    def left_out(self) -> tuple[nn.Module, ...]:
+        """Parts that the promise leaves out: of a reshaped head, all that belongs to its new actions."""
+        return ()
 
     @property
     def projections(self) -> dict[str, Tensor]:
         """Parameters that the promise leaves out, by name: those of a reshaped head from and to actions."""
-        if not self.left_out:
-            return {}
-        return {name: p for name, p in self.named_parameters() if name.startswith(self.left_out)}
+        left_out = {p for part in self.left_out for p in part.parameters()}
+        return {name: p for name, p in self.named_parameters() if p in left_out} if left_out else {}
 
     def freeze(self) -> Self:
         """Make every weight a constant, for good; of a reshaped head, all but its new projections."""
@@ -53,7 +54,7 @@ class Freezable(nn.Module):
         self._frozen = True
         self.requires_grad_(bool(trained)).eval()
         if self._watch is None:
-            self._watch = Watch(self, self.left_out)
+            self._watch = Watch(self)
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
@@ -113,7 +114,7 @@ class Freezable(nn.Module):
                 "back: load it again with ActionHead.from_pretrained(..., dtype=torch.float32)"
             )
         self._rounded |= not all(now.is_meta or same(now.to(before[name]), before[name]) for name, now in after.items())
-        self._watch = Watch(self, self.left_out)
+        self._watch = Watch(self)
         return self
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.checks import check_layout, check_values
+from action_heads.diffusion.samplers import Sampling
 from action_heads.head import ActionHead
 from action_heads.io import files
 
@@ -20,7 +21,7 @@ NAME = "golden.safetensors"
 @torch.no_grad()
 def replay(head: ActionHead, noise: Tensor) -> dict[str, Tensor]:
     """Ten DDIM steps from given noise (1 h a), unconditional, in robot units: one chunk (1 h a) a mechanism."""
-    plan, noise = head.plan("ddim", 10), noise.to(head.objective.alpha.device)
+    plan, noise = head.plan(Sampling("ddim", 10)), noise.to(head.device)
     modulation = {name: head.modulation_of(name) for name in head.config.mechanisms}
     return {
         name: head.normalizer.unnormalize(head.denoise(head.step_values(m), None, m, noise, plan, None))

@@ -1,56 +1,32 @@
 """`ActionHead`: what is pretrained, published, loaded and frozen.
 
-Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusion steps.
+Axes: h horizon, a action.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
-from action_heads._util.checks import as_device, as_dtype, check_count, check_generator
+from action_heads._util.checks import as_device, as_dtype
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
-from action_heads.adapters import ADAPTERS, Adapter, check_adapter
-from action_heads.backbones import BACKBONES
+from action_heads.adapters import Adapter, check_adapter
 from action_heads.config import HeadConfig
-from action_heads.diffusion import samplers
-from action_heads.diffusion.continuing import Prefix
-from action_heads.diffusion.objectives import Objective, noise_path
-from action_heads.frozen import Freezable
+from action_heads.denoiser import Denoiser
+from action_heads.diffusion.objectives import Objective
 from action_heads.io import files, hub
-from action_heads.modulation import HeadModulation
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from action_heads.policy import ConditionedHead
 
-T = TypeVar("T", Tensor, samplers.Schedule)
 
-
-def kept(tables: dict[Any, tuple[T, int]], key: Any, make: Callable[[], T]) -> T:
-    """Return the table under a key; it is made if there is none yet, or if somebody wrote to it."""
-    value, before = tables.get(key, (None, 0))
-    if value is None or (not torch.compiler.is_compiling() and writes(value) != before):
-        # No inference tensors, even if a table is first asked for while acting: training may use it later.
-        with torch.inference_mode(False), torch.no_grad():
-            value = make()
-            tables[key] = value, writes(value)
-    return value
-
-
-def writes(table: Tensor | samplers.Schedule) -> int:
-    """Return how often torch wrote to a table."""
-    return sum(tensor._version for tensor in (table.tensors if isinstance(table, samplers.Schedule) else (table,)))
-
-
-class ActionHead(Freezable):
+class ActionHead(Denoiser):
     """A denoising backbone with its step modulation, objective, action space and statistics.
 
     Modulation is the sum W_t·f(t) + E·z(c) + W_c·f(c). W_t, from the diffusion step, and E, from a code
@@ -62,111 +38,11 @@ class ActionHead(Freezable):
     """
 
     def __init__(self, config: HeadConfig):
-        super().__init__()
-        self.config = config
-        self.backbone = BACKBONES[config.backbone](
-            action_dim=config.space.dim,
-            horizon=config.horizon,
-            width=config.width,
-            depth=config.depth,
-            expansion=config.expansion,
-        )
-        self.modulation = nn.ModuleDict(
-            {name: HeadModulation(ADAPTERS[name], self.backbone, config.rank) for name in config.mechanisms}
-        )
-        self.objective = Objective(config.objective)
-        self.normalizer = Normalizer.identity(config.space)
+        backbone, modulation = config.build()
+        super().__init__(config, backbone, modulation, Objective(config.objective), Normalizer.identity(config.space))
         # Where an adapter's pointer leads: filled when the head is loaded or published.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
         self._fingerprint: str | None = None
-        self._plans: dict[Any, tuple[samplers.Schedule, int]] = {}
-        self._tables: dict[Any, tuple[Tensor, int]] = {}
-
-    # ── the computation ──────────────────────────────────────────────────────────────────────────────────────────
-
-    def step_values(self, modulation: HeadModulation, t: Tensor | None = None) -> Tensor:
-        """W_t·f(t) at steps t (...), or at every diffusion step -> (... or T, P)."""
-        steps = torch.arange(self.config.objective.train_steps, device=self.objective.alpha.device)
-        return modulation(self.backbone.step(steps), steps if t is None else t)
-
-    def step_table(self, mechanism: str) -> Tensor:
-        """W_t·f(t) of a frozen head at every diffusion step (T, P), computed once."""
-        modulation = self.modulation_of(mechanism)
-        weight = modulation.expand.weight
-        return kept(self._tables, (mechanism, weight.device, weight.dtype), lambda: self.step_values(modulation))
-
-    def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation values (b, 1 or h, P)."""
-        dtype = next(self.backbone.out.parameters()).dtype
-        return self.backbone(x_t.to(dtype), modulation.at_sites(values.to(dtype))).float()
-
-    def denoise(
-        self,
-        table: Tensor,
-        cond: Tensor | None,
-        modulation: HeadModulation,
-        noise: Tensor,
-        plan: samplers.Schedule,
-        generator: torch.Generator | None,
-        prefix: Prefix | None = None,
-    ) -> Tensor:
-        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b, 1 or h, P).
-
-        The network sees a prefix throughout; what it leads to is the rest of the chunk.
-        """
-        steps = table[plan.timesteps][:, None, None]
-        if prefix:
-            steps = prefix.step_values(table, steps, self.config.horizon)
-        by_step = steps.unbind()  # views, made once: the loop itself only computes
-        shares = self.objective.shares(plan.timesteps)
-
-        def predict_x0(x: Tensor, i: int) -> Tensor:
-            x = prefix.hold(x) if prefix else x
-            values = by_step[i] if cond is None else by_step[i] + cond
-            return self.objective.clean(self.predict(x, values, modulation), x, *shares[i])
-
-        return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
-
-    def plan(
-        self, sampler: str, steps: int | None = None, spacing: str = "trailing", start: int | None = None
-    ) -> samplers.Schedule:
-        """A sampler's tables on this head's device, made once.
-
-        `start`, for a chunk known in part, is the noisiest level: mix in noise as of the plan's `timesteps[0]`.
-        """
-        device = self.objective.alpha.device
-
-        def make() -> samplers.Schedule:
-            path = noise_path(self.config.objective)
-            return samplers.schedule(sampler, path, steps, spacing=spacing, start=start).to(device)
-
-        return kept(self._plans, (sampler, steps, spacing, start, device), make)
-
-    def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
-        """Where sampling starts: standard normal (b h a)."""
-        return self.objective.random_noise((batch, self.config.horizon, self.config.space.dim), generator)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        batch: int,
-        *,
-        mechanism: str | None = None,
-        steps: int | None = None,
-        sampler: str = "ddim",
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Unconditional chunks (b h a) in robot units: what the head knows of motion before it knows a task.
-
-        Steps and samplers as in `ConditionedHead.sample`.
-        """
-        self.assert_frozen()
-        check_count("batch", batch)
-        check_generator(generator)
-        modulation = self.modulation_of(mechanism or self.config.mechanisms[0])
-        noise = self.noise(batch, generator)
-        x = self.denoise(self.step_values(modulation), None, modulation, noise, self.plan(sampler, steps), generator)
-        return self.normalizer.unnormalize(x)
 
     def freeze(self) -> Self:
         """Make the head a constant: no gradients, evaluation mode, and an error where a weight is not what it was."""
@@ -242,15 +118,6 @@ class ActionHead(Freezable):
         from action_heads.policy import ConditionedHead
 
         return ConditionedHead.load(self, path, **kwargs)
-
-    def modulation_of(self, mechanism: str) -> HeadModulation:
-        """The head's own modulation for a mechanism; refuses one it was not pretrained for."""
-        if mechanism not in self.modulation:
-            raise ValueError(
-                f"{self.config.name} was pretrained for {', '.join(self.modulation)}, not for {mechanism!r}: "
-                "choose one of these adapters, or pretrain a head with that mechanism"
-            )
-        return self.modulation[mechanism]  # type: ignore[return-value]
 
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -41,9 +41,9 @@ def in_mode(head: ActionHead, mode: str, seed: int = 0) -> ActionHead:
                 else f"reshape a random one instead, with the original's in_mode({mode!r}).reshape(...)"
             )
         )
-    random = random_like(head, f"{head.config.name}-{mode}", APART + seed).to(head.objective.alpha.device)
+    random = random_like(head, f"{head.config.name}-{mode}", APART + seed).to(head.device)
     # Frozen, it computes as the pretrained one does. What trains stays float32, which small steps need.
-    return random if mode == "normal" else random.to(next(head.parameters()).dtype).freeze()
+    return random if mode == "normal" else random.to(head.dtype).freeze()
 
 
 def shaped(head: ActionHead, mode: str, seed: int, space: ActionSpace, horizon: int | None = None) -> ActionHead:
@@ -57,7 +57,7 @@ def shaped(head: ActionHead, mode: str, seed: int, space: ActionSpace, horizon: 
     if own.space.parts == space.parts and own.space.mode == space.mode and own.horizon == shape.horizon:
         return head.in_mode(mode, seed=seed)
     if mode == "normal":  # everything is fresh and trains: there is no trunk to keep
-        return fresh(type(head), shape, f"{own.name}-normal", APART + seed).to(head.objective.alpha.device)
+        return fresh(type(head), shape, f"{own.name}-normal", APART + seed).to(head.device)
     return head.in_mode(mode, seed=seed).reshape(space=space, horizon=shape.horizon)
 
 

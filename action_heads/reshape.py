@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
@@ -21,12 +21,14 @@ from action_heads.policy import ConditionedHead
 class ReshapedHead(ActionHead):
     """The frozen trunk of another head between new projections from and to actions, which train with an adapter."""
 
-    left_out = ("backbone.embed.", "backbone.out.", "normalizer.")
-
     def __init__(self, config: HeadConfig, original: ActionHead):
         super().__init__(config)
         self._original = (original,)  # in a tuple, so that torch does not count it as a part of this head
         self._taken = False
+
+    @property
+    def left_out(self) -> tuple[nn.Module, ...]:
+        return *self.backbone.projections, self.normalizer
 
     @property
     def original(self) -> ActionHead:
@@ -66,22 +68,19 @@ def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | N
         fingerprint="",
     )
     reshaped = ReshapedHead(config, original)
-    own = reshaped.state_dict()
-    trunk = {name: tensor.float() for name, tensor in original.state_dict().items() if is_trunk(name)}
-    trunk |= {name: resample(t, config.horizon) for name, t in trunk.items() if t.shape != own[name].shape}
-    reshaped.load_state_dict(own | trunk)
-    reshaped.to(original.objective.alpha.device).freeze()
+    over_time = {p for linear in reshaped.backbone.over_time for p in linear.parameters()}
+    resampled = over_time if config.horizon != original.config.horizon else set()
+    with torch.no_grad():
+        for p, weight in zip(trunk(reshaped), trunk(original), strict=True):
+            p.copy_(resample(weight.float(), config.horizon) if p in resampled else weight)
+    reshaped.to(original.device).freeze()
     return reshaped
 
 
-def is_projection(name: str) -> bool:
-    """Whether a parameter of a head lies in the projections from and to actions."""
-    return name.startswith(("backbone.embed.", "backbone.out."))
-
-
-def is_trunk(name: str) -> bool:
-    """Whether a parameter of a head is kept."""
-    return not is_projection(name) and not name.startswith("normalizer.")
+def trunk(head: ActionHead) -> list[nn.Parameter]:
+    """Return what a reshaped head keeps: all parameters but those of the projections, in their order."""
+    new = {p for part in head.backbone.projections for p in part.parameters()}
+    return [p for p in head.parameters() if p not in new]
 
 
 def resample(weight: Tensor, horizon: int) -> Tensor:

@@ -101,7 +101,7 @@ def build(cell: Cell, data: Data, device: str) -> ConditionedHead:
 @torch.no_grad()
 def validate(policy: ConditionedHead, data: Data) -> dict[str, float]:
     """On held-out demonstrations: denoising loss, and the error of sampled chunks over the 8 steps executed."""
-    device = policy.head.objective.alpha.device
+    device = policy.head.device
     cond, actions, is_pad = (part.to(device) for part in data.held_out)
     rows = torch.randint(len(cond), (2048,), generator=torch.Generator().manual_seed(1)).to(device)
     noise = torch.Generator().manual_seed(2)

@@ -11,6 +11,7 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 
 from action_heads import ActionHead, ActionSpace, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
+from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import compiled, inductor
 from action_heads.runtime.loop import SamplingLoop
 from action_heads.runtime.packed import PackedLinear
@@ -194,7 +195,7 @@ def test_what_is_compiled_can_be_compiled_and_exported(method):
     policy = trained_policy(tiny_head(**WIDE))
     fast = policy.compile(method)
     assert fast.compile().source is policy
-    loop = SamplingLoop(fast, steps=2, sampler="ddim", spacing="trailing")
+    loop = SamplingLoop(fast, Sampling(steps=2))
     noise = torch.randn(4, 16, 10, generator=generator())
     expected = policy.sample(conditions(), steps=2, generator=generator())
     torch.testing.assert_close(loop(noise, conditions()), expected)

@@ -10,7 +10,7 @@ from small import actions, conditions, generator, tiny_config, tiny_head, traine
 from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS
 from action_heads.diffusion.continuing import random_prefixes, takes_levels_per_step
-from action_heads.diffusion.samplers import SAMPLERS
+from action_heads.diffusion.samplers import SAMPLERS, Sampling
 from action_heads.fit import FitConfig, fit
 
 
@@ -58,7 +58,7 @@ def test_a_prefix_is_shown_clean_at_every_level(policy, monkeypatch):
 
     monkeypatch.setattr(policy.head, "predict", spy)
     policy.sample(conditions(), steps=3, previous=last_chunk(), committed=3, generator=generator())
-    table, plan = policy.step_values(), policy.head.plan("ddim", 3)
+    table, plan = policy.step_values(), policy.head.plan(Sampling("ddim", 3))
     for (first, values), t in zip(seen, plan.timesteps, strict=True):
         torch.testing.assert_close(first, policy.normalizer.normalize(last_chunk()[:, :3]))
         told = t.expand(4, 1)
@@ -77,7 +77,7 @@ def test_a_backbone_that_mixes_no_time_refuses():
 
 def test_warm_start_stays_near_and_pure_noise_forgets(policy):
     previous = last_chunk(16)
-    low = policy.head.plan("ddim", 1, start=0)
+    low = policy.head.plan(Sampling("ddim", 1), start=0)
     assert low.timesteps.tolist() == [0]
     x0 = policy.normalizer.normalize(previous)
     near, far = (

@@ -14,6 +14,7 @@ from small import COND_DIM, generator, tiny_head, trained_policy
 
 from action_heads import ActionHead, adapter_file
 from action_heads.adapters import AdaLNZero
+from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import export as exporting
 from action_heads.runtime.export import ExportConfig, difference, export_policy, read_metadata, run
 from action_heads.runtime.loop import SamplingLoop
@@ -24,7 +25,7 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "run_onnx.py"
 
 def test_the_loop_is_the_sample(policy):
     """For every backbone with every adapter, of weights of its own."""
-    loop = SamplingLoop(policy, steps=3, sampler="ddim", spacing="trailing")
+    loop = SamplingLoop(policy, Sampling(steps=3))
     cond = torch.randn(2, COND_DIM, generator=generator(1))
     expected = policy.sample(cond, steps=3, generator=generator())
     noise = policy.head.noise(2, generator())
@@ -92,16 +93,12 @@ def check_metadata(policy, config: ExportConfig, evaluations: int) -> None:
     assert said["inputs"]["noise"] == [config.batch, 16, 10]
     assert said["inputs"]["cond"] == [config.batch, *([] if config.tokens is None else [config.tokens]), COND_DIM]
     assert len(said["adapter_fingerprint"]) == 32
-    before = describe(
-        policy, SamplingLoop(policy, steps=1, sampler="ddim", spacing="trailing"), {"cond": torch.ones(1)}
-    )
+    before = describe(policy, SamplingLoop(policy, Sampling(steps=1)), {"cond": torch.ones(1)})
     assert before["adapter_fingerprint"] == said["adapter_fingerprint"]
     with torch.no_grad():
         p = next(policy.trainable_parameters())
         p.add_(1)
-        after = describe(
-            policy, SamplingLoop(policy, steps=1, sampler="ddim", spacing="trailing"), {"cond": torch.ones(1)}
-        )
+        after = describe(policy, SamplingLoop(policy, Sampling(steps=1)), {"cond": torch.ones(1)})
         p.sub_(1)
     assert after["adapter_fingerprint"] != said["adapter_fingerprint"]
 

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrizations, prune
 from action_heads import ActionHead, ConditionedHead, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.diffusion.objectives import ObjectiveConfig
+from action_heads.diffusion.samplers import Sampling
 from action_heads.frozen import thawed
 
 
@@ -267,8 +268,8 @@ def test_tables_that_somebody_wrote_to_are_made_again():
     policy = policy_of()
     expected = policy.sample(conditions(2), generator=generator())
     policy.head.step_table("adaln_zero").zero_()
-    policy.head.plan("ddim").x0.zero_()
-    policy.head.plan("ddim").timesteps.zero_()
+    policy.head.plan(Sampling("ddim")).x0.zero_()
+    policy.head.plan(Sampling("ddim")).timesteps.zero_()
     assert torch.equal(policy.sample(conditions(2), generator=generator()), expected)
 
 

@@ -10,6 +10,7 @@ import torch
 from small import generator, tiny_head, trained_policy
 
 from action_heads import ActionHead
+from action_heads.adapters import ADAPTERS
 from action_heads.runtime import native
 from action_heads.runtime.native import NativeHead, library, why_not_native
 
@@ -35,7 +36,7 @@ def threads():
 
 
 @pytest.mark.parametrize("horizon", [3, 16, 70])
-@pytest.mark.parametrize("mechanism", native.ACTS)
+@pytest.mark.parametrize("mechanism", [name for name, kind in ADAPTERS.items() if kind.slots])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_is_eager(backbone, mechanism, horizon):
     """Few rows, which threads share by columns, and many, which they share by chunks; values by chunk and by step."""
@@ -184,4 +185,4 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(fresh, monkeypatch):
 def test_every_mechanism_of_its_backbones_is_known():
     """A new one would fall back: say here where it acts."""
     taken = {name for backbone in BACKBONES for name in tiny_head(backbone).config.mechanisms}
-    assert taken == set(native.ACTS)
+    assert taken == {name for name, kind in ADAPTERS.items() if kind.slots}

@@ -10,7 +10,7 @@ from action_heads import ActionHead, ActionSpace, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
 from action_heads.fit import FitConfig, fit
-from action_heads.reshape import is_projection, is_trunk, resample
+from action_heads.reshape import resample, trunk
 
 JOINTS = ActionSpace((("joint", 6), ("gripper", 1)))
 BIMANUAL = ActionSpace((("joint", 6), ("gripper", 1), ("joint", 6), ("gripper", 1)))
@@ -56,10 +56,8 @@ def test_counts_say_what_trains():
 
 def test_trunk_is_the_heads_bit_for_bit(head):
     reshaped = head.reshape(space=BIMANUAL)  # the same horizon: nothing to resample
-    own, theirs = reshaped.state_dict(), head.state_dict()
-    trunk = [name for name in own if is_trunk(name)]
-    assert len(trunk) > 10
-    assert all(torch.equal(own[name], theirs[name]) for name in trunk)
+    assert len(trunk(reshaped)) > 10
+    assert all(torch.equal(own, theirs) for own, theirs in zip(trunk(reshaped), trunk(head), strict=True))
 
 
 def test_the_same_shape_with_the_old_projections_is_the_old_head(head):
@@ -145,14 +143,15 @@ def test_a_map_over_time_keeps_what_it_does(horizon):
 def test_every_backbone_says_what_is_open():
     for name in BACKBONES:
         head = tiny_head(name)
-        assert 0 < sum(p.numel() for n, p in head.named_parameters() if is_projection(n)) < head.num_parameters / 2
+        projections = [p for part in head.backbone.projections for p in part.parameters()]
+        assert 0 < sum(p.numel() for p in projections) < head.num_parameters / 2
 
 
 def test_reshaping_again_is_from_the_original(tmp_path):
     head = tiny_head("mixer")
     twice = head.reshape(horizon=8).reshape(horizon=16)
-    trunk = {name: t for name, t in head.state_dict().items() if "blocks" in name}
-    assert all(torch.equal(twice.state_dict()[name], t) for name, t in trunk.items())
+    blocks = {name: t for name, t in head.state_dict().items() if "blocks" in name}
+    assert all(torch.equal(twice.state_dict()[name], t) for name, t in blocks.items())
     saved = reshaped_policy(head, BIMANUAL, 48).save_adapter(tmp_path)
     loaded = head.reshape(horizon=8).load_adapter(saved)
     expected = head.load_adapter(saved).sample(conditions(), generator=generator())

@@ -14,6 +14,7 @@ from small import conditions, generator, tiny_head, trained_policy
 
 from action_heads.diffusion import samplers
 from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig, noise_path
+from action_heads.diffusion.samplers import Sampling
 
 PATH = noise_path(ObjectiveConfig())
 SAMPLERS = sorted(samplers.SAMPLERS)
@@ -347,7 +348,7 @@ def test_bad_requests(options, message):
 )
 def test_bad_starts(options, message):
     with pytest.raises(ValueError, match=message):
-        tiny_head().plan("heun", 10, **options)
+        tiny_head().plan(Sampling("heun", 10), **options)
 
 
 def test_counts_may_be_numpy_s():

@@ -16,6 +16,14 @@ Condition = Tensor | Mapping[str, Tensor]
 Mask = Tensor | Mapping[str, Tensor] | None
 
 
+CPU = torch.device("cpu")
+
+
+def on_host(cond: Any) -> bool:
+    """Return whether looking at values waits for no accelerator; a compiler can't look at any."""
+    return not torch.compiler.is_compiling() and all(getattr(part, "device", CPU) == CPU for part in parts(cond))
+
+
 def parts(cond: Any) -> list[Any]:
     """A condition, or all of its sources; of masks likewise."""
     return list(cond.values()) if isinstance(cond, Mapping) else [cond]

@@ -9,11 +9,14 @@ are compared, and one slice of the memory is read again in each check.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from action_heads.frozen import Freezable
 
 SLICE = 16_384  # 32-bit words that each check reads again, about 5 us
 SMALL = 4_096  # elements of a buffer that is compared whole
@@ -49,15 +52,14 @@ class Mark(NamedTuple):
 
 
 class Watch:
-    """The weights, buffers and parts of a module as they are now, apart from those whose names are `left_out`.
+    """The weights, buffers and parts of a module as they are now, apart from its parts that are `left_out`.
 
     A copy (`copy.deepcopy`, pickle) keeps the hashes alone, and is checked in full before it is first used.
     """
 
-    def __init__(self, module: nn.Module, left_out: tuple[str, ...] = ()):
-        self.left_out = left_out
-        self.digests = {name: digest(holder[key]) for name, holder, key in self._tensors(module)}
-        self.structure = self._structure(module)
+    def __init__(self, module: Freezable):
+        self.digests = {name: digest(holder[key]) for name, holder, key in watched(module)}
+        self.structure = structure(module)
         self.marks: list[Mark] | None = None
         self._mark(module)
 
@@ -75,11 +77,11 @@ class Watch:
         view, before = self.slices[self.turn]
         return fold(view) == before
 
-    def changes(self, module: nn.Module) -> list[str]:
+    def changes(self, module: Freezable) -> list[str]:
         """Read every weight, and return the names of what is no longer as it was."""
-        if self._structure(module) != self.structure:
+        if structure(module) != self.structure:
             return ["what it is made of"]
-        found = {name: holder[key] for name, holder, key in self._tensors(module)}
+        found = {name: holder[key] for name, holder, key in watched(module)}
         if found.keys() != self.digests.keys():
             return sorted(found.keys() ^ self.digests.keys())
         if changed := [name for name, tensor in found.items() if digest(tensor) != self.digests[name]]:
@@ -87,20 +89,12 @@ class Watch:
         self._mark(module)
         return []
 
-    def _tensors(self, module: nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
-        return (found for found in tensors_of(module) if not found[0].startswith(self.left_out))
-
-    def _structure(self, module: nn.Module) -> list[tuple[str, str, str]]:
-        """Return path, class and settings of every part."""
-        parts = ((path, part) for path, part in module.named_modules() if not f"{path}.".startswith(self.left_out))
-        return [(path, type(part).__name__, settings_of(part)) for path, part in parts]
-
-    def _mark(self, module: nn.Module) -> None:
+    def _mark(self, module: Freezable) -> None:
         """Note where everything is now, to be compared with cheaply."""
         self.parts = [(part._modules, dict(part._modules)) for part in module.modules() if part._modules]
         self.settings = [(part, part.config) for part in module.modules() if hasattr(part, "config")]
         self.marks = []
-        for name, holder, key in self._tensors(module):
+        for name, holder, key in watched(module):
             tensor = holder[key]
             if type(tensor) is nn.Parameter:
                 tensor.__class__ = FrozenParameter
@@ -112,7 +106,7 @@ class Watch:
         self.turn = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"digests": self.digests, "structure": self.structure, "left_out": self.left_out}
+        return {"digests": self.digests, "structure": self.structure}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -131,10 +125,30 @@ def moved(mark: Mark) -> bool:
     )
 
 
+def parts_of(module: Freezable) -> list[tuple[str, nn.Module]]:
+    """Return path and module of every part that is not left out."""
+    left_out = {part for root in module.left_out for part in root.modules()}
+    return [(path, part) for path, part in module.named_modules() if part not in left_out]
+
+
+def structure(module: Freezable) -> list[tuple[str, str, str]]:
+    """Return path, class and settings of every part."""
+    return [(path, type(part).__name__, settings_of(part)) for path, part in parts_of(module)]
+
+
+def watched(module: Freezable) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield as `tensors_of` does what is not left out."""
+    return tensors_in(parts_of(module))
+
+
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield every parameter and buffer, each once: its name, the dict that holds it, and its key in there."""
+    return tensors_in(module.named_modules())
+
+
+def tensors_in(parts: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, dict[str, Any], str]]:
     seen: set[Tensor] = set()
-    for path, part in module.named_modules():
+    for path, part in parts:
         for holder in (part._parameters, part._buffers):
             for key, tensor in holder.items():
                 if tensor is not None and tensor not in seen:

@@ -52,12 +52,12 @@ class Normalizer(KeepFloat32):
     even under `.half()`: bf16 would move a metre by 4 mm. Outputs are fp32 or, for fp64 input, fp64.
     """
 
-    offset: Tensor  # (a,)
-    scale: Tensor  # (a,)
+    offset: Tensor  # (a,); in a bank, whose rows have statistics of their own, (b 1 a)
+    scale: Tensor
 
     def __init__(self, offset: Tensor, scale: Tensor) -> None:
         super().__init__()
-        if offset.dim() != 1 or offset.shape != scale.shape:
+        if not offset.dim() or offset.shape != scale.shape:
             raise ValueError(f"offset {tuple(offset.shape)} and scale {tuple(scale.shape)} must both be (a,)")
         if not (offset.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
             raise ValueError(f"offset and scale must be finite and scale positive, not {offset} and {scale}")

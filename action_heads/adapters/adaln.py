@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from action_heads.adapters.base import Adapter, Modulation, Site
+from action_heads.adapters.base import Adapter, Modulation
 
 
 class AdaLNModulation(Modulation):
@@ -28,10 +28,7 @@ class AdaLN(Adapter):
 
     name = "adaln"
     modulation = AdaLNModulation
-
-    @staticmethod
-    def values_at(site: Site) -> int:
-        return 2 * site.width
+    slots = ("enter_scale", "enter_shift")
 
 
 class AdaLNZeroModulation(AdaLNModulation):
@@ -51,7 +48,4 @@ class AdaLNZero(Adapter):
 
     name = "adaln_zero"
     modulation = AdaLNZeroModulation
-
-    @staticmethod
-    def values_at(site: Site) -> int:
-        return 3 * site.width
+    slots = ("enter_scale", "enter_shift", "gate")

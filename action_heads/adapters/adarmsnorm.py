@@ -22,3 +22,4 @@ class AdaRMSNorm(AdaLNZero):
 
     name = "adarmsnorm"
     modulation = AdaRMSNormModulation
+    rms = True

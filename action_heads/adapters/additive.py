@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from action_heads.adapters.base import Adapter, Modulation, Site
+from action_heads.adapters.base import Adapter, Modulation
 
 
 class AdditiveModulation(Modulation):
@@ -23,7 +23,4 @@ class Additive(Adapter):
 
     name = "additive"
     modulation = AdditiveModulation
-
-    @staticmethod
-    def values_at(site: Site) -> int:
-        return site.width
+    slots = ("enter_shift",)

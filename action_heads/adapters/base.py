@@ -29,6 +29,16 @@ class Site:
     attends: bool = False  # whether it is self-attention
 
 
+# Where modulation values act in a branch of two maps, and which width of its site says how many there are.
+SLOTS = {
+    "enter_scale": "width",
+    "enter_shift": "width",
+    "hidden_scale": "hidden",
+    "hidden_shift": "hidden",
+    "gate": "width",
+}
+
+
 class Modulation:
     """How one site is modulated. The identity here; each mechanism overrides what it touches."""
 
@@ -126,6 +136,10 @@ class Adapter(nn.Module):
     modulation: ClassVar[type[Modulation]]
     # Whether each step of a chunk may have values of its own, as noise levels that differ within a chunk ask for.
     per_position: ClassVar[bool] = True
+    # What the values of a site are, in their order: keys of `SLOTS`. None if they are something else, such as tokens.
+    slots: ClassVar[tuple[str, ...]] = ()
+    rms: ClassVar[bool] = False  # whether blocks normalise by the root mean square in place of the variance
+    is_built = False
 
     def __init__(
         self,
@@ -142,15 +156,10 @@ class Adapter(nn.Module):
         self.step: nn.Module | None = None  # the relearned modulation of the head, if any
         self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)
 
-    @staticmethod
-    def values_at(site: Site) -> int:
-        """How many modulation values p one site takes."""
-        raise NotImplementedError
-
     @classmethod
     def sizes(cls, sites: Sequence[Site]) -> list[int]:
         """How the P values of all sites are divided."""
-        return [cls.values_at(site) for site in sites]
+        return [sum(getattr(site, SLOTS[slot]) for slot in cls.slots) for site in sites]
 
     @classmethod
     def layers(cls, sites: Sequence[Site]) -> nn.ModuleList | None:
@@ -190,10 +199,7 @@ class Adapter(nn.Module):
         self.codes = horizon if self.config.per_step and horizon else 1
         self.aim = None if through == "blocks" else zero_linear(width, self.codes * (code or 0))
         self.generate = None if through == "code" else zero_linear(width, values)
-
-    @property
-    def is_built(self) -> bool:
-        return hasattr(self, "read")
+        self.is_built = True
 
     def standardize(self, cond: Condition, mask: Mask = None) -> None:
         """Take the statistics of conditions, so that raw robot states or unscaled embeddings may be passed in.

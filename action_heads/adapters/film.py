@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from action_heads.adapters.base import Adapter, Modulation, Site
+from action_heads.adapters.base import Adapter, Modulation
 
 
 class FiLMModulation(Modulation):
@@ -23,7 +23,4 @@ class FiLM(Adapter):
 
     name = "film"
     modulation = FiLMModulation
-
-    @staticmethod
-    def values_at(site: Site) -> int:
-        return 2 * site.hidden
+    slots = ("hidden_scale", "hidden_shift")

@@ -18,7 +18,7 @@ from action_heads.adapters.base import Modulation, Site
 class Backbone(nn.Module):
     """A denoiser (x_t (b h a), modulation of its sites) -> (b h a). It knows no condition, schedule or robot.
 
-    `embed` and `out` are all that knows the width of an action; `step` makes the features of the diffusion step.
+    `step` makes the features of the diffusion step.
     """
 
     mixes_time: ClassVar[bool]  # whether a chunk is denoised as a whole
@@ -33,6 +33,16 @@ class Backbone(nn.Module):
     @classmethod
     def check(cls, *, width: int, depth: int, horizon: int) -> None:
         """Refuse a shape that this backbone can't have; any will do here."""
+
+    @property
+    def projections(self) -> tuple[nn.Module, ...]:
+        """All that knows the width of an action. A reshaped head has new ones, which train with its adapter."""
+        return self.embed, self.out
+
+    @property
+    def over_time(self) -> list[nn.Linear]:
+        """Maps over the steps of a chunk (h h), which are resampled for another horizon."""
+        return []
 
     def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:
         """Noisy chunk (b h a) and one modulation a site -> the objective's prediction (b h a)."""

@@ -32,5 +32,9 @@ class MixerBackbone(MLPBackbone):
 
     mixes_time = True
 
+    @property
+    def over_time(self) -> list[nn.Linear]:
+        return [block.mix for block in self.blocks if isinstance(block, MixerBlock)]
+
     def block(self, horizon: int) -> nn.Module:
         return MixerBlock(self.width, self.hidden, horizon)

@@ -13,13 +13,98 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from action_heads._util.conditions import on_host
 from action_heads.diffusion import draws
 from action_heads.diffusion.objectives import noise_path
 
 if TYPE_CHECKING:
+    from action_heads.acting import Policy
+    from action_heads.denoiser import Denoiser
     from action_heads.diffusion.samplers import Schedule
-    from action_heads.head import ActionHead
     from action_heads.modulation import HeadModulation
+
+
+@dataclass(frozen=True)
+class Continue:
+    """What a chunk continues. Without anything it is a chunk of its own.
+
+    It is checked against a policy when that samples, so that a remote policy may have another horizon than a local one.
+
+    Attributes:
+        previous: (b n a), what is left of the last chunk in robot units: its first step is the new one's first.
+        committed: number of its steps that are being executed; the new chunk begins with them.
+        start: share of noise in (0, 1] to start from, over `previous`.
+    """
+
+    previous: Tensor | None = None
+    committed: int | None = None
+    start: float | None = None
+
+    def level(self, head: Denoiser) -> int | None:
+        """Return the noise level nearest to `start`; none if the chunk starts from pure noise."""
+        if self.previous is None and (self.committed or self.start is not None):
+            raise ValueError("committed and start continue a chunk: pass what is left of it as previous")
+        if self.start is None:
+            return None
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start is a share of noise, above 0 and at most 1 (pure noise), got {self.start}")
+        _, sigma = noise_path(head.config.objective)
+        return int((sigma - self.start).abs().argmin())
+
+    def begin(self, policy: Policy, noise: Tensor, plan: Schedule) -> tuple[Tensor, Prefix | None]:
+        """Return where sampling begins (b h a), made of noise (b h a), and what is committed.
+
+        A warm start begins with the rest of the last chunk, its end repeated, at the plan's first level.
+        """
+        if self.previous is None:
+            return noise, None
+        committed, head = self._check(self.previous, noise), policy.head
+        last = policy.normalizer.normalize(self.previous.float())
+        prefix = None
+        if committed:
+            check_mixes_time(head)
+            if not 0 < committed <= last.shape[1] or committed >= head.config.horizon:
+                raise ValueError(
+                    f"committed={committed}, with {last.shape[1]} steps left of the last chunk and chunks of "
+                    f"{head.config.horizon}: it must be no more than there are, and fewer than a chunk"
+                )
+            own_level = takes_levels_per_step(head, policy.modulation)
+            prefix = Prefix(self.previous[:, :committed], last[:, :committed], own_level)
+        if self.start is None:
+            return noise, prefix
+        missing = head.config.horizon - last.shape[1]
+        whole = torch.cat([last, last[:, -1:].expand(-1, missing, -1)], dim=1)
+        return head.objective.add_noise(whole, noise, plan.timesteps[:1, None]), prefix
+
+    def _check(self, previous: Tensor, chunk: Tensor) -> int:
+        """Return how many steps are committed, if `previous` is (b n a), 1 to h steps, where the new chunk (b h a) is.
+
+        Zero steps may be committed, by a loop that counts them; none at all, and no start, is an oversight.
+        """
+        batch, horizon, action_dim = chunk.shape
+        expected = f"expected ({batch}, 1 to {horizon}, {action_dim}): what is left of the last chunk, in robot units"
+        if self.committed is None and self.start is None:
+            raise ValueError(
+                "previous does nothing without committed= or start=: say how many of its steps are being executed, or "
+                "how much noise to begin with"
+            )
+        if not isinstance(previous, Tensor):
+            raise ValueError(f"previous must be a torch tensor, got a {type(previous).__name__}: use torch.as_tensor")
+        if previous.ndim != 3 or (len(previous), previous.shape[2]) != (batch, action_dim):
+            raise ValueError(f"previous has shape {tuple(previous.shape)}; {expected}")
+        if not 1 <= previous.shape[1] <= horizon:
+            raise ValueError(f"previous has {previous.shape[1]} steps; {expected}")
+        if previous.device != chunk.device:
+            raise ValueError(
+                f"previous is on {previous.device}, the head on {chunk.device}: use previous.to({str(chunk.device)!r})"
+            )
+        if on_host(previous) and not previous.isfinite().all():
+            raise ValueError("previous contains NaN or infinite values: pass on what the last call of sample returned")
+        try:
+            return operator.index(self.committed or 0)
+        except TypeError:
+            given = f"committed is a number of steps, an integer, got {self.committed!r}: round it up"
+            raise ValueError(given) from None
 
 
 @dataclass(frozen=True)
@@ -30,6 +115,7 @@ class Prefix:
     knows clean steps by their modulation where each step may have its own level, and elsewhere by their values alone.
     """
 
+    given: Tensor  # (b d a), in robot units
     actions: Tensor  # (b d a), of the network's size
     own_level: bool  # whether they are modulated as the clean steps they are
 
@@ -45,12 +131,12 @@ class Prefix:
         return torch.where(first[:, None], table[0], steps)
 
 
-def takes_levels_per_step(head: ActionHead, modulation: HeadModulation) -> bool:
+def takes_levels_per_step(head: Denoiser, modulation: HeadModulation) -> bool:
     """Whether each step of a chunk may have a noise level of its own, and the network sees the chunk as a whole."""
     return head.backbone.mixes_time and modulation.per_position
 
 
-def check_mixes_time(head: ActionHead) -> None:
+def check_mixes_time(head: Denoiser) -> None:
     """Only a backbone that denoises a chunk as a whole can continue its first steps."""
     if not head.backbone.mixes_time:
         raise ValueError(
@@ -59,70 +145,11 @@ def check_mixes_time(head: ActionHead) -> None:
         )
 
 
-def prefix(head: ActionHead, modulation: HeadModulation, last: Tensor, committed: int) -> Prefix | None:
-    """What is committed of the last chunk (b n a), of the network's size."""
-    if not committed:
-        return None
-    check_mixes_time(head)
-    if not 0 < committed <= last.shape[1] or committed >= head.config.horizon:
-        raise ValueError(
-            f"committed={committed}, with {last.shape[1]} steps left of the last chunk and chunks of "
-            f"{head.config.horizon}: it must be no more than there are, and fewer than a chunk"
-        )
-    return Prefix(last[:, :committed], takes_levels_per_step(head, modulation))
-
-
-def random_prefixes(head: ActionHead, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+def random_prefixes(head: Denoiser, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
     """What is committed of chunks (b h a) in training: nothing of half of them, of others any number of steps (b h)."""
     check_mixes_time(head)
     batch, horizon, _ = shape
-    device = head.objective.alpha.device
-    drawn_on = device if generator is None else generator.device
+    drawn_on = head.device if generator is None else generator.device
     length = draws.integers(horizon, (batch, 1), generator, drawn_on)
     half = draws.uniform((batch, 1), generator, drawn_on) < 0.5
-    return ((torch.arange(horizon, device=drawn_on) < length) & half).to(device)
-
-
-def level_of(head: ActionHead, share: float) -> int:
-    """The level nearest to a share of noise σ in (0, 1]."""
-    if not 0 < share <= 1:
-        raise ValueError(f"start is a share of noise, above 0 and at most 1 (pure noise), got {share}")
-    _, sigma = noise_path(head.config.objective)
-    return int((sigma - share).abs().argmin())
-
-
-def begin(head: ActionHead, last: Tensor, noise: Tensor, plan: Schedule) -> Tensor:
-    """Where a warm start begins (b h a): the rest of the last chunk (b n a), its end repeated, at the plan's level."""
-    missing = head.config.horizon - last.shape[1]
-    whole = torch.cat([last, last[:, -1:].expand(-1, missing, -1)], dim=1)
-    return head.objective.add_noise(whole, noise, plan.timesteps[:1, None])
-
-
-def check_previous(previous: Tensor, committed: int | None, start: float | None, chunk: Tensor, values: bool) -> int:
-    """What is left of the last chunk is (b n a), 1 to h steps, where the new one (b h a) is. Returns what is committed.
-
-    Zero steps may be committed, by a loop that counts them; none at all, and no start, is an oversight.
-    """
-    batch, horizon, action_dim = chunk.shape
-    expected = f"expected ({batch}, 1 to {horizon}, {action_dim}): what is left of the last chunk, in robot units"
-    if committed is None and start is None:
-        raise ValueError(
-            "previous does nothing without committed= or start=: say how many of its steps are being executed, or how "
-            "much noise to begin with"
-        )
-    if not isinstance(previous, Tensor):
-        raise ValueError(f"previous must be a torch tensor, got a {type(previous).__name__}: use torch.as_tensor")
-    if previous.ndim != 3 or (len(previous), previous.shape[2]) != (batch, action_dim):
-        raise ValueError(f"previous has shape {tuple(previous.shape)}; {expected}")
-    if not 1 <= previous.shape[1] <= horizon:
-        raise ValueError(f"previous has {previous.shape[1]} steps; {expected}")
-    if previous.device != chunk.device:
-        raise ValueError(
-            f"previous is on {previous.device}, the head on {chunk.device}: use previous.to({str(chunk.device)!r})"
-        )
-    if values and not previous.isfinite().all():
-        raise ValueError("previous contains NaN or infinite values: pass on what the last call of sample returned")
-    try:
-        return operator.index(committed or 0)
-    except TypeError:
-        raise ValueError(f"committed is a number of steps, an integer, got {committed!r}: round it up") from None
+    return ((torch.arange(horizon, device=drawn_on) < length) & half).to(head.device)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 SPACINGS = ("trailing", "leading")
+STEPS, STEPS_OF = 10, {"one_step": 1}  # where none are given
 
 
 class Memory(NamedTuple):
@@ -74,6 +75,27 @@ def timesteps(train_steps: int, steps: int, spacing: str = "trailing", start: in
     if spacing == "trailing":
         return torch.arange(steps, 0, -1, dtype=torch.float64).mul(levels / steps).round().long() - 1
     raise ValueError(f"unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How chunks are denoised. A head checks it when it makes its `Schedule`.
+
+    Attributes:
+        sampler: a key of `SAMPLERS`.
+        steps: of the sampler; if not given 10, or 1 for "one_step", and no more than there are noise levels.
+        spacing: one of `SPACINGS`.
+    """
+
+    sampler: str = "ddim"
+    steps: int | None = None
+    spacing: str = "trailing"
+
+    @property
+    def evaluations(self) -> int:
+        """The most evaluations of the network that a chunk takes."""
+        steps = max(1, STEPS_OF.get(self.sampler, STEPS) if self.steps is None else self.steps)
+        return 2 * steps - 1 if self.sampler == "heun" else steps
 
 
 Path = tuple[Tensor, Tensor]  # shares of signal and noise (α, σ), each (T,), from almost clean to noise
@@ -179,7 +201,7 @@ def schedule(name: str, path: Path, steps: int | None = None, *, start: int | No
     if name not in SAMPLERS:
         raise ValueError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
     if steps is None:
-        steps = 1 if name == "one_step" else min(10, len(path[0]) if start is None else start + 1)
+        steps = min(STEPS_OF.get(name, STEPS), len(path[0]) if start is None else start + 1)
     return SAMPLERS[name](path, steps, start=start, **options)
 
 

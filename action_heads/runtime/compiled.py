@@ -5,25 +5,22 @@ Axes: b batch, h horizon, a action, c condition, n tokens.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask
 from action_heads._util.precision import bfloat16_is_faster
+from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
-from action_heads.policy import ConditionedHead
+from action_heads.denoiser import Denoiser
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
 from action_heads.runtime.native import NativeHead, why_not_native
 from action_heads.runtime.packed import PackedHead, why_not_packed
-from action_heads.runtime.shared import SharedHead
-
-if TYPE_CHECKING:
-    from action_heads.head import ActionHead
+from action_heads.runtime.shared import FastHead
 
 
 class Compiled(NamedTuple):
@@ -34,33 +31,35 @@ class Compiled(NamedTuple):
     reason: str
 
 
-class CompiledPolicy(ConditionedHead):
+class CompiledPolicy(Policy):
     """Samples as the policy it was compiled from, whose adapter and statistics it shares: train that one, act here.
 
     Only the head was compiled, which is frozen: what is learned or loaded into the adapter later counts here at once.
     """
 
-    def __init__(self, policy: ConditionedHead, head: ActionHead, compiled: Compiled):
-        nn.Module.__init__(self)
-        self.head, self.adapter, self.compiled = head, policy.adapter, compiled
-        self._looked_at: set[str] = set()
+    head: FastHead  # pyright: ignore[reportIncompatibleVariableOverride]
+    only_acts = "a compiled policy only acts: train the one it was compiled from, whose adapter it shares"
+
+    def __init__(self, policy: Policy, head: FastHead, compiled: Compiled):
+        super().__init__(head, policy.adapter)
+        self.compiled = compiled
         self._source = (policy,)  # in a tuple, so that torch does not take it for a part
-        self._device = policy.head.objective.alpha.device
+        self._device = policy.head.device
         self._projections = {name: p.detach().clone() for name, p in policy.head.projections.items()}
 
     @property
-    def source(self) -> ConditionedHead:
+    def source(self) -> Policy:
         """The policy it was compiled from."""
         return self._source[0]
-
-    @property
-    def normalizer(self) -> Normalizer:
-        return self.source.normalizer
 
     @property
     def own_normalizer(self) -> Normalizer | None:  # type: ignore[override]
         """Statistics of the task's own actions, if the policy it was compiled from has any."""
         return self.source.own_normalizer
+
+    @property
+    def normalizer(self) -> Normalizer:
+        return self.source.normalizer
 
     def requires_grad_(self, requires_grad: bool = True) -> CompiledPolicy:
         """Change nothing: a compiled policy does not train, and its adapter is that of a policy which may."""
@@ -71,23 +70,18 @@ class CompiledPolicy(ConditionedHead):
         self.training = False
         return self
 
-    def loss(self, *args, **options) -> Tensor:
-        raise RuntimeError("a compiled policy only acts: train the one it was compiled from, whose adapter it shares")
-
-    forward = loss
-
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         return self.source.modulate(cond, mask)
 
     def save_adapter(self, folder: str | Path) -> Path:
         return self.source.save_adapter(folder)
 
-    def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
+    def load_adapter(self, path: str | Path, **kwargs) -> CompiledPolicy:
         self.source.load_adapter(path, **kwargs)
         return self
 
-    def _check_cond(self, cond: Condition, mask: Mask, values: bool, batch: int | None = None) -> None:
-        self.source._check_cond(cond, mask, values, batch)
+    def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
+        self.source.check_cond(cond, mask, values)
         if self.stale:
             raise RuntimeError(
                 "the projections of this reshaped head were trained or loaded since it was compiled, or its policy was "
@@ -98,7 +92,7 @@ class CompiledPolicy(ConditionedHead):
     def stale(self) -> bool:
         """Whether the policy it was compiled from has moved, or a reshaped head's projections have changed since."""
         head = self.source.head
-        if head.objective.alpha.device != self._device:
+        if head.device != self._device:
             return True
         # By value: fused optimisers do not count up a parameter's version.
         return not all(torch.equal(p, self._projections[name]) for name, p in head.projections.items())
@@ -115,20 +109,20 @@ class CompiledPolicy(ConditionedHead):
         return f"{self.source!r}, compiled: {method} in {str(dtype).removeprefix('torch.')} ({reason})"
 
 
-def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
+def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
     """What `ConditionedHead.compile` says."""
     if method not in ("auto", *METHODS):
         raise ValueError(f"unknown method {method!r}; choose one of auto, {', '.join(METHODS)}")
     policy = uncompiled(policy)
     head = policy.head
-    own = next(head.backbone.parameters()).dtype
+    own = head.dtype
     dtype = dtype or own
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"a head computes in torch.float32 or torch.bfloat16, not in {dtype}")
     notes = []
     if not head.frozen:
         dtype = own  # a copy in another precision would not learn along
-    if dtype == torch.bfloat16 != own and not bfloat16_is_faster(head.objective.alpha.device):
+    if dtype == torch.bfloat16 != own and not bfloat16_is_faster(head.device):
         dtype = own
         notes.append("this machine has no instructions for bfloat16")
     method, why = choose(head, method, dtype)
@@ -137,7 +131,7 @@ def compile_policy(policy: ConditionedHead, method: str, dtype: torch.dtype | No
     return CompiledPolicy(policy, fast, Compiled(method, dtype, "; ".join(notes) or "as asked for"))
 
 
-def uncompiled(policy: ConditionedHead) -> ConditionedHead:
+def uncompiled(policy: Policy) -> Policy:
     """The policy itself, or the one that it was compiled from."""
     return policy.source if isinstance(policy, CompiledPolicy) else policy
 
@@ -145,11 +139,11 @@ def uncompiled(policy: ConditionedHead) -> ConditionedHead:
 WHY = {"graph": "one CUDA graph holds the whole loop", "native": "the whole network in one call of our own C++"}
 
 
-def choose(head: ActionHead, method: str, dtype: torch.dtype) -> tuple[str, str]:
+def choose(head: Denoiser, method: str, dtype: torch.dtype) -> tuple[str, str]:
     """The method to use in place of `auto`, or of one that can't be used here, and why."""
     if not head.frozen:
         return "eager", "the head trains along, and only a frozen one can be compiled: head.freeze() first"
-    device = head.objective.alpha.device.type
+    device = head.device.type
     if method in ("graph", "auto") and device == "cuda":
         return "graph", WHY["graph"] if method == "auto" else ""
     if method == "graph":
@@ -171,20 +165,10 @@ def choose(head: ActionHead, method: str, dtype: torch.dtype) -> tuple[str, str]
     raise AssertionError("eager has no obstacle")
 
 
-def cast(head: ActionHead, dtype: torch.dtype) -> ActionHead:
-    """The same head with a copy of its network in another precision. Modulation by step and code keeps its own."""
-    if next(head.backbone.parameters()).dtype == dtype:
-        return head
-    fast = SharedHead(head)
-    fast.backbone = copy.deepcopy(head.backbone).to(dtype)
-    fast.backbone.step = head.backbone.step
-    return fast
-
-
-METHODS = {
+METHODS: dict[str, type[FastHead]] = {
     "native": NativeHead,
-    "packed": lambda head, dtype: PackedHead(cast(head, dtype) if dtype == torch.float32 else head, dtype),
-    "inductor": lambda head, dtype: InductorHead(cast(head, dtype)),
-    "graph": lambda head, dtype: GraphHead(cast(head, dtype)),
-    "eager": cast,
+    "packed": PackedHead,
+    "inductor": InductorHead,
+    "graph": GraphHead,
+    "eager": FastHead,
 }

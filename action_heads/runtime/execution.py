@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from action_heads._util.conditions import Condition, parts
-from action_heads.diffusion.continuing import check_mixes_time
-from action_heads.policy import ConditionedHead
+from action_heads.acting import Policy
+from action_heads.diffusion.continuing import Continue, check_mixes_time
 
 
 class Samples(Protocol):
@@ -64,7 +64,7 @@ class Executor:
             )
         if warm_start is not None and not 0 < warm_start <= 1:
             raise ValueError(f"warm_start is a share of noise, above 0 and at most 1 (pure noise), got {warm_start}")
-        if delay and isinstance(policy, ConditionedHead):
+        if delay and isinstance(policy, Policy):
             check_mixes_time(policy.head)
         if ensemble is not None and (ensemble < 0 or delay):
             raise ValueError(
@@ -111,9 +111,8 @@ class Executor:
     def _renewed(self, cond: Condition, now: dict[str, Any]) -> list[Tensor]:
         """The chunks to act on, with a new one, which is checked before it is taken."""
         last = self.chunks[-1] if self.chunks else None
-        options: dict[str, Any] = {}
-        if last is not None and (self.warm_start is not None or self.delay):
-            options = {"previous": last, "start": self.warm_start, "committed": self.delay}
+        goes_on = last is not None and (self.warm_start is not None or self.delay)
+        options = vars(Continue(last, self.delay, self.warm_start)) if goes_on else {}
         chunk = self.policy.sample(cond, **options, **(self.sampling | now))
         self._check(chunk, cond)
         return [*(self.chunks if self.ensemble is not None else ()), chunk]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from action_heads._util.extras import require
 from action_heads._util.limits import check_width
+from action_heads.diffusion.samplers import Sampling
 from action_heads.io.drafts import drafted
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.inductor import why_no_inductor
@@ -89,10 +90,10 @@ def export_policy(policy: ConditionedHead, config: ExportConfig) -> Path:
     check_out(Path(config.out))
     if not policy.head.frozen:
         raise ValueError("the head trains along: head.freeze() it before it is exported")
-    if policy.head.objective.alpha.device.type != "cpu":
+    if policy.head.device.type != "cpu":
         raise ValueError("export from the CPU: policy.to('cpu')")
     policy.head.assert_frozen(thorough=True)
-    loop = SamplingLoop(policy, steps=config.steps, sampler=config.sampler, spacing=config.spacing)
+    loop = SamplingLoop(policy, Sampling(config.sampler, config.steps, config.spacing))
     if config.tokens is None and (pool := policy.adapter.config.pool) != "mean":
         raise ValueError(
             f"this adapter pools tokens ({pool!r}), and without --tokens the file would take one vector, which it was "
@@ -167,7 +168,7 @@ def check_out(path: Path) -> None:
 @torch.no_grad()
 def difference(policy: ConditionedHead, config: ExportConfig) -> float:
     """How far what was written is from `policy`, in robot units, on one batch of random input."""
-    loop = SamplingLoop(policy, steps=config.steps, sampler=config.sampler, spacing=config.spacing)
+    loop = SamplingLoop(policy, Sampling(config.sampler, config.steps, config.spacing))
     example = loop.example(config.batch, config.tokens)
     return float((run(Path(config.out), config.format, example) - loop(**example)).abs().max())
 

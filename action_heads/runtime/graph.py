@@ -10,24 +10,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from action_heads.denoiser import Denoiser
 from action_heads.diffusion import samplers
 from action_heads.diffusion.continuing import Prefix
-from action_heads.head import ActionHead
 from action_heads.modulation import HeadModulation
-from action_heads.runtime.shared import Recent, SharedHead
+from action_heads.runtime.shared import FastHead, Recent
 
 KEPT = 8  # graphs, the most recent shapes and plans
 WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and torch its memory
 
 
-class GraphHead(SharedHead):
+class GraphHead(FastHead):
     """Replays the loop from noise and modulation, which are made outside: a generator gives the same chunks as eagerly.
 
     A loop that draws noise of its own (`ddpm`) and one with committed steps run eagerly: `fell_back` says so.
     """
 
-    def __init__(self, head: ActionHead):
-        super().__init__(head)
+    def __init__(self, head: Denoiser, dtype: torch.dtype):
+        super().__init__(head, dtype)
         self.graphs: Recent[Callable[..., Tensor]] = Recent(KEPT)
         self.fell_back = ""
 

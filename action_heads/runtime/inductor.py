@@ -17,20 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.head import ActionHead
+from action_heads.denoiser import Denoiser
 from action_heads.modulation import HeadModulation
 from action_heads.runtime import cache
-from action_heads.runtime.shared import Recent, SharedHead
+from action_heads.runtime.shared import FastHead, Recent
 
 KEPT = 8  # programs, the most recent shapes
 OPTIONS: dict[str, Any] = {"freezing": True}  # weights become constants, which it may pack
 
 
-class InductorHead(SharedHead):
+class InductorHead(FastHead):
     """Compiles the network, not the loop: ten steps unrolled take ten times as long to compile and are not faster."""
 
-    def __init__(self, head: ActionHead):
-        super().__init__(head)
+    def __init__(self, head: Denoiser, dtype: torch.dtype):
+        super().__init__(head, dtype)
         self.programs: Recent[Callable[[Tensor, Tensor], Tensor]] = Recent(KEPT)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
@@ -44,7 +44,7 @@ class InductorHead(SharedHead):
         def network(x_t: Tensor, values: Tensor) -> Tensor:
             return plain(x_t, values, modulation)
 
-        options = OPTIONS if self.objective.alpha.device.type == "cpu" else None
+        options = OPTIONS if self.device.type == "cpu" else None
         return torch.compile(network, dynamic=False, fullgraph=True, options=options)
 
 

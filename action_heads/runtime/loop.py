@@ -10,7 +10,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from action_heads.policy import ConditionedHead
+from action_heads.acting import Policy
+from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime.compiled import uncompiled
 
 
@@ -22,13 +23,14 @@ class SamplingLoop(nn.Module):
 
     table: Tensor
 
-    def __init__(self, policy: ConditionedHead, *, steps: int | None, sampler: str, spacing: str):
+    def __init__(self, policy: Policy, sampling: Sampling):
         super().__init__()
         policy = uncompiled(policy)
-        self.plan, self.sampler, self.spacing = policy.head.plan(sampler, steps, spacing), sampler, spacing
+        self.sampling, self.plan = sampling, policy.head.plan(sampling)
         if self.plan.noise is not None:
             raise ValueError(
-                f"{sampler} draws noise at every step, and a file has no generator: choose another, such as 'ddim'"
+                f"{sampling.sampler} draws noise at every step, and a file has no generator: choose another, such as "
+                "'ddim'"
             )
         if not isinstance(cond_dim := policy.adapter.config.cond_dim, int):
             raise ValueError(

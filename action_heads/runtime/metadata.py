@@ -41,9 +41,9 @@ def describe(policy: ConditionedHead, loop: SamplingLoop, example: dict[str, Ten
         "horizon": head.horizon,
         "space": head.space.to_dict(),
         "units": {kind: UNITS[kind] for kind, _ in head.space.parts},
-        "sampler": loop.sampler,
-        "spacing": loop.spacing,
-        "steps": (loop.plan.evaluations + 1) // 2 if loop.sampler == "heun" else loop.plan.evaluations,
+        "sampler": loop.sampling.sampler,
+        "spacing": loop.sampling.spacing,
+        "steps": (loop.plan.evaluations + 1) // 2 if loop.sampling.sampler == "heun" else loop.plan.evaluations,
         "evaluations": loop.plan.evaluations,
         "inputs": {name: list(tensor.shape) for name, tensor in example.items()},
     }

@@ -19,27 +19,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from action_heads.adapters import ADAPTERS, Adapter
+from action_heads.adapters.base import SLOTS
 from action_heads.backbones.mixer import MixerBlock
 from action_heads.backbones.mlp import MLPBackbone, MLPBlock
-from action_heads.head import ActionHead
+from action_heads.denoiser import Denoiser
 from action_heads.modulation import HeadModulation
 from action_heads.runtime import cache
-from action_heads.runtime.shared import SharedHead
+from action_heads.runtime.shared import FastHead
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
 SIZES = ("depth", "width", "hidden", "horizon", "action", "values")
-SLOTS = ("enter_scale", "enter_shift", "hidden_scale", "hidden_shift", "gate")
-# Where a mechanism's values of a site act, in their order; all that `Modulation` can do to a block of `mlp`.
-ACTS = {
-    "film": ("hidden_scale", "hidden_shift"),
-    "additive": ("enter_shift",),
-    "adaln": ("enter_scale", "enter_shift"),
-    "adaln_zero": ("enter_scale", "enter_shift", "gate"),
-    "adarmsnorm": ("enter_scale", "enter_shift", "gate"),
-}
-
-
 EPS = 1e-5  # of every norm, as nn.LayerNorm has it
 
 
@@ -52,15 +43,15 @@ class Shape(ctypes.Structure):
     ]
 
 
-class NativeHead(SharedHead):
+class NativeHead(FastHead):
     """The same head. Of bfloat16 are its blocks' maps and what they multiply alone: all sums keep 32 bits."""
 
-    def __init__(self, head: ActionHead, dtype: torch.dtype):
-        super().__init__(head)
+    def __init__(self, head: Denoiser, dtype: torch.dtype):
+        super().__init__(head, head.dtype)
         backbone, self.library = head.backbone, library()
         assert isinstance(backbone, MLPBackbone)
         self.call = self.library.run_bf16 if dtype == torch.bfloat16 else self.library.run_fp32
-        self.shapes = {name: shape_of(head, name) for name in head.config.mechanisms}
+        self.shapes = {name: shape_of(head, ADAPTERS[name]) for name in head.config.mechanisms}
         with torch.inference_mode(False), torch.no_grad():
             self.ends = ends(backbone)
             columns = self.library.columns()
@@ -110,16 +101,16 @@ def ends(backbone: MLPBackbone) -> list[Tensor]:
     return [plain(part.get_parameter(name)) for part in parts for name in ("weight", "bias")]
 
 
-def shape_of(head: ActionHead, mechanism: str) -> Shape:
+def shape_of(head: Denoiser, mechanism: type[Adapter]) -> Shape:
     """What native.cpp must know of a head under a mechanism."""
     c, sites = head.config, head.backbone.sites
     site = sites[0]
     offset, where = 0, dict.fromkeys(SLOTS, -1)
-    for slot in ACTS[mechanism]:
+    for slot in mechanism.slots:
         where[slot] = offset
-        offset += site.hidden if slot.startswith("hidden") else site.width
+        offset += getattr(site, SLOTS[slot])
     sizes = (len(sites), site.width, site.hidden, c.horizon, c.space.dim, offset)
-    return Shape(*sizes, *where.values(), mechanism == "adarmsnorm", EPS)
+    return Shape(*sizes, *where.values(), mechanism.rms, EPS)
 
 
 def packed(block: MLPBlock, dtype: torch.dtype, columns: int) -> list[Tensor | None]:
@@ -136,14 +127,14 @@ def packed(block: MLPBlock, dtype: torch.dtype, columns: int) -> list[Tensor | N
     return [*maps, *rest, *mix]
 
 
-def why_not_native(head: ActionHead, dtype: torch.dtype) -> str:
+def why_not_native(head: Denoiser, dtype: torch.dtype) -> str:
     """What stands in the way, or nothing."""
     backbone, config = head.backbone, head.config
-    if head.objective.alpha.device.type != "cpu" or sys.platform != "linux":
+    if head.device.type != "cpu" or sys.platform != "linux":
         return "our own C++ is for CPUs under Linux"
     if not isinstance(backbone, MLPBackbone):
         return f"our own C++ knows the blocks of mlp and mixer, not of {config.backbone}"
-    if other := [name for name in config.mechanisms if name not in ACTS]:
+    if other := [name for name in config.mechanisms if not ADAPTERS[name].slots]:
         return f"our own C++ does not know how {other[0]} acts"
     try:
         built = library()

@@ -14,10 +14,11 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from action_heads.backbones import Backbone
 from action_heads.backbones.mlp import MLPBlock
 from action_heads.backbones.transformer import FeedForward
-from action_heads.head import ActionHead
-from action_heads.runtime.shared import SharedHead, rebuilt
+from action_heads.denoiser import Denoiser
+from action_heads.runtime.shared import FastHead, rebuilt
 
 SMALL = 64 * 64  # a map of fewer weights costs more to call than to compute
 
@@ -45,16 +46,15 @@ class PackedLinear(nn.Module):
         return f"{self.shape[1]} -> {self.shape[0]}{', GELU' if self.after == 'gelu' else ''}"
 
 
-class PackedHead(SharedHead):
+class PackedHead(FastHead):
     """The same head, packed for single chunks. Of bfloat16 the maps alone are: norms and sums keep 32 bits."""
 
-    def __init__(self, head: ActionHead, dtype: torch.dtype):
-        super().__init__(head)
-        rows = head.config.horizon
-        keep = {id(part) for part in kept(head)}
+    def __init__(self, head: Denoiser, dtype: torch.dtype):
+        super().__init__(head, dtype if dtype == torch.float32 else head.dtype)
+        rows, keep = head.config.horizon, kept(self.backbone)
 
         def replace(part: nn.Module) -> nn.Module | None:
-            if id(part) in keep:
+            if part in keep:
                 return part
             if isinstance(part, MLPBlock | FeedForward) and type(part.act) is nn.GELU:
                 block = rebuilt(part, replace)
@@ -63,25 +63,25 @@ class PackedHead(SharedHead):
             return PackedLinear(part, rows, dtype) if worth_packing(part) else None
 
         with torch.inference_mode(False), torch.no_grad():
-            self.backbone = rebuilt(head.backbone, replace)
+            self.backbone = rebuilt(self.backbone, replace)
 
 
 def worth_packing(module: nn.Module) -> TypeGuard[nn.Linear]:
     return type(module) is nn.Linear and module.weight.numel() >= SMALL
 
 
-def kept(head: ActionHead) -> tuple[nn.Module, ...]:
+def kept(backbone: Backbone) -> tuple[nn.Module, ...]:
     """Parts that stay as they are: projections from and to actions, which may train, and what is read once."""
-    return head.backbone.embed, head.backbone.out, head.backbone.step
+    return *backbone.projections, backbone.step
 
 
-def why_not_packed(head: ActionHead) -> str:
+def why_not_packed(head: Denoiser) -> str:
     """What stands in the way, or nothing."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return "this torch was built without oneDNN"
-    if head.objective.alpha.device.type != "cpu":
+    if head.device.type != "cpu":
         return "oneDNN's layout is for CPUs"
-    left = {id(module) for part in kept(head) for module in part.modules()}
-    if not any(worth_packing(module) for module in head.backbone.modules() if id(module) not in left):
+    left = {module for part in kept(head.backbone) for module in part.modules()}
+    if not any(worth_packing(module) for module in head.backbone.modules() if module not in left):
         return f"{head.config.backbone} has no linear map that is worth packing"
     return ""

@@ -19,6 +19,9 @@ from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask, parts
 from action_heads._util.extras import require
+from action_heads.acting import Acts
+from action_heads.diffusion.continuing import Continue
+from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
 
 SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # what may not change between two connections
@@ -41,7 +44,7 @@ class RemoteRefusal(RemoteError, ValueError):
     """The server can't do what was asked for: the request must change. The connection stays."""
 
 
-class RemotePolicy:
+class RemotePolicy(Acts):
     """A policy at `url`, such as "ws://192.168.1.5:8765": for `Executor`, or for a loop of your own.
 
     A chunk is checked before it is returned: its shape, its dtype, finite values, and that it answers this request.
@@ -68,27 +71,22 @@ class RemotePolicy:
         self._numbers, self._one_at_a_time = itertools.count(1), threading.Lock()
         self._connect()
 
-    def sample(
+    def act(
         self,
         cond: Condition,
+        sampling: Sampling,
+        continued: Continue,
         *,
         mask: Mask = None,
-        steps: int | None = None,
-        sampler: str = "ddim",
-        spacing: str = "trailing",
         generator: torch.Generator | None = None,
-        previous: Tensor | None = None,
-        committed: int | None = None,
-        start: float | None = None,
     ) -> Tensor:
-        """As `ConditionedHead.sample`. A generator here seeds one there: reproducible, but other numbers."""
-        for name, value in (("cond", cond), ("mask", mask), ("previous", previous)):
+        """As of any policy. A generator here seeds one there: reproducible, but other numbers."""
+        for name, value in (("cond", cond), ("mask", mask), ("previous", continued.previous)):
             check_tensors(name, value)
         seed = (
             None if generator is None else int(torch.randint(2**62, (), generator=generator, device=generator.device))
         )
-        request: dict[str, Any] = {"cond": cond, "mask": mask, "previous": previous, "committed": committed}
-        request |= {"steps": steps, "sampler": sampler, "spacing": spacing, "start": start, "seed": seed}
+        request: dict[str, Any] = {"cond": cond, "mask": mask, "seed": seed, **vars(sampling), **vars(continued)}
         with self._one_at_a_time:
             self._reconnect()
             number = next(self._numbers)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,10 +20,15 @@ from action_heads._util.checks import check_condition
 from action_heads._util.conditions import move, parts
 from action_heads._util.extras import require
 from action_heads._util.limits import check_width
+from action_heads.acting import Policy
+from action_heads.diffusion.continuing import Continue
+from action_heads.diffusion.samplers import Sampling
 from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
 from action_heads.runtime.door import Door
 from action_heads.runtime.turns import Client, Turns
+
+T = TypeVar("T", Sampling, Continue)
 
 EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of 5M on two cores
 WAIT, FEWEST = 0.5, 10  # seconds that a request may take by default, and one chunk of ten steps, which is always served
@@ -96,9 +101,9 @@ def serve(config: ServeConfig) -> None:
         running.serve_forever()
 
 
-def seconds(policy: ConditionedHead) -> float:
+def seconds(policy: Policy) -> float:
     """Return the time of one evaluation for one row. What is made by a first call is made then."""
-    widths, device = policy.adapter.config.cond_dim, policy.head.objective.alpha.device
+    widths, device = policy.adapter.config.cond_dim, policy.head.device
     if isinstance(widths, int):
         cond = torch.zeros(1, widths, device=device)
     else:
@@ -112,7 +117,7 @@ def seconds(policy: ConditionedHead) -> float:
 
 
 def server(
-    policy: ConditionedHead,
+    policy: Policy,
     host: str = "127.0.0.1",
     port: int = 8765,
     *,
@@ -189,13 +194,13 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def answer(policy: ConditionedHead, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
+def answer(policy: Policy, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
     """Return the chunk that a request asks for, or what is wrong with it: no mistake of a robot ends the server."""
     request = read(policy, data, largest)
     return request if "error" in request else compute(policy, request)
 
 
-def read(policy: ConditionedHead, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
+def read(policy: Policy, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
     """Return a request that `compute` can take, its tensors on the CPU, or {"error"}."""
     number: Any = None
     try:
@@ -208,7 +213,7 @@ def read(policy: ConditionedHead, data: bytes | str, largest: int = EVALUATIONS)
         return refusal(error, number)
 
 
-def check(policy: ConditionedHead, request: dict[str, Any], largest: int) -> None:
+def check(policy: Policy, request: dict[str, Any], largest: int) -> None:
     """Raise a ValueError that names what is wrong with a request, before anything is computed for it."""
     if unknown := request.keys() - TYPES.keys():
         names = ", ".join(sorted(str(name)[:40] for name in unknown))[:200]
@@ -237,20 +242,22 @@ def check(policy: ConditionedHead, request: dict[str, Any], largest: int) -> Non
 
 def evaluations(request: dict[str, Any]) -> int:
     """Return the rows of a request's batch times the evaluations of the network for each."""
-    sampler = request.get("sampler", "ddim")
-    steps = max(1, request.get("steps", 1 if sampler == "one_step" else 10))
-    return len(parts(request["cond"])[0]) * (2 * steps - 1 if sampler == "heun" else steps)
+    return len(parts(request["cond"])[0]) * told(Sampling, request).evaluations
 
 
-def compute(policy: ConditionedHead, request: dict[str, Any]) -> dict[str, Any]:
+def told(kind: type[T], request: dict[str, Any]) -> T:
+    """Return a `Sampling` or a `Continue` of those of its fields that a request has."""
+    return kind(**{field.name: request[field.name] for field in fields(kind) if field.name in request})
+
+
+def compute(policy: Policy, request: dict[str, Any]) -> dict[str, Any]:
     """Return {"chunk", "ms"} for a request that `read` returned, or {"error"}."""
-    began, options = time.perf_counter(), dict(request)
-    number, seed = options.pop("id", None), options.pop("seed", None)
+    began, number, seed = time.perf_counter(), request.get("id"), request.get("seed")
     try:
-        device = policy.head.objective.alpha.device
-        options = {name: move(value, device) for name, value in options.items()}
+        there = {name: move(value, policy.head.device) for name, value in request.items()}
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        chunk = policy.sample(options.pop("cond"), generator=generator, **options).cpu()
+        sampling, continued = told(Sampling, there), told(Continue, there)
+        chunk = policy.act(there["cond"], sampling, continued, mask=there.get("mask"), generator=generator).cpu()
         if not chunk.isfinite().all():
             raise ValueError(
                 "the chunk has NaN or infinite values, which no robot must get: look at the adapter, and at cond"

@@ -1,4 +1,4 @@
-"""Copies of modules that share their weights, with parts replaced: a faster head is the same head."""
+"""Heads that share another one's weights and compute in a way of their own: a faster head is the same head."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from action_heads.head import ActionHead
+from action_heads.backbones import Backbone
+from action_heads.denoiser import Denoiser
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -35,25 +37,37 @@ class Recent(Generic[T]):
         return self.made[key]
 
 
-class SharedHead(ActionHead):
-    """A head that computes with another's weights, tables and plans in its own way."""
+class FastHead(Denoiser):
+    """A head made of another one's parts, with its network in a precision of its own. Its subclasses are faster."""
 
-    def __init__(self, head: ActionHead):
-        self.__dict__.update(head.__dict__)
-        self._modules = dict(head._modules)
-        self._made_of = (head,)  # in a tuple, so that torch does not take it for a part
-
-    @property
-    def original(self) -> ActionHead:
-        return self._made_of[0].original
+    def __init__(self, head: Denoiser, dtype: torch.dtype):
+        super().__init__(head.config, cast(head, dtype), head.modulation, head.objective, head.normalizer)
+        self._plans, self._tables = head._plans, head._tables
+        self._original = (head,)  # in a tuple, so that torch does not take it for a part
 
     @property
-    def projections(self) -> dict[str, Tensor]:
-        return self._made_of[0].projections
+    def original(self) -> Denoiser:
+        """The head whose parts it shares, and whose weights count."""
+        return self._original[0]
+
+    @property
+    def frozen(self) -> bool:
+        return self.original.frozen
+
+    def fingerprint(self) -> str:
+        return self.original.fingerprint()
 
     def assert_frozen(self, thorough: bool = False) -> None:
-        """Check the head that it was made of, whose weights count."""
-        self._made_of[0].assert_frozen(thorough)
+        self.original.assert_frozen(thorough)
+
+
+def cast(head: Denoiser, dtype: torch.dtype) -> Backbone:
+    """A head's network, or a copy of it in another precision. Features of the step keep the precision of the head."""
+    if head.dtype == dtype:
+        return head.backbone
+    network = copy.deepcopy(head.backbone).to(dtype)
+    network.step = head.backbone.step
+    return network
 
 
 def rebuilt(module: M, replace: Callable[[nn.Module], nn.Module | None]) -> M:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from action_heads.policy import ConditionedHead
+from action_heads.acting import Policy
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,19 @@ def count(call: Callable[[], object]) -> Work:
     return Work(flops.get_total_flops(), counter.operators, counter.allocations, counter.bytes)
 
 
-def network_flops(policy: ConditionedHead, batch: int) -> int:
+def network_flops(policy: Policy, batch: int) -> int:
     """Of one evaluation of the network, twice the multiplications of its linear maps: the arithmetic floor."""
     head = policy.head
-    x = torch.zeros(batch, head.config.horizon, head.config.space.dim, device=head.objective.alpha.device)
+    x = torch.zeros(batch, head.config.horizon, head.config.space.dim, device=head.device)
     values = policy.step_values()[:1, None]
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         head.predict(x, values, policy.modulation)
     return flops.get_total_flops()
 
 
-def adapter_flops(policy: ConditionedHead, batch: int) -> int:
+def adapter_flops(policy: Policy, batch: int) -> int:
     """Of one condition's modulation, which all steps share."""
-    widths, device = policy.adapter.config.cond_dim, policy.head.objective.alpha.device
+    widths, device = policy.adapter.config.cond_dim, policy.head.device
     if isinstance(widths, int):
         cond = torch.zeros(batch, widths, device=device)
     else:

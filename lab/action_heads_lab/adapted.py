@@ -73,7 +73,7 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
         actor(
             policy,
             description(config.task),
-            generator("acting", config.seed, device=policy.policy.head.objective.alpha.device),
+            generator("acting", config.seed, device=policy.policy.head.device),
             sampler=config.sampler,
             steps=config.sampling_steps,
         ),
@@ -118,7 +118,7 @@ def actor(policy: AdaptedPolicy, task: str, noise: torch.Generator, **sampling: 
         task: the description, where it is read.
         noise: on the policy's device.
     """
-    device = policy.policy.head.objective.alpha.device
+    device = policy.policy.head.device
 
     @torch.no_grad()
     def act(seen: dict[str, np.ndarray]) -> np.ndarray:

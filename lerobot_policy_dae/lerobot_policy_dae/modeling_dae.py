@@ -17,12 +17,13 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 
 from action_heads import Executor
+from action_heads.acting import Policy
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import Normalizer
-from action_heads.diffusion.continuing import check_mixes_time
+from action_heads.diffusion.continuing import Continue, check_mixes_time
+from action_heads.diffusion.samplers import Sampling
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.io.files import WeightFileError, load_tensors
-from action_heads.policy import ConditionedHead
 from action_heads.runtime.compiled import CompiledPolicy
 from lerobot_policy_dae import heads
 from lerobot_policy_dae.card import section
@@ -64,7 +65,7 @@ class DAEPolicy(PreTrainedPolicy):
         else:
             self._make(dataset_stats, dataset_meta)
             self.learn_tasks(dataset_meta)
-        sampling = {"steps": config.num_inference_steps, "sampler": config.sampler}
+        self.sampling = Sampling(config.sampler, config.num_inference_steps)
         self.draws = Draws(config)
         self.executor = Executor(
             self.conditioned,
@@ -72,9 +73,8 @@ class DAEPolicy(PreTrainedPolicy):
             ensemble=config.ensemble,
             warm_start=config.warm_start,
             decode=self.decode,
-            **sampling,
+            **vars(self.sampling),
         )
-        self.sampling = sampling
         self._compiled: list[CompiledPolicy] = []  # in a list, so that torch does not take it for a part
         self.reset()
 
@@ -225,7 +225,7 @@ class DAEPolicy(PreTrainedPolicy):
         return self.layout.decode(actions, last, canonical=self.config.canonical_rotations)
 
     @property
-    def acting(self) -> ConditionedHead:
+    def acting(self) -> Policy:
         """What makes chunks: encoder aside, the policy itself, or, with `--policy.compile`, the same compiled."""
         if self.config.compile is None:
             return self.conditioned
@@ -261,7 +261,7 @@ class DAEPolicy(PreTrainedPolicy):
         if prev_chunk_left_over is None:
             # One robot goes on from its last chunk. Rows of a larger batch, as in offline evaluation, may be any.
             before = last[:, : self.config.n_action_steps][:, -1] if last is not None and len(last) == 1 else None
-            chunk = self.decode(self.acting.sample(cond, **self.sampling), before)
+            chunk = self.decode(self.acting.act(cond, self.sampling, Continue()), before)
         else:
             previous = check_left_over(prev_chunk_left_over, len(cond), self.layout.width, cond.device)
             delay = min(check_delay(inference_delay), self.config.chunk() - 1)
@@ -280,9 +280,11 @@ class DAEPolicy(PreTrainedPolicy):
         """A chunk (b h d) that begins with as many of the actions left (b n d) as are executed meanwhile."""
         committed = min(delay, left.shape[1])
         if not committed:
-            return self.decode(self.acting.sample(cond, **self.sampling), left[:, 0] if left.shape[1] else before)
+            return self.decode(
+                self.acting.act(cond, self.sampling, Continue()), left[:, 0] if left.shape[1] else before
+            )
         begin = left[:, :committed]
-        chunk = self.acting.sample(cond, previous=self.layout.encode(begin), committed=committed, **self.sampling)
+        chunk = self.acting.act(cond, self.sampling, Continue(self.layout.encode(begin), committed))
         return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:

@@ -133,7 +133,7 @@ def test_another_flag_on_reload_is_an_error(tmp_path):
 def test_flags_that_may_change(tmp_path):
     tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
     config = PreTrainedConfig.from_pretrained(tmp_path / "saved", cli_overrides=["--num_inference_steps=2"])
-    assert DAEPolicy.from_pretrained(tmp_path / "saved", config=config).sampling["steps"] == 2
+    assert DAEPolicy.from_pretrained(tmp_path / "saved", config=config).sampling.steps == 2
 
 
 # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -88,6 +88,6 @@ def losses(out: Path) -> list[float]:
 
 def act(run: Run, policy: AdaptedPolicy, task: str, noise: int):
     """The policy as `rollout` calls it: what was seen by name, each (b, s, ...) -> chunks (b h a)."""
-    device = policy.policy.head.objective.alpha.device
+    device = policy.policy.head.device
     generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
     return actor(policy, description(task), generator, sampler=run.sampler, steps=run.sampling_steps)

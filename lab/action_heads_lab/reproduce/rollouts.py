@@ -98,7 +98,7 @@ def after(policy: Policy, folder: Path, step: int, run: Run) -> Policy:
         return policy
     if step == run.steps:
         return policy
-    device = policy.policy.head.objective.alpha.device
+    device = policy.policy.head.device
     return AdaptedPolicy.from_pretrained(checkpoints.folder_of(folder / "policy", step), device=device)
 
 
@@ -116,7 +116,7 @@ def actor(run: Run, policy: Policy, family: Family, task: str, noise: int):
     """The policy as `rollout` calls it: conditions (b c), or what is seen by name, -> chunks (b h a)."""
     if isinstance(policy, AdaptedPolicy):
         return pictures.act(run, policy, task, noise)
-    device = policy.head.objective.alpha.device
+    device = policy.head.device
     generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
 
     def act(observed: np.ndarray) -> np.ndarray:

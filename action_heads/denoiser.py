@@ -1,0 +1,174 @@
+"""`Denoiser`: the computation of a head, from noise and modulation values to a chunk.
+
+Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusion steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from action_heads._util.checks import check_count, check_generator
+from action_heads.diffusion import samplers
+from action_heads.diffusion.objectives import noise_path
+from action_heads.diffusion.samplers import Sampling
+from action_heads.frozen import Freezable
+from action_heads.modulation import HeadModulation
+
+if TYPE_CHECKING:
+    from action_heads.actions.normalize import Normalizer
+    from action_heads.backbones import Backbone
+    from action_heads.config import HeadConfig
+    from action_heads.diffusion.continuing import Prefix
+    from action_heads.diffusion.objectives import Objective
+
+T = TypeVar("T", Tensor, samplers.Schedule)
+
+
+def kept(tables: dict[Any, tuple[T, int]], key: Any, make: Callable[[], T]) -> T:
+    """Return the table under a key; it is made if there is none yet, or if somebody wrote to it."""
+    value, before = tables.get(key, (None, 0))
+    if value is None or (not torch.compiler.is_compiling() and writes(value) != before):
+        # No inference tensors, even if a table is first asked for while acting: training may use it later.
+        with torch.inference_mode(False), torch.no_grad():
+            value = make()
+            tables[key] = value, writes(value)
+    return value
+
+
+def writes(table: Tensor | samplers.Schedule) -> int:
+    """Return how often torch wrote to a table."""
+    return sum(tensor._version for tensor in (table.tensors if isinstance(table, samplers.Schedule) else (table,)))
+
+
+class Denoiser(Freezable):
+    """A backbone with its modulation by the step, its objective and statistics, and the loop that drives them.
+
+    `ActionHead` is one that is built, loaded and published. Those of `action_heads.runtime` share the parts of a head
+    and compute `predict` or `denoise` faster.
+    """
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        backbone: Backbone,
+        modulation: nn.ModuleDict,
+        objective: Objective,
+        normalizer: Normalizer,
+    ):
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.modulation = modulation
+        self.objective = objective
+        self.normalizer = normalizer
+        self._plans: dict[Any, tuple[samplers.Schedule, int]] = {}
+        self._tables: dict[Any, tuple[Tensor, int]] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the head computes."""
+        return self.objective.alpha.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the network's weights; statistics and noise levels are always float32."""
+        return next(self.backbone.out.parameters()).dtype
+
+    def fingerprint(self) -> str:
+        """Return 32 hex digits for all weights, statistics and what they mean."""
+        raise NotImplementedError
+
+    def modulation_of(self, mechanism: str) -> HeadModulation:
+        """The head's own modulation for a mechanism; refuses one it was not pretrained for."""
+        if mechanism not in self.modulation:
+            raise ValueError(
+                f"{self.config.name} was pretrained for {', '.join(self.modulation)}, not for {mechanism!r}: "
+                "choose one of these adapters, or pretrain a head with that mechanism"
+            )
+        return self.modulation[mechanism]  # type: ignore[return-value]
+
+    def step_values(self, modulation: HeadModulation, t: Tensor | None = None) -> Tensor:
+        """W_t·f(t) at steps t (...), or at every diffusion step -> (... or T, P)."""
+        steps = torch.arange(self.config.objective.train_steps, device=self.device)
+        return modulation(self.backbone.step(steps), steps if t is None else t)
+
+    def step_table(self, mechanism: str) -> Tensor:
+        """W_t·f(t) of a frozen head at every diffusion step (T, P), computed once."""
+        modulation = self.modulation_of(mechanism)
+        weight = modulation.expand.weight
+        return kept(self._tables, (mechanism, weight.device, weight.dtype), lambda: self.step_values(modulation))
+
+    def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
+        """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation values (b, 1 or h, P)."""
+        dtype = self.dtype
+        return self.backbone(x_t.to(dtype), modulation.at_sites(values.to(dtype))).float()
+
+    def denoise(
+        self,
+        table: Tensor,
+        cond: Tensor | None,
+        modulation: HeadModulation,
+        noise: Tensor,
+        plan: samplers.Schedule,
+        generator: torch.Generator | None,
+        prefix: Prefix | None = None,
+    ) -> Tensor:
+        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b, 1 or h, P).
+
+        The network sees a prefix throughout; what it leads to is the rest of the chunk.
+        """
+        steps = table[plan.timesteps][:, None, None]
+        if prefix:
+            steps = prefix.step_values(table, steps, self.config.horizon)
+        by_step = steps.unbind()  # views, made once: the loop itself only computes
+        shares = self.objective.shares(plan.timesteps)
+
+        def predict_x0(x: Tensor, i: int) -> Tensor:
+            x = prefix.hold(x) if prefix else x
+            values = by_step[i] if cond is None else by_step[i] + cond
+            return self.objective.clean(self.predict(x, values, modulation), x, *shares[i])
+
+        return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
+
+    def plan(self, sampling: Sampling, start: int | None = None) -> samplers.Schedule:
+        """A sampler's tables on this head's device, made once.
+
+        `start`, for a chunk known in part, is the noisiest level: mix in noise as of the plan's `timesteps[0]`.
+        """
+        name, steps, spacing, device = sampling.sampler, sampling.steps, sampling.spacing, self.device
+
+        def make() -> samplers.Schedule:
+            path = noise_path(self.config.objective)
+            return samplers.schedule(name, path, steps, spacing=spacing, start=start).to(device)
+
+        return kept(self._plans, (name, steps, spacing, start, device), make)
+
+    def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """Where sampling starts: standard normal (b h a)."""
+        return self.objective.random_noise((batch, self.config.horizon, self.config.space.dim), generator)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        batch: int,
+        *,
+        mechanism: str | None = None,
+        steps: int | None = None,
+        sampler: str = "ddim",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Unconditional chunks (b h a) in robot units: what the head knows of motion before it knows a task.
+
+        Steps and samplers as in `ConditionedHead.sample`.
+        """
+        self.assert_frozen()
+        check_count("batch", batch)
+        check_generator(generator)
+        modulation = self.modulation_of(mechanism or self.config.mechanisms[0])
+        noise, plan = self.noise(batch, generator), self.plan(Sampling(sampler, steps))
+        x = self.denoise(self.step_values(modulation), None, modulation, noise, plan, generator)
+        return self.normalizer.unnormalize(x)

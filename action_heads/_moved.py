@@ -33,7 +33,7 @@ MODULES = {
     f"action_heads.{name}": f"{home}.{name.rpartition('.')[2]}"
     for home, names in _HOMES.items()
     for name in names.split()
-} | {"action_heads.adapt.rollout": "action_heads_lab.adapted"}
+} | {"action_heads.adapt.policy": "action_heads.observed", "action_heads.adapt.rollout": "action_heads_lab.adapted"}
 EXTRAS = {"action_heads_lab": "sim", "lerobot_policy_dae": "lerobot"}
 
 

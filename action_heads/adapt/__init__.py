@@ -1,5 +1,5 @@
 """Stage 2: teach a frozen head a task from a recording (needs the `train` and `vision` extras, and the recording's)."""
 
-from action_heads.adapt.policy import AdaptedPolicy
+from action_heads.observed import AdaptedPolicy
 
 __all__ = ["AdaptedPolicy"]

@@ -17,7 +17,6 @@ from action_heads import modes
 from action_heads._util.checks import check_units
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, floored
-from action_heads.adapt.policy import AdaptedPolicy, Contract
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.adapters import ADAPTERS
 from action_heads.data.recordings import Recording, open_recording
@@ -25,6 +24,7 @@ from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.head import ActionHead
+from action_heads.observed import AdaptedPolicy, Contract
 
 
 class Built(NamedTuple):

@@ -6,8 +6,8 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from action_heads._util.extras import remedy
-from action_heads.adapt.policy import AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig
+from action_heads.observed import ObservedPolicy
 
 GROUP = "action_heads.evaluators"
 
@@ -15,10 +15,10 @@ GROUP = "action_heads.evaluators"
 class Evaluator(Protocol):
     """What an entry point of the group `action_heads.evaluators` names: a module or an object with these two."""
 
-    def check_task(self, config: AdaptConfig, policy: AdaptedPolicy) -> None:
+    def check_task(self, config: AdaptConfig, policy: ObservedPolicy) -> None:
         """Raise a ValueError before training if the simulation cannot try this policy in `config.task`."""
 
-    def roll_out(self, config: AdaptConfig, policy: AdaptedPolicy) -> Any:
+    def roll_out(self, config: AdaptConfig, policy: ObservedPolicy) -> Any:
         """Return a dataclass of what the rollouts of `config.episodes` episodes came to."""
 
 

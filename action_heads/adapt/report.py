@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from action_heads.adapt.policy import AdaptedPolicy
     from action_heads.adapt.settings import AdaptConfig
     from action_heads.adapt.trainer import Trainer
+    from action_heads.observed import ObservedPolicy
 
 
 def opening(trainer: Trainer) -> str:
@@ -29,7 +29,7 @@ def opening(trainer: Trainer) -> str:
     )
 
 
-def closing(policy: AdaptedPolicy, config: AdaptConfig, results: dict[str, Any]) -> str:
+def closing(policy: ObservedPolicy, config: AdaptConfig, results: dict[str, Any]) -> str:
     """Where everything lies."""
     held_out = results["held_out_loss"]
     said = "" if held_out is None else f", held-out {held_out:.4f}"

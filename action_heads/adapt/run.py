@@ -10,10 +10,11 @@ from typing import Any
 from action_heads import adapter_file
 from action_heads._util.machine import machine
 from action_heads.adapt import evaluator, report
-from action_heads.adapt.policy import CONFIG, ENCODER, HEAD, AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
 from action_heads.io import drafts, files
+from action_heads.observed import ObservedPolicy
+from action_heads.observed_file import CONFIG, ENCODER, HEAD
 from action_heads.training import curve, state
 from action_heads.training.loop import train
 from action_heads.training.start import alone
@@ -22,7 +23,7 @@ MADE = (CONFIG, ENCODER, adapter_file.NAME, "curves.json", "curves.png", "result
 HEAD_MADE = ("config.json", "model.safetensors", "README.md")
 
 
-def adapt(config: AdaptConfig, command: str = "") -> AdaptedPolicy:
+def adapt(config: AdaptConfig, command: str = "") -> ObservedPolicy:
     """Train, or go on training, and leave policy, curves, results and a README in `config.out`; then roll out.
 
     Raises:
@@ -48,7 +49,7 @@ def adapt(config: AdaptConfig, command: str = "") -> AdaptedPolicy:
         trainer.accelerator.end_training()
         if trainer.ema and config.task:  # the other processes are let go: they would not wait for hours
             try_out(trainer)
-        return AdaptedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
+        return ObservedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
 
 
 def tidy(out: Path) -> None:
@@ -67,8 +68,7 @@ def finish(trainer: Trainer, command: str) -> None:
     held_out = trainer.held_out.episodes if trainer.held_out else 0
     record = {
         "command": command,
-        "parameters": trainer.counts,
-        "computed_with": trainer.used,  # of head and adapter: a head has modulations for other adapters too
+        **trainer.counts,
         "episodes": {"trained": trainer.windows.episodes, "held_out": held_out},
         "windows": len(trainer.windows),
         "training_loss": trainer.progress.average,

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from action_heads._util.ema import EMA
 from action_heads.adapt import checkpoints
 from action_heads.adapt.build import build
-from action_heads.adapt.policy import AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig, learning_rate
 from action_heads.data.windows import Sample, Steps, batches
+from action_heads.observed import ObservedPolicy
 from action_heads.training import state
 from action_heads.training.base import Training
 from action_heads.training.start import start
-from action_heads.training.streams import generator
+from action_heads.training.streams import generator, seeded
 
 EVALUATED = 512  # held-out windows, at most
 
@@ -31,7 +31,7 @@ EVALUATED = 512  # held-out windows, at most
 class Stage2(nn.Module):
     """The policy, as accelerate and DDP call it."""
 
-    def __init__(self, policy: AdaptedPolicy, tasks: tuple[str, ...], config: AdaptConfig):
+    def __init__(self, policy: ObservedPolicy, tasks: tuple[str, ...], config: AdaptConfig):
         super().__init__()
         self.policy, self.tasks = policy, tasks
         self.options = {"levels": config.levels, "noise_samples": config.noise_samples, "prefixes": config.prefixes}
@@ -39,9 +39,7 @@ class Stage2(nn.Module):
     def forward(self, batch: Sample, noise: torch.Generator, augmentation: int) -> Tensor:
         """Loss (scalar) of a batch; crops and colours are drawn by a seed."""
         task = [self.tasks[i] for i in batch["task"].tolist()]
-        # They come from torch's own generator on the CPU, whatever the device.
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(augmentation)
+        with seeded(augmentation):
             return self.policy.loss(batch, task, generator=noise, **self.options)
 
 
@@ -57,12 +55,10 @@ class Trainer(Training[Sample]):
         with self.accelerator.main_process_first():  # it fetches what the others then find
             self.policy, self.windows, self.held_out, tasks = build(config)
         self.stage = Stage2(self.policy, tasks, config).train()
-        self.counts = self.policy.parts()
-        self.used = {"frozen": self.policy.policy.num_frozen, "trained": self.policy.policy.num_trainable}
+        self.counts = self.policy.counts()
         self.policy.to(self.accelerator.device)
         self.model = self.accelerator.prepare(self.stage)
-        adapter = list(self.policy.policy.trainable_parameters())
-        encoder = [p for p in self.policy.encoder.parameters() if p.requires_grad]
+        adapter, encoder = self.policy.parameter_groups()
         self.parameters = adapter + encoder
         groups: list[dict[str, Any]] = [{"params": adapter, "share": 1.0}]
         if encoder:

@@ -6,15 +6,12 @@ b episodes at once, s observation steps, h horizon, H and W pixels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import torch
 
 from action_heads.actions.spaces import EE_ABSOLUTE
-from action_heads.adapt.policy import AdaptedPolicy
 from action_heads.adapt.settings import AdaptConfig, flag
+from action_heads.observed import ObservedPolicy
 from action_heads.training.streams import generator
+from action_heads_lab.policies import actor
 from action_heads_lab.sim.dialects import dialect_of
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
@@ -41,7 +38,7 @@ class Outcome:
     video: str | None
 
 
-def check_task(config: AdaptConfig, policy: AdaptedPolicy) -> None:
+def check_task(config: AdaptConfig, policy: ObservedPolicy) -> None:
     """Before training: whether the simulation has what the policy sees and takes what it does."""
     assert config.task is not None
     with flag("task"):
@@ -64,7 +61,7 @@ def check_task(config: AdaptConfig, policy: AdaptedPolicy) -> None:
             raise ValueError(f"the simulation renders squares, the recording has {odd}: train without --task")
 
 
-def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
+def roll_out(config: AdaptConfig, policy: ObservedPolicy) -> Outcome:
     """Episodes from seeds 0, 1, 2 ..., which no recording uses."""
     assert config.task is not None
     video = config.out / "rollouts.mp4" if config.film else None
@@ -73,7 +70,7 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
         actor(
             policy,
             description(config.task),
-            generator("acting", config.seed, device=policy.policy.head.device),
+            generator("acting", config.seed, device=policy.device),
             sampler=config.sampler,
             steps=config.sampling_steps,
         ),
@@ -101,7 +98,7 @@ def roll_out(config: AdaptConfig, policy: AdaptedPolicy) -> Outcome:
     )
 
 
-def sight_of(policy: AdaptedPolicy) -> Sight:
+def sight_of(policy: ObservedPolicy) -> Sight:
     """What the simulation is to show."""
     contract = policy.contract
     sizes = {name: size[0] for name, size in contract.sizes.items()}
@@ -109,23 +106,3 @@ def sight_of(policy: AdaptedPolicy) -> Sight:
     dialect = dialect_of(contract.state, contract.sizes, contract.action)
     apart = dialect == "own" and is_apart(contract.state, policy.encoder.config.state_dim)
     return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect, apart)
-
-
-def actor(policy: AdaptedPolicy, task: str, noise: torch.Generator, **sampling: Any):
-    """The policy as `rollout` calls it: what was seen, each (b, s, ...) -> actions of the head (b h 10).
-
-    Args:
-        task: the description, where it is read.
-        noise: on the policy's device.
-    """
-    device = policy.policy.head.device
-
-    @torch.no_grad()
-    def act(seen: dict[str, np.ndarray]) -> np.ndarray:
-        there: dict[str, Any] = {name: torch.from_numpy(x).to(device) for name, x in seen.items()}
-        state = there.pop("state", None)
-        images = {name: x.permute(0, 1, 4, 2, 3) for name, x in there.items()}
-        tasks = [task] * len(next(iter(seen.values()))) if policy.encoder.config.text else None
-        return policy.policy.sample(policy.condition(images, state, tasks), generator=noise, **sampling).cpu().numpy()
-
-    return act

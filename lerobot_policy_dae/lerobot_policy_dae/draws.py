@@ -6,13 +6,12 @@ process would then draw the same noise, and noise would depend on what augmentat
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import distributed
 
-from action_heads.training.streams import generator
+from action_heads.training.streams import generator, seeded
 from lerobot_policy_dae.configuration_dae import DAEConfig
 
 
@@ -36,17 +35,9 @@ class Draws:
             return generator("held-out noise", *at, self.evaluated, device=device), nullcontext()
         self.config.noise_step += 1
         self.evaluated = 0
-        return generator("noise", *at, device=device), _seeded(generator("augmentation", *at).initial_seed())
+        return generator("noise", *at, device=device), seeded(generator("augmentation", *at).initial_seed())
 
 
 def process() -> int:
     """The number of this process among those that train together."""
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Windows, colours and dropout on the CPU come from torch's generator there, whatever the device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

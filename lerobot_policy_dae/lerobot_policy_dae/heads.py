@@ -19,7 +19,7 @@ from torch import Tensor
 from action_heads import ActionHead, HeadConfig, adapter_file, modes
 from action_heads._util.limits import fits, shown
 from action_heads.actions.spaces import ActionSpace
-from action_heads.adapters import ADAPTERS, Adapter
+from action_heads.adapters.config import AdapterConfig
 from action_heads.io import files, hub
 from action_heads.reshape import ReshapedHead
 
@@ -61,10 +61,10 @@ def make_head(config: DAEConfig, space: ActionSpace) -> ActionHead:
     return modes.shaped(pretrained, config.head_mode, config.head_seed, space, config.horizon)
 
 
-def make_adapter(config: DAEConfig, cond_dim: int) -> Adapter:
-    """The adapter that the flags describe."""
-    return ADAPTERS[config.adapter](
-        cond_dim, hidden_dim=config.hidden_dim, relearn_step=config.relearn_step, through=config.through
+def adapter_of(config: DAEConfig) -> AdapterConfig:
+    """Return the settings of the adapter that the flags describe."""
+    return AdapterConfig(
+        config.adapter, hidden_dim=config.hidden_dim, relearn_step=config.relearn_step, through=config.through
     )
 
 

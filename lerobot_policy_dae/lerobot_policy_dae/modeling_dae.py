@@ -24,6 +24,7 @@ from action_heads.diffusion.continuing import Continue, check_mixes_time
 from action_heads.diffusion.samplers import Sampling
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.io.files import WeightFileError, load_tensors
+from action_heads.observed import ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
 from lerobot_policy_dae import heads
 from lerobot_policy_dae.card import section
@@ -31,7 +32,7 @@ from lerobot_policy_dae.configuration_dae import DAEConfig
 from lerobot_policy_dae.draws import Draws
 from lerobot_policy_dae.heads import flag
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
-from lerobot_policy_dae.observations import Observations, settle
+from lerobot_policy_dae.observations import Observations, contract_of, settle
 from lerobot_policy_dae.statistics import check_actions
 
 logger = logging.getLogger(__name__)
@@ -90,8 +91,7 @@ class DAEPolicy(PreTrainedPolicy):
             self.encoder = ObservationEncoder(settle(config))
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
-            adapter = heads.make_adapter(config, self.encoder.cond_dim)
-            self.conditioned = head.attach(adapter, normalizer=normalizer)
+            self.conditioned = head.attach(heads.adapter_of(config).make(self.encoder.cond_dim), normalizer=normalizer)
         if config.prefixes:
             with flag("prefixes"):
                 check_mixes_time(head)
@@ -107,8 +107,13 @@ class DAEPolicy(PreTrainedPolicy):
         encoder = config.built["encoder"]
         self.encoder = ObservationEncoder(ObservationConfig.from_dict(encoder["config"]), encoder["architecture"])
         head = heads.make_again(config.built["head"])
-        adapter = heads.make_adapter(config, self.encoder.cond_dim)
+        adapter = heads.adapter_of(config).make(self.encoder.cond_dim)
         self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
+
+    @property
+    def observed(self) -> ObservedPolicy:
+        """Encoder and head as one policy. It is not kept, since PEFT may put other modules in their places."""
+        return ObservedPolicy(self.encoder, self.conditioned, contract_of(self.config))
 
     def _layout(self, dataset_meta: Any) -> ActionLayout:
         config = self.config
@@ -182,30 +187,23 @@ class DAEPolicy(PreTrainedPolicy):
         Noise and augmentation are drawn for this step and this process, each from a generator of its own.
         """
         config = self.config
+        images, state, task = self.observations.inputs(self.observations.with_steps(batch))
         actions = self.layout.encode(batch[ACTION])
+        chunks = {"actions": actions, "is_pad": batch.get("action_is_pad"), "images": images, "state": state}
+        options = {"levels": config.levels, "noise_samples": config.noise_samples, "prefixes": config.prefixes}
         noise, augmented = self.draws.next(self.training, actions.device)
         with augmented:
-            cond = self.condition(self.observations.with_steps(batch))
-        loss = self.conditioned.loss(
-            actions,
-            cond,
-            is_pad=batch.get("action_is_pad"),
-            generator=noise,
-            levels=config.levels,
-            noise_samples=config.noise_samples,
-            prefixes=config.prefixes,
-        )
-        return loss, None
+            return self.observed.loss(chunks, task, generator=noise, **options), None
 
     def condition(self, batch: dict[str, Any]) -> Tensor:
         """What the adapter reads (b c), of observations with an axis of steps."""
-        return self.encoder(*self.observations.inputs(batch))
+        return self.observed.condition(*self.observations.inputs(batch))
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """The adapter with whatever of the head trains, and the encoder at a learning rate of its own."""
-        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
-        groups = [{"params": list(self.conditioned.trainable_parameters())}]
-        return groups + ([{"params": encoder, "lr": self.config.optimizer_encoder_lr}] if encoder else [])
+        adapter, encoder = self.observed.parameter_groups()
+        own: list[dict[str, Any]] = [{"params": encoder, "lr": self.config.optimizer_encoder_lr}]
+        return [{"params": adapter}] + (own if encoder else [])
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
         """Of `--peft.*`: the adapter's linear maps. What belongs to the frozen head has none."""
@@ -295,14 +293,7 @@ class DAEPolicy(PreTrainedPolicy):
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Frozen and trainable parameters of every part."""
-        parts = {"head": self.conditioned.head, "adapter": self.conditioned.adapter, "encoder": self.encoder}
-        return {
-            name: (
-                sum(p.numel() for p in part.parameters() if not p.requires_grad),
-                sum(p.numel() for p in part.parameters() if p.requires_grad),
-            )
-            for name, part in parts.items()
-        }
+        return {name: (count["frozen"], count["trained"]) for name, count in self.observed.parts().items()}
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """LeRobot's card, and what is frozen and what was trained."""

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from lerobot.configs import NormalizationMode
-from lerobot.utils.constants import OBS_ENV_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE
 from torch import Tensor
 
+from action_heads.actions.contract import Contract
 from action_heads.encoders import ObservationConfig
 from lerobot_policy_dae.configuration_dae import DAEConfig
 
@@ -41,6 +42,14 @@ def settle(config: DAEConfig) -> ObservationConfig:
         vision=config.vision,
         text=config.text,
     )
+
+
+def contract_of(config: DAEConfig) -> Contract:
+    """Return what the numbers mean of a policy that is made; its checkpoint does not keep the rate of the dataset."""
+    state = tuple(config.state_features) if config.state else ()
+    shapes = {camera: config.image_features[camera].shape for camera in config.cameras or []}
+    sizes = {camera: (height, width) for camera, (*_, height, width) in shapes.items()}
+    return Contract(state, sizes, ACTION, str(config.action_layout), config.gripper, rate_hz=None)
 
 
 class Observations:

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer, adapter_file, golden
 from action_heads._util.ema import EMA
-from action_heads.adapt.policy import AdaptedPolicy, Contract
 from action_heads.adapters import ADAPTERS
 from action_heads.encoders import ObservationConfig, ObservationEncoder, TextConfig, VisionConfig
+from action_heads.observed import AdaptedPolicy, Contract
 from action_heads.training import state
 from action_heads.training.base import Training
 from action_heads.vlm.tap import Tap

@@ -13,6 +13,7 @@ from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.modes import MODES
+from action_heads_lab.policies import BLIND
 from action_heads_lab.sim.dialects import DIALECTS, Dialect
 
 VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
@@ -20,7 +21,7 @@ EXPERTS = "experts"  # as data of Stage 2: demonstrations of the scripted expert
 # Settings that older results lack, and what they were; so those keep their names.
 LATER = {"checkpoints": 1, "data": EXPERTS}
 FAMILIES = ("robosuite", "mimicgen", "libero")
-RUN_MODES = MODES | {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
+RUN_MODES = MODES | BLIND
 SEEDS = (0, 42, 420)  # the paper's
 ALL_MODES = ("decoupled", "normal", "random-frozen")  # what is compared
 
@@ -127,8 +128,13 @@ class Run:
             object.__setattr__(self, "relearn_step", False)
 
     @property
+    def head_mode(self) -> str:
+        """The mode of its head, as in `MODES`."""
+        return "decoupled" if self.mode in BLIND else self.mode
+
+    @property
     def uses_pretraining(self) -> bool:
-        return self.mode in ("decoupled", "blind")
+        return self.head_mode == "decoupled"
 
     @property
     def recording(self) -> str:

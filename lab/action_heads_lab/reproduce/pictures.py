@@ -9,19 +9,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from action_heads import ActionHead
 from action_heads._util.machine import cores
-from action_heads.adapt import AdaptedPolicy
+from action_heads.adapt import checkpoints
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.data import Spec
 from action_heads.data.recordings import open_recording
 from action_heads.io import files
-from action_heads_lab.adapted import actor
+from action_heads.observed import ObservedPolicy
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Run
-from action_heads_lab.sim.tasks import description
+from action_heads_lab.reproduce.families import Family
+from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
+from action_heads_lab.sim.demo import smooth
 
 if TYPE_CHECKING:
     from action_heads_lab.reproduce.run import Place
@@ -35,7 +35,7 @@ def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
         data=data,
         out=out,
         head=str(head.source["path"]),
-        mode="decoupled" if run.mode == "blind" else run.mode,
+        mode=run.head_mode,
         blind=run.mode == "blind",
         adapter=run.adapter,
         through=run.through,
@@ -71,13 +71,20 @@ def as_recorded(run: Run, data: str) -> dict[str, Any]:
     return {"action_layout": dialect.layout, "cameras": cameras, "state": dialect.arm} | resize
 
 
-def train(run: Run, data: str, head: ActionHead, out: Path, place: Place) -> AdaptedPolicy:
-    """Train, or go on training, or read back what was trained."""
+def learn(run: Run, place: Place, family: Family, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
+    """Train, go on training from the last saved step, or read back what has trained, by the trainer of `adapt`."""
+    partial, out = folder / PROGRESS, folder / "policy"
+    data, cpu = "" if partial.exists() else family.pictures(run, place.work), cpu_seconds()
     if (out / "results.json").exists():
-        return AdaptedPolicy.from_pretrained(out, device=place.device)
-    if place.device == "cpu":
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-    return adapt(settings(run, data, head, out), place.command).to(place.device)
+        policy = ObservedPolicy.from_pretrained(out, device=place.device)
+    else:
+        if place.device == "cpu":
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+        policy = adapt(settings(run, data, head, out), place.command).to(place.device)
+    if partial.exists():
+        return policy, Progress.load(partial)
+    training = files.read_json(out / "results.json")["seconds"]
+    return policy, Progress.begin(partial, training, cpu_seconds() - cpu, smooth(losses(out)))
 
 
 def losses(out: Path) -> list[float]:
@@ -86,8 +93,8 @@ def losses(out: Path) -> list[float]:
     return points or [files.read_json(out / "results.json")["training_loss"]]
 
 
-def act(run: Run, policy: AdaptedPolicy, task: str, noise: int):
-    """The policy as `rollout` calls it: what was seen by name, each (b, s, ...) -> chunks (b h a)."""
-    device = policy.policy.head.device
-    generator = torch.Generator(device).manual_seed(run.seed + 1_000_003 * noise)
-    return actor(policy, description(task), generator, sampler=run.sampler, steps=run.sampling_steps)
+def after(policy: ObservedPolicy, folder: Path, step: int, run: Run) -> ObservedPolicy:
+    """Return the policy of a run as it was after so many steps."""
+    if step == run.steps:
+        return policy
+    return ObservedPolicy.from_pretrained(checkpoints.folder_of(folder / "policy", step), device=policy.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from action_heads._util.limits import check_fields, fits, shown
 from action_heads.io import files
 from action_heads_lab.reproduce.config import LATER, VERSION, Run
 
+PROGRESS = "progress.json"  # in the folder of an unfinished run
 PROVENANCE = ("machine", "command", "date")  # what a result does not depend on
 PARTS = {  # of which a report reads the values
     "head.name": str,
@@ -213,6 +215,12 @@ class Progress:
     rolled: dict[int, list[Episode]] = field(default_factory=dict)
 
     @classmethod
+    def begin(cls, path: Path, training: float, cpu: float, losses: Iterable[float]) -> Progress:
+        """Save that a run has trained, in so many seconds of wall time and of the CPU, and not rolled out yet."""
+        seconds = {"training": training, "policy": 0.0, "environment": 0.0, "cpu": cpu}
+        return cls(path, seconds, [round(loss, 5) for loss in losses]).save()
+
+    @classmethod
     def load(cls, path: Path) -> Progress:
         record = files.read_json(path)
         kinds = {"seconds": dict[str, float], "losses": list[float], "rolled": dict[str, list[dict[str, Any]]]}
@@ -235,6 +243,11 @@ class Progress:
         record = {"seconds": self.seconds, "losses": self.losses, "rolled": rolled}
         files.write_text(self.path, json.dumps(record | {"checksum": checksum(record)}) + "\n")
         return self
+
+
+def cpu_seconds() -> float:
+    """Return those of this process and of the ones it has ended: on a shared machine wall time says little."""
+    return sum(os.times()[:4])
 
 
 def _by_step(records: Any) -> dict[int, tuple[Episode, ...]]:

@@ -17,13 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action_heads import ActionHead, ConditionedHead, Normalizer, __version__
+from action_heads import ActionHead, __version__
 from action_heads._util.names import nearest
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
+from action_heads.adapters.config import AdapterConfig
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files, locks
 from action_heads.modes import MODES
+from action_heads.observed import ObservedPolicy
+from action_heads_lab.policies import BLIND, actor, on_states
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.record import check_simulator, record
 from action_heads_lab.sim.report import Row, draw, save_trial, table
@@ -31,7 +34,7 @@ from action_heads_lab.sim.rollout import rollout
 
 RUNS = MODES | {
     "random-relearned": "as random-frozen, but the head's own modulation trains too: the strongest random rival",
-    "blind": "as decoupled, but the condition is zeroed in training and in rollouts",
+    **BLIND,
 }
 MODE_OF = {"random-relearned": "random-frozen", "blind": "decoupled"}  # of runs that are no mode of their own
 
@@ -161,12 +164,13 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
             print(f"read back from {out / 'row.json'}")
             return saved[0]
     cond, actions, is_pad = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(pretrained.config.horizon))
-    policy = build(name, config, pretrained, cond, actions)
+    observed = build(name, config, pretrained, cond, actions)
+    policy = observed.policy
     began = time.monotonic()
     losses = fit(
         policy,
         actions,
-        see(cond, name),
+        observed.condition(state=cond[:, None]),
         is_pad=is_pad,
         config=fitting,
         description=f"{name}: training",
@@ -174,12 +178,7 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
     trained = time.monotonic() - began
     if policy.head is pretrained:  # an adapter of a random head would have nothing to be loaded onto
         policy.save_adapter(out / "adapter")
-    generator = torch.Generator(config.device).manual_seed(config.seed)
-
-    def act(observed: np.ndarray) -> np.ndarray:
-        seen = see(torch.from_numpy(observed), name).to(config.device)
-        return policy.sample(seen, generator=generator).cpu().numpy()
-
+    act = actor(observed, config.task, torch.Generator(config.device).manual_seed(config.seed))
     video = out / "rollouts.mp4" if name == "decoupled" else None
     result = rollout(config.task, act, range(config.episodes), video=video, description=f"{name}: rolling out")
     row = Row(
@@ -210,24 +209,17 @@ def read_row(path: Path) -> tuple[Row, Any] | None:
     return row, settings
 
 
-def build(name: str, config: DemoConfig, pretrained: ActionHead, cond: Tensor, actions: Tensor) -> ConditionedHead:
+def build(name: str, config: DemoConfig, pretrained: ActionHead, state: Tensor, actions: Tensor) -> ObservedPolicy:
     """The policy of a row: they differ in the head and in what trains, in nothing else."""
-    head = pretrained.in_mode(MODE_OF.get(name, name), seed=config.seed)
-    torch.manual_seed(config.seed)  # every row's adapter begins with the same weights
-    adapter = ADAPTERS[config.adapter](
-        cond.shape[-1],
+    adapter = AdapterConfig(
+        config.adapter,
         hidden_dim=config.hidden or None,
         through=config.through,
         # A random head's own modulation is noise. One control has to steer with it, the other may learn it.
         relearn_step=name == "random-relearned",
     )
-    adapter.standardize(see(cond, name))
-    return head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
-
-
-def see(cond: Tensor, name: str) -> Tensor:
-    """What the policy of a row is shown of a condition (n c)."""
-    return torch.zeros_like(cond) if name == "blind" else cond
+    head = pretrained.in_mode(MODE_OF.get(name, name), seed=config.seed)
+    return on_states(head, adapter, state, actions, config.seed, blind=name in BLIND)
 
 
 def smooth(losses: list[float], points: int = 100) -> list[float]:

@@ -1,0 +1,123 @@
+"""A saved `ObservedPolicy`: policy.json, the weights of encoder and adapter, and a head that is nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from action_heads import adapter_file
+from action_heads._util.limits import fits, shown
+from action_heads.actions.contract import Contract
+from action_heads.config import strict
+from action_heads.encoders import ObservationEncoder, saved
+from action_heads.head import ActionHead
+from action_heads.io import files
+from action_heads.policy import ConditionedHead
+
+if TYPE_CHECKING:
+    from action_heads.observed import ObservedPolicy
+
+VERSION = 1
+CONFIG, ENCODER, HEAD = "policy.json", "encoder.safetensors", "head"
+KINDS = {  # what policy.json holds, beside its fingerprint
+    "version": int,
+    "observation": dict[str, Any],
+    "architecture": dict[str, Any],
+    "contract": dict[str, Any],
+    "fingerprints": dict[str, str],
+    "training": dict[str, Any],
+}
+Parts = tuple[ObservationEncoder, ConditionedHead, Contract, dict[str, Any]]
+
+
+def save(policy: ObservedPolicy, folder: Path) -> Path:
+    """Write a policy, and its head if that is kept nowhere else. A head that trained along is frozen first."""
+    head = policy.policy.head
+    if not head.frozen:
+        head.freeze()
+    if kept_here_alone(head):
+        head.original.save_pretrained(folder / HEAD)
+    policy.policy.save_adapter(folder)
+    weights = policy.encoder.state_dict()
+    files.save_tensors(weights, folder / ENCODER)
+    record = {
+        "version": VERSION,
+        "observation": policy.encoder.config.to_dict(),
+        "architecture": policy.encoder.architecture,
+        "contract": dataclasses.asdict(policy.contract),
+        "fingerprints": {
+            "encoder": files.fingerprint(weights),
+            "adapter": files.fingerprint(adapter_file.own_state(policy.policy)),
+        },
+        "training": policy.training_record,
+    }
+    record["fingerprint"] = fingerprint(record, weights)
+    files.write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+    return folder
+
+
+def load(folder: Path, head: ActionHead | str | Path | None, **kwargs: Any) -> Parts:
+    """Read what an `ObservedPolicy` is made of; `kwargs` as of `ObservedPolicy.from_pretrained`."""
+    weights, _ = files.load_tensors(folder / ENCODER)
+    record = read(folder / CONFIG, weights)
+    with files.naming(folder / CONFIG):
+        contract = strict(Contract, record["contract"], "the contract")
+        encoder = saved.load(record["observation"], record["architecture"], weights, folder / ENCODER)
+    if head is None and (folder / HEAD).is_dir():
+        head = folder / HEAD
+    options = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
+    policy = ConditionedHead.from_pretrained(folder, head=head, **options)
+    if files.fingerprint(adapter_file.own_state(policy)) != record["fingerprints"].get("adapter"):
+        raise files.WeightFileError(f"encoder, adapter and {CONFIG} in {folder} are of different runs: save again")
+    with files.naming(folder / CONFIG):
+        contract.check_space(policy.head.config.space)
+    return encoder, policy, contract, record["training"]
+
+
+def fingerprint(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    """Return the fingerprint of the encoder's weights and of all that policy.json says but the record of training.
+
+    The adapter's and the head's own fingerprints are among what it says, and in the adapter's file.
+    """
+    covered = {key: record[key] for key in sorted(KINDS.keys() - {"training"})}
+    return files.fingerprint(weights, json.dumps(covered, sort_keys=True))
+
+
+def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Read policy.json, and check its version, its types, and that it belongs to the encoder's weights."""
+    record = files.read_json(path)
+    version = record.get("version") if isinstance(record, dict) else None
+    if type(version) is not int or version != VERSION:
+        raise ValueError(
+            f"{path} has version {shown(version)}, this release of action-heads reads {VERSION}: "
+            "upgrade with `pip install -U action-heads`, or train again"
+        )
+    given = record.pop("fingerprint", None)
+    if record.keys() != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
+        raise ValueError(f"{path} needs {', '.join(KINDS)}, each of its type: it is damaged; download or save it again")
+    if given is None:
+        warnings.warn(
+            f"{path} has no fingerprint of its configuration, which older releases did not write: whether it was "
+            "changed can't be told. Load and save the policy once to add it",
+            stacklevel=4,
+        )
+    elif given != (found := fingerprint(record, weights)):
+        raise files.WeightFileError(
+            f"{path} and {ENCODER} have fingerprint {found}, but were saved as {shown(given)}: one was changed, or "
+            "they are of different runs. Download or save them again"
+        )
+    if record["fingerprints"].get("encoder") != files.fingerprint(weights):
+        raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} are of different runs: save again")
+    return record
+
+
+def kept_here_alone(head: ActionHead) -> bool:
+    """Return whether a head is in memory alone, or belongs to a saved policy."""
+    place = head.original.source["path"]
+    return place is None or (Path(place).name == HEAD and (Path(place).parent / CONFIG).exists())

@@ -1,0 +1,60 @@
+"""Policies in the simulation: those on its state, which the demo and `reproduce` train, and how `rollout` asks any.
+
+Axes: n samples, d state, b episodes at once, s observation steps, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action_heads import ActionHead, Normalizer
+from action_heads.actions.contract import Contract
+from action_heads.actions.layouts import UNDECLARED
+from action_heads.adapters.config import AdapterConfig
+from action_heads.encoders import ObservationConfig, ObservationEncoder
+from action_heads.observed import ObservedPolicy
+from action_heads_lab.sim.envs import CONTROL_HZ
+
+# A run that is no mode of its own: a decoupled policy whose contract hides what it observes.
+BLIND = {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
+
+
+def on_states(
+    head: ActionHead, adapter: AdapterConfig, state: Tensor, actions: Tensor, seed: int, blind: bool = False
+) -> ObservedPolicy:
+    """Attach a fresh adapter with the statistics of demonstrations: states (n d) and actions (n h a)."""
+    encoder = ObservationEncoder(ObservationConfig(state_dim=state.shape[-1], observation_steps=1))
+    contract = Contract(("observation",), {}, "action", "pose_6d", UNDECLARED, CONTROL_HZ, blind)
+    normalizer = Normalizer.fit(actions, head.config.space, margin=0.05)
+    torch.manual_seed(seed)  # adapters begin with the same weights in every mode
+    policy = ObservedPolicy(encoder, head.attach(adapter.make(encoder.cond_dim), normalizer=normalizer), contract)
+    policy.policy.adapter.standardize(policy.condition(state=state[:, None]))
+    policy.training_record = policy.counts()
+    return policy
+
+
+def actor(
+    policy: ObservedPolicy, task: str, noise: torch.Generator, **sampling: Any
+) -> Callable[[dict[str, np.ndarray] | np.ndarray], np.ndarray]:
+    """Return the policy as `rollout` calls it: observations by name, each (b s ...), or states (b d) -> (b h a).
+
+    Args:
+        task: the description, where it is read.
+        noise: on the policy's device.
+    """
+
+    @torch.no_grad()
+    def act(observed: dict[str, np.ndarray] | np.ndarray) -> np.ndarray:
+        seen = observed if isinstance(observed, dict) else {"state": observed[:, None]}
+        there = {name: torch.from_numpy(x).to(policy.device) for name, x in seen.items()}
+        state = there.pop("state", None)
+        images = {name: x.permute(0, 1, 4, 2, 3) for name, x in there.items()}
+        tasks = [task] * len(next(iter(seen.values()))) if policy.encoder.config.text else None
+        return policy.policy.sample(policy.condition(images, state, tasks), generator=noise, **sampling).cpu().numpy()
+
+    return act

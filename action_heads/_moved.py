@@ -20,7 +20,7 @@ _HOMES = {
     "action_heads.diffusion": "continuing draws levels objectives samplers",
     "action_heads.io": "drafts files folders hub hub_calls hub_errors listing locks",
     "action_heads.runtime": "execution",
-    "action_heads.data": "adapt.hdf5_recording adapt.lerobot_recording adapt.recordings adapt.windows",
+    "action_heads.data": "adapt.recordings adapt.windows",
 }
 # Old name of a package -> its new name, for it and all below.
 PACKAGES = {
@@ -33,7 +33,12 @@ MODULES = {
     f"action_heads.{name}": f"{home}.{name.rpartition('.')[2]}"
     for home, names in _HOMES.items()
     for name in names.split()
-} | {"action_heads.adapt.policy": "action_heads.observed", "action_heads.adapt.rollout": "action_heads_lab.adapted"}
+} | {
+    "action_heads.adapt.hdf5_recording": "action_heads.data.robomimic",
+    "action_heads.adapt.lerobot_recording": "action_heads.data.lerobot",
+    "action_heads.adapt.policy": "action_heads.observed",
+    "action_heads.adapt.rollout": "action_heads_lab.adapted",
+}
 EXTRAS = {"action_heads_lab": "sim", "lerobot_policy_dae": "lerobot"}
 
 

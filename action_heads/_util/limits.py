@@ -123,10 +123,10 @@ def spelled(kind: Any) -> str:
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
 
 
-def shown(value: Any) -> str:
+def shown(value: Any, most: int = 200) -> str:
     """A value in a message: its beginning, whatever its size, since a long one would bury the message."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # an integer of thousands of digits, lists within lists
         text = f"a {type(value).__name__} too large to show"
-    return text if len(text) <= 200 else f"{text[:200]}..."
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from action_heads.actions.rotations import SHAPES, to_matrix
-from action_heads.data.raw import BadData, BadEpisode, Raw
+from action_heads.data.raw import Raw
+from action_heads.data.reading import BadData, BadEpisode, no_steps
 from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATION_WIDTHS, ROTATIONS, Schema
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import FR3_MAX, FR3_MIN, FRAMES, PANDA
@@ -30,7 +31,7 @@ def check(raw: Raw, schema: Schema, arm: Arm | None, base: np.ndarray | None, so
     """Raise unless an episode can be what its schema says. `base` (3,) m is where the arm stands in the world frame."""
     where = f"{source}, episode {raw.name}"
     if not len(raw):
-        raise BadEpisode(f"{where}: it has no steps; leave such episodes out with ?short=skip or ?bad=skip")
+        raise no_steps(where)
     for part in ("joints", "position", "rotation"):
         if (values := getattr(raw, part)) is not None:
             _check_finite(values, f"{where}, {part}")

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from action_heads._util.extras import require
-from action_heads.data.raw import BadData, BadEpisode
-from action_heads.data.reading import MOST_BYTES, MOST_TEXT, parse_json, positive, reading, short
+from action_heads.data.reading import MOST_BYTES, MOST_TEXT, BadData, parse_json, positive, reading, short
 from action_heads.data.spec import MOST_HZ, Spec
 
+REMEDY = "the file is damaged: copy or download it again"
 RATE_HZ = 20.0  # robosuite's control frequency, where a file does not name its own
 DEMO = re.compile(r"demo_\d{1,9}")
 
@@ -29,7 +29,7 @@ def opened(path: Path, source: str) -> Iterator[Any]:
     if not path.exists():
         raise FileNotFoundError(f"{source}: there is no file {path}")
     h5py = require("h5py", "data")
-    with reading(f"{source}: {path}", "the file is damaged: copy or download it again"):
+    with reading(f"{source}: {path}", REMEDY):
         if path.is_dir() or not h5py.is_hdf5(path):
             raise BadData(f"{source}: {path} is no HDF5 file")
         with h5py.File(path, "r") as file:
@@ -98,12 +98,10 @@ def widths(found: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def numbers(found: Mapping[str, Any], name: str, where: str) -> np.ndarray:
+def numbers(data: Any, where: str) -> np.ndarray:
     """A column of a demonstration (t, width), float64."""
-    if name not in found:
-        raise BadData(f"{where} lacks {name}; it has {', '.join(sorted(found)) or 'nothing'}")
-    check_array(found[name], f"{where}, {name}")
-    values = np.asarray(found[name][()], np.float64)
+    check_array(data, where)
+    values = np.asarray(data[()], np.float64)
     return values.reshape(len(values), math.prod(values.shape[1:]))
 
 
@@ -153,15 +151,6 @@ def _filtered(file: Any, key: str, demos: list[str], spec: Spec) -> list[str]:
     if absent := [name for name in names if name not in set(demos)]:
         raise BadData(f"{spec}: mask/{key} names {', '.join(absent[:3])}, which the file does not have")
     return list(dict.fromkeys(names))
-
-
-def check_length(count: int, spec: Spec, name: str) -> None:
-    """Refuse a demonstration without steps."""
-    if not count:
-        raise BadEpisode(
-            f"{spec}, {name} has no steps: delete it from the file, or leave such demonstrations out with ?short=skip "
-            "or ?bad=skip"
-        )
 
 
 def text_attribute(node: Any, name: str, where: str) -> str | None:

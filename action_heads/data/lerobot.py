@@ -1,111 +1,129 @@
-"""LeRobotDataset v3, its low-dimensional columns alone, a data file at a time; lerobot itself is not needed.
+"""LeRobotDataset v3: numbers from its parquet files, without lerobot; images through lerobot's decoders.
 
-meta/info.json, meta/episodes/chunk-*/file-*.parquet, data/chunk-*/file-*.parquet.
+meta/info.json, meta/episodes/chunk-*/file-*.parquet, data/chunk-*/file-*.parquet, videos. Rows, episodes and tasks are
+matched by their indices, never by their places.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from action_heads.data import schema as columns
-from action_heads.data.lerobot_info import Episode, read_episodes, read_info
+import numpy as np
+
+from action_heads.data.lerobot_hub import Place
+from action_heads.data.lerobot_images import Images
+from action_heads.data.lerobot_info import BOOKKEEPING, Episode, read_episodes, read_info, read_tasks
 from action_heads.data.lerobot_rows import Rows
-from action_heads.data.raw import BadData, Raw
-from action_heads.data.schema import Schema
+from action_heads.data.reading import BadData
+from action_heads.data.recording import Numbers, Recording
+from action_heads.data.schema import Schema, check, choose
 from action_heads.data.spec import Spec
-from action_heads.io.hub_errors import hub_errors, is_local, reason
-
-
-@contextmanager
-def fetching(spec: Spec) -> Iterator[None]:
-    """Say of which dataset, and what helps, if the Hub or the network is at fault: an OSError."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except hub_errors() as error:
-        if is_local(error):
-            raise
-        where, revision = spec.where, spec.options.get("revision")
-        # Of a Hub that cannot be reached only the lack of a cached copy is said, not why it cannot.
-        reached = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
-        cause = reason(reached or error, f"datasets/{where}", revision, "set HF_TOKEN or run `hf auth login`")
-        raise OSError(
-            f"{spec}: there is no folder {where} here, and the dataset {where} could not be had from the "
-            f"Hub: {cause}. Where there is no network, name a folder that holds a copy: lerobot:/path/to/it"
-        ) from error
-
-
-def folder_of(spec: Spec) -> Path | None:
-    """The folder that a spec names; None where it can only be a dataset on the Hub."""
-    root = Path(spec.where).expanduser()
-    if root.exists():
-        if not (root / "meta/info.json").exists():
-            raise BadData(f"{spec}: {root} has no meta/info.json, so it is no LeRobotDataset")
-        return root
-    if root.is_absolute() or spec.where.count("/") != 1:
-        raise FileNotFoundError(f"{spec}: there is no folder {spec.where}, and a repo_id is OWNER/NAME")
-    return None
-
-
-def fetched(spec: Spec, patterns: Sequence[str], revision: str | None, **options: Any) -> Path:
-    """The folder with a snapshot of some files of a dataset on the Hub."""
-    from huggingface_hub import snapshot_download
-
-    with fetching(spec):
-        given = {"repo_type": "dataset", "revision": revision, "allow_patterns": list(patterns)}
-        return Path(snapshot_download(spec.where, **given, **options))
-
 
 # Robots whose joints LeRobot writes as -100 to 100, unless it is told to write degrees.
 NORMALISING = re.compile(r"(bi_)?(so_?10[01]|so_|koch|lekiwi|omx)")
+OWN = ("observation.eef", "observation.gripper")  # of what `action-heads record` writes, whose state tells the objects
+STATES = ("observation.state", "observation.environment_state")
+OPENPI = ("state",)  # the name in datasets made for openpi
 
 
-class LeRobot:
-    """A dataset in a folder, or on the Hub by its repo_id: then its meta and data files, no videos, are fetched."""
+class LeRobot(Recording):
+    """A dataset in a folder, or on the Hub by its repo_id: then its meta and data files are fetched first."""
 
-    def __init__(self, spec: Spec):
+    def __init__(self, spec: Spec, observed: bool = False):
         self.spec, self.source = spec, str(spec)
-        found, revision = folder_of(spec), spec.options.get("revision")
-        self.root = found or fetched(spec, ["meta/info.json"], revision)
-        self.info = read_info(self.root, self.source)
-        widths = self.info.widths()
-        if path := spec.options.get("columns"):
-            self.schema = columns.check(Schema.from_json(path), widths, self.source)
-        else:
-            self.schema = columns.choose(widths, spec.options.get("schema"), self.source)
-        self.widths = {column.name: widths[column.name] for column in self.schema.columns().values()}
-        if found is None:
-            self.root = fetched(spec, ["meta/*", "data/*"], revision)
+        self.files = Place(spec, observed)
+        self.info = read_info(self.files.root, self.source)
+        self.widths = {name: width for name, width in self.info.widths().items() if name not in BOOKKEEPING}
         self.rate_hz = self.info.fps
-        self.normalises = bool(self.schema.joints) and NORMALISING.match(self.info.robot) is not None
+        self.normalises = NORMALISING.match(self.info.robot) is not None
         self.corpus = spec.where.rstrip("/").rsplit("/", 1)[-1]
-        self.rows = Rows(self.root, read_episodes(self.root, self.info, self.source), self.source)
-        self.identity = [self.corpus] + [
-            [str(path.relative_to(self.root)), path.stat().st_size, path.stat().st_mtime_ns]
-            for path in [self.root / "meta/info.json", *self.rows.files]
-        ]
+        if observed:
+            self._observe()
 
-    def shards(self) -> Iterator[list[Raw]]:
-        """The episodes of one file after another."""
+    @cached_property
+    def rows(self) -> Rows:
+        """The data files, fetched when they are first needed."""
+        self.files.fetch("meta/*", "data/*")
+        episodes = read_episodes(self.files.root, self.info, self.source)
+        return Rows(self.files.root, episodes, self.source)
+
+    def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
         for path, episodes in self.rows.files.items():
-            yield self._read(path, episodes)
+            yield self._read(path, episodes, columns)
 
-    def _read(self, path: Path, episodes: list[Episode]) -> list[Raw]:
-        values = self.rows.read(path, self.widths)
-        parts = {key: values[column.name][:, column.part] for key, column in self.schema.columns().items()}
-        raws, begin = [], 0
+    def _read(self, path: Path, episodes: Sequence[Episode], columns: Sequence[str]) -> list[Numbers]:
+        values = self.rows.read(path, {name: self.widths.get(name, 1) for name in columns})
+        found, begin = [], 0
         for episode in episodes:
             now = slice(begin, begin + episode.length)
-            joints, position, rotation, gripper = (
-                parts[key][now] if key in parts else None for key in ("joints", "position", "rotation", "gripper")
-            )
-            name = f"episode_{episode.index:06d}"
-            gripper = None if gripper is None else gripper[:, 0]
-            raws.append(Raw(self.corpus, name, joints, position, rotation, gripper))
+            found.append(Numbers(self.corpus, episode.name, {name: column[now] for name, column in values.items()}))
             begin += episode.length
-        return raws
+        return found
+
+    # ── motion ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def find_schema(self) -> Schema:
+        if path := self.spec.options.get("columns"):
+            return check(Schema.from_json(path), self.widths, self.source)
+        return choose(self.widths, self.spec.options.get("schema"), self.source)
+
+    @property
+    def identity(self) -> object:
+        files = [self.files.root / "meta/info.json", *self.rows.files]
+        stats = [(path.relative_to(self.files.root), path.stat()) for path in files]
+        return [self.corpus, *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
+
+    # ── observations ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _observe(self) -> None:
+        """Look at all rows, tasks and videos before anything is trained."""
+        numbers = {episode.name: str(episode.index) for episode in self.rows.episodes}
+        self.keep(
+            {episode.name: episode.length for episode in self.rows.episodes}, lambda name: f"episode {numbers[name]}"
+        )
+        self.default_action = "actions" if {"actions", "action"} & self.widths.keys() == {"actions"} else "action"
+        # lerobot refuses what is a tenth of a millisecond off; within a quarter of a frame there is no doubt.
+        tolerance = self.spec.number("tolerance_s", 0.25 / self.rate_hz)
+        for path in self.rows.files:
+            self.rows.order(path)
+        self.tasks, self.task_of = self._tasks()
+        self.images = Images(self.files, self.info, self.rows, self.source, tolerance)
+        self.cameras = self.images.sizes
+
+    def _tasks(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """Descriptions by their task_index, and which of them each row has; one empty one where the files have none."""
+        texts = read_tasks(self.files.root, self.source)
+        if not texts or "task_index" not in self.info.features:
+            return ("",), np.zeros(int(self.lengths.sum()), np.int64)
+        indices = self.whole(["task_index"], np.float64)["task_index"][:, 0]
+        known = np.array(sorted(texts))
+        places = np.searchsorted(known, indices).clip(max=len(known) - 1)
+        if (unknown := known[places] != indices).any():
+            row = int(unknown.argmax())
+            raise BadData(
+                f"{self.source}, row {row}: task_index {indices[row]:g} is not in meta/tasks.parquet, which has "
+                f"{', '.join(map(str, known[:10]))}: download it again"
+            )
+        return tuple(texts[index] for index in known.tolist()), places
+
+    def column_names(self, name: str) -> Sequence[str] | None:
+        names = self.info.features[name].names
+        return None if names is None else list(names)
+
+    def own_state(self, seen: bool) -> tuple[str, ...]:
+        if seen and (self.files.root / "meta/recording.json").exists() and set(OWN) <= self.widths.keys():
+            return OWN
+        found = tuple(name for name in STATES if name in self.widths)
+        return found or tuple(name for name in OPENPI if name in self.widths)
+
+    def check_cameras(self, names: Sequence[str]) -> None:
+        """Also raise unless the videos of these cameras, or of all, are there; those on the Hub are fetched."""
+        super().check_cameras(names)
+        self.images.check(names or list(self.cameras))
+
+    def pictures(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
+        once, back = np.unique(steps, return_inverse=True)
+        return self.images.read(camera, self.names[episode], once)[back]

@@ -63,6 +63,10 @@ class Episode:
     file: Path
     row: Mapping[str, Any]
 
+    @property
+    def name(self) -> str:
+        return f"episode_{self.index:06d}"
+
 
 def read_info(root: Path, source: str) -> Info:
     """meta/info.json of a folder; another version is refused with the command that converts it."""

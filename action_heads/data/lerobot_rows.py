@@ -20,7 +20,7 @@ class Rows:
     """The rows of some episodes, read a file and a column at a time."""
 
     def __init__(self, root: Path, episodes: Sequence[Episode], source: str):
-        self.root, self.source = root, source
+        self.root, self.source, self.episodes = root, source, episodes
         self.lengths = np.array([episode.length for episode in episodes], dtype=np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.files: dict[Path, list[Episode]] = {}
@@ -44,19 +44,6 @@ class Rows:
         found = {name: column_values(table[name], width, f"{where}, {name}") for name, width in widths.items()}
         sorted_already = (order == np.arange(len(order))).all()
         return found if sorted_already else {name: values[order] for name, values in found.items()}
-
-    def column(self, name: str, width: int) -> np.ndarray:
-        """A whole column (N, width), float64."""
-        for path in self.files:  # lengths are checked against the files before they size an array
-            self.order(path)
-        whole = np.empty((int(self.lengths.sum()), width))
-        for path, episodes in self.files.items():
-            values, begin = self.read(path, {name: width})[name], 0
-            for episode in episodes:
-                start = self.starts[episode.index]
-                whole[start : start + episode.length] = values[begin : begin + episode.length]
-                begin += episode.length
-        return whole
 
     def places(self) -> np.ndarray:
         """Where each row (N,) stands in the files laid end to end, as they are."""

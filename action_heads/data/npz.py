@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from action_heads.data import schema as columns
-from action_heads.data.raw import BadData, Raw
-from action_heads.data.reading import MOST_BYTES, positive, reading
-from action_heads.data.schema import Schema
+from action_heads.data.reading import MOST_BYTES, BadData, positive, reading
+from action_heads.data.recording import Numbers, Recording, state_of
+from action_heads.data.schema import Schema, check
 from action_heads.data.spec import MOST_HZ, RATE_HZ, Spec
 
 NPZ = Schema(
@@ -26,44 +25,46 @@ NPZ = Schema(
     gripper="gripper",
     frame="flange",
 )
+MOTION = ("joint_position", "cartesian_position", "gripper")
 
 
-class Npz:
-    """Joints and/or flange poses, gripper 0 open to 1 closed, and where each episode begins."""
+class Npz(Recording):
+    """Joints and/or flange poses, gripper 0 open to 1 closed, and where each episode begins; no observations."""
 
-    normalises = False
-
-    def __init__(self, spec: Spec):
-        self.source = str(spec)
-        path = Path(spec.where).expanduser()
-        if not path.exists():
-            raise FileNotFoundError(f"{self.source}: there is no file {path}")
-        self.data = read_arrays(path, self.source)
+    def __init__(self, spec: Spec, observed: bool = False):
+        self.spec, self.source, self.path = spec, str(spec), Path(spec.where).expanduser()
+        if not self.path.exists():
+            raise FileNotFoundError(f"{self.source}: there is no file {self.path}")
+        self.data = read_arrays(self.path, self.source)
         for key in ("episode_start", "episode_length"):
             if key not in self.data:
                 raise BadData(f"{self.source} lacks {key}; it has {', '.join(self.data)}. See docs/data.md")
         self.starts, self.lengths = (self._whole_numbers(key) for key in ("episode_start", "episode_length"))
         numbers = {key: array for key, array in self.data.items() if array.dtype.kind in "fiu" and array.ndim}
-        widths = {key: math.prod(array.shape[1:]) for key, array in numbers.items()}
-        for key in ("joint_position", "cartesian_position", "gripper"):
+        self.widths = {key: math.prod(array.shape[1:]) for key, array in numbers.items()}
+        for key in MOTION:
             if key in self.data and key not in numbers:
                 shape, kind = self.data[key].shape, self.data[key].dtype
                 raise BadData(
                     f"{self.source}: {key} has shape {shape} and dtype {kind}; numbers, a row a step, are needed"
                 )
-        schema = NPZ
-        if "joint_position" not in widths:
-            schema = replace(schema, joints=None)
-        elif "cartesian_position" not in widths:
-            schema = replace(schema, position=None, rotation=None)
-        if "gripper" not in widths:
-            schema = replace(schema, gripper=None)
-        self.schema = columns.check(schema, widths, self.source)
         self.rate_hz = spec.number("recorded_hz", self._rate())
-        stat = path.stat()
-        self.identity = [path.name, stat.st_size, stat.st_mtime_ns]
-        self.stem = path.stem
         self._check_episodes()
+
+    @property
+    def identity(self) -> object:
+        return state_of(self.path)
+
+    def find_schema(self) -> Schema:
+        """Return the map of what the file has."""
+        schema = NPZ
+        if "joint_position" not in self.widths:
+            schema = replace(schema, joints=None)
+        elif "cartesian_position" not in self.widths:
+            schema = replace(schema, position=None, rotation=None)
+        if "gripper" not in self.widths:
+            schema = replace(schema, gripper=None)
+        return check(schema, self.widths, self.source)
 
     def _whole_numbers(self, key: str) -> np.ndarray:
         array = self.data[key]
@@ -103,30 +104,21 @@ class Npz:
             raise BadData(
                 f"{self.source}: episodes are not contiguous: episode_start must be the sums of episode_length so far"
             )
-        for column in self.schema.columns().values():
-            if (rows := len(self.data[column.name])) != self.lengths.sum():
-                raise BadData(
-                    f"{self.source}: {column.name} has {rows} rows, episode_length sums to {self.lengths.sum()}"
-                )
+        for key in MOTION:
+            if key in self.widths and (rows := len(self.data[key])) != self.lengths.sum():
+                raise BadData(f"{self.source}: {key} has {rows} rows, episode_length sums to {self.lengths.sum()}")
         count = len(self.lengths)
-        self.names = self._texts("name", [f"episode_{i:06d}" for i in range(count)])
-        self.corpora = self._texts("source", [self.stem] * count)
+        self.names = tuple(self._texts("name", [f"episode_{i:06d}" for i in range(count)]))
+        self.corpora = self._texts("source", [self.path.stem] * count)
 
-    def shards(self) -> Iterator[list[Raw]]:
-        """The file is in memory as a whole: one shard."""
+    def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
+        """Cut all episodes out of the arrays, which are in memory."""
         rows = int(self.lengths.sum())
-        parts = {
-            key: self.data[column.name].reshape(rows, math.prod(self.data[column.name].shape[1:]))[:, column.part]
-            for key, column in self.schema.columns().items()
-        }
-        raws = []
-        for corpus, name, a, n in zip(self.corpora, self.names, self.starts, self.lengths, strict=True):
-            joints, position, rotation, gripper = (
-                parts[key][a : a + n].astype(np.float64) if key in parts else None
-                for key in ("joints", "position", "rotation", "gripper")
-            )
-            raws.append(Raw(corpus, name, joints, position, rotation, None if gripper is None else gripper[:, 0]))
-        yield raws
+        whole = {key: self.data[key].reshape(rows, self.widths[key]) for key in columns}
+        yield [
+            Numbers(corpus, name, {key: values[a : a + n].astype(np.float64) for key, values in whole.items()})
+            for corpus, name, a, n in zip(self.corpora, self.names, self.starts, self.lengths, strict=True)
+        ]
 
 
 def read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from action_heads.data.cache import Table, cached
 from action_heads.data.checks import check
 from action_heads.data.convert import resample, to_steps
-from action_heads.data.lerobot import LeRobot
-from action_heads.data.npz import Npz
-from action_heads.data.raw import BadData, BadEpisode, Corpus
-from action_heads.data.robomimic import Robomimic
+from action_heads.data.reading import BadData, BadEpisode
+from action_heads.data.recordings import READERS
+from action_heads.data.schema import Schema
 from action_heads.data.spec import RATE_HZ, Spec
 from action_heads.data.told import Told
 from action_heads.kinematics import PANDA, Arm, Trajectories, Windows, recorded_trajectories
 from action_heads.kinematics.trajectories import chosen
 
-READERS = {"npz": Npz, "lerobot": LeRobot, "robomimic": Robomimic}
 BUNDLED = "panda_kinematics"  # the name under which `npz:` finds the recordings that come with the package
 MOST_RAISED = 1000.0  # times: steps that interpolation may make of one
 MOST_SKIPPED = 0.5  # of the episodes: more than that is no accident
@@ -66,74 +62,74 @@ def find_arm(name: str, tip: str | None = None) -> Arm:
 
 def read(spec: Spec) -> Trajectories:
     """The whole of a recording, from the cache where it was read before."""
-    corpus: Corpus = READERS[spec.kind](spec)
-    if "arm" in spec.options:
-        corpus.schema = replace(corpus.schema, arm=spec.options["arm"])
-    arm = None if corpus.schema.arm is None else find_arm(corpus.schema.arm, spec.options.get("tip"))
-    rate = corpus.rate_hz if spec.options.get("rate") == "native" else spec.number("rate", RATE_HZ)
-    base = _base(spec, corpus, arm)
+    recording = READERS[spec.kind](spec)
+    schema = recording.schema
+    arm = None if schema.arm is None else find_arm(schema.arm, spec.options.get("tip"))
+    recorded = recording.rate_hz
+    rate = recorded if spec.options.get("rate") == "native" else spec.number("rate", RATE_HZ)
+    base = _base(spec, schema, arm)
     skip = spec.options.get("bad") == "skip"
     skip_empty = skip or spec.options.get("short") == "skip"
-    if rate > MOST_RAISED * corpus.rate_hz:
+    if rate > MOST_RAISED * recorded:
         raise ValueError(
-            f"{spec}: {corpus.rate_hz:g} Hz recorded would become {rate:g} Hz, more than {MOST_RAISED:g} times as many "
+            f"{spec}: {recorded:g} Hz recorded would become {rate:g} Hz, more than {MOST_RAISED:g} times as many "
             "steps: give the rate it was recorded at as recorded_hz, or a lower rate"
         )
 
     def build(table: Table) -> None:
         skipped, count = [], 0
-        told = Told(corpus.schema, corpus.normalises, corpus.source)
-        for shard in corpus.shards():
+        told = Told(schema, recording.normalises and bool(schema.joints), str(spec))
+        for shard in recording.shards():
             for raw in shard:
                 count += 1
                 try:
-                    check(raw, corpus.schema, arm, base, corpus.source)
+                    check(raw, schema, arm, base, str(spec))
                 except BadEpisode as error:
                     if not (skip or (skip_empty and not len(raw))):
                         raise
                     skipped.append(str(error))
                     continue
-                converted = to_steps(raw, corpus.schema, arm, base)
+                converted = to_steps(raw, schema, arm, base)
                 told.add(raw, converted)
-                steps = resample(converted, corpus.rate_hz, rate)
+                steps = resample(converted, recorded, rate)
                 table.append(raw.corpus, raw.name, steps)
         if len(skipped) > MOST_SKIPPED * count:
-            raise BadData(f"{corpus.source}: {len(skipped)} of {count} episodes are bad, the first: {skipped[0]}")
+            raise BadData(f"{spec}: {len(skipped)} of {count} episodes are bad, the first: {skipped[0]}")
         notes = told.warnings()
         if skipped:
-            notes = [f"{corpus.source}: left out {len(skipped)} of {count} episodes, the first: {skipped[0]}", *notes]
+            notes = [f"{spec}: left out {len(skipped)} of {count} episodes, the first: {skipped[0]}", *notes]
         table.warning = "\n".join(notes)
 
     identity = {
         "kind": spec.kind,
-        "source": corpus.identity,
-        "schema": corpus.schema.to_dict(),
+        "source": recording.identity,
+        "schema": schema.to_dict(),
         "arm": None if arm is None else [arm.name, arm.frame],
-        "rates": [corpus.rate_hz, rate],
+        "rates": [recorded, rate],
         "base": None if base is None else base.tolist(),
         "skip": skip or ("empty" if skip_empty else False),
     }
     return cached(identity, rate, arm, build)
 
 
-def _base(spec: Spec, corpus: Corpus, arm: Arm | None) -> np.ndarray | None:
+def _base(spec: Spec, schema: Schema, arm: Arm | None) -> np.ndarray | None:
     """Where the arm stands (3,), m; None where poses are in its base frame, or are not needed, or stay in the world."""
-    schema, given = corpus.schema, spec.options.get("base")
+    given = spec.options.get("base")
     needed = schema.world and (schema.joints is None or arm is None)
     if given is None and needed:
         raise BadData(
-            f"{corpus.source}: its poses are in the world frame and there are no joints of a known arm. Say where the "
+            f"{spec}: its poses are in the world frame and there are no joints of a known arm. Say where the "
             "robot's base stands, in m, as in ?base=-0.56,0,0.912; or keep the world frame with ?base=world, which is "
             "as good for delta actions, but not for absolute ones"
         )
     if given is None or given == "world" or not schema.world:
         if given not in (None, "world"):
-            raise ValueError(f"{corpus.source}: base was given, but the poses of {schema.name} are in the base frame")
+            raise ValueError(f"{spec}: base was given, but the poses of {schema.name} are in the base frame")
         return None
     try:
         base = np.array([float(value) for value in given.split(",")])
     except ValueError:
         base = np.zeros(0)
     if base.shape != (3,) or not np.isfinite(base).all():
-        raise ValueError(f"{corpus.source}: base is x,y,z in m or world, not {given!r}")
+        raise ValueError(f"{spec}: base is x,y,z in m or world, not {given!r}")
     return base

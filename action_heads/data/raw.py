@@ -1,20 +1,19 @@
-"""What a reader of a file format hands over.
+"""What Stage 1 takes from a recording.
 
 Axes: `t` steps of one episode, `j` joints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from action_heads.data.reading import BadData, BadEpisode
 from action_heads.data.schema import Schema
 
-__all__ = ["BadData", "BadEpisode", "Corpus", "Raw"]
+__all__ = ["BadData", "BadEpisode", "Raw"]
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,12 @@ class Raw:
     rotation: np.ndarray | None  # (t, width of the form)
     gripper: np.ndarray | None  # (t,)
 
+    @classmethod
+    def of(cls, corpus: str, name: str, columns: Mapping[str, np.ndarray], schema: Schema) -> Raw:
+        """Take the columns (t, width) that a schema names."""
+        parts = {key: columns[column.name][:, column.part] for key, column in schema.columns().items()}
+        joints, position, rotation, gripper = map(parts.get, ("joints", "position", "rotation", "gripper"))
+        return cls(corpus, name, joints, position, rotation, None if gripper is None else gripper[:, 0])
+
     def __len__(self) -> int:
         return len(next(part for part in (self.joints, self.position) if part is not None))
-
-
-class Corpus(Protocol):
-    """A recording on disk. `shards` gives episodes a file (or a demonstration) at a time, so that one is in memory."""
-
-    source: str  # for messages
-    identity: object  # JSON; another file gives another
-    rate_hz: float
-    schema: Schema
-    normalises: bool  # whether robots of its kind are recorded with joints from -100 to 100
-
-    def shards(self) -> Iterator[list[Raw]]: ...

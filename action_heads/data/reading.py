@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from action_heads._util import limits
+from action_heads.io import files
 
 MOST_TEXT = 2**26  # bytes of a JSON file: info.json of the largest datasets has some 100 kB
 MOST_BYTES = 2**36  # of the arrays that are read at once: more is a damaged header or a bomb
@@ -19,6 +20,11 @@ class BadData(ValueError):
 
 class BadEpisode(BadData):
     """An episode that cannot be so; `?bad=skip` leaves it out."""
+
+
+def no_steps(where: str, of: str = "") -> BadEpisode:
+    """Return the error of an episode without steps."""
+    return BadEpisode(f"{where} has no steps{of}; leave such episodes out with ?short=skip or ?bad=skip")
 
 
 @contextmanager
@@ -57,34 +63,20 @@ def read_object(path: Path, source: str) -> dict[str, Any]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Read JSON text. A key that comes twice is refused, for readers differ in which of the two counts."""
+    """Read JSON text. Numbers are not looked at: those that are used are checked where they are."""
     if len(text) > MOST_TEXT:
         raise BadData(f"{where} has {len(text)} characters, more than the {MOST_TEXT} that it may have")
     try:
-        return json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, where))
-    except BadData:
-        raise
-    except (ValueError, RecursionError) as error:
+        return files.loads(text, numbers=False)
+    except files.KeyTwice as error:
+        raise BadData(f"{where} has the key {error.key!r} twice: remove one of them") from error
+    except files.NotJson as error:
         raise BadData(f"{where} is not JSON: {error}") from error
-
-
-def _object(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise BadData(f"{where} has the key {twice!r} twice: remove one of them")
-    return found
 
 
 def is_number(value: object) -> bool:
     """Tell whether a value of a JSON file is a finite number; True and False are none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    try:
-        return math.isfinite(float(value))
-    except OverflowError:
-        return False
+    return limits.fits(value, float)
 
 
 def positive(value: object, most: float, where: str) -> float:
@@ -103,8 +95,4 @@ def whole(value: object, where: str, least: int = 0, most: int = 2**40) -> int:
 
 def short(value: object) -> str:
     """A value as an error message shows it."""
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of more than 4300 digits
-        text = type(value).__name__
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return limits.shown(value, 80)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from action_heads._util.extras import require
 from action_heads.data import hdf5
-from action_heads.data import schema as columns
-from action_heads.data.raw import BadData, Raw
-from action_heads.data.reading import short
-from action_heads.data.schema import Schema
+from action_heads.data.reading import BadData, reading, short
+from action_heads.data.recording import Numbers, Recording, cameras_by_name, state_of
+from action_heads.data.schema import Schema, check
 from action_heads.data.spec import Spec
 
 ROBOMIMIC = Schema(
@@ -34,40 +35,83 @@ LIBERO = replace(
 FINGERS = {"robomimic": "robot0_gripper_qpos", "libero": "gripper_states"}
 # The command says what the hand does; the fingers stop at whatever they hold. qpos is for files without actions.
 QPOS = {"gripper_open": 0.04, "gripper_closed": 0.0}
+# What Stage 2 shows a policy, in either naming, and where the objects lie, for one without cameras.
+STATES = (
+    ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"),
+    ("ee_pos", "ee_ori", "gripper_states", "joint_states"),
+)
+OBJECTS = "object"
+MAKE = "make observations first, with robomimic's dataset_states_to_obs.py"
 
 
-class Robomimic:
-    """A file of demonstrations with low-dimensional observations."""
+class Robomimic(Recording):
+    """A file of demonstrations. Columns are those of `obs`, by their own names, and `actions`."""
 
-    normalises = False
+    default_action = "actions"
 
-    def __init__(self, spec: Spec):
-        self.spec, self.source = spec, str(spec)
-        self.path = Path(spec.where).expanduser()
-        self.corpus = self.path.stem
+    def __init__(self, spec: Spec, observed: bool = False):
+        self.spec, self.source, self.path = spec, str(spec), Path(spec.where).expanduser()
+        self._open: tuple[int, Any] | None = None  # (process, file): a handle does not survive a fork
         with hdf5.opened(self.path, self.source) as file:
             self.demos = hdf5.demonstrations(file, spec)
-            arguments = hdf5.settings(file, self.source)
-            first = hdf5.first_with_steps(file, self.demos, self.source)
-            found = hdf5.widths(hdf5.columns(file["data"][first], f"{self.source}, {first}"))
-        self.rate_hz = hdf5.control_hz(spec, arguments)
-        self.schema = self._schema(found, first, arguments)
-        stat = self.path.stat()
-        self.identity = [self.path.name, stat.st_size, stat.st_mtime_ns]
-        if key := spec.options.get("filter_key"):
-            self.identity.append(key)
+            self.arguments = hdf5.settings(file, self.source)
+            self.first = hdf5.first_with_steps(file, self.demos, self.source)
+            found = hdf5.columns(file["data"][self.first], f"{self.source}, {self.first}")
+            self.widths = hdf5.widths(found)
+            if observed:
+                self._observe(file, found)
+        self.rate_hz = hdf5.control_hz(spec, self.arguments)
 
-    def _schema(self, found: dict[str, int], first: str, arguments: dict[str, Any]) -> Schema:
+    @property
+    def identity(self) -> object:
+        listed = self.spec.options.get("filter_key")
+        return [*state_of(self.path), *([listed] if listed else [])]
+
+    def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
+        """Read one demonstration after another; the file is closed in between."""
+        for name in self.demos:
+            where = f"{self.source}, {name}"
+            with hdf5.opened(self.path, self.source) as file, reading(where, hdf5.REMEDY):
+                found = self._checked(file["data"][name], where, columns)
+                values = {key: hdf5.numbers(found[key], f"{where}, {key}") for key in columns if found}
+            none = {key: np.zeros((0, self.widths[key])) for key in columns}
+            yield [Numbers(self.path.stem, name, values or none)]
+
+    def _checked(self, demo: Any, where: str, wanted: Iterable[str]) -> dict[str, Any]:
+        """Return the columns of a demonstration, none of one without steps.
+
+        Raise unless it has those that are wanted, a row a step, and as wide as the first demonstration's.
+        """
+        found = hdf5.columns(demo, where)
+        if not hdf5.steps(found):
+            return {}
+        if absent := sorted({*wanted} - found.keys()):
+            raise BadData(f"{where} lacks {', '.join(absent)}; it has {', '.join(sorted(found)) or 'nothing'}")
+        if len(lengths := {len(found[key]) for key in wanted}) > 1:
+            raise BadData(f"{where}: parts have different numbers of steps, {sorted(lengths)}")
+        widths = hdf5.widths(found)
+        if other := [key for key in wanted if key in self.widths and widths.get(key) != self.widths[key]]:
+            raise BadData(
+                f"{where}: {other[0]} has shape {found[other[0]].shape} and type {found[other[0]].dtype}, where "
+                f"{self.widths[other[0]]} numbers a step are expected"
+            )
+        return found
+
+    # ── motion ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def find_schema(self) -> Schema:
+        """Return robomimic's or LIBERO's map, with what the file has of it."""
+        found = self.widths
         schema = next(
             (s for s in (ROBOMIMIC, LIBERO) if {s.columns()[key].name for key in ("joints", "position")} & set(found)),
             None,
         )
         if schema is None:
             raise BadData(
-                f"{self.source}: {first} has no obs/robot0_*, and neither LIBERO's joint_states or ee_pos, only "
-                f"{', '.join(found) or 'nothing'}: make observations first, with robomimic's dataset_states_to_obs.py"
+                f"{self.source}: {self.first} has no obs/robot0_*, and neither LIBERO's joint_states or ee_pos, only "
+                f"{', '.join(found) or 'nothing'}: {MAKE}"
             )
-        robots = self._robots(arguments)
+        robots = self._robots()
         if robots != ["Panda"] and "arm" not in self.spec.options:
             raise BadData(
                 f"{self.source} is of {', '.join(robots)}: name one arm by its model file, as in ?arm=ARM.urdf"
@@ -83,11 +127,11 @@ class Robomimic:
             schema = replace(schema, joints=None)
         elif not {parts["position"].name, parts["rotation"].name} <= set(found):
             schema = replace(schema, position=None, rotation=None)
-        return columns.check(schema, found, self.source)
+        return check(schema, found, self.source)
 
-    def _robots(self, arguments: dict[str, Any]) -> list[str]:
-        """The names of the robots; the Panda where the file does not say."""
-        robots = arguments.get("robots") or "Panda"
+    def _robots(self) -> list[str]:
+        """Return the names of the robots; the Panda where the file does not say."""
+        robots = self.arguments.get("robots") or "Panda"
         robots = [robots] if isinstance(robots, str) else robots
         if not isinstance(robots, list) or not all(isinstance(name, str) for name in robots):
             raise BadData(
@@ -95,26 +139,52 @@ class Robomimic:
             )
         return robots
 
-    def shards(self) -> Iterator[list[Raw]]:
-        """One demonstration after another."""
-        for name in self.demos:
-            with hdf5.opened(self.path, self.source) as file:
-                raw = self._read(file["data"][name], name)
-            yield [raw]
+    # ── observations ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _read(self, demo: Any, name: str) -> Raw:
-        where = f"{self.source}, {name}"
-        found = hdf5.columns(demo, where)
-        if not hdf5.steps(found):
-            none = np.zeros((0, 7))
-            return Raw(self.corpus, name, none, none, none, none[:, 0])
-        parts = {}
-        for key, column in self.schema.columns().items():
-            values = hdf5.numbers(found, column.name, where)
-            parts[key] = values[:, column.part]
-        lengths = {key: len(part) for key, part in parts.items()}
-        if len(set(lengths.values())) > 1:
-            raise BadData(f"{where}: parts have different numbers of steps, {lengths}")
-        columns.check(self.schema, hdf5.widths(found), where)
-        gripper = parts["gripper"][:, 0]
-        return Raw(self.corpus, name, parts.get("joints"), parts.get("position"), parts.get("rotation"), gripper)
+    def _observe(self, file: Any, found: Mapping[str, Any]) -> None:
+        """Look at every demonstration: `found` are the columns of the first one that has steps."""
+        if not found.keys() - {"actions"}:
+            states = "only the simulation's states" if "states" in file["data"][self.first] else "no observations"
+            raise BadData(f"{self.source}: {self.first} has {states}, no obs: {MAKE}")
+        images = {name: data for name, data in found.items() if data.ndim == 4 and data.shape[-1] == 3}
+        self.keys = cameras_by_name(images, lambda name: name.removesuffix("_image").removesuffix("_rgb"))
+        self.cameras = {camera: images[key].shape[1:3] for camera, key in self.keys.items()}
+        self.keep({name: self._length(file["data"][name], f"{self.source}, {name}") for name in self.demos})
+        self.demos = list(self.names)
+        told = hdf5.descriptions(file, self.demos, self.spec) or [self.path.stem] * len(self.demos)
+        self.tasks = tuple(dict.fromkeys(told))
+        self.task_of = np.repeat([self.tasks.index(text) for text in told], self.lengths)
+
+    def _length(self, demo: Any, where: str) -> int:
+        """Return the steps of a demonstration, which must have the columns and images of the first."""
+        found = self._checked(demo, where, {"actions", *self.widths, *self.keys.values()})
+        for camera, key in self.keys.items() if found else ():
+            if found[key].shape[1:] != (*self.cameras[camera], 3) or found[key].dtype != np.uint8:
+                raise BadData(
+                    f"{where}: {key} has shape {found[key].shape} and type {found[key].dtype}, where pictures "
+                    f"(t, {self.cameras[camera][0]}, {self.cameras[camera][1]}, 3) of uint8 are expected"
+                )
+        return hdf5.steps(found)
+
+    def own_state(self, seen: bool) -> tuple[str, ...]:
+        arm = next((own for own in STATES if {*own} & self.widths.keys()), ())
+        return tuple(name for name in (arm if seen else (*arm, OBJECTS)) if name in self.widths)
+
+    def pictures(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
+        first, last = int(steps.min()), int(steps.max())
+        demo, key = self.names[episode], self.keys[camera]
+        with reading(f"{self.source}, {demo}, {key}", hdf5.REMEDY):
+            data = self.file[f"data/{demo}/obs/{key}"]
+            hdf5.check_array(data, f"{self.source}, {demo}, {key}")
+            return data[first : last + 1][steps - first]
+
+    @property
+    def file(self) -> Any:
+        """The open file of this process."""
+        if self._open is None or self._open[0] != os.getpid():
+            with reading(f"{self.source}: {self.path}"):
+                self._open = os.getpid(), require("h5py", "data").File(self.path, "r")
+        return self._open[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_open": None}

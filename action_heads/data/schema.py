@@ -247,6 +247,11 @@ _OPENPI = replace(SCHEMAS["libero"], position="state[0:3]", rotation="state[3:6]
 _KNOWN = [(schema, WIDTHS[name]) for name, schema in SCHEMAS.items()] + [(_OPENPI, {"state": 8, "actions": 7})]
 
 
+def listed(widths: Mapping[str, int]) -> str:
+    """Return columns and how many numbers each has, for messages."""
+    return ", ".join(f"{column} ({width})" for column, width in widths.items())
+
+
 def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
     """The schema of that name, or the one whose columns are all among these (name -> number of values)."""
     if name is not None and name not in SCHEMAS:
@@ -266,9 +271,8 @@ def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
 
     # Of two that lack as much, the one whose columns are there at all.
     nearest, declared = min(candidates, key=lambda one: (len(differs(*one)) / len(one[0].columns()), -len(one[1])))
-    present = ", ".join(f"{column} ({width})" for column, width in widths.items())
     raise ValueError(
-        f"{source}: no column map fits. It has {present}. The nearest, {nearest.name}, lacks "
+        f"{source}: no column map fits. It has {listed(widths)}. The nearest, {nearest.name}, lacks "
         f"{', '.join(differs(nearest, declared))}. Write a map of your own: ?columns=MAP.json, see docs/data.md"
     )
 
@@ -276,6 +280,5 @@ def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
 def check(schema: Schema, widths: Mapping[str, int], source: str) -> Schema:
     """A user's own map, refused where the recording lacks what it names."""
     if problems := schema.lacks(widths):
-        present = ", ".join(f"{column} ({width})" for column, width in widths.items())
-        raise BadData(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {present}")
+        raise BadData(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {listed(widths)}")
     return schema

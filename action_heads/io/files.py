@@ -118,30 +118,51 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_json(text: str, what: str | os.PathLike[str]) -> Any:
-    """Parse JSON as the standard has it; the `ValueError` names `what` and the place.
-
-    Refused beyond Python's own parser: keys that come twice, NaN and infinity, integers beyond 64 bits, halves of
-    surrogate pairs, and nesting deeper than `NESTING`. Whatever passes can be shown, copied and written again.
-    """
+    """Parse JSON as `loads` does; the `ValueError` names `what` and the place."""
     try:
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_no_number, parse_int=_integer, parse_float=_finite
-        )
+        return loads(text)
+    except NotJson as error:
+        raise ValueError(f"{what} is not valid JSON ({error.reason}); {error.remedy}") from error
+
+
+class NotJson(ValueError):
+    """A text is not JSON, or not as this library takes it: why, and the remedy."""
+
+    def __init__(self, reason: str, remedy: str = "mend it or write it again"):
+        super().__init__(f"{reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy
+
+
+class KeyTwice(NotJson):
+    """An object has a `key` twice, and readers differ in which of the two counts."""
+
+    def __init__(self, key: str):
+        super().__init__(f"the key {limits.shown(key)} comes twice in one object")
+        self.key = key
+
+
+def loads(text: str, numbers: bool = True) -> Any:
+    """Parse JSON as the standard has it.
+
+    Refused beyond Python's own parser: keys that come twice, halves of surrogate pairs, nesting deeper than `NESTING`
+    and, unless whoever uses the `numbers` checks them, NaN, infinity and integers beyond 64 bits, which Python's own
+    writer makes. Whatever passes can be shown, copied and written again.
+    """
+    hooks: dict[str, Any] = {"parse_constant": _no_number, "parse_int": _integer, "parse_float": _finite}
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, **hooks if numbers else {})
         _check_within(value)
         return value
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         head = text[:64].encode(errors="replace")
         remedy = _foreign(head) or ("mend that line or write it again" if text.strip() else "the file is empty")
-        raise ValueError(f"{what} is not valid JSON ({where}); {remedy}") from error
+        raise NotJson(f"line {error.lineno}, column {error.colno}: {error.msg}", remedy) from error
     except RecursionError as error:
-        raise ValueError(f"{what} nests lists or objects thousands deep: it is damaged; write it again") from error
-    except _Refused as error:
-        raise ValueError(f"{what} is not valid JSON ({error}); mend it or write it again") from error
-
-
-class _Refused(Exception):
-    """A value that JSON, or this library, does not allow."""
+        raise NotJson("lists or objects are nested thousands deep", "it is damaged: write it again") from error
+    except NotJson:
+        raise
+    except ValueError as error:  # an integer of thousands of digits
+        raise NotJson(str(error)) from error
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -149,24 +170,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _Refused(f"the key {limits.shown(twice)} comes twice in one object")
+        raise KeyTwice(twice)
     return found
 
 
 def _no_number(text: str) -> Any:
-    raise _Refused(f"{text} is no number of JSON")
+    raise NotJson(f"{text} is no number of JSON")
 
 
 def _integer(text: str) -> int:
     if len(text) > 20 or abs(number := int(text)) >= 2**64:
-        raise _Refused(f"an integer of {len(text.lstrip('-'))} digits")
+        raise NotJson(f"an integer of {len(text.lstrip('-'))} digits")
     return number
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise _Refused(f"the number {text[:40]} is beyond what a float holds")
+        raise NotJson(f"the number {text[:40]} is beyond what a float holds")
     return number
 
 
@@ -182,11 +203,11 @@ def _check_within(value: Any) -> None:
             elif isinstance(item, list):
                 below += item
             elif isinstance(item, str) and not limits.is_text(item):
-                raise _Refused(f"the text {limits.shown(item)} holds half of a surrogate pair")
+                raise NotJson(f"the text {limits.shown(item)} holds half of a surrogate pair")
         if not below:
             return
         level = below
-    raise _Refused(f"lists or objects are nested more than {NESTING} deep")
+    raise NotJson(f"lists or objects are nested more than {NESTING} deep")
 
 
 def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:

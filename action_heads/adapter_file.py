@@ -19,8 +19,7 @@ from action_heads._util.checks import check_fingerprint, check_layout, check_val
 from action_heads._util.limits import fits, shown
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
-from action_heads.adapters import ADAPTERS
-from action_heads.adapters.base import AdapterConfig
+from action_heads.adapters.config import AdapterConfig
 from action_heads.config import strict
 from action_heads.io.files import WeightFileError, fingerprint, load_tensors, naming, save_tensors
 
@@ -84,15 +83,13 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
             f"this head is {found['name']} with fingerprint {found['fingerprint']}: load the one it was trained on"
         )
     what = f"the adapter's config in {file}"
-    settings = dataclasses.asdict(strict(AdapterConfig, config["adapter"], what, SINCE))
-    if (mechanism := settings.pop("mechanism")) not in ADAPTERS:
-        raise ValueError(f"unknown adapter {mechanism!r}; known are {', '.join(ADAPTERS)}")
+    adapter = strict(AdapterConfig, config["adapter"], what, SINCE)
     with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained
         if shape := config.get("reshape"):
             space, dtype = ActionSpace.from_dict(shape["space"]), head.dtype
             head = head.reshape(space=space, horizon=shape["horizon"]).to(dtype)
         normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
-        policy = head.attach(ADAPTERS[mechanism](**settings), normalizer=normalizer)
+        policy = head.attach(adapter.make(adapter.cond_dim), normalizer=normalizer)
     expected = own_state(policy)
     check_layout(tensors, expected, file)
     check_values(tensors, expected, file)

@@ -16,8 +16,9 @@ from torch import Tensor
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
 from action_heads._util.extras import require
+from action_heads._util.flags import check_least
 from action_heads._util.precision import bfloat16_is_faster
-from action_heads.diffusion.levels import check_levels
+from action_heads.diffusion.levels import NoiseConfig
 from action_heads.policy import ConditionedHead
 
 
@@ -65,12 +66,10 @@ class FitConfig:
     prefixes: bool = False
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "warmup", "noise_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "steps", "batch_size", "warmup")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
-        check_levels(self.levels)
+        NoiseConfig(self.levels, self.noise_samples, self.prefixes)
 
 
 def fit(

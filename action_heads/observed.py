@@ -94,7 +94,7 @@ class ObservedPolicy(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the head is."""
-        return self.policy.head.objective.alpha.device
+        return self.policy.head.device
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """List the parameters that train: those of the adapter and of a head that trains along, and the encoder's."""

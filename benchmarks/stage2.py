@@ -62,7 +62,7 @@ class Data:
 
 def pretrained(name: str) -> ActionHead:
     """Trained at the first call, read back afterwards."""
-    config = PretrainConfig(out=OUT / "heads" / name, name=name, **HEADS[name])
+    config = PretrainConfig.from_flat(HEADS[name] | {"out": OUT / "heads" / name, "name": name})
     if not (config.folder / "golden.safetensors").exists():
         pretrain(config, "benchmarks/stage2.py heads")
     return ActionHead.from_pretrained(config.folder)
@@ -74,7 +74,7 @@ def head_of(cell: Cell) -> ActionHead:
         return pretrained(cell.head)
     torch.manual_seed(1000 + cell.seed)
     # A random head can't know a code. It gets the same paths, so that adapters of one size compare.
-    random = replace(PretrainConfig(**HEADS[cell.head]).head(), coded=True)
+    random = replace(PretrainConfig.from_flat(HEADS[cell.head]).head(), coded=True)
     if cell.width:
         random = replace(random, width=cell.width, rank=min(random.rank, 2 * cell.width))
     head = ActionHead(random)

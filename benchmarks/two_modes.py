@@ -45,7 +45,7 @@ def main() -> None:
     for name, through in (("base", "code"), ("base", "both"), ("mixer", "code"), ("mixer", "both"), ("random", "both")):
         torch.manual_seed(0)
         random = name == "random"
-        head = ActionHead(PretrainConfig(**HEADS["mixer"]).head()).freeze() if random else pretrained(name)
+        head = ActionHead(PretrainConfig.from_flat(HEADS["mixer"]).head()).freeze() if random else pretrained(name)
         cond, actions = demonstrations(4000, torch.Generator().manual_seed(0))
         adapter = AdaLNZero(1, through=through, relearn_step=random)
         adapter.standardize(cond)

@@ -42,6 +42,7 @@ from action_heads.pretrain.loop import pretrain  # noqa: E402
 from action_heads.pretrain.settings import PretrainConfig  # noqa: E402
 from action_heads.pretrain.trainer import Trainer  # noqa: E402
 from action_heads.training import curve  # noqa: E402
+from action_heads.training.optimiser import OptimiserConfig  # noqa: E402
 
 # Of these the bytes tell of time and speed.
 TIMED = {"config.json", "README.md", "policy.json", "results.json", "state.json"}
@@ -56,7 +57,10 @@ def quick_picture(curves: dict, path: Path, title: str) -> None:
 
 def run_pretrain(out: Path, work: Path) -> None:
     pretrain(
-        PretrainConfig(out=out, width=16, depth=2, steps=40, batch_size=8, save_every=4, precision="fp32", name="test")
+        PretrainConfig(
+            **{"out": out, "width": 16, "depth": 2, "save_every": 4, "precision": "fp32", "name": "test"},
+            optimiser=OptimiserConfig(steps=40, batch_size=8),
+        )
     )
 
 

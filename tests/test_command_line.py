@@ -16,6 +16,8 @@ import pytest
 
 from action_heads import cli
 from action_heads._util.extras import MODULES, missing, reduced
+from action_heads._util.flags import option as flag_of
+from action_heads._util.flat import build, leaves
 from action_heads._util.names import nearest
 from action_heads.cli import command_line
 from action_heads.cli.command_line import Mistake, parse, plain_errors
@@ -116,9 +118,9 @@ def test_help_is_written_for_every_option(kind, capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert kind.__doc__.splitlines()[0][:40] in text
-    for field in dataclasses.fields(kind):
-        if field.default is not dataclasses.MISSING:
-            assert f"--{field.name.replace('_', '-')}" in text
+    for name, leaf in leaves(kind).items():
+        if leaf.default is not dataclasses.MISSING:
+            assert flag_of(name) in text
 
 
 @pytest.mark.parametrize("kind", settings())
@@ -174,11 +176,11 @@ def test_an_error_of_the_settings_is_whole_and_in_one_line(capsys):
 def test_no_message_names_its_flags_twice(kind):
     """Over every option of every settings class, with values that it can hardly take."""
     messages = []
-    for field in dataclasses.fields(kind):
+    for name in leaves(kind):
         for value in ("no such thing", -7, ("no such thing",), "lerobot:", "npz:a.npz"):
-            given = {f.name: "x" for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+            given = {name: "x" for name, leaf in leaves(kind).items() if leaf.default is dataclasses.MISSING}
             try:
-                made = kind(**given | {field.name: value})
+                made = build(kind, given | {name: value})
                 if "spec" in dir(made):
                     made.spec  # noqa: B018
             except ValueError as error:

@@ -15,6 +15,7 @@ from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.pretrain.trainer import Trainer
+from action_heads.training.optimiser import OptimiserConfig
 
 pytestmark = pytest.mark.gpu
 
@@ -58,7 +59,8 @@ def on_the_gpu():
 @pytest.mark.usefixtures("on_the_gpu")
 def test_pretrains_in_bf16(tmp_path, arch, size):
     """`auto` is bf16 here; weights and their average stay fp32, and a resumed run is a finished run."""
-    config = PretrainConfig(out=tmp_path, arch=arch, size=size, steps=400, batch_size=256, warmup=20, save_every=200)
+    optimiser = OptimiserConfig(steps=400, batch_size=256, warmup=20)
+    config = PretrainConfig(out=tmp_path, arch=arch, size=size, optimiser=optimiser, save_every=200)
     head = pretrain(config)
     assert head.config.training["machine"].startswith("bf16 on")
     assert head.config.training["chunks_per_second"]["training"] > 0
@@ -69,7 +71,9 @@ def test_pretrains_in_bf16(tmp_path, arch, size):
 
 @pytest.mark.usefixtures("on_the_gpu")
 def test_pretraining_takes_pinned_batches_to_fp32_weights(tmp_path):
-    trainer = Trainer(PretrainConfig(out=tmp_path, size="0.3m", batch_size=32, precision="bf16"))
+    trainer = Trainer(
+        PretrainConfig(out=tmp_path, size="0.3m", optimiser=OptimiserConfig(batch_size=32), precision="bf16")
+    )
     assert trainer.draw(0).x0.is_pinned()
     assert trainer.train_step().device.type == "cuda"
     assert {(p.device.type, p.dtype) for p in trainer.parameters} == {("cuda", torch.float32)}

@@ -18,11 +18,10 @@ from action_heads._util.checks import check_units
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, floored
 from action_heads.adapt.settings import AdaptConfig, flag
-from action_heads.adapters import ADAPTERS
 from action_heads.data.recordings import Recording, open_recording
 from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
-from action_heads.encoders import ObservationConfig, ObservationEncoder
+from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
 from action_heads.observed import AdaptedPolicy, Contract
 
@@ -42,7 +41,7 @@ def build(config: AdaptConfig) -> Built:
         recording = open_recording(config.spec)
     cameras = cameras_of(config, recording)
     state = state_of(config, recording)
-    action = config.action or recording.default_action
+    action = config.actions.action or recording.default_action
     with flag("action"):
         recording.check_columns([action])
     layout = layout_for(config, recording, action)
@@ -58,7 +57,7 @@ def build(config: AdaptConfig) -> Built:
         {name: recording.cameras[name] for name in cameras},
         action,
         str(layout),
-        config.gripper,
+        config.actions.gripper,
         recording.rate_hz,
         config.blind,
     )
@@ -80,7 +79,7 @@ def build(config: AdaptConfig) -> Built:
 
 def cameras_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
     """Those that were named, or all."""
-    if config.encoder == "none":
+    if config.vision.encoder == "none":
         return ()
     with flag("cameras", "encoder"):
         recording.check_cameras(config.cameras)
@@ -93,7 +92,7 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
         return ()
     with flag("state"):
         recording.check_columns(config.state)
-    own = config.state or recording.own_state(seen=config.encoder != "none")
+    own = config.state or recording.own_state(seen=config.vision.encoder != "none")
     if not own:
         there = ", ".join(f"{name} ({width})" for name, width in recording.widths.items())
         warnings.warn(
@@ -106,8 +105,10 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
 
 def layout_for(config: AdaptConfig, recording: Recording, action: str) -> ActionLayout:
     """What the columns of the action mean."""
+    declared = config.actions
     with flag("action_layout"):
-        return layout_of(config.action_layout, recording.widths[action], recording.column_names(action), config.gripper)
+        names = recording.column_names(action)
+        return layout_of(declared.action_layout, recording.widths[action], names, declared.gripper)
 
 
 def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequence[str]) -> None:
@@ -128,7 +129,7 @@ def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequenc
 
 def check_described(config: AdaptConfig, recording: Recording) -> None:
     """A text model needs words to read."""
-    if config.text and not all(recording.tasks):
+    if config.text.model and not all(recording.tasks):
         with flag("text"):
             raise ValueError(
                 f"{recording.source} has no descriptions of its tasks (meta/tasks.parquet, or language_instruction): "
@@ -138,26 +139,13 @@ def check_described(config: AdaptConfig, recording: Recording) -> None:
 
 def check_horizon(config: AdaptConfig, head: ActionHead) -> None:
     """Chunks hold what is executed of them."""
-    if config.execute > head.config.horizon:
+    if (execute := config.rollout.execute) > head.config.horizon:
         raise ValueError(
-            f"--execute {config.execute} is more than a chunk has, {head.config.horizon}: lower it, or set --horizon"
+            f"--execute {execute} is more than a chunk has, {head.config.horizon}: lower it, or set --horizon"
         )
-    if config.prefixes:
+    if config.noise.prefixes:
         with flag("prefixes", "head"):
             check_mixes_time(head)
-
-
-def observation_config(config: AdaptConfig, contract: Contract, state_dim: int) -> ObservationConfig:
-    """What the encoder is made of."""
-    with flag("cameras", "state", "text"):
-        vision = {"vision": config.vision()} if contract.sizes else {}
-        return ObservationConfig(
-            cameras=tuple(contract.sizes),
-            state_dim=state_dim,
-            observation_steps=config.observation_steps,
-            text=config.language(),
-            **vision,
-        )
 
 
 def fresh(
@@ -172,23 +160,20 @@ def fresh(
     with flag("head"):
         pretrained = ActionHead.from_pretrained(config.head)
     with flag("mode", "horizon", "action_layout"):
-        head = modes.shaped(pretrained, config.mode, config.seed, layout.space(), config.horizon)
+        head = modes.shaped(pretrained, config.mode, config.seed, layout.space(), config.actions.horizon)
     torch.manual_seed(config.seed)
-    settings = observation_config(config, contract, numbers.shape[1])
+    observed = config.observation(tuple(contract.sizes), numbers.shape[1])
     with flag("encoder", "text"):
-        encoder = ObservationEncoder(settings)
-        if config.text:
+        encoder = ObservationEncoder(observed)
+        if config.text.model:
             encoder.learn_tasks(recording.tasks)
     check_pictures(config, contract, encoder)
     with flag("action_layout", "gripper"):
         normalizer = layout.normalizer({"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()})
     torch.manual_seed(config.seed)  # the adapter begins with the same weights behind any encoder
     with flag("adapter", "through", "head"):
-        adapter = ADAPTERS[config.adapter](
-            encoder.cond_dim, hidden_dim=config.hidden, relearn_step=config.relearn_step, through=config.through
-        )
-        policy = head.attach(adapter, normalizer=normalizer)
-    adapter.standard.set(*spread(encoder, numbers, contract))  # type: ignore[operator]
+        policy = head.attach(config.adapter.make(encoder.cond_dim), normalizer=normalizer)
+    policy.adapter.standard.set(*spread(encoder, numbers, contract))  # type: ignore[operator]
     return AdaptedPolicy(encoder, policy, contract)
 
 
@@ -234,12 +219,12 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
         ours = {
             "action_layout": contract.action_layout,
             "gripper": contract.gripper,
-            "horizon": config.horizon or head.config.horizon,
+            "horizon": config.actions.horizon or head.config.horizon,
             "state": contract.state,
             "cameras": tuple(contract.sizes),
             "observation_steps": config.observation_steps,
-            "encoder": observation_config(config, contract, widths.state_dim),
-            "adapter": config.adapter,
+            "encoder": config.observation(tuple(contract.sizes), widths.state_dim),
+            "adapter": config.adapter.mechanism,
         }
         found = {
             "action_layout": theirs.action_layout,
@@ -259,6 +244,6 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
             )
         if config.mode != "decoupled":
             raise ValueError("--mode is of a fresh head, and this run has one already: leave it out")
-    if config.text:
+    if config.text.model:
         policy.encoder.learn_tasks(recording.tasks)
     return AdaptedPolicy(policy.encoder, policy.policy, contract)

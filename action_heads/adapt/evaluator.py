@@ -16,10 +16,10 @@ class Evaluator(Protocol):
     """What an entry point of the group `action_heads.evaluators` names: a module or an object with these two."""
 
     def check_task(self, config: AdaptConfig, policy: ObservedPolicy) -> None:
-        """Raise a ValueError before training if the simulation cannot try this policy in `config.task`."""
+        """Raise a ValueError before training if the simulation cannot try this policy in `config.rollout.task`."""
 
     def roll_out(self, config: AdaptConfig, policy: ObservedPolicy) -> Any:
-        """Return a dataclass of what the rollouts of `config.episodes` episodes came to."""
+        """Return a dataclass of what the rollouts of `config.rollout.episodes` episodes came to."""
 
 
 def find() -> Evaluator:

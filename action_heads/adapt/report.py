@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 def opening(trainer: Trainer) -> str:
     """What is going to happen, where."""
-    c, policy = trainer.config, trainer.policy
+    c, o, policy = trainer.config, trainer.config.optimiser, trainer.policy
     from_step = f", going on from step {trainer.step:,}" if trainer.step else ""
     seen = ", ".join([*policy.contract.sizes, *policy.contract.state]) or "the task's description alone"
     blind = " (blind: hidden)" if c.blind else ""
     tasks = trainer.windows.recording.tasks
     warning = ""
-    if len(tasks) > 1 and not c.text:
+    if len(tasks) > 1 and not c.text.model:
         warning = f"{len(tasks)} tasks, and no description is read (--text): only what is seen tells them apart\n"
     out = f", {trainer.held_out.episodes} held out" if trainer.held_out else ""
     return (
         f"{policy.policy}\nsees {seen}{blind}; does {policy.layout}\n"
-        f"{c.steps:,} steps of {c.batch_size:,} chunks of {trainer.windows.episodes} episodes{out}, "
+        f"{o.steps:,} steps of {o.batch_size:,} chunks of {trainer.windows.episodes} episodes{out}, "
         f"{trainer.machine}{from_step}\n"
         f"{warning}watch: tensorboard --logdir {c.folder / 'state' / 'tensorboard'}"
     )
@@ -60,7 +60,7 @@ def readme(config: AdaptConfig, results: dict[str, Any]) -> str:
     tried = "Not rolled out.\n" if rollouts is None else outcome(rollouts) + ".\n"
     if rollouts and rollouts["video"]:
         tried += f"\n[Some of them]({rollouts['video']}): green border success, red failure.\n"
-    effort = f"{config.steps:,} steps of {config.batch_size} chunks"
+    effort = f"{config.optimiser.steps:,} steps of {config.optimiser.batch_size} chunks"
     kind = "" if config.mode == "decoupled" else f" A control: mode {config.mode}."
     kind += " A control: blind." if config.blind else ""
     episodes, where = results["episodes"], results["machine"]["gpu"] or results["machine"]["processor"]

@@ -34,20 +34,20 @@ def adapt(config: AdaptConfig, command: str = "") -> ObservedPolicy:
     """
     with alone(config.folder):
         trainer, folder = Trainer(config), config.folder / "state"
-        if config.task:
+        if config.rollout.task:
             evaluator.find().check_task(config, trainer.policy)
         if trainer.ema:
             tidy(config.out)
         state.begin(trainer, folder)
         state.resume(trainer, folder)
         trainer.accelerator.print(report.opening(trainer))
-        if trainer.step < config.steps:
+        if trainer.step < config.optimiser.steps:
             train(trainer, folder)
         if trainer.ema:
             finish(trainer, command)
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
-        if trainer.ema and config.task:  # the other processes are let go: they would not wait for hours
+        if trainer.ema and config.rollout.task:  # the other processes are let go: they would not wait for hours
             try_out(trainer)
         return ObservedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
 

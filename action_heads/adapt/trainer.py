@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from action_heads._util.ema import EMA
 from action_heads.adapt import checkpoints
 from action_heads.adapt.build import build
-from action_heads.adapt.settings import AdaptConfig, learning_rate
+from action_heads.adapt.settings import AdaptConfig
 from action_heads.data.windows import Sample, Steps, batches
+from action_heads.diffusion.levels import NoiseConfig
 from action_heads.observed import ObservedPolicy
 from action_heads.training import state
 from action_heads.training.base import Training
@@ -31,10 +32,9 @@ EVALUATED = 512  # held-out windows, at most
 class Stage2(nn.Module):
     """The policy, as accelerate and DDP call it."""
 
-    def __init__(self, policy: ObservedPolicy, tasks: tuple[str, ...], config: AdaptConfig):
+    def __init__(self, policy: ObservedPolicy, tasks: tuple[str, ...], noise: NoiseConfig):
         super().__init__()
-        self.policy, self.tasks = policy, tasks
-        self.options = {"levels": config.levels, "noise_samples": config.noise_samples, "prefixes": config.prefixes}
+        self.policy, self.tasks, self.options = policy, tasks, vars(noise)
 
     def forward(self, batch: Sample, noise: torch.Generator, augmentation: int) -> Tensor:
         """Loss (scalar) of a batch; crops and colours are drawn by a seed."""
@@ -54,29 +54,27 @@ class Trainer(Training[Sample]):
         state.refuse_others(self.settings(), config.folder)
         with self.accelerator.main_process_first():  # it fetches what the others then find
             self.policy, self.windows, self.held_out, tasks = build(config)
-        self.stage = Stage2(self.policy, tasks, config).train()
+        self.stage = Stage2(self.policy, tasks, config.noise).train()
         self.counts = self.policy.counts()
         self.policy.to(self.accelerator.device)
         self.model = self.accelerator.prepare(self.stage)
+        optimiser = config.optimiser
         adapter, encoder = self.policy.parameter_groups()
         self.parameters = adapter + encoder
         groups: list[dict[str, Any]] = [{"params": adapter, "share": 1.0}]
         if encoder:
-            groups.append({"params": encoder, "share": config.encoder_lr / config.lr})
+            groups.append({"params": encoder, "share": optimiser.encoder_lr / optimiser.lr})
         self.buffers = tuple(b for _, b in self.policy.encoder.named_buffers())  # norms that count batches, if any
-        self.optimizer = torch.optim.AdamW(groups, config.lr, weight_decay=config.weight_decay, fused=True)
-        self.ema = EMA(self.parameters, max_decay=config.ema) if self.accelerator.is_main_process else None
+        decay = optimiser.weight_decay
+        self.optimizer = torch.optim.AdamW(groups, optimiser.lr, weight_decay=decay, fused=True)
+        self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
         self.step = 0
         self.progress = state.Progress()
         self._evaluation: list[Sample] = []
 
-    def learning_rate(self, step: int) -> float:
-        """Of the adapter."""
-        return learning_rate(step, self.config)
-
     def coming(self) -> Generator[Sample]:
         """The batches from this step to the last, read and decoded while others are trained on."""
-        steps = range(self.step, self.config.steps)
+        steps = range(self.step, self.config.optimiser.steps)
         rows = Steps(self.windows, self.share, self.config.seed, self.accelerator.process_index, steps)
         yield from batches(self.windows, rows, self.config.workers, self.accelerator.device.type == "cuda")
 
@@ -98,7 +96,7 @@ class Trainer(Training[Sample]):
         if self.held_out is None:
             return None
         assert self.ema, "the main process evaluates: the others have no average"
-        seed, device, share = self.config.seed, self.accelerator.device, self.config.batch_size
+        seed, device, share = self.config.seed, self.accelerator.device, self.config.optimiser.batch_size
         if not self._evaluation:
             drawn = torch.randperm(len(self.held_out), generator=generator("held-out batch", seed))[:EVALUATED]
             rows = [part.tolist() for part in drawn.split(share)]

@@ -6,13 +6,13 @@ from action_heads.adapters.adaln import AdaLN, AdaLNZero
 from action_heads.adapters.adarmsnorm import AdaRMSNorm
 from action_heads.adapters.additive import Additive
 from action_heads.adapters.base import Adapter
+from action_heads.adapters.config import ADAPTERS, AdapterConfig
 from action_heads.adapters.cross_attention import CrossAttention
 from action_heads.adapters.film import FiLM
 from action_heads.adapters.prefix import PrefixTokens
 
-ADAPTERS: dict[str, type[Adapter]] = {
-    adapter.name: adapter for adapter in (FiLM, Additive, AdaLN, AdaLNZero, AdaRMSNorm, CrossAttention, PrefixTokens)
-}
+MECHANISMS = (FiLM, Additive, AdaLN, AdaLNZero, AdaRMSNorm, CrossAttention, PrefixTokens)
+ADAPTERS.update({adapter.name: adapter for adapter in MECHANISMS})
 
 
 def check_adapter(adapter: Any) -> None:
@@ -34,6 +34,7 @@ __all__ = [
     "AdaLNZero",
     "AdaRMSNorm",
     "Adapter",
+    "AdapterConfig",
     "Additive",
     "CrossAttention",
     "FiLM",

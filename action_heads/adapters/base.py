@@ -13,10 +13,10 @@ from typing import ClassVar
 from einops import rearrange
 from torch import Tensor, nn
 
-from action_heads._util import limits
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import Condition, Mask
-from action_heads._util.limits import check_fields, check_parameters, check_width, shown
+from action_heads._util.limits import CONDITION, check_width
+from action_heads.adapters.config import THROUGH, AdapterConfig  # noqa: F401 - both were here
 from action_heads.adapters.reading import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
 
 
@@ -70,48 +70,6 @@ class Modulation:
         return x
 
 
-THROUGH = ("code", "blocks", "both")
-
-
-@dataclass(frozen=True)
-class AdapterConfig:
-    """Everything needed to build an adapter again; written beside its weights."""
-
-    mechanism: str
-    cond_dim: int | Mapping[str, int]
-    hidden_dim: int | None = None
-    relearn_step: bool = False
-    through: str | None = None
-    pool: str = "mean"
-    per_step: bool = False
-
-    def __post_init__(self):
-        if self.through is not None and not (isinstance(self.through, str) and self.through in THROUGH):
-            given = shown(self.through)
-            raise ValueError(f"unknown path {given}; an adapter acts through {', '.join(map(repr, THROUGH))}")
-        if not isinstance(self.pool, str) or self.pool not in POOLS:
-            raise ValueError(f"unknown pooling {shown(self.pool)}; tokens are pooled by {', '.join(map(repr, POOLS))}")
-        if isinstance(self.cond_dim, Mapping):
-            for name, width in self.cond_dim.items():
-                if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
-                    given = shown(name)
-                    raise ValueError(f"a source can't be called {given}: torch takes no dots, nor names of its own")
-                check_width(f"cond_dim[{name!r}]", width, limits.CONDITION)
-            # In one order, whatever file or dict it came from: sums of floats depend on it.
-            object.__setattr__(self, "cond_dim", dict(sorted(self.cond_dim.items())))
-            if not self.cond_dim:
-                raise ValueError("cond_dim names no source: give widths by name, or one width")
-            check_width("the number of sources in cond_dim", len(self.cond_dim), limits.SOURCES)
-        else:
-            check_width("cond_dim", self.cond_dim, limits.CONDITION)
-        if self.hidden_dim is not None:
-            check_width("hidden_dim", self.hidden_dim, limits.WIDTH)
-        check_fields(vars(self), AdapterConfig, "the adapter's config")
-        condition = sum(self.cond_dim.values()) if isinstance(self.cond_dim, Mapping) else self.cond_dim
-        hidden = self.hidden_dim or 1
-        check_parameters("this adapter", condition * hidden + hidden**2)
-
-
 class Adapter(nn.Module):
     """A small trainable network from a condition to the modulation of a frozen backbone.
 
@@ -152,6 +110,8 @@ class Adapter(nn.Module):
         per_step: bool = False,
     ):
         super().__init__()
+        if not isinstance(cond_dim, Mapping):
+            check_width("cond_dim", cond_dim, CONDITION)
         self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, pool, per_step)
         self.step: nn.Module | None = None  # the relearned modulation of the head, if any
         self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)

@@ -1,25 +1,79 @@
-"""`AdapterConfig`: what an adapter is made of, before the width of its condition is known."""
+"""What an adapter is made of, and the one way to make it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from action_heads.adapters import ADAPTERS, Adapter
+from torch import nn
+
+from action_heads._util import limits
+from action_heads._util.flags import Shown, about, check_choices
+from action_heads._util.limits import check_fields, check_parameters, check_width, shown
+from action_heads.adapters.reading import POOLS
+
+if TYPE_CHECKING:
+    from action_heads.adapters.base import Adapter
+
+THROUGH = ("code", "blocks", "both")
+ADAPTERS: dict[str, type[Adapter]] = {}  # the mechanisms by name; the package fills it
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The settings of an adapter, as of `Adapter`; `mechanism` is a name of `ADAPTERS`."""
+    """Everything needed to make an adapter, or to make one again: it is written beside the weights.
+
+    Attributes:
+        mechanism: film, adaln_zero, adarmsnorm, and what else the head was pretrained for.
+        cond_dim: width of the condition, or widths by name; 0 as long as it is not known, in settings.
+        hidden_dim: width of the adapter's reading network.
+        relearn_step: also train the head's own modulation, as the paper does.
+        through: code, blocks or both: where the adapter acts.
+        pool: how tokens are pooled.
+        per_step: a code for every step of the chunk, rather than one for all.
+    """
 
     mechanism: str
-    hidden_dim: int | None = None
+    cond_dim: int | Mapping[str, int] = 0
+    hidden_dim: Annotated[int | None, Shown("the head's width", "INT")] = None
     relearn_step: bool = False
-    through: str | None = None
+    through: Annotated[str | None, Shown("all that the head has")] = None
     pool: str = "mean"
     per_step: bool = False
 
+    def __post_init__(self):
+        if self.through is not None and not (isinstance(self.through, str) and self.through in THROUGH):
+            given = shown(self.through)
+            with about("through"):
+                raise ValueError(f"unknown path {given}; an adapter acts through {', '.join(map(repr, THROUGH))}")
+        if not isinstance(self.pool, str) or self.pool not in POOLS:
+            raise ValueError(f"unknown pooling {shown(self.pool)}; tokens are pooled by {', '.join(map(repr, POOLS))}")
+        if isinstance(self.cond_dim, Mapping):
+            for name, width in self.cond_dim.items():
+                if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
+                    given = shown(name)
+                    raise ValueError(f"a source can't be called {given}: torch takes no dots, nor names of its own")
+                check_width(f"cond_dim[{name!r}]", width, limits.CONDITION)
+            # In one order, whatever file or dict it came from: sums of floats depend on it.
+            object.__setattr__(self, "cond_dim", dict(sorted(self.cond_dim.items())))
+            if not self.cond_dim:
+                raise ValueError("cond_dim names no source: give widths by name, or one width")
+            check_width("the number of sources in cond_dim", len(self.cond_dim), limits.SOURCES)
+        elif self.cond_dim != 0:
+            check_width("cond_dim", self.cond_dim, limits.CONDITION)
+        with about("hidden_dim"):
+            if self.hidden_dim is not None:
+                check_width("hidden_dim", self.hidden_dim, limits.WIDTH)
+            check_fields(vars(self), AdapterConfig, "the adapter's config")
+            condition = sum(self.cond_dim.values()) if isinstance(self.cond_dim, Mapping) else self.cond_dim
+            hidden = self.hidden_dim or 1
+            check_parameters("this adapter", condition * hidden + hidden**2)
+        if self.cond_dim == 0:  # one that was made may be of a class of the user's own
+            check_choices(self, mechanism=ADAPTERS)
+
     def make(self, cond_dim: int | Mapping[str, int]) -> Adapter:
-        """Make the adapter for a condition of some width."""
-        options = {name: value for name, value in vars(self).items() if name != "mechanism"}
+        """Make the adapter for a condition of some width, to be attached to a head."""
+        check_choices(self, mechanism=ADAPTERS)
+        options = {name: value for name, value in vars(self).items() if name not in ("mechanism", "cond_dim")}
         return ADAPTERS[self.mechanism](cond_dim, **options)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import re
 import sys
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from dataclasses import MISSING, field, is_dataclass, make_dataclass
+from typing import Annotated, Any, TypeVar
 
 from action_heads._util import extras
+from action_heads._util.flags import Shown, option
+from action_heads._util.flat import build, leaves
 from action_heads._util.names import nearest
 
 T = TypeVar("T")
@@ -33,21 +35,52 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     import tyro  # here, since the help of the whole does without it
 
     check_options(kind, arguments)
-    # The class's own checks run afterwards: tyro would fold their messages into a box of 80 columns.
-    unchecked: Any = type(kind.__name__, (kind,), {"__post_init__": lambda self: None, "__doc__": kind.__doc__})
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            given = tyro.cli(unchecked, prog=prog, args=list(arguments), config=(tyro.conf.PositionalRequiredArgs,))
+            given = tyro.cli(flat(kind), prog=prog, args=list(arguments), config=(tyro.conf.PositionalRequiredArgs,))
     except SystemExit as end:
         if end.code in (None, 0):
             raise
         raise Mistake(f"{what_is_wrong(kind, said.getvalue())}. See {prog} --help") from None
-    values = {field.name: getattr(given, field.name) for field in dataclasses.fields(unchecked) if field.init}
     try:
-        return kind(**values)
+        return build(kind, vars(given))
     except ValueError as error:
         raise Mistake(str(error)) from error
+
+
+def flat(kind: type) -> type:
+    """Return a dataclass of all that can be set in `kind` and in its parts, described as they are.
+
+    It has none of their checks, which run afterwards: tyro would fold their messages into a box of 80 columns.
+    """
+    made, lines = [], [(kind.__doc__ or "").partition("\n\n    Attributes:")[0], "\nAttributes:"]
+    for name, leaf in leaves(kind).items():
+        value = {} if leaf.default is MISSING else {"default": leaf.default}
+        made.append((name, _for_tyro(leaf.hint(extras=True)), field(**value)))
+        lines.append(f"    {name}: {_described(leaf.kind).get(leaf.name, '')}")
+    return make_dataclass(kind.__name__, made, namespace={"__doc__": "\n".join(lines if made else lines[:1])})
+
+
+def _described(kind: type) -> dict[str, str]:
+    """Return what the docstrings of a dataclass, and of those that it is derived from, say of each field."""
+    from docstring_parser import parse as read  # which tyro brings
+
+    docs = [base.__doc__ or "" for base in reversed(kind.__mro__) if is_dataclass(base)]
+    return {said.arg_name: " ".join((said.description or "").split()) for doc in docs for said in read(doc).params}
+
+
+def _for_tyro(hint: Any) -> Any:
+    """Return an annotation with what tyro makes of a `Shown` in it."""
+    import tyro
+
+    def translated(part: Any) -> Any:
+        if not isinstance(part, Shown):
+            return part
+        return tyro.conf.arg(metavar=part.metavar, help_behavior_hint=f"(default: {part.default})")
+
+    parts = map(translated, getattr(hint, "__metadata__", ()))
+    return Annotated[(hint.__origin__, *parts)] if hasattr(hint, "__metadata__") else hint
 
 
 def check_installed(what: str, *needed: str) -> None:
@@ -69,13 +102,11 @@ def check_options(kind: type, arguments: Sequence[str]) -> None:
 def options(kind: type) -> set[str]:
     """Return all that may be written for the fields of a settings class, in the spelling with dashes."""
     found = {"--help"}
-    hints = typing.get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        name = field.name.replace("_", "-")
-        found.add(f"--{name}")
-        found |= {alias for part in getattr(hints[field.name], "__metadata__", ()) for alias in _aliases(part)}
-        if isinstance(field.default, bool):
-            found.add(f"--no-{name}")
+    for name, leaf in leaves(kind).items():
+        found.add(option(name))
+        found |= {alias for part in getattr(leaf.hint(extras=True), "__metadata__", ()) for alias in _aliases(part)}
+        if isinstance(leaf.default, bool):
+            found.add(option(f"no_{name}"))
     return found
 
 
@@ -86,7 +117,7 @@ def _aliases(annotation: Any) -> tuple[str, ...]:
 def what_is_wrong(kind: type, box: str) -> str:
     """Return what tyro complains of, as one line."""
     if "Missing from" in box:
-        needed = [field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING]
+        needed = [name for name, leaf in leaves(kind).items() if leaf.default is MISSING]
         return f"needed and not given: {' and '.join(needed)}"
     return plain(box)
 

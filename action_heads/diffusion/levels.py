@@ -6,10 +6,12 @@ Papers give a density over u in [0, 1]. Where their time runs from noise to data
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from action_heads._util.flags import about, check_least
 from action_heads.diffusion import draws
 
 Shape = tuple[int, ...]
@@ -57,3 +59,23 @@ def check_levels(name: str) -> None:
     """Raise for a name that is none of `LEVELS`."""
     if name not in LEVELS:
         raise ValueError(f"unknown levels {name!r}; choose one of {', '.join(LEVELS)}")
+
+
+@dataclass(frozen=True)
+class NoiseConfig:
+    """How training noises a chunk.
+
+    Attributes:
+        levels: of noise: uniform, logit_normal, beta or last.
+        noise_samples: how often each chunk is noised.
+        prefixes: also train to continue committed steps, for real-time chunking.
+    """
+
+    levels: str = "uniform"
+    noise_samples: int = 1
+    prefixes: bool = False
+
+    def __post_init__(self):
+        with about("levels"):
+            check_levels(self.levels)
+        check_least(self, 1, "noise_samples")

@@ -36,7 +36,7 @@ def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
         state.begin(trainer, folder)
         state.resume(trainer, folder)
         trainer.accelerator.print(report.opening(trainer))
-        if trainer.step < config.steps:
+        if trainer.step < config.optimiser.steps:
             train(trainer, folder)
         return finish(trainer, command)
 

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 def opening(trainer: Trainer) -> str:
     """What is going to happen, where."""
-    c, folder = trainer.config, trainer.config.folder
+    c, o, folder = trainer.config, trainer.config.optimiser, trainer.config.folder
     from_step = f", going on from step {trainer.step:,}" if trainer.step else ""
     return (
-        f"{trainer.head}\n{c.steps:,} steps of {c.batch_size:,} chunks of {' + '.join(c.sources)}, {trainer.machine}"
+        f"{trainer.head}\n{o.steps:,} steps of {o.batch_size:,} chunks of {' + '.join(c.sources)}, {trainer.machine}"
         f"{from_step}\nwatch: tensorboard --logdir {folder / 'state' / 'tensorboard'}"
     )
 
 
 def record(trainer: Trainer, command: str, speeds: dict[str, int | None]) -> dict[str, Any]:
     """Provenance of a head, for its config and card."""
-    c = trainer.config
+    c, o = trainer.config, trainer.config.optimiser
     return {
         "command": command,
         "licence": c.licence,
@@ -31,9 +31,9 @@ def record(trainer: Trainer, command: str, speeds: dict[str, int | None]) -> dic
         "sources": trainer.sources,
         "signal": c.signal,
         "seed": c.seed,
-        "steps": c.steps,
-        "batch_size": c.batch_size,
-        "chunks": c.steps * c.batch_size,
+        "steps": o.steps,
+        "batch_size": o.batch_size,
+        "chunks": o.steps * o.batch_size,
         "minutes": round(trainer.progress.seconds / 60, 1),
         "machine": trainer.machine,
         "chunks_per_second": speeds,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from action_heads._util.names import nearest
+from action_heads._util.flags import Shown, check_choices, check_least, mistake
+from action_heads._util.flat import Settings
 from action_heads.actions.spaces import EE_ABSOLUTE, EE_DELTA
 from action_heads.backbones import BACKBONES
 from action_heads.card import origin
 from action_heads.config import UNIVERSAL, HeadConfig
 from action_heads.diffusion.levels import LEVELS
 from action_heads.diffusion.objectives import PREDICTIONS, ObjectiveConfig
-from action_heads.fit import PRECISIONS, cosine
+from action_heads.fit import PRECISIONS
 from action_heads.pretrain import objective
+from action_heads.training.optimiser import OptimiserConfig
 
 SIZES = {
     "0.3m": (64, 8),
@@ -30,14 +31,11 @@ SIZES = {
 # Of what is built otherwise: a unet's channels double at each of its levels.
 SIZES_OF = {"unet": {"1m": (24, 3), "2m": (40, 3), "5m": (72, 3), "10m": (104, 3), "244m": (512, 3)}}
 SPACES = {"absolute": EE_ABSOLUTE, "delta": EE_DELTA}
-SCHEDULES = ("cosine", "constant")
 DATA = ("synthetic:panda",)  # recorded motion beside it taught nothing that was measured: docs/stage2.md
-# Where things go, what they are called and owed to, what is saved when: nothing that a weight depends on.
-WEIGHTLESS = ("out", "name", "licence", "credit", "save_every", "workers")
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(Settings):
     """Stage 1: pretrain a head on motion alone, without a single observation.
 
     Attributes:
@@ -55,13 +53,6 @@ class PretrainConfig:
         levels: of noise: uniform, logit_normal, beta or last.
         task_boxes: share of chunks scaled to a random task's workspace.
         mechanisms: adapters the head will take.
-        steps: optimiser steps.
-        batch_size: chunks a step, all processes together.
-        lr: learning rate at its peak.
-        warmup: steps of linear warm-up.
-        schedule: after warm-up: cosine to zero, or constant.
-        clip: largest norm of the gradient.
-        ema: largest decay of the weights' average, the later head.
         precision: fp32, bf16, or auto: bf16 where it is faster.
         seed: of weights, data and noise.
         save_every: steps between saved states and held-out losses.
@@ -70,78 +61,45 @@ class PretrainConfig:
         credit: SPEC=whose a source is and its licence; repeat it.
     """
 
-    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: heads/<arch>-<size>)")] = (
-        None
-    )
-    name: Annotated[str | None, tyro.conf.arg(metavar="STR", help_behavior_hint="(default: the folder's name)")] = None
+    out: Annotated[Path | None, Shown("heads/<arch>-<size>", "DIR")] = None
+    name: Annotated[str | None, Shown("the folder's name")] = None
     arch: str = "mlp"
     size: str = "5m"
-    width: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: by size)")] = None
-    depth: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: by size)")] = None
+    width: Annotated[int | None, Shown("by size", "INT")] = None
+    depth: Annotated[int | None, Shown("by size", "INT")] = None
     horizon: int = 16
     action: str = "absolute"
     # Empty stands for `DATA`: a default that is not empty would be extended by the user's values, not replaced.
-    data: Annotated[
-        tuple[str, ...],
-        tyro.conf.UseAppendAction,
-        tyro.conf.arg(metavar="SOURCE", help_behavior_hint=f"(default: {' '.join(DATA)})"),
-    ] = ()
+    data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, Shown(" ".join(DATA), "SOURCE")] = ()
     signal: str = "code"
     prediction: str = "x0"
     levels: str = "uniform"
     task_boxes: float = 0.8
-    mechanisms: Annotated[
-        tuple[str, ...],
-        tyro.conf.arg(metavar="NAMES", help_behavior_hint=f"(default: {' '.join(UNIVERSAL)}, as far as arch can)"),
-    ] = ()
-    steps: int = 10_000
-    batch_size: int = 128
-    lr: float = 1e-3
-    warmup: int = 200
-    schedule: str = "cosine"
-    clip: float = 1.0
-    ema: float = 0.999
+    mechanisms: Annotated[tuple[str, ...], Shown(f"{' '.join(UNIVERSAL)}, as far as arch can", "NAMES")] = ()
+    optimiser: OptimiserConfig = field(default=OptimiserConfig())
     precision: str = "auto"
     seed: int = 0
     save_every: int = 500
     workers: int = 1
     licence: str = "apache-2.0"
     credit: Annotated[
-        tuple[str, ...],
-        tyro.conf.UseAppendAction,
-        tyro.conf.arg(metavar="SPEC=TEXT", help_behavior_hint="(default: what is known of the source)"),
+        tuple[str, ...], tyro.conf.UseAppendAction, Shown("what is known of the source", "SPEC=TEXT")
     ] = ()
 
+    # Where things go, what they are called and owed to, what is saved when: nothing that a weight depends on.
+    WEIGHTLESS = ("out", "name", "licence", "credit", "save_every", "workers")
+
     def __post_init__(self):
-        choices = {
-            "arch": BACKBONES,
-            "action": SPACES,
-            "signal": objective.SIGNALS,
-            "prediction": PREDICTIONS,
-            "levels": LEVELS,
-            "schedule": SCHEDULES,
-            "precision": PRECISIONS,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                given = getattr(self, name)
-                raise ValueError(f"unknown {name} {given!r}{nearest(given, known)}; choose one of {', '.join(known)}")
+        check_choices(self, arch=BACKBONES, action=SPACES, signal=objective.SIGNALS, prediction=PREDICTIONS)
+        check_choices(self, levels=LEVELS, precision=PRECISIONS)
         if self.size not in self.sizes:
             raise ValueError(f"{self.arch} has no size {self.size!r}; choose one of {', '.join(self.sizes)}")
-        for name in ("steps", "batch_size", "warmup", "save_every", "workers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        check_least(self, 1, "save_every", "workers")
+        check_least(self, 0, "seed")
         if not 0 <= self.task_boxes <= 1:
-            raise ValueError(f"task_boxes is a share between 0 and 1, got {self.task_boxes}")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a decay from 0 to below 1, got {self.ema}")
+            raise mistake("task_boxes", f"is a share between 0 and 1, got {self.task_boxes}")
         if not self.licence.strip():
-            raise ValueError("licence is empty; name one, such as apache-2.0 or cc-by-4.0")
+            raise mistake("licence", "is empty; name one, such as apache-2.0 or cc-by-4.0")
         self.credits  # noqa: B018 - its own checks, as those of the head, before any data is loaded
         self.head()
 
@@ -198,14 +156,6 @@ class PretrainConfig:
             space=SPACES[self.action],
         )
 
-    def outcome(self) -> dict[str, Any]:
-        """What decides the weights, ready for JSON: all but `WEIGHTLESS`."""
-        values = json.loads(json.dumps(asdict(self), default=str)) | {"data": list(self.sources)}
-        return {key: value for key, value in values.items() if key not in WEIGHTLESS}
-
-
-def learning_rate(step: int, config: PretrainConfig) -> float:
-    """Linear warm-up, then the schedule."""
-    if config.schedule == "constant":
-        return config.lr * min(1.0, (step + 1) / config.warmup)
-    return cosine(step, config)
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values by their flat names, ready for JSON, with the data that is used."""
+        return super().to_dict() | {"data": list(self.sources)}

@@ -21,6 +21,7 @@ def measure(trainer: Trainer) -> dict[str, int | None]:
     All processes call this together. The run is as before afterwards.
     """
     config, trained = trainer.config, trainer.progress.training_seconds
+    batch_size = config.optimiser.batch_size
     steps = len(trainer.head.config.mechanisms)  # one turn of each
     began = time.perf_counter()
     drawn = list(ahead(trainer.draw, range(max(5, 3 * config.workers)), config.workers))
@@ -35,9 +36,9 @@ def measure(trainer: Trainer) -> dict[str, int | None]:
         wait(trainer)
         step = (time.perf_counter() - began) / steps
     return {
-        "training": int(trainer.step * config.batch_size / trained) if trained else None,
-        "step_alone": int(config.batch_size / step),
-        "source_alone": int(config.batch_size / source),
+        "training": int(trainer.step * batch_size / trained) if trained else None,
+        "step_alone": int(batch_size / step),
+        "source_alone": int(batch_size / source),
     }
 
 

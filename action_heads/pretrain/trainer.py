@@ -18,7 +18,7 @@ from action_heads._util.ema import EMA
 from action_heads.head import ActionHead
 from action_heads.pretrain import data, objective
 from action_heads.pretrain.batches import Batch, Batches, ahead, fit
-from action_heads.pretrain.settings import PretrainConfig, learning_rate
+from action_heads.pretrain.settings import PretrainConfig
 from action_heads.training import state
 from action_heads.training.base import Training
 from action_heads.training.start import start
@@ -70,8 +70,9 @@ class Trainer(Training[Batch]):
         # that `state` saves without pickling.
         self.model = self.accelerator.prepare(self.stage)
         self.parameters = list(self.stage.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, config.lr, betas=(0.9, 0.99), weight_decay=1e-6, fused=True)
-        self.ema = EMA(self.parameters, max_decay=config.ema) if self.accelerator.is_main_process else None
+        lr, ema = config.optimiser.lr, config.optimiser.ema
+        self.optimizer = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=1e-6, fused=True)
+        self.ema = EMA(self.parameters, max_decay=ema) if self.accelerator.is_main_process else None
         self.step = 0
         self.progress = state.Progress()
         self._evaluation: list[Batch] = []
@@ -84,20 +85,16 @@ class Trainer(Training[Batch]):
 
     def coming(self) -> Generator[Batch]:
         """The batches from this step to the last, drawn while others are trained on."""
-        return ahead(self.draw, range(self.step, self.config.steps), self.config.workers)
+        return ahead(self.draw, range(self.step, self.config.optimiser.steps), self.config.workers)
 
     def train_step(self, batch: Batch | None = None) -> Tensor:
         """One optimiser step, on a batch drawn now if none was drawn ahead. Returns the loss (scalar) of this part."""
         device, config = self.accelerator.device, self.config
         noise = generator("noise", config.seed, self.step, self.accelerator.process_index, device=device)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+            group["lr"] = self.learning_rate(self.step)
         loss = self.model((batch or self.draw(self.step)).to(device), self.step, noise)
         return self.descend(loss)
-
-    def learning_rate(self, step: int) -> float:
-        """Of a step."""
-        return learning_rate(step, self.config)
 
     @torch.no_grad()
     def evaluate(self, batches: int = 12) -> float:

@@ -23,7 +23,7 @@ class Training(Generic[B]):
     """
 
     description: ClassVar[str] = "training"
-    config: Any  # steps, batch_size, lr, warmup, save_every, folder, precision
+    config: Any  # optimiser, save_every, folder, precision, outcome()
     accelerator: Any
     parameters: list[nn.Parameter]
     buffers: tuple[Tensor, ...] = ()  # what training changes beside the parameters
@@ -41,8 +41,8 @@ class Training(Generic[B]):
         raise NotImplementedError
 
     def learning_rate(self, step: int) -> float:
-        """Of a step."""
-        raise NotImplementedError
+        """Return the learning rate of a step."""
+        return self.config.optimiser.learning_rate(step)
 
     def evaluate(self) -> float | None:
         """Loss of the averaged weights on what is held out, if anything is."""
@@ -51,7 +51,7 @@ class Training(Generic[B]):
     @property
     def share(self) -> int:
         """Chunks of a step that this process trains on."""
-        return self.config.batch_size // self.accelerator.num_processes
+        return self.config.optimiser.batch_size // self.accelerator.num_processes
 
     def settings(self) -> dict[str, Any]:
         """What decides the outcome, ready for JSON."""
@@ -68,7 +68,7 @@ class Training(Generic[B]):
     def descend(self, loss: Tensor) -> Tensor:
         """Gradients of a loss (scalar), one step of the optimiser and of the average; the loss, detached."""
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.parameters, self.config.clip)
+        self.accelerator.clip_grad_norm_(self.parameters, self.config.optimiser.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema:

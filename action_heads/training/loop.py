@@ -34,7 +34,7 @@ def train(trainer: Training, folder: Path) -> None:
     # Points that a killed run has logged beyond its last state are going to be logged again.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step}})
     bar = require("tqdm.auto", "train").tqdm(
-        **{"total": config.steps, "initial": trainer.step, "desc": trainer.description, "unit": "step"},
+        **{"total": config.optimiser.steps, "initial": trainer.step, "desc": trainer.description, "unit": "step"},
         disable=not accelerator.is_main_process,
     )
     losses: list[Tensor] = []
@@ -44,7 +44,7 @@ def train(trainer: Training, folder: Path) -> None:
             for batch in batches:
                 losses.append(trainer.train_step(batch))
                 bar.update()
-                due = trainer.step % config.save_every == 0 or trainer.step == config.steps
+                due = trainer.step % config.save_every == 0 or trainer.step == config.optimiser.steps
                 if not due and trainer.step % read_every:
                     continue
                 stopping = look(trainer, losses, stop.asked)
@@ -55,7 +55,7 @@ def train(trainer: Training, folder: Path) -> None:
                     trainer.progress.training_seconds += time.monotonic() - began
                     keep(trainer, folder, evaluate=due, began=began)
                     began = time.monotonic()
-                if stopping and trainer.step < config.steps:
+                if stopping and trainer.step < config.optimiser.steps:
                     bar.close()
                     accelerator.print(interrupted(trainer, folder))
                     raise KeyboardInterrupt
@@ -66,7 +66,7 @@ def train(trainer: Training, folder: Path) -> None:
 
 def show(trainer: Training, bar) -> None:
     """Loss and speed, on the bar and to TensorBoard."""
-    loss, rate = trainer.progress.average, int(trainer.config.batch_size * (bar.format_dict["rate"] or 0))
+    loss, rate = trainer.progress.average, int(trainer.config.optimiser.batch_size * (bar.format_dict["rate"] or 0))
     bar.set_postfix_str(f"loss {loss:.4f}, {rate:,} chunks/s")
     lr = trainer.learning_rate(trainer.step - 1)
     trainer.accelerator.log({"loss": loss, "learning_rate": lr, "chunks_per_second": rate}, trainer.step)
@@ -92,7 +92,7 @@ def look(trainer: Training, losses: list[Tensor], asked: bool) -> bool:
     for step, loss in enumerate(values, trainer.step - len(losses) + 1):
         trainer.progress.add(step, loss)
         average = trainer.progress.average or 0.0
-        if not abs(loss) < float("inf") or (step > trainer.config.warmup and average > HOPELESS):
+        if not abs(loss) < float("inf") or (step > trainer.config.optimiser.warmup and average > HOPELESS):
             raise Diverged(diverged(trainer, folder=trainer.config.folder / "state", step=step, loss=loss))
     return asked_any > 0
 
@@ -100,19 +100,19 @@ def look(trainer: Training, losses: list[Tensor], asked: bool) -> bool:
 def interrupted(trainer: Training, folder: Path) -> str:
     """After a Ctrl-C."""
     return (
-        f"\nstopped after step {trainer.step} of {trainer.config.steps}; {folder} is complete: "
+        f"\nstopped after step {trainer.step} of {trainer.config.optimiser.steps}; {folder} is complete: "
         "give the same command to go on"
     )
 
 
 def diverged(trainer: Training, folder: Path, step: int, loss: float) -> str:
     """After a loss that nothing can come of."""
-    c, saved = trainer.config, state.read(folder)
+    o, saved = trainer.config.optimiser, state.read(folder)
     kept = f"The last good state, of step {saved['step']}, is in {folder}" if saved else "No state was saved yet"
     precision = ", --precision fp32" if trainer.accelerator.mixed_precision == "bf16" else ""
     return (
         f"training diverged: the loss of step {step} is {loss:.4g}, its running average "
         f"{trainer.progress.average:.4g}, where about 1 is what a network that says nothing scores. {kept}. "
-        f"Start anew, with another --out, a lower --lr than {c.lr:g} or a longer --warmup than {c.warmup}{precision}; "
+        f"Start anew, with another --out, a lower --lr than {o.lr:g} or a longer --warmup than {o.warmup}{precision}; "
         "if that does not help, look for NaN or wrong units in the data"
     )

@@ -13,13 +13,14 @@ from action_heads._util.extras import require
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.io import locks
 from action_heads.training import state
+from action_heads.training.optimiser import OptimiserConfig
 
 
 class Settings(Protocol):
     """What is read of a configuration."""
 
     @property
-    def batch_size(self) -> int: ...
+    def optimiser(self) -> OptimiserConfig: ...
     @property
     def precision(self) -> str: ...
     @property
@@ -57,9 +58,9 @@ def alone(folder: Path) -> Iterator[None]:
 def start(config: Settings):
     """The accelerator."""
     accelerate, process = require("accelerate", "train"), this_process()
-    if config.batch_size % process.num_processes:
+    if config.optimiser.batch_size % process.num_processes:
         raise ValueError(
-            f"a batch of {config.batch_size} chunks cannot be shared by {process.num_processes} processes: "
+            f"a batch of {config.optimiser.batch_size} chunks cannot be shared by {process.num_processes} processes: "
             f"give a --batch-size that is a multiple of {process.num_processes}"
         )
     # The precision belongs to a singleton, which would refuse another run with another one in this process.

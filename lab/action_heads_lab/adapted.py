@@ -40,17 +40,18 @@ class Outcome:
 
 def check_task(config: AdaptConfig, policy: ObservedPolicy) -> None:
     """Before training: whether the simulation has what the policy sees and takes what it does."""
-    assert config.task is not None
+    task = config.rollout.task
+    assert task is not None
     with flag("task"):
-        get_task(config.task)
+        get_task(task)
         contract = policy.contract
         sight = sight_of(policy)
         if contract.state and sight.dialect == "own":
-            width, there = policy.encoder.config.state_dim, shown(config.task, contract.state, sight.apart)
+            width, there = policy.encoder.config.state_dim, shown(task, contract.state, sight.apart)
             if width != there:
                 raise ValueError(
                     f"the policy sees {width} numbers, {', '.join(contract.state)}, of which the simulation of "
-                    f"{config.task} shows {there}: name the task that was recorded, or other columns with --state"
+                    f"{task} shows {there}: name the task that was recorded, or other columns with --state"
                 )
         if policy.layout.space().parts != EE_ABSOLUTE.parts:
             raise ValueError(
@@ -63,37 +64,38 @@ def check_task(config: AdaptConfig, policy: ObservedPolicy) -> None:
 
 def roll_out(config: AdaptConfig, policy: ObservedPolicy) -> Outcome:
     """Episodes from seeds 0, 1, 2 ..., which no recording uses."""
-    assert config.task is not None
-    video = config.out / "rollouts.mp4" if config.film else None
+    asked = config.rollout
+    assert asked.task is not None
+    video = config.out / "rollouts.mp4" if asked.film else None
     result = rollout(
-        config.task,
+        asked.task,
         actor(
             policy,
-            description(config.task),
+            description(asked.task),
             generator("acting", config.seed, device=policy.device),
-            sampler=config.sampler,
-            steps=config.sampling_steps,
+            sampler=asked.sampler,
+            steps=asked.sampling_steps,
         ),
-        range(config.episodes),
-        execute=config.execute,
+        range(asked.episodes),
+        execute=asked.execute,
         batch=AT_ONCE,
-        workers=config.simulations,
+        workers=asked.simulations,
         video=video,
-        film=config.film,
+        film=asked.film,
         sight=sight_of(policy),
     )
     successes = int(result.success.sum())
     return Outcome(
-        task=config.task,
+        task=asked.task,
         episodes=len(result.success),
         successes=successes,
         interval=wilson(successes, len(result.success)),
         steps_to_success=float(result.length[result.success].mean()) if successes else None,
         success=result.success.tolist(),
         length=result.length.tolist(),
-        execute=config.execute,
-        sampler=config.sampler,
-        sampling_steps=config.sampling_steps,
+        execute=asked.execute,
+        sampler=asked.sampler,
+        sampling_steps=asked.sampling_steps,
         video=video.name if video else None,
     )
 

@@ -9,10 +9,10 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 
+from action_heads._util.flags import called, check_choices, check_least
 from action_heads.actions.layouts import UNDECLARED, ActionLayout, Undeclared
-from action_heads.adapters import ADAPTERS
-from action_heads.adapters.base import AdapterConfig
-from action_heads.diffusion.levels import check_levels
+from action_heads.adapters.config import AdapterConfig
+from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.fit import FitConfig
@@ -21,6 +21,7 @@ from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of
 
 FIT = FitConfig()
+spelled = "--policy.{}".format  # a field as a flag
 # What a checkpoint was made for: with other values its weights would mean nothing.
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
@@ -28,9 +29,65 @@ SHAPE = (
 )
 
 
+# draccus would call the fields of a nested dataclass by two names. So the flags of one idea are a base class, which
+# gives them to the shared dataclass that checks them.
+
+
+@dataclass
+class AdapterFlags:
+    """The adapter, as of `AdapterConfig`."""
+
+    adapter: str = "adaln_zero"
+    hidden_dim: int | None = None
+    through: str | None = None
+    relearn_step: bool = False
+
+    @property
+    def adapter_config(self) -> AdapterConfig:
+        """The settings of the adapter, which `make` makes of the width of a condition."""
+        with called(lambda name: spelled("adapter" if name == "mechanism" else name)):
+            return AdapterConfig(self.adapter, 0, self.hidden_dim, self.relearn_step, self.through)
+
+
+@dataclass
+class NoiseFlags:
+    """How training noises chunks, as of `NoiseConfig`."""
+
+    levels: str = FIT.levels
+    noise_samples: int = FIT.noise_samples
+    prefixes: bool = FIT.prefixes
+
+    @property
+    def noise(self) -> NoiseConfig:
+        """The settings of `ConditionedHead.loss`."""
+        with called(spelled):
+            return NoiseConfig(self.levels, self.noise_samples, self.prefixes)
+
+
+@dataclass
+class OptimizerFlags:
+    """How a policy is optimised by LeRobot's trainer."""
+
+    optimizer_lr: float = FIT.lr
+    optimizer_encoder_lr: float = 3e-4
+    optimizer_weight_decay: float = FIT.weight_decay
+    optimizer_grad_clip_norm: float = FIT.clip
+    scheduler_warmup_steps: int = FIT.warmup
+
+    def get_optimizer_preset(self) -> AdamWConfig:
+        return AdamWConfig(
+            lr=self.optimizer_lr,
+            weight_decay=self.optimizer_weight_decay,
+            grad_clip_norm=self.optimizer_grad_clip_norm,
+        )
+
+    def get_scheduler_preset(self) -> CosineAnnealingWithWarmupSchedulerConfig:
+        return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
+
+
 @PreTrainedConfig.register_subclass("dae")
 @dataclass
-class DAEConfig(PreTrainedConfig):
+class DAEConfig(OptimizerFlags, NoiseFlags, AdapterFlags, PreTrainedConfig):
     """A frozen action head, an adapter and an observation encoder.
 
     Attributes:
@@ -64,11 +121,6 @@ class DAEConfig(PreTrainedConfig):
     head_mode: str = "decoupled"
     head_seed: int = 0
 
-    adapter: str = "adaln_zero"
-    hidden_dim: int | None = None
-    through: str | None = None
-    relearn_step: bool = False
-
     action_layout: str | None = None
     gripper: tuple[float, float] = UNDECLARED
     canonical_rotations: bool = False
@@ -81,10 +133,6 @@ class DAEConfig(PreTrainedConfig):
     sampler: str = "ddim"
     num_inference_steps: int | None = None
     compile: str | None = None
-
-    levels: str = FIT.levels
-    noise_samples: int = FIT.noise_samples
-    prefixes: bool = FIT.prefixes
 
     cameras: list[str] | None = None
     state: bool = True
@@ -101,12 +149,6 @@ class DAEConfig(PreTrainedConfig):
         }
     )
 
-    optimizer_lr: float = FIT.lr
-    optimizer_encoder_lr: float = 3e-4
-    optimizer_weight_decay: float = FIT.weight_decay
-    optimizer_grad_clip_norm: float = FIT.clip
-    scheduler_warmup_steps: int = FIT.warmup
-
     built: dict[str, Any] | None = None
     noise_step: int = 0
 
@@ -115,23 +157,15 @@ class DAEConfig(PreTrainedConfig):
         if not isinstance(self.gripper, Undeclared):
             opened, closed = self.gripper
             self.gripper = (opened, closed)  # JSON brings a list
-        for name, known in (("head_mode", MODES), ("adapter", ADAPTERS), ("sampler", SAMPLERS)):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"--policy.{name}={getattr(self, name)!r} is unknown; choose one of {', '.join(known)}"
-                )
+        with called(spelled):
+            check_choices(self, head_mode=MODES, sampler=SAMPLERS)
+            check_least(self, 1, "n_obs_steps", "n_action_steps")
+        self.adapter_config, self.noise  # noqa: B018 - their own checks
         if self.compile not in (None, "auto", *METHODS):
             raise ValueError(f"--policy.compile={self.compile!r} is unknown; choose one of auto, {', '.join(METHODS)}")
-        with flag("levels"):
-            check_levels(self.levels)
-        with flag("hidden_dim, --policy.through"):
-            AdapterConfig(self.adapter, 1, self.hidden_dim, self.relearn_step, self.through)
         if self.action_layout is not None:
             with flag("action_layout, --policy.gripper"):
                 ActionLayout.parse(self.action_layout, self.gripper)
-        for name in ("n_obs_steps", "n_action_steps", "noise_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--policy.{name} must be at least 1, got {getattr(self, name)}")
         if self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY:
             raise ValueError(
                 "--policy.normalization_mapping: ACTION must be IDENTITY, since the head normalises actions itself"
@@ -158,16 +192,6 @@ class DAEConfig(PreTrainedConfig):
     @property
     def reward_delta_indices(self) -> None:
         return None
-
-    def get_optimizer_preset(self) -> AdamWConfig:
-        return AdamWConfig(
-            lr=self.optimizer_lr,
-            weight_decay=self.optimizer_weight_decay,
-            grad_clip_norm=self.optimizer_grad_clip_norm,
-        )
-
-    def get_scheduler_preset(self) -> CosineAnnealingWithWarmupSchedulerConfig:
-        return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
 
     def validate_features(self) -> None:
         """What the policy needs of a dataset, by the flag that asks for it."""

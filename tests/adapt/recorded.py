@@ -62,4 +62,4 @@ def tiny(folder: Path, **changes) -> AdaptConfig:
         "precision": "fp32",
         "workers": 0,
     }
-    return AdaptConfig(**settings | changes)
+    return AdaptConfig.from_flat(settings | changes)

@@ -67,8 +67,9 @@ def test_learns_by_looking_and_blind_does_not(folder, vit):
     """The picture alone says which side: who does not see it cannot know."""
     losses = {}
     for blind in (False, True):
-        config = tiny(folder, encoder=vit, out=folder / str(blind), blind=blind, steps=150, batch_size=16, ema=0.9)
-        trainer = Trainer(dataclasses.replace(config, lr=1e-2, encoder_lr=3e-3, held_out=0.34, seed=1))
+        settings = {"encoder": vit, "out": folder / str(blind), "blind": blind, "steps": 150, "batch_size": 16}
+        settings |= {"ema": 0.9, "lr": 1e-2, "encoder_lr": 3e-3, "held_out": 0.34, "seed": 1}
+        trainer = Trainer(tiny(folder, **settings))
         first = trainer.evaluate()
         for batch in trainer.coming():
             trainer.train_step(batch)
@@ -219,14 +220,14 @@ def test_language_is_learnt_ahead(folder, tmp_path_factory):
 
 
 def test_another_run_is_not_overwritten(folder):
-    config = tiny(folder, encoder="none", cameras=())
-    adapt(config)
+    settings = {"encoder": "none", "cameras": ()}
+    adapt(tiny(folder, **settings))
     with pytest.raises(ValueError, match=r"other settings \(lr\).*another --out"):
-        adapt(dataclasses.replace(config, lr=0.5))
+        adapt(tiny(folder, **settings, lr=0.5))
     (folder / "run" / "state").rename(folder / "gone")
     with pytest.raises(ValueError, match=r"holds a finished policy made with other settings \(lr\)"):
-        adapt(dataclasses.replace(config, lr=0.5))
-    adapt(dataclasses.replace(config, save_every=4))
+        adapt(tiny(folder, **settings, lr=0.5))
+    adapt(tiny(folder, **settings, save_every=4))
 
 
 @needs_fork

@@ -10,6 +10,7 @@ from recorded import LENGTH, episode, hdf5, tiny
 from action_heads.actions.layouts import UNDECLARED, Undeclared
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig
+from action_heads.cli.command_line import parse
 
 STATES = {"encoder": "none", "cameras": (), "observation_steps": 1}
 
@@ -50,7 +51,5 @@ def test_a_gripper_that_was_declared_or_stays_is_trained_on(folder, values, decl
 
 
 def test_the_command_line_tells_a_declaration_from_the_default():
-    import tyro
-
-    assert isinstance(tyro.cli(AdaptConfig, args=[]).gripper, Undeclared)
-    assert type(tyro.cli(AdaptConfig, args=["--gripper", "-1", "1"]).gripper) is tuple
+    assert isinstance(parse(AdaptConfig, [], prog="adapt").actions.gripper, Undeclared)
+    assert type(parse(AdaptConfig, ["--gripper", "-1", "1"], prog="adapt").actions.gripper) is tuple

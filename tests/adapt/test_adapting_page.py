@@ -9,6 +9,7 @@ import torch
 from recorded import tiny
 
 from action_heads import Executor
+from action_heads._util.flat import leaves
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 
@@ -31,6 +32,6 @@ def test_loading_as_on_the_page(folder, vit):
 
 def test_every_flag_that_is_named_exists():
     named = set(re.findall(r"`--([a-z-]+)", PAGE)) | set(re.findall(r" --([a-z-]+) ", PAGE))
-    known = {name.replace("_", "-") for name in AdaptConfig.__dataclass_fields__}
+    known = {name.replace("_", "-") for name in leaves(AdaptConfig)}
     assert named - known <= {"size", "demos", "help"}, named - known
     assert known - named <= {"weight-decay", "clip", "save-every"}, known - named

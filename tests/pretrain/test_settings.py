@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from action_heads import ActionHead, cli
+from action_heads._util.flat import leaves
 from action_heads.backbones import BACKBONES
 from action_heads.pretrain import loop
-from action_heads.pretrain.settings import SIZES, SIZES_OF, PretrainConfig, learning_rate
+from action_heads.pretrain.settings import SIZES, SIZES_OF, PretrainConfig
+from action_heads.training.optimiser import OptimiserConfig
 
 
 @pytest.fixture
@@ -84,16 +86,9 @@ def test_every_flag(on_the_command_line):
     )
     assert config == PretrainConfig(
         **{"arch": "mixer", "size": "1m", "width": 32, "depth": 4, "horizon": 8, "action": "delta", "signal": "pose"},
-        **{
-            "prediction": "epsilon",
-            "levels": "beta",
-            "schedule": "constant",
-            "precision": "bf16",
-            "steps": 7,
-            "batch_size": 6,
-            "lr": 0.5,
-        },
-        **{"warmup": 3, "ema": 0.9, "clip": 2.0, "seed": 4, "save_every": 5, "workers": 2, "task_boxes": 0.1},
+        **{"prediction": "epsilon", "levels": "beta", "precision": "bf16"},
+        optimiser=OptimiserConfig(7, 6, lr=0.5, warmup=3, schedule="constant", clip=2.0, ema=0.9),
+        **{"seed": 4, "save_every": 5, "workers": 2, "task_boxes": 0.1},
         **{"mechanisms": ("film", "adaln_zero"), "name": "me/x", "out": Path("a/b")},
         **{"licence": "cc0-1.0", "credit": ("synthetic:panda=ours, CC0",)},
     )
@@ -124,7 +119,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         cli.main()
     lines = [line.strip(" │|") for line in capsys.readouterr().out.splitlines()]
     flags = [line for line in lines if re.match("--[a-z]", line)]
-    assert len(flags) == len(PretrainConfig.__dataclass_fields__)
+    assert len(flags) == len(leaves(PretrainConfig))
     assert all("(default: " in line for line in flags)
 
 
@@ -152,7 +147,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
 )
 def test_bad_settings(given, message):
     with pytest.raises(ValueError, match=message):
-        PretrainConfig(**given)
+        PretrainConfig.from_flat(given)
 
 
 def test_bad_settings_on_the_command_line(on_the_command_line, capsys):
@@ -162,8 +157,8 @@ def test_bad_settings_on_the_command_line(on_the_command_line, capsys):
 
 
 def test_schedules():
-    cosine, constant = (PretrainConfig(schedule=name, lr=1.0, warmup=10, steps=100) for name in ("cosine", "constant"))
-    assert learning_rate(4, constant) == pytest.approx(0.5)
-    assert learning_rate(10, constant) == learning_rate(99, constant) == 1.0
-    assert learning_rate(50, cosine) == pytest.approx(0.5)
-    assert learning_rate(99, cosine) < 0.01
+    cosine, constant = (OptimiserConfig(schedule=name, lr=1.0, warmup=10, steps=100) for name in ("cosine", "constant"))
+    assert constant.learning_rate(4) == pytest.approx(0.5)
+    assert constant.learning_rate(10) == constant.learning_rate(99) == 1.0
+    assert cosine.learning_rate(50) == pytest.approx(0.5)
+    assert cosine.learning_rate(99) < 0.01

@@ -7,4 +7,4 @@ from action_heads.pretrain.settings import PretrainConfig
 
 def tiny(out, **changes) -> PretrainConfig:
     given = {"out": out, "name": "test/tiny", "width": 16, "depth": 2, "steps": 12, "batch_size": 8, "save_every": 6}
-    return PretrainConfig(**{**given, "precision": "fp32", **changes})
+    return PretrainConfig.from_flat({**given, "precision": "fp32", **changes})

@@ -118,7 +118,8 @@ def test_adapt_and_rollouts_use_the_recording_s_columns(lift_episode, blind, tmp
     for state, apart in ((("observation.state",), bool(cameras)), ((STATE, ENVIRONMENT), True), ((), False)):
         if ENVIRONMENT in state and not cameras:
             continue
-        config = AdaptConfig(f"lerobot:{folder}", tmp_path / "run", state=state, encoder="none", task="Lift")
+        given = {"data": f"lerobot:{folder}", "out": tmp_path / "run", "encoder": "none", "task": "Lift"}
+        config = AdaptConfig.from_flat(given | {"state": state})
         policy = build(config).policy
         check_task(config, policy)
         sight = sight_of(policy)
@@ -126,4 +127,4 @@ def test_adapt_and_rollouts_use_the_recording_s_columns(lift_episode, blind, tmp
         assert policy.encoder.config.state_dim == shown("Lift", policy.contract.state, sight.apart)
         if policy.contract.state == (STATE,) and not apart:
             with pytest.raises(ValueError, match=r"sees 23 numbers, observation\.state, of which .* Stack shows 35"):
-                check_task(AdaptConfig(f"lerobot:{folder}", tmp_path / "run", encoder="none", task="Stack"), policy)
+                check_task(AdaptConfig.from_flat(given | {"task": "Stack"}), policy)

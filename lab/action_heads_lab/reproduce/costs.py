@@ -77,7 +77,7 @@ def preparing(left: Sequence[Run], work: Path) -> float:
         config = heads.stage1(run, work)
         if config and not (config.folder / "golden.safetensors").exists():
             size = run.head if run.head in STAGE_1 else PAPER
-            pretrained[config.folder] = STAGE_1[size] * config.steps * BATCH
+            pretrained[config.folder] = STAGE_1[size] * config.optimiser.steps * BATCH
         for task in family_of(run).subtasks(run) if run.data == EXPERTS else []:
             path = family_of(run).recording_path(task, run, work)
             if not path.exists():

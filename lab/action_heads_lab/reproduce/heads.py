@@ -13,6 +13,7 @@ from action_heads.config import UNIVERSAL
 from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
+from action_heads.training.optimiser import OptimiserConfig
 from action_heads_lab.reproduce.config import EXPERTS, Run
 from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.studies import OWN
@@ -62,7 +63,7 @@ def stage1(run: Run, root: Path) -> PretrainConfig | None:
         signal=run.signal,
         mechanisms=() if run.adapter in UNIVERSAL else (run.adapter,),
         action=action_of(run),
-        steps=STEPS[run.head],
+        optimiser=OptimiserConfig(steps=STEPS[run.head]),
     )
     name = f"{config.name}-{files.fingerprint({}, str(sorted(config.outcome().items())))[:8]}"
     return replace(config, name=name, out=root / "heads" / name)

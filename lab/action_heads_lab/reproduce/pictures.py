@@ -31,25 +31,11 @@ def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
     """A run as `action-heads adapt` takes it."""
     eyes = EYES[run.family]
     written = as_experts(eyes) if run.data == EXPERTS else as_recorded(run, data)
-    return AdaptConfig(
-        data=data,
-        out=out,
-        head=str(head.source["path"]),
-        mode=run.head_mode,
-        blind=run.mode == "blind",
-        adapter=run.adapter,
-        through=run.through,
-        hidden=run.hidden,
-        relearn_step=run.relearn_step,
-        steps=run.steps,
-        batch_size=run.batch_size,
-        lr=run.lr,
-        noise_samples=run.noise_samples,
-        seed=run.seed,
-        held_out=0.0,
-        checkpoints=run.checkpoints,
-        **{"workers": max(1, cores() // 2)} | written | eyes["flags"],
-    )
+    alike = ("adapter", "through", "hidden", "relearn_step", "steps", "batch_size", "lr", "noise_samples", "seed")
+    flags = {name: getattr(run, name) for name in (*alike, "checkpoints")}
+    flags |= {"data": data, "out": out, "head": str(head.source["path"]), "held_out": 0.0}
+    flags |= {"mode": run.head_mode, "blind": run.mode == "blind"}
+    return AdaptConfig.from_flat(flags | {"workers": max(1, cores() // 2)} | written | eyes["flags"])
 
 
 def as_experts(eyes: dict[str, Any]) -> dict[str, Any]:

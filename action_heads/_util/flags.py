@@ -1,0 +1,93 @@
+"""The fields of settings: how they are checked, and how a command line calls them in an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from action_heads._util.names import nearest
+
+
+@dataclass(frozen=True)
+class Shown:
+    """How the help of a command presents a flag without a fixed default, as an annotation of its field."""
+
+    default: str
+    metavar: str = "STR"
+
+
+class FlagError(ValueError):
+    """A mistake in the flags with which the message begins."""
+
+
+def option(name: str) -> str:
+    """Return a field as a flag."""
+    return f"--{name.replace('_', '-')}"
+
+
+@contextmanager
+def flag(*names: str, spell: Callable[[str], str] = option) -> Iterator[None]:
+    """Name these flags in an error from here, unless a `flag` further in has named the ones at fault."""
+    try:
+        yield
+    except FlagError:
+        raise
+    except (ValueError, OSError) as error:
+        flags = tuple(map(spell, names))
+        said = "" if str(error).startswith(flags) else f"{', '.join(flags)}: "
+        raise FlagError(f"{said}{error}") from error
+
+
+def mistake(field: str, what: str) -> ValueError:
+    """Return an error about a field of a settings class, with which its message begins."""
+    error = ValueError(f"{field} {what}")
+    vars(error)["field"] = field
+    return error
+
+
+@contextmanager
+def about(*fields: str) -> Iterator[None]:
+    """Attribute an error from here to these fields of a settings class."""
+    try:
+        yield
+    except ValueError as error:
+        vars(error)["fields"] = fields
+        raise
+
+
+@contextmanager
+def called(spell: Callable[[str], str]) -> Iterator[None]:
+    """Call the fields that an error from here is about by their flags."""
+    try:
+        yield
+    except ValueError as error:
+        if field := vars(error).get("field"):
+            raise FlagError(spell(field) + str(error).removeprefix(field)) from error
+        if fields := vars(error).get("fields"):
+            raise FlagError(f"{', '.join(map(spell, fields))}: {error}") from error
+        raise
+
+
+def check_choices(settings: Any, **choices: Collection[str]) -> None:
+    """Refuse a field whose value is not one of its choices."""
+    for name, known in choices.items():
+        if (given := getattr(settings, name)) not in known:
+            near = nearest(given, known)
+            raise mistake(name, f"is {given!r}{near}; choose one of {', '.join(known)}")
+
+
+def check_least(settings: Any, least: int, *names: str) -> None:
+    """Refuse fields below `least`. One that is None is not given."""
+    bound = f"at least {least}" if least else "0 or more"
+    for name in names:
+        if (given := getattr(settings, name)) is not None and given < least:
+            raise mistake(name, f"must be {bound}, got {given}")
+
+
+def check_positive(settings: Any, *names: str) -> None:
+    """Refuse fields that are not above zero, NaN among them."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise mistake(name, f"must be positive, got {getattr(settings, name)}")

@@ -1,0 +1,97 @@
+"""Settings made of small dataclasses, whose fields have flat names on a command line and in files.
+
+A field whose default is a dataclass is a part. Its fields go by their own names, or by those in the metadata of the
+part, where None leaves one out. The flat names of all fields are unique in the whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+
+from action_heads._util.flags import called, option
+from action_heads._util.names import nearest
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What a flat name stands for: the field `name` of the dataclass `kind`, in a part or not."""
+
+    kind: type
+    name: str
+    part: str | None
+    default: Any  # or `dataclasses.MISSING`
+
+    def hint(self, extras: bool = False) -> Any:
+        """Return the type of the field, with what is `Annotated` or without."""
+        return get_type_hints(self.kind, include_extras=extras)[self.name]
+
+
+@lru_cache
+def leaves(kind: type) -> Mapping[str, Leaf]:
+    """Return all that can be set in a settings class, by its flat name."""
+    found: dict[str, Leaf] = {}
+    for item in fields(kind):
+        default = item.default if item.default_factory is MISSING else item.default_factory()
+        for name, flat in flat_names(item).items():
+            found[flat] = Leaf(type(default), name, item.name, getattr(default, name))
+        if item.init and not is_dataclass(default):
+            found[item.name] = Leaf(kind, item.name, None, default)
+    return found
+
+
+def flat_names(part: Field) -> dict[str, str]:
+    """Return the flat names of the fields of a part; nothing for a field that is none."""
+    names = fields(part.default) if is_dataclass(part.default) else ()  # type: ignore[arg-type]
+    found = {item.name: part.metadata.get(item.name, item.name) for item in names}
+    return {name: flat for name, flat in found.items() if flat}
+
+
+def build(kind: type[T], values: Mapping[str, Any], spell: Callable[[str], str] = option) -> T:
+    """Make settings of values by their flat names. A mistake in one is called by its flag."""
+    known = leaves(kind)
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"unknown setting {unknown[0]!r}{nearest(unknown[0], known)}; known are {', '.join(known)}")
+    given = {name: value for name, value in values.items() if known[name].part is None}
+    for part in fields(kind):  # type: ignore[arg-type]
+        flags = {name: spell(flat) for name, flat in flat_names(part).items()}
+        changed = {name: values[flat] for name, flat in flat_names(part).items() if flat in values}
+        if changed:
+            with called(flags.__getitem__):
+                given[part.name] = replace(part.default, **changed)  # type: ignore[arg-type]
+    with called(spell):
+        return kind(**given)
+
+
+class Settings:
+    """A settings class of parts, which goes to files and back as one flat object."""
+
+    WEIGHTLESS: ClassVar[tuple[str, ...]] = ()  # flat names of what no weight depends on
+
+    @classmethod
+    def from_flat(cls: type[S], values: Mapping[str, Any]) -> S:
+        """Make settings of values by their flat names, as a file has them: JSON knows neither tuples nor paths."""
+
+        def read(name: str, value: Any) -> Any:
+            if isinstance(value, str) and name in leaves(cls):
+                return Path(value) if Path in (kind := leaves(cls)[name].hint(), *get_args(kind)) else value
+            return tuple(value) if isinstance(value, list) else value
+
+        return build(cls, {name: read(name, value) for name, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values by their flat names, ready for JSON."""
+        of = {name: getattr(self, leaf.part) if leaf.part else self for name, leaf in leaves(type(self)).items()}
+        values = {name: getattr(of[name], leaf.name) for name, leaf in leaves(type(self)).items()}
+        return json.loads(json.dumps(values, default=str))
+
+    def outcome(self) -> dict[str, Any]:
+        """Return what decides the weights, ready for JSON: all but `WEIGHTLESS`."""
+        return {name: value for name, value in self.to_dict().items() if name not in self.WEIGHTLESS}

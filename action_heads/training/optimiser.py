@@ -1,0 +1,46 @@
+"""How a run is optimised: the settings that both stages share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from action_heads._util.flags import check_choices, check_least, check_positive, mistake
+from action_heads.fit import cosine
+
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """Steps, batches and learning rate of AdamW, and the average of the weights.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: chunks a step, all processes together.
+        lr: learning rate at its peak.
+        warmup: steps of linear warm-up.
+        schedule: after warm-up: cosine to zero, or constant.
+        clip: largest norm of the gradient.
+        ema: largest decay of the weights' average, the later head.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 128
+    lr: float = 1e-3
+    warmup: int = 200
+    schedule: str = "cosine"
+    clip: float = 1.0
+    ema: float = 0.999
+
+    def __post_init__(self):
+        check_choices(self, schedule=SCHEDULES)
+        check_least(self, 1, "steps", "batch_size", "warmup")
+        check_positive(self, "lr", "clip")
+        if not 0 <= self.ema < 1:
+            raise mistake("ema", f"is a decay from 0 to below 1, got {self.ema}")
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step: linear warm-up, then the schedule."""
+        if self.schedule == "constant":
+            return self.lr * min(1.0, (step + 1) / self.warmup)
+        return cosine(step, self)

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from action_heads._util.checks import check_fingerprint, check_layout, check_values
+from action_heads._util.checks import check_layout, check_values
 from action_heads._util.limits import fits, shown
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters.config import AdapterConfig
 from action_heads.config import strict
-from action_heads.io.files import WeightFileError, fingerprint, load_tensors, naming, save_tensors
+from action_heads.io.files import WeightFileError, load_tensors, naming, save_tensors
+from action_heads.io.seal import Seal
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 VERSION = 3
 UNSEALED = 2  # the version of files without a fingerprint of their own
 NAME = "adapter.safetensors"
+SEAL = Seal()
 SINCE = {"pool": "mean", "per_step": False}  # what files of this version may lack, and what it was then
 KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape", if the head was reshaped
 KINDS = {"version": int, "adapter": Any, "own_normalizer": bool, "head": dict[str, str | None]}
@@ -59,13 +61,12 @@ def describe(policy: ConditionedHead) -> dict[str, Any]:
     }
     if head.original is not head:
         config["reshape"] = {"space": head.config.space.to_dict(), "horizon": head.config.horizon}
-    return config | {"fingerprint": fingerprint(own_state(policy), contract(config))}
+    return config | {"fingerprint": SEAL.of(sealed(config), own_state(policy))}
 
 
-def contract(config: dict[str, Any]) -> str:
-    """Return what the weights mean, as text for the fingerprint: all but where the head was found, which may move."""
-    head = config["head"]["fingerprint"]
-    return json.dumps({k: v for k, v in config.items() if k != "fingerprint"} | {"head": head}, sort_keys=True)
+def sealed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what the fingerprint covers of a header: of the pointer the fingerprint alone, since the head may move."""
+    return config | {"head": config["head"]["fingerprint"]}
 
 
 def load(head: ActionHead, file: Path) -> ConditionedHead:
@@ -93,8 +94,7 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
     expected = own_state(policy)
     check_layout(tensors, expected, file)
     check_values(tensors, expected, file)
-    if config["version"] != UNSEALED:
-        check_fingerprint(tensors, contract(config), config["fingerprint"], file)
+    SEAL.check(sealed(config), tensors, file)
     with torch.no_grad():
         for name, tensor in expected.items():
             tensor.copy_(tensors[name])

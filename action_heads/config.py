@@ -16,9 +16,11 @@ from action_heads.actions.spaces import EE_ABSOLUTE, ActionSpace
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES, Backbone
 from action_heads.diffusion.objectives import ObjectiveConfig
+from action_heads.io.seal import Seal
 from action_heads.modulation import HeadModulation
 
 VERSION = 2
+SEAL = Seal(("name", "training"))
 MOST = {
     "width": limits.WIDTH,
     "depth": limits.DEPTH,
@@ -134,10 +136,7 @@ class HeadConfig:
 
     def contract(self) -> str:
         """What the weights mean, as text for the fingerprint: everything but name, provenance and fingerprint."""
-        values = self.to_dict()
-        return json.dumps(
-            {k: v for k, v in values.items() if k not in ("name", "training", "fingerprint")}, sort_keys=True
-        )
+        return SEAL.meaning(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HeadConfig:

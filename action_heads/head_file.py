@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from action_heads._util.checks import check_fingerprint, check_layout, check_values
+from action_heads._util.checks import check_layout, check_values
 from action_heads.card import head_card
-from action_heads.config import HeadConfig
+from action_heads.config import SEAL, HeadConfig
 from action_heads.head import ActionHead
 from action_heads.io import files
 
@@ -23,7 +23,7 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
         name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
         for name, tensor in head.state_dict().items()
     }
-    config = dataclasses.replace(head.config, fingerprint=files.fingerprint(weights, head.config.contract()))
+    config = dataclasses.replace(head.config, fingerprint=SEAL.of(head.config.to_dict(), weights))
     contents = {WEIGHTS: files.tensors_as_bytes(weights), CONFIG: config.to_json().encode()}
     if not (folder / CARD).exists():
         contents[CARD] = head_card(head).encode()
@@ -44,5 +44,5 @@ def load(folder: Path) -> ActionHead:
     check_values(tensors, head.state_dict(), folder / WEIGHTS)
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     # Of what was loaded, not of what was read.
-    check_fingerprint(head.state_dict(), config.contract(), config.fingerprint, folder / WEIGHTS)
+    SEAL.check(config.to_dict(), head.state_dict(), folder / WEIGHTS)
     return head

@@ -18,6 +18,7 @@ from action_heads.config import strict
 from action_heads.encoders import ObservationEncoder, saved
 from action_heads.head import ActionHead
 from action_heads.io import files
+from action_heads.io.seal import Seal
 from action_heads.policy import ConditionedHead
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ KINDS = {  # what policy.json holds, beside its fingerprint
     "fingerprints": dict[str, str],
     "training": dict[str, Any],
 }
+# The adapter's and the head's own fingerprints are among what policy.json says, and in the adapter's file.
+SEAL = Seal(
+    ("training",),
+    f"{{path}} and {ENCODER} have fingerprint {{found}}, but were saved as {{given}}: one was changed, or they are of "
+    "different runs. Download or save them again",
+)
 Parts = tuple[ObservationEncoder, ConditionedHead, Contract, dict[str, Any]]
 
 
@@ -57,7 +64,7 @@ def save(policy: ObservedPolicy, folder: Path) -> Path:
         },
         "training": policy.training_record,
     }
-    record["fingerprint"] = fingerprint(record, weights)
+    record["fingerprint"] = SEAL.of(record, weights)
     files.write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
     return folder
 
@@ -80,15 +87,6 @@ def load(folder: Path, head: ActionHead | str | Path | None, **kwargs: Any) -> P
     return encoder, policy, contract, record["training"]
 
 
-def fingerprint(record: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    """Return the fingerprint of the encoder's weights and of all that policy.json says but the record of training.
-
-    The adapter's and the head's own fingerprints are among what it says, and in the adapter's file.
-    """
-    covered = {key: record[key] for key in sorted(KINDS.keys() - {"training"})}
-    return files.fingerprint(weights, json.dumps(covered, sort_keys=True))
-
-
 def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """Read policy.json, and check its version, its types, and that it belongs to the encoder's weights."""
     record = files.read_json(path)
@@ -98,19 +96,13 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
             f"{path} has version {shown(version)}, this release of action-heads reads {VERSION}: "
             "upgrade with `pip install -U action-heads`, or train again"
         )
-    given = record.pop("fingerprint", None)
-    if record.keys() != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
+    if record.keys() - {SEAL.key} != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
         raise ValueError(f"{path} needs {', '.join(KINDS)}, each of its type: it is damaged; download or save it again")
-    if given is None:
+    if not SEAL.check(record, weights, path):
         warnings.warn(
             f"{path} has no fingerprint of its configuration, which older releases did not write: whether it was "
             "changed can't be told. Load and save the policy once to add it",
             stacklevel=4,
-        )
-    elif given != (found := fingerprint(record, weights)):
-        raise files.WeightFileError(
-            f"{path} and {ENCODER} have fingerprint {found}, but were saved as {shown(given)}: one was changed, or "
-            "they are of different runs. Download or save them again"
         )
     if record["fingerprints"].get("encoder") != files.fingerprint(weights):
         raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} are of different runs: save again")

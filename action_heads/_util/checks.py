@@ -17,7 +17,7 @@ from torch import Tensor
 from action_heads._util.conditions import Condition, Mask
 from action_heads._util.limits import shown
 from action_heads.actions.spaces import NORMALIZED, WIDTHS, ActionSpace
-from action_heads.io.files import WeightFileError, fingerprint
+from action_heads.io.files import WeightFileError
 
 
 def check_condition(cond: Condition, mask: Mask, cond_dim: int | Mapping[str, int], values: bool) -> None:
@@ -204,13 +204,3 @@ def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
 def divides(name: str) -> bool:
     """Whether a tensor is what others are divided by: of a normaliser, or of an adapter's standardisation."""
     return name == "normalizer.scale" or (name.startswith("adapter.standard.") and name.endswith("std"))
-
-
-def check_fingerprint(tensors: Mapping[str, Tensor], contract: str, expected: str, path: Path) -> None:
-    """The weights and what they mean against the fingerprint that was saved with them."""
-    found = fingerprint(tensors, contract)
-    if found != expected:
-        raise WeightFileError(
-            f"{path} and its config have fingerprint {found}, but were saved as {expected}: one of them was changed, "
-            "or they are from different saves. Download them again (force_download=True), or save them again."
-        )

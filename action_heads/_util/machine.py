@@ -6,8 +6,6 @@ import os
 import platform
 from pathlib import Path
 
-import torch
-
 from action_heads import __version__
 
 
@@ -18,6 +16,8 @@ def cores() -> int:
 
 def machine() -> dict:
     """Processor, threads and versions."""
+    import torch  # here: the processes of simulation ask for `cores` and do without torch
+
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return {

@@ -31,7 +31,7 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
     draft, descriptor = _opened(path)
     try:
         with locks.closing(descriptor):
-            with naming(path):
+            with writing(path):
                 left = memoryview(data)
                 while left:
                     left = left[os.write(descriptor, left) :]
@@ -51,17 +51,17 @@ def drafted(path: str | os.PathLike[str]) -> Iterator[Path]:
     It lies in a folder of its own, so that whatever is written beside it is removed too.
     """
     path = Path(path)
-    with naming(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, [glob.escape(path.name)])
     room = _name(path)
     try:
         with ExitStack() as stack:
-            with naming(path):
+            with writing(path):
                 stack.enter_context(locks.held(room))
-            with naming(path, NO_ROOM):
+            with writing(path, NO_ROOM):
                 yield room / path.name
-            with naming(path):
+            with writing(path):
                 os.replace(room / path.name, path)
     finally:
         shutil.rmtree(room, ignore_errors=True)
@@ -79,7 +79,7 @@ def sweep(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
 
 
 @contextmanager
-def naming(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
+def writing(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
     """Turn an error of the file system, of these kinds or any, into one that names the file and the remedy."""
     try:
         yield
@@ -104,7 +104,7 @@ def _opened(path: Path) -> tuple[Path, int]:
     """A new draft, open and locked."""
     while True:
         draft = _name(path)
-        with naming(path):
+        with writing(path):
             # Not tempfile: its files are readable by the owner alone, and a head in a shared folder would stay so.
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with suppress(OSError):  # there are no locks here

@@ -238,7 +238,7 @@ def write_together(folder: str | os.PathLike[str], contents: Mapping[str, bytes]
     If any of them can't be written, all the older ones stay.
     """
     folder = Path(folder)
-    with drafts.naming(folder):
+    with drafts.writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     drafts.sweep(folder, map(glob.escape, contents))
     for name in contents:
@@ -248,7 +248,7 @@ def write_together(folder: str | os.PathLike[str], contents: Mapping[str, bytes]
         # In the same folder, since a rename across file systems is a copy.
         ready = {folder / name: stack.enter_context(drafts.written(folder / name, contents[name])) for name in contents}
         for path, draft in ready.items():
-            with drafts.naming(path):
+            with drafts.writing(path):
                 os.replace(draft, path)
 
 

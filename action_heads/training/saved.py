@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from torch import Tensor
 from action_heads._util.checks import check_layout, check_values
 from action_heads._util.limits import fits, shown
 from action_heads.io import files
+from action_heads.io.seal import Seal
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training
@@ -36,18 +36,17 @@ HISTORY = {
     "held_out": list[tuple[int, float]],
 }
 REMEDY = "delete the folder that it lies in to start anew; what a finished run has made lies elsewhere"
-
-
-def fingerprint(record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Of the tensors of a state and of what they mean: settings, precision and step, but not the curves."""
-    meaning = {key: record[key] for key in ("config", "precision", "step", "tensors")}
-    return files.fingerprint(tensors, json.dumps(meaning, sort_keys=True))
+SEAL = Seal(
+    ("progress",),
+    "{path} and state.json beside it have fingerprint {found}, but were saved as {given}: one of them was changed; "
+    + REMEDY,
+)
 
 
 def read(path: Path) -> dict[str, Any]:
     """The record of a run, with every value of its type."""
     record = files.read_json(path)
-    known = KINDS.keys() | {"fingerprint"}
+    known = KINDS.keys() | {SEAL.key}
     if not isinstance(record, dict) or not KINDS.keys() <= record.keys() <= known:
         raise ValueError(f"{path} is no saved state, which has {', '.join(KINDS)}: {REMEDY}")
     if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
@@ -77,15 +76,10 @@ def load(trainer: Training, record: Mapping[str, Any], folder: Path) -> dict[str
     """The tensors of a state, known to be those of its record and of this trainer."""
     path = folder / record["tensors"]
     tensors, _ = files.load_tensors(path)
-    if "fingerprint" not in record:
+    if not SEAL.check(record, tensors, path):
         warnings.warn(
             f"{folder} was saved by an older release, without a fingerprint: whether it was changed can't be told",
             stacklevel=4,
-        )
-    elif record["fingerprint"] != (found := fingerprint(record, tensors)):
-        raise files.WeightFileError(
-            f"{path} and state.json beside it have fingerprint {found}, but were saved as "
-            f"{shown(record['fingerprint'])}: one of them was changed; {REMEDY}"
         )
     expected = {name: tensor for name, tensor in trainer.state_dict().items() if not name.startswith("optimizer.")}
     if trainer.ema is None:  # which the main process alone has

@@ -47,7 +47,7 @@ def save(trainer: Training, folder: Path) -> None:
         "step": trainer.step,
         "progress": asdict(trainer.progress),
     }
-    record["fingerprint"] = saved.fingerprint(record, tensors)
+    record["fingerprint"] = saved.SEAL.of(record, tensors)
     files.write_text(folder / STATE, json.dumps(record))
     _remove_others(folder, name)
 

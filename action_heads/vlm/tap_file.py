@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,8 @@ from torch import Tensor
 
 from action_heads._util.checks import check_layout, check_values
 from action_heads._util.limits import fits, shown
-from action_heads.io.files import HEADER, WeightFileError, fingerprint, load_tensors, parse_json, save_tensors
+from action_heads.io.files import HEADER, WeightFileError, load_tensors, parse_json, save_tensors
+from action_heads.io.seal import Seal
 from action_heads.vlm.model import unwrap
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME, VERSION = "tap.safetensors", 1
 KINDS = {"version": int, "layers": list[int | str], "select": str, "model": dict[str, str | int]}
+SEAL = Seal(changed="{path} has fingerprint {found}, but was saved as {given}: it was changed; copy or save it again")
 
 
 def contract(tap: Tap) -> dict[str, Any]:
@@ -40,13 +41,8 @@ def save(tap: Tap, folder: Path) -> None:
     """Write it; an older file is replaced at once."""
     tensors = {} if tap.mix is None else {"mix.weight": tap.mix.weight}
     config = contract(tap)
-    config["fingerprint"] = identity(config, tensors)
+    config["fingerprint"] = SEAL.of(config, tensors)
     save_tensors(tensors, folder / NAME, {HEADER: json.dumps(config)})
-
-
-def identity(config: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """The fingerprint of a saved tap: of what is tapped, of which model, and of the weights of a mix."""
-    return fingerprint(tensors, json.dumps({key: config[key] for key in sorted(KINDS)}, sort_keys=True))
 
 
 def load(tap_class: type[Tap], folder: Path, model: Any, **options: Any) -> Tap:
@@ -85,21 +81,16 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if type(config["version"]) is not int or config["version"] != VERSION:
         version = shown(config["version"])
         raise ValueError(f"{file} has version {version}, this release reads {VERSION}: upgrade action-heads")
-    given = config.pop("fingerprint", None)
-    if config.keys() != KINDS.keys() or not all(fits(config[key], kind) for key, kind in KINDS.items()):
+    if config.keys() - {SEAL.key} != KINDS.keys() or not all(fits(config[key], kind) for key, kind in KINDS.items()):
         raise ValueError(
             f"{file} has an incomplete or unknown config in its header: {shown(config)}; save the tap again"
         )
     if not config["layers"]:
         raise ValueError(f"{file} names no layer: it is damaged; save the tap again")
-    if given is None:
+    if not SEAL.check(config, tensors, file):
         warnings.warn(
             f"{file} has no fingerprint, which older releases did not write: whether it was changed can't be told. "
             "Load and save the tap once to add it",
             stacklevel=4,
-        )
-    elif given != (found := identity(config, tensors)):
-        raise WeightFileError(
-            f"{file} has fingerprint {found}, but was saved as {shown(given)}: it was changed; copy or save it again"
         )
     return tensors, config

@@ -7,7 +7,6 @@ So reloading needs no download. Until the weights are in, a head that is made ag
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,12 +20,14 @@ from action_heads._util.limits import fits, shown
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters.config import AdapterConfig
 from action_heads.io import files, hub
+from action_heads.io.seal import Seal
 from action_heads.reshape import ReshapedHead
 
 if TYPE_CHECKING:
     from lerobot_policy_dae.configuration_dae import DAEConfig
 
 
+SEAL = Seal()  # of all weights of a checkpoint, those that train among them, and of what they were built as
 RECORD = {
     "config": dict[str, Any],
     "original": dict[str, Any] | None,
@@ -130,22 +131,11 @@ def frozen_fingerprint(head: ActionHead) -> str:
     return files.fingerprint(weights, head.config.contract())
 
 
-def fingerprint_of(weights: Mapping[str, Tensor], built: Mapping[str, Any]) -> str:
-    """Of all weights of a checkpoint, those that train among them, and of what they were built as."""
-    meaning = {key: value for key, value in built.items() if key != "fingerprint"}
-    return files.fingerprint(weights, json.dumps(meaning, sort_keys=True))
-
-
 def check_whole(weights: Mapping[str, Tensor], built: Mapping[str, Any], file: str) -> None:
     """Refuse loaded weights that are not those that were saved; older checkpoints can't tell."""
-    if "fingerprint" not in built:
+    if not SEAL.check(built, weights, file):
         logger.warning(
             "%s was saved before checkpoints had a fingerprint: damage in what trained would go unseen", file
-        )
-    elif (found := fingerprint_of(weights, built)) != built["fingerprint"]:
-        raise files.WeightFileError(
-            f"{file} and config.json beside it have fingerprint {found}, but were saved as {built['fingerprint']}: one "
-            "of them was changed, or they are from different saves; download or save them again"
         )
 
 

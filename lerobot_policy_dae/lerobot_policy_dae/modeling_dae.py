@@ -164,7 +164,7 @@ class DAEPolicy(PreTrainedPolicy):
         self.conditioned.head.assert_frozen(thorough=True)
         assert self.config.built is not None
         weights = self.state_dict() if state_dict is None else state_dict
-        self.config.built["fingerprint"] = heads.fingerprint_of(weights, self.config.built)
+        self.config.built["fingerprint"] = heads.SEAL.of(self.config.built, weights)
         super()._save_pretrained(save_directory, state_dict)
 
     def learn_tasks(self, dataset_meta: Any) -> None:

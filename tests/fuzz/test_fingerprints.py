@@ -17,10 +17,15 @@ if any(find_spec(name) is None for name in ("transformers", "robosuite")):
 sys.path.append(str(Path(__file__).parent))
 
 import run  # noqa: F401 - its paths
-from formats import FORMATS
+from action_heads_lab.reproduce import results
+from formats import FORMATS, Model, Run
 
+from action_heads.adapt import AdaptedPolicy
 from action_heads.io.files import HEADER, load_tensors, save_tensors
+from action_heads.training import state
+from action_heads.vlm import Tap
 
+SEALED = Path(__file__).parents[1] / "data" / "sealed"
 BY_NAME = {form.name: form for form in FORMATS}
 
 
@@ -111,3 +116,64 @@ def test_older_files_load_with_a_warning(name, spoil, tmp_path):
     spoil(tmp_path)
     with pytest.warns(UserWarning, match="older release"):
         assert form.load(tmp_path) == meaning
+
+
+def resume_and_save(folder: Path, out: Path) -> None:
+    training = Run(7)
+    state.resume(training, folder)
+    state.save(training, out)
+
+
+def progress_and_save(folder: Path, out: Path) -> None:
+    progress = results.Progress.load(folder / "p.json")
+    progress.path = out / "p.json"
+    progress.save()
+
+
+SAVED_AGAIN = {
+    "tap-mix": lambda folder, out: Tap.load(folder, Model()).save(out),
+    "policy-states": lambda folder, out: AdaptedPolicy.from_pretrained(folder).save(out),
+    "state": resume_and_save,
+    "result": lambda folder, out: results.save(results.load(folder / "run.json"), out / "run.json"),
+    "progress": progress_and_save,
+}
+
+
+def said(folder: Path) -> dict:
+    """All that the files of a folder say, but where a head was found."""
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.json"))}
+    for path in sorted(folder.rglob("*.safetensors")):
+        tensors, metadata = load_tensors(path)
+        header = json.loads(metadata.get(HEADER, "{}"))
+        header.get("head", {}).pop("path", None)
+        numbers = {name: (tensor.dtype, tensor.tolist()) for name, tensor in tensors.items()}
+        found[str(path.relative_to(folder))] = (header, numbers)
+    return found
+
+
+@pytest.mark.parametrize("name", SAVED_AGAIN)
+def test_files_of_before_load_and_are_written_as_they_were(name, tmp_path):
+    """Also their fingerprints, which other files name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        SAVED_AGAIN[name](SEALED / name, tmp_path)
+    assert said(tmp_path) == said(SEALED / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "key"),
+    [
+        ("policy-states", "policy.json", "fingerprint"),
+        ("state", "state.json", "fingerprint"),
+        ("result", "run.json", "checksum"),
+        ("progress", "p.json", "checksum"),
+    ],
+)
+@pytest.mark.parametrize("fingerprint", [None, 3, "", "0" * 32])
+def test_what_is_no_fingerprint_of_it_is_refused(name, file, key, fingerprint, tmp_path):
+    """Only a file without one may be of an older release."""
+    BY_NAME[name].make(tmp_path, 0)
+    in_json(file, lambda record: record.update({key: fingerprint}))(tmp_path)
+    with pytest.raises(ValueError, match=r"were saved as|was changed") as caught:
+        BY_NAME[name].load(tmp_path)
+    assert str(tmp_path) in str(caught.value)

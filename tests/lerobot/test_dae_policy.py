@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import draccus
 import pytest
@@ -319,3 +320,16 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path, caplog):
     (folder / "config.json").write_text(json.dumps(config))
     DAEPolicy.from_pretrained(folder)
     assert "before checkpoints had a fingerprint" in caplog.text
+
+
+def test_a_checkpoint_of_before_loads_and_is_written_as_it_was(tmp_path, caplog):
+    """With its fingerprint, without a warning and without the head, which is gone."""
+    before = Path(__file__).parents[1] / "data" / "sealed" / "lerobot"
+    policy = DAEPolicy.from_pretrained(before)
+    assert "fingerprint" not in caplog.text
+    policy.save_pretrained(tmp_path)
+    old, new = (json.loads((folder / "config.json").read_text())["built"] for folder in (before, tmp_path))
+    assert old == new
+    old, new = (load_file(folder / WEIGHTS) for folder in (before, tmp_path))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[name], new[name]) for name in old)

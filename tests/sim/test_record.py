@@ -88,17 +88,17 @@ def test_no_disturbance_is_no_change(lift):
 
 def test_record_reuses_its_file(tmp_path, monkeypatch):
     path = tmp_path / "lift.npz"
-    demonstrations = record("Lift", episodes=3, path=path)
-    assert len(demonstrations) == 3
+    demonstrations = record("Lift", episodes=2, path=path, workers=1)
+    assert len(demonstrations) == 2
     assert demonstrations.noise == 0.3
     assert (np.diff(demonstrations.seed) > 0).all()
     assert demonstrations.seed[0] >= SEEDS, "recordings and rollouts share no seed"
 
     # from here on, nothing can be recorded; by sys.modules because the package's name `record` is the function
     monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "_record_episodes", None)
-    assert np.array_equal(record("Lift", episodes=3, path=path).action, demonstrations.action)
+    assert np.array_equal(record("Lift", episodes=2, path=path).action, demonstrations.action)
     with pytest.raises(ValueError, match="holds another recording"):
-        record("Lift", episodes=4, path=path)
+        record("Lift", episodes=3, path=path)
     with pytest.raises(ValueError, match="episodes >= 1"):
         record("Lift", episodes=0)
 

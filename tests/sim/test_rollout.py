@@ -1,4 +1,5 @@
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -37,8 +38,31 @@ class Replay:
         return actions
 
 
+class InProcess(Workers):
+    """As `Workers`, in this process."""
+
+    def __enter__(self):
+        self.built = [self._build(*self._arguments) for _ in range(self._n)]
+        self.replies = [None] * self._n
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def send(self, worker, message):
+        self.replies[worker] = self.built[worker](message)
+
+    def receive(self, worker):
+        return self.replies[worker]
+
+
+def in_process(monkeypatch):
+    monkeypatch.setattr(sys.modules[rollout.__module__], "Workers", InProcess)
+
+
 def test_rollouts_of_a_good_and_an_idle_policy(lift_episode, tmp_path, monkeypatch):
     """One run covers it all: two idle episodes fail at the limit, the replay succeeds, in the order of the seeds."""
+    in_process(monkeypatch)
     limit = 56  # enough for the replay
     monkeypatch.setitem(TASKS, "Lift", replace(TASKS["Lift"], rollout_steps=limit))
     batches = []
@@ -61,10 +85,10 @@ def test_rollouts_of_a_good_and_an_idle_policy(lift_episode, tmp_path, monkeypat
     assert video.stat().st_size > 5_000
 
 
-def test_processes_of_simulation_change_nothing(monkeypatch):
+def test_processes_of_simulation_change_nothing(monkeypatch, tmp_path):
     monkeypatch.setitem(TASKS, "Lift", replace(TASKS["Lift"], rollout_steps=16))
 
-    def seen(workers: int) -> np.ndarray:
+    def seen(video) -> np.ndarray:
         conds = []
 
         def reach(cond):
@@ -73,10 +97,13 @@ def test_processes_of_simulation_change_nothing(monkeypatch):
             action[:, :, :3] = cond[:, None, -12:-9]  # the cube's position
             return action
 
-        rollout("Lift", reach, seeds=[1, 2, 3], batch=2, workers=workers, progress=False)
+        rollout("Lift", reach, seeds=[1, 2, 3], batch=2, workers=2, video=video, film=1, progress=False)
         return np.concatenate(conds)
 
-    assert np.array_equal(seen(workers=1), seen(workers=2))
+    apart = seen(tmp_path / "lift.mp4")
+    assert (tmp_path / "lift.mp4").stat().st_size > 1_000
+    in_process(monkeypatch)
+    assert np.array_equal(apart, seen(None))
 
 
 def test_conditioning_is_the_previous_and_the_newest_observation(lift):

@@ -11,6 +11,7 @@ from typing import Any
 
 from action_heads._util.limits import check_fields, fits, shown
 from action_heads.io import files
+from action_heads.io.seal import Seal
 from action_heads_lab.reproduce.config import LATER, VERSION, Run
 
 PROGRESS = "progress.json"  # in the folder of an unfinished run
@@ -35,6 +36,13 @@ KINDS = {  # what a result's file holds, beside `earlier`
     "command": str,
     "date": str,
 }
+
+
+SEAL = Seal(
+    (*PROVENANCE, "version", "rates"),
+    "{path} was changed since it was written: its checksum is another; delete it and run it again",
+    key="checksum",
+)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ def path_of(results: Path, run: Run, identity: str) -> Path:
 def save(result: Result, path: Path) -> None:
     """Whole or not at all; a line a field, a line an episode, so that a diff can be read."""
     record = json.loads(json.dumps(asdict(result))) | {"version": VERSION}
-    record["checksum"] = checksum(record)
+    record["checksum"] = SEAL.of(record, {})
     record["rates"] = {
         "env_steps_per_second": round(result.env_steps_per_second, 1),
         "policy_share": round(result.policy_share, 3),
@@ -128,7 +136,8 @@ def load(path: Path) -> Result:
         raise ValueError(
             f"{path} is of version {shown(version)} of the protocol, this release has {VERSION}: run it again"
         )
-    given, whole = record.pop("checksum", None), dict(record)
+    whole = {"earlier": {}} | record
+    record.pop("checksum", None)
     record.pop("rates", None)
     try:
         if record.keys() - {"earlier"} != KINDS.keys():
@@ -150,23 +159,8 @@ def load(path: Path) -> Result:
         _check_sense(result)
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no result of a run ({error}); delete it and run it again") from error
-    check_sum(given, whole, path)
+    SEAL.check(whole, {}, path)  # those of older releases have no checksum
     return result
-
-
-def check_sum(given: Any, record: dict[str, Any], path: Path) -> None:
-    """Raise if a record's checksum is another one's; those of older releases have none."""
-    if given is not None and given != checksum(record):
-        raise ValueError(
-            f"{path} was changed since it was written: its checksum is another; delete it and run it again"
-        )
-
-
-def checksum(record: dict[str, Any]) -> str:
-    """Of all that counts in a record: not the command, the date and the machine."""
-    counted = {key: value for key, value in record.items() if key not in (*PROVENANCE, "version", "rates")}
-    counted.setdefault("earlier", {})
-    return files.fingerprint({}, json.dumps(counted, sort_keys=True))
 
 
 def _check_sense(result: Result) -> None:
@@ -225,23 +219,22 @@ class Progress:
         record = files.read_json(path)
         kinds = {"seconds": dict[str, float], "losses": list[float], "rolled": dict[str, list[dict[str, Any]]]}
         try:
-            given = record.pop("checksum", None) if isinstance(record, dict) else None
-            whole = dict(record) if isinstance(record, dict) else {}
-            if not isinstance(record, dict) or record.keys() != kinds.keys():
+            whole = {"earlier": {}} | record if isinstance(record, dict) else {}
+            if not isinstance(record, dict) or record.keys() - {SEAL.key} != kinds.keys():
                 raise ValueError(f"it needs {', '.join(kinds)}")
             if wrong := [name for name, kind in kinds.items() if not fits(record[name], kind)]:
                 raise ValueError(f"of another type than expected: {', '.join(wrong)}")
             rolled = {step: list(part) for step, part in _by_step(record.pop("rolled")).items()}
-            progress = cls(path, **record, rolled=rolled)
+            progress = cls(path, record["seconds"], record["losses"], rolled)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is no progress of a run ({error}); delete it and run it again") from error
-        check_sum(given, whole, path)
+        SEAL.check(whole, {}, path)
         return progress
 
     def save(self) -> Progress:
         rolled = {str(step): [asdict(episode) for episode in part] for step, part in self.rolled.items()}
         record = {"seconds": self.seconds, "losses": self.losses, "rolled": rolled}
-        files.write_text(self.path, json.dumps(record | {"checksum": checksum(record)}) + "\n")
+        files.write_text(self.path, json.dumps(record | {"checksum": SEAL.of({"earlier": {}} | record, {})}) + "\n")
         return self
 
 

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from action_heads.kinematics.panda import ROBOSUITE_TURN, TCP_BEYOND_SITE
-
 UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -69,5 +67,8 @@ def rotation_vector(quaternion: np.ndarray) -> np.ndarray:
     return np.zeros(3) if sine < 1e-10 else xyz * (2 * np.arctan2(sine, w) / sine)
 
 
-# The constants live with the arm's other frames; tests/sim/test_frames.py checks them against the simulator.
+# As `kinematics.panda` has them, which is not imported since the processes of simulation do without torch.
+# tests/sim/test_frames.py checks both against the simulator.
+ROBOSUITE_TURN = -2 * np.arctan2(0.383, 0.924)
+TCP_BEYOND_SITE = 0.0069
 TCP_IN_SITE = Pose(np.array([0.0, 0.0, TCP_BEYOND_SITE]), turn_z(np.pi / 2 - ROBOSUITE_TURN - np.pi / 4))

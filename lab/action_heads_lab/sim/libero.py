@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from action_heads.io import files
+from action_heads.io import drafts
 from action_heads_lab.sim import compiled, contexts, substeps
 from action_heads_lab.sim.envs import Sim, prepare
 from action_heads_lab.sim.init_states import read_init_states
@@ -133,4 +133,5 @@ def install() -> None:
     if not config.exists():
         paths = {"benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files"}
         paths |= {"datasets": config.parent / "datasets", "assets": assets}
-        files.write_text(config, "".join(f"{key}: {path}\n" for key, path in paths.items()))
+        with drafts.drafted(config) as draft:
+            draft.write_text("".join(f"{key}: {path}\n" for key, path in paths.items()), encoding="utf-8")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from action_heads._util.checks import check_layout, check_values
 from action_heads._util.limits import fits, shown
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
@@ -23,6 +22,7 @@ from action_heads.adapters.config import AdapterConfig
 from action_heads.config import strict
 from action_heads.io.files import WeightFileError, load_tensors, naming, save_tensors
 from action_heads.io.seal import Seal
+from action_heads.io.weights import check_layout, check_values
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead

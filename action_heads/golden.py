@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from action_heads._util.checks import check_layout, check_values
 from action_heads.diffusion.samplers import Sampling
 from action_heads.head import ActionHead
 from action_heads.io import files
+from action_heads.io.weights import check_layout, check_values
 
 NAME = "golden.safetensors"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from action_heads._util.checks import check_layout, check_values
 from action_heads.card import head_card
 from action_heads.config import SEAL, HeadConfig
 from action_heads.head import ActionHead
 from action_heads.io import files
+from action_heads.io.weights import check_layout, check_values
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 

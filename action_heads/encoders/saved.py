@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from action_heads._util import limits
-from action_heads._util.checks import check_layout, check_values
 from action_heads._util.limits import check_width, fits, shown
 from action_heads.encoders.config import ObservationConfig
 from action_heads.encoders.observation import ObservationEncoder
 from action_heads.io.files import WeightFileError
+from action_heads.io.weights import check_layout, check_values
 
 VISION = {
     "config": dict[str, Any],

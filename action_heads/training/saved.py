@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from action_heads._util.checks import check_layout, check_values
 from action_heads._util.limits import fits, shown
 from action_heads.io import files
 from action_heads.io.seal import Seal
+from action_heads.io.weights import check_layout, check_values
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training

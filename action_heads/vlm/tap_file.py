@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from action_heads._util.checks import check_layout, check_values
 from action_heads._util.limits import fits, shown
 from action_heads.io.files import HEADER, WeightFileError, load_tensors, parse_json, save_tensors
 from action_heads.io.seal import Seal
+from action_heads.io.weights import check_layout, check_values
 from action_heads.vlm.model import unwrap
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from small import tiny_config, tiny_head
 
 from action_heads import ActionHead, ActionSpace, HeadConfig, ObjectiveConfig, golden
 from action_heads._util import limits
-from action_heads._util.checks import check_layout
 from action_heads.adapters.base import AdapterConfig
 from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig
 from action_heads.io.files import WeightFileError, load_tensors, parse_json, read_json, save_tensors
+from action_heads.io.weights import check_layout
 
 DEEP = "[" * 200_000
 HUGE = 10**25

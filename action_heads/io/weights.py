@@ -1,0 +1,50 @@
+"""Checks of the tensors of a weight file, before a module takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from action_heads._util.limits import shown
+from action_heads.io.files import WeightFileError
+
+
+def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Check names, shapes and kinds of numbers of a weight file against a module, before anything is loaded.
+
+    `expected` may lie on the meta device: then nothing takes memory before the file is known to fit. Floats may have
+    another precision than the module's, and nothing else may differ.
+    """
+    problems = [f"lacks {name}" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"has an unknown {shown(name)}" for name in sorted(tensors.keys() - expected.keys())]
+    for name in sorted(expected.keys() & tensors.keys()):
+        found, wanted = tensors[name], expected[name]
+        if found.shape != wanted.shape:
+            problems.append(f"has {name} of shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
+        elif found.dtype != wanted.dtype and not (found.is_floating_point() and wanted.is_floating_point()):
+            problems.append(f"has a {name} that is {found.dtype}, expected {wanted.dtype}")
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise WeightFileError(
+            f"{path} does not fit the config beside it: it {'; '.join(problems[:4])}{more}. Download or save it again."
+        )
+
+
+def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Numbers of the right kind, finite, and scales to divide by positive."""
+    problems = [
+        f"{name} is {tensors[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
+    ]
+    problems += [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    problems += [f"{name} is not positive" for name in tensors if divides(name) and (tensors[name] <= 0).any()]
+    if problems:
+        raise WeightFileError(f"{path} can't be used: {'; '.join(problems[:4])}. Train or save it again.")
+
+
+def divides(name: str) -> bool:
+    """Whether a tensor is what others are divided by: of a normaliser, or of an adapter's standardisation."""
+    return name == "normalizer.scale" or (name.startswith("adapter.standard.") and name.endswith("std"))

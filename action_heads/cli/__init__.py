@@ -180,7 +180,3 @@ def usage() -> str:
             "`action-heads COMMAND --help` describes a command and its options.",
         ]
     )
-
-
-if __name__ == "__main__":
-    main()

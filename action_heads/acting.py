@@ -17,6 +17,7 @@ from action_heads.actions.normalize import Normalizer
 from action_heads.adapters import Adapter
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion.continuing import Continue
+from action_heads.diffusion.draws import Generator
 from action_heads.diffusion.samplers import Sampling
 from action_heads.modulation import HeadModulation
 
@@ -38,7 +39,7 @@ class Acts:
         steps: int | None = None,
         sampler: str = "ddim",
         spacing: str = "trailing",
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         previous: Tensor | None = None,
         committed: int | None = None,
         start: float | None = None,
@@ -59,17 +60,10 @@ class Acts:
                 (real-time chunking). On backbones that mix time, trained with `prefixes=True`.
             start: share of noise in (0, 1] to start from, over `previous` (warm start): fewer steps then do.
         """
-        sampling, continued = Sampling(sampler, steps, spacing), Continue(previous, committed, start)
-        return self.act(cond, sampling, continued, mask=mask, generator=generator)
+        return self.act(cond, Sampling(sampler, steps, spacing), Continue(previous, committed, start), mask, generator)
 
     def act(
-        self,
-        cond: Condition,
-        sampling: Sampling,
-        continued: Continue,
-        *,
-        mask: Mask = None,
-        generator: torch.Generator | None = None,
+        self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
     ) -> Tensor:
         """Sample a chunk (b h a), as `sample` does."""
         raise NotImplementedError
@@ -122,13 +116,7 @@ class Policy(Acts, nn.Module):
 
     @torch.no_grad()
     def act(
-        self,
-        cond: Condition,
-        sampling: Sampling,
-        continued: Continue,
-        *,
-        mask: Mask = None,
-        generator: torch.Generator | None = None,
+        self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
     ) -> Tensor:
         head = self.head
         head.assert_frozen()
@@ -180,7 +168,7 @@ class Policy(Acts, nn.Module):
         """Raise a RuntimeError in place of what only a policy that trains can do."""
         raise RuntimeError(self.only_acts)
 
-    loss = forward = save_adapter = load_adapter = refuse
+    loss = forward = save_adapter = load_adapter = push_adapter = refuse
 
     def _used_parameters(self) -> list[nn.Parameter]:
         """What this policy computes with: the step modulations of other adapters are not."""

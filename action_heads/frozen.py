@@ -34,14 +34,14 @@ class Freezable(nn.Module):
         return self._frozen
 
     @property
-    def left_out(self) -> tuple[nn.Module, ...]:
-        """Parts that the promise leaves out: of a reshaped head, all that belongs to its new actions."""
-        return ()
+    def left_out(self) -> frozenset[nn.Module]:
+        """Modules that the promise leaves out: of a reshaped head, all that belong to its new actions."""
+        return frozenset()
 
     @property
     def projections(self) -> dict[str, Tensor]:
         """Parameters that the promise leaves out, by name: those of a reshaped head from and to actions."""
-        left_out = {p for part in self.left_out for p in part.parameters()}
+        left_out = {p for module in self.left_out for p in module.parameters(recurse=False)}
         return {name: p for name, p in self.named_parameters() if p in left_out} if left_out else {}
 
     def freeze(self) -> Self:

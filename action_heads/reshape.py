@@ -27,8 +27,8 @@ class ReshapedHead(ActionHead):
         self._taken = False
 
     @property
-    def left_out(self) -> tuple[nn.Module, ...]:
-        return *self.backbone.projections, self.normalizer
+    def left_out(self) -> frozenset[nn.Module]:
+        return frozenset(m for part in (*self.backbone.projections, self.normalizer) for m in part.modules())
 
     @property
     def original(self) -> ActionHead:

@@ -167,7 +167,7 @@ def test_the_request_that_closed_the_connection(served):
 def test_a_request_that_asks_for_too_much_is_refused_before_it_is_computed(served, monkeypatch, rows, options):
     sources = served.adapter.config.cond_dim
     cond = torch.zeros(rows, 7) if isinstance(sources, int) else {k: torch.zeros(rows, n) for k, n in sources.items()}
-    monkeypatch.setattr(served, "sample", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr(served, "act", lambda *_: pytest.fail("computed"))
     said = answer(served, wire.pack({"cond": cond, **options}))["error"]
     assert re.search(f"a batch of {rows} with .* more than the 640 .* --largest", said)
 

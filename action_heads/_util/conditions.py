@@ -29,6 +29,13 @@ def parts(cond: Any) -> list[Any]:
     return list(cond.values()) if isinstance(cond, Mapping) else [cond]
 
 
+def zeros(cond_dim: int | Mapping[str, int], batch: int, device: torch.device) -> Condition:
+    """Make a condition of zeros (b c), or one for each source."""
+    if isinstance(cond_dim, int):
+        return torch.zeros(batch, cond_dim, device=device)
+    return {name: torch.zeros(batch, width, device=device) for name, width in cond_dim.items()}
+
+
 def move(cond: Any, device: torch.device) -> Any:
     """A condition or its masks on a device; what is no tensor, such as a cache on the disk, stays where it is."""
     if isinstance(cond, Mapping):

@@ -9,7 +9,7 @@ are compared, and one slice of the memory is read again in each check.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ class Watch:
     """
 
     def __init__(self, module: Freezable):
-        self.digests = {name: digest(holder[key]) for name, holder, key in watched(module)}
+        self.digests = {name: digest(holder[key]) for name, holder, key in tensors_of(module, module.left_out)}
         self.structure = structure(module)
         self.marks: list[Mark] | None = None
         self._mark(module)
@@ -81,7 +81,7 @@ class Watch:
         """Read every weight, and return the names of what is no longer as it was."""
         if structure(module) != self.structure:
             return ["what it is made of"]
-        found = {name: holder[key] for name, holder, key in watched(module)}
+        found = {name: holder[key] for name, holder, key in tensors_of(module, module.left_out)}
         if found.keys() != self.digests.keys():
             return sorted(found.keys() ^ self.digests.keys())
         if changed := [name for name, tensor in found.items() if digest(tensor) != self.digests[name]]:
@@ -94,7 +94,7 @@ class Watch:
         self.parts = [(part._modules, dict(part._modules)) for part in module.modules() if part._modules]
         self.settings = [(part, part.config) for part in module.modules() if hasattr(part, "config")]
         self.marks = []
-        for name, holder, key in watched(module):
+        for name, holder, key in tensors_of(module, module.left_out):
             tensor = holder[key]
             if type(tensor) is nn.Parameter:
                 tensor.__class__ = FrozenParameter
@@ -125,35 +125,22 @@ def moved(mark: Mark) -> bool:
     )
 
 
-def parts_of(module: Freezable) -> list[tuple[str, nn.Module]]:
-    """Return path and module of every part that is not left out."""
-    left_out = {part for root in module.left_out for part in root.modules()}
-    return [(path, part) for path, part in module.named_modules() if part not in left_out]
-
-
-def structure(module: Freezable) -> list[tuple[str, str, str]]:
-    """Return path, class and settings of every part."""
-    return [(path, type(part).__name__, settings_of(part)) for path, part in parts_of(module)]
-
-
-def watched(module: Freezable) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield as `tensors_of` does what is not left out."""
-    return tensors_in(parts_of(module))
-
-
-def tensors_of(module: nn.Module) -> Iterator[tuple[str, dict[str, Any], str]]:
+def tensors_of(module: nn.Module, left_out: Set[nn.Module] = frozenset()) -> Iterator[tuple[str, dict[str, Any], str]]:
     """Yield every parameter and buffer, each once: its name, the dict that holds it, and its key in there."""
-    return tensors_in(module.named_modules())
-
-
-def tensors_in(parts: Iterable[tuple[str, nn.Module]]) -> Iterator[tuple[str, dict[str, Any], str]]:
     seen: set[Tensor] = set()
-    for path, part in parts:
-        for holder in (part._parameters, part._buffers):
+    for path, part in module.named_modules():
+        for holder in () if part in left_out else (part._parameters, part._buffers):
             for key, tensor in holder.items():
                 if tensor is not None and tensor not in seen:
                     seen.add(tensor)
                     yield f"{path}.{key}".lstrip("."), holder, key
+
+
+def structure(module: Freezable) -> list[tuple[str, str, str]]:
+    """Return path, class and settings of every part that is not left out."""
+    left_out = module.left_out
+    parts = ((path, part) for path, part in module.named_modules() if part not in left_out)
+    return [(path, type(part).__name__, settings_of(part)) for path, part in parts]
 
 
 def settings_of(part: nn.Module) -> str:

@@ -26,17 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Continue:
-    """What a chunk continues. Without anything it is a chunk of its own.
+    """How a chunk continues what is left of the last one; see `Acts.sample`. The policy that samples checks it."""
 
-    It is checked against a policy when that samples, so that a remote policy may have another horizon than a local one.
-
-    Attributes:
-        previous: (b n a), what is left of the last chunk in robot units: its first step is the new one's first.
-        committed: number of its steps that are being executed; the new chunk begins with them.
-        start: share of noise in (0, 1] to start from, over `previous`.
-    """
-
-    previous: Tensor | None = None
+    previous: Tensor | None = None  # (b n a), in robot units; none for a chunk of its own
     committed: int | None = None
     start: float | None = None
 

@@ -12,21 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Generator = torch.Generator | None  # torch's own where there is none
 
-def normal(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+
+def normal(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
     """Standard normal numbers."""
     return torch.randn(tuple(shape), device=device, **_of(generator))
 
 
-def uniform(shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+def uniform(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
     """Numbers in [0, 1)."""
     return torch.rand(tuple(shape), device=device, **_of(generator))
 
 
-def integers(end: int, shape: Sequence[int], generator: torch.Generator | None, device: torch.device) -> Tensor:
+def integers(end: int, shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
     """Whole numbers, long, from 0 to end - 1."""
     return torch.randint(end, tuple(shape), device=device, **_of(generator))
 
 
-def _of(generator: torch.Generator | None) -> dict[str, Any]:
+def _of(generator: Generator) -> dict[str, Any]:
     return {} if generator is None else {"generator": generator}

@@ -79,13 +79,7 @@ def timesteps(train_steps: int, steps: int, spacing: str = "trailing", start: in
 
 @dataclass(frozen=True)
 class Sampling:
-    """How chunks are denoised. A head checks it when it makes its `Schedule`.
-
-    Attributes:
-        sampler: a key of `SAMPLERS`.
-        steps: of the sampler; if not given 10, or 1 for "one_step", and no more than there are noise levels.
-        spacing: one of `SPACINGS`.
-    """
+    """How a chunk is denoised; see `Acts.sample`. `schedule` checks it."""
 
     sampler: str = "ddim"
     steps: int | None = None

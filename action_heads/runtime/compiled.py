@@ -6,7 +6,7 @@ Axes: b batch, h horizon, a action, c condition, n tokens.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,10 +57,6 @@ class CompiledPolicy(Policy):
         """Statistics of the task's own actions, if the policy it was compiled from has any."""
         return self.source.own_normalizer
 
-    @property
-    def normalizer(self) -> Normalizer:
-        return self.source.normalizer
-
     def requires_grad_(self, requires_grad: bool = True) -> CompiledPolicy:
         """Change nothing: a compiled policy does not train, and its adapter is that of a policy which may."""
         return self
@@ -75,6 +71,9 @@ class CompiledPolicy(Policy):
 
     def save_adapter(self, folder: str | Path) -> Path:
         return self.source.save_adapter(folder)
+
+    def push_adapter(self, repo_id: str, **kwargs) -> str:
+        return self.source.push_adapter(repo_id, **kwargs)
 
     def load_adapter(self, path: str | Path, **kwargs) -> CompiledPolicy:
         self.source.load_adapter(path, **kwargs)
@@ -131,7 +130,7 @@ def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> Co
     return CompiledPolicy(policy, fast, Compiled(method, dtype, "; ".join(notes) or "as asked for"))
 
 
-def uncompiled(policy: Policy) -> Policy:
+def uncompiled(policy: Policy) -> Any:
     """The policy itself, or the one that it was compiled from."""
     return policy.source if isinstance(policy, CompiledPolicy) else policy
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from action_heads._util.extras import require
 from action_heads._util.limits import check_width
+from action_heads.acting import Policy
 from action_heads.diffusion.samplers import Sampling
 from action_heads.io.drafts import drafted
 from action_heads.policy import ConditionedHead
@@ -85,7 +86,7 @@ def export(config: ExportConfig) -> Path:
 
 
 @torch.no_grad()
-def export_policy(policy: ConditionedHead, config: ExportConfig) -> Path:
+def export_policy(policy: Policy, config: ExportConfig) -> Path:
     """Write `policy` as `config` says (whose `adapter` is not read), whole or not at all. Returns the file."""
     check_out(Path(config.out))
     if not policy.head.frozen:
@@ -166,7 +167,7 @@ def check_out(path: Path) -> None:
 
 
 @torch.no_grad()
-def difference(policy: ConditionedHead, config: ExportConfig) -> float:
+def difference(policy: Policy, config: ExportConfig) -> float:
     """How far what was written is from `policy`, in robot units, on one batch of random input."""
     loop = SamplingLoop(policy, Sampling(config.sampler, config.steps, config.spacing))
     example = loop.example(config.batch, config.tokens)

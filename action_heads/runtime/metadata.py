@@ -11,7 +11,8 @@ from torch import Tensor
 
 from action_heads import adapter_file
 from action_heads._util.extras import require
-from action_heads.policy import ConditionedHead
+from action_heads.acting import Policy
+from action_heads.runtime.compiled import uncompiled
 from action_heads.runtime.loop import SamplingLoop
 
 KEY, VERSION = "action_heads", 1
@@ -24,16 +25,17 @@ UNITS = {
 }
 
 
-def describe(policy: ConditionedHead, loop: SamplingLoop, example: dict[str, Tensor]) -> dict[str, Any]:
+def describe(policy: Policy, loop: SamplingLoop, example: dict[str, Tensor]) -> dict[str, Any]:
     """Return what a file's numbers mean and where they come from, ready for JSON."""
-    head, adapter = policy.head.config, policy.adapter.config
+    own = uncompiled(policy)
+    head, adapter = own.head.config, own.adapter.config
     return {
         "version": VERSION,
         "head": head.name,
-        "head_fingerprint": policy.head.original.fingerprint(),
+        "head_fingerprint": own.head.original.fingerprint(),
         "adapter": adapter.mechanism,
         "adapter_version": adapter_file.VERSION,
-        "adapter_fingerprint": adapter_file.describe(policy)["fingerprint"],
+        "adapter_fingerprint": adapter_file.describe(own)["fingerprint"],
         "pool": adapter.pool,
         "cond_dim": adapter.cond_dim,
         "tokens": example["cond"].shape[1] if "mask" in example else None,

@@ -21,6 +21,7 @@ from action_heads._util.conditions import Condition, Mask, parts
 from action_heads._util.extras import require
 from action_heads.acting import Acts
 from action_heads.diffusion.continuing import Continue
+from action_heads.diffusion.draws import Generator
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
 
@@ -72,13 +73,7 @@ class RemotePolicy(Acts):
         self._connect()
 
     def act(
-        self,
-        cond: Condition,
-        sampling: Sampling,
-        continued: Continue,
-        *,
-        mask: Mask = None,
-        generator: torch.Generator | None = None,
+        self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
     ) -> Tensor:
         """As of any policy. A generator here seeds one there: reproducible, but other numbers."""
         for name, value in (("cond", cond), ("mask", mask), ("previous", continued.previous)):

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from action_heads._util.conditions import zeros
 from action_heads.acting import Policy
 
 
@@ -73,11 +74,7 @@ def network_flops(policy: Policy, batch: int) -> int:
 
 def adapter_flops(policy: Policy, batch: int) -> int:
     """Of one condition's modulation, which all steps share."""
-    widths, device = policy.adapter.config.cond_dim, policy.head.device
-    if isinstance(widths, int):
-        cond = torch.zeros(batch, widths, device=device)
-    else:
-        cond = {name: torch.zeros(batch, width, device=device) for name, width in widths.items()}
+    cond = zeros(policy.adapter.config.cond_dim, batch, policy.head.device)
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         policy.modulate(cond)
     return flops.get_total_flops()

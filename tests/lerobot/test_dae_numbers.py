@@ -258,7 +258,7 @@ def test_what_is_no_observation_is_not_remembered(change, message, tmp_path):
 
 def test_a_chunk_without_a_value_is_not_given_out(tmp_path, monkeypatch):
     policy = tiny_policy(tmp_path, action_layout="pose_euler")
-    monkeypatch.setattr(policy.conditioned, "sample", lambda cond, **_: torch.zeros(len(cond), 16, 10))
+    monkeypatch.setattr(policy.conditioned, "act", lambda cond, *_: torch.zeros(len(cond), 16, 10))
     with pytest.raises(ValueError, match="NaN or infinity, first in batch row 0, step 0, column 3"):
         policy.predict_action_chunk(present(batch()))
     with pytest.raises(ValueError, match="no value"):
@@ -287,7 +287,7 @@ class Turning:
     def __init__(self, layout):
         self.at, self.layout = 0, layout
 
-    def sample(self, cond, previous=None, committed=0, **_):
+    def act(self, cond, *_):
         angle = 0.3 * (self.at + torch.arange(16.0))
         rows = torch.stack([angle.cos(), -angle.sin(), 0 * angle, angle.sin(), angle.cos(), 0 * angle], -1)
         return torch.cat([torch.zeros(16, 3), rows, torch.ones(16, 1)], -1).expand(len(cond), -1, -1)
@@ -303,7 +303,7 @@ def test_no_rotation_jumps_from_step_to_step(form, tmp_path, monkeypatch):
     monkeypatch.setitem(STATS, ACTION, {"min": np.array(low), "max": -np.array(low)})
     policy = tiny_policy(tmp_path, "mixer", n_obs_steps=1, action_layout=layout, **features(len(low)))
     hand = Turning(policy.layout)
-    monkeypatch.setattr(policy.conditioned, "sample", hand.sample)
+    monkeypatch.setattr(policy.conditioned, "act", hand.act)
     for way in WAYS:
         policy.reset()
         hand.at, played, new = 0, [], None
@@ -324,7 +324,7 @@ def test_canonical_rotations_are_a_flag(tmp_path, monkeypatch):
     flags = {"action_layout": "pose_quaternion", "canonical_rotations": True, **features(8)}
     policy = tiny_policy(tmp_path, "mixer", n_obs_steps=1, **flags)
     hand = Turning(policy.layout)
-    monkeypatch.setattr(policy.conditioned, "sample", hand.sample)
+    monkeypatch.setattr(policy.conditioned, "act", hand.act)
     hand.at = 8
     assert (policy.predict_action_chunk(NOW)[..., 6] >= 0).all()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -36,7 +35,6 @@ def folder(folder):
 @pytest.fixture
 def rolled(monkeypatch):
     """Calls of `rollout`, which is not done: every other episode succeeds."""
-    from action_heads_lab.sim import rollout as package
     from action_heads_lab.sim.rollout import Rollouts
 
     calls = []
@@ -52,7 +50,7 @@ def rolled(monkeypatch):
         n = len(seeds)
         return Rollouts(task, np.arange(n) % 2 == 0, np.full(n, 30), np.array(seeds), 0.1, 1.0)
 
-    monkeypatch.setattr(sys.modules[package.__module__], "rollout", rollout)
+    monkeypatch.setattr(module, "rollout", rollout)
     return calls
 
 

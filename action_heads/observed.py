@@ -102,14 +102,12 @@ class ObservedPolicy(nn.Module):
 
     def parts(self) -> dict[str, dict[str, int]]:
         """Count frozen and trained parameters of every part."""
-        modules = {"head": self.policy.head, "adapter": self.policy.adapter, "encoder": self.encoder}
-        return {
-            name: {
-                "frozen": sum(p.numel() for p in module.parameters() if not p.requires_grad),
-                "trained": sum(p.numel() for p in module.parameters() if p.requires_grad),
-            }
-            for name, module in modules.items()
-        }
+
+        def count(part: nn.Module, trains: bool) -> int:
+            return sum(p.numel() for p in part.parameters() if p.requires_grad == trains)
+
+        parts = {"head": self.policy.head, "adapter": self.policy.adapter, "encoder": self.encoder}
+        return {name: {"frozen": count(part, False), "trained": count(part, True)} for name, part in parts.items()}
 
     def counts(self) -> dict[str, Any]:
         """Return the counts that a record of training holds: `parts`, and what head and adapter compute with.

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from action_heads import ActionHead, ConditionedHead, Normalizer
 from action_heads.adapters import ADAPTERS
+from action_heads.adapters.config import AdapterConfig
 from action_heads.counts import match_trainable
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files
@@ -93,7 +94,7 @@ def build(cell: Cell, data: Data, device: str) -> ConditionedHead:
     if cell.trained:
         adapter = match_trainable(head, ADAPTERS[cell.adapter], cond.shape[1], cell.trained, **options)
     else:
-        adapter = ADAPTERS[cell.adapter](cond.shape[1], hidden_dim=cell.hidden, **options)
+        adapter = AdapterConfig(cell.adapter, hidden_dim=cell.hidden, **options).make(cond.shape[1])
     adapter.standardize(cond)
     return head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05)).to(device)
 

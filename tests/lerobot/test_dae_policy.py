@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import draccus
@@ -11,7 +12,7 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.rollout.inference.rtc import supports_rtc_inference
-from lerobot.utils.constants import ACTION, OBS_ENV_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from safetensors.torch import load_file, save_file
 from small import tiny_head
 from tiny_models import text_model, vision_model
@@ -20,6 +21,7 @@ from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_polic
 from action_heads import WeightFileError
 from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.io import hub
+from action_heads.observed import ObservedPolicy
 from lerobot_policy_dae import DAEConfig, DAEPolicy
 
 WEIGHTS = "model.safetensors"
@@ -264,6 +266,39 @@ def test_peft_trains_its_own_weights_alone_and_is_reloaded(tmp_path):
     again = peft.PeftModel.from_pretrained(DAEPolicy.from_pretrained(tmp_path / "base"), tmp_path / "peft")
     assert torch.equal(chunk(again.base_model.model, batch()), chunk(policy, batch()))
     assert again.base_model.model.conditioned.head.frozen
+
+
+def test_peft_may_train_a_copy_of_the_encoder(tmp_path):
+    """`--peft.full_training_modules` replaces the encoder, and the condition comes from the new one."""
+    pytest.importorskip("peft")
+    eyes = VisionConfig(backbone=vision_model("vit", tmp_path / "vit"))
+    policy = tiny_policy(tmp_path, image=True, vision=eyes)
+    policy.save_pretrained(tmp_path / "base")
+    policy.config.pretrained_path = tmp_path / "base"
+    whole = {"method_type": "LORA", "r": 2, "full_training_modules": ["encoder"]}
+    wrapped = policy.wrap_with_peft(peft_cli_overrides=whole).train()
+    wrapped.forward(batch(image=True))[0].backward()
+    copied = [p for name, p in wrapped.named_parameters() if "encoder.modules_to_save" in name and p.requires_grad]
+    assert copied
+    assert all(p.grad is not None for p in copied)
+
+
+@pytest.mark.parametrize("image", [False, True])
+def test_it_is_an_observed_policy(image, tmp_path):
+    """Which computes the same chunks, and from which a contract can hide what it observes."""
+    vision = VisionConfig(features=8, resize=(48, 48))
+    policy = tiny_policy(tmp_path, image=image, vision=vision, n_obs_steps=1)
+    observed = policy.observed
+    assert observed.contract.state == ("observation.state",)
+    assert observed.contract.sizes == ({"observation.image": (32, 32)} if image else {})
+    one, other = batch(image=image, steps=1), batch(image=image, steps=1)
+    other = {key: 1 - x if key in (policy.config.cameras or [OBS_STATE]) else x for key, x in other.items()}
+    inputs = [policy.observations.inputs(observations) for observations in (one, other)]
+    torch.manual_seed(0)
+    assert torch.equal(observed.sample(*inputs[0]), chunk(policy, one))
+    blind = ObservedPolicy(policy.encoder, policy.conditioned, replace(observed.contract, blind=True))
+    assert not torch.equal(*[observed.condition(*given) for given in inputs])
+    assert torch.equal(*[blind.condition(*given) for given in inputs])
 
 
 def test_the_card_counts(tmp_path, monkeypatch):

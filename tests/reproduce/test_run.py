@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from action_heads_lab.reproduce import families, grid, results, rollouts
+from action_heads_lab.reproduce import families, grid, results, rollouts, states
 from action_heads_lab.reproduce import run as module
 from action_heads_lab.reproduce.config import RUN_MODES, Run
 from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.grid import Reproduce, estimate, reproduce, runs
 from action_heads_lab.reproduce.heads import pretrained, stage1, taken_of
-from action_heads_lab.reproduce.run import Place, build, perform
+from action_heads_lab.reproduce.run import Place, perform
+from action_heads_lab.reproduce.states import build
 from action_heads_lab.sim.rollout import Rollouts
 from forked import inside
 from made_up import result
@@ -99,7 +100,7 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rol
     with pytest.raises(KeyboardInterrupt):
         perform(run, place(tmp_path, "killed"))
     monkeypatch.setattr(rollouts, "rollout", real)
-    monkeypatch.setattr(module, "fit", None)  # it is trained already
+    monkeypatch.setattr(states, "fit", None)  # it is trained already
     before = len(rolled)
     resumed = perform(run, place(tmp_path, "killed"))
     assert len(rolled) == before + 1
@@ -141,7 +142,7 @@ def test_modes_start_where_they_should(tmp_path, head):
 
     pretrained = ActionHead.from_pretrained(head)
     cond, actions, _ = Arrays().samples(Run(), tmp_path, pretrained.config.horizon)
-    policies = {mode: build(Run(mode=mode), pretrained, cond, actions) for mode in RUN_MODES}
+    policies = {mode: build(Run(mode=mode), pretrained, cond, actions).policy for mode in RUN_MODES}
     assert policies["decoupled"].head is policies["blind"].head is pretrained
     assert policies["random-frozen"].head.fingerprint() != pretrained.fingerprint()
     assert policies["random-frozen"].num_trainable == policies["decoupled"].num_trainable
@@ -158,10 +159,14 @@ def test_controls_do_not_depend_on_the_pretrained_weights(tmp_path):
         assert (taken_of(Run(mode=mode), one) == taken_of(Run(mode=mode), other)) == alike
 
 
-def test_blind_sees_nothing():
-    cond = torch.randn(3, 4)
-    assert (rollouts.see(cond, Run(mode="blind")) == 0).all()
-    assert torch.equal(rollouts.see(cond, Run()), cond)
+@pytest.mark.parametrize("mode", RUN_MODES)
+def test_blind_sees_nothing_and_every_other_mode_the_state(mode):
+    """The network reads the condition without the statistics, which are those of what is seen."""
+    state, actions, _ = Arrays().samples(Run(), None, 16)
+    policy = build(Run(mode=mode), tiny_head(), state, actions)
+    cond = policy.condition(state=state[:, None])
+    assert torch.equal(cond, torch.zeros_like(state) if mode == "blind" else state)
+    assert torch.equal(policy.policy.adapter.standard.mean, cond.mean(0))
 
 
 def test_modes_of_a_seed_share_their_starts_and_seeds_do_not():

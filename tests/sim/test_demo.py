@@ -16,7 +16,7 @@ from action_heads_lab.sim.rollout import Rollouts
 from forked import inside
 from small import tiny_head
 
-from action_heads import ActionHead
+from action_heads import ActionHead, ConditionedHead
 from action_heads.card import head_card
 from action_heads.io import locks
 
@@ -96,15 +96,16 @@ def test_the_head_s_folder_keeps_the_result_for_its_card(tmp_path, head_folder, 
     assert "On a task" not in head_card(tiny_head(seed=1), folder=Path(head_folder))  # of other weights
 
 
-def test_blind_sees_nothing(tmp_path, head_folder, arrays, monkeypatch):
-    seen = []
-    original = module.see
-    monkeypatch.setattr(module, "see", lambda cond, name: seen.append((name, original(cond, name))) or seen[-1][1])
-    demo(config(tmp_path, head_folder, runs=("blind", "decoupled")))
-    blind = [cond for name, cond in seen if name == "blind"]
-    assert blind
-    assert all((cond == 0).all() for cond in blind)
-    assert all((cond != 0).any() for name, cond in seen if name == "decoupled")
+@pytest.mark.parametrize("name", module.RUNS)
+def test_blind_sees_nothing(tmp_path, head_folder, arrays, monkeypatch, name):
+    """In training and in rollouts; every other run sees something in both."""
+    seen, modulate = [], ConditionedHead.modulate
+    monkeypatch.setattr(
+        ConditionedHead, "modulate", lambda self, cond, mask=None: seen.append(cond) or modulate(self, cond, mask)
+    )
+    demo(config(tmp_path, head_folder, runs=(name,)))
+    assert len(seen) == 4 + 2  # training steps, and chunks of rollouts
+    assert all((cond == 0).all() == (name == "blind") for cond in seen)
 
 
 def test_a_finished_row_is_not_run_again(tmp_path, head_folder, arrays):
@@ -122,7 +123,7 @@ def test_controls_share_no_weight_with_the_pretrained_head(tmp_path, head_folder
     recording = module.record("Lift", 2, seed=0, path=None)
     settings = config(tmp_path, head_folder)
     cond, actions, _ = (torch.from_numpy(part) for part in recording.chunks(16))
-    policies = {name: module.build(name, settings, pretrained, cond, actions) for name in module.RUNS}
+    policies = {name: module.build(name, settings, pretrained, cond, actions).policy for name in module.RUNS}
     assert policies["decoupled"].head is policies["blind"].head is pretrained
     assert policies["random-frozen"].head.frozen
     assert not policies["normal"].head.frozen

@@ -72,15 +72,19 @@ def prefix(head: ActionHead, modulation: HeadModulation, last: Tensor, committed
     return Prefix(last[:, :committed], takes_levels_per_step(head, modulation))
 
 
+def random_lengths(head: ActionHead, batch: int, generator: torch.Generator | None) -> Tensor:
+    """Draw any number of first steps, but never all, for each chunk of a batch (b h)."""
+    device, horizon = head.objective.alpha.device, head.config.horizon
+    length = draws.integers(horizon, (batch, 1), generator, device if generator is None else generator.device)
+    return torch.arange(horizon, device=device) < length.to(device)
+
+
 def random_prefixes(head: ActionHead, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
     """What is committed of chunks (b h a) in training: nothing of half of them, of others any number of steps (b h)."""
     check_mixes_time(head)
-    batch, horizon, _ = shape
-    device = head.objective.alpha.device
-    drawn_on = device if generator is None else generator.device
-    length = draws.integers(horizon, (batch, 1), generator, drawn_on)
-    half = draws.uniform((batch, 1), generator, drawn_on) < 0.5
-    return ((torch.arange(horizon, device=drawn_on) < length) & half).to(device)
+    device, clean = head.objective.alpha.device, random_lengths(head, shape[0], generator)
+    half = draws.uniform((shape[0], 1), generator, device if generator is None else generator.device) < 0.5
+    return clean & half.to(device)
 
 
 def level_of(head: ActionHead, share: float) -> int:

@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-
-from action_heads.policy import ConditionedHead
 
 
 @dataclass(frozen=True)
@@ -59,25 +56,3 @@ def count(call: Callable[[], object]) -> Work:
     with Counter() as counter:
         call()
     return Work(flops.get_total_flops(), counter.operators, counter.allocations, counter.bytes)
-
-
-def network_flops(policy: ConditionedHead, batch: int) -> int:
-    """Of one evaluation of the network, twice the multiplications of its linear maps: the arithmetic floor."""
-    head = policy.head
-    x = torch.zeros(batch, head.config.horizon, head.config.space.dim, device=head.objective.alpha.device)
-    values = policy.step_values()[:1, None]
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        head.predict(x, values, policy.modulation)
-    return flops.get_total_flops()
-
-
-def adapter_flops(policy: ConditionedHead, batch: int) -> int:
-    """Of one condition's modulation, which all steps share."""
-    widths, device = policy.adapter.config.cond_dim, policy.head.objective.alpha.device
-    if isinstance(widths, int):
-        cond = torch.zeros(batch, widths, device=device)
-    else:
-        cond = {name: torch.zeros(batch, width, device=device) for name, width in widths.items()}
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        policy.modulate(cond)
-    return flops.get_total_flops()

@@ -21,6 +21,7 @@ from action_heads.actions.units import check_units
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
 from action_heads.diffusion import continuing
+from action_heads.diffusion.loss import Noise, denoising_loss
 from action_heads.frozen import thawed
 from action_heads.head import ActionHead
 from action_heads.io import files, hub
@@ -101,25 +102,18 @@ class ConditionedHead(Policy):
         x0 = torch.cat([x0] * check_count("noise_samples", noise_samples))
         t = objective.random_steps((len(x0), 1), generator, levels)
         noise = objective.random_noise(x0.shape, generator)
-        excluded = None
+        pad = clean = None
         if is_pad is not None:
             check_pad(is_pad, *actions.shape[:2], values=look)
-            excluded = torch.cat([is_pad] * noise_samples)
-        x_t = objective.add_noise(x0, noise, t)
+            pad = torch.cat([is_pad] * noise_samples)
         if prefixes:
             clean = continuing.random_prefixes(self.head, x0.shape, generator)
-            x_t = torch.where(clean[..., None], x0, x_t)
             if continuing.takes_levels_per_step(self.head, self.modulation):
                 t = t.masked_fill(clean, 0)
-            excluded = clean if excluded is None else clean | excluded
         values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
-        output = self.head.predict(x_t, values, self.modulation)
-        error = (output - objective.target(x0, noise, t)).square().mean(-1)
-        if excluded is None:
-            return error.mean()
-        mean = error.masked_fill(excluded, 0).sum() / (~excluded).sum().clamp(min=1)
+        loss = denoising_loss(self.head, x0, Noise(t, noise, clean), values, self.modulation, pad)
         # A batch of padding alone is an error; where saying so would wait for an accelerator, NaN says it.
-        return mean if look or is_pad is None else mean.masked_fill(is_pad.all(), torch.nan)
+        return loss if look or is_pad is None else loss.masked_fill(is_pad.all(), torch.nan)
 
     # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss
     forward = loss

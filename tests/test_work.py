@@ -13,7 +13,7 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 
 from action_heads import ActionHead
 from action_heads.adapters import AdaLNZero, FiLM
-from action_heads.runtime.work import Work, adapter_flops, count, network_flops
+from action_heads.runtime.work import Work, count
 
 B, H, A, W, U, DEPTH, R = 4, 16, 10, 16, 64, 3, 4  # of tiny_head and its batches
 PROJECTIONS = 2 * B * H * 2 * A * W  # from and to actions
@@ -32,8 +32,6 @@ def test_a_chunk_costs_what_the_formula_says(mechanism, values):
     """K evaluations of the network, and the modulation once: it is planned before the loop."""
     policy = trained_policy(tiny_head(), mechanism)
     modulation = READ + 2 * B * (W * values + W * R + R * values)
-    assert network_flops(policy, B) == PROJECTIONS + BLOCKS
-    assert adapter_flops(policy, B) == modulation
     for k in (1, 10):
         assert sampling(policy, k).flops == k * (PROJECTIONS + BLOCKS) + modulation
 

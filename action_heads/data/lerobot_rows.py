@@ -111,21 +111,24 @@ def _read(path: Path, columns: list[str], where: str) -> Any:
 
 
 def _check_type(kind: Any, where: str) -> None:
-    types = require("pyarrow", "data").types
-    inner = kind
-    while types.is_list(inner) or types.is_large_list(inner) or types.is_fixed_size_list(inner):
+    types, inner = require("pyarrow", "data").types, kind
+    while _is_list(inner):
         inner = inner.value_type
     if not (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner)):
         raise BadData(f"{where} is of type {kind}, where numbers or lists of numbers are expected")
 
 
+def _is_list(kind: Any) -> bool:
+    types = require("pyarrow", "data").types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
 def column_values(column: Any, width: int, where: str) -> np.ndarray:
     """A column of numbers, or of lists of them, -> (rows, width); a missing number is NaN."""
-    types = require("pyarrow", "data").types
     rows = len(column)
     with reading(where):
         flat, each = column.combine_chunks(), 1
-        while types.is_list(flat.type) or types.is_large_list(flat.type) or types.is_fixed_size_list(flat.type):
+        while _is_list(flat.type):
             if flat.null_count:
                 at = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]) // each
                 raise BadData(f"{where}, row {at}: the list is missing")

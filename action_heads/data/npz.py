@@ -44,10 +44,7 @@ class Npz(Recording):
         self.widths = {key: math.prod(array.shape[1:]) for key, array in numbers.items()}
         for key in MOTION:
             if key in self.data and key not in numbers:
-                shape, kind = self.data[key].shape, self.data[key].dtype
-                raise BadData(
-                    f"{self.source}: {key} has shape {shape} and dtype {kind}; numbers, a row a step, are needed"
-                )
+                raise self._odd(key, "numbers, a row a step, are needed")
         self.rate_hz = spec.number("recorded_hz", self._rate())
         self._check_episodes()
 
@@ -66,12 +63,15 @@ class Npz(Recording):
             schema = replace(schema, gripper=None)
         return check(schema, self.widths, self.source)
 
+    def _odd(self, key: str, needed: str) -> BadData:
+        """Return the error of an array that is not what is needed."""
+        shape, kind = self.data[key].shape, self.data[key].dtype
+        return BadData(f"{self.source}: {key} has shape {shape} and dtype {kind}; {needed}")
+
     def _whole_numbers(self, key: str) -> np.ndarray:
         array = self.data[key]
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise BadData(
-                f"{self.source}: {key} has shape {array.shape} and dtype {array.dtype}; whole numbers (E,) are needed"
-            )
+            raise self._odd(key, "whole numbers (E,) are needed")
         if len(array) and (array.min() < 0 or array.max() > 2**40):
             raise BadData(f"{self.source}: {key} runs from {array.min()} to {array.max()}, which no episode can")
         return array.astype(np.int64)
@@ -81,7 +81,7 @@ class Npz(Recording):
             return RATE_HZ
         rate = self.data["rate_hz"]
         if rate.size != 1 or rate.dtype.kind not in "fiu":
-            raise BadData(f"{self.source}: rate_hz has shape {rate.shape} and dtype {rate.dtype}; one number is needed")
+            raise self._odd("rate_hz", "one number is needed")
         return positive(rate.reshape(-1)[0].item(), MOST_HZ, f"{self.source}: rate_hz")
 
     def _texts(self, key: str, otherwise: list[str]) -> list[str]:
@@ -90,10 +90,7 @@ class Npz(Recording):
             return otherwise
         array = self.data[key]
         if array.shape != self.lengths.shape or array.dtype.kind not in "Uiu":
-            raise BadData(
-                f"{self.source}: {key} has shape {array.shape} and dtype {array.dtype}; a text for each of "
-                f"{len(self.lengths)} episodes is needed"
-            )
+            raise self._odd(key, f"a text for each of {len(self.lengths)} episodes is needed")
         return [str(text) for text in array.tolist()]
 
     def _check_episodes(self) -> None:

@@ -87,8 +87,9 @@ class Robomimic(Recording):
             return {}
         if absent := sorted({*wanted} - found.keys()):
             raise BadData(f"{where} lacks {', '.join(absent)}; it has {', '.join(sorted(found)) or 'nothing'}")
-        if len(lengths := {len(found[key]) for key in wanted}) > 1:
-            raise BadData(f"{where}: parts have different numbers of steps, {sorted(lengths)}")
+        lengths = {key: len(found[key]) for key in sorted(wanted)}
+        if len(different := sorted({*lengths.values()})) > 1:
+            raise BadData(f"{where}: parts have different numbers of steps, {different}: {lengths}")
         widths = hdf5.widths(found)
         if other := [key for key in wanted if key in self.widths and widths.get(key) != self.widths[key]]:
             raise BadData(

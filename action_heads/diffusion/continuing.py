@@ -137,11 +137,16 @@ def check_mixes_time(head: Denoiser) -> None:
         )
 
 
-def random_prefixes(head: Denoiser, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """What is committed of chunks (b h a) in training: nothing of half of them, of others any number of steps (b h)."""
-    check_mixes_time(head)
-    batch, horizon, _ = shape
-    drawn_on = head.device if generator is None else generator.device
+def random_lengths(head: Denoiser, batch: int, generator: torch.Generator | None) -> Tensor:
+    """Draw any number of first steps, but never all, for each chunk of a batch (b h)."""
+    horizon, drawn_on = head.config.horizon, head.device if generator is None else generator.device
     length = draws.integers(horizon, (batch, 1), generator, drawn_on)
-    half = draws.uniform((batch, 1), generator, drawn_on) < 0.5
-    return ((torch.arange(horizon, device=drawn_on) < length) & half).to(head.device)
+    return (torch.arange(horizon, device=drawn_on) < length).to(head.device)
+
+
+def random_prefixes(head: Denoiser, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+    """Draw what is committed of chunks (b h a) in training: nothing of half of them, else any number of steps (b h)."""
+    check_mixes_time(head)
+    clean = random_lengths(head, shape[0], generator)
+    half = draws.uniform((shape[0], 1), generator, head.device if generator is None else generator.device) < 0.5
+    return clean & half.to(head.device)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
+from action_heads.diffusion.loss import Noise, corrupt
 from action_heads.head import ActionHead
 from action_heads.io import files
 from action_heads.modes import random_like
@@ -194,7 +195,7 @@ def clean_errors(head: ActionHead, actions: Tensor, mechanism: str, units: Norma
     t = (torch.arange(n) * head.config.objective.train_steps // n)[torch.randperm(n, generator=rng), None]
     noise = head.noise(n, rng)
     x0 = head.normalizer.normalize(actions)
-    x_t = head.objective.add_noise(x0, noise, t)
+    x_t = corrupt(head, x0, Noise(t, noise))
     output = head.predict(x_t, head.step_values(modulation, t), modulation)
     error = (head.objective.to_x0(output, x_t, t) - x0) * (head.normalizer.scale / units.scale)
     power = (head.objective.alpha[t].square(), head.objective.sigma[t].square())

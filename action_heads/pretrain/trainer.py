@@ -12,35 +12,18 @@ import copy
 from collections.abc import Generator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from action_heads._util.ema import EMA
 from action_heads.head import ActionHead
-from action_heads.pretrain import data, objective
+from action_heads.pretrain import data
 from action_heads.pretrain.batches import Batch, Batches, ahead, fit
+from action_heads.pretrain.objective import Stage1, loss
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.training import state
 from action_heads.training.base import Training
 from action_heads.training.start import start
 from action_heads.training.streams import generator
-
-
-class Stage1(nn.Module):
-    """The head and the throw-away networks that read its signal: all that trains."""
-
-    def __init__(self, head: ActionHead, signal: str, width: int, levels: str = "uniform"):
-        super().__init__()
-        self.head = head
-        self.levels = levels
-        self.readers = objective.signal_readers(head, signal, width)
-
-    def forward(self, batch: Batch, step: int, noise: torch.Generator) -> Tensor:
-        """Loss (scalar) of a batch: mechanisms take turns, and clean prefixes with them."""
-        mechanisms = self.head.config.mechanisms
-        mechanism = mechanisms[step % len(mechanisms)]
-        mixed = self.head.backbone.mixes_time and step // len(mechanisms) % 2 == 1
-        with batch.x0.device:  # the objective draws its noise where the batch is
-            return objective.loss(self.head, self.readers, batch.x0, batch.signal, mechanism, noise, mixed, self.levels)
 
 
 class Trainer(Training[Batch]):
@@ -120,9 +103,8 @@ class Trainer(Training[Batch]):
         motion = self.held_out.source(chunks, generator("held-out batch", 0))
         actions, _ = data.chunks(motion, self.head.config.space)
         noise = generator("held-out noise", 0, device=device)
-        with device:
-            x0 = self.head.normalizer.normalize(actions.to(device))
-            losses = [objective.loss(self.head, None, x0, None, m, noise) for m in mechanisms]
+        x0 = self.head.normalizer.normalize(actions.to(device))
+        losses = [loss(self.head, None, x0, None, mechanism, noise) for mechanism in mechanisms]
         return float(torch.stack(losses).mean())
 
 

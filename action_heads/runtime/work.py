@@ -8,14 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-
-from action_heads._util.conditions import zeros
-from action_heads.acting import Policy
 
 
 @dataclass(frozen=True)
@@ -60,21 +56,3 @@ def count(call: Callable[[], object]) -> Work:
     with Counter() as counter:
         call()
     return Work(flops.get_total_flops(), counter.operators, counter.allocations, counter.bytes)
-
-
-def network_flops(policy: Policy, batch: int) -> int:
-    """Of one evaluation of the network, twice the multiplications of its linear maps: the arithmetic floor."""
-    head = policy.head
-    x = torch.zeros(batch, head.config.horizon, head.config.space.dim, device=head.device)
-    values = policy.step_values()[:1, None]
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        head.predict(x, values, policy.modulation)
-    return flops.get_total_flops()
-
-
-def adapter_flops(policy: Policy, batch: int) -> int:
-    """Of one condition's modulation, which all steps share."""
-    cond = zeros(policy.adapter.config.cond_dim, batch, policy.head.device)
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
-        policy.modulate(cond)
-    return flops.get_total_flops()

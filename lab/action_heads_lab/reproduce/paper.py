@@ -46,18 +46,6 @@ def _values(text: str) -> list[Value]:
 TABLE_2 = {family: {key: _values(text) for key, text in rows.items()} for family, rows in PRINTED.items()}
 TASKS = {"mimicgen": MIMICGEN, "libero": LIBERO}
 
-# Table III, DP-C: what Stage 1 learns from -> MimicGen, LIBERO. Table IV, DP-C on MimicGen: its signal.
-TABLE_3: dict[str, tuple[Value, Value]] = {
-    "normal training": ((63.6, 1.8), (79.3, 0.6)),
-    "in-distribution": ((62.2, 2.3), (76.8, 0.9)),
-    "DROID": ((63.8, 1.2), (78.3, 0.4)),
-}
-TABLE_4: dict[str, Value] = {
-    "random": (0.0, 0.0),
-    "none": (62.2, 0.5),
-    "pose": (63.8, 1.1),
-    "joints": (62.2, 2.3),
-}
 # Figure 3, one transformer of 8 layers on MimicGen, seed 42: mechanism -> normal, decoupled.
 FIGURE_3 = {
     "adaln_zero": (64.0, 64.5),

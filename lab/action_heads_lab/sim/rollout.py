@@ -51,11 +51,6 @@ class Rollouts:
         """Of the rate, binomial. Twenty episodes leave about 0.1: take 50 or more to compare policies."""
         return math.sqrt(self.rate * (1 - self.rate) / len(self.success))
 
-    @property
-    def steps_per_second(self) -> float:
-        """Of all workers together, in wall time outside the policy; resets and the start of the workers included."""
-        return float(np.sum(self.length) / self.environment_seconds)
-
     def __str__(self) -> str:
         percent = f"{100 * self.rate:.0f} ± {100 * self.standard_error:.0f} %"
         return f"{self.task}: {np.sum(self.success)}/{len(self.success)} ({percent})"

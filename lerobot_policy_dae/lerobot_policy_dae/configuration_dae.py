@@ -29,12 +29,12 @@ SHAPE = (
 )
 
 
-# draccus would call the fields of a nested dataclass by two names. So the flags of one idea are a base class, which
-# gives them to the shared dataclass that checks them.
+# draccus calls the fields of a nested dataclass by two names. To keep the flags, those of one idea are a base class,
+# which gives them to the shared dataclass that checks them. draccus finds help along single bases alone.
 
 
 @dataclass
-class AdapterFlags:
+class AdapterFlags(PreTrainedConfig):
     """The adapter, as of `AdapterConfig`."""
 
     adapter: str = "adaln_zero"
@@ -50,7 +50,7 @@ class AdapterFlags:
 
 
 @dataclass
-class NoiseFlags:
+class NoiseFlags(AdapterFlags):
     """How training noises chunks, as of `NoiseConfig`."""
 
     levels: str = FIT.levels
@@ -65,7 +65,7 @@ class NoiseFlags:
 
 
 @dataclass
-class OptimizerFlags:
+class OptimizerFlags(NoiseFlags):
     """How a policy is optimised by LeRobot's trainer."""
 
     optimizer_lr: float = FIT.lr
@@ -87,7 +87,7 @@ class OptimizerFlags:
 
 @PreTrainedConfig.register_subclass("dae")
 @dataclass
-class DAEConfig(OptimizerFlags, NoiseFlags, AdapterFlags, PreTrainedConfig):
+class DAEConfig(OptimizerFlags):
     """A frozen action head, an adapter and an observation encoder.
 
     Attributes:
@@ -160,7 +160,8 @@ class DAEConfig(OptimizerFlags, NoiseFlags, AdapterFlags, PreTrainedConfig):
         with called(spelled):
             check_choices(self, head_mode=MODES, sampler=SAMPLERS)
             check_least(self, 1, "n_obs_steps", "n_action_steps")
-        self.adapter_config, self.noise  # noqa: B018 - their own checks
+        self.adapter_config  # noqa: B018 - its own checks
+        self.noise  # noqa: B018
         if self.compile not in (None, "auto", *METHODS):
             raise ValueError(f"--policy.compile={self.compile!r} is unknown; choose one of auto, {', '.join(METHODS)}")
         if self.action_layout is not None:

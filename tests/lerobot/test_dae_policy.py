@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import draccus
 import pytest
@@ -17,8 +18,10 @@ from tiny_models import text_model, vision_model
 from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_policy
 
 from action_heads import WeightFileError
+from action_heads.adapters import AdapterConfig
+from action_heads.diffusion.levels import NoiseConfig
 from action_heads.encoders import TextConfig, VisionConfig
-from action_heads.io import hub
+from action_heads.io import files, hub
 from lerobot_policy_dae import DAEConfig, DAEPolicy
 
 WEIGHTS = "model.safetensors"
@@ -319,3 +322,15 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path, caplog):
     (folder / "config.json").write_text(json.dumps(config))
     DAEPolicy.from_pretrained(folder)
     assert "before checkpoints had a fingerprint" in caplog.text
+
+
+def test_a_config_of_the_release_before_is_read_and_written_as_it_was(tmp_path):
+    before = files.read_json(Path(__file__).parents[1] / "data/settings/dae_config.json")
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    config = PreTrainedConfig.from_pretrained(tmp_path)
+    assert isinstance(config, DAEConfig)
+    config.check_unchanged()
+    assert config.noise == NoiseConfig("beta", 2)
+    assert config.adapter_config == AdapterConfig("adaln_zero", hidden_dim=8, relearn_step=True, through="both")
+    config.save_pretrained(tmp_path / "again")
+    assert files.read_json(tmp_path / "again" / "config.json") == before

@@ -18,10 +18,9 @@ from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.fit import FitConfig
 from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
-from lerobot_policy_dae.heads import flag, horizon_of
+from lerobot_policy_dae.heads import flag, horizon_of, spelled
 
 FIT = FitConfig()
-spelled = "--policy.{}".format  # a field as a flag
 # What a checkpoint was made for: with other values its weights would mean nothing.
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
@@ -165,7 +164,7 @@ class DAEConfig(OptimizerFlags):
         if self.compile not in (None, "auto", *METHODS):
             raise ValueError(f"--policy.compile={self.compile!r} is unknown; choose one of auto, {', '.join(METHODS)}")
         if self.action_layout is not None:
-            with flag("action_layout, --policy.gripper"):
+            with flag("action_layout", "gripper"):
                 ActionLayout.parse(self.action_layout, self.gripper)
         if self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY:
             raise ValueError(

@@ -86,7 +86,7 @@ class DAEPolicy(PreTrainedPolicy):
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
-        with flag("vision, --policy.text"):
+        with flag("vision", "text"):
             self.encoder = ObservationEncoder(settle(config))
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
@@ -191,9 +191,7 @@ class DAEPolicy(PreTrainedPolicy):
             cond,
             is_pad=batch.get("action_is_pad"),
             generator=noise,
-            levels=config.levels,
-            noise_samples=config.noise_samples,
-            prefixes=config.prefixes,
+            **vars(config.noise),
         )
         return loss, None
 

@@ -123,6 +123,30 @@ def test_help_is_written_for_every_option(kind, capsys):
             assert flag_of(name) in text
 
 
+def flags_in(help_text: str) -> list[str]:
+    """Every option as the help has it, with its metavar, description and default, on a line."""
+    found: list[str] = []
+    for line in (line.strip(" │|") for line in help_text.splitlines()):
+        if line.startswith("--") and line.strip("-"):
+            found.append(line)
+        elif not line.strip("-─╭╮╰╯ ") or line.startswith("-h"):
+            found.append("")
+        elif found and found[-1]:
+            found[-1] += f" {line}"
+    return sorted(re.sub(r"\s+", " ", line) for line in found if line)
+
+
+@pytest.mark.parametrize("kind", settings())
+def test_every_flag_is_what_it_was(kind, capsys, monkeypatch, request):
+    """Spelling, default and description, whatever dataclass of the settings a flag belongs to."""
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parse(kind, ["--help"], prog="action-heads it")
+    name = request.node.callspec.id
+    known = [line.split(" ", 1) for line in (ROOT / "tests/data/flags.txt").read_text().splitlines()]
+    assert flags_in(capsys.readouterr().out) == [flag for command, flag in known if command == name]
+
+
 @pytest.mark.parametrize("kind", settings())
 def test_mistyped_options_get_the_nearest_name(kind):
     for option in sorted(command_line.options(kind) - {"--help"}):

@@ -216,31 +216,21 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
         policy = AdaptedPolicy.from_pretrained(config.start_from)
         theirs, head = policy.contract, policy.policy.head
         widths = policy.encoder.config
-        ours = {
-            "action_layout": contract.action_layout,
-            "gripper": contract.gripper,
-            "horizon": config.actions.horizon or head.config.horizon,
-            "state": contract.state,
-            "cameras": tuple(contract.sizes),
-            "observation_steps": config.observation_steps,
-            "encoder": config.observation(tuple(contract.sizes), widths.state_dim),
-            "adapter": config.adapter.mechanism,
+        observed = config.observation(tuple(contract.sizes), widths.state_dim)
+        settings = {  # theirs and ours
+            "action_layout": (theirs.action_layout, contract.action_layout),
+            "gripper": (theirs.gripper, contract.gripper),
+            "horizon": (head.config.horizon, config.actions.horizon or head.config.horizon),
+            "state": (theirs.state, contract.state),
+            "cameras": (tuple(theirs.sizes), tuple(contract.sizes)),
+            "observation_steps": (widths.observation_steps, config.observation_steps),
+            "encoder": (widths, observed),
+            "adapter": (policy.policy.adapter.name, config.adapter.mechanism),
         }
-        found = {
-            "action_layout": theirs.action_layout,
-            "gripper": theirs.gripper,
-            "horizon": head.config.horizon,
-            "state": theirs.state,
-            "cameras": tuple(theirs.sizes),
-            "observation_steps": widths.observation_steps,
-            "encoder": widths,
-            "adapter": policy.policy.adapter.name,
-        }
-        if other := [name for name in ours if ours[name] != found[name]]:
+        if other := [f"{name} {was}, here {now}" for name, (was, now) in settings.items() if was != now]:
             raise ValueError(
-                f"{config.start_from} was trained with other settings: "
-                + "; ".join(f"{name} {found[name]}, here {ours[name]}" for name in other)
-                + ". Its weights and statistics would mean nothing: give the same, or train anew"
+                f"{config.start_from} was trained with other settings: {'; '.join(other)}. Its weights and statistics "
+                "would mean nothing: give the same, or train anew"
             )
         if config.mode != "decoupled":
             raise ValueError("--mode is of a fresh head, and this run has one already: leave it out")

@@ -156,6 +156,6 @@ class PretrainConfig(Settings):
             space=SPACES[self.action],
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all values by their flat names, ready for JSON, with the data that is used."""
-        return super().to_dict() | {"data": list(self.sources)}
+    def outcome(self) -> dict[str, Any]:
+        """Return what decides the weights, ready for JSON: all but `WEIGHTLESS`, and the data that is used."""
+        return super().outcome() | {"data": list(self.sources)}

@@ -18,10 +18,9 @@ from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.fit import FitConfig
 from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
-from lerobot_policy_dae.heads import flag, horizon_of
+from lerobot_policy_dae.heads import flag, horizon_of, spelled
 
 FIT = FitConfig()
-spelled = "--policy.{}".format  # a field as a flag
 # What a checkpoint was made for: with other values its weights would mean nothing.
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
@@ -29,12 +28,12 @@ SHAPE = (
 )
 
 
-# draccus would call the fields of a nested dataclass by two names. So the flags of one idea are a base class, which
-# gives them to the shared dataclass that checks them.
+# draccus calls the fields of a nested dataclass by two names. To keep the flags, those of one idea are a base class,
+# which gives them to the shared dataclass that checks them. draccus finds help along single bases alone.
 
 
 @dataclass
-class AdapterFlags:
+class AdapterFlags(PreTrainedConfig):
     """The adapter, as of `AdapterConfig`."""
 
     adapter: str = "adaln_zero"
@@ -50,7 +49,7 @@ class AdapterFlags:
 
 
 @dataclass
-class NoiseFlags:
+class NoiseFlags(AdapterFlags):
     """How training noises chunks, as of `NoiseConfig`."""
 
     levels: str = FIT.levels
@@ -65,7 +64,7 @@ class NoiseFlags:
 
 
 @dataclass
-class OptimizerFlags:
+class OptimizerFlags(NoiseFlags):
     """How a policy is optimised by LeRobot's trainer."""
 
     optimizer_lr: float = FIT.lr
@@ -87,7 +86,7 @@ class OptimizerFlags:
 
 @PreTrainedConfig.register_subclass("dae")
 @dataclass
-class DAEConfig(OptimizerFlags, NoiseFlags, AdapterFlags, PreTrainedConfig):
+class DAEConfig(OptimizerFlags):
     """A frozen action head, an adapter and an observation encoder.
 
     Attributes:
@@ -160,11 +159,12 @@ class DAEConfig(OptimizerFlags, NoiseFlags, AdapterFlags, PreTrainedConfig):
         with called(spelled):
             check_choices(self, head_mode=MODES, sampler=SAMPLERS)
             check_least(self, 1, "n_obs_steps", "n_action_steps")
-        self.adapter_config, self.noise  # noqa: B018 - their own checks
+        self.adapter_config  # noqa: B018 - its own checks
+        self.noise  # noqa: B018
         if self.compile not in (None, "auto", *METHODS):
             raise ValueError(f"--policy.compile={self.compile!r} is unknown; choose one of auto, {', '.join(METHODS)}")
         if self.action_layout is not None:
-            with flag("action_layout, --policy.gripper"):
+            with flag("action_layout", "gripper"):
                 ActionLayout.parse(self.action_layout, self.gripper)
         if self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY:
             raise ValueError(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from action_heads import ActionHead, HeadConfig, adapter_file, modes
+from action_heads._util import flags
 from action_heads._util.limits import fits, shown
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters.config import AdapterConfig
@@ -39,13 +40,8 @@ RECORD = {
 logger = logging.getLogger(__name__)
 
 
-@contextmanager
-def flag(name: str) -> Iterator[None]:
-    """Errors in here are about this flag: say so."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        raise ValueError(f"--policy.{name}: {error}") from error
+spelled = "--policy.{}".format  # a field as a flag
+flag = partial(flags.flag, spell=spelled)
 
 
 def horizon_of(config: DAEConfig) -> int:

@@ -87,7 +87,7 @@ class DAEPolicy(PreTrainedPolicy):
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
-        with flag("vision, --policy.text"):
+        with flag("vision", "text"):
             self.encoder = ObservationEncoder(settle(config))
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
@@ -190,10 +190,9 @@ class DAEPolicy(PreTrainedPolicy):
         images, state, task = self.observations.inputs(self.observations.with_steps(batch))
         actions = self.layout.encode(batch[ACTION])
         chunks = {"actions": actions, "is_pad": batch.get("action_is_pad"), "images": images, "state": state}
-        options = {"levels": config.levels, "noise_samples": config.noise_samples, "prefixes": config.prefixes}
         noise, augmented = self.draws.next(self.training, actions.device)
         with augmented:
-            return self.observed.loss(chunks, task, generator=noise, **options), None
+            return self.observed.loss(chunks, task, generator=noise, **vars(config.noise)), None
 
     def condition(self, batch: dict[str, Any]) -> Tensor:
         """What the adapter reads (b c), of observations with an axis of steps."""

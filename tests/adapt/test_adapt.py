@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from small import generator, tiny_head
 from action_heads import ActionHead
 from action_heads.adapt import AdaptedPolicy, checkpoints
 from action_heads.adapt.run import adapt
+from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
 from action_heads.io import files, locks
 from action_heads.training import curve, state
@@ -228,6 +230,21 @@ def test_another_run_is_not_overwritten(folder):
     with pytest.raises(ValueError, match=r"holds a finished policy made with other settings \(lr\)"):
         adapt(tiny(folder, **settings, lr=0.5))
     adapt(tiny(folder, **settings, save_every=4))
+
+
+def test_a_run_that_began_before_the_settings_were_nested_goes_on(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    began = folder / "run" / "state" / "run.json"
+    began.parent.mkdir(parents=True)
+    shutil.copy(Path(__file__).parents[1] / "data/settings/adapt_run.json", began)
+    settings = files.read_json(began)["config"]
+    values = {name: value for name, value in settings.items() if name != "processes"}
+    given = values | {"out": "run", "workers": 0, "save_every": 2}
+    with pytest.raises(ValueError, match=r"other settings \(noise_samples\)"):
+        adapt(AdaptConfig.from_flat(given | {"noise_samples": 1}))
+    adapt(AdaptConfig.from_flat(given))
+    assert files.read_json(folder / "run" / "state" / "state.json")["config"] == settings
+    assert files.read_json(folder / "run" / "policy.json")["training"]["settings"] == settings
 
 
 @needs_fork

@@ -19,8 +19,10 @@ from tiny_models import text_model, vision_model
 from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_policy
 
 from action_heads import WeightFileError
+from action_heads.adapters import AdapterConfig
+from action_heads.diffusion.levels import NoiseConfig
 from action_heads.encoders import TextConfig, VisionConfig
-from action_heads.io import hub
+from action_heads.io import files, hub
 from action_heads.observed import ObservedPolicy
 from lerobot_policy_dae import DAEConfig, DAEPolicy
 
@@ -368,3 +370,15 @@ def test_a_checkpoint_of_before_loads_and_is_written_as_it_was(tmp_path, caplog)
     old, new = (load_file(folder / WEIGHTS) for folder in (before, tmp_path))
     assert old.keys() == new.keys()
     assert all(torch.equal(old[name], new[name]) for name in old)
+
+
+def test_a_config_of_the_release_before_is_read_and_written_as_it_was(tmp_path):
+    before = files.read_json(Path(__file__).parents[1] / "data/settings/dae_config.json")
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    config = PreTrainedConfig.from_pretrained(tmp_path)
+    assert isinstance(config, DAEConfig)
+    config.check_unchanged()
+    assert config.noise == NoiseConfig("beta", 2)
+    assert config.adapter_config == AdapterConfig("adaln_zero", hidden_dim=8, relearn_step=True, through="both")
+    config.save_pretrained(tmp_path / "again")
+    assert files.read_json(tmp_path / "again" / "config.json") == before

@@ -22,7 +22,7 @@ from action_heads.runtime.export import ExportConfig, difference, export_policy,
 from action_heads.runtime.loop import SamplingLoop
 from action_heads.runtime.metadata import describe
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "run_onnx.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -21,7 +21,7 @@ from action_heads._util.names import nearest
 from action_heads.cli import command_line
 from action_heads.cli.command_line import Mistake, parse, plain_errors
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EVERY_EXTRA = sorted({module for modules in MODULES.values() for module in modules})
 # Without what extras bring, as `pip install .` leaves it, and what was imported in the end.
 BARE = f"""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,22 @@ def _said(pid: int, read: int) -> str:
         said = file.read().decode()
     os.waitpid(pid, 0)
     return said
+
+
+def command(act: Callable[[], object], said: Path) -> int:
+    """Start `act` in another process, as a command that prints to a file. Returns the process's id."""
+    if pid := fork():
+        return pid
+    code = 1
+    with said.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            act()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+    os._exit(code)
 
 
 @contextmanager

@@ -58,8 +58,8 @@ def quick_picture(curves: dict, path: Path, title: str) -> None:
 def run_pretrain(out: Path, work: Path) -> None:
     pretrain(
         PretrainConfig(
-            **{"out": out, "width": 16, "depth": 2, "save_every": 4, "precision": "fp32", "name": "test"},
-            optimiser=OptimiserConfig(steps=40, batch_size=8),
+            **{"out": out, "width": 16, "depth": 2, "save_every": 2, "precision": "fp32", "name": "test"},
+            optimiser=OptimiserConfig(steps=16, batch_size=8),
         )
     )
 
@@ -67,7 +67,7 @@ def run_pretrain(out: Path, work: Path) -> None:
 def run_adapt(out: Path, work: Path) -> None:
     from recorded import tiny
 
-    shape = {"encoder": "none", "cameras": (), "steps": 30, "save_every": 4, "checkpoints": 4, "workers": 1}
+    shape = {"encoder": "none", "cameras": (), "steps": 12, "save_every": 2, "checkpoints": 3, "workers": 1}
     adapt(tiny(work, out=out, mode="random-frozen", **shape))
 
 
@@ -212,7 +212,8 @@ def kill_and_compare(name: str, kills: int, dice: random.Random, work: Path) -> 
 
 def main() -> None:
     curve.draw_curve = quick_picture
-    Trainer.evaluate.__defaults__, Trainer.evaluate_unconditional.__defaults__ = (1,), (64,)
+    Trainer.evaluate.__wrapped__.__defaults__ = (1,)
+    Trainer.evaluate_unconditional.__wrapped__.__defaults__ = (64,)
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--kills", type=int, default=50, help="of each command")
     options.add_argument("--runs", nargs="*", default=list(RUNS), choices=RUNS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("action_heads", "lerobot_policy_dae", "benchmarks", "examples")
+FOLDERS = ("action_heads", "lab", "lerobot_policy_dae", "benchmarks", "examples")
 
 
 def without_encoding(source: str) -> list[int]:

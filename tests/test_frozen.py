@@ -132,9 +132,9 @@ PAST_TORCH = {
 }
 CALLS = {
     "loss": lambda policy, folder: policy.loss(actions(2), conditions(2)),
-    "sample": lambda policy, folder: policy.sample(conditions(2)),
-    "head.sample": lambda policy, folder: policy.head.sample(1),
-    "compiled": lambda policy, folder: policy.compile("eager").sample(conditions(2)),
+    "sample": lambda policy, folder: policy.sample(conditions(2), steps=1),
+    "head.sample": lambda policy, folder: policy.head.sample(1, steps=1),
+    "compiled": lambda policy, folder: policy.compile("eager").sample(conditions(2), steps=1),
     "fingerprint": lambda policy, folder: policy.head.fingerprint(),
     "save_adapter": lambda policy, folder: policy.save_adapter(folder / "adapter"),
     "save_pretrained": lambda policy, folder: policy.head.save_pretrained(folder / "head"),

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import os
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from forked import needs_fork
 from small import actions, generator, tiny_head
 from torch import nn
 
@@ -132,13 +136,22 @@ def train_under_ddp(rank: int, port: int) -> None:
     os._exit(0)  # gloo's threads may wait for each other for ever when they are taken down in order
 
 
-def test_two_processes_train_in_plain_ddp():
+def train_in_two() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    both = torch.multiprocessing.spawn(train_under_ddp, (port,), nprocs=2, join=False)
+    both = torch.multiprocessing.start_processes(train_under_ddp, (port,), nprocs=2, join=False, start_method="fork")
     began = time.monotonic()
     while not both.join(timeout=5):  # true when both have ended; raises what one has raised
         if time.monotonic() - began > 300:
             for process in both.processes:
                 process.kill()
             raise TimeoutError("the two processes wait for each other")
+
+
+@needs_fork
+def test_two_processes_train_in_plain_ddp():
+    """Forked from a new process, which imports all of it once: after a backward pass autograd may refuse a fork."""
+    code = "import torch._dynamo; from test_gradients import train_in_two; train_in_two()"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -146,7 +146,7 @@ def test_loss_falls(head, mechanism):
         return policy.loss(actions(32), conditions(32), generator=generator(9))
 
     first = float(loss().detach())
-    for i in range(60):
+    for i in range(40):
         policy.loss(actions(32), conditions(32), generator=generator(i)).backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -15,7 +15,7 @@ SAVE = """
 import sys
 from pathlib import Path
 from recorded import tiny
-import tiny_vlms
+from formats import Model
 from small import tiny_head, trained_policy
 from action_heads import ActionHead, golden
 from action_heads.adapt.trainer import Trainer
@@ -27,7 +27,7 @@ head = tiny_head("transformer")
 head.save_pretrained(out / "head")
 golden.save(head, out / "head")
 trained_policy(ActionHead.from_pretrained(work / "head")).save_adapter(out / "adapter")
-Tap(tiny_vlms.build("gemma"), (0, 1)).save(out / "tap")
+Tap(Model(), ("layers.0", "layers.1")).save(out / "tap")
 trainer = Trainer(tiny(work, encoder="none", cameras=(), mode="random-frozen"))
 trainer.train_step(next(trainer.coming()))
 state.begin(trainer, out / "state")
@@ -52,7 +52,7 @@ def test_the_same_bytes(tmp_path):
 
     hdf5(tmp_path / "demos.hdf5")
     tiny_head().save_pretrained(tmp_path / "head")
-    path = os.pathsep.join(map(str, (HERE.parent, HERE, HERE / "adapt", HERE / "vlm")))
+    path = os.pathsep.join(map(str, (HERE.parent, HERE, HERE / "adapt", HERE / "fuzz")))
     environment = {**os.environ, "PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(

@@ -10,11 +10,11 @@ import subprocess
 import sys
 
 import pytest
-from forked import inside, names, needs_fork
+from forked import command, inside, names, needs_fork
 from small import tiny_head
 from tiny import tiny
 
-from action_heads import ActionHead
+from action_heads import ActionHead, cli
 from action_heads.io import files, locks
 from action_heads.pretrain import data
 from action_heads.pretrain.loop import pretrain
@@ -31,12 +31,13 @@ class Killed(Exception):
 
 def test_of_two_commands_one_is_refused(tmp_path):
     out = tmp_path / "head"
-    flags = shlex.split("--width 16 --depth 2 --batch-size 8 --precision fp32 --steps 200 --save-every 40")
-    command = [sys.executable, "-m", "action_heads.cli", "pretrain", *flags, "--out", str(out), "--seed"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    runs = [subprocess.Popen([*command, str(seed)], **pipes) for seed in (0, 1)]
-    said = [run.communicate(timeout=1800)[0] for run in runs]
-    codes = [run.returncode for run in runs]
+    flags = shlex.split("pretrain --width 16 --depth 2 --batch-size 8 --precision fp32 --steps 60 --save-every 20")
+    runs = [
+        command(lambda seed=seed: cli.main([*flags, "--out", str(out), "--seed", seed]), tmp_path / seed)
+        for seed in "01"
+    ]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(run, 0)[1]) for run in runs]
+    said = [(tmp_path / seed).read_text() for seed in "01"]
     assert sorted(codes) == [0, 2], said
     assert re.search(r"in use by another run \(pid \d+|holds a run with other settings \(seed\)", said[codes.index(2)])
     assert ActionHead.from_pretrained(out).config.training["seed"] == codes.index(0)
@@ -153,12 +154,12 @@ def test_a_policy_s_folder_is_not_a_head_s(tmp_path):
 @pytest.mark.slow
 def test_all_processes_of_a_refused_run_end(tmp_path):
     """Those that hold no lock learn that the main one could not, rather than wait for it."""
-    command = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "action_heads.pretrain"]
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "action_heads.pretrain"]
     flags = shlex.split("--width 16 --depth 2 --batch-size 8 --precision fp32 --steps 5")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     with inside(lambda: locks.held(tmp_path / "run")):
         done = subprocess.run(
-            [sys.executable, "-m", *command, *flags, "--out", str(tmp_path / "run")],
+            [sys.executable, "-m", *launch, *flags, "--out", str(tmp_path / "run")],
             **{"env": environment, "capture_output": True, "text": True, "timeout": 400},
         )
     assert done.returncode

@@ -6,6 +6,9 @@ import re
 import subprocess
 import sys
 import zipfile
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,7 +23,17 @@ from action_heads.runtime.export import ExportConfig, difference, export_policy,
 from action_heads.runtime.loop import SamplingLoop
 from action_heads.runtime.metadata import describe
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "run_onnx.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def operators():
+    """Torch reads the table of ONNX's operators anew for every export, which takes half of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("onnxscript"):
+            registry = import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+            patch.setattr(registry, "from_torchlib", staticmethod(lru_cache(registry.from_torchlib)))
+        yield
 
 
 def test_the_loop_is_the_sample(policy):
@@ -47,7 +60,7 @@ def test_the_loop_is_the_sample(policy):
 )
 def test_onnx(tmp_path, backbone, mechanism, sampler, tokens):
     pytest.importorskip("onnxruntime")
-    policy = trained_policy(tiny_head(backbone), mechanism)
+    policy = trained_policy(tiny_head(backbone, depth=2 if backbone == "unet" else 1, width=8), mechanism)
     config = ExportConfig("", tmp_path / "policy.onnx", steps=2, sampler=sampler, batch=2, tokens=tokens)
     export_policy(policy, config)
     assert difference(policy, config) < 1e-4
@@ -191,7 +204,7 @@ def test_a_file_is_no_larger_than_what_acts(tmp_path):
 
 def test_the_example_needs_nothing_of_us(tmp_path):
     pytest.importorskip("onnxruntime")
-    policy = trained_policy(tiny_head())
+    policy = trained_policy(tiny_head(depth=1))
     config = ExportConfig("", tmp_path / "policy.onnx", steps=2)
     path = export_policy(policy, config)
     code = (

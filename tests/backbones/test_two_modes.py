@@ -17,8 +17,8 @@ def consistent_chunks(backbone: str) -> float:
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
     noise = generator(1)
     for _ in range(300):
-        side = torch.randint(2, (128, 1, 1), generator=noise) * 1.6 - 0.8
-        objective.loss(head, None, side.expand(128, 16, 10), side, "film", noise).backward()
+        side = torch.randint(2, (64, 1, 1), generator=noise) * 1.6 - 0.8
+        objective.loss(head, None, side.expand(64, 16, 10), side, "film", noise).backward()
         optimizer.step()
         optimizer.zero_grad()
     position = head.freeze().sample(200, steps=20, generator=generator(2))[..., 0]

@@ -107,7 +107,7 @@ def test_another_arm_s_joints():
 def six(schema: Schema, tool: bool = True) -> tuple[Raw, Arm]:
     """An episode of another arm, whose recorded frame is a tool's that its file does not know."""
     pytest.importorskip("pinocchio")
-    arm = find_arm(str(Path(__file__).parents[2] / "kinematics" / "data" / "six.urdf"))
+    arm = find_arm(str(Path(__file__).parents[1] / "kinematics" / "data" / "six.urdf"))
     chunks = synthetic_chunks(64, 50, generator=torch.Generator().manual_seed(1), arm=arm)[0]
     joints = chunks[chunks.diff(dim=1).abs().sum((1, 2)).argmax()].double()
     position, matrix = arm.forward(joints, arm.frame)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from action_heads._util.names import nearest
 from action_heads.cli import command_line
 from action_heads.cli.command_line import Mistake, parse, plain_errors
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EVERY_EXTRA = sorted({module for modules in MODULES.values() for module in modules})
 # Without what extras bring, as `pip install .` leaves it, and what was imported in the end.
 BARE = f"""
@@ -321,7 +322,9 @@ def test_a_pipe_to_another_process_that_breaks_is_an_error(capsys):
 
 
 @pytest.mark.parametrize("module", ["action_heads", "action_heads.adapt", "action_heads.pretrain"])
-def test_modules_run_as_the_command_does(module):
-    done = subprocess.run([sys.executable, "-m", module, "--hlep"], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: unknown ")
+def test_modules_run_as_the_command_does(module, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, "--hlep"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(module, run_name="__main__")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unknown ")

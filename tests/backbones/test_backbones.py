@@ -40,10 +40,9 @@ def test_film_is_dp_mlp():
 
 
 def test_transformer_size():
-    """Eight layers of the paper's DP-T at width 256, as the docstring says."""
+    """Eight layers of the paper's DP-T at width 256."""
     net = ActionHead(HeadConfig(backbone="transformer")).backbone
     assert sum(p.numel() for p in net.parameters()) == 6_853_642
-    assert f"{6_853_642:,}" in (type(net).__doc__ or "")
 
 
 @pytest.mark.parametrize("width", [16, 128, 160])

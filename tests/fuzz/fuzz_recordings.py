@@ -1,6 +1,6 @@
 """Damage recordings of every format by chance and count what the readers do with them.
 
-    uv run python tests/fuzz_recordings.py --count 5000 --seed 0
+    uv run python tests/fuzz/fuzz_recordings.py --count 5000 --seed 0
 
 prints three figures: raw errors (anything but a ValueError that names the file, crashes among them), hangs, and
 recordings that were accepted with another meaning although the file could tell: checksums cover the pages of the
@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-sys.path.append(str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[1]))
 from lerobot_fixture import write
 
 from action_heads.actions.rotations import from_matrix

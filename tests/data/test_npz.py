@@ -67,7 +67,7 @@ def test_the_bundled_recordings_by_name():
 def test_joints_of_another_arm(tmp_path):
     """The arm's own kinematics gives the poses, and its limits are what joints are checked against."""
     pytest.importorskip("pinocchio")
-    six = Path(__file__).parents[2] / "kinematics" / "data" / "six.urdf"
+    six = Path(__file__).parents[1] / "kinematics" / "data" / "six.urdf"
     arm = find_arm(str(six))
     joints = synthetic_chunks(2, 40, generator=torch.Generator().manual_seed(0), arm=arm)[0].flatten(0, 1)
     lengths, starts = np.array([40, 40]), np.array([0, 40])

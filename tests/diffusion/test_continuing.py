@@ -9,6 +9,7 @@ from small import actions, conditions, generator, tiny_config, tiny_head, traine
 
 from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS
+from action_heads.backbones import BACKBONES
 from action_heads.diffusion.continuing import random_prefixes, takes_levels_per_step
 from action_heads.diffusion.samplers import SAMPLERS, Sampling
 from action_heads.fit import FitConfig, fit
@@ -22,9 +23,15 @@ def mixing(policy) -> bool:
     return policy.head.backbone.mixes_time
 
 
+# The others refuse: see `test_training_shows_prefixes_clean_and_counts_the_rest`.
+where_time_is_mixed = pytest.mark.parametrize(
+    ("backbone", "mechanism"),
+    [(name, m) for name, kind in BACKBONES.items() if kind.mixes_time for m in kind.mechanisms],
+)
+
+
+@where_time_is_mixed
 def test_begins_with_what_is_committed_bit_for_bit_and_goes_on_otherwise(policy):
-    if not mixing(policy):
-        pytest.skip("refused: see below")
     options = {"steps": 4, "previous": last_chunk()}
     free = policy.sample(conditions(), steps=4, generator=generator())
     held = policy.sample(conditions(), generator=generator(), committed=3, **options)
@@ -46,10 +53,9 @@ def test_every_sampler_continues(sampler):
     assert chunk.isfinite().all()
 
 
+@where_time_is_mixed
 def test_a_prefix_is_shown_clean_at_every_level(policy, monkeypatch):
     """What the network sees: the committed steps as they are, modulated as the cleanest level where they may be."""
-    if not mixing(policy):
-        pytest.skip("refused: see below")
     seen, predict = [], policy.head.predict
 
     def spy(x, values, modulation):
@@ -141,9 +147,8 @@ def test_training_shows_prefixes_clean_and_counts_the_rest(policy, monkeypatch):
     torch.testing.assert_close(loss, (output - x0).square().mean(-1)[~clean].mean())
 
 
+@where_time_is_mixed
 def test_targets_at_clean_steps_do_not_count(policy, monkeypatch):
-    if not mixing(policy):
-        pytest.skip("refused: see above")
     g, objective = generator(3), policy.head.objective
     drawn = {"prefixes": True, "generator": g}
     losses = [policy.loss(actions(32), conditions(32), **drawn)]

@@ -277,6 +277,7 @@ def test_peft_may_train_a_copy_of_the_encoder(tmp_path):
     policy = tiny_policy(tmp_path, image=True, vision=eyes)
     policy.save_pretrained(tmp_path / "base")
     policy.config.pretrained_path = tmp_path / "base"
+    assert chunk(policy, batch(image=True)).isfinite().all()  # it has acted with the encoder that is replaced
     whole = {"method_type": "LORA", "r": 2, "full_training_modules": ["encoder"]}
     wrapped = policy.wrap_with_peft(peft_cli_overrides=whole).train()
     wrapped.forward(batch(image=True))[0].backward()

@@ -216,7 +216,7 @@ def test_a_batch_of_padding_alone_is_an_error(policy):
 
 def test_where_saying_so_would_wait_a_batch_of_padding_alone_has_no_loss(policy, monkeypatch):
     policy.loss(actions(), conditions())
-    monkeypatch.setattr("action_heads.policy.CPU", torch.device("meta"))  # the CPU counts as an accelerator
+    monkeypatch.setattr("action_heads._util.conditions.CPU", torch.device("meta"))  # the CPU counts as an accelerator
     assert policy.loss(actions(), conditions(), is_pad=torch.ones(4, 16, dtype=torch.bool)).isnan()
     some = torch.arange(16).expand(4, 16) > 7
     assert policy.loss(actions(), conditions(), is_pad=some).isfinite()
@@ -231,7 +231,7 @@ def test_acting_never_lets_a_broken_condition_through(policy, value, accelerator
     policy.sample(conditions())
     policy.loss(actions(), conditions())
     if accelerator:
-        monkeypatch.setattr("action_heads.policy.CPU", torch.device("meta"))
+        monkeypatch.setattr("action_heads._util.conditions.CPU", torch.device("meta"))
     broken = conditions()
     broken[2, 1] = value
     with pytest.raises(ValueError, match="cond has NaN or infinite values, first in batch row 2"):
@@ -429,7 +429,7 @@ MECHANISM = {
         (lambda f: edit_header(f, colour="red"), ValueError, "colour"),
         (lambda f: edit_header(f, head=None), ValueError, "incomplete or unknown config"),
         (lambda f: edit_header(f, adapter=None), ValueError, "is a JSON object"),
-        (lambda f: edit_header(f, adapter=MECHANISM | {"mechanism": "lora"}), ValueError, "known are film"),
+        (lambda f: edit_header(f, adapter=MECHANISM | {"mechanism": "lora"}), ValueError, "choose one of film"),
         (
             lambda f: edit_header(f, adapter=MECHANISM | {"relearn_step": 3}),
             ValueError,

@@ -80,7 +80,7 @@ def test_actions_of_rollouts_are_those_of_the_policy(folder, vit):
     policy = build(config).policy.eval()
     seen = {"agentview": np.full((2, 2, SIZE, SIZE, 3), 90, np.uint8), "state": np.full((2, 2, 11), 0.1, np.float32)}
     noise = module.generator("acting", config.seed)
-    answer = module.actor(policy, "Lift", noise, steps=config.sampling_steps)(seen)
+    answer = module.actor(policy, "Lift", noise, steps=config.rollout.sampling_steps)(seen)
     images = {"agentview": torch.from_numpy(seen["agentview"]).permute(0, 1, 4, 2, 3)}
     noise = module.generator("acting", config.seed)
     chunk = policy.sample(images, torch.from_numpy(seen["state"]), steps=4, generator=noise)

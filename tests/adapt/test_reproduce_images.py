@@ -46,7 +46,12 @@ def image_run(folder, vit, monkeypatch) -> Run:
     monkeypatch.setitem(families.FAMILIES, "robosuite", Colours())
     monkeypatch.setitem(EYES, "robosuite", eyes)
     settings = pictures.settings  # a file of demonstrations calls the column otherwise
-    monkeypatch.setattr(pictures, "settings", lambda *given: replace(settings(*given), action="actions"))
+
+    def with_actions(*given):
+        made = settings(*given)
+        return replace(made, actions=replace(made.actions, action="actions"))
+
+    monkeypatch.setattr(pictures, "settings", with_actions)
     return Run(observation="image", head=str(folder / "head"), steps=6, batch_size=8, episodes=30)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from action_heads._util.checks import check_count, check_generator
 from action_heads.diffusion import samplers
-from action_heads.diffusion.objectives import noise_path
+from action_heads.diffusion.noise_schedule import noise_path
 from action_heads.diffusion.samplers import Sampling
 from action_heads.frozen import Freezable
 from action_heads.modulation import HeadModulation

@@ -16,8 +16,7 @@ from action_heads import adapter_file
 from action_heads._util.checks import check_count, check_generator, check_pad
 from action_heads._util.conditions import Condition, Mask, on_host, parts
 from action_heads.acting import Policy
-from action_heads.actions.normalize import Normalizer
-from action_heads.actions.units import check_units
+from action_heads.actions.normalize import Normalizer, check_units
 from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
 from action_heads.diffusion import continuing

@@ -6,13 +6,14 @@ roughly [-1, 1] inside.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from action_heads._util.precision import KeepFloat32
-from action_heads.actions.spaces import ActionSpace
+from action_heads.actions.spaces import NORMALIZED, WIDTHS, ActionSpace
 
 # What a dimension moves by if it hardly moves: 1 mm or 1 mrad. It is the least half-range of actions, so that a
 # network's noise stays under a millimetre in robot units. Dividing by a true range near zero would turn any later
@@ -129,3 +130,21 @@ class Normalizer(KeepFloat32):
         low, high = (self.offset - self.scale).tolist(), (self.offset + self.scale).tolist()
         ranges = ", ".join(f"{i}: [{low[i]:.4g}, {high[i]:.4g}]" for i in touched)
         return f"{len(self.scale)} dims, {ranges or 'identity'}"
+
+
+def check_units(x0: Tensor, clip: float, space: ActionSpace) -> None:
+    """Warn where normalised actions x0 (b h a) lie so far out that sampling, which clips, can never reach them."""
+    reach = x0.detach().abs().amax((0, 1))
+    worst = int(reach.argmax())
+    if reach[worst] > 1.5 * clip:
+        kind = next(kind for kind in WIDTHS if any(p.start <= worst < p.stop for p in space.slices(kind)))
+        remedy = (
+            "check the units (m, rad), or pass normalizer=Normalizer.fit(actions, space) to attach"
+            if kind in NORMALIZED
+            else "rotations are 6-D rows of a matrix and grippers lie between -1 and +1"
+        )
+        warnings.warn(
+            f"action dimension {worst} ({kind}) reaches {reach[worst]:.3g} where the head works within ±{clip:g}, "
+            f"and sampling clips there: {remedy}",
+            stacklevel=3,
+        )

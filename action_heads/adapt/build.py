@@ -15,8 +15,7 @@ from torch import Tensor
 
 from action_heads import modes
 from action_heads.actions.layouts import ActionLayout, layout_of
-from action_heads.actions.normalize import ANY_UNIT, floored
-from action_heads.actions.units import check_units
+from action_heads.actions.normalize import ANY_UNIT, check_units, floored
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.data.recordings import Recording, open_recording
 from action_heads.data.windows import Windows, held_out

@@ -8,11 +8,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
 from textwrap import TextWrapper
 from typing import Any
 
@@ -20,108 +16,7 @@ from action_heads import __version__
 from action_heads._util import extras
 from action_heads._util.names import nearest
 from action_heads.cli.command_line import Mistake, check_installed, parse, plain_errors
-from action_heads.io import listing
-
-
-@dataclass(frozen=True)
-class HeadsConfig:
-    """List the heads that come with the package."""
-
-
-def heads(config: HeadsConfig) -> None:
-    """Print a line for each bundled head, from its files alone."""
-    for line in listing.lines():
-        print(line)
-
-
-@dataclass(frozen=True)
-class Command:
-    """A sub-command.
-
-    Attributes:
-        about: the first line of its settings' docstring, for the help of the whole.
-        settings, run: "module:name" of the dataclass and of the function.
-        extras: without which it can't run.
-        recorded: whether `run` is also given the command line, to write it down.
-    """
-
-    about: str
-    settings: str = ""
-    run: str = ""
-    extras: tuple[str, ...] = ()
-    recorded: bool = False
-
-
-COMMANDS = {
-    "pretrain": Command(
-        "Stage 1: pretrain a head on motion alone, without a single observation.",
-        settings="action_heads.pretrain.settings:PretrainConfig",
-        run="action_heads.pretrain.loop:pretrain",
-        extras=("train",),
-        recorded=True,
-    ),
-    "adapt": Command(
-        "Stage 2: teach a frozen head a task, from a recording with images or of states alone.",
-        settings="action_heads.adapt.settings:AdaptConfig",
-        run="action_heads.adapt.run:adapt",
-        extras=("train",),
-        recorded=True,
-    ),
-    "evaluate-head": Command(
-        "Measure what a head knows of held-out motion: a table, evaluation.json, evaluation.md and evaluation.png.",
-        settings="action_heads.pretrain.evaluate:EvaluateConfig",
-        run="action_heads.pretrain.evaluate:evaluate",
-        extras=("train",),
-        recorded=True,
-    ),
-    "publish": Command(
-        "Check a head, write its card, upload it in one commit, and load it back to see that it is the same.",
-        settings="action_heads.pretrain.publish:PublishConfig",
-        run="action_heads.pretrain.publish:publish",
-    ),
-    "export": Command(
-        "Write a policy as one file: (noise, cond) -> chunk in robot units.",
-        settings="action_heads.runtime.export:ExportConfig",
-        run="action_heads.runtime.export:export",
-    ),
-    "serve": Command(
-        "Serve a policy over a websocket.",
-        settings="action_heads.runtime.serve:ServeConfig",
-        run="action_heads.runtime.serve:serve",
-        extras=("serve",),
-    ),
-    "heads": Command(
-        "List the heads that come with the package.",
-        settings="action_heads.cli:HeadsConfig",
-        run="action_heads.cli:heads",
-    ),
-}
-
-# Commands of the distribution action-heads-lab, which registers them. A core alone says in a line what to install.
-LAB = {
-    "demo": Command(
-        "Record demonstrations, train adapters on a frozen head, roll out, compare with controls.",
-        extras=("train", "lab", "sim"),
-        recorded=True,
-    ),
-    "record": Command(
-        "Record demonstrations of a scripted expert as a LeRobotDataset.", extras=("train", "lab", "sim", "lerobot")
-    ),
-    "report": Command(
-        "Write tables and figures of a results folder, with the paper's figures beside ours.", extras=("train", "lab")
-    ),
-}
-GROUP = "action_heads.commands"  # of entry points: each names a `Command`
-
-
-@cache
-def commands() -> dict[str, Command]:
-    """Return the commands of this package and those that others registered, in the order of the help."""
-    registered = {}
-    for point in entry_points(group=GROUP):
-        with suppress(ImportError):  # its distribution was removed, or lacks what it needs
-            registered[point.name] = point.load()
-    return LAB | registered | COMMANDS
+from action_heads.cli.commands import commands
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from action_heads._util.conditions import on_host
 from action_heads.diffusion import draws
-from action_heads.diffusion.objectives import noise_path
+from action_heads.diffusion.noise_schedule import noise_path
 
 if TYPE_CHECKING:
     from action_heads.acting import Policy

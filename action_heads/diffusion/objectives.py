@@ -1,15 +1,13 @@
 """What the network predicts, and how noise is mixed in.
 
-DDPM, Ho et al. 2020; cosine levels, Nichol & Dhariwal 2021; v, Salimans & Ho 2022; flow, Lipman et al. 2023.
+DDPM, Ho et al. 2020; v, Salimans & Ho 2022; flow, Lipman et al. 2023.
 
 Axes: b batch, h horizon, a action. Time runs from clean to noise: step 0 is almost clean, step T - 1 almost pure noise.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -18,6 +16,7 @@ from action_heads._util.limits import TRAIN_STEPS, check_choice, check_number, c
 from action_heads._util.precision import KeepFloat32
 from action_heads.diffusion import draws
 from action_heads.diffusion.levels import LEVELS, check_levels
+from action_heads.diffusion.noise_schedule import noise_path
 
 PREDICTIONS = ("epsilon", "x0", "v", "flow")
 
@@ -42,26 +41,6 @@ class ObjectiveConfig:
         check_number("clip", self.clip)
         if self.clip <= 0:
             raise ValueError(f"clip must be positive, got {self.clip}")
-
-
-def squaredcos_cap_v2(steps: int) -> Tensor:
-    """Cumulative signal power ᾱ (steps,) in float64, the product of 1 - β with β capped at 0.999."""
-
-    def power(u: float) -> float:
-        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    betas = [min(1 - power((i + 1) / steps) / power(i / steps), 0.999) for i in range(steps)]
-    return torch.tensor([1 - beta for beta in betas], dtype=torch.float64).cumprod(0)
-
-
-@cache
-def noise_path(config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
-    """Share of signal α and of noise σ at every level (T,), float64, from almost clean to noise."""
-    if config.prediction == "flow":
-        sigma = torch.arange(1, config.train_steps + 1, dtype=torch.float64) / config.train_steps
-        return 1 - sigma, sigma
-    power = squaredcos_cap_v2(config.train_steps)
-    return power.sqrt(), (1 - power).sqrt()
 
 
 class Objective(KeepFloat32):

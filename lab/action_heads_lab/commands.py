@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from action_heads.cli import LAB
+from action_heads.cli.commands import LAB
 
 DEMO = replace(LAB["demo"], settings="action_heads_lab.sim.demo:DemoConfig", run="action_heads_lab.sim.demo:demo")
 RECORD = replace(

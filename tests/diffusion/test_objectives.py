@@ -6,7 +6,8 @@ import diffusers
 import pytest
 import torch
 
-from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig, squaredcos_cap_v2
+from action_heads.diffusion.noise_schedule import squaredcos_cap_v2
+from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig
 
 
 @pytest.mark.parametrize("steps", [20, 100, 1000])

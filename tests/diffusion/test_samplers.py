@@ -13,7 +13,8 @@ from scipy.integrate import solve_ivp
 from small import conditions, generator, tiny_head, trained_policy
 
 from action_heads.diffusion import samplers
-from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig, noise_path
+from action_heads.diffusion.noise_schedule import noise_path
+from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig
 from action_heads.diffusion.samplers import Sampling
 
 PATH = noise_path(ObjectiveConfig())

@@ -16,7 +16,7 @@ from action_heads import __version__
 from action_heads._util import extras
 from action_heads._util.names import nearest
 from action_heads.cli.command_line import Mistake, check_installed, parse, plain_errors
-from action_heads.cli.commands import commands
+from action_heads.cli.commands import known
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,11 +31,11 @@ def run(arguments: list[str]) -> None:
     if name in ("-h", "--help", "--version"):
         print(f"action-heads {__version__}" if name == "--version" else usage(), flush=True)
         raise SystemExit(0)
-    known = commands()
-    if name not in known:
-        wrong = f"unknown command {name!r}{nearest(name, [*known, '--help', '--version'])}" if name else "no command"
-        raise Mistake(f"{wrong}. The commands are {', '.join(known)}; action-heads --help describes them")
-    command = known[name]
+    commands = known()
+    if name not in commands:
+        wrong = f"unknown command {name!r}{nearest(name, [*commands, '--help', '--version'])}" if name else "no command"
+        raise Mistake(f"{wrong}. The commands are {', '.join(commands)}; action-heads --help describes them")
+    command = commands[name]
     try:
         check_installed(f"`action-heads {name}`", *command.extras)
     except Mistake as lacking:
@@ -55,9 +55,9 @@ def _found(place: str) -> Any:
 
 def usage() -> str:
     """Return the help of the whole."""
-    width = max(map(len, commands())) + 4
+    width = max(map(len, known())) + 4
     rows = []
-    for name, command in commands().items():
+    for name, command in known().items():
         lacking = extras.missing(*command.extras)
         about = command.about + (
             f" Needs [{','.join(extras.reduced(*command.extras))}], not installed." if lacking else ""

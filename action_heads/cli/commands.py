@@ -102,7 +102,7 @@ GROUP = "action_heads.commands"  # of entry points: each names a `Command`
 
 
 @cache
-def commands() -> dict[str, Command]:
+def known() -> dict[str, Command]:
     """Return the commands of this package and those that others registered, in the order of the help."""
     registered = {}
     for point in entry_points(group=GROUP):

@@ -22,7 +22,7 @@ from action_heads._util.flat import build, leaves
 from action_heads._util.names import nearest
 from action_heads.cli import command_line
 from action_heads.cli.command_line import Mistake, parse, plain_errors
-from action_heads.cli.commands import commands
+from action_heads.cli.commands import known
 
 ROOT = Path(__file__).parents[2]
 EVERY_EXTRA = sorted({module for modules in MODULES.values() for module in modules})
@@ -42,7 +42,7 @@ finally:
 def settings() -> list:
     """The settings class of every sub-command that can be imported here, and of reproduce.py."""
     found = []
-    for name, command in commands().items():
+    for name, command in known().items():
         module, _, kind = command.settings.partition(":")
         try:
             found.append(pytest.param(getattr(import_module(module), kind), id=name))
@@ -82,29 +82,29 @@ def test_the_quick_ones_need_no_extra_and_no_torch(arguments):
 
 def test_help_describes_every_command_and_says_what_it_lacks():
     text = re.sub(r"\s+", " ", bare("--help").stdout)
-    for name, command in commands().items():
+    for name, command in known().items():
         lacking = f" Needs [{','.join(reduced(*command.extras))}], not installed." if command.extras else ""
         assert f" {name} {command.about}{lacking}" in text
 
 
-@pytest.mark.parametrize("name", [name for name, command in commands().items() if command.extras])
+@pytest.mark.parametrize("name", [name for name, command in known().items() if command.extras])
 def test_without_its_extra_a_command_says_so_in_one_line_at_once(name):
     done = bare(name, "whatever")
     assert done.returncode == 2
     message, imported = done.stderr.splitlines()
-    module = MODULES[commands()[name].extras[0]][0]
+    module = MODULES[known()[name].extras[0]][0]
     assert message.startswith(f"error: `action-heads {name}` needs {module}, ")
-    wanted = reduced(*commands()[name].extras)
+    wanted = reduced(*known()[name].extras)
     assert ("./lab" if "lab" in message else "pip install '.[") in message
     assert f"pip install 'action-heads[{','.join(wanted)}]'" in message
     assert imported == "[]", "before anything heavy is imported"
     helped = bare(name, "--help")
     assert helped.returncode == 0
-    assert commands()[name].about in helped.stdout
+    assert known()[name].about in helped.stdout
 
 
 def test_the_help_of_a_command_begins_with_its_description():
-    for name, command in commands().items():
+    for name, command in known().items():
         module, _, kind = command.settings.partition(":")
         try:
             doc = getattr(import_module(module), kind).__doc__
@@ -161,7 +161,7 @@ def test_mistyped_options_get_the_nearest_name(kind):
 
 
 def test_mistyped_commands_get_the_nearest_name(capsys):
-    for name in commands():
+    for name in known():
         typo = name[:-2] + name[-1] + name[-2]
         text = said([typo], capsys)
         assert f"unknown command {typo!r} (did you mean {name!r}?)" in text
@@ -188,7 +188,7 @@ def test_mistyped_commands_get_the_nearest_name(capsys):
 )
 def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if missing(*commands()[arguments[0]].extras):
+    if missing(*known()[arguments[0]].extras):
         pytest.skip("its extra is not installed")
     assert re.search(message, said(arguments, capsys))
 
@@ -260,7 +260,7 @@ def test_a_mistyped_head_or_task_gets_the_nearest_name():
 
 @pytest.mark.parametrize("error", [ValueError("too few"), OSError("no disk"), ImportError("no package")])
 def test_a_mistake_ends_with_its_message_and_2(error, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "heads", lambda config: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("action_heads.cli.commands.heads", lambda config: (_ for _ in ()).throw(error))
     text = said(["heads"], capsys)
     assert text.splitlines()[0] == f"error: {error}"
     monkeypatch.setenv("ACTION_HEADS_TRACEBACK", "1")
@@ -270,7 +270,7 @@ def test_a_mistake_ends_with_its_message_and_2(error, capsys, monkeypatch):
 
 @pytest.mark.parametrize("error", [RuntimeError("a bug"), KeyError("a bug"), TypeError("a bug"), AssertionError()])
 def test_a_bug_keeps_its_traceback(error, monkeypatch):
-    monkeypatch.setattr(cli, "heads", lambda config: (_ for _ in ()).throw(error))
+    monkeypatch.setattr("action_heads.cli.commands.heads", lambda config: (_ for _ in ()).throw(error))
     with pytest.raises(type(error)):
         cli.main(["heads"])
 
@@ -286,10 +286,10 @@ def test_diverging_is_no_bug(capsys):
 
 def test_ctrl_c_in_the_middle_of_a_command():
     code = (
-        "import signal, time; from action_heads import cli\n"
+        "import signal, time; from action_heads import cli; from action_heads.cli import commands\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
         "def heads(config): print('begun', flush=True); time.sleep(60)\n"
-        "cli.heads = heads; cli.main(['heads'])"
+        "commands.heads = heads; cli.main(['heads'])"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 
 import pytest
@@ -117,7 +116,7 @@ def test_a_finished_run_may_be_moved_and_finished_again(tmp_path):
 def test_state_of_other_settings_is_refused(tmp_path):
     pretrain(tiny(tmp_path))
     with pytest.raises(ValueError, match=r"other settings \(lr, seed\)"):
-        pretrain(dataclasses.replace(tiny(tmp_path), lr=0.5, seed=3))
+        pretrain(tiny(tmp_path, lr=0.5, seed=3))
 
 
 def test_a_finished_head_of_other_settings_is_refused_before_anything_is_read(tmp_path, monkeypatch):

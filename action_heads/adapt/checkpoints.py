@@ -10,11 +10,6 @@ if TYPE_CHECKING:
     from action_heads.adapt.trainer import Trainer
 
 
-def evenly(steps: int, checkpoints: int) -> list[int]:
-    """After which of the steps they are, the end among them; no more than there are steps."""
-    return sorted({max(1, steps * i // checkpoints) for i in range(1, checkpoints + 1)})
-
-
 def folder_of(out: Path, step: int) -> Path:
     """In the folder of a run."""
     return out / "checkpoints" / f"step-{step}"

@@ -18,7 +18,6 @@ from action_heads._util.flags import (
 )
 from action_heads._util.flat import Settings
 from action_heads.actions.layouts import UNDECLARED, ActionLayout
-from action_heads.adapt.checkpoints import evenly
 from action_heads.adapters.config import AdapterConfig
 from action_heads.data.spec import Spec
 from action_heads.diffusion.levels import NoiseConfig
@@ -258,3 +257,8 @@ class AdaptConfig(Settings):
             vision = self.vision.config if cameras else None
             steps, text = self.observation_steps, self.text.config
             return ObservationConfig(cameras, state_dim, steps, vision or VisionConfig(), text)
+
+
+def evenly(steps: int, checkpoints: int) -> list[int]:
+    """Return after which steps checkpoints are kept, the last step among them; no more than there are steps."""
+    return sorted({max(1, steps * i // checkpoints) for i in range(1, checkpoints + 1)})

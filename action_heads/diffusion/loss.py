@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from action_heads.head import ActionHead
+    from action_heads.denoiser import Denoiser
     from action_heads.modulation import HeadModulation
 
 
@@ -23,14 +23,14 @@ class Noise(NamedTuple):
     clean: Tensor | None = None  # (b, 1 or h) true for steps that are shown as they are, and don't count
 
 
-def corrupt(head: ActionHead, x0: Tensor, noise: Noise) -> Tensor:
+def corrupt(head: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
     """Return normalised chunks x0 (b h a) with noise in all steps but the clean ones."""
     x_t = head.objective.add_noise(x0, noise.values, noise.t)
     return x_t if noise.clean is None else torch.where(noise.clean[..., None], x0, x_t)
 
 
 def denoising_loss(
-    head: ActionHead,
+    head: Denoiser,
     x0: Tensor,
     noise: Noise,
     values: Tensor,

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from action_heads._util.names import nearest
-from action_heads.adapt.checkpoints import evenly
+from action_heads.adapt.settings import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import THROUGH
 from action_heads.backbones import BACKBONES

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from action_heads.head import ActionHead
     from action_heads.io.files import WeightFileError
     from action_heads.io.hub import HeadNotFoundError
+    from action_heads.observed import ObservedPolicy
     from action_heads.policy import ConditionedHead
     from action_heads.runtime.execution import Executor
 
@@ -39,6 +40,7 @@ __all__ = [
     "HeadNotFoundError",
     "Normalizer",
     "ObjectiveConfig",
+    "ObservedPolicy",
     "WeightFileError",
 ]
 
@@ -53,6 +55,7 @@ _MODULES = {
     "io.hub": ("HeadNotFoundError",),
     "actions.normalize": ("Normalizer",),
     "diffusion.objectives": ("ObjectiveConfig",),
+    "observed": ("ObservedPolicy",),
     "policy": ("ConditionedHead",),
     "actions.spaces": ("EE_ABSOLUTE", "EE_DELTA", "ActionSpace"),
 }

@@ -22,13 +22,13 @@ from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
-from action_heads.observed import AdaptedPolicy, Contract
+from action_heads.observed import Contract, ObservedPolicy
 
 
 class Built(NamedTuple):
     """What a run starts with."""
 
-    policy: AdaptedPolicy
+    policy: ObservedPolicy
     windows: Windows
     held_out: Windows | None
     tasks: tuple[str, ...]
@@ -154,7 +154,7 @@ def fresh(
     layout: ActionLayout,
     columns: Tensor,
     numbers: Tensor,
-) -> AdaptedPolicy:
+) -> ObservedPolicy:
     """A new adapter and a new encoder on the head, with the statistics of the episodes that are trained on."""
     with flag("head"):
         pretrained = ActionHead.from_pretrained(config.head)
@@ -173,7 +173,7 @@ def fresh(
     with flag("adapter", "through", "head"):
         policy = head.attach(config.adapter.make(encoder.cond_dim), normalizer=normalizer)
     policy.adapter.standard.set(*spread(encoder, numbers, contract))  # type: ignore[operator]
-    return AdaptedPolicy(encoder, policy, contract)
+    return ObservedPolicy(encoder, policy, contract)
 
 
 def check_pictures(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
@@ -208,11 +208,11 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     return torch.cat(means), torch.cat(stds)
 
 
-def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> AdaptedPolicy:
+def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> ObservedPolicy:
     """The weights of another run, with its statistics; refused where they mean something else."""
     assert config.start_from is not None
     with flag("start_from"):
-        policy = AdaptedPolicy.from_pretrained(config.start_from)
+        policy = ObservedPolicy.from_pretrained(config.start_from)
         theirs, head = policy.contract, policy.policy.head
         widths = policy.encoder.config
         observed = config.observation(tuple(contract.sizes), widths.state_dim)
@@ -235,4 +235,4 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
             raise ValueError("--mode is of a fresh head, and this run has one already: leave it out")
     if config.text.model:
         policy.encoder.learn_tasks(recording.tasks)
-    return AdaptedPolicy(policy.encoder, policy.policy, contract)
+    return ObservedPolicy(policy.encoder, policy.policy, contract)

@@ -81,9 +81,9 @@ def inside(context: Callable[[], object]):
         try:
             with context():  # type: ignore[attr-defined]
                 if os.fork() == 0:
+                    os.write(write, b"in")  # by now it has let go of what was locked
                     time.sleep(1)
                     os._exit(0)
-                os.write(write, b"in")
                 signal.pause()
         finally:
             os._exit(0)

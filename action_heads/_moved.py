@@ -69,6 +69,8 @@ class MovedFinder(MetaPathFinder, Loader):
         top = new.partition(".")[0]
         try:
             found = import_module(new)
+            if found.__file__ is None:  # the folder of a clone, in which Python was started
+                raise ModuleNotFoundError(f"No module named {top!r}", name=top)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != top:
                 raise

@@ -12,15 +12,25 @@ import pytest
 from action_heads import _moved
 
 OLD = [*sorted(_moved.MODULES), *_moved.PACKAGES, "action_heads.pretrain.sources.npz", "action_heads.lerobot.draws"]
-# What must be installed for a moved module. `lerobot` alone says nothing: the folder of its tests has that name.
-OPTIONAL = {"action_heads_lab": ("robosuite", "scipy", "tqdm"), "lerobot_policy_dae": ("lerobot_policy_dae",)}
+# What must be installed for a moved module.
+NEEDED = {
+    "action_heads.data": ("accelerate", "h5py", "pyarrow"),
+    "action_heads_lab": ("robosuite", "scipy", "tqdm"),
+    "lerobot_policy_dae": ("lerobot_policy_dae",),
+}
+
+
+def is_installed(module: str) -> bool:
+    """A folder of that name is not enough: tests/lerobot and the clone's lerobot_policy_dae are on the path."""
+    spec = find_spec(module)
+    return spec is not None and spec.origin is not None
 
 
 @pytest.mark.parametrize("old", OLD)
 def test_an_old_name_is_the_moved_module(old):
     new = _moved.new_name(old)
-    needed = OPTIONAL.get(new.partition(".")[0], ("accelerate", "h5py", "pyarrow", "tqdm"))
-    if lacking := [module for module in needed if find_spec(module) is None]:
+    needed = next((modules for place, modules in NEEDED.items() if new.startswith(place)), ())
+    if lacking := [module for module in needed if not is_installed(module)]:
         pytest.skip(f"needs {lacking}")
     sys.modules.pop(old, None)
     with pytest.warns(DeprecationWarning, match=f"{old} moved to {new}"):
@@ -42,3 +52,12 @@ def test_other_names_are_left_alone():
     assert _moved.new_name("action_heads.simple") is None
     with pytest.raises(ModuleNotFoundError):
         import_module("action_heads.no_such_module")
+
+
+def test_the_folder_of_a_clone_is_not_the_package(tmp_path):
+    (tmp_path / "lerobot_policy_dae").mkdir()
+    paths = f"import sys; sys.path[:] = [{str(tmp_path)!r}] + [p for p in sys.path if 'lerobot_policy_dae' not in p]"
+    gone = "sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in str(finder).lower()]"
+    code = f"import action_heads; {paths}; {gone}; import action_heads.lerobot"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "moved to lerobot_policy_dae, which is not installed" in done.stderr

@@ -10,7 +10,7 @@ import torch
 
 from action_heads._util import limits
 from action_heads.adapters import Adapter
-from action_heads.adapters.base import THROUGH
+from action_heads.adapters.config import THROUGH
 from action_heads.head import ActionHead
 
 A = TypeVar("A", bound=Adapter)

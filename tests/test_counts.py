@@ -11,7 +11,7 @@ from small import COND_DIM, tiny_head
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS, FiLM
-from action_heads.adapters.base import THROUGH
+from action_heads.adapters.config import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.card import head_card
 from action_heads.counts import WIDEST, match_trainable, trained

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from action_heads import modes
+from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
 from action_heads.adapt.settings import AdaptConfig, flag
@@ -22,7 +23,7 @@ from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
-from action_heads.observed import Contract, ObservedPolicy
+from action_heads.observed import ObservedPolicy
 
 
 class Built(NamedTuple):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import Condition, Mask
 from action_heads._util.limits import CONDITION, check_width
-from action_heads.adapters.config import THROUGH, AdapterConfig  # noqa: F401 - both were here
+from action_heads.adapters.config import AdapterConfig
 from action_heads.adapters.reading import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
 
 

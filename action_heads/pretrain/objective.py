@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from action_heads.adapters import ADAPTERS
+from action_heads.adapters import AdapterConfig
 from action_heads.diffusion import draws
 from action_heads.diffusion.continuing import random_lengths, takes_levels_per_step
 from action_heads.diffusion.loss import Noise, denoising_loss
@@ -114,7 +114,7 @@ def signal_readers(head: ActionHead, kind: str, width: int) -> nn.ModuleDict | N
         return None
     if kind == "code":
         return nn.ModuleDict({"code": CodeEncoder(width, head.config.rank, head.config.width)})
-    readers = {name: ADAPTERS[name](width, through="blocks") for name in head.config.mechanisms}
+    readers = {name: AdapterConfig(name, through="blocks").make(width) for name in head.config.mechanisms}
     for name, reader in readers.items():
         reader.build(head.config.width, head.modulation_of(name).values)
     return nn.ModuleDict(readers)

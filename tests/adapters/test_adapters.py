@@ -12,7 +12,7 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 from action_heads import ObjectiveConfig
 from action_heads.adapters import ADAPTERS, AdaLNZero
 from action_heads.adapters.adarmsnorm import AdaRMSNormModulation
-from action_heads.adapters.base import THROUGH
+from action_heads.adapters.config import THROUGH
 from action_heads.diffusion.objectives import PREDICTIONS
 from action_heads.fit import FitConfig, fit
 

@@ -10,7 +10,7 @@ from typing import Any
 from action_heads._util.names import nearest
 from action_heads.adapt.settings import evenly
 from action_heads.adapters import ADAPTERS
-from action_heads.adapters.base import THROUGH
+from action_heads.adapters.config import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.modes import MODES
 from action_heads_lab.policies import BLIND

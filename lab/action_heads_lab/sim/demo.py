@@ -20,8 +20,7 @@ from torch import Tensor
 from action_heads import ActionHead, __version__
 from action_heads._util.names import nearest
 from action_heads.adapters import ADAPTERS
-from action_heads.adapters.base import THROUGH
-from action_heads.adapters.config import AdapterConfig
+from action_heads.adapters.config import THROUGH, AdapterConfig
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files, locks
 from action_heads.modes import MODES

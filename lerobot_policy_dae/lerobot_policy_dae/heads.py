@@ -19,7 +19,6 @@ from action_heads import ActionHead, HeadConfig, adapter_file, modes
 from action_heads._util import flags
 from action_heads._util.limits import fits, shown
 from action_heads.actions.spaces import ActionSpace
-from action_heads.adapters.config import AdapterConfig
 from action_heads.io import files, hub
 from action_heads.io.seal import Seal
 from action_heads.reshape import ReshapedHead
@@ -56,13 +55,6 @@ def make_head(config: DAEConfig, space: ActionSpace) -> ActionHead:
     with flag("head"):
         pretrained = ActionHead.from_pretrained(config.head, revision=config.head_revision)
     return modes.shaped(pretrained, config.head_mode, config.head_seed, space, config.horizon)
-
-
-def adapter_of(config: DAEConfig) -> AdapterConfig:
-    """Return the settings of the adapter that the flags describe."""
-    return AdapterConfig(
-        config.adapter, hidden_dim=config.hidden_dim, relearn_step=config.relearn_step, through=config.through
-    )
 
 
 def record(head: ActionHead) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class DAEPolicy(PreTrainedPolicy):
             self.encoder = ObservationEncoder(settle(config))
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
-            self.conditioned = head.attach(heads.adapter_of(config).make(self.encoder.cond_dim), normalizer=normalizer)
+            adapter = config.adapter_config.make(self.encoder.cond_dim)
+            self.conditioned = head.attach(adapter, normalizer=normalizer)
         if config.prefixes:
             with flag("prefixes"):
                 check_mixes_time(head)
@@ -107,7 +108,7 @@ class DAEPolicy(PreTrainedPolicy):
         encoder = config.built["encoder"]
         self.encoder = ObservationEncoder(ObservationConfig.from_dict(encoder["config"]), encoder["architecture"])
         head = heads.make_again(config.built["head"])
-        adapter = heads.adapter_of(config).make(self.encoder.cond_dim)
+        adapter = config.adapter_config.make(self.encoder.cond_dim)
         self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
 
     @property

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from action_heads.head import ActionHead
     from action_heads.io.files import WeightFileError
     from action_heads.io.hub import HeadNotFoundError
-    from action_heads.observed import ObservedPolicy
+    from action_heads.observed_policy import ObservedPolicy
     from action_heads.policy import ConditionedHead
     from action_heads.runtime.execution import Executor
 

@@ -14,13 +14,13 @@ from action_heads._util.extras import remedy
 
 # New package -> the names of modules, below `action_heads`, that moved there.
 _HOMES = {
-    "action_heads._util": "attention checks conditions ema extras limits machine names precision watch",
+    "action_heads._util": "attention checks conditions ema extras limits machine names precision",
     "action_heads.actions": "layouts normalize rotations spaces unwrap",
     "action_heads.cli": "command_line",
     "action_heads.diffusion": "continuing draws levels objectives samplers",
     "action_heads.io": "drafts files folders hub hub_calls hub_errors listing locks",
     "action_heads.runtime": "execution",
-    "action_heads.data": "adapt.recordings adapt.windows",
+    "action_heads.data": "adapt.windows",
 }
 # Old name of a package -> its new name, for it and all below.
 PACKAGES = {
@@ -36,8 +36,27 @@ MODULES = {
 } | {
     "action_heads.adapt.hdf5_recording": "action_heads.data.robomimic",
     "action_heads.adapt.lerobot_recording": "action_heads.data.lerobot",
-    "action_heads.adapt.policy": "action_heads.observed",
+    "action_heads.adapt.policy": "action_heads.observed_policy",
     "action_heads.adapt.rollout": "action_heads_lab.adapted",
+    "action_heads.adapt.recordings": "action_heads.data.formats",
+    "action_heads.adapters.reading": "action_heads.adapters.condition_reader",
+    "action_heads.encoders.saved": "action_heads.encoders.rebuild",
+    "action_heads.pretrain.sources.raw": "action_heads.data.motion",
+    "action_heads.pretrain.sources.reading": "action_heads.data.bounded_reads",
+    "action_heads.pretrain.sources.told": "action_heads.data.notices",
+    "action_heads.reproduce.pictures": "action_heads_lab.reproduce.images",
+    "action_heads.runtime.door": "action_heads.runtime.listener",
+    "action_heads.runtime.loop": "action_heads.runtime.sampling_loop",
+    "action_heads.runtime.shared": "action_heads.runtime.shared_weights",
+    "action_heads.runtime.turns": "action_heads.runtime.request_queue",
+    "action_heads.sim.dialects": "action_heads_lab.sim.conventions",
+    "action_heads.sim.sight": "action_heads_lab.sim.observations",
+    "action_heads.sim.stage": "action_heads_lab.sim.rollout_worker",
+    "action_heads.training.saved": "action_heads.training.checkpoint_checks",
+    "action_heads.training.start": "action_heads.training.accelerator",
+    "action_heads.training.state": "action_heads.training.checkpoint",
+    "action_heads.training.stop": "action_heads.training.signals",
+    "action_heads.watch": "action_heads._util.change_detection",
 }
 EXTRAS = {"action_heads_lab": "sim", "lerobot_policy_dae": "lerobot"}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from action_heads._util.watch import Watch, tensors_of
+from action_heads._util.change_detection import Watch, tensors_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self

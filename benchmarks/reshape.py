@@ -25,7 +25,7 @@ from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.envs import make
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import wilson
-from action_heads_lab.sim.stage import Play
+from action_heads_lab.sim.rollout_worker import Play
 from action_heads_lab.sim.tasks import get_task
 from common import RESULTS, write_results
 from stage2 import DEMOS, OUT, pretrained

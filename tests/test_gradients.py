@@ -19,8 +19,8 @@ from torch import nn
 
 from action_heads import ActionSpace, Normalizer
 from action_heads.adapters import ADAPTERS, AdaLNZero
+from action_heads.adapters.condition_reader import POOLS
 from action_heads.adapters.config import THROUGH
-from action_heads.adapters.reading import POOLS
 from action_heads.backbones import BACKBONES
 from action_heads.policy import ConditionedHead
 

@@ -18,12 +18,12 @@ from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
 from action_heads.adapt.settings import AdaptConfig, flag
-from action_heads.data.recordings import Recording, open_recording
+from action_heads.data.formats import Recording, open_recording
 from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 
 
 class Built(NamedTuple):

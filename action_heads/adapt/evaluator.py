@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from action_heads._util.extras import remedy
 from action_heads.adapt.settings import AdaptConfig
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 
 GROUP = "action_heads.evaluators"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from action_heads.adapt.settings import AdaptConfig
     from action_heads.adapt.trainer import Trainer
-    from action_heads.observed import ObservedPolicy
+    from action_heads.observed_policy import ObservedPolicy
 
 
 def opening(trainer: Trainer) -> str:

@@ -13,11 +13,11 @@ from action_heads.adapt import evaluator, report
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
 from action_heads.io import drafts, files
-from action_heads.observed import ObservedPolicy
-from action_heads.observed_file import CONFIG, ENCODER, HEAD
-from action_heads.training import curve, state
+from action_heads.observed_policy import ObservedPolicy
+from action_heads.observed_policy_file import CONFIG, ENCODER, HEAD
+from action_heads.training import checkpoint, curve
+from action_heads.training.accelerator import alone
 from action_heads.training.loop import train
-from action_heads.training.start import alone
 
 MADE = (CONFIG, ENCODER, adapter_file.NAME, "curves.json", "curves.png", "results.json", "README.md", "rollouts.mp4")
 HEAD_MADE = ("config.json", "model.safetensors", "README.md")
@@ -38,8 +38,8 @@ def adapt(config: AdaptConfig, command: str = "") -> ObservedPolicy:
             evaluator.find().check_task(config, trainer.policy)
         if trainer.ema:
             tidy(config.out)
-        state.begin(trainer, folder)
-        state.resume(trainer, folder)
+        checkpoint.begin(trainer, folder)
+        checkpoint.resume(trainer, folder)
         trainer.accelerator.print(report.opening(trainer))
         if trainer.step < config.optimiser.steps:
             train(trainer, folder)

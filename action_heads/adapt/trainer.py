@@ -20,10 +20,10 @@ from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.data.windows import Sample, Steps, batches
 from action_heads.diffusion.levels import NoiseConfig
-from action_heads.observed import ObservedPolicy
-from action_heads.training import state
+from action_heads.observed_policy import ObservedPolicy
+from action_heads.training import checkpoint
+from action_heads.training.accelerator import start
 from action_heads.training.base import Training
-from action_heads.training.start import start
 from action_heads.training.streams import generator, seeded
 
 EVALUATED = 512  # held-out windows, at most
@@ -51,7 +51,7 @@ class Trainer(Training[Sample]):
     def __init__(self, config: AdaptConfig):
         self.config = config
         self.accelerator = start(config)
-        state.refuse_others(self.settings(), config.folder)
+        checkpoint.refuse_others(self.settings(), config.folder)
         with self.accelerator.main_process_first():  # it fetches what the others then find
             self.policy, self.windows, self.held_out, tasks = build(config)
         self.stage = Stage2(self.policy, tasks, config.noise).train()
@@ -69,7 +69,7 @@ class Trainer(Training[Sample]):
         self.optimizer = torch.optim.AdamW(groups, optimiser.lr, weight_decay=decay, fused=True)
         self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
         self.step = 0
-        self.progress = state.Progress()
+        self.progress = checkpoint.Progress()
         self._evaluation: list[Sample] = []
 
     def coming(self) -> Generator[Sample]:

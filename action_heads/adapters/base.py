@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import Condition, Mask
 from action_heads._util.limits import CONDITION, check_width
+from action_heads.adapters.condition_reader import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
 from action_heads.adapters.config import AdapterConfig
-from action_heads.adapters.reading import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 from action_heads._util import limits
 from action_heads._util.flags import Shown, about, check_choices
 from action_heads._util.limits import check_fields, check_parameters, check_width, shown
-from action_heads.adapters.reading import POOLS
+from action_heads.adapters.condition_reader import POOLS
 
 if TYPE_CHECKING:
     from action_heads.adapters.base import Adapter

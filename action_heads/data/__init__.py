@@ -1,7 +1,7 @@
 """Recordings of many formats as one: opened, checked, converted, resampled, kept on disk, cut into windows."""
 
+from action_heads.data.motion import BadData, BadEpisode
 from action_heads.data.opening import find_arm, open_windows
-from action_heads.data.raw import BadData, BadEpisode
 from action_heads.data.schema import SCHEMAS, Schema
 from action_heads.data.spec import RATE_HZ, Spec
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action_heads.data.bounded_reads import BadData, read_object, reading, whole
 from action_heads.data.convert import Steps
-from action_heads.data.reading import BadData, read_object, reading, whole
 from action_heads.io import drafts
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.trajectories import Trajectories

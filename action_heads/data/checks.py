@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from action_heads.actions.rotations import SHAPES, to_matrix
-from action_heads.data.raw import Raw
-from action_heads.data.reading import BadData, BadEpisode, no_steps
+from action_heads.data.bounded_reads import BadData, BadEpisode, no_steps
+from action_heads.data.motion import Raw
 from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATION_WIDTHS, ROTATIONS, Schema
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import FR3_MAX, FR3_MIN, FRAMES, PANDA

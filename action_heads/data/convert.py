@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from action_heads.actions.rotations import SHAPES, convert, from_matrix, to_matrix
-from action_heads.data.raw import Raw
+from action_heads.data.motion import Raw
 from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATIONS, Schema
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import PANDA, reframe

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from action_heads._util.extras import require
-from action_heads.data.reading import MOST_BYTES, MOST_TEXT, BadData, parse_json, positive, reading, short
+from action_heads.data.bounded_reads import MOST_BYTES, MOST_TEXT, BadData, parse_json, positive, reading, short
 from action_heads.data.spec import MOST_HZ, Spec
 
 REMEDY = "the file is damaged: copy or download it again"

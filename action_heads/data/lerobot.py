@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from action_heads.data.bounded_reads import BadData
 from action_heads.data.lerobot_hub import Place
 from action_heads.data.lerobot_images import Images
 from action_heads.data.lerobot_info import BOOKKEEPING, Episode, read_episodes, read_info, read_tasks
 from action_heads.data.lerobot_rows import Rows
-from action_heads.data.reading import BadData
 from action_heads.data.recording import Numbers, Recording
 from action_heads.data.schema import Schema, check, choose
 from action_heads.data.spec import Spec

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from action_heads._util.extras import require
-from action_heads.data.reading import BadData
+from action_heads.data.bounded_reads import BadData
 from action_heads.data.spec import Spec
 from action_heads.io.hub_errors import hub_errors, is_local, reason
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from action_heads._util.extras import require
+from action_heads.data.bounded_reads import BadData, is_number, reading
 from action_heads.data.lerobot_hub import Place
 from action_heads.data.lerobot_info import Episode, Feature, Info
 from action_heads.data.lerobot_rows import Rows
-from action_heads.data.reading import BadData, is_number, reading
 from action_heads.data.recording import cameras_by_name
 
 PREFIX = "observation.images."

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from action_heads._util.extras import require
-from action_heads.data.reading import BadData, positive, read_object, reading, short, whole
+from action_heads.data.bounded_reads import BadData, positive, read_object, reading, short, whole
 from action_heads.data.spec import MOST_HZ
 
 NUMBERS = re.compile(r"(float|u?int)(8|16|32|64)|bool")

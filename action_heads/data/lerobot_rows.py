@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from action_heads._util.extras import require
+from action_heads.data.bounded_reads import MOST_BYTES, BadData, reading
 from action_heads.data.lerobot_info import Episode
-from action_heads.data.reading import MOST_BYTES, BadData, reading
 
 
 class Rows:

@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from action_heads.data.reading import MOST_BYTES, BadData, positive, reading
+from action_heads.data.bounded_reads import MOST_BYTES, BadData, positive, reading
 from action_heads.data.recording import Numbers, Recording, state_of
 from action_heads.data.schema import Schema, check
 from action_heads.data.spec import MOST_HZ, RATE_HZ, Spec

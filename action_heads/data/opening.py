@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from action_heads.data.bounded_reads import BadData, BadEpisode
 from action_heads.data.cache import Table, cached
 from action_heads.data.checks import check
 from action_heads.data.convert import resample, to_steps
-from action_heads.data.reading import BadData, BadEpisode
-from action_heads.data.recordings import READERS
+from action_heads.data.formats import READERS
+from action_heads.data.notices import Told
 from action_heads.data.schema import Schema
 from action_heads.data.spec import RATE_HZ, Spec
-from action_heads.data.told import Told
 from action_heads.kinematics import PANDA, Arm, Trajectories, Windows, recorded_trajectories
 from action_heads.kinematics.trajectories import chosen
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from action_heads.data.raw import Raw
-from action_heads.data.reading import BadData, no_steps
+from action_heads.data.bounded_reads import BadData, no_steps
+from action_heads.data.motion import Raw
 from action_heads.data.schema import Column, Schema, listed
 from action_heads.data.spec import Spec
 

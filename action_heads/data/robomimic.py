@@ -12,7 +12,7 @@ import numpy as np
 
 from action_heads._util.extras import require
 from action_heads.data import hdf5
-from action_heads.data.reading import BadData, reading, short
+from action_heads.data.bounded_reads import BadData, reading, short
 from action_heads.data.recording import Numbers, Recording, cameras_by_name, state_of
 from action_heads.data.schema import Schema, check
 from action_heads.data.spec import Spec

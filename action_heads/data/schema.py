@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from action_heads.data.reading import BadData, is_number, read_object, short
+from action_heads.data.bounded_reads import BadData, is_number, read_object, short
 from action_heads.kinematics.panda import FRAMES
 
 # A rotation's spelling in column maps -> the form of `rotations`.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from action_heads.data.recordings import Recording
+from action_heads.data.formats import Recording
 from action_heads.training.streams import generator
 
 Sample = dict[str, Any]  # see `Windows.__getitem__`

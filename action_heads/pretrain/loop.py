@@ -13,9 +13,9 @@ from action_heads.io import drafts, files
 from action_heads.pretrain import publish, report, speed
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.pretrain.trainer import Trainer
-from action_heads.training import curve, state
+from action_heads.training import checkpoint, curve
+from action_heads.training.accelerator import alone
 from action_heads.training.loop import train
-from action_heads.training.start import alone
 
 MADE = ("config.json", "model.safetensors", "README.md", ".README.md.old", golden.NAME, "curves.json", "curves.png")
 
@@ -33,8 +33,8 @@ def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
         trainer, folder = Trainer(config), config.folder / "state"
         if trainer.ema:  # the main process
             drafts.sweep(config.folder, MADE)
-        state.begin(trainer, folder)
-        state.resume(trainer, folder)
+        checkpoint.begin(trainer, folder)
+        checkpoint.resume(trainer, folder)
         trainer.accelerator.print(report.opening(trainer))
         if trainer.step < config.optimiser.steps:
             train(trainer, folder)

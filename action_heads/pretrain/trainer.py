@@ -20,9 +20,9 @@ from action_heads.pretrain import data
 from action_heads.pretrain.batches import Batch, Batches, ahead, fit
 from action_heads.pretrain.objective import Stage1, loss
 from action_heads.pretrain.settings import PretrainConfig
-from action_heads.training import state
+from action_heads.training import checkpoint
+from action_heads.training.accelerator import start
 from action_heads.training.base import Training
-from action_heads.training.start import start
 from action_heads.training.streams import generator
 
 
@@ -35,7 +35,7 @@ class Trainer(Training[Batch]):
         self.config = config
         self.accelerator = start(config)
         data.check_shares(config.sources, self.share)
-        state.refuse_others(self.settings(), config.folder)
+        checkpoint.refuse_others(self.settings(), config.folder)
         head_config = config.head()
         torch.manual_seed(config.seed)
         self.head = ActionHead(head_config)
@@ -57,7 +57,7 @@ class Trainer(Training[Batch]):
         self.optimizer = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=1e-6, fused=True)
         self.ema = EMA(self.parameters, max_decay=ema) if self.accelerator.is_main_process else None
         self.step = 0
-        self.progress = state.Progress()
+        self.progress = checkpoint.Progress()
         self._evaluation: list[Batch] = []
 
     def draw(self, step: int) -> Batch:

@@ -20,7 +20,7 @@ from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
 from action_heads.runtime.native import NativeHead, why_not_native
 from action_heads.runtime.packed import PackedHead, why_not_packed
-from action_heads.runtime.shared import FastHead
+from action_heads.runtime.shared_weights import FastHead
 
 
 class Compiled(NamedTuple):

@@ -22,8 +22,8 @@ from action_heads.diffusion.samplers import Sampling
 from action_heads.io.drafts import drafted
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.inductor import why_no_inductor
-from action_heads.runtime.loop import SamplingLoop
 from action_heads.runtime.metadata import KEY, describe, read_metadata
+from action_heads.runtime.sampling_loop import SamplingLoop
 
 ENDINGS = {"onnx": ".onnx", "torch": ".pt2", "aoti": ".pt2"}
 OPSET = 20  # the first with GELU as one operator

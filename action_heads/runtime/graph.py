@@ -14,7 +14,7 @@ from action_heads.denoiser import Denoiser
 from action_heads.diffusion import samplers
 from action_heads.diffusion.continuing import Prefix
 from action_heads.modulation import HeadModulation
-from action_heads.runtime.shared import FastHead, Recent
+from action_heads.runtime.shared_weights import FastHead, Recent
 
 KEPT = 8  # graphs, the most recent shapes and plans
 WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and torch its memory

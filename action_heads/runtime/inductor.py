@@ -20,7 +20,7 @@ from torch import Tensor
 from action_heads.denoiser import Denoiser
 from action_heads.modulation import HeadModulation
 from action_heads.runtime import cache
-from action_heads.runtime.shared import FastHead, Recent
+from action_heads.runtime.shared_weights import FastHead, Recent
 
 KEPT = 8  # programs, the most recent shapes
 OPTIONS: dict[str, Any] = {"freezing": True}  # weights become constants, which it may pack

@@ -13,7 +13,7 @@ from action_heads import adapter_file
 from action_heads._util.extras import require
 from action_heads.acting import Policy
 from action_heads.runtime.compiled import uncompiled
-from action_heads.runtime.loop import SamplingLoop
+from action_heads.runtime.sampling_loop import SamplingLoop
 
 KEY, VERSION = "action_heads", 1
 LARGEST = 2**20  # bytes of the metadata

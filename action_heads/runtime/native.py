@@ -26,7 +26,7 @@ from action_heads.backbones.mlp import MLPBackbone, MLPBlock
 from action_heads.denoiser import Denoiser
 from action_heads.modulation import HeadModulation
 from action_heads.runtime import cache
-from action_heads.runtime.shared import FastHead
+from action_heads.runtime.shared_weights import FastHead
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")

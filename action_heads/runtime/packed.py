@@ -18,7 +18,7 @@ from action_heads.backbones import Backbone
 from action_heads.backbones.mlp import MLPBlock
 from action_heads.backbones.transformer import FeedForward
 from action_heads.denoiser import Denoiser
-from action_heads.runtime.shared import FastHead, rebuilt
+from action_heads.runtime.shared_weights import FastHead, rebuilt
 
 SMALL = 64 * 64  # a map of fewer weights costs more to call than to compute
 

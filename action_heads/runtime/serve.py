@@ -25,8 +25,8 @@ from action_heads.diffusion.continuing import Continue
 from action_heads.diffusion.samplers import Sampling
 from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
-from action_heads.runtime.door import Door
-from action_heads.runtime.turns import Client, Turns
+from action_heads.runtime.listener import Door
+from action_heads.runtime.request_queue import Client, Turns
 
 T = TypeVar("T", Sampling, Continue)
 

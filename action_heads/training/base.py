@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from action_heads.training import state
+from action_heads.training import checkpoint
 
 if TYPE_CHECKING:
     from action_heads._util.ema import EMA
@@ -30,7 +30,7 @@ class Training(Generic[B]):
     optimizer: torch.optim.Optimizer
     ema: EMA | None
     step: int
-    progress: state.Progress
+    progress: checkpoint.Progress
 
     def coming(self) -> Generator[B]:
         """The batches from this step to the last, made while others are trained on."""

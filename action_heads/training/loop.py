@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from action_heads._util.extras import require
-from action_heads.training import state
+from action_heads.training import checkpoint
 from action_heads.training.base import Training
-from action_heads.training.stop import StopRequest
+from action_heads.training.signals import StopRequest
 
 READ_EVERY = 25  # steps between looks at the loss on an accelerator, which has to finish its work for each
 HOPELESS = 10.0  # average loss; a network that says nothing scores about 1
@@ -49,7 +49,7 @@ def train(trainer: Training, folder: Path) -> None:
                     continue
                 stopping = look(trainer, losses, stop.asked)
                 losses.clear()
-                if trainer.step % state.POINT_EVERY == 0:
+                if trainer.step % checkpoint.POINT_EVERY == 0:
                     show(trainer, bar)
                 if due or stopping:
                     trainer.progress.training_seconds += time.monotonic() - began
@@ -79,7 +79,7 @@ def keep(trainer: Training, folder: Path, evaluate: bool, began: float) -> None:
             trainer.progress.held_out.append((trainer.step, loss))
             trainer.accelerator.log({"held_out_loss": loss}, trainer.step)
         trainer.progress.seconds += time.monotonic() - began
-        state.save(trainer, folder)
+        checkpoint.save(trainer, folder)
 
 
 def look(trainer: Training, losses: list[Tensor], asked: bool) -> bool:
@@ -107,7 +107,7 @@ def interrupted(trainer: Training, folder: Path) -> str:
 
 def diverged(trainer: Training, folder: Path, step: int, loss: float) -> str:
     """After a loss that nothing can come of."""
-    o, saved = trainer.config.optimiser, state.read(folder)
+    o, saved = trainer.config.optimiser, checkpoint.read(folder)
     kept = f"The last good state, of step {saved['step']}, is in {folder}" if saved else "No state was saved yet"
     precision = ", --precision fp32" if trainer.accelerator.mixed_precision == "bf16" else ""
     return (

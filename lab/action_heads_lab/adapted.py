@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from action_heads.actions.spaces import EE_ABSOLUTE
 from action_heads.adapt.settings import AdaptConfig, flag
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads.training.streams import generator
 from action_heads_lab.policies import actor
-from action_heads_lab.sim.dialects import dialect_of
+from action_heads_lab.sim.conventions import dialect_of
+from action_heads_lab.sim.observations import Sight, is_apart, shown
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
-from action_heads_lab.sim.sight import Sight, is_apart, shown
 from action_heads_lab.sim.tasks import description, get_task
 
 AT_ONCE = 8  # episodes: the same in every run, since batches decide bits

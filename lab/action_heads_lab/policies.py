@@ -17,7 +17,7 @@ from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import UNDECLARED
 from action_heads.adapters.config import AdapterConfig
 from action_heads.encoders import ObservationConfig, ObservationEncoder
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.sim.envs import CONTROL_HZ
 
 # A run that is no mode of its own: a decoupled policy whose contract hides what it observes.

@@ -24,7 +24,7 @@ from action_heads.diffusion.continuing import Continue, check_mixes_time
 from action_heads.diffusion.samplers import Sampling
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.io.files import WeightFileError, load_tensors
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
 from lerobot_policy_dae import heads
 from lerobot_policy_dae.card import section

@@ -5,7 +5,7 @@ import torch
 
 from action_heads.actions.normalize import ANY_UNIT, FLOOR, Normalizer, floored
 from action_heads.actions.spaces import EE_ABSOLUTE, ActionSpace
-from action_heads.adapters.reading import Standardizer
+from action_heads.adapters.condition_reader import Standardizer
 
 JOINTS = ActionSpace((("joint", 2), ("gripper", 1)))
 DROID = ((-0.229, -0.871, -0.308), (0.930, 0.863, 1.111))  # m, the paper's range

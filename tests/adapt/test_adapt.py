@@ -23,7 +23,7 @@ from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
 from action_heads.io import files, locks
-from action_heads.training import curve, state
+from action_heads.training import checkpoint, curve
 
 STATE = torch.tensor([[[0.4, 0.1, 0.2, 0.03]] * 2] * 2)
 
@@ -42,7 +42,7 @@ def weights(policy: AdaptedPolicy) -> dict[str, torch.Tensor]:
 
 def test_leaves_everything_to_look_at(folder, vit, drawing, monkeypatch, capsys):
     monkeypatch.setattr(curve, "draw_curve", drawing)
-    monkeypatch.setattr(state, "POINT_EVERY", 3)
+    monkeypatch.setattr(checkpoint, "POINT_EVERY", 3)
     adapt(tiny(folder, encoder=vit, held_out=0.2, workers=1), command="action-heads adapt ...")
     out = folder / "run"
     assert {path.name for path in out.iterdir()} == {
@@ -125,7 +125,7 @@ def test_a_cut_run_resumes_to_the_same_bits(folder, vit, how, monkeypatch):
     monkeypatch.setattr(Trainer, "train_step", cut)
     with pytest.raises(Killed if how == "killed" else KeyboardInterrupt):
         adapt(tiny(folder, **settings))
-    assert state.read(folder / "run" / "state")["step"] == (3 if how == "killed" else 5)
+    assert checkpoint.read(folder / "run" / "state")["step"] == (3 if how == "killed" else 5)
     monkeypatch.setattr(Trainer, "train_step", train_step)
     resumed = adapt(tiny(folder, **settings, save_every=2) if how == "asked" else tiny(folder, **settings))
     expected = weights(whole)

@@ -12,7 +12,7 @@ from recorded import LENGTH, SIZE, episode, hdf5, tiny
 
 from action_heads.adapt.build import build
 from action_heads.data import Spec
-from action_heads.data.recordings import open_recording
+from action_heads.data.formats import open_recording
 from action_heads.data.windows import Steps, Windows, batches, held_out
 
 needs_lerobot = pytest.mark.skipif(

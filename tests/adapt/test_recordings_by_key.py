@@ -19,7 +19,7 @@ from recorded import tiny
 
 from action_heads.adapt.build import build, state_of
 from action_heads.data import BadData, BadEpisode, Spec
-from action_heads.data.recordings import open_recording
+from action_heads.data.formats import open_recording
 
 LENGTHS = (5, 7, 6)
 DATA, EPISODES = "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet"

@@ -13,7 +13,7 @@ from recorded import SIZE, episode, hdf5
 if find_spec("robosuite") is None:
     pytest.skip("needs the sim extra", allow_module_level=True)
 
-from action_heads_lab.reproduce import families, pictures, results, rollouts
+from action_heads_lab.reproduce import families, images, results, rollouts
 from action_heads_lab.reproduce import run as module
 from action_heads_lab.reproduce.config import EYES, IMAGE_LR, Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
@@ -45,13 +45,13 @@ def image_run(folder, vit, monkeypatch) -> Run:
     eyes = {"cameras": ("agentview",), "size": SIZE, "state": ("observation.eef",), "flags": flags}
     monkeypatch.setitem(families.FAMILIES, "robosuite", Colours())
     monkeypatch.setitem(EYES, "robosuite", eyes)
-    settings = pictures.settings  # a file of demonstrations calls the column otherwise
+    settings = images.settings  # a file of demonstrations calls the column otherwise
 
     def with_actions(*given):
         made = settings(*given)
         return replace(made, actions=replace(made.actions, action="actions"))
 
-    monkeypatch.setattr(pictures, "settings", with_actions)
+    monkeypatch.setattr(images, "settings", with_actions)
     return Run(observation="image", head=str(folder / "head"), steps=6, batch_size=8, episodes=30)
 
 
@@ -135,7 +135,7 @@ def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder
     with pytest.raises(KeyboardInterrupt):
         perform(image_run, place(folder, "cut"))
     monkeypatch.setattr(rollouts, "rollout", rollout)
-    monkeypatch.setattr(pictures, "adapt", None)  # it is trained already
+    monkeypatch.setattr(images, "adapt", None)  # it is trained already
     resumed = perform(image_run, place(folder, "cut"))
     assert resumed.episodes == whole.episodes
     assert resumed.losses == whole.losses

@@ -8,7 +8,7 @@ import torch
 
 from action_heads.actions.rotations import from_matrix, to_matrix
 from action_heads.data.convert import Steps, resample, to_steps
-from action_heads.data.raw import Raw
+from action_heads.data.motion import Raw
 from action_heads.data.schema import ROTATIONS, Schema
 from action_heads.kinematics import PANDA, forward, pose_actions, synthetic_chunks
 from action_heads.kinematics.panda import FRAMES

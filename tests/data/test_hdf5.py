@@ -11,7 +11,7 @@ import pytest
 h5py = pytest.importorskip("h5py")
 
 from action_heads.data import BadData, BadEpisode, Spec, open_windows  # noqa: E402
-from action_heads.data.recordings import open_recording  # noqa: E402
+from action_heads.data.formats import open_recording  # noqa: E402
 from action_heads.kinematics.panda import HOME  # noqa: E402
 
 ENV = json.dumps({"env_kwargs": {"control_freq": 20, "robots": ["Panda"]}})

@@ -14,7 +14,7 @@ pytest.importorskip("pyarrow")
 from lerobot_fixture import DROID, droid  # noqa: E402
 
 from action_heads.data import BadData, BadEpisode, Spec  # noqa: E402
-from action_heads.data.recordings import OBSERVED, READERS, open_recording  # noqa: E402
+from action_heads.data.formats import OBSERVED, READERS, open_recording  # noqa: E402
 from action_heads.kinematics.panda import HOME  # noqa: E402
 
 JOINTS = {"lerobot": "observation.state.joint_position", "robomimic": "robot0_joint_pos"}

@@ -23,8 +23,8 @@ from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, 
 from action_heads._util.ema import EMA
 from action_heads.adapters import ADAPTERS
 from action_heads.encoders import ObservationConfig, ObservationEncoder, TextConfig, VisionConfig
-from action_heads.observed import AdaptedPolicy, Contract
-from action_heads.training import state
+from action_heads.observed_policy import AdaptedPolicy, Contract
+from action_heads.training import checkpoint
 from action_heads.training.base import Training
 from action_heads.vlm.tap import Tap
 
@@ -239,7 +239,7 @@ class Run(Training):
         self.parameters = list(self.model.parameters())
         self.buffers = (torch.randn(4),)
         self.optimizer = torch.optim.AdamW(self.parameters)
-        self.ema, self.step, self.progress = EMA(self.parameters, max_decay=0.9), 0, state.Progress()
+        self.ema, self.step, self.progress = EMA(self.parameters, max_decay=0.9), 0, checkpoint.Progress()
         self.config = SimpleNamespace(outcome=lambda: {"steps": 9, "lr": 1e-3})
         self.accelerator = SimpleNamespace(
             num_processes=1, mixed_precision="no", is_main_process=True, device="cpu", gather=lambda x: x
@@ -255,15 +255,15 @@ def make_state(folder: Path, seed: int) -> None:
         run.ema.update()
         run.step += 1
         run.progress.add(50, 0.5)
-    state.save(run, folder)
+    checkpoint.save(run, folder)
 
 
 def load_state(folder: Path) -> str:
     run = Run(7)
-    record = state.read(folder)
+    record = checkpoint.read(folder)
     if record is None:
         raise ValueError(f"{folder} holds no state")
-    state.resume(run, folder)
+    checkpoint.resume(run, folder)
     return digest(run.state_dict(), run.step, record["config"], record["precision"])
 
 

@@ -37,8 +37,8 @@ from lerobot_fixture import write
 
 from action_heads.actions.rotations import from_matrix
 from action_heads.data import Schema, Spec
+from action_heads.data.formats import open_recording
 from action_heads.data.opening import read
-from action_heads.data.recordings import open_recording
 from action_heads.kinematics.panda import HOME, forward
 
 SECONDS, MEMORY = 20.0, 3 * 2**30

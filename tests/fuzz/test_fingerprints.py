@@ -22,7 +22,7 @@ from formats import FORMATS, Model, Run
 
 from action_heads.adapt import AdaptedPolicy
 from action_heads.io.files import HEADER, load_tensors, save_tensors
-from action_heads.training import state
+from action_heads.training import checkpoint
 from action_heads.vlm import Tap
 
 SEALED = Path(__file__).parents[1] / "data" / "sealed"
@@ -120,8 +120,8 @@ def test_older_files_load_with_a_warning(name, spoil, tmp_path):
 
 def resume_and_save(folder: Path, out: Path) -> None:
     training = Run(7)
-    state.resume(training, folder)
-    state.save(training, out)
+    checkpoint.resume(training, folder)
+    checkpoint.save(training, out)
 
 
 def progress_and_save(folder: Path, out: Path) -> None:

@@ -23,7 +23,7 @@ from action_heads.adapters import AdapterConfig
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.encoders import TextConfig, VisionConfig
 from action_heads.io import files, hub
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from lerobot_policy_dae import DAEConfig, DAEPolicy
 
 WEIGHTS = "model.safetensors"

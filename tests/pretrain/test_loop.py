@@ -19,7 +19,7 @@ from action_heads import ActionHead, cli
 from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.trainer import Trainer
-from action_heads.training import loop, state
+from action_heads.training import checkpoint, loop
 from action_heads.training.loop import Diverged
 
 FLAGS = shlex.split("--width 16 --depth 2 --batch-size 8 --precision fp32")
@@ -42,7 +42,7 @@ def points(folder) -> list[tuple[str, int]]:
 
 
 def test_leaves_everything_to_look_at(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(state, "POINT_EVERY", 3)
+    monkeypatch.setattr(checkpoint, "POINT_EVERY", 3)
     pretrain(tiny(tmp_path, workers=2))
     assert {path.name for path in tmp_path.iterdir()} == {
         *("config.json", "model.safetensors", "golden.safetensors", "README.md", "curves.json", "curves.png", "state")
@@ -82,7 +82,7 @@ class TestStopping:
         asked_at(7, number)
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny(tmp_path / "cut"))
-        assert state.read(tmp_path / "cut" / "state")["step"] == 8
+        assert checkpoint.read(tmp_path / "cut" / "state")["step"] == 8
         assert "stopped after step 8 of 12" in (said := capsys.readouterr().out)
         assert "give the same command to go on" in said
         asked_at(-1, number)
@@ -111,7 +111,7 @@ class TestStopping:
         monkeypatch.setattr(loop, "READ_EVERY", 2)
         with pytest.raises(Diverged, match=r"the loss of step 9 is nan.*state, of step 6.*lower --lr than 0.001"):
             pretrain(tiny(tmp_path))
-        assert state.read(tmp_path / "state")["step"] == 6
+        assert checkpoint.read(tmp_path / "state")["step"] == 6
         assert (tmp_path / "state" / "step-6.safetensors").exists()
 
     def test_when_the_loss_is_hopeless(self, tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ class TestStopping:
 
     def test_points_beyond_the_last_state_are_purged(self, tmp_path, monkeypatch):
         """TensorBoard drops what a killed run logged after its last state, by the step the next run says it starts."""
-        monkeypatch.setattr(state, "POINT_EVERY", 1)
+        monkeypatch.setattr(checkpoint, "POINT_EVERY", 1)
         train_step = Trainer.train_step
 
         def dies(self, batch):
@@ -180,12 +180,12 @@ def test_two_processes(tmp_path, monkeypatch):
     assert "2 processes" in training["machine"]
 
     cut = launch(tmp_path / "cut", 200)
-    while cut.poll() is None and not state.read(tmp_path / "cut" / "state"):
+    while cut.poll() is None and not checkpoint.read(tmp_path / "cut" / "state"):
         time.sleep(0.05)
     cut.terminate()
     said, errors = cut.communicate(timeout=300)
     assert said.count("give the same command to go on") == 1, errors
-    stopped = state.read(tmp_path / "cut" / "state")["step"]
+    stopped = checkpoint.read(tmp_path / "cut" / "state")["step"]
     assert 50 <= stopped < 200
 
     again = launch(tmp_path / "cut", 200)

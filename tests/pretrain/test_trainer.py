@@ -21,7 +21,7 @@ from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.objective import SIGNALS
 from action_heads.pretrain.speed import measure
 from action_heads.pretrain.trainer import Stage1, Trainer
-from action_heads.training import state
+from action_heads.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -78,7 +78,7 @@ class Killed(Exception):
     ("arch", "schedule"), [("mlp", "cosine"), ("mlp", "constant"), ("mixer", "cosine"), ("unet", "cosine")]
 )
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, arch, schedule, monkeypatch):
-    monkeypatch.setattr(state, "POINT_EVERY", 3)
+    monkeypatch.setattr(checkpoint, "POINT_EVERY", 3)
     whole = pretrain(tiny(tmp_path / "whole", arch=arch, schedule=schedule))
     train_step = Trainer.train_step
 
@@ -103,7 +103,7 @@ def test_resumes_where_some_parameter_never_had_a_gradient(tmp_path):
     settings = tiny(tmp_path, mechanisms=("adarmsnorm",))
     pretrain(settings)
     trainer = Trainer(settings)
-    state.resume(trainer, tmp_path / "state")
+    checkpoint.resume(trainer, tmp_path / "state")
     assert trainer.step == 12
 
 
@@ -259,7 +259,7 @@ def test_bf16_differs_a_little(tmp_path):
 
 def test_auto_stays_what_it_was_when_the_run_began(tmp_path, monkeypatch):
     """On a CPU it is a measurement, which may come out otherwise the next time."""
-    from action_heads.training import start as module
+    from action_heads.training import accelerator as module
 
     for answer in (True, False):
         monkeypatch.setattr(module, "bfloat16_is_faster", lambda device, answer=answer: answer)

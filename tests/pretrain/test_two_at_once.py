@@ -20,7 +20,7 @@ from action_heads.pretrain import data
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.publish import PublishConfig, publish
 from action_heads.pretrain.trainer import Trainer
-from action_heads.training import state
+from action_heads.training import checkpoint
 
 pytestmark = [pytest.mark.usefixtures("no_picture"), needs_fork]
 
@@ -67,7 +67,7 @@ def test_settings_are_there_before_the_first_step(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         pretrain(tiny(tmp_path / "cut"))
     monkeypatch.setattr(Trainer, "train_step", train_step)
-    assert state.read(tmp_path / "cut" / "state") is None
+    assert checkpoint.read(tmp_path / "cut" / "state") is None
     with pytest.raises(ValueError, match=r"other settings \(seed\).*saved no step yet, so .*state can be deleted"):
         pretrain(tiny(tmp_path / "cut", seed=1))
     assert pretrain(tiny(tmp_path / "cut")).fingerprint() == whole.fingerprint()
@@ -148,7 +148,7 @@ def test_a_policy_s_folder_is_not_a_head_s(tmp_path):
         pretrain(tiny(tmp_path))
     tiny_head().save_pretrained(tmp_path / "head")
     with pytest.raises(ValueError, match="holds a finished head whose settings are not known"):
-        state.refuse_others({"lr": 1}, tmp_path / "head")
+        checkpoint.refuse_others({"lr": 1}, tmp_path / "head")
 
 
 @pytest.mark.slow

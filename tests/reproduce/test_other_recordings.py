@@ -8,8 +8,8 @@ from action_heads_lab.reproduce import families, heads, results
 from action_heads_lab.reproduce.cells import tables
 from action_heads_lab.reproduce.config import Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
-from action_heads_lab.reproduce.pictures import as_recorded
-from action_heads_lab.sim.dialects import DIALECTS
+from action_heads_lab.reproduce.images import as_recorded
+from action_heads_lab.sim.conventions import DIALECTS
 
 from action_heads.actions.layouts import ActionLayout
 

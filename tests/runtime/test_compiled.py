@@ -13,8 +13,8 @@ from action_heads import ActionHead, ActionSpace, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import compiled, inductor
-from action_heads.runtime.loop import SamplingLoop
 from action_heads.runtime.packed import PackedLinear
+from action_heads.runtime.sampling_loop import SamplingLoop
 
 WIDE = {"width": 64, "depth": 2}  # the narrowest that is worth packing
 

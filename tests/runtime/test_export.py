@@ -20,8 +20,8 @@ from action_heads.adapters import AdaLNZero
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import export as exporting
 from action_heads.runtime.export import ExportConfig, difference, export_policy, read_metadata, run
-from action_heads.runtime.loop import SamplingLoop
 from action_heads.runtime.metadata import describe
+from action_heads.runtime.sampling_loop import SamplingLoop
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
 

@@ -22,8 +22,8 @@ from websockets.sync.client import connect
 
 from action_heads.runtime import serve, wire
 from action_heads.runtime.remote import RemoteError, RemotePolicy
+from action_heads.runtime.request_queue import Client, Turns
 from action_heads.runtime.serve import server
-from action_heads.runtime.turns import Client, Turns
 
 SECOND = 1.0
 LARGE = wire.pack({"cond": torch.zeros(64, COND_DIM), "steps": 10})  # as much as one request may ask for
@@ -300,7 +300,7 @@ def test_a_server_with_peers_that_read_nothing_ends(policy):
 def test_a_full_table_of_files_does_not_end_the_server(policy, monkeypatch):
     """`accept` fails then, and the library takes that for its end."""
     with running(policy) as port, RemotePolicy(f"ws://127.0.0.1:{port}", timeout=30) as first:
-        import action_heads.runtime.door as door
+        import action_heads.runtime.listener as door
 
         fails = iter([OSError(24, "Too many open files"), OSError(103, "Software caused connection abort")])
         accept = socket.socket.accept

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
 
-from action_heads.adapters.reading import POOLS
+from action_heads.adapters.condition_reader import POOLS
 from action_heads.backbones import BACKBONES
 from action_heads.diffusion.levels import LEVELS
 from action_heads.diffusion.samplers import SAMPLERS

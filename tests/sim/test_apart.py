@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from action_heads_lab.sim import Demonstrations, dataset
-from action_heads_lab.sim.sight import ARM, Sight, is_apart, shown
+from action_heads_lab.sim.observations import ARM, Sight, is_apart, shown
 from action_heads_lab.sim.tasks import TASKS
 
 pytestmark = pytest.mark.sim

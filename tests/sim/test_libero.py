@@ -12,8 +12,8 @@ if find_spec("libero") is None:
 from action_heads_lab.sim import compiled, libero, make, substeps
 from action_heads_lab.sim.frames import rotation_to_6d
 from action_heads_lab.sim.libero_dataset import observed
+from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.record import run_expert
-from action_heads_lab.sim.sight import Sight
 from action_heads_lab.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]

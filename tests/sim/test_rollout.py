@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from action_heads_lab.sim import TASKS, rollout
 from action_heads_lab.sim.rollout import _ask
-from action_heads_lab.sim.stage import Play
+from action_heads_lab.sim.rollout_worker import Play
 from action_heads_lab.sim.video import write_grid
 from action_heads_lab.sim.workers import Workers
 

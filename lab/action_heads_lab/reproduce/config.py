@@ -14,7 +14,7 @@ from action_heads.adapters.config import THROUGH
 from action_heads.backbones import BACKBONES
 from action_heads.modes import MODES
 from action_heads_lab.policies import BLIND
-from action_heads_lab.sim.dialects import DIALECTS, Dialect
+from action_heads_lab.sim.conventions import DIALECTS, Dialect
 
 VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
 EXPERTS = "experts"  # as data of Stage 2: demonstrations of the scripted experts of `action_heads_lab.sim`

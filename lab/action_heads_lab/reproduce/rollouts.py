@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab import policies
 from action_heads_lab.adapted import sight_of
-from action_heads_lab.reproduce import pictures, states
+from action_heads_lab.reproduce import images, states
 from action_heads_lab.reproduce.config import Run
 from action_heads_lab.reproduce.families import Family
 from action_heads_lab.reproduce.results import Episode, Progress, cpu_seconds
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Episodes that are rolled out, and kept, together, and at once: batches, and so outcomes, are the same in every run.
 BLOCK, AT_ONCE = 25, 8
-WAYS = {"state": states, "image": pictures}  # how a run learns, by what it observes
+WAYS = {"state": states, "image": images}  # how a run learns, by what it observes
 
 
 def roll_out(run: Run, place: Place, family: Family, policy: ObservedPolicy, folder: Path, progress: Progress) -> None:

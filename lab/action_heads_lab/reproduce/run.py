@@ -13,7 +13,7 @@ from typing import Any
 from action_heads import ActionHead
 from action_heads._util.machine import machine
 from action_heads.io import drafts, locks
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.reproduce import heads, results
 from action_heads_lab.reproduce.config import Run
 from action_heads_lab.reproduce.families import Family, family_of

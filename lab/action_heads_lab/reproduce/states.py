@@ -15,7 +15,7 @@ from action_heads import ActionHead
 from action_heads.adapters.config import AdapterConfig
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.policies import on_states
 from action_heads_lab.reproduce.config import Run
 from action_heads_lab.reproduce.families import Family

@@ -28,12 +28,12 @@ from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import require
 from action_heads.io import drafts, files, locks
+from action_heads_lab.sim.conventions import columns
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.dialects import columns
 from action_heads_lab.sim.envs import CONTROL_HZ, FAST_RENDERING, Sim, make
 from action_heads_lab.sim.frames import rotation_from_6d
+from action_heads_lab.sim.observations import ARM, ENVIRONMENT, STATE, set_apart
 from action_heads_lab.sim.record import SEEDS, record, run_expert
-from action_heads_lab.sim.sight import ARM, ENVIRONMENT, STATE, set_apart
 from action_heads_lab.sim.tasks import description, get_task
 
 Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # of one episode: name -> t values

@@ -24,7 +24,7 @@ from action_heads.adapters.config import THROUGH, AdapterConfig
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files, locks
 from action_heads.modes import MODES
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.policies import BLIND, actor, on_states
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.record import check_simulator, record

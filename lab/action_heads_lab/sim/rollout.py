@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from action_heads._util.machine import cores
 from action_heads_lab.sim.envs import ACTION_SIZE
-from action_heads_lab.sim.sight import Sight
-from action_heads_lab.sim.stage import Report, Stage, Start, stack
+from action_heads_lab.sim.observations import Sight
+from action_heads_lab.sim.rollout_worker import Report, Stage, Start, stack
 from action_heads_lab.sim.tasks import get_task
 from action_heads_lab.sim.video import write_grid
 from action_heads_lab.sim.workers import Workers

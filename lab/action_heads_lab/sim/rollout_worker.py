@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from action_heads_lab.sim.dialects import DIALECTS
+from action_heads_lab.sim.conventions import DIALECTS
 from action_heads_lab.sim.envs import Sim, make
-from action_heads_lab.sim.sight import Sight
+from action_heads_lab.sim.observations import Sight
 
 FILM_SIZE = 256  # pixels
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from action_heads.data.convert import Steps
-from action_heads.data.raw import Raw
+from action_heads.data.motion import Raw
 from action_heads.data.schema import Schema
 
 MOVES = 0.02  # of the way from open to closed: a sensor trembles by less

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads import adapter_file, observed_file
+from action_heads import adapter_file, observed_policy_file
 from action_heads._util.checks import as_device
 from action_heads.actions.contract import Contract
 from action_heads.encoders import ObservationEncoder
@@ -124,7 +124,7 @@ class ObservedPolicy(nn.Module):
 
         A head that trained along is frozen first: from here on it is a head like any other.
         """
-        return observed_file.save(self, Path(folder))
+        return observed_policy_file.save(self, Path(folder))
 
     @classmethod
     def from_pretrained(
@@ -141,8 +141,10 @@ class ObservedPolicy(nn.Module):
         folder, by its fingerprint, or is passed as `head`.
         """
         device = as_device(device)
-        names = [observed_file.CONFIG, observed_file.ENCODER, adapter_file.NAME]
-        policy, _ = hub.load(path, lambda folder: cls(*observed_file.load(folder, head, **kwargs)), names, **kwargs)
+        names = [observed_policy_file.CONFIG, observed_policy_file.ENCODER, adapter_file.NAME]
+        policy, _ = hub.load(
+            path, lambda folder: cls(*observed_policy_file.load(folder, head, **kwargs)), names, **kwargs
+        )
         return policy.to(device).eval()
 
 

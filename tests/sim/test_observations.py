@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from action_heads_lab.sim import make
+from action_heads_lab.sim.conventions import moved
 from action_heads_lab.sim.dataset import delta
-from action_heads_lab.sim.dialects import moved
 from action_heads_lab.sim.frames import rotation_from_6d, rotation_to_6d, turn_z
+from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import _ask, _together
-from action_heads_lab.sim.sight import Sight
-from action_heads_lab.sim.stage import Play
+from action_heads_lab.sim.rollout_worker import Play
 
 pytestmark = pytest.mark.sim
 STEP = np.array([0.03, -0.02, 0.01])  # m

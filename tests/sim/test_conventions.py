@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from action_heads_lab.sim import make
-from action_heads_lab.sim.dialects import DIALECTS, dialect_of
+from action_heads_lab.sim.conventions import DIALECTS, dialect_of
 from action_heads_lab.sim.libero_dataset import relative
+from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.record import run_expert
-from action_heads_lab.sim.sight import Sight
 from scipy.spatial.transform import Rotation
 
 from action_heads.actions.layouts import ActionLayout

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from action_heads_lab.sim.dialects import DIALECTS
+from action_heads_lab.sim.conventions import DIALECTS
 from action_heads_lab.sim.tasks import get_task
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Sight:
         cameras: pixels a side of the pictures of each.
         steps: how many observations, the last of them now.
         delta: whether actions say how to move on from where the hand is, not where to be.
-        dialect: of the names and frames, see `dialects.py`.
+        dialect: of the names and frames, see `conventions.py`.
         apart: of our own recordings with cameras: `observation.state` is the arm alone, and where the objects are is
             in `observation.environment_state`. Without cameras, and before that was so, it is all of that.
     """

@@ -15,14 +15,14 @@ from action_heads import adapter_file
 from action_heads._util.limits import fits, shown
 from action_heads.actions.contract import Contract
 from action_heads.config import strict
-from action_heads.encoders import ObservationEncoder, saved
+from action_heads.encoders import ObservationEncoder, rebuild
 from action_heads.head import ActionHead
 from action_heads.io import files
 from action_heads.io.seal import Seal
 from action_heads.policy import ConditionedHead
 
 if TYPE_CHECKING:
-    from action_heads.observed import ObservedPolicy
+    from action_heads.observed_policy import ObservedPolicy
 
 VERSION = 1
 CONFIG, ENCODER, HEAD = "policy.json", "encoder.safetensors", "head"
@@ -75,7 +75,7 @@ def load(folder: Path, head: ActionHead | str | Path | None, **kwargs: Any) -> P
     record = read(folder / CONFIG, weights)
     with files.naming(folder / CONFIG):
         contract = strict(Contract, record["contract"], "the contract")
-        encoder = saved.load(record["observation"], record["architecture"], weights, folder / ENCODER)
+        encoder = rebuild.load(record["observation"], record["architecture"], weights, folder / ENCODER)
     if head is None and (folder / HEAD).is_dir():
         head = folder / HEAD
     options = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}

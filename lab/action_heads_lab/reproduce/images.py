@@ -15,9 +15,9 @@ from action_heads.adapt import checkpoints
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.data import Spec
-from action_heads.data.recordings import open_recording
+from action_heads.data.formats import open_recording
 from action_heads.io import files
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Run
 from action_heads_lab.reproduce.families import Family
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds

@@ -13,7 +13,7 @@ from action_heads.actions.normalize import Normalizer
 from action_heads.adapt import AdaptedPolicy
 from action_heads.adapters import AdaLNZero
 from action_heads.encoders import ObservationConfig, ObservationEncoder, VisionConfig
-from action_heads.observed import ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 
 CONTRACT = Contract(("position",), {}, "action", "pose_6d", (-1.0, 1.0), rate_hz=20.0)
 EYES = {"cameras": ("front",), "vision": VisionConfig("resnet18", features=4, resize=(48, 48))}

@@ -11,7 +11,7 @@ from small import COND_DIM, actions, conditions, generator, tiny_head
 
 from action_heads import adapter_file
 from action_heads.adapters import AdaLNZero
-from action_heads.adapters.reading import POOLS, Read
+from action_heads.adapters.condition_reader import POOLS, Read
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files
 

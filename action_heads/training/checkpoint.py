@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from action_heads.io import drafts, files
-from action_heads.training import saved
+from action_heads.training import checkpoint_checks
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training
@@ -47,7 +47,7 @@ def save(trainer: Training, folder: Path) -> None:
         "step": trainer.step,
         "progress": asdict(trainer.progress),
     }
-    record["fingerprint"] = saved.SEAL.of(record, tensors)
+    record["fingerprint"] = checkpoint_checks.SEAL.of(record, tensors)
     files.write_text(folder / STATE, json.dumps(record))
     _remove_others(folder, name)
 
@@ -78,12 +78,12 @@ def _remove_others(folder: Path, name: str) -> None:
 
 def read(folder: Path) -> dict[str, Any] | None:
     """The record of the last saved step, if there is one."""
-    return saved.read(folder / STATE) if (folder / STATE).exists() else None
+    return checkpoint_checks.read(folder / STATE) if (folder / STATE).exists() else None
 
 
 def begun(folder: Path) -> dict[str, Any] | None:
     """The settings and the precision of a run that has begun, whether a step was saved or not."""
-    return saved.read_settings(folder / BEGUN) if (folder / BEGUN).exists() else read(folder)
+    return checkpoint_checks.read_settings(folder / BEGUN) if (folder / BEGUN).exists() else read(folder)
 
 
 def refuse_others(settings: dict[str, Any], out: Path) -> None:
@@ -99,7 +99,7 @@ def refuse_others(settings: dict[str, Any], out: Path) -> None:
     for name, what in MADE.items():
         if not (out / name).exists():
             continue
-        theirs = saved.settings_in(out / name) or {}
+        theirs = checkpoint_checks.settings_in(out / name) or {}
         if different := _differ(settings, theirs):
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
@@ -116,10 +116,10 @@ def resume(trainer: Training, folder: Path) -> None:
     """Go on where the run stopped; the trainer has made sure that it is one with the same settings."""
     record = read(folder)
     if record is not None:
-        tensors = saved.load(trainer, record, folder)
+        tensors = checkpoint_checks.load(trainer, record, folder)
         trainer.load_state_dict(tensors, record["step"])
         history = record["progress"]
-        curves: dict[str, Any] = {name: [tuple(point) for point in history[name]] for name in saved.CURVES}
+        curves: dict[str, Any] = {name: [tuple(point) for point in history[name]] for name in checkpoint_checks.CURVES}
         trainer.progress = Progress(**history | curves)
     agree(trainer, folder)
 

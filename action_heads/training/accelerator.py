@@ -12,7 +12,7 @@ import torch
 from action_heads._util.extras import require
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.io import locks
-from action_heads.training import state
+from action_heads.training import checkpoint
 from action_heads.training.optimiser import OptimiserConfig
 
 
@@ -85,7 +85,7 @@ def settled_precision(config: Settings, device: torch.device) -> str:
     """What `auto` means here: what it meant when the run began, and the same in every process."""
     if config.precision != "auto":
         return config.precision
-    began_with = (state.begun(config.folder / "state") or {}).get("precision")
+    began_with = (checkpoint.begun(config.folder / "state") or {}).get("precision")
     choice = [began_with or ("bf16" if bfloat16_is_faster(device) else "fp32")]
     require("accelerate.utils", "train").broadcast_object_list(choice)
     return choice[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from action_heads_lab.reproduce.page import fill
 from common import write_results
 
-PAGE = Path(__file__).parent.parent / "docs" / "speed.md"
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed.md"
 RUNS = 5
 # Seconds of each part, in the order in which a program comes to it.
 PROGRAM = """
@@ -56,7 +56,7 @@ def python(program: str, *arguments: str, cache: str) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """Of docs/speed.md."""
+    """Of docs/results/speed.md."""
     parts = [key for key in rows[0] if key != "way"]
     lines = [[f"seconds, median of {RUNS}", *parts], ["---", *len(parts) * ["---:"]]]
     lines += [[row["way"], *(f"{row[key]:.3f}" for key in parts)] for row in rows]

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md, the one of the README and the roofline, from the JSON that `latency.py` wrote.
+"""The tables of docs/results/speed.md, the one of the README and the roofline, from the JSON that `latency.py` wrote.
 
 uv run benchmarks/latency_report.py
 """
@@ -13,7 +13,7 @@ from common import RESULTS
 from action_heads._util.extras import require
 from action_heads.io.files import read_json
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "results"
 
 
 def chunks_table(rows: list[dict]) -> str:
@@ -105,13 +105,13 @@ def draw(results: dict, path: Path) -> None:
 
 
 def report(device: str) -> None:
-    """Fill docs/speed.md and draw the roofline of a device."""
+    """Fill docs/results/speed.md and draw the roofline of a device."""
     record = read_json(RESULTS / f"latency_{device}.json")
     rows = record["results"]["rows"]
     text = "\n\n".join((conditions(record), chunks_table(rows), steps_table(rows)))
     fill(DOCS / "speed.md", {device: text})
     if device == "cpu":
-        fill(DOCS.parent / "README.md", {"time": readme_table(rows)})
+        fill(DOCS.parents[1] / "README.md", {"time": readme_table(rows)})
     draw(record["results"], DOCS / f"roofline-{device}.png")
     print(text)
 

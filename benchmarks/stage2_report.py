@@ -1,6 +1,6 @@
 """Tables and figures of the Stage 2 bench, from the cells that are finished.
 
-uv run benchmarks/stage2_report.py    # writes docs/stage2-tables.md, docs/stage2-*.png, benchmarks/results/stage2.json
+uv run benchmarks/stage2_report.py    # writes docs/results/stage2-tables.md, docs/stage2-*.png, benchmarks/results/stage2.json
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stage2_studies import HEADS, STUDIES, Cell
 
 from action_heads.io.files import write_text
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "results"
 COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}
 LEVEL = 0.1  # of the training loss
 Row = tuple[Cell, dict]

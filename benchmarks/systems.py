@@ -1,6 +1,6 @@
 """Every system of the paper, where it stands here, what is frozen and trained of it, their figures and ours.
 
-uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: the tables of docs/systems.md, and its figure
+uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: the tables of docs/results/systems.md, and its figure
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs" / "results"
 COND_DIM = 274  # the paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot
 MODES = ("decoupled", "normal", "random-frozen")
 

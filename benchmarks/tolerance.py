@@ -1,4 +1,4 @@
-"""How far compiled policies are from eager ones, and what int8 would cost: the table of docs/speed.md.
+"""How far compiled policies are from eager ones, and what int8 would cost: the table of docs/results/speed.md.
 
 uv run benchmarks/tolerance.py
 

@@ -40,7 +40,7 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
 
 def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page, names = ROOT / "docs" / "acting.md", {}
+    page, names = ROOT / "docs" / "guides" / "act-in-real-time.md", {}
     assert len(blocks(page)) == 9
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)
@@ -49,7 +49,7 @@ def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
 
 def test_encoders_run_offline():
     pytest.importorskip("torchvision")
-    page = ROOT / "docs" / "encoders.md"
+    page = ROOT / "docs" / "guides" / "attach-encoder.md"
     assert len(blocks(page)) == 1
     names = {}
     exec(compile(blocks(page)[0], str(page), "exec"), names)
@@ -59,7 +59,7 @@ def test_encoders_run_offline():
 def test_speed_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("websockets")
-    page, names = ROOT / "docs" / "speed.md", {}
+    page, names = ROOT / "docs" / "results" / "speed.md", {}
     assert len(blocks(page)) == 5
     for block in blocks(page):
         exec(compile(block, str(page), "exec"), names)

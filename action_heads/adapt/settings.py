@@ -40,7 +40,7 @@ class Columns:
 
     Attributes:
         action: the column of actions.
-        action_layout: what its columns mean, such as pose_6d, libero or joints_6: docs/lerobot.md.
+        action_layout: what its columns mean, such as pose_6d, libero or joints_6: docs/guides/lerobot.md.
         gripper: what the recording writes for open and for closed.
         horizon: steps of a chunk; another than the head's reshapes it.
     """

@@ -4,7 +4,7 @@
     policy = head.attach(AdaLNZero(cond_dim=tap.width, pool="attention"))
     tokens, mask = tap(**processor_inputs)
 
-See docs/vlm.md, and docs/seams.md for policies that have an action expert already. Models come from you, so nothing
+See docs/guides/attach-vlm.md, and docs/guides/replace-expert.md for policies that have an action expert already. Models come from you, so nothing
 here imports transformers; LoRA needs the extra `vlm`.
 """
 

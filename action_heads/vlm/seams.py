@@ -45,7 +45,7 @@ def prefix_tokens(policy: Any, batch: Mapping[str, Any], block: int = -1) -> tup
     else:
         raise ValueError(
             f"got a {type(policy).__name__}, expected LeRobot's SmolVLAPolicy, PI0Policy or PI05Policy: "
-            "docs/seams.md says how others are read"
+            "docs/guides/replace-expert.md says how others are read"
         )
     if not -len(blocks) <= block < len(blocks):
         raise ValueError(f"block {block} of a language model of {len(blocks)}: choose from 0 to {len(blocks) - 1}")

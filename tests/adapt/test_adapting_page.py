@@ -13,7 +13,7 @@ from action_heads._util.flat import leaves
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 
-PAGE = (Path(__file__).parents[2] / "docs" / "adapting.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "adapt.md").read_text()
 
 
 def test_loading_as_on_the_page(folder, vit):

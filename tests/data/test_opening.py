@@ -11,7 +11,7 @@ from pathlib import Path
 from action_heads.data import SCHEMAS, Schema
 from action_heads.data.spec import OPTIONS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "recordings.md").read_text()
 
 
 def test_the_panda_needs_no_extra():

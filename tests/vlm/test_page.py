@@ -1,4 +1,4 @@
-"""The code of docs/vlm.md runs, with tiny random models in the place of the real ones."""
+"""The code of docs/guides/attach-vlm.md runs, with tiny random models in the place of the real ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import transformers
 from small import actions
 from tiny_vlms import IMAGE
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "vlm.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "attach-vlm.md"
 
 
 def processor(images: torch.Tensor, text: str, return_tensors: str) -> dict[str, torch.Tensor]:

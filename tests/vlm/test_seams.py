@@ -1,4 +1,4 @@
-"""docs/seams.md runs, and every seam is what it says: on tiny builds of LeRobot's own classes."""
+"""docs/guides/replace-expert.md runs, and every seam is what it says: on tiny builds of LeRobot's own classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from torch import nn
 from action_heads.adapters import AdaLNZero
 from action_heads.vlm import Tap, prefix_tokens
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "seams.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "replace-expert.md"
 PREFIXES = {"smolvla": tiny.smolvla, "pi0": lambda: tiny.pi("pi0"), "pi05": lambda: tiny.pi("pi05")}
 TOKENS = {
     "smolvla": tiny.PATCHES + tiny.WORDS + 1,
@@ -109,7 +109,7 @@ def test_only_the_adapter_moves_or_what_was_declared(name):
 
 
 def test_refusals_name_the_remedy():
-    with pytest.raises(ValueError, match=r"DiffusionPolicy, expected .*docs/seams\.md"):
+    with pytest.raises(ValueError, match=r"DiffusionPolicy, expected .*docs/guides/replace-expert\.md"):
         prefix_tokens(tiny.diffusion(), {})
     with pytest.raises(ValueError, match=r"block 3 of a language model of 3"):
         prefix_tokens(tiny.smolvla(), tiny.batch(), block=3)

@@ -140,7 +140,7 @@ def _once(path: Path) -> FileLock:
 
 
 def save_motion(recordings: Sequence[Demonstrations], path: Path) -> None:
-    """Joints and gripper of all recordings as one .npz for Stage 1, see docs/data.md."""
+    """Joints and gripper of all recordings as one .npz for Stage 1, see docs/guides/recordings.md."""
     length = np.concatenate([recording.episode_length for recording in recordings])
     buffer = io.BytesIO()
     np.savez(

@@ -26,7 +26,7 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
     project, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md"))
     (address,) = re.findall(r'^Repository = "(https://[^"]+)"$', project, re.MULTILINE)
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)
-    assert len(links) > 20
+    assert len(links) > 10
     assert [target for _, target in links if not target.startswith(("https://", "#"))] == []
     ours = [(image, target) for image, target in links if "github.com" in target]
     for image, target in ours:
@@ -34,6 +34,7 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
         assert (ROOT / path).exists(), target
         assert kind == ("raw" if image else "tree" if (ROOT / path).is_dir() else "blob"), target
     assert [image for image, _ in ours].count("!") == 1
+    assert f"repository-code: {address}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     for line in re.findall(r"^(?:Issues|Documentation|Changelog) = .*$", project, re.MULTILINE):
         assert f'"{address}/' in line
 

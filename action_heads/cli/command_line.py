@@ -58,11 +58,11 @@ def flat(kind: type) -> type:
     for name, leaf in leaves(kind).items():
         value = {} if leaf.default is MISSING else {"default": leaf.default}
         made.append((name, _for_tyro(leaf.hint(extras=True)), field(**value)))
-        lines.append(f"    {name}: {_described(leaf.kind).get(leaf.name, '')}")
+        lines.append(f"    {name}: {described(leaf.kind).get(leaf.name, '')}")
     return make_dataclass(kind.__name__, made, namespace={"__doc__": "\n".join(lines if made else lines[:1])})
 
 
-def _described(kind: type) -> dict[str, str]:
+def described(kind: type) -> dict[str, str]:
     """Return what the docstrings of a dataclass, and of those that it is derived from, say of each field."""
     from docstring_parser import parse as read  # which tyro brings
 

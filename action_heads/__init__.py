@@ -55,7 +55,7 @@ _MODULES = {
     "io.hub": ("HeadNotFoundError",),
     "actions.normalize": ("Normalizer",),
     "diffusion.objectives": ("ObjectiveConfig",),
-    "observed": ("ObservedPolicy",),
+    "observed_policy": ("ObservedPolicy",),
     "policy": ("ConditionedHead",),
     "actions.spaces": ("EE_ABSOLUTE", "EE_DELTA", "ActionSpace"),
 }

@@ -225,7 +225,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
         "vla": vla,
         "inputs": inputs,
         "network": network,
-        "pictures": torch.rand(2, 3, 8, 8),
+        "images": torch.rand(2, 3, 8, 8),
         "state": torch.randn(2, 8),
     }
     # What each section leaves: the shape of its chunk, and of whom the loss moved more than the adapter.

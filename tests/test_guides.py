@@ -57,9 +57,10 @@ def test_commands_have_the_flags_that_a_guide_names(page):
     text = page.read_text(encoding="utf-8").replace("\\\n", " ")
     for line in "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines():
         words = shlex.split(line, comments=True)
-        if "action-heads" not in words or (command := words[words.index("action-heads") + 1]) not in COMMANDS:
+        command = words[1 + words.index("action-heads") :][:1] if "action-heads" in words else []
+        if not command or command[0] not in COMMANDS:
             continue
-        module, name = COMMANDS[command].settings.split(":")
+        module, name = COMMANDS[command[0]].settings.split(":")
         known = {flag.replace("_", "-") for flag in leaves(getattr(import_module(module), name))}
         assert {word[2:] for word in words if word.startswith("--")} <= known, line
 

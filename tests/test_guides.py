@@ -11,7 +11,7 @@ import pytest
 
 from action_heads import ActionHead
 from action_heads._util.flat import leaves
-from action_heads.cli.commands import COMMANDS
+from action_heads.cli.commands import known
 
 ROOT = Path(__file__).parent.parent
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
@@ -58,11 +58,11 @@ def test_commands_have_the_flags_that_a_guide_names(page):
     for line in "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines():
         words = shlex.split(line, comments=True)
         command = words[1 + words.index("action-heads") :][:1] if "action-heads" in words else []
-        if not command or command[0] not in COMMANDS:
+        if not command or command[0] not in known() or not (settings := known()[command[0]].settings):
             continue
-        module, name = COMMANDS[command[0]].settings.split(":")
-        known = {flag.replace("_", "-") for flag in leaves(getattr(import_module(module), name))}
-        assert {word[2:] for word in words if word.startswith("--")} <= known, line
+        module, name = settings.split(":")
+        flags = {flag.replace("_", "-") for flag in leaves(getattr(import_module(module), name))}
+        assert {word[2:] for word in words if word.startswith("--")} <= flags, line
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)

@@ -6,10 +6,12 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from action_heads import ActionHead
+from action_heads import ActionHead, Executor
 from action_heads._util.flat import leaves
 from action_heads.cli.commands import known
 
@@ -38,6 +40,9 @@ def test_the_guide_to_evaluation_runs():
     names = run("evaluate.md")
     assert (round(names["low"], 2), round(names["high"], 2)) == (0.87, 0.99)
     assert names["policy"].num_trainable == names["random_frozen"].num_trainable < names["normal"].num_trainable
+    env = SimpleNamespace(reset=lambda seed: None, step=lambda action: None, success=lambda: True)
+    executor = Executor(names["policy"], steps=1)
+    assert names["count_successes"](env, executor, lambda env: torch.zeros(1, 64), episodes=2) == 2
 
 
 def test_the_guide_to_recordings_runs():

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from recorded import tiny
 
-from action_heads import Executor
 from action_heads._util.flat import leaves
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
@@ -22,7 +21,6 @@ def test_loading_as_on_the_page(folder, vit):
     names = {
         "images": {"agentview": torch.rand(1, 2, 3, 16, 16)},
         "state": torch.rand(1, 2, 4),
-        "Executor": Executor,
     }
     exec(loading.replace("runs/lift", str(folder / "run")), names)
     assert names["chunk"].shape == (1, 16, 10)
@@ -33,5 +31,5 @@ def test_loading_as_on_the_page(folder, vit):
 def test_every_flag_that_is_named_exists():
     named = set(re.findall(r"`--([a-z-]+)", PAGE)) | set(re.findall(r" --([a-z-]+) ", PAGE))
     known = {name.replace("_", "-") for name in leaves(AdaptConfig)}
-    assert named - known <= {"size", "demos", "help"}, named - known
-    assert known - named <= {"weight-decay", "clip", "save-every"}, known - named
+    assert len(named & known) > 20
+    assert named - known <= {"size", "demos"}, named - known

@@ -20,7 +20,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "attach-vlm.md"
 
 
 def processor(images: torch.Tensor, text: str, return_tensors: str) -> dict[str, torch.Tensor]:
-    """A picture (3 32 32) and words, as SmolVLM's processor gives them."""
+    """Return an image (3 32 32) and words as SmolVLM's processor does."""
     assert text.startswith("<image>")
     assert return_tensors == "pt"
     ids = torch.tensor([[IMAGE] * 4 + [3 + len(word) for word in text.split()]])
@@ -32,14 +32,14 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     vlm = tiny_vlms.smolvlm(num_hidden_layers=32)
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", lambda *_, **__: vlm)
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: processor)
-    picture = torch.randn(3, 32, 32)
-    samples = [{"picture": torch.randn(3, 32, 32), "text": "lift"} for _ in range(4)]
-    inputs = processor(picture, "<image>lift the cube", "pt")
-    names = {"picture": picture, "samples": samples, "inputs": inputs, "chunk": actions(1)}
+    image = torch.randn(3, 32, 32)
+    samples = [{"image": torch.randn(3, 32, 32), "text": "lift", "actions": actions(1)[0]} for _ in range(4)]
+    inputs = processor(image, "<image>lift the cube", "pt")
+    names = {"image": image, "samples": samples, "inputs": inputs, "chunk": actions(1)}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     for block in blocks:
-        exec(compile(block, str(PAGE), "exec"), names)
+        exec(compile(block.replace("steps=2000", "steps=2"), str(PAGE), "exec"), names)
     assert names["action"].shape == (1, 16, 10)
-    assert names["tokens"].shape == (2, 4, tiny_vlms.WIDTH)
+    assert names["cached"][:][0].shape == (4, 5, tiny_vlms.WIDTH)  # four of the image and a word
     assert list(tmp_path.rglob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""From nothing to the first chunk: what a robot waits for when its program starts. Each row is a new process.
+"""Time from the start of a program to its first chunk. Each row is a new process.
 
 uv run benchmarks/first_chunk.py
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from action_heads_lab.reproduce.page import fill
 from common import write_results
 
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed.md"
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed-cpu.md"
 RUNS = 5
 # Seconds of each part, in the order in which a program comes to it.
 PROGRAM = """
@@ -56,7 +56,7 @@ def python(program: str, *arguments: str, cache: str) -> str:
 
 
 def table(rows: list[dict]) -> str:
-    """Of docs/results/speed.md."""
+    """Return the table of docs/results/speed-cpu.md."""
     parts = [key for key in rows[0] if key != "way"]
     lines = [[f"seconds, median of {RUNS}", *parts], ["---", *len(parts) * ["---:"]]]
     lines += [[row["way"], *(f"{row[key]:.3f}" for key in parts)] for row in rows]

@@ -3,7 +3,7 @@
 uv run benchmarks/latency.py [--only ours packed] [--batch 1] [--steps 10] [--dtype fp32] [--threads 1] [--inductor]
 
 All cases take turns, so that a machine which is busy for a while is busy for all of them. Writes
-benchmarks/results/latency_<device>.json, the tables of docs/results/speed.md and docs/roofline-<device>.png.
+benchmarks/results/latency_<device>.json, and what latency_report.py makes of it.
 """
 
 from __future__ import annotations

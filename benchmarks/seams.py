@@ -5,7 +5,7 @@ uv run benchmarks/seams.py --counts                                         # th
 uv run benchmarks/seams.py --steps 1 --rounds 1                             # whether it works: prints, writes nothing
 
 Batch 1, fp32. Each expert takes turns with ours, so that whatever else runs slows both. What is read is excluded on
-both sides: VLMs and ResNets. Writes benchmarks/results/seams.json and the tables of docs/guides/replace-expert.md.
+both sides: VLMs and ResNets. Writes benchmarks/results/seams.json and the tables of docs/results/action-experts.md.
 
 Axes: b batch, n tokens, c width.
 """
@@ -28,7 +28,7 @@ from action_heads._util.conditions import Condition
 from action_heads.adapters import AdaLNZero
 from action_heads.policy import ConditionedHead
 
-PAGE = Path(__file__).parent.parent / "docs" / "guides" / "replace-expert.md"
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "action-experts.md"
 HEAD = "dae/mlp-5m-fk"
 OPENVLA = 4096  # the width of Llama 2 7B; it has no expert
 

@@ -54,13 +54,3 @@ def test_encoders_run_offline():
     names = {}
     exec(compile(blocks(page)[0], str(page), "exec"), names)
     assert names["chunk"].shape == (4, 16, 10)
-
-
-def test_speed_runs_from_top_to_bottom(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    pytest.importorskip("websockets")
-    page, names = ROOT / "docs" / "results" / "speed.md", {}
-    assert len(blocks(page)) == 5
-    for block in blocks(page):
-        exec(compile(block, str(page), "exec"), names)
-    assert (tmp_path / "policy.pt2").exists()

@@ -182,8 +182,8 @@ def test_what_reaches_groots_action_head(monkeypatch):
     assert [seen[k].shape for k in ("state", "action", "action_mask")] == [(2, 1, 12), (2, 20, 12), (2, 20, 12)]
 
 
-def test_the_pages_counts_are_the_commands(monkeypatch):
-    monkeypatch.syspath_prepend(str(PAGE.parent.parent / "benchmarks"))
+def test_the_counts_on_the_results_page_are_those_of_the_command(monkeypatch):
+    monkeypatch.syspath_prepend(str(PAGE.parents[2] / "benchmarks"))
     names = ("seams", "experts", "common")
     try:
         command = importlib.import_module("seams")
@@ -191,7 +191,7 @@ def test_the_pages_counts_are_the_commands(monkeypatch):
     finally:
         for name in names:
             sys.modules.pop(name, None)
-    assert command.counts_table(command.counts(experts)) in PAGE.read_text()
+    assert command.counts_table(command.counts(experts)) in command.PAGE.read_text()
 
 
 def without_dm_tree(monkeypatch) -> None:

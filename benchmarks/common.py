@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +31,12 @@ def write_results(name: str, results: object) -> None:
         "results": results,
     }
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table whose first `left` columns are aligned to the left."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
 def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:

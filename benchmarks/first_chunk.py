@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from action_heads_lab.reproduce.page import fill
-from common import write_results
+from common import table, write_results
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed-cpu.md"
 RUNS = 5
@@ -55,12 +55,11 @@ def python(program: str, *arguments: str, cache: str) -> str:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
-def table(rows: list[dict]) -> str:
+def times_table(rows: list[dict]) -> str:
     """Return the table of docs/results/speed-cpu.md."""
     parts = [key for key in rows[0] if key != "way"]
-    lines = [[f"seconds, median of {RUNS}", *parts], ["---", *len(parts) * ["---:"]]]
-    lines += [[row["way"], *(f"{row[key]:.3f}" for key in parts)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[row["way"], *(f"{row[key]:.3f}" for key in parts)] for row in rows]
+    return table([f"seconds, median of {RUNS}", *parts], lines)
 
 
 def main() -> None:
@@ -78,7 +77,7 @@ def main() -> None:
             rows.append({"way": way} | {k: round(statistics.median(run[k] for run in runs), 4) for k in runs[0]})
             print(rows[-1])
     write_results("first_chunk", rows)
-    fill(PAGE, {"first": table(rows)})
+    fill(PAGE, {"first": times_table(rows)})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from action_heads_lab.reproduce.page import fill
-from common import RESULTS
+from common import RESULTS, table
 
 from action_heads._util.extras import require
 from action_heads.io.files import read_json
@@ -18,26 +18,16 @@ PAGES = {"cpu": "speed-cpu.md", "cuda": "speed-gpu.md"}
 
 
 def chunks_table(rows: list[dict]) -> str:
-    """Return the times of a chunk of ten denoising steps: every system at every batch size, beside its floor."""
-    batches = sorted({row["batch"] for row in rows})
-    columns = "median, ms | least, ms | floor, ms | least / floor"
-    lines = [
-        "| | precision | " + " | ".join(f"batch {b}: {columns}" for b in batches) + " |",
-        "|---|---|" + "---:|---:|---:|---:|" * len(batches),
-    ]
-    most = max(row["steps"] for row in rows)
-    for name, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in rows):
-        found = {r["batch"]: r for r in rows if (r["what"], r["dtype"], r["steps"]) == (name, dtype, most)}
-        cells = [cell(found.get(b)) for b in batches]
-        lines.append(f"| {name} | {dtype} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def cell(row: dict | None) -> str:
-    if row is None:
-        return " | | | "
-    ratio = row["least_ms"] / row["floor_ms"]
-    return f"{short(row['ms'])} | {short(row['least_ms'])} | {short(row['floor_ms'])} | {ratio:.1f}"
+    """Return the times of a chunk of ten denoising steps beside its floor, a table a batch size."""
+    most, parts = max(row["steps"] for row in rows), []
+    for batch in sorted({row["batch"] for row in rows}):
+        chosen = [row for row in rows if (row["batch"], row["steps"]) == (batch, most)]
+        header = [f"batch {batch}, {most} steps", "precision", "median, ms", "least, ms", "floor, ms", "least / floor"]
+        times = [[short(row[key]) for key in ("ms", "least_ms", "floor_ms")] for row in chosen]
+        ratios = [f"{row['least_ms'] / row['floor_ms']:.1f}" for row in chosen]
+        lines = [[r["what"], r["dtype"], *ms, ratio] for r, ms, ratio in zip(chosen, times, ratios, strict=True)]
+        parts.append(table(header, lines, left=2))
+    return "\n\n".join(parts)
 
 
 def short(ms: float) -> str:
@@ -50,14 +40,13 @@ def steps_table(rows: list[dict]) -> str:
     least = min(row["batch"] for row in rows)
     rows = [row for row in rows if row["batch"] == least]
     steps = sorted({row["steps"] for row in rows})
-    lines = [
-        "| | precision | " + " | ".join(f"{k} step{'s' if k > 1 else ''}, ms" for k in steps) + " |",
-        "|---|---|" + "---:|" * len(steps),
-    ]
+    lines = []
     for name, dtype in dict.fromkeys((row["what"], row["dtype"]) for row in rows):
         found = {r["steps"]: short(r["least_ms"]) for r in rows if (r["what"], r["dtype"]) == (name, dtype)}
-        lines.append(f"| {name} | {dtype} | {' | '.join(found.get(k, '') for k in steps)} |")
-    return "\n".join(lines)
+        lines.append([name, dtype, *(found.get(k, "") for k in steps)])
+    return table(
+        ["batch 1, least time", "precision", *(f"{k} step{'s' if k > 1 else ''}, ms" for k in steps)], lines, left=2
+    )
 
 
 def conditions(record: dict) -> str:

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 from action_heads_lab.reproduce import figure
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.report import wilson
-from common import RESULTS, write_results
+from common import RESULTS, table, write_results
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 
@@ -84,7 +84,7 @@ def label(cell: Cell) -> str:
     return words + ("" if cell.lr == Cell.lr else f", lr {cell.lr:g}")
 
 
-def table(rows: list[Row], with_loss: bool = True) -> str:
+def error_table(rows: list[Row], with_loss: bool = True) -> str:
     """Return one line a head and system: on each task the denoising loss and the position error of chunks in mm.
 
     Losses of heads with different prediction targets do not compare, so that a table of those goes without.
@@ -95,15 +95,12 @@ def table(rows: list[Row], with_loss: bool = True) -> str:
     tasks = list(dict.fromkeys(cell.task for cell, _ in rows))
     columns = [("loss", "loss", 4)] * with_loss + [("mm at 10 steps", "mm_10", 1), ("mm at 1 step", "mm_1", 1)]
     names = [f"{task}, {name}" for task in tasks for name, _, _ in columns]
-    lines = [
-        f"| head | adapter | system | trained parameters | {' | '.join(names)} |",
-        f"|---|---|---|---:|{'---:|' * len(names)}",
-    ]
+    lines = []
     for (head, adapter, system, *_), by_task in groups.items():
         trained = next(iter(by_task.values()))[0]["trainable"]
         cells = [spread([r[key] for r in by_task[t]], digits) for t in tasks for _, key, digits in columns]
-        lines.append(f"| {head} | `{adapter}` | {system} | {trained:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([head, f"`{adapter}`", system, f"{trained:,}", *cells])
+    return table(["head", "adapter", "system", "trained parameters", *names], lines, left=3)
 
 
 def success(cell: Cell, result: dict) -> tuple[float, float, float]:
@@ -119,24 +116,14 @@ def steps_to(level: float, cell: Cell, curve: list[float]) -> str:
 
 
 def success_table(rows: list[Row]) -> str:
-    head = (
-        "head",
-        "system",
-        "seed",
-        "demonstrations",
-        "trained",
-        "success",
-        "95 % interval",
-        "mm",
-        f"training steps to loss {LEVEL}",
-    )
-    lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 2)}"]
+    header = ["head", "system", "seed", "demonstrations", "trained", "success", "95 % interval", "mm"]
+    lines = []
     for cell, result in rows:
         _, low, high = success(cell, result)
         system = (cell.head, label(cell), str(cell.seed), str(cell.demos), f"{result['trainable']:,}")
         outcome = (f"{result['successes']} of {cell.episodes}", f"{low:.0%} to {high:.0%}", f"{result['mm_10']:.1f}")
-        lines.append(f"| {' | '.join((*system, *outcome, steps_to(LEVEL, cell, result['curve'])))} |")
-    return "\n".join(lines)
+        lines.append([*system, *outcome, steps_to(LEVEL, cell, result["curve"])])
+    return table([*header, f"training steps to loss {LEVEL}"], lines, left=2)
 
 
 def draw(rows: list[Row], x: Callable[[Cell, dict], float], xlabel: str, path: Path) -> None:
@@ -170,7 +157,9 @@ def main() -> None:
             missing = len(STUDIES[study]) - len(rows)
             note = f"\n{missing} more cells of this study have not been run.\n" if missing else ""
             closed = [row for row in rows if row[0].episodes]
-            tables = [table(part, study != "prediction") for part in [[r for r in rows if r not in closed]] if part]
+            tables = [
+                error_table(part, study != "prediction") for part in [[r for r in rows if r not in closed]] if part
+            ]
             tables += [success_table(closed)] if closed else []
             parts.append(f"### {question}\n\n" + "\n\n".join(tables) + f"\n{note}")
     if adapter := finished("adapter"):

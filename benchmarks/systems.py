@@ -22,7 +22,7 @@ from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate as rate_of
 from action_heads_lab.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
 from action_heads_lab.sim.report import wilson
-from common import RESULTS
+from common import RESULTS, table
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
@@ -109,11 +109,6 @@ def select(cells: Cells, **wanted) -> Cells:
     return [c for c in cells if all(c["cell"].get(key, 0) == value for key, value in wanted.items())]
 
 
-def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    rule = "|" + "|".join(["---"] * left + ["---:"] * (len(header) - left)) + "|"
-    return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def table_2(cells: Cells) -> str:
     """Return the table of backbones: the paper's three, and `mixer`."""
     rows = []
@@ -132,17 +127,8 @@ def table_2(cells: Cells) -> str:
             {"backbone": "mixer"}, "film", COND_DIM, mode, relearn_step=mode != "normal", through="blocks"
         )
         rows.append(["", "`mixer`, `film`", mode, f"{frozen:,}", f"{trains:,}", "", "", rate(ours)])
-    header = [
-        "paper's name",
-        "here",
-        "mode",
-        "frozen",
-        "trained",
-        "MimicGen, paper's %",
-        "LIBERO, paper's %",
-        "ours on Lift",
-    ]
-    return table(header, rows, left=3)
+    header = ["paper's name", "here", "mode", "frozen", "trained", "MimicGen, paper's %", "LIBERO, paper's %"]
+    return table([*header, "ours on Lift"], rows, left=3)
 
 
 def tables_3_and_4(found: list[Result]) -> str:

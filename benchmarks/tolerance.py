@@ -14,7 +14,7 @@ import warnings
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import least_seconds, write_results
+from common import least_seconds, table, write_results
 from latency_report import DOCS
 from torch import Tensor, nn
 
@@ -86,15 +86,12 @@ def main() -> None:
             rows.append({"head": name, "way": way, "least_ms_batch_1": ms} | difference(policy, eager, sample(p)))
     write_results("tolerance", rows)
     lines = [
-        "| head | method and precision | position: median, mm | position: largest, mm | other values: largest |",
-        "|---|---|---:|---:|---:|",
-        *(
-            f"| `{r['head']}` | {r['way']} | {r['median_mm']:.2g} | {r['largest_mm']:.2g} | {r['largest_else']:.1g} |"
-            for r in rows
-            if r["way"] != "eager"
-        ),
+        [f"`{r['head']}`", r["way"], f"{r['median_mm']:.2g}", f"{r['largest_mm']:.2g}", f"{r['largest_else']:.1g}"]
+        for r in rows
+        if r["way"] != "eager"
     ]
-    fill(DOCS / "precision.md", {"tolerance": "\n".join(lines)})
+    header = ["head", "method and precision", "position: median, mm", "position: largest, mm", "other values: largest"]
+    fill(DOCS / "precision.md", {"tolerance": table(header, lines, left=2)})
     print(*rows, sep="\n")
 
 

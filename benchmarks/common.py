@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine it ran on and its rates, and a results file that names its command."""
+"""Parts that all benchmarks share: rates of the machine, Markdown tables, and result files that name their command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_results(name: str, results: object) -> None:
-    """benchmarks/results/<name>.json, with command, date and machine."""
+    """Write benchmarks/results/<name>.json with command, date and machine."""
     record = {
         "command": shlex.join(
             ["uv", "run", *(os.path.relpath(arg) if Path(arg).exists() else arg for arg in sys.argv)]
@@ -40,7 +40,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
 
 
 def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
-    """Floating-point operations a second in products, the best that torch was seen to do here: what a floor is made of.
+    """Return the highest measured rate of matrix products in operations a second, from which floors are computed.
 
     Large square products, and on a CPU also oneDNN's packed ones, which on AMD's processors outrun MKL in fp32.
     """
@@ -54,7 +54,7 @@ def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
 
 
 def memory_rate(device: str, repeats: int = 20) -> float:
-    """Bytes a second that a large tensor is read at."""
+    """Return the rate at which a large tensor is read, in bytes a second."""
     x = torch.ones(2**28 if device == "cuda" else 2**25, device=device)
     return x.numel() * x.element_size() / least_seconds(x.sum, repeats)
 

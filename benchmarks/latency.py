@@ -50,7 +50,7 @@ def clock(call: Callable[[], object], case: Case | None = None) -> float:
 
 
 def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
-    """In products, counted at batch 1 and one or two steps, since all of it grows with either; graphs hide them."""
+    """Return the operations of products, counted at batch 1 and one or two denoising steps. CUDA graphs hide them."""
     sample(cond[:1], 1)  # tables that are made once do not count
     with FlopCounterMode(display=False) as one:
         sample(cond[:1], 1)

@@ -39,7 +39,7 @@ def attached(head: ActionHead, width: int, state: int, through: str = "both") ->
 
 
 def counted(width: int, state: int = 0) -> dict[str, int]:
-    """Of ours at a seam."""
+    """Return the parameters of ours with a condition of this width and state."""
     head = ActionHead.from_pretrained(HEAD)
     policies = {through: attached(head, width, state, through) for through in ("both", "code")}
     counts = {f"trained_{through}": policy.num_trainable for through, policy in policies.items()}

@@ -54,3 +54,10 @@ def test_encoders_run_offline():
     names = {}
     exec(compile(blocks(page)[0], str(page), "exec"), names)
     assert names["chunk"].shape == (4, 16, 10)
+
+
+def test_the_papers_systems_run_by_name():
+    page, names = ROOT / "docs" / "guides" / "reproduce.md", {}
+    (block,) = blocks(page)
+    exec(compile(block, str(page), "exec"), names)
+    assert names["policy"].num_frozen == 4_782_346

@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine it ran on and its rates, and a results file that names its command."""
+"""Parts that all benchmarks share: rates of the machine, Markdown tables, and result files that name their command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_results(name: str, results: object) -> None:
-    """benchmarks/results/<name>.json, with command, date and machine."""
+    """Write benchmarks/results/<name>.json with command, date and machine."""
     record = {
         "command": shlex.join(
             ["uv", "run", *(os.path.relpath(arg) if Path(arg).exists() else arg for arg in sys.argv)]
@@ -33,8 +33,14 @@ def write_results(name: str, results: object) -> None:
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    """Return a Markdown table whose first `left` columns are aligned to the left."""
+    rule = ["---"] * left + ["---:"] * (len(header) - left)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
 def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
-    """Floating-point operations a second in products, the best that torch was seen to do here: what a floor is made of.
+    """Return the highest measured rate of matrix products in operations a second, from which floors are computed.
 
     Large square products, and on a CPU also oneDNN's packed ones, which on AMD's processors outrun MKL in fp32.
     """
@@ -48,7 +54,7 @@ def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
 
 
 def memory_rate(device: str, repeats: int = 20) -> float:
-    """Bytes a second that a large tensor is read at."""
+    """Return the rate at which a large tensor is read, in bytes a second."""
     x = torch.ones(2**28 if device == "cuda" else 2**25, device=device)
     return x.numel() * x.element_size() / least_seconds(x.sum, repeats)
 

@@ -42,7 +42,7 @@ def demonstrations() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def to_target(delta: Tensor, observed: np.ndarray) -> np.ndarray:
-    """An action (1 a), relative to the pose that was observed (o,) -> an absolute target (10,)."""
+    """Return the absolute target (10,) of an action (1 a) that is relative to the observed pose (o,)."""
     return EE_DELTA.to_absolute(delta[:, None], torch.from_numpy(observed[None, :9]))[0, 0].numpy()
 
 

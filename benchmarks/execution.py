@@ -61,7 +61,7 @@ def trained_policy() -> ConditionedHead:
 
 
 class Jumps:
-    """How far successive targets lie apart, in mm: where a new chunk takes over, and within chunks."""
+    """Return the distance of successive targets in mm, where a new chunk takes over and within chunks."""
 
     def __init__(self, executor: Executor):
         self.execute, self.delay = executor.execute, executor.delay

@@ -50,7 +50,7 @@ if "cache_position" not in inspect.signature(pi_gemma.create_causal_mask).parame
 
 @dataclass
 class Expert:
-    """What is counted and timed: on the meta device until `sampler`."""
+    """An expert that is counted and timed. It is on the meta device until `sampler`."""
 
     parts: list[nn.Module]  # modules that are the expert
     width: int  # of what it reads

@@ -1,4 +1,4 @@
-"""From nothing to the first chunk: what a robot waits for when its program starts. Each row is a new process.
+"""Time from the start of a program to its first chunk. Each row is a new process.
 
 uv run benchmarks/first_chunk.py
 """
@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 from action_heads_lab.reproduce.page import fill
-from common import write_results
+from common import table, write_results
 
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed.md"
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed-cpu.md"
 RUNS = 5
 # Seconds of each part, in the order in which a program comes to it.
 PROGRAM = """
@@ -55,12 +55,11 @@ def python(program: str, *arguments: str, cache: str) -> str:
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
-def table(rows: list[dict]) -> str:
-    """Of docs/results/speed.md."""
+def times_table(rows: list[dict]) -> str:
+    """Return the table of docs/results/speed-cpu.md."""
     parts = [key for key in rows[0] if key != "way"]
-    lines = [[f"seconds, median of {RUNS}", *parts], ["---", *len(parts) * ["---:"]]]
-    lines += [[row["way"], *(f"{row[key]:.3f}" for key in parts)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[row["way"], *(f"{row[key]:.3f}" for key in parts)] for row in rows]
+    return table([f"seconds, median of {RUNS}", *parts], lines)
 
 
 def main() -> None:
@@ -78,7 +77,7 @@ def main() -> None:
             rows.append({"way": way} | {k: round(statistics.median(run[k] for run in runs), 4) for k in runs[0]})
             print(rows[-1])
     write_results("first_chunk", rows)
-    fill(PAGE, {"first": table(rows)})
+    fill(PAGE, {"first": times_table(rows)})
 
 
 if __name__ == "__main__":

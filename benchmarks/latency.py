@@ -3,7 +3,7 @@
 uv run benchmarks/latency.py [--only ours packed] [--batch 1] [--steps 10] [--dtype fp32] [--threads 1] [--inductor]
 
 All cases take turns, so that a machine which is busy for a while is busy for all of them. Writes
-benchmarks/results/latency_<device>.json, the tables of docs/results/speed.md and docs/roofline-<device>.png.
+benchmarks/results/latency_<device>.json, and what latency_report.py makes of it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def clock(call: Callable[[], object], case: Case | None = None) -> float:
 
 
 def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
-    """In products, counted at batch 1 and one or two steps, since all of it grows with either; graphs hide them."""
+    """Return the operations of products, counted at batch 1 and one or two denoising steps. CUDA graphs hide them."""
     sample(cond[:1], 1)  # tables that are made once do not count
     with FlopCounterMode(display=False) as one:
         sample(cond[:1], 1)

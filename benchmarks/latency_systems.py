@@ -1,4 +1,4 @@
-"""What `latency.py` times: ours, the paper's loop, loops as with diffusers, U-Nets, and VLAs' experts.
+"""Systems that `latency.py` times: ours, the paper's loop, loops as with diffusers, U-Nets, and VLAs' experts.
 
 Axes: b batch, h horizon, a action, c condition.
 """
@@ -76,7 +76,7 @@ def ours(method: str, mechanism: type[AdaLNZero] | type[FiLM], device: str, dtyp
 
 
 def unet(device: str, dtype: torch.dtype) -> Sample:
-    """The paper's DP-C, 244M, with modulation planned as ours always is: faster than the paper's own loop."""
+    """Return the paper's DP-C, 244M, with its modulation planned as ours is, which is faster than the paper's loop."""
     config = HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3)
     policy = ActionHead(config).to(device=device, dtype=dtype).freeze().attach(FiLM(COND_DIM)).eval()
     return lambda cond, steps: policy.sample(cond, steps=steps)
@@ -119,7 +119,7 @@ def vlas_expert(name: str, device: str, dtype: torch.dtype) -> Sample:
 
 
 def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
-    """What is timed, by name; each is built for a precision."""
+    """Return what is timed by name: functions that build a case for a precision."""
 
     def loop(net: nn.Module, dtype: torch.dtype) -> Sample:
         return partial(by_diffusers, net.to(device=device, dtype=dtype).eval())

@@ -37,7 +37,7 @@ POLICIES: dict[str, dict[str, Any]] = {
 
 
 def make(name: str, pixels: int):
-    """A policy and its optimiser, for two cameras, a state of 8 and LIBERO's actions."""
+    """Build a policy and its optimiser for two cameras, a state of 8 and LIBERO's actions."""
     settings = dict(POLICIES[name])
     inputs = {f"{OBS_IMAGES}.{camera}": PolicyFeature(FeatureType.VISUAL, (3, pixels, pixels)) for camera in ("a", "b")}
     inputs[OBS_STATE] = PolicyFeature(FeatureType.STATE, (STATE,))
@@ -91,7 +91,7 @@ def peak(name: str, rows: int, pixels: int) -> None:
 
 
 def largest() -> float:
-    """The most memory that this process ever had, GB. Not getrusage's, which a process inherits."""
+    """Return the peak memory of this process in GB. getrusage would count what the process inherited."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e9
 

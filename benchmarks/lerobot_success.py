@@ -53,7 +53,7 @@ POLICIES = {
 
 
 def run(name: str, script: str, arguments: list[str], threads: int, memory: dict[str, str]) -> dict:
-    """What a command of LeRobot's cost, s and GB; from its record if it was run before."""
+    """Run one of LeRobot's commands and return its cost in s and GB, from its record if it was run before."""
     folder = OUT / name / script
     record = folder.with_suffix(".json")
     if record.exists() and (done := json.loads(record.read_text(encoding="utf-8")))["arguments"] == arguments:
@@ -124,7 +124,7 @@ def evaluate(name: str, options: argparse.Namespace) -> dict:
 
 
 def dataset(demos: int) -> list[str]:
-    """The flags of the demonstrations, recorded if they are not there."""
+    """Return the flags of the demonstrations, which are recorded first if they are missing."""
     folder = OUT / f"reach-{demos}"
     if not folder.exists():
         sys.path.insert(0, str(TASK))

@@ -1,4 +1,4 @@
-"""What it costs to give every row of a batch an adapter of its own: against one adapter for all, and a loop over tasks.
+"""Time of an adapter for every row of a batch, against one adapter for all rows and a loop over the tasks.
 
     uv run benchmarks/many_adapters.py    # 64 adapters on dae/mlp-5m-fk
 

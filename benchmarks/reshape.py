@@ -74,7 +74,7 @@ LAYOUTS = (
 
 
 def demonstrations(task: str) -> Demonstrations:
-    """The first USED of a recording."""
+    """Return the first USED demonstrations of a recording."""
     total = DEMOS.get(task, USED)
     recording = record(task, total, path=OUT / f"{task}-{total}.npz")
     end = int(recording.episode_length[:USED].sum())
@@ -117,7 +117,7 @@ def joint_targets(recording: Demonstrations) -> np.ndarray:
 
 
 def for_simulator(chunk: Tensor, layout: Layout, plays: list[Play]) -> list[np.ndarray]:
-    """A chunk (h a) -> what each arm's scene is told (execute, 10)."""
+    """Return the targets (execute, 10) of each arm's scene for a chunk (h a)."""
     arms = np.split(chunk[: layout.execute].numpy(), layout.arms, axis=1)
     if layout.space == EE_ABSOLUTE:
         return arms
@@ -125,7 +125,7 @@ def for_simulator(chunk: Tensor, layout: Layout, plays: list[Play]) -> list[np.n
 
 
 def policy_of(system: str, layout: Layout, cond: Tensor, actions: Tensor) -> ConditionedHead:
-    """The same shape and adapter; what is pretrained and what trains differs.
+    """Build a system. All have one shape and adapter, and differ in what is pretrained and what trains.
 
     A random head's own modulation is noise, so that of the random-frozen rival trains too.
     """
@@ -162,7 +162,7 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
 
 
 def earlier() -> dict[tuple[str, str], dict]:
-    """The rows that are there, by layout and system."""
+    """Return the rows that exist, by layout and system."""
     path = RESULTS / "reshape.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
     return {(row["layout"], row["system"]): row for row in rows}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import write_results
+from common import table, write_results
 from experts import EXPERTS, Expert
 
 from action_heads import ActionHead
@@ -39,7 +39,7 @@ def attached(head: ActionHead, width: int, state: int, through: str = "both") ->
 
 
 def counted(width: int, state: int = 0) -> dict[str, int]:
-    """Of ours at a seam."""
+    """Return the parameters of ours with a condition of this width and state."""
     head = ActionHead.from_pretrained(HEAD)
     policies = {through: attached(head, width, state, through) for through in ("both", "code")}
     counts = {f"trained_{through}": policy.num_trainable for through, policy in policies.items()}
@@ -76,13 +76,6 @@ def timed(expert: Expert, steps: int | None, rounds: int) -> dict:
     return {**medians, **sizes, "rounds": rounds}
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    rule = "|---|" + "---:|" * (len(header) - 1)
-    return "\n".join(
-        ["| " + " | ".join(row) + " |" for row in [header]] + [rule] + [f"| {' | '.join(r)} |" for r in rows]
-    )
-
-
 def counts_table(rows: dict[str, dict]) -> str:
     header = [
         "",
@@ -101,29 +94,13 @@ def counts_table(rows: dict[str, dict]) -> str:
 
 
 def latency_table(rows: dict[str, dict]) -> str:
-    header = [
-        "",
-        "its chunk",
-        "its sampling steps",
-        "tokens",
-        "the expert, ms",
-        "ours, same chunk, ms",
-        "ours, chunk of 16, ms",
-    ]
+    header = ["", "its chunk", "its denoising steps", "tokens", "the expert, ms", "ours, same chunk, ms"]
     keys = ("expert_ms", "ours_same_chunk_ms", "ours_16_ms")
-    return table(
-        header,
-        [
-            [
-                name,
-                str(row["chunk"]),
-                str(row["steps"]),
-                str(row["prefix"] or "a vector"),
-                *(f"{row[k]:,.0f}" for k in keys),
-            ]
-            for name, row in rows.items()
-        ],
-    )
+    lines = []
+    for name, row in rows.items():
+        sizes = (str(row["chunk"]), str(row["steps"]), str(row["prefix"] or "a vector"))
+        lines.append([name, *sizes, *(f"{row[key]:,.0f}" for key in keys)])
+    return table([*header, "ours, chunk of 16, ms"], lines)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What a chunk takes over a loopback connection, beside the same chunk without one: the way there and back.
+"""Time of a chunk over a loopback connection beside the same chunk without one, which leaves the way there and back.
 
 uv run benchmarks/server_latency.py
 """

@@ -70,7 +70,7 @@ def pretrained(name: str) -> ActionHead:
 
 
 def head_of(cell: Cell) -> ActionHead:
-    """The head of a cell: pretrained, or random in standard initialisation."""
+    """Return the head of a cell: pretrained, or random in standard initialisation."""
     if cell.mode == "decoupled":
         return pretrained(cell.head)
     torch.manual_seed(1000 + cell.seed)
@@ -101,7 +101,7 @@ def build(cell: Cell, data: Data, device: str) -> ConditionedHead:
 
 @torch.no_grad()
 def validate(policy: ConditionedHead, data: Data) -> dict[str, float]:
-    """On held-out demonstrations: denoising loss, and the error of sampled chunks over the 8 steps executed."""
+    """Return the denoising loss on held-out demonstrations, and the error of sampled chunks over 8 time steps."""
     device = policy.head.device
     cond, actions, is_pad = (part.to(device) for part in data.held_out)
     rows = torch.randint(len(cond), (2048,), generator=torch.Generator().manual_seed(1)).to(device)

@@ -1,6 +1,6 @@
 """Tables and figures of the Stage 2 bench, from the cells that are finished.
 
-uv run benchmarks/stage2_report.py    # writes docs/results/stage2-tables.md, docs/stage2-*.png, benchmarks/results/stage2.json
+uv run benchmarks/stage2_report.py    # fills docs/results/all-tables.md; draws stage2-*.png beside it
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from action_heads_lab.reproduce import figure
+from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.report import wilson
-from common import RESULTS, write_results
+from common import RESULTS, table, write_results
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
-
-from action_heads.io.files import write_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}
@@ -31,22 +30,22 @@ LEVEL = 0.1  # of the training loss
 Row = tuple[Cell, dict]
 
 QUESTIONS = {
-    "universal": "(a) One head for all adapters, or one for each",
-    "prediction": "(b) What the network predicts",
-    "signal": "(c) What Stage 1 conditions on",
-    "data": "(d) Synthetic motion, recorded motion, both",
-    "size": "(e) How large a head",
-    "mixer": "(f) `mlp` or `mixer`",
+    "universal": "One head for all adapters, or one for each",
+    "prediction": "What the network predicts",
+    "signal": "What Stage 1 conditions on",
+    "data": "Synthetic motion, recorded motion, both",
+    "size": "How large a head",
+    "mixer": "`mlp` or `mixer`",
     "stack": "Success on Stack",
-    "per_step": "(g) A code for every step of a chunk",
-    "levels": "Noise levels and noise samples",
-    "backbones": "Backbones by FiLM, frozen as the paper freezes",
+    "per_step": "A code for every time step of a chunk",
+    "levels": "Noise levels and noise samples in training",
+    "backbones": "Backbones with FiLM, frozen as in the paper",
 }
 
 
 @cache
 def records() -> dict[str, dict]:
-    """Every finished cell by the name of its file: those of the results in git, and on top of them this machine's."""
+    """Return every finished cell by the name of its file: those in git, and on top of them this machine's."""
     saved = json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
     known = {path_of(Cell(**r["cell"])).name: r for r in saved if HEADS.get(r["cell"]["head"]) == as_built(r["stage1"])}
     here = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (OUT / "cells").glob("*.json")}
@@ -54,7 +53,7 @@ def records() -> dict[str, dict]:
 
 
 def as_built(stage1: dict) -> dict:
-    """Settings of a head as they were before JSON made lists of their tuples."""
+    """Return the settings of a head with tuples where JSON has lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in stage1.items()}
 
 
@@ -64,7 +63,7 @@ def finished(study: str) -> list[Row]:
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Mean over seeds, with half the range of two."""
+    """Return the mean over seeds, with half the range of two."""
     if not values:
         return ""
     mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
@@ -72,7 +71,7 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def label(cell: Cell) -> str:
-    """A system in words: everything that tells it from its neighbours in a table, but size and data."""
+    """Return a system in words: all that distinguishes it from its neighbours in a table, but size and data."""
     through = {"code": "the code", "blocks": "the blocks", "both": "both"}[cell.through]
     mode = cell.mode.replace("-paper", " as the paper initialises it")
     if cell.mode == "normal":
@@ -85,63 +84,50 @@ def label(cell: Cell) -> str:
     return words + ("" if cell.lr == Cell.lr else f", lr {cell.lr:g}")
 
 
-def table(rows: list[Row], with_loss: bool = True) -> str:
-    """One line a head and system: on each task the denoising loss, and how far the sampled hand is off, in mm.
+def error_table(rows: list[Row], with_loss: bool = True) -> str:
+    """Return one line a head and system: on each task the denoising loss and the position error of chunks in mm.
 
-    The loss of heads that predict different things is of different things: such a table is without it.
+    Losses of heads with different prediction targets do not compare, so that a table of those goes without.
     """
     groups: dict[tuple, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for cell, result in rows:
         groups[cell.head, cell.adapter, label(cell), cell.hidden, cell.width][cell.task].append(result)
     tasks = list(dict.fromkeys(cell.task for cell, _ in rows))
-    columns = [("loss", "loss", 4)] * with_loss + [("mm, 10 steps", "mm_10", 1), ("mm, 1 step", "mm_1", 1)]
+    columns = [("loss", "loss", 4)] * with_loss + [("mm at 10 steps", "mm_10", 1), ("mm at 1 step", "mm_1", 1)]
     names = [f"{task}, {name}" for task in tasks for name, _, _ in columns]
-    lines = [
-        f"| head | adapter | system | trained | {' | '.join(names)} |",
-        f"|---|---|---|---:|{'---:|' * len(names)}",
-    ]
+    lines = []
     for (head, adapter, system, *_), by_task in groups.items():
         trained = next(iter(by_task.values()))[0]["trainable"]
         cells = [spread([r[key] for r in by_task[t]], digits) for t in tasks for _, key, digits in columns]
-        lines.append(f"| {head} | `{adapter}` | {system} | {trained:,} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([head, f"`{adapter}`", system, f"{trained:,}", *cells])
+    return table(["head", "adapter", "system", "trained parameters", *names], lines, left=3)
 
 
 def success(cell: Cell, result: dict) -> tuple[float, float, float]:
-    """Rate and Wilson's 95 % interval."""
+    """Return the rate and Wilson's 95 % interval."""
     return result["successes"] / cell.episodes, *wilson(result["successes"], cell.episodes)
 
 
 def steps_to(level: float, cell: Cell, curve: list[float]) -> str:
-    """Optimiser steps until the training loss, averaged over a twentieth of the run, is below a level."""
+    """Return the training steps until the loss, averaged over a twentieth of the run, is below a level."""
     means = np.convolve(curve, np.ones(5) / 5, "valid")
     below = np.flatnonzero(means < level)
     return str(round((below[0] + 5) * cell.steps / len(curve))) if len(below) else "never"
 
 
 def success_table(rows: list[Row]) -> str:
-    head = (
-        "head",
-        "system",
-        "seed",
-        "demonstrations",
-        "trained",
-        "success",
-        "95 % interval",
-        "mm",
-        f"steps to loss {LEVEL}",
-    )
-    lines = [f"| {' | '.join(head)} |", f"|---|---|{'---:|' * (len(head) - 2)}"]
+    header = ["head", "system", "seed", "demonstrations", "trained", "success", "95 % interval", "mm"]
+    lines = []
     for cell, result in rows:
         _, low, high = success(cell, result)
         system = (cell.head, label(cell), str(cell.seed), str(cell.demos), f"{result['trainable']:,}")
         outcome = (f"{result['successes']} of {cell.episodes}", f"{low:.0%} to {high:.0%}", f"{result['mm_10']:.1f}")
-        lines.append(f"| {' | '.join((*system, *outcome, steps_to(LEVEL, cell, result['curve'])))} |")
-    return "\n".join(lines)
+        lines.append([*system, *outcome, steps_to(LEVEL, cell, result["curve"])])
+    return table([*header, f"training steps to loss {LEVEL}"], lines, left=2)
 
 
 def draw(rows: list[Row], x: Callable[[Cell, dict], float], xlabel: str, path: Path) -> None:
-    """Success with intervals over something, one line a system; of the learning rates tried, the best."""
+    """Draw success with intervals over `x`, one line a system, at the best of the learning rates tried."""
     lines: dict[str, dict[float, tuple[float, float, float]]] = defaultdict(dict)
     style = {}
     for cell, result in rows:
@@ -169,19 +155,21 @@ def main() -> None:
     for study, question in QUESTIONS.items():
         if rows := finished(study):
             missing = len(STUDIES[study]) - len(rows)
-            note = f"\n{missing} cells are not finished.\n" if missing else ""
+            note = f"\n{missing} more cells of this study have not been run.\n" if missing else ""
             closed = [row for row in rows if row[0].episodes]
-            tables = [table(part, study != "prediction") for part in [[r for r in rows if r not in closed]] if part]
+            tables = [
+                error_table(part, study != "prediction") for part in [[r for r in rows if r not in closed]] if part
+            ]
             tables += [success_table(closed)] if closed else []
             parts.append(f"### {question}\n\n" + "\n\n".join(tables) + f"\n{note}")
     if adapter := finished("adapter"):
         draw(adapter, lambda cell, r: r["trainable"], "trained parameters", DOCS / "stage2-adapter.png")
-        parts.append(f"### (g) How much the adapter can express\n\n{success_table(adapter)}\n")
+        parts.append(f"### The number of trained parameters\n\n{success_table(adapter)}\n")
     demos = finished("demonstrations")
     if len(demos) == len(STUDIES["demonstrations"]):  # some of its cells are the other study's
         draw(demos, lambda cell, r: cell.demos, "demonstrations", DOCS / "stage2-demonstrations.png")
-        parts.append(f"### (g) How many demonstrations\n\n{success_table(demos)}\n")
-    write_text(DOCS / "stage2-tables.md", "\n".join(parts))
+        parts.append(f"### The number of demonstrations\n\n{success_table(demos)}\n")
+    fill(DOCS / "all-tables.md", {"stage2": "\n".join(parts)})
     names = [path_of(cell).name for cell in STUDIES["all"]]
     write_results("stage2", [records()[name] for name in names if name in records()])
     print("\n".join(parts))

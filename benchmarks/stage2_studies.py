@@ -1,4 +1,4 @@
-"""What the Stage 2 bench compares: the heads, and the cells of every study."""
+"""Heads and cells of every study of the Stage 2 benchmark."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Cell:
     per_step: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """What decides the outcome; without what came later and is left out, so that older cells keep their names."""
+        """Return what decides the outcome, without later settings at their defaults: older cells keep their names."""
         later = {"trained": 0, "levels": "uniform", "noise_samples": 1, "per_step": False}
         return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
 
@@ -89,18 +89,18 @@ CODED = [name for name in HEADS if name not in ("joints", "pose", "none")]
 
 
 def over_tasks(**changes: Any) -> list[Cell]:
-    """A cell on every task; two seeds where it is harder."""
+    """Return a cell for every task, with two seeds on the harder one."""
     return [Cell(task=task, demos=demos, seed=seed, **changes) for task, demos, seed in RUNS]
 
 
 def controls(**changes) -> list[Cell]:
-    """Random-frozen, whose own modulation trains too, and normal training."""
+    """Return cells of random-frozen, whose step modulation trains too, and of normal training."""
     frozen = over_tasks(mode="random-frozen", relearn_step=True, **changes)
     return frozen + over_tasks(mode="normal", **changes)
 
 
 def paths(head: str, **changes) -> list[Cell]:
-    """The two ways into a head: its code alone, and all there is."""
+    """Return cells through the code alone and through both paths."""
     through = ("code", "both") if head in CODED else ("blocks",)
     return [cell for path in through for cell in over_tasks(head=head, through=path, **changes)]
 
@@ -109,12 +109,12 @@ ADAPTER_SIZES = [("code", h) for h in (16, 32, 128)] + [("blocks", h) for h in (
 
 
 def lift(demos: int = 100, **changes: Any) -> Cell:
-    """A cell that ends in 50 closed-loop episodes."""
+    """Return a cell on Lift that ends in 50 closed-loop episodes."""
     return Cell(task="Lift", demos=demos, steps=400, episodes=50, **changes)
 
 
 def mechanisms(head: str, trained: int, **changes) -> list[Cell]:
-    """Every mechanism, frozen as the paper freezes and with matched counts, beside both controls; seed by seed.
+    """Return cells of every mechanism and both controls, frozen as in the paper and with matched counts, by seed.
 
     The paper trains whatever in Stage 2 has another shape than in Stage 1: of a modulation all of its generator, the
     diffusion step's share included; of tokens only the map to them.

@@ -1,6 +1,6 @@
-"""Every system of the paper, where it stands here, what is frozen and trained of it, their figures and ours.
+"""Every system of the paper beside ours: frozen and trained parameters, their results and ours.
 
-uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: the tables of docs/results/systems.md, and its figure
+uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: tables and a figure of docs/results
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate as rate_of
 from action_heads_lab.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
 from action_heads_lab.sim.report import wilson
-from common import RESULTS
+from common import RESULTS, table
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
+PAGES = {"backbones": "backbones.md", "stage1": "stage1-signals.md", "experts": "action-experts.md"}
 COND_DIM = 274  # the paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot
 MODES = ("decoupled", "normal", "random-frozen")
 
@@ -78,12 +79,12 @@ def read_cells() -> Cells:
 
 @cache
 def random_head(**config) -> ActionHead:
-    """Of full size: only its parameters are counted."""
+    """Return a head of full size, of which only the parameters are counted."""
     return ActionHead(HeadConfig(**config)).freeze()
 
 
 def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled", **options) -> tuple[int, int]:
-    """Frozen and trained parameters of a head with an adapter, as `num_frozen` and `num_trainable` give them."""
+    """Return frozen and trained parameters of a head with an adapter, as `num_frozen` and `num_trainable` do."""
     head = random_head(**config)
     own = sum(p.numel() for p in head.modulation_of(mechanism).parameters())
     backbone = sum(p.numel() for p in head.backbone.parameters())
@@ -94,13 +95,13 @@ def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled",
 
 
 def pooled(cells: Cells) -> tuple[int, int, float, float]:
-    """Successes and episodes of all seeds together, and Wilson's 95 % interval."""
+    """Return successes and episodes of all seeds together, and Wilson's 95 % interval."""
     won, of = (sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in cells), strict=True))
     return won, of, *wilson(won, of)
 
 
 def rate(cells: Cells) -> str:
-    """As text."""
+    """Return the pooled successes as text."""
     return "{} of {} ({:.0%} to {:.0%})".format(*pooled(cells)) if cells else "not run"
 
 
@@ -108,13 +109,8 @@ def select(cells: Cells, **wanted) -> Cells:
     return [c for c in cells if all(c["cell"].get(key, 0) == value for key, value in wanted.items())]
 
 
-def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    rule = "|" + "|".join(["---"] * left + ["---:"] * (len(header) - left)) + "|"
-    return "\n".join([f"| {' | '.join(header)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)])
-
-
 def table_2(cells: Cells) -> str:
-    """Backbones: the paper's three, and `mixer`."""
+    """Return the table of backbones: the paper's three, and `mixer`."""
     rows = []
     for name, (config, mechanism, small) in SYSTEMS.items():
         for mode in MODES:
@@ -131,21 +127,12 @@ def table_2(cells: Cells) -> str:
             {"backbone": "mixer"}, "film", COND_DIM, mode, relearn_step=mode != "normal", through="blocks"
         )
         rows.append(["", "`mixer`, `film`", mode, f"{frozen:,}", f"{trains:,}", "", "", rate(ours)])
-    header = [
-        "paper's name",
-        "here",
-        "mode",
-        "frozen",
-        "trained",
-        "MimicGen, paper's %",
-        "LIBERO, paper's %",
-        "ours on Lift",
-    ]
-    return table(header, rows, left=3)
+    header = ["paper's name", "here", "mode", "frozen", "trained", "MimicGen, paper's %", "LIBERO, paper's %"]
+    return table([*header, "ours on Lift"], rows, left=3)
 
 
 def tables_3_and_4(found: list[Result]) -> str:
-    """What Stage 1 learns from, and by what it is conditioned: success on one task of robosuite."""
+    """Return success on one robosuite task by the data and the signal of Stage 1."""
     rows, whole = [], f"--task {STAGE_1_TASK} --seeds 0"
     for row, theirs, source, signal, mode in STAGE_1:
         ours = [r for r in found if (r.run.stage1, r.run.signal, r.run.mode) == ((source,), signal, mode)]
@@ -161,7 +148,7 @@ def tables_3_and_4(found: list[Result]) -> str:
 
 
 def of_stage_1() -> list[Result]:
-    """Runs of `mlp` on that task, by the paper's recipe and of one training seed, whatever their Stage 1."""
+    """Return the runs of `mlp` on that task with the paper's recipe and one training seed, whatever their Stage 1."""
     protocol = Run(task=STAGE_1_TASK).condition
     fixed = {key: value for key, value in protocol.items() if key not in ("stage1", "signal", "steps", "demos")}
     found = results.load_all(Path(__file__).parent.parent / "results" / "robosuite")
@@ -173,18 +160,18 @@ def token_cells(cells: Cells, mode: str) -> Cells:
 
 
 def pooled_table(cells: Cells) -> str:
-    """What modulates against what gives tokens, all seeds and mechanisms together, under both freezings."""
-    kinds = {"five modulations": [m for m in MECHANISMS if m not in TOKENS], "two token mechanisms": list(TOKENS)}
+    """Return modulation against tokens, seeds and mechanisms pooled, under both ways of freezing."""
+    kinds = {"five modulation": [m for m in MECHANISMS if m not in TOKENS], "two token": list(TOKENS)}
     rows = []
     for kind, names in kinds.items():
         some = [c for c in cells if c["cell"]["head"] in {f"transformer {name}" for name in names}]
-        for frozen, part in zip(("as the paper freezes", "matched counts"), by_freezing(some), strict=True):
-            rows.append([kind, frozen, *(rate(select(part, mode=mode)) for mode in MODES)])
-    return table(["", "frozen", *MODES], rows, left=2)
+        for frozen, part in zip(("as in the paper", "with matched counts"), by_freezing(some), strict=True):
+            rows.append([f"{kind} mechanisms", frozen, *(rate(select(part, mode=mode)) for mode in MODES)])
+    return table(["mechanisms", "frozen", *MODES], rows, left=2)
 
 
 def by_freezing(cells: Cells) -> tuple[Cells, Cells]:
-    """As the paper freezes, and with matched counts."""
+    """Split cells into those frozen as in the paper and those with matched counts."""
     return [c for c in cells if not c["cell"].get("trained")], [c for c in cells if c["cell"].get("trained")]
 
 
@@ -195,7 +182,7 @@ def mechanism_table(cells: Cells, head: str = "transformer") -> str:
         trains = f"{ours[0][0]['result']['trainable']:,}" if ours[0] else ""  # of decoupled
         theirs = [f"{value:.1f}" for value in reversed(paper.FIGURE_3[name])]
         rows.append([f"`{name}`", trains, *(rate(part) for part in ours), *theirs])
-    return table(["mechanism", "trained", *MODES, "paper: decoupled", "paper: normal"], rows)
+    return table(["mechanism", "trained", *MODES, "paper: decoupled, %", "paper: normal, %"], rows)
 
 
 def experts_table() -> str:
@@ -207,12 +194,12 @@ def experts_table() -> str:
             else ["", ""]
         )
         rows.append([name, arch, size, vlm, conditioning, str(width or ""), code, blocks])
-    header = ["system", "expert", "its parameters", "VLM", "conditioning", "width", "through the code", "through both"]
-    return table(header, rows, left=2)
+    header = ["system", "expert", "its parameters", "VLM", "conditioning", "hidden width"]
+    return table([*header, "trained, `code`", "trained, `both`"], rows, left=2)
 
 
 def draw(cells: Cells, matched: int, path: Path) -> None:
-    """Success by mechanism and mode: the paper's, ours as the paper freezes, ours with matched counts."""
+    """Draw success by mechanism and mode: the paper's, ours frozen as in the paper, ours with matched counts."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
     at = np.arange(len(MECHANISMS))
     normal, decoupled = np.array([paper.FIGURE_3[m] for m in MECHANISMS]).T / 100
@@ -262,10 +249,11 @@ def main() -> None:
         "pooled": pooled_table(study),
         "mechanisms": mechanism_table(as_paper),
         "matched": mechanism_table(matched),
-        "full": "\n\n".join(mechanism_table(part, "DP-T") for part in by_freezing(full)) if full else "Not run yet.",
+        "full": "\n\n".join(mechanism_table(part, "DP-T") for part in by_freezing(full)) if full else "Not yet run.",
         "experts": experts_table(),
     }
-    fill(DOCS / "systems.md", tables)
+    for name, text in tables.items():
+        fill(DOCS / PAGES.get(name, "mechanisms.md"), {name: text})
     draw(study, matched[0]["cell"]["trained"], DOCS / "mechanisms.png")
     print(*tables.values(), sep="\n\n")
 

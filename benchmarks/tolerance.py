@@ -1,4 +1,4 @@
-"""How far compiled policies are from eager ones, and what int8 would cost: the table of docs/results/speed.md.
+"""The distance of compiled policies from eager ones, and the cost of int8: the table of docs/results/precision.md.
 
 uv run benchmarks/tolerance.py
 
@@ -14,7 +14,7 @@ import warnings
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import least_seconds, write_results
+from common import least_seconds, table, write_results
 from latency_report import DOCS
 from torch import Tensor, nn
 
@@ -49,7 +49,7 @@ def int8(policy: ConditionedHead) -> ConditionedHead:
 
 
 def difference(policy: ConditionedHead, chunk: Tensor, other: Tensor) -> dict[str, float]:
-    """Of positions in mm, and of all else, which lies within ±1: the median over steps of chunks, and the largest."""
+    """Return the median and the largest difference of positions in mm, and the largest of all else, within ±1."""
     position = policy.head.config.space.slices("position")[0]
     moved = (other - chunk).abs()
     rest = moved.clone()
@@ -86,17 +86,12 @@ def main() -> None:
             rows.append({"head": name, "way": way, "least_ms_batch_1": ms} | difference(policy, eager, sample(p)))
     write_results("tolerance", rows)
     lines = [
-        "| head | computed by | position, median | largest | largest of the rest |",
-        "|---|---|---:|---:|---:|",
-        *(
-            f"| `{r['head']}` | {r['way']} | {r['median_mm']:.2g} mm | {r['largest_mm']:.2g} mm "
-            f"| {r['largest_else']:.1g} |"
-            for r in rows
-            if r["way"] != "eager"
-        ),
+        [f"`{r['head']}`", r["way"], f"{r['median_mm']:.2g}", f"{r['largest_mm']:.2g}", f"{r['largest_else']:.1g}"]
+        for r in rows
+        if r["way"] != "eager"
     ]
-    text = "`uv run benchmarks/tolerance.py`: 64 chunks of ten steps, from the same noise, against eager.\n\n"
-    fill(DOCS / "speed.md", {"tolerance": text + "\n".join(lines)})
+    header = ["head", "method and precision", "position: median, mm", "position: largest, mm", "other values: largest"]
+    fill(DOCS / "precision.md", {"tolerance": table(header, lines, left=2)})
     print(*rows, sep="\n")
 
 

@@ -60,12 +60,12 @@ class Run:
 
     @torch.no_grad()
     def validate(self, cond: Tensor, actions: Tensor) -> None:
-        """The same noise at every time."""
+        """Record the validation loss, with the same noise every time."""
         loss = self.policy.loss(actions, cond, generator=torch.Generator().manual_seed(0))
         self.losses.append((len(self.times), float(loss)))
 
     def row(self, cond: Tensor, actions: Tensor, target: float) -> dict:
-        """After training: what a step was and when the validation loss first was at most `target`."""
+        """Return the cost of a training step and when the validation loss was first at most `target`."""
         work = count(lambda: self.policy.loss(actions, cond).backward())
         self.optimizer.zero_grad()
         reached = next((at for at, loss in self.losses if loss <= target), None)

@@ -31,7 +31,7 @@ SIZES = {
 # Of what is built otherwise: a unet's channels double at each of its levels.
 SIZES_OF = {"unet": {"1m": (24, 3), "2m": (40, 3), "5m": (72, 3), "10m": (104, 3), "244m": (512, 3)}}
 SPACES = {"absolute": EE_ABSOLUTE, "delta": EE_DELTA}
-DATA = ("synthetic:panda",)  # recorded motion beside it taught nothing that was measured: docs/results/stage2.md
+DATA = ("synthetic:panda",)  # recorded motion added nothing: docs/results/stage1-signals.md
 
 
 @dataclass(frozen=True)

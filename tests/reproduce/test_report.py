@@ -104,6 +104,10 @@ def test_writes_the_page_between_its_marks(tmp_path):
     page.write_text(text.replace("# Results", "# Mine"))
     report(ReportConfig(tmp_path / "results", page))
     assert page.read_text() == text.replace("# Results", "# Mine")
+    page.write_text("<!-- libero -->\n<!-- end -->")  # a page may have one of the parts
+    report(ReportConfig(tmp_path / "results", page))
+    assert "| 84.7±0.5 |" in page.read_text()
+    assert "| 65.9±0.7 |" not in page.read_text()
     page.write_text("nothing to write into")
     with pytest.raises(ValueError, match="no part <!-- robosuite -->"):
         report(ReportConfig(tmp_path / "results", page))

@@ -62,7 +62,7 @@ def test_operators_of_a_denoising_step(backbone, mechanism):
 
 @counted_here
 def test_a_chunk_of_the_shipped_head():
-    """1.35 GFLOP for ten steps: the floor in docs/results/speed.md."""
+    """1.35 GFLOP for ten steps: the floor in docs/results/speed-cpu.md."""
     policy = ActionHead.from_pretrained("dae/mlp-5m-fk").attach(AdaLNZero(1024)).eval()
     cond = torch.zeros(1, 1024)
     policy.sample(cond)

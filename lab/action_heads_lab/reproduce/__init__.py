@@ -3,5 +3,5 @@
     uv run examples/robosuite/reproduce.py --all    # scripted demonstrations on states: a CPU is enough
     uv run action-heads report results/
 
-See docs/results/reproduction.md. `reproduce.run.perform` is one run from head to rollouts.
+See docs/guides/reproduce.md. `reproduce.run.perform` is one run from head to rollouts.
 """

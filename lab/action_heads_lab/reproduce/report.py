@@ -49,7 +49,8 @@ def report(config: ReportConfig) -> None:
     if grid.cells:
         draw(grid, figure)
     text = config.page.read_text(encoding="utf-8") if config.page.exists() else _blank(parts, figure)
-    files.write_text(config.page, filled(text, parts, config.page))
+    places = {name: part for name, part in parts.items() if f"<!-- {name} -->" in text}  # a page may have one of them
+    files.write_text(config.page, filled(text, places or parts, config.page))
     print(*parts.values(), f"see {config.page}", sep="\n\n")
 
 

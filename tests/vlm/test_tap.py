@@ -208,7 +208,7 @@ def test_refusals():
         Tap(siglip, select="image")
     policy = tiny_head().attach(AdaLNZero(WIDTH + 1))
     tokens, mask = Tap(gemma)(**tiny_vlms.inputs("gemma"))
-    with pytest.raises(ValueError, match=rf"cond must be \(batch, {WIDTH + 1}\).*set the adapter's cond_dim"):
+    with pytest.raises(ValueError, match=rf"built for cond_dim={WIDTH + 1}.*Pass cond_dim={WIDTH} to the adapter"):
         policy.sample(tokens, mask=mask)
 
 

@@ -144,7 +144,7 @@ def test_seven_columns_are_not_guessed(names):
 
 
 def test_a_layout_of_another_width():
-    with pytest.raises(ValueError, match="'joints_7' has 8 columns, the dataset's action 7"):
+    with pytest.raises(ValueError, match="'joints_7' has 8 columns, but the dataset's actions have 7"):
         layout_of("joints_7", 7, None, SIGNED)
 
 

@@ -98,7 +98,7 @@ def test_errors_teach() -> None:
         Normalizer.from_range(torch.zeros(10), torch.ones(10), EE_ABSOLUTE)
     with pytest.raises(ValueError, match=r"must not exceed"):
         Normalizer.from_range((1.0, 0, 0), (0.0, 1, 1), EE_ABSOLUTE)
-    with pytest.raises(ValueError, match=r"scale positive"):
+    with pytest.raises(ValueError, match=r"scale finite and positive"):
         Normalizer(torch.zeros(3), torch.zeros(3))
     with pytest.raises(ValueError, match=r"offset \(3,\) and scale \(4,\)"):
         Normalizer(torch.zeros(3), torch.ones(4))

@@ -155,7 +155,7 @@ def test_validate_names_row_and_step_of_the_first_bad_value() -> None:
         (torch.zeros(16, 10), r"\(16, 10\).*actions\[None\]"),
         (torch.zeros(2, 16, 7), r"\(2, 16, 7\), the wrong width.*position 3, rotation 6, gripper 1"),
         (torch.zeros(2, 8, 10), r"\(2, 8, 10\), the wrong horizon.*horizon 16"),
-        (torch.zeros(0, 16, 10), r"batch is empty"),
+        (torch.zeros(0, 16, 10), r"an empty batch"),
         (torch.zeros(2, 16, 10, dtype=torch.int64), r"torch.int64.*actions.float\(\)"),
         ([[0.0]], r"list.*torch.as_tensor"),
     ],
@@ -194,7 +194,7 @@ def test_other_errors_teach() -> None:
         EE_ABSOLUTE.encode(position, rotation)
     with pytest.raises(ValueError, match="joint was given"):
         EE_ABSOLUTE.encode(position, rotation, gripper, torch.zeros(2, 7))
-    with pytest.raises(ValueError, match=r"leading axes differ.*'gripper': \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"leading axes of the parts differ.*'gripper': \(2, 1\)"):
         EE_ABSOLUTE.encode(position, rotation, gripper[:, None])
     with pytest.raises(ValueError, match=r"position has shape \(2, 2\); expected 3 values"):
         EE_ABSOLUTE.encode(position[:, :2], rotation, gripper)

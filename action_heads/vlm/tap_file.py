@@ -6,7 +6,6 @@ The model itself is not in it: `vlm.save_pretrained` keeps what was trained of t
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,10 +86,5 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if not config["layers"]:
         raise ValueError(f"{file} names no layer: it is damaged; save the tap again")
-    if not SEAL.check(config, tensors, file):
-        warnings.warn(
-            f"{file} has no fingerprint, which older releases did not write: whether it was changed can't be told. "
-            "Load and save the tap once to add it",
-            stacklevel=4,
-        )
+    SEAL.check_or_warn(config, tensors, file, ". Load and save the tap once to add it")
     return tensors, config

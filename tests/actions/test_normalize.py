@@ -92,7 +92,7 @@ def test_errors_teach() -> None:
         Normalizer.fit(torch.zeros(0, 10), EE_ABSOLUTE)
     with pytest.raises(ValueError, match=r"NaN.*validate"):
         Normalizer.fit(torch.full((4, 10), torch.nan), EE_ABSOLUTE)
-    with pytest.raises(ValueError, match=r"margin -0.1"):
+    with pytest.raises(ValueError, match=r"margin must be 0 or more, got -0.1"):
         Normalizer.fit(data(), EE_ABSOLUTE, margin=-0.1)
     with pytest.raises(ValueError, match=r"\(10,\).*3 of its 10.*\(3,\)"):
         Normalizer.from_range(torch.zeros(10), torch.ones(10), EE_ABSOLUTE)

@@ -153,7 +153,7 @@ def test_errors_teach() -> None:
         to_matrix(torch.zeros(3), "rpy")
     with pytest.raises(ValueError, match=r"'rpy'.*'euler_xyz'"):
         convert(torch.zeros(3), "axis_angle", "rpy")
-    with pytest.raises(ValueError, match=r"'quaternion' ends in \(4,\).*\(2, 3\)"):
+    with pytest.raises(ValueError, match=r"shape \(2, 3\), but form 'quaternion' needs \(4,\)"):
         convert(torch.zeros(2, 3), "quaternion", "matrix")
     with pytest.raises(ValueError, match=r"\(3, 3\).*\(9,\)"):
         from_matrix(torch.zeros(9), "6d")

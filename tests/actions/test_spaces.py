@@ -145,7 +145,7 @@ def test_validate_names_row_and_step_of_the_first_bad_value() -> None:
     actions = torch.zeros(4, 16, 10)
     actions[2, 5, 4] = torch.nan
     actions[3, 0, 0] = torch.inf
-    with pytest.raises(ValueError, match=r"2 NaN or infinite.*batch row 2, step 5, dimension 4 \(rotation\)"):
+    with pytest.raises(ValueError, match=r"2 NaN or infinite.*batch row 2, time step 5, dimension 4 \(rotation\)"):
         EE_ABSOLUTE.validate(actions, 16)
 
 

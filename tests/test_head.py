@@ -145,7 +145,7 @@ def test_a_failing_save_leaves_the_older_head(tmp_path, monkeypatch):
             return real(path, *args, **kwargs)
 
         monkeypatch.setattr("os.open", refuse)
-        with pytest.raises(OSError, match=f"could not write .*{failing}: .* free some space"):
+        with pytest.raises(OSError, match=f"could not write .*{failing}: .* Free some space"):
             tiny_head(seed=1).save_pretrained(folder)
         monkeypatch.undo()
         assert ActionHead.from_pretrained(folder).fingerprint() == tiny_head(seed=0).fingerprint()

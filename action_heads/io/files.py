@@ -56,7 +56,7 @@ def tensors_as_bytes(tensors: Mapping[str, Tensor], metadata: dict | None = None
     for key, value in metadata.items():
         if not isinstance(value, str):
             raise TypeError(
-                f"metadata[{key!r}] is a {type(value).__name__}; safetensors stores only strings, so use json.dumps"
+                f"metadata[{key!r}] is of type {type(value).__name__}; safetensors stores only strings: use json.dumps"
             )
     # Each tensor is copied, since safetensors rejects tensors that share memory, as tied or sliced weights do.
     whole = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}

@@ -107,7 +107,7 @@ def other_kind(folder: Path, wanted: Sequence[str]) -> str | None:
     kind = kind_of(folder) if "model.safetensors" in wanted else None
     if kind is None or not kind.config or "model.safetensors" in kind.files:  # a head
         return None
-    return f"{folder} holds {kind.name} instead of an action head: use {read_by(kind, folder)}"
+    return f"{folder} does not hold an action head. It holds {kind.name}: use {read_by(kind, folder)}"
 
 
 def refusal_of_path(name: str, only_the_hub: bool = False) -> str | None:

@@ -35,8 +35,8 @@ class Sizes:
 
     def __str__(self) -> str:
         modulation = ", ".join(f"{count:,} for {name}" for name, count in self.modulation.items())
-        denoiser = f"{self.denoiser:,} in the denoiser (the size in its name)"
-        return f"{self.total:,}: {denoiser}; modulation: {modulation}"
+        denoiser = f"{self.denoiser:,} in the denoiser (the size in the head's name)"
+        return f"{self.total:,}: {denoiser}; in the modulation {modulation}"
 
 
 def sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:

@@ -199,20 +199,20 @@ def spoilt(what: str) -> dict:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("camera", r"no images of camera 'observation.images.front'; given: 'wrist'.*`cameras`"),
-        ("steps", r"images of 'observation.images.front' .* have 1 observation steps, expected 2.*observation_steps"),
-        ("bytes", r"torch.uint8: pass floats in \[0, 1\]"),
-        ("range", r"lie between .* pass floats in \[0, 1\]"),
-        ("normalised", r"neither bytes nor normalised"),
-        ("channels", r"must be \(batch, steps, 3, height, width\), got \(3, 2, 40, 48, 3\)"),
-        ("no step axis", r"must be \(batch, steps, 3, height, width\), got \(3, 3, 40, 48\)"),
-        ("batch", r"cameras differ in their batch"),
-        ("width", r"state must be \(batch, steps, 5\), got \(3, 2, 3\): set state_dim"),
+        ("camera", r"images of camera 'observation.images.front' are missing; those of 'wrist' were given.*`cameras`"),
+        ("steps", r"images of 'observation.images.front' .* have 1 observation steps; expected 2.*observation_steps"),
+        ("bytes", r"torch.uint8; expected floats in \[0, 1\]"),
+        ("range", r"have values from .* expected floats in \[0, 1\]"),
+        ("normalised", r"neither as bytes nor normalised"),
+        ("channels", r"shape \(3, 2, 40, 48, 3\); expected \(batch, steps, 3, height, width\)"),
+        ("no step axis", r"shape \(3, 3, 40, 48\); expected \(batch, steps, 3, height, width\)"),
+        ("batch", r"cameras have different batch sizes"),
+        ("width", r"state has shape \(3, 2, 3\); expected \(batch, steps, 5\)\. Set state_dim"),
         ("no state", r"no state was given.*state_dim"),
-        ("state batch", r"a batch of 1, the images of 3"),
+        ("state batch", r"batch size 1, but the images have 3"),
         ("no task", r"task must be a list of strings.*none was given.*text"),
         ("one task", r"task must be a list of strings.*got 'stack'"),
-        ("tasks", r"task must be a list of 3 strings, one for each row, got 1"),
+        ("tasks", r"task must have 3 strings, one for each batch row, got 1"),
     ],
 )
 def test_wrong_observations(encoder, what, message):
@@ -224,7 +224,7 @@ def test_cameras_of_different_sizes_that_share(vision_models):
     encoder = ObservationEncoder(config_for("resnet18", shared=True))
     given = observe(encoder.config)
     given["images"][CAMERAS[0]] = torch.rand(3, 2, 3, 64, 64)
-    with pytest.raises(ValueError, match=r"got \(64, 64\), \(40, 48\): set vision.resize"):
+    with pytest.raises(ValueError, match=r"got \(64, 64\), \(40, 48\)\. Set vision.resize"):
         encoder(**given)
 
 
@@ -236,7 +236,7 @@ def test_an_architecture_of_another_config(encoder):
 
 def test_no_language_to_learn(vision_models):
     encoder = ObservationEncoder(replace(config_for("resnet18"), text=None))
-    with pytest.raises(ValueError, match="reads no language"):
+    with pytest.raises(ValueError, match="has no text encoder"):
         encoder.learn_tasks(["stack"])
 
 

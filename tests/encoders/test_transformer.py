@@ -80,7 +80,7 @@ def test_half_precision_files_are_computed_in_float32(tmp_path):
 
 def test_refusals_list_what_works(tmp_path, distilbert):
     for name in (str(tmp_path), distilbert):
-        with pytest.raises(ValueError, match=r"vision.backbone.*What works: 'resnet18'.*siglip"):
+        with pytest.raises(ValueError, match=r"vision.backbone.*Pass 'resnet18'.*siglip"):
             transformer_trunk(VisionConfig(name), None)
 
 

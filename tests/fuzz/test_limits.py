@@ -117,15 +117,15 @@ def test_a_head_of_a_bad_config_is_refused_at_once(change, tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (DEEP, "thousands deep"),
-        ("[" * 100 + "]" * 100, "nested more than 64 deep"),
-        ('{"a": ' * 100 + "1" + "}" * 100, "nested more than 64 deep"),
+        (DEEP, "thousands of levels deep"),
+        ("[" * 100 + "]" * 100, "nested more than 64 levels deep"),
+        ('{"a": ' * 100 + "1" + "}" * 100, "nested more than 64 levels deep"),
         ("9" * 5000, "an integer of 5000 digits"),
         ("-" + "9" * 25, "an integer of 25 digits"),
-        ('{"a": 1, "a": 1}', "key 'a' comes twice"),
-        ("[NaN]", "NaN is no number"),
-        ("[-Infinity]", "-Infinity is no number"),
-        ("[1e999]", "1e999 is beyond what a float holds"),
+        ('{"a": 1, "a": 1}', "an object has the key 'a' twice"),
+        ("[NaN]", "NaN is not a number"),
+        ("[-Infinity]", "-Infinity is not a number"),
+        ("[1e999]", "1e999 is too large for a float"),
         (r'["\ud800"]', "half of a surrogate pair"),
         (r'{"\udfff": 1}', "half of a surrogate pair"),
         ("", "the file is empty"),
@@ -199,7 +199,7 @@ def test_other_kinds_of_numbers_are_refused(dtype, tmp_path):
     tensors, metadata = load_tensors(tmp_path / "model.safetensors")
     name = "backbone.norm.weight"  # of ones, which any kind of number holds
     save_tensors(tensors | {name: tensors[name].to(dtype)}, tmp_path / "model.safetensors", metadata)
-    with pytest.raises(WeightFileError, match=rf"{name} that is {dtype}"):
+    with pytest.raises(WeightFileError, match=rf"{name} of dtype {dtype}"):
         ActionHead.from_pretrained(tmp_path)
 
 

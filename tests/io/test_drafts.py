@@ -131,7 +131,7 @@ def test_trouble_names_the_file_and_leaves_the_older_one(tmp_path, name, trouble
     said = outcome(full if trouble == "full" else as_nobody(lambda: WRITERS[name](path)))
     path.parent.chmod(0o755)
     assert f"could not write {path}" in said
-    assert ("ulimit" if trouble == "full" else "make its folder writable") in said
+    assert ("ulimit" if trouble == "full" else "Make its folder writable") in said
     assert path.read_bytes() == b"older"
     assert names(path.parent) == {name}
 

@@ -90,7 +90,7 @@ def test_a_head_is_one_whatever_else_is_asked_for(work):
 
 def test_a_folder_that_lies_one_deeper_is_named(work):
     make(work / "runs" / "best", "head")
-    with pytest.raises(HeadNotFoundError, match=r"Its folder 'best' holds them: name '.*runs/best'"):
+    with pytest.raises(HeadNotFoundError, match=r"Its folder 'best' holds them: pass '.*runs/best'"):
         find("runs")
 
 
@@ -100,9 +100,9 @@ def test_a_path_is_never_the_id_of_a_repository(work):
     (work / "out" / "file").write_text("")
     (work / "out" / "link").symlink_to(work / "gone")
     assert find("out/head") == Path("out/head")
-    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/haed': 'out' is a folder here, and it holds file,"):
+    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/haed': 'out' is a local folder that holds file,"):
         find("out/haed")
-    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/file': it is a file; name its folder, 'out'"):
+    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/file': it is a file; pass its folder, 'out'"):
         find("out/file")
     with pytest.raises(HeadNotFoundError, match=r"no folder 'out/link': it is a link to .*gone, which does not exist"):
         find("out/link")
@@ -122,7 +122,7 @@ def test_a_revision_or_an_owner_that_is_no_folder_here_asks_the_hub(work, monkey
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        (None, "no head None: it is of type NoneType, not a str or a Path"),
+        (None, "no head None: it is of type NoneType; expected a str or a Path"),
         (5, "no head 5: it is of type int"),
         (b"out", "of type bytes"),
         ("", "no head '': an empty name"),
@@ -133,10 +133,10 @@ def test_a_revision_or_an_owner_that_is_no_folder_here_asks_the_hub(work, monkey
         ("/nothing/here", "no folder '/nothing/here', nor"),
         (Path("a/b"), "no folder 'a/b'"),
         ("~/nothing-here", "no folder '~/nothing-here'"),
-        ("~nobody-of-this-name/head", "no folder '~nobody-of-this-name/head' can be read"),
+        ("~nobody-of-this-name/head", "the folder '~nobody-of-this-name/head' cannot be read"),
         ("a\0b", "no (folder|head)"),
-        ("x" * 5000, "no folder"),
-        ("out\\head", r"folders are separated by / on this system: 'out/head'"),
+        ("x" * 5000, "cannot be read"),
+        ("out\\head", r"this system separates folders by /: 'out/head'"),
         ("mlp-5m-fkk", "'mlp-5m-fk' is one"),
         ("dae/mlp-5m-fk/", "'dae/mlp-5m-fk' is one"),
     ],

@@ -57,7 +57,7 @@ def test_bundled_heads_are_found_by_full_and_short_name(heads):
 
 def test_bundled_heads_and_folders_have_no_revision(heads):
     for name in ("dae/mlp-5m-fk", str(heads / "mlp-5m-fk")):
-        with pytest.raises(ValueError, match=r"revision='v2'.*only a Hub repository has revisions"):
+        with pytest.raises(ValueError, match=r"revision='v2'.*only Hub repositories have revisions"):
             find(name, revision="v2")
 
 
@@ -84,7 +84,7 @@ def test_a_folder_that_lacks_files_names_them(heads):
 )
 def test_a_name_that_is_nothing_fails_at_once_without_network(heads, monkeypatch, name):
     monkeypatch.setattr(hub, "find_on_hub", lambda *args: pytest.fail("asked the Hub"))
-    with pytest.raises(HeadNotFoundError, match="What works: a folder") as caught:
+    with pytest.raises(HeadNotFoundError, match="Pass a folder") as caught:
         find(name)
     assert "dae/mixer-2m-fk, dae/mlp-5m-fk" in str(caught.value)
     assert "action-heads pretrain" in str(caught.value)
@@ -153,14 +153,14 @@ def test_what_the_hub_refuses_is_told_apart(heads, fake_hub):
     fake_hub.commit("me/closed", HEAD)
     fake_hub.gated["me/closed"] = "hf_friend"
     for kwargs, says in [
-        ({"name_or_path": "me/none"}, "does not exist, or is private.*HF_TOKEN"),
-        ({"name_or_path": "me/closed"}, "is gated: ask for access at .*/me/closed, then pass token="),
+        ({"name_or_path": "me/none"}, "does not exist, or it is private.*HF_TOKEN"),
+        ({"name_or_path": "me/closed"}, "is gated: request access at .*/me/closed, then pass token="),
         ({"name_or_path": "me/head", "revision": "v9"}, "no revision 'v9'"),
         ({"name_or_path": "me/head", "revision": "0" * 40}, "no revision '0000"),
         ({"name_or_path": "me/head", "files": ("config.json", "norm.json")}, "lacks a file.*norm.json"),
         ({"name_or_path": "me/he--ad"}, "not a valid Hub id"),
         ({"name_or_path": "me/head.git", "local_files_only": True}, "not a valid Hub id"),
-        ({"name_or_path": "me/head", "local_files_only": True, "revision": "v8"}, "not in the cache"),
+        ({"name_or_path": "me/head", "local_files_only": True, "revision": "v8"}, "the cache does not hold all of it"),
     ]:
         with pytest.raises(HeadNotFoundError, match=says) as caught:
             find(**kwargs)

@@ -26,7 +26,7 @@ def test_a_second_process_is_refused_and_told_by_whom(tmp_path, hold):
         says = str(refused.value)
         assert str(place) in says
         assert re.search(rf"pid {pid} on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d", says)
-        assert "wait until it has ended, or give another --out" in says
+        assert "Wait until it has ended, or give another --out" in says
         with hold(tmp_path / "other"):
             pass
     with hold(place):  # it was killed, and the child that it had forked still lives
@@ -87,7 +87,7 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(locks.fcntl, "flock", no_locks)
-    with pytest.warns(UserWarning, match=r"has no locks .*start one at a time"), held(tmp_path):
+    with pytest.warns(UserWarning, match=r"has no locks .*Start one run at a time"), held(tmp_path):
         assert "in use by another run" in outcome(lambda: held(tmp_path).__enter__()), "it lives on this machine"
     with inside(lambda: held(tmp_path)):
         pass

@@ -94,13 +94,13 @@ def test_errors_teach() -> None:
         Normalizer.fit(torch.full((4, 10), torch.nan), EE_ABSOLUTE)
     with pytest.raises(ValueError, match=r"margin must be 0 or more, got -0.1"):
         Normalizer.fit(data(), EE_ABSOLUTE, margin=-0.1)
-    with pytest.raises(ValueError, match=r"\(10,\).*3 of its 10.*\(3,\)"):
+    with pytest.raises(ValueError, match=r"\(10,\).*expected \(3,\) for both.*among the 10"):
         Normalizer.from_range(torch.zeros(10), torch.ones(10), EE_ABSOLUTE)
     with pytest.raises(ValueError, match=r"must not exceed"):
         Normalizer.from_range((1.0, 0, 0), (0.0, 1, 1), EE_ABSOLUTE)
     with pytest.raises(ValueError, match=r"scale finite and positive"):
         Normalizer(torch.zeros(3), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"offset \(3,\) and scale \(4,\)"):
+    with pytest.raises(ValueError, match=r"must both be \(a,\), got \(3,\) and \(4,\)"):
         Normalizer(torch.zeros(3), torch.ones(4))
 
 

@@ -78,7 +78,7 @@ class VisionConfig:
 
     @property
     def is_resnet(self) -> bool:
-        """Whether the backbone is a ResNet of torchvision."""
+        """True if the backbone is a ResNet of torchvision."""
         return self.backbone in RESNETS
 
 

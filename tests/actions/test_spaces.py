@@ -1,4 +1,4 @@
-"""Layouts, their JSON, and the pairs encode/decode and to_delta/to_absolute.
+"""Action spaces convert to JSON and back, and encode/decode and to_delta/to_absolute are inverse.
 
 Axes: `b` batch, `h` horizon, `a` action width.
 """
@@ -26,7 +26,7 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=list(SPACES)
 
 
 def actions_of(space: ActionSpace, *lead: int, seed: int = 0) -> Tensor:
-    """Random actions (*lead, a) whose rotations are rotations."""
+    """Return random actions (*lead a) with valid rotations."""
     generator = torch.Generator().manual_seed(seed)
     actions = torch.randn(*lead, space.dim, dtype=torch.float64, generator=generator)
     for part in space.slices("rotation"):
@@ -35,7 +35,7 @@ def actions_of(space: ActionSpace, *lead: int, seed: int = 0) -> Tensor:
 
 
 def pose_of(space: ActionSpace, actions: Tensor) -> Tensor:
-    """Actions (b a) without grippers."""
+    """Return actions (b a) without their grippers."""
     keep = torch.ones(space.dim, dtype=torch.bool)
     for part in space.slices("gripper"):
         keep[part] = False
@@ -126,7 +126,7 @@ def test_deltas_follow_the_osc_convention(relative_to: str) -> None:
 
 
 def test_a_turn_about_the_base_z_reads_so_whatever_the_hand_points_to() -> None:
-    start = Rotation.from_euler("x", torch.pi)  # the hand points down
+    start = Rotation.from_euler("x", torch.pi)  # The hand points down.
     turned = Rotation.from_rotvec([0, 0, 0.1]) * start
     zero, one = torch.zeros(1, 1, 3).double(), torch.ones(1, 1).double()
     actions = EE_ABSOLUTE.encode(zero, torch.tensor(turned.as_matrix())[None, None], one)

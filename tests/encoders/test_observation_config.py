@@ -1,4 +1,4 @@
-"""The config: JSON there and back, and refusals that name the field."""
+"""The config converts to JSON and back, and its errors name the field."""
 
 from __future__ import annotations
 

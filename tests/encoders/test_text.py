@@ -19,7 +19,7 @@ SENTENCES = ["lift the red cube", "stack", "lift the red cube"]
 
 @pytest.fixture(autouse=True)
 def forget():
-    """The text model that stays in memory would hide that its folder is gone."""
+    """Forget the cached text model, which would hide that its folder is gone."""
     module.text_model.cache_clear()
     yield
     module.text_model.cache_clear()
@@ -59,7 +59,7 @@ def test_known_sentences_need_no_model(tmp_path):
     folder = save_text_model(tmp_path / "text")
     encoder = module.TextEncoder(TextConfig(folder, features=5))
     vectors = encoder(SENTENCES)
-    assert not any("embedding" in name for name in encoder.state_dict())  # of the model itself
+    assert not any("embedding" in name for name in encoder.state_dict())  # None of the model itself.
     save_model(encoder, str(tmp_path / "model.safetensors"))
     shutil.rmtree(folder)
     module.text_model.cache_clear()

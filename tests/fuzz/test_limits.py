@@ -1,4 +1,4 @@
-"""What a file may say is bounded, and each fault of a kind is refused at once, with the file named."""
+"""The values in a file are bounded, and every fault is refused at once with an error that names the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HUGE = 10**25
         lambda: HeadConfig(horizon=2**31),
         lambda: HeadConfig(horizon=2**64),
         lambda: HeadConfig(depth=HUGE),
-        lambda: HeadConfig(width=16_000, depth=1000),  # each is allowed, and together they are terabytes
+        lambda: HeadConfig(width=16_000, depth=1000),  # Each value is allowed, but together they take terabytes.
         lambda: HeadConfig(backbone="unet", width=8, depth=13, horizon=4096),
         lambda: HeadConfig(horizon=4096, width=4096, space=ActionSpace((("joint", 4000),))),
         lambda: HeadConfig(name="\ud800"),
@@ -171,7 +171,7 @@ def test_a_header_that_lies_is_refused(text, body, length, tmp_path):
 
 
 def test_a_layout_is_checked_without_memory():
-    config = tiny_config(width=2048, depth=20)  # gigabytes, if it were made
+    config = tiny_config(width=2048, depth=20)  # It would take gigabytes if it were built.
     layout = config.layout()
     assert all(tensor.is_meta for tensor in layout.values())
     with pytest.raises(WeightFileError, match="lacks backbone"):
@@ -184,7 +184,7 @@ def test_the_layout_of_a_config_is_that_of_its_head(backbone):
     head, layout = ActionHead(config).state_dict(), config.layout()
     assert {k: (t.shape, t.dtype) for k, t in head.items()} == {k: (t.shape, t.dtype) for k, t in layout.items()}
     shown = sum(t.numel() for t in head.values())
-    assert config.about() < 20 * shown  # so that nothing sensible is refused
+    assert config.about() < 20 * shown  # No sensible configuration is refused.
 
 
 def test_the_largest_known_heads_are_within_bounds():
@@ -197,7 +197,7 @@ def test_other_kinds_of_numbers_are_refused(dtype, tmp_path):
     head = tiny_head()
     head.save_pretrained(tmp_path)
     tensors, metadata = load_tensors(tmp_path / "model.safetensors")
-    name = "backbone.norm.weight"  # of ones, which any kind of number holds
+    name = "backbone.norm.weight"  # All ones, which every dtype can represent.
     save_tensors(tensors | {name: tensors[name].to(dtype)}, tmp_path / "model.safetensors", metadata)
     with pytest.raises(WeightFileError, match=rf"{name} of dtype {dtype}"):
         ActionHead.from_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""A wrong folder or name says what it is and which call reads it, and a path of this machine never reaches the Hub."""
+"""Errors about a folder or name say what it is and which call loads it, and a local path never reaches the Hub."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fake_hub import fake_hub_fixture  # noqa: F401
 
 @pytest.fixture
 def work(tmp_path, monkeypatch) -> Path:
-    """A working folder where asking the Hub is a failure."""
+    """Change to an empty working folder, and fail if the Hub is asked."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "find_on_hub", lambda *args: pytest.fail(f"asked the Hub for {args[0]}"))
     return tmp_path
 
 
 def make(folder: Path, kind: str) -> Path:
-    """A folder of a kind, in the working folder."""
+    """Make a folder of a kind in the working folder."""
     folder.mkdir(parents=True)
     if kind == "head":
         tiny_head().save_pretrained(folder)
@@ -74,7 +74,7 @@ READERS = {
 def test_what_it_is_and_which_call_reads_it(work, kind, reader):
     folder = make(work / "x" / "y", kind)
     if kind.startswith("adapt") and reader.startswith("adapter"):
-        return  # an adapted policy holds an adapter, which these read
+        return  # An adapted policy holds an adapter, which these calls load.
     if kind == reader:
         return
     for name in (folder, "x/y", "x/y/", "./x/y", str(folder)):
@@ -95,7 +95,7 @@ def test_a_folder_that_lies_one_deeper_is_named(work):
 
 
 def test_a_path_is_never_the_id_of_a_repository(work):
-    """Where a folder `a` exists, "a/b" lies in it; asking the Hub would load what the owner of `a` has there."""
+    """If a folder `a` exists, "a/b" lies in it. Asking the Hub would load files of the owner of `a` there."""
     make(work / "out" / "head", "head")
     (work / "out" / "file").write_text("")
     (work / "out" / "link").symlink_to(work / "gone")

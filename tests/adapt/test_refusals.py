@@ -62,7 +62,10 @@ def test_nothing_is_asked_of_defaults():
         ({"state": ("torque",)}, r"--state: .*no column 'torque'; it has fingers \(1\), position \(3\)"),
         ({"state": ("position[2:5]",)}, r"--state: 'position\[2:5\]' reaches beyond the 3 numbers"),
         ({"action": "targets"}, r"--action: .*no column 'targets'"),
-        ({"action_layout": "libero"}, r"--action-layout: layout 'libero' has 7 columns, but the dataset's actions have 10"),
+        (
+            {"action_layout": "libero"},
+            r"--action-layout: layout 'libero' has 7 columns, but the dataset's actions have 10",
+        ),
         ({"gripper": (0.0, 1.0)} | STATES, r"--action-layout, --gripper: column 9, the gripper, runs from -1 to 1"),
         ({"execute": 17} | STATES, r"--execute 17 is more than a chunk has, 16: lower it, or set --horizon"),
         ({"crop": (20, 20)}, r"--crop.*\(20, 20\) is larger than the images, 16 x 16"),

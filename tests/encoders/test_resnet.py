@@ -48,7 +48,7 @@ def test_a_single_place_shows_nothing():
     """All keypoints would be constant, and the policy would see nothing."""
     trunk, layer = resnet_trunk(VisionConfig(), load=False), SpatialSoftmax(512, 2)
     layer(trunk(torch.rand(1, 3, 33, 33)))
-    with pytest.raises(ValueError, match=r"feature map of 1 x 2.*larger vision.crop"):
+    with pytest.raises(ValueError, match=r"feature map is 1 x 2.*larger vision.crop"):
         layer(trunk(torch.rand(1, 3, 32, 64)))
 
 

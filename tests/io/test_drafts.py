@@ -1,4 +1,4 @@
-"""Drafts of killed processes are removed, those of running ones and users' files stay, and failed writes are explained."""
+"""Drafts of killed processes are removed, those of running ones and users' files stay, and failed writes explained."""
 
 from __future__ import annotations
 

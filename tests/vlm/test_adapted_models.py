@@ -1,4 +1,4 @@
-"""Models wrapped by PEFT, torch.compile or torch.distributed can be tapped or are refused, and the right parts train."""
+"""Models wrapped by PEFT, torch.compile or torch.distributed are tapped or refused, and the right parts train."""
 
 from __future__ import annotations
 

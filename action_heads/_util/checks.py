@@ -119,7 +119,7 @@ def check_pad(is_pad: Tensor, batch: int, horizon: int, values: bool = True) -> 
     if values and is_pad.all():
         raise ValueError(
             f"is_pad marks all {batch} x {horizon} actions of this batch as padding, so the loss has no terms. "
-            "is_pad must be true only where an action does not count; check that it is not inverted."
+            "is_pad must be true only where an action is padding; check that it is not inverted."
         )
 
 

@@ -25,7 +25,7 @@ def on_host(cond: Any) -> bool:
 
 
 def parts(cond: Any) -> list[Any]:
-    """Return a condition as a list of its sources. Masks work alike."""
+    """Return a list of the sources of a condition, or of its masks."""
     return list(cond.values()) if isinstance(cond, Mapping) else [cond]
 
 

@@ -101,7 +101,7 @@ class ActionSpace:
             raise ValueError(f"frame must be a string that names the frame, got {limits.shown(self.frame)}")
         if type(self.version) is not int or self.version != 1:
             raise ValueError(
-                f"action space has version {limits.shown(self.version)}; this release reads 1. Upgrade action-heads"
+                f"action space has version {limits.shown(self.version)}; this release reads 1. Upgrade action-heads."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -269,11 +269,11 @@ class ActionSpace:
         """
         expected = f"expected (batch, horizon {horizon}, action {self.dim}: {self._legend()})"
         if not isinstance(actions, Tensor):
-            raise ValueError(f"actions are a {type(actions).__name__}; {expected} as a tensor. Use torch.as_tensor")
+            raise ValueError(f"actions are a {type(actions).__name__}; {expected} as a tensor. Use torch.as_tensor.")
         shape = tuple(actions.shape)
         if actions.dim() != 3:
             raise ValueError(
-                f"actions have shape {shape}; {expected}. Add a batch axis to a single chunk: actions[None]"
+                f"actions have shape {shape}; {expected}. Add a batch axis to a single chunk: actions[None]."
             )
         if shape[0] == 0:
             raise ValueError(f"actions have shape {shape}, an empty batch; {expected} with at least one row")
@@ -281,7 +281,7 @@ class ActionSpace:
             wrong = "width" if shape[2] != self.dim else "horizon"
             raise ValueError(f"actions have shape {shape}, the wrong {wrong}; {expected}")
         if not actions.is_floating_point():
-            raise ValueError(f"actions have dtype {actions.dtype}; expected floating point. Use actions.float()")
+            raise ValueError(f"actions have dtype {actions.dtype}; expected floating point. Use actions.float().")
         if values and len(bad := (~actions.isfinite()).nonzero()):
             row, step, dim = bad[0].tolist()
             raise ValueError(

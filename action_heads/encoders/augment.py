@@ -45,7 +45,7 @@ def crop(images: Tensor, size: tuple[int, int], anywhere: bool) -> Tensor:
     (height, width), (h, w) = images.shape[-2:], size
     if h > height or w > width:
         raise ValueError(
-            f"vision.crop {size} is larger than the images, {height} x {width}. Make it smaller, or set vision.resize"
+            f"vision.crop {size} is larger than the images, {height} x {width}. Make it smaller, or set vision.resize."
         )
     if not anywhere:
         return images[..., (height - h) // 2 :, (width - w) // 2 :][..., :h, :w]

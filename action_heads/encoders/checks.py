@@ -17,7 +17,7 @@ def check_images(images: Mapping[str, Tensor], config: ObservationConfig) -> int
     if absent := [camera for camera in config.cameras if camera not in images]:
         raise ValueError(
             f"images of camera {', '.join(map(repr, absent))} are missing; those of "
-            f"{', '.join(map(repr, images)) or 'no camera'} were given. Pass them, or remove the camera from `cameras`"
+            f"{', '.join(map(repr, images)) or 'no camera'} were given. Pass them, or remove the camera from `cameras`."
         )
     for camera in config.cameras:
         x, shape = images[camera], tuple(images[camera].shape)
@@ -28,7 +28,7 @@ def check_images(images: Mapping[str, Tensor], config: ObservationConfig) -> int
         if x.ndim != 5 or shape[2] != 3:
             raise ValueError(
                 f"images of {camera!r} have shape {shape}; expected (batch, steps, 3, height, width). Channels come "
-                "before height and width, and a single observation step needs its axis too"
+                "before height and width, and even a single observation step needs its axis."
             )
         check_steps(f"images of {camera!r}", shape, config)
     batches = {camera: len(images[camera]) for camera in config.cameras}
@@ -48,11 +48,11 @@ def check_state(state: Tensor | None, config: ObservationConfig, batch: int | No
     shape = tuple(state.shape)
     if not config.state_dim:
         raise ValueError(
-            f"a state of shape {shape} was given, but state_dim is 0. Set it to {shape[-1]}, or pass no state"
+            f"a state of shape {shape} was given, but state_dim is 0. Set it to {shape[-1]}, or pass no state."
         )
     if state.ndim != 3 or shape[-1] != config.state_dim:
         raise ValueError(
-            f"state has shape {shape}; expected (batch, steps, {config.state_dim}). Set state_dim to its width"
+            f"state has shape {shape}; expected (batch, steps, {config.state_dim}). Set state_dim to its width."
         )
     if not state.is_floating_point():
         raise ValueError(f"state must be floating point, got {state.dtype}")
@@ -78,7 +78,7 @@ def check_task(task: list[str] | None, config: ObservationConfig, batch: int | N
     if task is None or isinstance(task, str) or not all(isinstance(sentence, str) for sentence in task):
         given = "none was given" if task is None else f"got {task!r}"
         raise ValueError(
-            f"task must be a list of strings, one for each batch row, but {given}. Pass it, or set text to None"
+            f"task must be a list of strings, one for each batch row, but {given}. Pass it, or set text to None."
         )
     if batch not in (None, len(task)) or not task:
         raise ValueError(f"task must have {batch or 'at least 1'} strings, one for each batch row, got {len(task)}")
@@ -90,5 +90,5 @@ def check_values(camera: str, images: Tensor) -> None:
     if not (low >= -0.1 and high <= 1.1):
         raise ValueError(
             f"images of {camera!r} have values from {low:.3g} to {high:.3g}; expected floats in [0, 1]. Pass them "
-            "neither as bytes nor normalised, since the encoder normalises them"
+            "neither as bytes nor normalised, since the encoder normalises them."
         )

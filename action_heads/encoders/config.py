@@ -73,7 +73,7 @@ class VisionConfig:
                 )
         elif self.weights:
             raise ValueError(
-                f"vision.weights is only for {' and '.join(RESNETS)}; {self.backbone} loads its own. Leave it out"
+                f"vision.weights is only for {' and '.join(RESNETS)}; {self.backbone} loads its own. Leave it out."
             )
 
     @property
@@ -171,7 +171,7 @@ class ObservationConfig:
         if type(version) is not int or version != VERSION:
             raise ValueError(
                 f"this observation config has version {shown(version)}, but this release of action-heads reads "
-                f"{VERSION}. Upgrade with `pip install -U action-heads`, or create the encoder again"
+                f"{VERSION}. Upgrade with `pip install -U action-heads`, or create the encoder again."
             )
         values.setdefault("cameras", ())
         values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config")

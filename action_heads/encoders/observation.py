@@ -123,7 +123,7 @@ class ObservationEncoder(nn.Module):
             if len({x.shape for x in seen}) > 1:
                 sizes = ", ".join(str(tuple(x.shape[-2:])) for x in seen)
                 raise ValueError(
-                    f"cameras that share a network must have images of one size, got {sizes}. Set vision.resize"
+                    f"cameras that share a network must have images of one size, got {sizes}. Set vision.resize."
                 )
             maps = self.trunks[0](torch.cat(seen)).chunk(count)
         else:

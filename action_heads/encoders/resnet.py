@@ -54,12 +54,12 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
     except OSError as error:
         raise OSError(
             f"the ImageNet weights of {backbone} could not be downloaded ({error}). Connect to the internet once, put "
-            f"them into {torch.hub.get_dir()}/checkpoints, or train without them: vision.weights=None"
+            f"them into {torch.hub.get_dir()}/checkpoints, or train without them: vision.weights=None."
         ) from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise OSError(
             f"the ImageNet weights of {backbone} in {torch.hub.get_dir()}/checkpoints are damaged ({error}). Delete "
-            "them, and they are downloaded again"
+            "them, and they are downloaded again."
         ) from error
 
 
@@ -84,7 +84,7 @@ class SpatialSoftmax(nn.Module):
         if min(rows, columns) < 2:
             raise ValueError(
                 f"the feature map is {rows} x {columns}, too small for keypoints. Use images of more than 32 pixels on "
-                "each side, with a larger vision.crop or vision.resize"
+                "each side, with a larger vision.crop or vision.resize."
             )
         with torch.autocast(scores.device.type, enabled=False):  # 16 bits would shift the keypoints.
             scores = scores.to(self.keypoints.weight.dtype)

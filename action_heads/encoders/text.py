@@ -63,7 +63,7 @@ class TextEncoder(nn.Module):
                 f"{new[0]!r} is not among the {len(self.known)} sentences that this encoder knows, and the text model "
                 f"{self.config.model!r} could not be loaded to encode it ({error}). Use one of "
                 f"{', '.join(map(repr, list(self.known)[:5])) or '(none)'}, connect to the Hub, or set text.model to a "
-                "folder"
+                "folder."
             ) from error
 
     def forward(self, sentences: list[str]) -> Tensor:
@@ -122,7 +122,7 @@ def look_up(name: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(
             f"text.model {name!r} could not be found ({error}). Pass the Hub id or folder of a transformers text "
-            "model, such as 'distilbert-base-uncased'"
+            "model, such as 'distilbert-base-uncased'."
         ) from error
     revision = getattr(config, "_commit_hash", None)
     return {"width": getattr(config, "text_config", config).hidden_size, "revision": revision}

@@ -87,7 +87,9 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise WeightFileError(f"{path} is a folder, not a weight file; pass the .safetensors file in it")
     if not path.exists():
         beside = sorted(p.name for p in path.parent.glob("*.safetensors")) or "no .safetensors file"
-        raise WeightFileError(f"{path} does not exist; its folder holds {beside}. Save the head again, or fix the path")
+        raise WeightFileError(
+            f"{path} does not exist; its folder holds {beside}. Save the head again, or fix the path."
+        )
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             # Cloned out of the memory map, so that the file may be deleted or overwritten afterwards.
@@ -98,7 +100,7 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     except Exception as error:  # A wrong header: SafetensorError, or any error of torch about its shapes and dtypes.
         raise WeightFileError(_diagnose(path, str(error))) from error
     if odd := [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in DTYPES]:
-        raise WeightFileError(f"{path} holds tensors of unsupported dtypes: {', '.join(odd[:4])}. Save it again")
+        raise WeightFileError(f"{path} holds tensors of unsupported dtypes: {', '.join(odd[:4])}. Save it again.")
     if HEADER in metadata:
         try:
             parse_json(metadata[HEADER], f"the config in the header of {path}")
@@ -267,7 +269,7 @@ def write_together(folder: str | os.PathLike[str], contents: Mapping[str, bytes]
     drafts.sweep(folder, map(glob.escape, contents))
     for name in contents:
         if (folder / name).is_dir():
-            raise IsADirectoryError(f"could not write {folder / name}: it is a folder. Rename it, or write elsewhere")
+            raise IsADirectoryError(f"could not write {folder / name}: it is a folder. Rename it, or write elsewhere.")
     with ExitStack() as stack:
         # Drafts lie in the same folder, since a rename across file systems would be a copy.
         ready = {folder / name: stack.enter_context(drafts.written(folder / name, contents[name])) for name in contents}

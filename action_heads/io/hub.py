@@ -82,7 +82,7 @@ def find(
     if revision is not None:
         raise ValueError(
             f"revision={revision!r} was given for {name!r}, which is the local folder {folder}, but only Hub "
-            "repositories have revisions. Leave out the revision; if you mean the Hub, rename the folder"
+            "repositories have revisions. Leave out the revision; if you mean the Hub, rename the folder."
         )
     folder = folder / (subfolder or "")
     if missing := [file for file in files if not (folder / file).is_file()]:
@@ -132,7 +132,7 @@ def load(
     if options.get("local_files_only"):
         raise WeightFileError(
             f"{damage}\n{remedy}. It was not downloaded again because of local_files_only=True. Call once with "
-            "force_download=True instead"
+            "force_download=True instead."
         ) from damage
     logger.warning("the copy of %s cannot be read and is downloaded again (%s)", name_or_path, damage)
     try:

@@ -152,7 +152,7 @@ def _take(lock: Path, what: Path, remedy: str) -> int:
         if not ours:
             raise InUse(
                 f"{what} is in use by another run ({_holder(lock)}), whose files this one would overwrite. "
-                f"Wait until it has ended, or {remedy}. No file has to be deleted by hand"
+                f"Wait until it has ended, or {remedy}. No file has to be deleted by hand."
             )
     raise OSError(errno.EAGAIN, f"could not lock {lock}: other processes keep removing it. Try again, or {remedy}")
 
@@ -167,7 +167,7 @@ def _lock_or_warn(descriptor: int, lock: Path, what: Path) -> bool:
             return False
         warnings.warn(
             f"the file system of {what} has no locks ({error.strerror}), so a second run on another machine cannot be "
-            "detected. Start one run at a time",
+            "detected. Start one run at a time.",
             stacklevel=2,
         )
         return True

@@ -144,7 +144,7 @@ def shards(folder: Path, identity: str) -> dict[str, Path]:
                 found |= dict.fromkeys(file.keys(), path)
         except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
             raise WeightFileError(
-                f"{path} is damaged ({error}). Delete it, and its samples are embedded again"
+                f"{path} is damaged ({error}). Delete it, and its samples are embedded again."
             ) from error
     return found
 
@@ -153,7 +153,7 @@ def tensors_only(inputs: Any) -> Inputs:
     """Return the inputs as a dict, or raise if a value is not a tensor."""
     if other := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
         raise ValueError(
-            f"prepare() must return torch tensors, but {', '.join(other)} is not; pass return_tensors='pt'"
+            f"prepare() must return torch tensors; {', '.join(other)} is of another type. Pass return_tensors='pt'."
         )
     return dict(inputs)
 

@@ -36,13 +36,13 @@ def check_inputs(inputs: Mapping[str, Any], model: Any, image_ids: tuple[int, ..
     if image_ids and not seen and ids is not None and torch.isin(ids, ids.new_tensor(image_ids)).any():
         raise ValueError(
             f"the text has image tokens, but the inputs have no images ({', '.join(given)}). Pass images= to the "
-            "processor, or remove <image> from the text"
+            "processor, or remove <image> from the text."
         )
     two_parts = getattr(model.config, "is_encoder_decoder", False) and hasattr(model.base_model, "decoder")
     if two_parts and not any(name.startswith("decoder_") for name in given):
         raise ValueError(
             f"{type(model).__name__} has an encoder and a decoder, but there are no inputs for the decoder. Tap "
-            "model.get_encoder(), or pass decoder_input_ids"
+            "model.get_encoder(), or pass decoder_input_ids."
         )
 
 

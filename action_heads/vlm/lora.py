@@ -96,12 +96,12 @@ def check_full(model: nn.Module, layers: list[Any]) -> None:
     if layers:
         raise ValueError(
             f"this model has {names(layers)}, and train='full' would also train the weights below it. Use train='lora' "
-            "to train the adapter, or merge it into the weights first: model = peft_model.merge_and_unload()"
+            "to train the adapter, or merge it into the weights first: model = peft_model.merge_and_unload()."
         )
     for name, p in model.named_parameters():
         if not (p.is_floating_point() or p.is_complex()):
             raise ValueError(
-                f"{name} is {p.dtype}; quantised weights can't train. Use train='lora', or load the model in bfloat16"
+                f"{name} is {p.dtype}; quantised weights can't train. Use train='lora', or load the model in bfloat16."
             )
 
 
@@ -112,7 +112,7 @@ def check_active(layers: list[Any]) -> None:
     if any(getattr(layer, "disable_adapters", False) for layer in layers):
         raise ValueError(
             f"{names(layers)} is disabled, so it can't train. Enable it first with model.enable_adapters() or, for a "
-            "PeftModel, with model.base_model.enable_adapter_layers()"
+            "PeftModel, with model.base_model.enable_adapter_layers()."
         )
     if any(getattr(layer, "merged", False) for layer in layers):
         raise ValueError(
@@ -134,7 +134,7 @@ def add(model: Any, config: Any) -> None:
         raise ImportError(
             f"transformers {transformers.__version__} does not support peft {peft.__version__} ({error}). Install "
             "another version, pip install 'transformers!=5.24.*', or add the adapter without transformers: "
-            "Tap(peft.get_peft_model(model, config), ..., train='lora')"
+            "Tap(peft.get_peft_model(model, config), ..., train='lora')."
         ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"this LoRA does not fit {type(model).__name__}: {error}") from error

@@ -33,7 +33,7 @@ def unwrap(model: Any) -> Any:
             raise ValueError(
                 f"the model is wrapped in {' and '.join(sorted(names))}, which synchronises gradients in its own "
                 "forward, and a tap does not call that. Tap the plain model and wrap the tap, such as "
-                "DistributedDataParallel(Tap(model, ...))"
+                "DistributedDataParallel(Tap(model, ...))."
             )
         if (inner := within(model)) is model:
             break
@@ -43,7 +43,7 @@ def unwrap(model: Any) -> Any:
     for name, module in model.named_modules():
         if names := class_names(module) & DISTRIBUTED:
             raise ValueError(
-                f"{name or 'the model'} is wrapped in {' and '.join(sorted(names))}. Make the tap first, then wrap it"
+                f"{name or 'the model'} is wrapped in {' and '.join(sorted(names))}. Make the tap first, then wrap it."
             )
     return model
 
@@ -90,7 +90,7 @@ def check_no_prompt(model: Any) -> None:
         if getattr(config, "is_prompt_learning", False):
             raise ValueError(
                 f"the adapter {name!r} of this model ({type(config).__name__}) changes the prompt, which a tap does "
-                "not support. Use LoRA or another adapter inside the layers"
+                "not support. Use LoRA or another adapter inside the layers."
             )
 
 

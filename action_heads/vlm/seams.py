@@ -53,7 +53,7 @@ def prefix_tokens(policy: Any, batch: Mapping[str, Any], block: int = -1) -> tup
     else:
         raise ValueError(
             f"got a {type(policy).__name__}; expected LeRobot's SmolVLAPolicy, PI0Policy or PI05Policy. For other "
-            "policies, see docs/guides/replace-expert.md"
+            "policies, see docs/guides/replace-expert.md."
         )
     if not -len(blocks) <= block < len(blocks):
         raise ValueError(f"block {block} does not exist; this language model has blocks 0 to {len(blocks) - 1}")

@@ -155,7 +155,7 @@ class Tap(nn.Module):
         for layer, state in zip(self.layers, states, strict=True):
             if not isinstance(state, Tensor) or state.ndim != 3:
                 shape = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
-                raise ValueError(f"layer {layer!r} returns {shape}; expected (batch, n, c). Tap another layer")
+                raise ValueError(f"layer {layer!r} returns {shape}; expected (batch, n, c). Tap another layer.")
         mask = self._mask(states[0], inputs)
         if self._look(states[0]):
             for layer, state in zip(self.layers, states, strict=True):
@@ -199,7 +199,7 @@ class Tap(nn.Module):
                 if getattr(out, "last_hidden_state", None) is None:
                     raise ValueError(
                         f"{type(self.model).__name__} returns no last_hidden_state. Tap one of its parts, such as "
-                        "model.vision_model, or pass the path of a module"
+                        "model.vision_model, or pass the path of a module."
                     )
                 caught[-1] = out.last_hidden_state
         if missed := [layer for layer in self.layers if layer not in caught]:

@@ -86,7 +86,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"{file} has version {version}, but this release reads {VERSION}; upgrade action-heads")
     if config.keys() - {SEAL.key} != KINDS.keys() or not all(fits(config[key], kind) for key, kind in KINDS.items()):
         raise ValueError(
-            f"{file} has an incomplete or unknown config in its header: {shown(config)}. Save the tap again"
+            f"{file} has an incomplete or unknown config in its header: {shown(config)}. Save the tap again."
         )
     if not config["layers"]:
         raise ValueError(f"{file} lists no layer, so it is damaged; save the tap again")

@@ -80,7 +80,7 @@ def edit_config(folder, **changes):
         (lambda f: edit_config(f, version=...), ValueError, "version None"),
         (lambda f: edit_config(f, colour="red"), ValueError, "unknown keys in the head's config: colour"),
         (lambda f: edit_config(f, width=...), ValueError, "lacks width"),
-        (lambda f: edit_config(f, width=32), WeightFileError, "does not fit the config"),
+        (lambda f: edit_config(f, width=32), WeightFileError, "does not fit its config"),
         (lambda f: edit_config(f, horizon=8), WeightFileError, "backbone.embed"),
         (lambda f: edit_config(f, objective=OBJECTIVE | {"prediction": "epsilon"}), WeightFileError, "was changed"),
         (lambda f: edit_config(f, objective={}), ValueError, "the objective lacks clip"),

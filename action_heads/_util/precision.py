@@ -25,7 +25,7 @@ def bfloat16_is_faster(device: torch.device) -> bool:
     """Return whether training should compute in bfloat16: on CUDA if supported, on a CPU if it has instructions for it.
 
     Without these instructions bfloat16 is emulated and several times slower. PyTorch has no public query for them, so
-    the CPU's flags are read. A timing would depend on the load of the machine, and the precision of a run with it.
+    the CPU's flags are read. With a measured speed, the precision of a run would depend on the load of the machine.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()

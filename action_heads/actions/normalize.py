@@ -34,8 +34,8 @@ def floored(spread: Tensor, centre: Tensor, least: float = 1.0) -> Tensor:
 
     A spread below the floor is noise, and the weights for such a column were trained on noise only. Therefore the less
     a column moved, the less a later deviation counts: a column whose spread equals the floor is divided by the floor,
-    and a column that never moved by a whole unit. Actions differ, since their scale multiplies the network's output: it
-    is only raised to the floor.
+    and a column that never moved is divided by a whole unit. Actions differ, since their scale multiplies the network's
+    output: it is only raised to the floor.
 
     Args:
         spread: standard deviations or half-ranges (d), not negative.

@@ -41,12 +41,11 @@ def to_matrix(rotation: Tensor, form: str) -> Tensor:
         ValueError: the form is unknown, or the shape does not fit it.
 
     Examples:
-        >>> import math, torch
-        >>> quarter = torch.tensor([0.0, 0.0, math.pi / 2])  # 90 degrees about z
-        >>> to_matrix(quarter, "axis_angle").round().abs()
-        tensor([[0., 1., 0.],
-                [1., 0., 0.],
-                [0., 0., 1.]])
+        >>> import torch
+        >>> to_matrix(torch.tensor([0.0, 0.0, 0.6, 0.8]), "quaternion")  # x y z w: 74 degrees about z
+        tensor([[ 0.2800, -0.9600,  0.0000],
+                [ 0.9600,  0.2800,  0.0000],
+                [ 0.0000,  0.0000,  1.0000]])
     """
     _check(rotation, form)
     return _TO_MATRIX[form](rotation)

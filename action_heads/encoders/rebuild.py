@@ -50,7 +50,7 @@ def load(observation: Any, architecture: Any, tensors: Mapping[str, Tensor], pat
     try:
         encoder.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        raise WeightFileError(f"{path} does not fit the config beside it: {error}") from error
+        raise WeightFileError(f"{path} does not fit its config: {error}") from error
     return encoder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -138,10 +137,9 @@ def refusal_of_path(name: str, only_the_hub: bool = False) -> str | None:
     return None
 
 
-def nothing_there(name: str, heads: Sequence[str]) -> str:
-    """Return why a name is neither a folder nor a bundled head, with the most similar name."""
+def nothing_there(name: str) -> str:
+    """Return why a name is neither a folder nor a bundled head."""
     why = f"no folder {name!r}" + ("" if Path(name).expanduser().is_absolute() else f" in {Path.cwd()}")
     if "\\" in name and os.sep == "/":
         why += f" (this system separates folders by /: {name.replace(chr(92), '/')!r})"
-    near = difflib.get_close_matches(name.rstrip("/"), [*heads, *(head.split("/")[1] for head in heads)], 1)
-    return f"{why}, nor a bundled head" + (f" ({near[0]!r} is one)" if near else "")
+    return f"{why}, nor a bundled head"

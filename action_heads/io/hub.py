@@ -243,7 +243,7 @@ def _local(name: str | os.PathLike[str], only_the_hub: bool = False) -> Path | N
         return None
     if is_file:
         raise _no_head(name, f"it is a file; pass its folder, {os.fspath(folder.parent)!r}")
-    raise _no_head(name, folders.nothing_there(text, list(heads)) if text else "an empty name")
+    raise _no_head(name, folders.nothing_there(text) if text else "an empty name")
 
 
 def _no_head(name: Any, what: str) -> HeadNotFoundError:

@@ -34,7 +34,7 @@ def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise WeightFileError(
-            f"{path} does not fit the config beside it: it {'; '.join(problems[:4])}{more}. Download or save it again."
+            f"{path} does not fit its config: it {'; '.join(problems[:4])}{more}. Download or save it again."
         )
 
 

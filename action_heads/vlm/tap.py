@@ -34,10 +34,10 @@ class Tap(nn.Module):
     Args:
         model: a language, vision or vision-language model of transformers. It may be wrapped by `torch.compile` or
             PEFT; the model inside runs and trains.
-        layer: an index into the `hidden_states` of transformers: 0 for the embeddings, i for the output of block i, -1
-            for the last one, after the final norm. In a vision-language model these belong to the language model.
-            Alternatively the path of a module, such as "model.multi_modal_projector", for its output. Several layers
-            are normalised and summed with learned softmax weights, which are equal at first.
+        layer: an index into the `hidden_states` of transformers: 0 for the embeddings, i for the output of the first
+            i blocks, -1 for the last one, after the final norm. In a vision-language model these belong to the language
+            model. Alternatively the path of a module, such as "model.multi_modal_projector", for its output. Several
+            layers are normalised and summed with learned softmax weights, which are equal at first.
         select: the tokens that count, "all", "image" or "text".
         train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only low-rank
             adapters, existing or new ones, which are added in place. "full" to train the whole model.

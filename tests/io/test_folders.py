@@ -137,8 +137,8 @@ def test_a_revision_or_an_owner_that_is_no_folder_here_asks_the_hub(work, monkey
         ("a\0b", "no (folder|head)"),
         ("x" * 5000, "cannot be read"),
         ("out\\head", r"this system separates folders by /: 'out/head'"),
-        ("mlp-5m-fkk", "'mlp-5m-fk' is one"),
-        ("dae/mlp-5m-fk/", "'dae/mlp-5m-fk' is one"),
+        ("mlp-5m-fkk", r"did you mean 'dae/mlp-5m-fk'\?"),
+        ("dae/mlp-5m-fk/", r"did you mean 'dae/mlp-5m-fk'\?"),
     ],
 )
 def test_names_that_are_nothing(work, name, says):

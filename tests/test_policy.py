@@ -449,7 +449,7 @@ MECHANISM = {
             "truncated",
         ),
         (lambda f: edit_tensor(f, "adapter.read.0.bias", lambda t: t / 0), WeightFileError, "holds NaN or infinity"),
-        (lambda f: edit_tensor(f, "adapter.read.0.bias", lambda t: t.long()), WeightFileError, "is torch.int64"),
+        (lambda f: edit_tensor(f, "adapter.read.0.bias", lambda t: t.long()), WeightFileError, "of dtype torch.int64"),
         (lambda f: edit_tensor(f, "normalizer.scale", lambda t: 0 * t), WeightFileError, "scale is not positive"),
         (lambda f: (f / "adapter.safetensors").unlink(), FileNotFoundError, "lacks adapter.safetensors"),
     ],

@@ -61,11 +61,11 @@ class VisionConfig:
         if self.pool not in POOLS:
             raise ValueError(f"unknown vision.pool {self.pool!r}; choose one of {', '.join(POOLS)}")
         if self.weights not in (None, "imagenet"):
-            raise ValueError(f"vision.weights must be 'imagenet' or None, got {self.weights!r}")
+            raise ValueError(f"vision.weights must be 'imagenet' or none, got {self.weights!r}")
         if self.is_resnet:
             if self.features % 2:
                 raise ValueError(
-                    f"vision.features of a ResNet are pairs of coordinates and must be even, got {self.features}"
+                    f"vision.features of a ResNet are pairs of coordinates, so give an even number, got {self.features}"
                 )
             if not self.train and self.weights is None:
                 raise ValueError(

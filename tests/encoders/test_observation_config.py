@@ -21,14 +21,14 @@ def test_json_there_and_back(config):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: VisionConfig(features=63), r"vision.features .* even, got 63"),
+        (lambda: VisionConfig(features=63), r"vision.features .* even number, got 63"),
         (lambda: VisionConfig(features=0), r"vision.features must be a positive integer, got 0"),
         (lambda: VisionConfig(crop=76), r"vision.crop must be \(height, width\) in pixels, got 76"),
         (lambda: VisionConfig(resize=(64, 64), crop=(76, 60)), r"vision.crop .* larger .* vision.resize"),
         (lambda: VisionConfig(jitter=1.0), r"vision.jitter"),
         (lambda: VisionConfig(train=False), r"can't be frozen: set vision.weights='imagenet'"),
         (lambda: VisionConfig("facebook/dinov2-small", weights="imagenet"), r"vision.weights is only for resnet18"),
-        (lambda: VisionConfig(weights="r3m"), r"vision.weights must be 'imagenet' or None, got 'r3m'"),
+        (lambda: VisionConfig(weights="r3m"), r"vision.weights must be 'imagenet' or none, got 'r3m'"),
         (lambda: VisionConfig(pool="max"), r"unknown vision.pool 'max'"),
         (lambda: TextConfig(pool="max"), r"unknown text.pool 'max'"),
         (lambda: ObservationConfig(), r"no observations"),

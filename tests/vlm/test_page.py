@@ -20,7 +20,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "attach-vlm.md"
 
 
 def processor(images: torch.Tensor, text: str, return_tensors: str) -> dict[str, torch.Tensor]:
-    """Return an image (3 32 32) and words, like SmolVLM's processor."""
+    """Return an image (3 32 32) and words as SmolVLM's processor does."""
     assert text.startswith("<image>")
     assert return_tensors == "pt"
     ids = torch.tensor([[IMAGE] * 4 + [3 + len(word) for word in text.split()]])

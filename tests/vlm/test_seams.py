@@ -183,7 +183,7 @@ def test_what_reaches_groots_action_head(monkeypatch):
 
 
 def test_the_pages_counts_are_the_commands(monkeypatch):
-    monkeypatch.syspath_prepend(str(PAGE.parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(PAGE.parent.parent / "benchmarks"))
     names = ("seams", "experts", "common")
     try:
         command = importlib.import_module("seams")

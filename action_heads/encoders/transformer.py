@@ -49,8 +49,9 @@ def transformer_trunk(config: VisionConfig, architecture: dict[str, Any] | None)
     """Build a trunk, pretrained or, from a given architecture, with random weights and without the Hub.
 
     Returns:
-        The trunk, and its architecture, ready for JSON: the model's `config`, and the `mean`, `std` and `size` of its
-        images and the `width` of its tokens.
+        The trunk.
+        Its architecture, ready for JSON, with the model's `config`, the `mean`, `std` and `size` of its images and the
+            `width` of its tokens.
 
     Raises:
         ValueError: the model cannot be loaded, or does not fit the config.

@@ -109,7 +109,7 @@ def load(
         name_or_path: as in `find`.
         read: a function from the folder to the result.
         files: as in `find`.
-        options: the other options of `find`.
+        **options: the other options of `find`.
 
     Returns:
         The result of `read`, and the folder.

@@ -278,7 +278,7 @@ class Tap(nn.Module):
         Args:
             folder: the folder of `save`.
             model: the model that the saved tap was trained with.
-            options: `train`, `isolate`, `lora` and `own_loss`, as for a new tap.
+            **options: `train`, `isolate`, `lora` and `own_loss`, as for a new tap.
 
         Raises:
             WeightFileError: the file is missing or damaged.

@@ -20,7 +20,7 @@ from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters.config import AdapterConfig
 from action_heads.config import strict
-from action_heads.io.files import WeightFileError, load_tensors, naming, save_tensors
+from action_heads.io.files import HEADER, WeightFileError, load_tensors, naming, parse_json, save_tensors
 from action_heads.io.seal import Seal
 from action_heads.io.weights import check_layout, check_values
 
@@ -45,7 +45,7 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     if not head.frozen:
         raise ValueError("the head trains along, and its weights would be lost: head.freeze() and save it first")
     head.assert_frozen(thorough=True)
-    header = {"action_heads": json.dumps(describe(policy), sort_keys=True)}
+    header = {HEADER: json.dumps(describe(policy), sort_keys=True)}
     save_tensors(own_state(policy), folder / NAME, header)
     return folder
 
@@ -131,9 +131,9 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     """Weights and config of a saved adapter, the latter checked for version and completeness."""
     tensors, metadata = load_tensors(file)
     try:
-        config = json.loads(metadata["action_heads"])
+        config = parse_json(metadata[HEADER], file)
         version = config["version"]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError) as error:
         raise WeightFileError(f"{file} was not written by save_adapter: its header lacks a config") from error
     if version not in (UNSEALED, VERSION):
         raise ValueError(

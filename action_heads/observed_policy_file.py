@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,12 +97,7 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         )
     if record.keys() - {SEAL.key} != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
         raise ValueError(f"{path} needs {', '.join(KINDS)}, each of its type: it is damaged; download or save it again")
-    if not SEAL.check(record, weights, path):
-        warnings.warn(
-            f"{path} has no fingerprint of its configuration, which older releases did not write: whether it was "
-            "changed can't be told. Load and save the policy once to add it",
-            stacklevel=4,
-        )
+    SEAL.check_or_warn(record, weights, path, ". Load and save the policy once to add it")
     if record["fingerprints"].get("encoder") != files.fingerprint(weights):
         raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} are of different runs: save again")
     return record

@@ -80,7 +80,7 @@ def edit_config(folder, **changes):
         (lambda f: edit_config(f, version=...), ValueError, "version None"),
         (lambda f: edit_config(f, colour="red"), ValueError, "unknown keys in the head's config: colour"),
         (lambda f: edit_config(f, width=...), ValueError, "lacks width"),
-        (lambda f: edit_config(f, width=32), WeightFileError, "does not fit the config"),
+        (lambda f: edit_config(f, width=32), WeightFileError, "does not fit its config"),
         (lambda f: edit_config(f, horizon=8), WeightFileError, "backbone.embed"),
         (lambda f: edit_config(f, objective=OBJECTIVE | {"prediction": "epsilon"}), WeightFileError, "was changed"),
         (lambda f: edit_config(f, objective={}), ValueError, "the objective lacks clip"),
@@ -145,7 +145,7 @@ def test_a_failing_save_leaves_the_older_head(tmp_path, monkeypatch):
             return real(path, *args, **kwargs)
 
         monkeypatch.setattr("os.open", refuse)
-        with pytest.raises(OSError, match=f"could not write .*{failing}: .* free some space"):
+        with pytest.raises(OSError, match=f"could not write .*{failing}: .* Free some space"):
             tiny_head(seed=1).save_pretrained(folder)
         monkeypatch.undo()
         assert ActionHead.from_pretrained(folder).fingerprint() == tiny_head(seed=0).fingerprint()
@@ -226,7 +226,7 @@ def test_dtype_and_device_go_by_name(head, tmp_path):
     loaded = ActionHead.from_pretrained(tmp_path, dtype="bfloat16", device="cpu")
     assert next(loaded.parameters()).dtype == torch.bfloat16
     for dtype in ("int8", "float33", torch.int64, 3, None):
-        with pytest.raises(ValueError, match="dtype must be a floating dtype of torch"):
+        with pytest.raises(ValueError, match="dtype must be a floating-point torch dtype"):
             ActionHead.from_pretrained(tmp_path, dtype=dtype)
     for device in ("gpu", "cuda:99", 3.5):
         with pytest.raises(ValueError, match=r"can't be used .*device='cpu' always works"):

@@ -1,1 +1,1 @@
-"""What the rest of the package shares and nobody outside needs."""
+"""Internal helpers that the rest of the package shares."""

@@ -1,9 +1,10 @@
-"""Notice every change of a module's weights, parts and constants: what "frozen" is checked against.
+"""Detect every change to the weights, submodules and settings of a frozen module.
 
-A check must cost far less than a denoising step, so it looks at what torch knows of a tensor anyway: which object it
-is, where its memory lies, and how often torch wrote to it. If something moved, everything is hashed, and the hashes
-decide. Writes that torch does not count are met in other ways: `.data` of a frozen parameter counts too, small buffers
-are compared, and one slice of the memory is read again in each check.
+A check must cost far less than a denoising step. It therefore compares what torch records about a tensor: its identity,
+its memory address and its version counter. If any of these differ, all tensors are hashed, and the hashes decide.
+
+Torch does not count every write. Three measures cover the rest: `.data` of a frozen parameter shares the version
+counter, small buffers are compared by value, and each check reads one slice of the memory again.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from action_heads.frozen import Freezable
 
-SLICE = 16_384  # 32-bit words that each check reads again, about 5 us
-SMALL = 4_096  # elements of a buffer that is compared whole
+SLICE = 16_384  # Number of 32-bit words that each check reads again; takes about 5 us.
+SMALL = 4_096  # Largest number of elements of a buffer that is compared by value.
 
 
 class FrozenParameter(nn.Parameter):
-    """A parameter whose `.data` shares its count of writes, and whose `.numpy()` cannot be written to."""
+    """A parameter whose `.data` shares its version counter, and whose `.numpy()` is read-only."""
 
     @property
     def data(self) -> Tensor:  # type: ignore[override]
@@ -40,21 +41,21 @@ class FrozenParameter(nn.Parameter):
 
 
 class Mark(NamedTuple):
-    """One tensor as it was when it was last hashed."""
+    """The state of one tensor when it was last hashed."""
 
     name: str
-    holder: dict[str, Any]  # the `_parameters` or `_buffers` of its module
+    holder: dict[str, Any]  # The `_parameters` or `_buffers` dict of its module.
     key: str
     tensor: Tensor
     pointer: int
-    version: int | None  # how often torch wrote to it; None of an inference tensor, which does not count
-    copy: Tensor | None  # the values of a small buffer on the CPU
+    version: int | None  # The version counter; None for an inference tensor, which has none.
+    copy: Tensor | None  # The values of a small buffer on the CPU.
 
 
 class Watch:
-    """The weights, buffers and parts of a module as they are now, apart from its parts that are `left_out`.
+    """A record of a module's weights, buffers and submodules, except the submodules in its `left_out`.
 
-    A copy (`copy.deepcopy`, pickle) keeps the hashes alone, and is checked in full before it is first used.
+    A copy (`copy.deepcopy`, pickle) keeps only the hashes, so its first check reads every weight.
     """
 
     def __init__(self, module: Freezable):
@@ -64,7 +65,7 @@ class Watch:
         self._mark(module)
 
     def looks_unchanged(self) -> bool:
-        """Return whether nothing moved, as far as can be told without reading all weights."""
+        """Return whether the module seems unchanged, without reading all of its weights."""
         if self.marks is None or any(map(moved, self.marks)):
             return False
         if any(now != before for now, before in self.parts):
@@ -78,9 +79,9 @@ class Watch:
         return fold(view) == before
 
     def changes(self, module: Freezable) -> list[str]:
-        """Read every weight, and return the names of what is no longer as it was."""
+        """Read every weight, and return the names of those that changed."""
         if structure(module) != self.structure:
-            return ["what it is made of"]
+            return ["its module structure"]
         found = {name: holder[key] for name, holder, key in tensors_of(module, module.left_out)}
         if found.keys() != self.digests.keys():
             return sorted(found.keys() ^ self.digests.keys())
@@ -90,7 +91,7 @@ class Watch:
         return []
 
     def _mark(self, module: Freezable) -> None:
-        """Note where everything is now, to be compared with cheaply."""
+        """Record the current state of every tensor for the cheap comparison."""
         self.parts = [(part._modules, dict(part._modules)) for part in module.modules() if part._modules]
         self.settings = [(part, part.config) for part in module.modules() if hasattr(part, "config")]
         self.marks = []
@@ -114,7 +115,7 @@ class Watch:
 
 
 def moved(mark: Mark) -> bool:
-    """Return whether a tensor was replaced, thawed or written to since it was marked, as far as torch knows."""
+    """Return whether torch recorded that a tensor was replaced, unfrozen or written to since it was marked."""
     tensor = mark.tensor
     return (
         mark.holder.get(mark.key) is not tensor
@@ -126,7 +127,7 @@ def moved(mark: Mark) -> bool:
 
 
 def tensors_of(module: nn.Module, left_out: Set[nn.Module] = frozenset()) -> Iterator[tuple[str, dict[str, Any], str]]:
-    """Yield every parameter and buffer, each once: its name, the dict that holds it, and its key in there."""
+    """Yield the name, the holding dict and the key in that dict of every distinct parameter and buffer."""
     seen: set[Tensor] = set()
     for path, part in module.named_modules():
         for holder in () if part in left_out else (part._parameters, part._buffers):
@@ -137,21 +138,21 @@ def tensors_of(module: nn.Module, left_out: Set[nn.Module] = frozenset()) -> Ite
 
 
 def structure(module: Freezable) -> list[tuple[str, str, str]]:
-    """Return path, class and settings of every part that is not left out."""
+    """Return the path, class and settings of every submodule that is not left out."""
     left_out = module.left_out
     parts = ((path, part) for path, part in module.named_modules() if part not in left_out)
     return [(path, type(part).__name__, settings_of(part)) for path, part in parts]
 
 
 def settings_of(part: nn.Module) -> str:
-    """Return what a part computes with beside its tensors; of a head's configuration, what its weights mean."""
+    """Return the settings of a submodule as text; for a head, its contract takes the place of its config."""
     config = getattr(part, "config", None)
     contract = getattr(config, "contract", None)
     return part.extra_repr() + (contract() if contract else str(config or ""))
 
 
 def digest(tensor: Tensor) -> bytes:
-    """Return a hash of a tensor's dtype, shape and values; on the meta device there are none."""
+    """Return a hash of a tensor's dtype, shape and values. A tensor on the meta device has no values."""
     found = hashlib.sha256(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     if tensor.is_meta:
         return found.digest()
@@ -161,7 +162,7 @@ def digest(tensor: Tensor) -> bytes:
 
 
 def slices_of(tensor: Tensor) -> list[Tensor]:
-    """Return a parameter on the CPU as pieces of 32-bit words; nothing elsewhere, where reading would wait."""
+    """Return a CPU tensor as slices of 32-bit words. On other devices return none, since reading would block."""
     whole = tensor.detach()
     if whole.device.type != "cpu" or not whole.is_contiguous() or whole.numel() * whole.element_size() % 4:
         return []
@@ -169,5 +170,5 @@ def slices_of(tensor: Tensor) -> list[Tensor]:
 
 
 def fold(words: Tensor) -> int:
-    """Return the sum of 32-bit words, which any change of a single one alters."""
+    """Return the sum of 32-bit words. A change to any single word changes it."""
     return int(words.sum(dtype=torch.int64))

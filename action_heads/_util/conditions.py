@@ -1,4 +1,4 @@
-"""What a policy is steered by: one tensor, or several by the name of their source.
+"""Conditions of a policy: one tensor, or several tensors by the names of their sources.
 
 Axes: b batch, n tokens, c condition.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# A vector (b, c) or tokens (b, n, c), or several of them by name; and masks (b, n), true or 1 where a token counts.
+# A vector (b c) or tokens (b n c), or a dict of them by source. A mask (b n) is true or 1 where a token counts.
 Condition = Tensor | Mapping[str, Tensor]
 Mask = Tensor | Mapping[str, Tensor] | None
 
@@ -20,31 +20,31 @@ CPU = torch.device("cpu")
 
 
 def on_host(cond: Any) -> bool:
-    """Return whether looking at values waits for no accelerator; a compiler can't look at any."""
+    """Return whether values can be read without waiting for an accelerator. A compiler cannot read values."""
     return not torch.compiler.is_compiling() and all(getattr(part, "device", CPU) == CPU for part in parts(cond))
 
 
 def parts(cond: Any) -> list[Any]:
-    """A condition, or all of its sources; of masks likewise."""
+    """Return a list of the sources of a condition, or of its masks."""
     return list(cond.values()) if isinstance(cond, Mapping) else [cond]
 
 
 def zeros(cond_dim: int | Mapping[str, int], batch: int, device: torch.device) -> Condition:
-    """Make a condition of zeros (b c), or one for each source."""
+    """Return a condition of zeros (b c), or a dict of them by source."""
     if isinstance(cond_dim, int):
         return torch.zeros(batch, cond_dim, device=device)
     return {name: torch.zeros(batch, width, device=device) for name, width in cond_dim.items()}
 
 
 def move(cond: Any, device: torch.device) -> Any:
-    """A condition or its masks on a device; what is no tensor, such as a cache on the disk, stays where it is."""
+    """Move a condition or its masks to a device. Anything but tensors, such as `Embeddings`, is left as it is."""
     if isinstance(cond, Mapping):
         return {name: move(part, device) for name, part in cond.items()}
     return cond.to(device) if isinstance(cond, Tensor) else cond
 
 
 def take(cond: Any, mask: Any, rows: Tensor) -> tuple[Any, Any]:
-    """Rows of a condition and of its masks. What is cached on the disk brings its mask along."""
+    """Return rows of a condition and of its masks. `Embeddings` return their own mask."""
     if isinstance(cond, Mapping):
         taken = {name: take(part, (mask or {}).get(name), rows) for name, part in cond.items()}
         masks = {name: valid for name, (_, valid) in taken.items() if valid is not None}

@@ -1,4 +1,4 @@
-"""Exponential moving average of trainable weights, with the warm-up of the paper's recipe (as in diffusers)."""
+"""Exponential moving average of trainable weights, with the warm-up that the paper uses (as in diffusers)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """Average ← decay · average + (1 - decay) · weight, with decay 1 - (1 + n)^(-power), at most `max_decay`.
+    """An exponential moving average of the trainable parameters among `parameters`.
 
-    Frozen parameters are left out: they are their own average. Averages are float32: a bfloat16 one would round every
-    small step away.
+    Update n computes average ← decay · average + (1 - decay) · weight, with decay = 1 - (1 + n)^(-power), at most
+    `max_decay`. Averages are float32, since bfloat16 would round small updates away.
+
+    Args:
+        parameters: frozen ones are ignored.
+        max_decay: the largest decay.
+        power: how fast the decay grows.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], max_decay: float = 0.9999, power: float = 0.75):
@@ -23,24 +28,25 @@ class EMA:
 
     @property
     def decay(self) -> float:
+        """The decay of the next update."""
         return min(self.max_decay, 1 - (1 + self.updates) ** -self.power)
 
     @torch.no_grad()
     def update(self) -> None:
-        """Call after every optimiser step."""
+        """Update the averages; call it after every optimiser step."""
         for average, p in zip(self.average, self.parameters, strict=True):
             average.lerp_(p.float(), 1 - self.decay)
         self.updates += 1
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """End of training: the model keeps the average."""
+        """Write the averages into the model, at the end of training."""
         for p, average in zip(self.parameters, self.average, strict=True):
             p.copy_(average)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Evaluate with the averaged weights, then put the live ones back."""
+        """Give the model the averaged weights inside this context, and restore its own weights on exit."""
         live = [p.detach().clone() for p in self.parameters]
         self.copy_to_model()
         try:
@@ -51,9 +57,11 @@ class EMA:
                     p.copy_(weight)
 
     def state_dict(self) -> dict:
+        """Return the averages and the number of updates."""
         return {"average": self.average, "updates": self.updates}
 
     def load_state_dict(self, state: dict) -> None:
+        """Load what `state_dict` returned, in place."""
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
         self.updates = state["updates"]

@@ -1,4 +1,4 @@
-"""Optional dependencies: which extra brings what, and one message for what is missing."""
+"""Optional dependencies: the modules of each extra, and one message for those that are missing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 from importlib.util import find_spec
 from types import ModuleType
 
-# The modules that a command with this extra imports; `sim` includes `lab`, which includes `train`.
+# The modules that a command with each extra imports. `sim` includes `lab`, and `lab` includes `train`.
 MODULES = {
     "train": ("accelerate", "matplotlib", "scipy", "tensorboardX", "tqdm"),
     "lab": ("action_heads_lab",),
@@ -21,36 +21,36 @@ MODULES = {
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Import `module`, or raise an ImportError that names the extra which brings it."""
+    """Import `module`, or raise an ImportError that says how to install its extra."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{module} is needed here and could not be imported ({error}). {remedy(extra)}") from error
+        raise ImportError(f"{module} is required but could not be imported ({error}). {remedy(extra)}") from error
 
 
 def missing(*extras: str) -> list[str]:
-    """Return the modules of these extras that are not installed, without importing any."""
+    """Return the modules of these extras that are not installed. No module is imported."""
     return [module for extra in extras for module in MODULES[extra] if find_spec(module) is None]
 
 
-# Extras that are distributions of their own: where a clone has them.
+# Extras that are separate distributions, with their folder in a clone.
 CLONE = {"lab": "./lab", "sim": "'./lab[sim]'", "lerobot": "./lerobot_policy_dae"}
 INCLUDED = {"sim": ("lab", "train"), "lab": ("train",)}
 
 
 def reduced(*extras: str) -> list[str]:
-    """Return these extras without those that others among them include."""
+    """Return these extras without those that another of them includes."""
     included = {name for extra in extras for name in INCLUDED.get(extra, ())}
     return [extra for extra in dict.fromkeys(extras) if extra not in included]
 
 
 def remedy(*extras: str) -> str:
-    """Say how these extras are installed, in a clone and from PyPI."""
+    """Return a sentence that says how to install these extras, in a clone and from PyPI."""
     wanted = reduced(*extras)
     names = ",".join(extra for extra in wanted if extra not in CLONE)
     clone = " ".join([f"'.[{names}]'" if names else ".", *(CLONE[extra] for extra in wanted if extra in CLONE)])
     python = " (Python 3.12 or newer)" if "lerobot" in wanted else ""
     return (
-        f"Install it with `pip install {clone}` in a clone of the repository (`uv sync` there installs everything), "
-        f"or `pip install 'action-heads[{','.join(wanted)}]'` where action-heads comes from PyPI{python}"
+        f"Install it with `pip install {clone}` in a clone of the repository (`uv sync` installs everything there), "
+        f"or with `pip install 'action-heads[{','.join(wanted)}]'` if action-heads comes from PyPI{python}"
     )

@@ -1,4 +1,4 @@
-"""The fields of settings: how they are checked, and how a command line calls them in an error."""
+"""Checks of the fields of settings, and the names of their flags in errors."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from action_heads._util.names import nearest
 
 @dataclass(frozen=True)
 class Shown:
-    """How the help of a command presents a flag without a fixed default, as an annotation of its field."""
+    """An annotation of a field that sets how help presents its flag, for flags without a fixed default."""
 
     default: str
     metavar: str = "STR"
 
 
 class FlagError(ValueError):
-    """A mistake in the flags with which the message begins."""
+    """A mistake in the flags that the message begins with."""
 
 
 def option(name: str) -> str:
-    """Return a field as a flag."""
+    """Return the flag of a field, such as "--batch-size"."""
     return f"--{name.replace('_', '-')}"
 
 
 @contextmanager
 def flag(*names: str, spell: Callable[[str], str] = option) -> Iterator[None]:
-    """Name these flags in an error from here, unless a `flag` further in has named the ones at fault."""
+    """Put these flags in front of an error from this context, unless an inner `flag` has already named others."""
     try:
         yield
     except FlagError:
@@ -41,7 +41,7 @@ def flag(*names: str, spell: Callable[[str], str] = option) -> Iterator[None]:
 
 
 def mistake(field: str, what: str) -> ValueError:
-    """Return an error about a field of a settings class, with which its message begins."""
+    """Return an error about a field of a settings class. Its message begins with the field's name."""
     error = ValueError(f"{field} {what}")
     vars(error)["field"] = field
     return error
@@ -49,7 +49,7 @@ def mistake(field: str, what: str) -> ValueError:
 
 @contextmanager
 def about(*fields: str) -> Iterator[None]:
-    """Attribute an error from here to these fields of a settings class."""
+    """Attribute an error from this context to these fields of a settings class."""
     try:
         yield
     except ValueError as error:
@@ -59,7 +59,7 @@ def about(*fields: str) -> Iterator[None]:
 
 @contextmanager
 def called(spell: Callable[[str], str]) -> Iterator[None]:
-    """Call the fields that an error from here is about by their flags."""
+    """Replace the fields that an error from this context names by their flags."""
     try:
         yield
     except ValueError as error:
@@ -71,7 +71,7 @@ def called(spell: Callable[[str], str]) -> Iterator[None]:
 
 
 def check_choices(settings: Any, **choices: Collection[str]) -> None:
-    """Refuse a field whose value is not one of its choices."""
+    """Raise if a field's value is not one of its choices."""
     for name, known in choices.items():
         if (given := getattr(settings, name)) not in known:
             near = nearest(given, known)
@@ -79,7 +79,7 @@ def check_choices(settings: Any, **choices: Collection[str]) -> None:
 
 
 def check_least(settings: Any, least: int, *names: str) -> None:
-    """Refuse fields below `least`. One that is None is not given."""
+    """Raise if a field is below `least`. None counts as not given."""
     bound = f"at least {least}" if least else "0 or more"
     for name in names:
         if (given := getattr(settings, name)) is not None and given < least:
@@ -87,7 +87,7 @@ def check_least(settings: Any, least: int, *names: str) -> None:
 
 
 def check_positive(settings: Any, *names: str) -> None:
-    """Refuse fields that are not above zero, NaN among them."""
+    """Raise if a field is not above zero, or is NaN."""
     for name in names:
         if not getattr(settings, name) > 0:
             raise mistake(name, f"must be positive, got {getattr(settings, name)}")

@@ -1,7 +1,7 @@
-"""Settings made of small dataclasses, whose fields have flat names on a command line and in files.
+"""Settings composed of small dataclasses, whose fields have flat names on a command line and in files.
 
-A field whose default is a dataclass is a part. Its fields go by their own names, or by those in the metadata of the
-part, where None leaves one out. The flat names of all fields are unique in the whole.
+A field whose default is a dataclass is a part. The fields of a part keep their own names, or get those in the metadata
+of the part, where None leaves a field out. Flat names are unique within a settings class.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ S = TypeVar("S", bound="Settings")
 
 @dataclass(frozen=True)
 class Leaf:
-    """What a flat name stands for: the field `name` of the dataclass `kind`, in a part or not."""
+    """The field that a flat name stands for: `name` of the dataclass `kind`, directly or in the part `part`."""
 
     kind: type
     name: str
     part: str | None
-    default: Any  # or `dataclasses.MISSING`
+    default: Any  # The default value, or `dataclasses.MISSING`.
 
     def hint(self, extras: bool = False) -> Any:
-        """Return the type of the field, with what is `Annotated` or without."""
+        """Return the type of the field; with `extras`, keep `Annotated`."""
         return get_type_hints(self.kind, include_extras=extras)[self.name]
 
 
 @lru_cache
 def leaves(kind: type) -> Mapping[str, Leaf]:
-    """Return all that can be set in a settings class, by its flat name."""
+    """Return all fields of a settings class, by their flat names."""
     found: dict[str, Leaf] = {}
     for item in fields(kind):
         default = item.default if item.default_factory is MISSING else item.default_factory()
@@ -48,14 +48,14 @@ def leaves(kind: type) -> Mapping[str, Leaf]:
 
 
 def flat_names(part: Field) -> dict[str, str]:
-    """Return the flat names of the fields of a part; nothing for a field that is none."""
+    """Return the flat names of the fields of a part, or {} for a field that is not a part."""
     names = fields(part.default) if is_dataclass(part.default) else ()  # type: ignore[arg-type]
     found = {item.name: part.metadata.get(item.name, item.name) for item in names}
     return {name: flat for name, flat in found.items() if flat}
 
 
 def build(kind: type[T], values: Mapping[str, Any], spell: Callable[[str], str] = option) -> T:
-    """Make settings of values by their flat names. A mistake in one is called by its flag."""
+    """Build settings from values by their flat names. An error names the flag of the wrong value."""
     known = leaves(kind)
     if unknown := [name for name in values if name not in known]:
         raise ValueError(f"unknown setting {unknown[0]!r}{nearest(unknown[0], known)}; known are {', '.join(known)}")
@@ -71,13 +71,13 @@ def build(kind: type[T], values: Mapping[str, Any], spell: Callable[[str], str] 
 
 
 class Settings:
-    """A settings class of parts, which goes to files and back as one flat object."""
+    """A base class for settings with parts, which are stored in files as one flat object."""
 
-    WEIGHTLESS: ClassVar[tuple[str, ...]] = ()  # flat names of what no weight depends on
+    WEIGHTLESS: ClassVar[tuple[str, ...]] = ()  # Flat names of settings that do not affect the weights.
 
     @classmethod
     def from_flat(cls: type[S], values: Mapping[str, Any]) -> S:
-        """Make settings of values by their flat names, as a file has them: JSON knows neither tuples nor paths."""
+        """Build settings from a file's values by their flat names. JSON's lists become tuples, and strings paths."""
 
         def read(name: str, value: Any) -> Any:
             if isinstance(value, str) and name in leaves(cls):
@@ -93,5 +93,5 @@ class Settings:
         return json.loads(json.dumps(values, default=str))
 
     def outcome(self) -> dict[str, Any]:
-        """Return what decides the weights, ready for JSON: all but `WEIGHTLESS`."""
+        """Return the settings that affect the weights, ready for JSON: all but `WEIGHTLESS`."""
         return {name: value for name, value in self.to_dict().items() if name not in self.WEIGHTLESS}

@@ -1,4 +1,4 @@
-"""What a measurement ran on."""
+"""Description of the machine that a measurement ran on."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from action_heads import __version__
 
 
 def cores() -> int:
-    """That this process may use: in a container or under a scheduler fewer than the machine has."""
+    """Return the number of cores that this process may use. A container or scheduler may allow fewer than exist."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def machine() -> dict:
-    """Processor, threads and versions."""
-    import torch  # here: the processes of simulation ask for `cores` and do without torch
+    """Return the processor, the number of threads and the versions of the software."""
+    import torch  # Imported here, since simulation processes call `cores` without needing torch.
 
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

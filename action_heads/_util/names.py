@@ -1,4 +1,4 @@
-"""The nearest known name to one that a user mistyped."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from difflib import get_close_matches
 
 
 def nearest(given: object, known: Iterable[str]) -> str:
-    """Return " (did you mean 'x'?)" for the known name that is most like `given`, or "" if none is like it.
+    """Return " (did you mean 'x'?)" for the known name closest to `given`, or "" if none is close.
 
-    Upper and lower case count as the same. A part behind the last "/" may stand for the whole name.
+    Case is ignored. The part after the last "/" may stand for the whole name.
     """
     names: dict[str, str] = {}
     for name in map(str, known):

@@ -1,4 +1,4 @@
-"""Which numbers keep 32 bits, and where 16 pay."""
+"""Choices of float32 and bfloat16."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 class KeepFloat32(nn.Module):
-    """A module whose float buffers follow the device but never the dtype.
+    """A module whose floating-point buffers follow `to(device)` but keep their dtype.
 
-    A head cast to bfloat16 has 8 bits of mantissa: enough for its weights, but metres in a normaliser or the
-    noise levels of a schedule would be off by 0.4 %.
+    bfloat16 has an 8-bit mantissa. That is enough for the weights of a head, but positions in a normaliser and noise
+    levels of a schedule would be wrong by 0.4 %.
     """
 
     def _apply(self, fn, recurse=True):
@@ -22,22 +22,22 @@ class KeepFloat32(nn.Module):
 
 @lru_cache
 def bfloat16_is_faster(device: torch.device) -> bool:
-    """Whether training should compute in bfloat16: on CUDA yes, on a CPU if it has instructions for it.
+    """Return whether training should compute in bfloat16: on CUDA if supported, on a CPU if it has instructions for it.
 
-    Without them bfloat16 is emulated, several times slower. PyTorch has no public query, so the system is asked; not
-    a stopwatch, which on a busy machine would let one seed train in one precision today and in another tomorrow.
+    Without these instructions bfloat16 is emulated and several times slower. PyTorch has no public query for them, so
+    the CPU's flags are read. With a measured speed, the precision of a run would depend on the load of the machine.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return device.type == "cpu" and not FAST_BFLOAT16.isdisjoint(cpu_flags())
 
 
-# x86 with AVX-512 BF16 or AMX; 64-bit ARM with BF16.
+# Flags of x86 with AVX-512 BF16 or AMX, and of 64-bit ARM with BF16.
 FAST_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def cpu_flags() -> set[str]:
-    """What Linux says that the processor can do; nothing elsewhere."""
+    """Return the CPU flags that Linux reports, or an empty set on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

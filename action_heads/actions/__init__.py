@@ -1,1 +1,1 @@
-"""Action spaces: what the numbers of an action mean, their conversion, rotations, normalisation."""
+"""Action spaces, the layouts of datasets, rotations and normalisation."""

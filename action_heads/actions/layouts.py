@@ -1,4 +1,4 @@
-"""Which columns of a dataset's action mean what: declared in one line, and mapped to a head's actions and back.
+"""Layouts of a dataset's actions: one line declares the meaning of each column, and maps it to a head's actions.
 
 Axes: ... any leading axes, d columns of the dataset, a action of the head.
 """
@@ -20,7 +20,7 @@ from action_heads.actions.rotations import SHAPES, from_matrix, to_matrix
 from action_heads.actions.spaces import WIDTHS, ActionSpace, continued
 
 LAYOUTS = {
-    "libero": "delta: position*0.05 axis_angle*0.5 gripper",  # robosuite's OSC_POSE: 5 cm and half a radian a unit
+    "libero": "delta: position*0.05 axis_angle*0.5 gripper",  # robosuite's OSC_POSE: one unit is 5 cm or 0.5 rad.
     "delta": "delta: position axis_angle gripper",
     "pose_euler": "position euler_xyz gripper",
     "pose_quaternion": "position quaternion gripper",
@@ -36,13 +36,13 @@ PART = re.compile(rf"(?P<name>position|gripper|{'|'.join(FORMS)}){UNITS}|joint:(
 GRAMMAR = (
     "a layout is a list of parts in the order of the columns, such as 'position quaternion gripper', or "
     f"'delta: position*0.05 axis_angle*0.5 gripper': position, gripper, joint:N, or a rotation as {', '.join(FORMS)}; "
-    "'*' gives a column's unit in m or rad; 'joint:N' also fits any N numbers of which a head knows nothing"
+    "'*' gives a column's unit in m or rad; 'joint:N' also fits any N numbers that have no other meaning"
 )
 JOINT = re.compile(r"joint|motor|\.pos$|waist|shoulder|elbow|forearm|wrist", re.IGNORECASE)
 
 
 class Undeclared(tuple[float, float]):
-    """What a gripper's values are taken for where nobody said it. Equal to the plain pair, which is a declaration."""
+    """Gripper values that are assumed, since none were declared. Compares equal to the plain, declared pair."""
 
 
 UNDECLARED = Undeclared((-1.0, 1.0))
@@ -50,7 +50,14 @@ UNDECLARED = Undeclared((-1.0, 1.0))
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring columns: what they are in an `ActionSpace`, how many, a rotation's form, and their unit (m, rad)."""
+    """Adjacent columns with one meaning.
+
+    Attributes:
+        kind: the kind of the part in an `ActionSpace`.
+        columns: the number of columns.
+        form: the form of a rotation, as in `rotations.SHAPES`.
+        unit: the size of one unit of the columns, in m or rad.
+    """
 
     kind: str
     columns: int
@@ -64,12 +71,25 @@ class Part:
 
 @dataclass(frozen=True)
 class ActionLayout:
-    """Columns of a dataset <-> actions of a head.
+    """The layout of a dataset's action columns, with the conversion to a head's actions and back.
 
     Attributes:
-        parts: in the order of the columns.
-        mode: of the head's `ActionSpace`, "absolute" or "delta".
-        gripper: what the dataset writes for open and for closed; a head has -1 and +1.
+        parts: the parts, in the order of the columns.
+        mode: mode of the head's `ActionSpace`, "absolute" or "delta".
+        gripper: values of the dataset for an open and for a closed gripper. A head uses -1 and +1.
+
+    Raises:
+        ValueError: the two values of `gripper` are equal.
+
+    Examples:
+        >>> import torch
+        >>> layout = ActionLayout.parse("position quaternion gripper", gripper=(0.0, 1.0))
+        >>> columns = torch.tensor([[0.4, 0.0, 0.2, 0.0, 0.0, 0.0, 1.0, 1.0]])  # x y z, x y z w, closed
+        >>> layout.encode(columns)
+        tensor([[0.4000, 0.0000, 0.2000, 1.0000, 0.0000, 0.0000, 0.0000, 1.0000, 0.0000,
+                 1.0000]])
+        >>> torch.allclose(layout.decode(layout.encode(columns)), columns)
+        True
     """
 
     parts: tuple[Part, ...]
@@ -78,11 +98,22 @@ class ActionLayout:
 
     def __post_init__(self) -> None:
         if len(self.gripper) != 2 or self.gripper[0] == self.gripper[1]:
-            raise ValueError(f"gripper is two different values, for open and for closed, got {self.gripper}")
+            raise ValueError(f"gripper must be two different values, for open and for closed, got {self.gripper}")
 
     @classmethod
     def parse(cls, text: str, gripper: tuple[float, float] = UNDECLARED) -> ActionLayout:
-        """A name of `LAYOUTS`, or a line of its grammar."""
+        """Return the layout that a text declares.
+
+        Args:
+            text: a name of `LAYOUTS`, such as "libero", or the parts in the order of the columns, such as
+                "position quaternion gripper". "delta:" in front declares changes instead of absolute poses. "*0.05"
+                behind a part gives its unit in m or rad. Parts: position, gripper, joint:N and the rotations 6d,
+                quaternion (x y z w), quaternion_wxyz, axis_angle and euler_xyz, as `rotations` defines them.
+            gripper: as in `ActionLayout`.
+
+        Raises:
+            ValueError: the text has an unknown part or an invalid unit.
+        """
         mode, parts = "absolute", LAYOUTS.get(text, text)
         if parts.startswith("delta:"):
             mode, parts = "delta", parts.removeprefix("delta:")
@@ -94,30 +125,34 @@ class ActionLayout:
 
     @property
     def width(self) -> int:
-        """Columns d."""
+        """Number of columns d."""
         return sum(part.columns for part in self.parts)
 
     def space(self) -> ActionSpace:
-        """What a head makes of it."""
+        """Return the action space of a head with this layout."""
         parts = tuple((part.kind, WIDTHS[part.kind] or part.columns) for part in self.parts)
         return ActionSpace(parts, self.mode, "as recorded in the dataset")
 
     def encode(self, actions: Tensor) -> Tensor:
-        """Columns (... d) -> a head's actions (... a), float32."""
+        """Convert columns (... d) to a head's actions (... a) in robot units, float32."""
         self._check(actions, self.width)
         pieces = actions.float().split([part.columns for part in self.parts], dim=-1)
         return torch.cat([self._encode(part, x) for part, x in zip(self.parts, pieces, strict=True)], dim=-1)
 
     def decode(self, actions: Tensor, last: Tensor | None = None, canonical: bool = False) -> Tensor:
-        """A head's actions (... a) -> columns (... d): the inverse of `encode`.
+        """Convert a head's actions (... a) to columns (... d): the inverse of `encode`.
 
-        Along a chunk (... h a) of absolute actions, which has a batch axis, each rotation is written nearest to the one
-        before it, so that no column jumps by a whole turn. Single actions (a) or (b a) are continued from `last` alone.
-        A delta is always its shortest turn.
+        A rotation can be written in several ways, such as q and -q. Along a chunk (b h a) of absolute actions, each
+        rotation is written in the way closest to the previous one, so that no column jumps by a whole turn. Single
+        actions (a) or (b a) are continued only from `last`. A delta always gets its shortest rotation.
 
         Args:
-            last: what was decoded before the chunk, or before these single actions: columns without the axis h.
-            canonical: write each rotation by itself, as `rotations.from_matrix` does (w >= 0, angles up to pi).
+            actions: actions of the head in robot units.
+            last: the columns decoded just before, without the axis h.
+            canonical: write each rotation on its own, as `rotations.from_matrix` does (w >= 0, angles up to pi).
+
+        Raises:
+            ValueError: `actions` or `last` has the wrong width.
         """
         space = self.space()
         self._check(actions, space.dim)
@@ -135,7 +170,15 @@ class ActionLayout:
         return torch.cat(decoded, dim=-1)
 
     def normalizer(self, stats: Mapping[str, Any], margin: float = 0.05) -> Normalizer:
-        """Of a dataset's statistics, `min` and `max` (d): positions and joints to [-1, 1], with a little room."""
+        """Return the normalizer that maps a dataset's positions and joints to [-1, 1].
+
+        Args:
+            stats: statistics of the dataset's actions, with `min` and `max` (d).
+            margin: widens each range, by this share of half of it on each side.
+
+        Raises:
+            ValueError: statistics are missing or not finite, or contradict the declared values of the gripper.
+        """
         low, high = self.check_range(stats)
         self._check_gripper(low, high)
         scaled = torch.tensor([part.unit for part in self.parts for _ in range(part.columns)], dtype=torch.float64)
@@ -145,11 +188,11 @@ class ActionLayout:
         return Normalizer.from_range(low - room, high + room, self.space())
 
     def check_range(self, stats: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """The `min` and `max` (d) of a dataset's actions, float64. One that is missing, NaN or infinite is an error."""
+        """Return `min` and `max` (d) of a dataset's actions as float64; raise if they are missing or not finite."""
         if absent := [name for name in ("min", "max") if stats.get(name) is None]:
             raise ValueError(
-                f"the statistics of the actions have no {' and no '.join(absent)}: they need min and max of every "
-                f"dimension, and have {', '.join(stats) or 'nothing'}. Compute the dataset's statistics again"
+                f"statistics of the actions have no {' and no '.join(absent)}, only {', '.join(stats) or 'nothing'}. "
+                "Both are needed for every dimension. Compute the dataset's statistics again."
             )
         low, high = (torch.as_tensor(stats[name], dtype=torch.float64).flatten().cpu() for name in ("min", "max"))
         for bound in (low, high):
@@ -157,20 +200,20 @@ class ActionLayout:
         if bad := (~(low.isfinite() & high.isfinite())).nonzero().flatten().tolist():
             raise ValueError(
                 f"the actions hold NaN or infinity in {', '.join(map(self.describe, bad))} (min {low[bad].tolist()}, "
-                f"max {high[bad].tolist()}): look for the rows with them in the dataset, take their episodes out, and "
-                "compute its statistics again"
+                f"max {high[bad].tolist()}). Remove the episodes with these values from the dataset, and compute its "
+                "statistics again."
             )
         return low, high
 
     def describe(self, column: int) -> str:
-        """Say which column of the dataset's action this is: its number, and the part that it belongs to."""
+        """Return the number of a column with the part that it belongs to, for a message."""
         begin = 0
         for part in self.parts:
             if column < begin + part.columns:
                 of = f", {column - begin + 1} of {part.columns}" if part.columns > 1 else ""
                 return f"dimension {column} ({part.form or part.kind}{of})"
             begin += part.columns
-        raise IndexError(f"no dimension {column} among {self.width}: {self}")
+        raise IndexError(f"no dimension {column} among the {self.width} of the layout {str(self)!r}")
 
     def _encode(self, part: Part, x: Tensor) -> Tensor:
         if part.kind == "rotation":
@@ -190,13 +233,15 @@ class ActionLayout:
 
     def _check(self, actions: Tensor, width: int) -> None:
         if actions.shape[-1] != width:
-            raise ValueError(f"actions have shape {tuple(actions.shape)}; expected (..., {width}): {self}")
+            raise ValueError(
+                f"actions have shape {tuple(actions.shape)}; expected (..., {width}) for the layout {self}"
+            )
 
     def _check_gripper(self, low: Tensor, high: Tensor) -> None:
-        """What the dataset holds must be possible under what was declared: beyond it a head could never reach.
+        """Raise if the dataset's gripper values contradict the declared ones, since a head could not reach them.
 
-        What nobody declared is doubted if the values look like those of another convention, which 0 to 1 does. A
-        gripper that never moves contradicts neither: it is learnt as it is.
+        Values that were not declared but assumed are also rejected if they look like another convention, such as 0 to
+        1. A gripper that never moves contradicts no convention, so it causes only a warning.
         """
         bottom, top = sorted(self.gripper)
         slack, begin = 0.1 * (top - bottom), 0
@@ -209,24 +254,24 @@ class ActionLayout:
                     raise ValueError(self._other_gripper(begin, least, most, outside))
                 if least == most:
                     warnings.warn(
-                        f"column {begin}, the gripper, is {least:g} in every row: the policy learns to keep it there "
-                        f"({self.gripper[0]:g} is open, {self.gripper[1]:g} closed)",
+                        f"column {begin}, the gripper, is {least:g} in every row, so the policy learns to keep it "
+                        f"there ({self.gripper[0]:g} is open, {self.gripper[1]:g} closed)",
                         stacklevel=3,
                     )
             begin += part.columns
 
     def _other_gripper(self, column: int, least: float, most: float, outside: bool) -> str:
         runs = f"runs from {least:g} to {most:g}" if least < most else f"is {least:g} in every row"
-        taken = "was taken for" if isinstance(self.gripper, Undeclared) else "was declared as"
+        taken = "is assumed to be" if isinstance(self.gripper, Undeclared) else "was declared as"
         such = f", such as {least:g} and {most:g}" if least < most else f"; one of them may be {least:g}"
-        keep = "" if outside else f". If it is {self.gripper[0]:g} and {self.gripper[1]:g} all the same, declare that"
+        keep = "" if outside else f". If {self.gripper[0]:g} and {self.gripper[1]:g} are right, declare these"
         return (
-            f"column {column}, the gripper, {runs} and {taken} {self.gripper[0]:g} open, {self.gripper[1]:g} closed: "
-            f"say which value is open and which is closed{such}{keep}"
+            f"column {column}, the gripper, {runs} but {taken} {self.gripper[0]:g} open, {self.gripper[1]:g} closed. "
+            f"Declare the values for open and for closed{such}{keep}"
         )
 
     def __str__(self) -> str:
-        """The line that `parse` reads."""
+        """Return the line that `parse` reads."""
         return ("delta: " if self.mode == "delta" else "") + " ".join(map(str, self.parts))
 
 
@@ -235,9 +280,9 @@ def _part(match: re.Match[str]) -> Part:
         return Part("joint", int(match["joints"]))
     name, unit = match["name"], float(match["unit"] or 1)
     if not 0 < unit < math.inf:
-        raise ValueError(f"a unit is a positive number, got {match[0]!r}")
+        raise ValueError(f"a unit must be a positive number, got {match[0]!r}")
     if unit != 1 and name not in ("position", "axis_angle", "euler_xyz"):
-        raise ValueError(f"{name} has no unit: only position (m), axis_angle and euler_xyz (rad) have one")
+        raise ValueError(f"{name} takes no unit; only position (m), axis_angle and euler_xyz (rad) take one")
     if name in FORMS:
         return Part("rotation", SHAPES[name][0], name, unit)
     return Part(name, 3 if name == "position" else 1, unit=unit)
@@ -246,31 +291,36 @@ def _part(match: re.Match[str]) -> Part:
 def layout_of(
     declared: str | None, width: int, names: Sequence[str] | None, gripper: tuple[float, float]
 ) -> ActionLayout:
-    """The layout that was declared, or the one that the names of the columns leave no doubt about.
+    """Return the declared layout, or the one that the names of the columns determine.
 
     Args:
-        declared: a name of `LAYOUTS` or a line of its grammar; None to guess.
-        width: columns of the dataset.
-        names: of the columns, if the dataset has any.
-        gripper: as of `ActionLayout`.
+        declared: a name of `LAYOUTS`, or a line that `ActionLayout.parse` reads; None to infer the layout.
+        width: number of columns of the dataset's actions.
+        names: names of the columns; None if the dataset has none.
+        gripper: as in `ActionLayout`.
+
+    Raises:
+        ValueError: the declared layout has another width, or none can be inferred.
     """
     if declared is not None:
         layout = ActionLayout.parse(declared, gripper)
         if layout.width != width:
-            raise ValueError(f"{declared!r} has {layout.width} columns, the dataset's action {width}{_named(names)}")
+            raise ValueError(
+                f"layout {declared!r} has {layout.width} columns, but the dataset's actions have {width}{_named(names)}"
+            )
         return layout
     guess = _guess(width, names)
     if guess is None:
         fitting = table(width)
         raise ValueError(
-            f"the dataset's action has {width} columns{_named(names)}, and nothing says what they mean: "
-            + (f"choose {fitting}, or write it out: {GRAMMAR}" if fitting else GRAMMAR)
+            f"the dataset's actions have {width} columns{_named(names)}, and their meaning is not known. Declare a "
+            f"layout: {f'choose {fitting}, or write it out, where ' if fitting else ''}{GRAMMAR}"
         )
     return ActionLayout.parse(guess, gripper)
 
 
 def _guess(width: int, names: Sequence[str] | None) -> str | None:
-    """Only what is unambiguous: columns that are all joints and grippers by their names, or ten of a pose."""
+    """Return an unambiguous layout, or None: all names are of joints and grippers, or there are 10 columns."""
     if names is not None and len(names) == width:
         kinds = ["g" if "gripper" in name.lower() else "j" if JOINT.search(name) else "?" for name in names]
         if "?" not in kinds:
@@ -284,7 +334,7 @@ def _named(names: Sequence[str] | None) -> str:
 
 
 def table(width: int | None = None) -> str:
-    """The names of `LAYOUTS`, or of those with so many columns, with what they stand for."""
+    """List the layouts of `LAYOUTS`, or those of one width, with their definitions."""
     return ", ".join(
         f"{name} ({line})" for name, line in LAYOUTS.items() if width in (None, ActionLayout.parse(name).width)
     )

@@ -1,7 +1,7 @@
-"""Actions in robot units <-> actions of the network's size; and one floor under every statistic that is divided by.
+"""Normalisation of actions, and the least value of every statistic that is divided by.
 
 Axes: `...` any leading axes, `a` action width, `d` columns of an observation. Units: robot units (m, rad) outside,
-roughly [-1, 1] inside.
+roughly [-1, 1] in the network.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from torch import Tensor
 from action_heads._util.precision import KeepFloat32
 from action_heads.actions.spaces import NORMALIZED, WIDTHS, ActionSpace
 
-# What a dimension moves by if it hardly moves: 1 mm or 1 mrad. It is the least half-range of actions, so that a
-# network's noise stays under a millimetre in robot units. Dividing by a true range near zero would turn any later
-# deviation into a huge number instead. Observations have the same floor: see `floored`.
+# The least half-range of an action dimension: 1 mm or 1 mrad. It keeps a network's noise below a millimetre in robot
+# units. Dividing by a true range near zero would turn any later deviation into a huge number. Observations have the
+# same floor: see `floored`.
 FLOOR = 1e-3
 
-# Embeddings have no unit: their floor follows the typical spread of their own columns, down to this share of `FLOOR`.
+# Embeddings have no unit. Their floor follows the mean spread of their own columns, down to this share of `FLOOR`.
 ANY_UNIT = 1e-2
 
 
 def floored(spread: Tensor, centre: Tensor, least: float = 1.0) -> Tensor:
-    """Return what the deviations of observed columns are divided by: their spread (d), or more where they hardly moved.
+    """Return the divisors (d) for observed columns: their spread, or more for columns that hardly moved.
 
-    The floor is `FLOOR` of a unit. For a robot's state that is 1 m or 1 rad (`least=1`), or the mean spread of all
-    columns where that is more, as it is for degrees and pixels. Embeddings come in any unit (`least=ANY_UNIT`), so
-    their mean spread is the unit, however small. The unit is at least a tenth of a column's distance from zero, since
-    floats and sensors are exact to a share of what they measure.
+    The floor is `FLOOR` times a unit. The unit of a robot's state is 1 m or 1 rad (`least=1`), or the mean spread of
+    all columns if that is larger, as with degrees and pixels. Embeddings have no fixed unit (`least=ANY_UNIT`), so the
+    unit is their mean spread. The unit of a column is at least a tenth of its distance from zero, since floats and
+    sensors have a relative precision.
 
-    A spread below the floor is noise, and the weights behind such a column were never trained on anything else. So the
-    less it moved, the less a later deviation counts: one that moved by the floor is divided by the floor, one that
-    never moved by a whole unit. Actions differ: a scale multiplies them on their way out, so it is raised to the floor
-    and no further.
+    A spread below the floor is noise, and the weights for such a column were trained on noise only. Therefore the less
+    a column moved, the less a later deviation counts: a column whose spread equals the floor is divided by the floor,
+    and a column that never moved is divided by a whole unit. Actions differ, since their scale multiplies the network's
+    output: it is only raised to the floor.
 
     Args:
-        spread: standard deviations or half-ranges, not negative.
-        centre: means or middles, of the same shape. All columns are of one source.
+        spread: standard deviations or half-ranges (d), not negative.
+        centre: means or midpoints (d). All columns come from one source.
+        least: the smallest unit.
     """
     unit = torch.maximum(centre.abs() / 10, spread.mean()).clamp(min=least)
     floor = FLOOR * unit
@@ -47,40 +48,70 @@ def floored(spread: Tensor, centre: Tensor, least: float = 1.0) -> Tensor:
 
 
 class Normalizer(KeepFloat32):
-    """normalize(x) = (x - offset) / scale, and its exact inverse.
+    """The map from robot units to the units of a network, (x - offset) / scale, and its inverse.
 
-    Statistics are buffers, so they travel with `state_dict` and `to(device)`; they never train and never leave fp32,
-    even under `.half()`: bf16 would move a metre by 4 mm. Outputs are fp32 or, for fp64 input, fp64.
+    The statistics are buffers, so they are part of `state_dict` and follow `to(device)`. They never train, and stay
+    float32 even under `.half()`, since bfloat16 would move a position of 1 m by up to 4 mm. Outputs are float32, or
+    float64 for float64 inputs.
+
+    Args:
+        offset: robot units that map to 0 (a).
+        scale: robot units that map to a change of 1 (a), positive.
+
+    Raises:
+        ValueError: the shapes differ, or a value is not finite, or a scale is not positive.
+
+    Examples:
+        >>> import torch
+        >>> from action_heads import EE_ABSOLUTE, Normalizer
+        >>> actions = torch.randn(100, 16, 10)  # chunks in robot units
+        >>> normalizer = Normalizer.fit(actions, EE_ABSOLUTE)
+        >>> positions = normalizer.normalize(actions)[..., :3]
+        >>> round(positions.min().item(), 3), round(positions.max().item(), 3)
+        (-1.0, 1.0)
+        >>> torch.allclose(normalizer.unnormalize(normalizer.normalize(actions)), actions, atol=1e-5)
+        True
     """
 
-    offset: Tensor  # (a,); in a bank, whose rows have statistics of their own, (b 1 a)
+    offset: Tensor  # (a), or (b 1 a) in an `AdapterBank`, where each row has its own statistics.
     scale: Tensor
 
     def __init__(self, offset: Tensor, scale: Tensor) -> None:
         super().__init__()
         if not offset.dim() or offset.shape != scale.shape:
-            raise ValueError(f"offset {tuple(offset.shape)} and scale {tuple(scale.shape)} must both be (a,)")
+            raise ValueError(f"offset and scale must both be (a,), got {tuple(offset.shape)} and {tuple(scale.shape)}")
         if not (offset.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
-            raise ValueError(f"offset and scale must be finite and scale positive, not {offset} and {scale}")
+            raise ValueError(f"offset must be finite and scale finite and positive, got {offset} and {scale}")
         self.register_buffer("offset", offset.detach().to(torch.float32).clone())
         self.register_buffer("scale", scale.detach().to(torch.float32).clone())
 
     @classmethod
     def identity(cls, space: ActionSpace) -> Normalizer:
-        """Changes nothing."""
+        """Return a normalizer that changes nothing."""
         return cls(torch.zeros(space.dim), torch.ones(space.dim))
 
     @classmethod
     def from_range(
         cls, minimum: Sequence[float] | Tensor, maximum: Sequence[float] | Tensor, space: ActionSpace
     ) -> Normalizer:
-        """Map [minimum, maximum] to [-1, 1]: one value (m or rad) for each position and joint of `space`, in order."""
+        """Return the normalizer that maps [minimum, maximum] to [-1, 1].
+
+        Rotations and grippers are left unchanged. A half-range below `FLOOR` is raised to it.
+
+        Args:
+            minimum: one value in m or rad for each position and joint dimension of `space`, in order.
+            maximum: likewise.
+            space: the action space.
+
+        Raises:
+            ValueError: the number of values is wrong, or a minimum exceeds its maximum.
+        """
         low, high = (torch.as_tensor(bound, dtype=torch.float64, device="cpu") for bound in (minimum, maximum))
         count = int(space.normalized_mask.sum())
         if low.shape != (count,) or high.shape != (count,):
             raise ValueError(
-                f"minimum {tuple(low.shape)} and maximum {tuple(high.shape)}: this space normalises {count} of its "
-                f"{space.dim} dimensions (positions and joints), so both must be ({count},)"
+                f"minimum has shape {tuple(low.shape)} and maximum {tuple(high.shape)}; expected ({count},) for both: "
+                f"one value for each position and joint dimension among the {space.dim} of this space"
             )
         if not (low <= high).all():
             raise ValueError(f"minimum {low.tolist()} must not exceed maximum {high.tolist()}")
@@ -91,28 +122,38 @@ class Normalizer(KeepFloat32):
 
     @classmethod
     def fit(cls, actions: Tensor, space: ActionSpace, margin: float = 0.0) -> Normalizer:
-        """Min-max of actions (..., a) to [-1, 1]; `margin` widens the range on each side by that share of its half.
+        """Return the normalizer that maps the range of some actions to [-1, 1].
 
-        Rotations and grippers pass through. A half-range below `FLOOR` is raised to it.
+        Rotations and grippers are left unchanged. A half-range below `FLOOR` is raised to it.
+
+        Args:
+            actions: actions (... a) in robot units.
+            space: the action space.
+            margin: widens each range, by this share of half of it on each side.
+
+        Raises:
+            ValueError: the actions have the wrong width, are empty or not finite, or `margin` is negative.
         """
         if actions.shape[-1:] != (space.dim,) or actions.numel() == 0:
-            raise ValueError(f"actions have shape {tuple(actions.shape)}; expected (..., {space.dim}), at least one")
+            raise ValueError(
+                f"actions have shape {tuple(actions.shape)}; expected (..., {space.dim}), with at least one row"
+            )
         if margin < 0:
-            raise ValueError(f"margin {margin} would cut off data; it must be 0 or more")
+            raise ValueError(f"margin must be 0 or more, got {margin}, which would cut off data")
         used = actions.detach().reshape(-1, space.dim)[:, space.normalized_mask.to(actions.device)].double()
         if not used.isfinite().all():
-            raise ValueError("actions hold NaN or infinity; ActionSpace.validate says where")
+            raise ValueError("actions hold NaN or infinity; ActionSpace.validate reports where")
         low, high = used.aminmax(dim=0)
         widen = margin * (high - low) / 2
         return cls.from_range((low - widen).cpu(), (high + widen).cpu(), space)
 
     def normalize(self, actions: Tensor) -> Tensor:
-        """Robot units (..., a) -> network units (..., a)."""
+        """Convert robot units (... a) to network units (... a)."""
         self._check(actions)
         return (actions - self.offset) / self.scale
 
     def unnormalize(self, actions: Tensor) -> Tensor:
-        """Network units (..., a) -> robot units (..., a)."""
+        """Convert network units (... a) to robot units (... a)."""
         self._check(actions)
         return actions * self.scale + self.offset
 
@@ -123,7 +164,7 @@ class Normalizer(KeepFloat32):
             )
 
     def extra_repr(self) -> str:
-        """One entry per dimension that is changed: its range in robot units."""
+        """Return the range in robot units of each dimension that is changed."""
         if self.scale.is_meta:
             return f"{len(self.scale)} dims"
         touched = ((self.offset != 0) | (self.scale != 1)).nonzero().flatten().tolist()
@@ -133,7 +174,7 @@ class Normalizer(KeepFloat32):
 
 
 def check_units(x0: Tensor, clip: float, space: ActionSpace) -> None:
-    """Warn where normalised actions x0 (b h a) lie so far out that sampling, which clips, can never reach them."""
+    """Warn if normalised actions x0 (b h a) lie so far outside ±`clip` that sampling can never reach them."""
     reach = x0.detach().abs().amax((0, 1))
     worst = int(reach.argmax())
     if reach[worst] > 1.5 * clip:
@@ -141,10 +182,10 @@ def check_units(x0: Tensor, clip: float, space: ActionSpace) -> None:
         remedy = (
             "check the units (m, rad), or pass normalizer=Normalizer.fit(actions, space) to attach"
             if kind in NORMALIZED
-            else "rotations are 6-D rows of a matrix and grippers lie between -1 and +1"
+            else "pass rotations as the first two rows of the matrix, and grippers between -1 and +1"
         )
         warnings.warn(
-            f"action dimension {worst} ({kind}) reaches {reach[worst]:.3g} where the head works within ±{clip:g}, "
-            f"and sampling clips there: {remedy}",
+            f"action dimension {worst} ({kind}) reaches {reach[worst]:.3g} after normalisation, but sampling clips at "
+            f"±{clip:g}: {remedy}",
             stacklevel=3,
         )

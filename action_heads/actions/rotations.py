@@ -1,11 +1,11 @@
-"""Rotations between the forms that robots, datasets and networks use.
+"""Conversions between the forms of rotations that robots, datasets and networks use.
 
 Axes: `...` any leading axes; a form fixes the last one (or two). Angles in rad.
 
-Every form passes through the matrix, whose columns are the rotated frame's axes seen from the base. All is plain tensor
-arithmetic, differentiable, without a look at the values: it runs inside a compiled or captured sampling loop. The price
-is that a rotation which does not exist (zero quaternion, parallel 6-D rows) gives NaN instead of an error; NaN rather
-than something plausible, so that `ActionSpace.validate` or the robot's own guard sees it.
+Every conversion goes through the matrix. Its columns are the axes of the rotated frame, in coordinates of the base
+frame. The conversions are differentiable tensor arithmetic that never reads values, so they run in a compiled or
+captured sampling loop. Therefore an input that is no rotation (a zero quaternion, parallel 6-D rows) gives NaN instead
+of an error. `ActionSpace.validate` finds the NaN, as do the safety checks of a robot.
 """
 
 from __future__ import annotations
@@ -14,35 +14,55 @@ import torch
 from torch import Tensor
 
 SHAPES = {
-    # columns are axes; taken as it is, never re-orthonormalised
+    # Columns are the axes of the rotated frame. Used as given, without orthonormalisation.
     "matrix": (3, 3),
-    # first two ROWS of the matrix, row-major (Zhou et al. 2019, as in pytorch3d)
+    # The first two ROWS of the matrix, row-major (Zhou et al. 2019, as in pytorch3d).
     "6d": (6,),
-    # x y z w, scipy's order
+    # x y z w, the order of scipy.
     "quaternion": (4,),
-    # w x y z, MuJoCo's order
+    # w x y z, the order of MuJoCo.
     "quaternion_wxyz": (4,),
-    # rotation vector, its length is the angle
+    # The rotation vector: its direction is the axis, its length the angle.
     "axis_angle": (3,),
-    # about the FIXED x, then y, then z: scipy's as_euler("xyz"), DROID's cartesian_position
+    # About the FIXED axes x, then y, then z: as_euler("xyz") of scipy, cartesian_position of DROID.
     "euler_xyz": (3,),
 }
 
 
 def to_matrix(rotation: Tensor, form: str) -> Tensor:
-    """Rotation (..., *SHAPES[form]) -> matrix (..., 3, 3).
+    """Convert rotations to matrices (... 3 3).
 
-    Quaternions and 6-D rows need not be normalised; they are here. A zero quaternion or parallel 6-D rows give NaN.
+    Args:
+        rotation: rotations (... *SHAPES[form]). Quaternions and 6-D rows are normalised. A zero quaternion or parallel
+            6-D rows give NaN.
+        form: a key of `SHAPES`.
+
+    Raises:
+        ValueError: the form is unknown, or the shape does not fit it.
+
+    Examples:
+        >>> import torch
+        >>> to_matrix(torch.tensor([0.0, 0.0, 0.6, 0.8]), "quaternion")  # x y z w: 74 degrees about z
+        tensor([[ 0.2800, -0.9600,  0.0000],
+                [ 0.9600,  0.2800,  0.0000],
+                [ 0.0000,  0.0000,  1.0000]])
     """
     _check(rotation, form)
     return _TO_MATRIX[form](rotation)
 
 
 def from_matrix(matrix: Tensor, form: str) -> Tensor:
-    """Matrix (..., 3, 3) -> rotation (..., *SHAPES[form]).
+    """Convert matrices (... 3 3) to rotations (... *SHAPES[form]).
 
-    Of the two quaternions of a rotation the one with w >= 0 is given; rotation vectors are at most pi long. In gimbal
-    lock (second Euler angle +-pi/2) the third Euler angle is 0 and the first carries the turn.
+    The result is canonical: a quaternion has w >= 0, and a rotation vector a length of at most pi. In gimbal lock,
+    where the second Euler angle is ±pi/2, the third is 0.
+
+    Args:
+        matrix: rotation matrices.
+        form: a key of `SHAPES`.
+
+    Raises:
+        ValueError: the form is unknown, or the shape is not (... 3 3).
     """
     _check(matrix, "matrix")
     _check_form(form)
@@ -50,7 +70,21 @@ def from_matrix(matrix: Tensor, form: str) -> Tensor:
 
 
 def convert(rotation: Tensor, source: str, target: str) -> Tensor:
-    """Rotation (..., *SHAPES[source]) -> (..., *SHAPES[target]); unchanged where both forms are the same."""
+    """Convert rotations from one form to another; if both are the same, return them unchanged.
+
+    Args:
+        rotation: rotations (... *SHAPES[source]).
+        source: the form of `rotation`, a key of `SHAPES`.
+        target: the form of the result (... *SHAPES[target]).
+
+    Raises:
+        ValueError: a form is unknown, or the shape does not fit `source`.
+
+    Examples:
+        >>> import torch
+        >>> convert(torch.tensor([0.0, 0.0, 1.0, 0.0]), "quaternion", "6d")  # x y z w: 180 degrees about z
+        tensor([-1.,  0.,  0.,  0., -1.,  0.])
+    """
     _check(rotation, source)
     _check_form(target)
     return rotation if source == target else _FROM_MATRIX[target](_TO_MATRIX[source](rotation))
@@ -66,8 +100,8 @@ def _check(rotation: Tensor, form: str) -> None:
     width = SHAPES[form]
     if tuple(rotation.shape[-len(width) :]) != width:
         raise ValueError(
-            f"a rotation of form {form!r} ends in {width}, but this tensor has shape {tuple(rotation.shape)}; "
-            f"was another form meant? {', '.join(f'{name!r} {shape}' for name, shape in SHAPES.items())}"
+            f"rotation has shape {tuple(rotation.shape)}, but form {form!r} needs {width} at its end. All forms: "
+            f"{', '.join(f'{name!r} {shape}' for name, shape in SHAPES.items())}"
         )
 
 
@@ -76,7 +110,7 @@ def _same(matrix: Tensor) -> Tensor:
 
 
 def _from_6d(rows: Tensor) -> Tensor:
-    """Gram-Schmidt: keep the first row's direction, take the rest of the second, complete right-handed."""
+    """Orthonormalise the two rows by Gram-Schmidt, starting with the first, and add the third by a cross product."""
     first, second = rows[..., :3], rows[..., 3:]
     first = first / first.norm(dim=-1, keepdim=True)
     second = second - (first * second).sum(-1, keepdim=True) * first
@@ -99,9 +133,10 @@ def _from_quaternion(quaternion: Tensor) -> Tensor:
 
 
 def _to_quaternion(matrix: Tensor) -> Tensor:
-    """The matrix holds 4 q q^T linearly; its row with the largest diagonal entry is q times a number far from 0.
+    """Read q from 4 q q^T, whose entries are linear in the matrix.
 
-    No other way of reading q stays exact for every rotation: near pi, w vanishes, and near 0, x, y and z do.
+    Each row is a multiple of q. The row with the largest diagonal entry is the most accurate one: w vanishes near a
+    rotation by pi, and x, y and z near the identity.
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in matrix.unbind(-2))
     outer = torch.stack(
@@ -128,7 +163,7 @@ def _to_wxyz(matrix: Tensor) -> Tensor:
 
 
 def _from_axis_angle(vector: Tensor) -> Tensor:
-    """By the unit quaternion: torch.sinc(u) = sin(pi u) / (pi u) carries sin(angle / 2) / angle smoothly through 0."""
+    """Convert through the unit quaternion; `torch.sinc` computes sin(angle / 2) / angle smoothly through 0."""
     angle = vector.norm(dim=-1, keepdim=True)
     return _from_quaternion(torch.cat((vector * torch.sinc(angle / (2 * torch.pi)) / 2, (angle / 2).cos()), dim=-1))
 
@@ -136,8 +171,8 @@ def _from_axis_angle(vector: Tensor) -> Tensor:
 def _to_axis_angle(matrix: Tensor) -> Tensor:
     quaternion = _to_quaternion(matrix)
     vector, w = quaternion[..., :3], quaternion[..., 3:]
-    sine = vector.norm(dim=-1, keepdim=True)  # of half the angle
-    tiny = sine < torch.finfo(matrix.dtype).eps  # angle / sine tends to 2; the inner where keeps its gradient finite
+    sine = vector.norm(dim=-1, keepdim=True)  # sin(angle / 2)
+    tiny = sine < torch.finfo(matrix.dtype).eps  # Here angle / sine tends to 2. The inner where keeps gradients finite.
     return vector * torch.where(tiny, 2.0, 2 * torch.atan2(sine, w) / torch.where(tiny, 1.0, sine))
 
 
@@ -152,9 +187,9 @@ def _from_euler(angles: Tensor) -> Tensor:
 
 
 def _to_euler(matrix: Tensor) -> Tensor:
-    """Read the turn about z, undo it, read the others from what is left.
+    """Read the rotation about z, undo it, and read x and y from the rest.
 
-    In that order an uncertain z near gimbal lock is made good by x, and the rotation as a whole stays exact.
+    In this order x corrects an inaccurate z near gimbal lock, and the rotation as a whole stays exact.
     """
     top, middle, bottom = matrix.unbind(-2)
     locked = (top[..., 0].abs() + middle[..., 0].abs()) < 8 * torch.finfo(matrix.dtype).eps

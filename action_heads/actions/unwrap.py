@@ -1,11 +1,11 @@
-"""Decoded rotations without jumps: of all ways to write a rotation, take the one nearest to the step before.
+"""Continuous representations of decoded rotations: each is written in the way closest to the previous time step.
 
-Axes: `...` any leading axes, `h` steps; a form of `rotations` fixes the last one (or two). Angles in rad.
+Axes: `...` any leading axes, `h` time steps; a form of `rotations` fixes the last one (or two). Angles in rad.
 
-A rotation has two quaternions, infinitely many rotation vectors (one on each turn more about the same axis) and twice
-infinitely many Euler angles. `from_matrix` gives a canonical one of them. Along a motion it jumps by a whole turn: from
-w = 0 to the other sign, from a vector of pi to its opposite, from an angle of +pi to -pi. A controller that
-interpolates or averages such numbers, or a speed limit on them, sees a motion that nobody asked for.
+A rotation has two quaternions, and infinitely many rotation vectors and Euler angles that differ by whole turns.
+`from_matrix` returns a canonical one of them. Along a motion the canonical one jumps: a quaternion changes its sign at
+w = 0, a rotation vector of length pi its direction, and an angle goes from +pi to -pi. A controller that interpolates,
+averages or limits such numbers would see a motion that does not exist.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from action_heads.actions.rotations import SHAPES
-
 TURN = 2 * torch.pi
 
 
 def unwrapped(rotations: Tensor, form: str, dim: int, before: Tensor | None = None) -> Tensor:
-    """Rotations (... h ... *form) with h at `dim` -> the same rotations, each written nearest to the one before it.
+    """Rewrite rotations (... h ... *form), with h at `dim`, so that each is written closest to the previous one.
 
     Args:
-        before: (... ... *form), what was decoded before the first; without it the first stays as it is.
+        rotations: decoded rotations.
+        form: a key of `rotations.SHAPES`.
+        dim: the axis h.
+        before: the rotation decoded before the first, without the axis h. Without it, the first is left unchanged.
     """
     if form not in NEAREST:
         return rotations
@@ -36,14 +37,14 @@ def unwrapped(rotations: Tensor, form: str, dim: int, before: Tensor | None = No
 
 
 def nearest(rotation: Tensor, before: Tensor, form: str) -> Tensor:
-    """Of all numbers of this form (... *form) for the same rotation, return those nearest to `before`, as a vector.
+    """Return the representation (... *form) of the same rotation that is closest to `before`, as a vector.
 
-    Where `before` is NaN, the rotation is returned as it is.
+    Where `before` is NaN, the rotation is returned unchanged.
     """
     if tuple(before.shape) != tuple(rotation.shape):
         raise ValueError(
-            f"the rotation before has shape {tuple(before.shape)}, this one {tuple(rotation.shape)}: of form {form!r} "
-            f"both end in {SHAPES[form]} and have the same axes before it"
+            f"the previous rotation has shape {tuple(before.shape)}; expected {tuple(rotation.shape)}, the shape of "
+            f"the rotation to continue, of form {form!r}"
         )
     if form not in NEAREST:
         return rotation
@@ -53,19 +54,19 @@ def nearest(rotation: Tensor, before: Tensor, form: str) -> Tensor:
 
 
 def _sign(quaternion: Tensor, before: Tensor) -> Tensor:
-    """The one of two quaternions on the same side, in either order of w."""
+    """Return q or -q, whichever is closer to `before`. The order of w does not matter."""
     return torch.where((quaternion * before).sum(-1, keepdim=True) < 0, -quaternion, quaternion)
 
 
 def _turns(angle: Tensor, before: Tensor) -> Tensor:
-    """How many whole turns bring an angle nearest to another."""
+    """Return the number of whole turns that bring an angle closest to `before`."""
     return ((before - angle) / TURN).round()
 
 
 def _vector(vector: Tensor, before: Tensor) -> Tensor:
-    """Add whole turns about the same axis.
+    """Add whole turns about the axis of a rotation vector.
 
-    No turn has no axis, and a whole turn about any axis is none: there the axis of the one before is kept.
+    The identity has no axis, and a whole turn about any axis equals it, so the axis of `before` is used there.
     """
     angle, reach = vector.norm(dim=-1, keepdim=True), before.norm(dim=-1, keepdim=True)
     none = angle < 8 * torch.finfo(vector.dtype).eps
@@ -76,9 +77,9 @@ def _vector(vector: Tensor, before: Tensor) -> Tensor:
 
 
 def _euler(angles: Tensor, before: Tensor) -> Tensor:
-    """The angles, or those of the other way round (x + pi, pi - y, z + pi), each by whole turns.
+    """Return the angles or the equivalent (x + pi, pi - y, z + pi), plus whole turns, whichever are closest.
 
-    In gimbal lock, y = +-pi/2, x and z turn about one axis: x - z, or x + z, is given, and the rest is free.
+    In gimbal lock, where y is ±pi/2, x and z rotate about one axis. Only x - z (or x + z) is determined there.
     """
     x, y, z = angles.unbind(-1)
     other = torch.stack((x + torch.pi, torch.pi - y, z + torch.pi), -1)
@@ -94,7 +95,7 @@ def _euler(angles: Tensor, before: Tensor) -> Tensor:
     return torch.where(locked[..., None], held, free)
 
 
-# Forms that write one rotation in several ways.
+# Forms that have several representations of one rotation.
 NEAREST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "quaternion": _sign,
     "quaternion_wxyz": _sign,

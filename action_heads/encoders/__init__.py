@@ -1,4 +1,4 @@
-"""Observation encoders: cameras, proprioception and language -> the condition of an adapter. Extra: `vision`."""
+"""Encoders from images, proprioception and language to the condition of an adapter. They need the extra `vision`."""
 
 from action_heads.encoders.config import ObservationConfig, TextConfig, VisionConfig
 from action_heads.encoders.observation import ObservationEncoder

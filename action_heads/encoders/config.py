@@ -1,4 +1,4 @@
-"""What an observation encoder is made of: frozen, validated, and JSON there and back."""
+"""Configurations of an observation encoder, which are validated and convert to JSON and back."""
 
 from __future__ import annotations
 
@@ -18,20 +18,25 @@ POOLS = ("mean", "cls")
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The pathway of one camera.
+    """The vision network of a camera.
 
     Attributes:
         backbone: "resnet18", "resnet50", or the Hub id or folder of a transformers vision model (SigLIP, DINOv2, CLIP,
-            ViT ...), which always comes with its weights.
-        weights: of a ResNet: "imagenet", or none.
-        train: whether the backbone trains. A frozen one gets no gradient and stays in evaluation mode; what reads
-            features from it trains in any case.
-        features: numbers per camera and observation step. A ResNet's are the coordinates of half as many keypoints.
-        pool: of the tokens of a transformer: their "mean", or the first, "cls".
-        resize: (height, width) in pixels that images are brought to first.
-        crop: (height, width) in pixels cut out after that: anywhere in training, the centre in evaluation.
-        jitter: in training, brightness, contrast and saturation vary by factors within 1 ± jitter.
-        shared: one network for all cameras, or one each.
+            ViT ...), which always loads its pretrained weights.
+        weights: pretrained weights of a ResNet, "imagenet", or None for random ones.
+        train: whether the backbone trains. A frozen backbone gets no gradient and stays in evaluation mode. The layers
+            that turn its output into features always train.
+        features: number of features per camera and observation step. Those of a ResNet are the coordinates of half as
+            many keypoints.
+        pool: how the tokens of a transformer are pooled, "mean" or "cls" for the first token.
+        resize: (height, width) in pixels to which images are resized first.
+        crop: (height, width) in pixels of the window cut out after that, at random positions in training and at the
+            centre in evaluation.
+        jitter: colour jitter in training. Brightness, contrast and saturation vary by factors within 1 ± jitter.
+        shared: whether all cameras share one network.
+
+    Raises:
+        ValueError: a value is not valid, or two values contradict each other.
     """
 
     backbone: str = "resnet18"
@@ -49,20 +54,18 @@ class VisionConfig:
         for name in ("resize", "crop"):
             object.__setattr__(self, name, check_size(f"vision.{name}", getattr(self, name)))
         if self.resize and self.crop and (self.crop[0] > self.resize[0] or self.crop[1] > self.resize[1]):
-            raise ValueError(
-                f"vision.crop {self.crop} is larger than the images, which vision.resize makes {self.resize}"
-            )
+            raise ValueError(f"vision.crop {self.crop} is larger than the images after vision.resize, {self.resize}")
         check_fields(vars(self), VisionConfig, "the vision config")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"vision.jitter must be at least 0 and below 1, got {self.jitter!r}")
         if self.pool not in POOLS:
             raise ValueError(f"unknown vision.pool {self.pool!r}; choose one of {', '.join(POOLS)}")
         if self.weights not in (None, "imagenet"):
-            raise ValueError(f"vision.weights is 'imagenet' or none, got {self.weights!r}")
+            raise ValueError(f"vision.weights must be 'imagenet' or none, got {self.weights!r}")
         if self.is_resnet:
             if self.features % 2:
                 raise ValueError(
-                    f"vision.features of a ResNet are pairs of coordinates: give an even number, got {self.features}"
+                    f"vision.features of a ResNet are pairs of coordinates, so give an even number, got {self.features}"
                 )
             if not self.train and self.weights is None:
                 raise ValueError(
@@ -70,22 +73,26 @@ class VisionConfig:
                 )
         elif self.weights:
             raise ValueError(
-                f"vision.weights is for {' and '.join(RESNETS)}; {self.backbone} always loads its own: leave it out"
+                f"vision.weights is only for {' and '.join(RESNETS)}; {self.backbone} loads its own. Leave it out."
             )
 
     @property
     def is_resnet(self) -> bool:
+        """True if the backbone is a ResNet of torchvision."""
         return self.backbone in RESNETS
 
 
 @dataclass(frozen=True)
 class TextConfig:
-    """A frozen sentence encoder.
+    """A frozen encoder of the task's description.
 
     Attributes:
         model: Hub id or folder of a transformers text model.
-        pool: "sum" of the tokens' last hidden states, as in the paper, or their "mean".
-        features: numbers that a trained projection makes of the vector; the vector itself if not given.
+        pool: how the last hidden states of the tokens are pooled, "sum" as in the paper, or "mean".
+        features: width of a trained projection of the pooled vector; None for the vector itself.
+
+    Raises:
+        ValueError: a value is not valid.
     """
 
     model: str = "distilbert-base-uncased"
@@ -102,14 +109,17 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class ObservationConfig:
-    """What is observed, and how it is encoded.
+    """The observations of a policy and their encoding.
 
     Attributes:
-        cameras: names of the images, in the order of their features.
-        state_dim: numbers of proprioception; 0 for none.
-        observation_steps: how many steps s the policy sees, the last of them now.
-        vision: of every camera.
-        text: of the task's description, or none.
+        cameras: names of the cameras, in the order of their features.
+        state_dim: width d of the state (proprioception); 0 for none.
+        observation_steps: number s of consecutive observations that the policy sees. The last one is the current one.
+        vision: the vision network of every camera.
+        text: the encoder of the task's description, or None.
+
+    Raises:
+        ValueError: a value is not valid, or nothing is observed.
     """
 
     cameras: tuple[str, ...] = ()
@@ -120,14 +130,14 @@ class ObservationConfig:
 
     def __post_init__(self):
         if isinstance(self.cameras, str):
-            raise ValueError(f"cameras is a tuple of names, got {self.cameras!r}: write ({self.cameras!r},)")
+            raise ValueError(f"cameras must be a tuple of names, got {self.cameras!r}; pass ({self.cameras!r},)")
         if not limits.fits(self.cameras, tuple[str, ...]):
-            raise ValueError(f"cameras is a tuple of names, got {shown(self.cameras)}")
+            raise ValueError(f"cameras must be a tuple of names, got {shown(self.cameras)}")
         object.__setattr__(self, "cameras", tuple(self.cameras))
         if len(set(self.cameras)) < len(self.cameras):
-            raise ValueError(f"cameras names one twice: {', '.join(self.cameras)}")
+            raise ValueError(f"cameras has a duplicate name: {', '.join(self.cameras)}")
         if type(self.state_dim) is not int or self.state_dim < 0:
-            raise ValueError(f"state_dim must be a whole number, 0 for none, got {shown(self.state_dim)}")
+            raise ValueError(f"state_dim must be an integer of at least 0, got {shown(self.state_dim)}")
         for name, value, most in (
             ("the number of cameras", len(self.cameras), limits.SOURCES),
             ("state_dim", self.state_dim, limits.CONDITION),
@@ -137,26 +147,31 @@ class ObservationConfig:
         check_width("observation_steps", self.observation_steps, limits.OBSERVATION_STEPS)
         check_fields(vars(self), ObservationConfig, "the observation config")
         if not self.cameras and not self.state_dim and self.text is None:
-            raise ValueError("nothing is observed: give cameras, state_dim or text")
+            raise ValueError("the config has no observations; set cameras, state_dim or text")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, strings and numbers, ready for JSON."""
+        """Return a dict of lists, strings and numbers, ready for JSON."""
         return json.loads(json.dumps({"version": VERSION, **dataclasses.asdict(self)}))
 
     def to_json(self) -> str:
+        """Return the config as JSON."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ObservationConfig:
-        """Strict: an unknown version or key means that another release wrote this."""
+        """Return the config that `to_dict` described.
+
+        Raises:
+            ValueError: the version or a key is unknown, as in a config of another release, or a value is not valid.
+        """
         if not isinstance(values, dict):
-            raise ValueError(f"the observation config is a JSON object, got {shown(values)}")
+            raise ValueError(f"the observation config must be a JSON object, got {shown(values)}")
         values = dict(values)
         version = values.pop("version", None)
         if type(version) is not int or version != VERSION:
             raise ValueError(
-                f"this observation config has version {shown(version)}, this release of action-heads reads {VERSION}: "
-                "upgrade with `pip install -U action-heads`, or make the encoder again"
+                f"this observation config has version {shown(version)}, but this release of action-heads reads "
+                f"{VERSION}. Upgrade with `pip install -U action-heads`, or create the encoder again."
             )
         values.setdefault("cameras", ())
         values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config")
@@ -166,7 +181,7 @@ class ObservationConfig:
 
 
 def check_size(name: str, size: Any) -> tuple[int, int] | None:
-    """(height, width) as a tuple; a list, as JSON has it, is one too."""
+    """Return (height, width) as a tuple, given as a tuple or a list, or None."""
     if size is None:
         return None
     if not isinstance(size, (tuple, list)) or len(size) != 2 or any(type(x) is not int or x < 1 for x in size):

@@ -1,4 +1,4 @@
-"""`ObservationEncoder`: cameras, proprioception and language -> the condition of an adapter.
+"""`ObservationEncoder`: images, proprioception and language to the condition of an adapter.
 
 Axes: b batch, s observation steps, H and W pixels, d state, f features of a camera, c condition.
 """
@@ -24,18 +24,32 @@ if TYPE_CHECKING:
 
 
 class ObservationEncoder(nn.Module):
-    """Features of every camera and the state at each observation step, one step after the other, then the language.
+    """An encoder from observations to a condition (b c).
 
-    A trunk is shared by all cameras if `vision.shared`, or if it is frozen, since copies of a constant are the same.
+    The condition holds, for one observation step after another, the features of every camera and the state, and at the
+    end the features of the task's description. All cameras share one network if `vision.shared` is set, or if it is
+    frozen.
 
     Args:
-        config: what is observed.
-        architecture: what `encoder.architecture` was when the weights to load were saved. With it nothing is downloaded
-            and pretrained parts start random, to be filled by `load_state_dict`.
+        config: the observations and their networks.
+        architecture: the attribute `architecture` of a saved encoder. With it nothing is downloaded, and pretrained
+            networks start with random weights, for `load_state_dict` to fill.
 
     Attributes:
-        cond_dim: width c of the condition, for an adapter's `cond_dim`.
-        architecture: JSON-able; what the networks are made of beyond the config.
+        cond_dim: width c of the condition. Pass it to an adapter as `cond_dim`.
+        architecture: the parts of the networks that the config does not determine, ready for JSON.
+
+    Raises:
+        ImportError: the extra `vision` is not installed.
+        ValueError: a pretrained model cannot be found, or `architecture` does not fit the config.
+
+    Examples:
+        >>> import torch
+        >>> from action_heads.encoders import ObservationConfig, ObservationEncoder
+        >>> encoder = ObservationEncoder(ObservationConfig(cameras=("front",), state_dim=8, observation_steps=2))
+        >>> cond = encoder({"front": torch.rand(4, 2, 3, 96, 96)}, torch.randn(4, 2, 8))
+        >>> cond.shape, encoder.cond_dim  # 2 steps of 64 features and 8 numbers of the state
+        (torch.Size([4, 144]), 144)
     """
 
     def __init__(self, config: ObservationConfig, architecture: dict[str, Any] | None = None):
@@ -47,7 +61,9 @@ class ObservationEncoder(nn.Module):
         if architecture is not None and (
             absent := [k for k, needed in pretrained.items() if needed and k not in architecture]
         ):
-            raise ValueError(f"the architecture lacks {' and '.join(absent)}: it is of an encoder with another config")
+            raise ValueError(
+                f"the architecture lacks {' and '.join(absent)}; pass the one of an encoder with this config"
+            )
         self.trunks, self.readouts = nn.ModuleList(), nn.ModuleList()
         for _ in range(count if vision.train and not vision.shared else min(count, 1)):
             self.trunks.append(self._trunk(vision, loading=architecture is None))
@@ -76,14 +92,20 @@ class ObservationEncoder(nn.Module):
     def forward(
         self, images: Mapping[str, Tensor], state: Tensor | None = None, task: list[str] | None = None
     ) -> Tensor:
-        """Images (b s 3 H W) in [0, 1] by camera, state (b s d), b descriptions of the task -> condition (b c).
+        """Encode observations into a condition (b c).
 
-        Cameras that the config does not name are left aside.
+        Args:
+            images: images (b s 3 H W) in [0, 1], by camera. Cameras that the config does not name are ignored.
+            state: the state (b s d).
+            task: b descriptions of the task.
+
+        Raises:
+            ValueError: an observation is missing, or has the wrong shape, dtype or range.
         """
         self._check(images, state, task)
         observed = self.see([images[camera] for camera in self.config.cameras])
         if state is not None:
-            # As the weights are, not as the features: under autocast these have 16 bits, too few for metres.
+            # The state gets the dtype of the weights. Under autocast, features have 16 bits, too few for positions.
             observed.append(state.to(next(self.readouts.parameters())) if observed else state)
         parts = [torch.cat(observed, dim=-1).flatten(1)] if observed else []
         if self.text is not None and task is not None:
@@ -91,7 +113,7 @@ class ObservationEncoder(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def see(self, images: list[Tensor]) -> list[Tensor]:
-        """Images (b s 3 H W) of every camera, in order -> their features (b s f)."""
+        """Encode images (b s 3 H W) of every camera, in order, into features (b s f)."""
         if not images:
             return []
         vision, count, lead = self.config.vision, len(images), images[0].shape[:2]
@@ -101,7 +123,7 @@ class ObservationEncoder(nn.Module):
             if len({x.shape for x in seen}) > 1:
                 sizes = ", ".join(str(tuple(x.shape[-2:])) for x in seen)
                 raise ValueError(
-                    f"cameras that share a network must have images of one size, got {sizes}: set vision.resize"
+                    f"cameras that share a network must have images of one size, got {sizes}. Set vision.resize."
                 )
             maps = self.trunks[0](torch.cat(seen)).chunk(count)
         else:
@@ -110,15 +132,16 @@ class ObservationEncoder(nn.Module):
         return [readout(x).unflatten(0, lead) for readout, x in zip(readouts, maps, strict=True)]
 
     def learn_tasks(self, tasks: Iterable[str]) -> None:
-        """Encode descriptions of tasks now, not when they are first met; they are saved with the weights."""
+        """Encode descriptions of tasks in advance. Their vectors are saved with the weights."""
         if self.text is None:
-            raise ValueError("this encoder reads no language: set text=TextConfig() in its config")
+            raise ValueError("this encoder has no text encoder; set text=TextConfig() in its config")
         self.text.learn(tasks)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set `requires_grad` as in torch, except for frozen trunks."""
         super().requires_grad_(requires_grad)
         for trunk in self.trunks:
-            trunk.requires_grad_(requires_grad)  # which knows whether it is frozen
+            trunk.requires_grad_(requires_grad)  # A frozen trunk ignores this.
         return self
 
     def _check(self, images: Mapping[str, Tensor], state: Tensor | None, task: list[str] | None) -> None:
@@ -126,14 +149,16 @@ class ObservationEncoder(nn.Module):
         batch = check_state(state, self.config, batch)
         check_task(task, self.config, batch)
         for camera in self.config.cameras:
-            if camera not in self._looked_at:  # once: it waits for an accelerator
+            if camera not in self._looked_at:  # Only once, since the check waits for an accelerator.
                 check_values(camera, images[camera])
                 self._looked_at.add(camera)
 
     @property
     def num_frozen(self) -> int:
+        """The number of frozen parameters."""
         return sum(p.numel() for p in self.parameters() if not p.requires_grad)
 
     @property
     def num_trainable(self) -> int:
+        """The number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""An encoder made again from what was saved of it, and refused before it takes memory if that does not fit together."""
+"""Build an encoder from its saved files, and check that they fit together before it takes memory."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ VISION = {
     "width": int,
 }
 TEXT = {"width": int, "revision": str | None}
-LEARNT = ("text.sentences", "text.vectors")  # as long as there are sentences, and checked by the text encoder itself
+LEARNT = ("text.sentences", "text.vectors")  # Their length varies, and the text encoder checks them.
 
 
 def load(observation: Any, architecture: Any, tensors: Mapping[str, Tensor], path: Path) -> ObservationEncoder:
     """Build the encoder of a saved config and architecture, and load its weights.
 
     Args:
-        observation: as of `ObservationConfig.to_dict`.
-        architecture: as of `ObservationEncoder.architecture`.
+        observation: the config, as `ObservationConfig.to_dict` returned it.
+        architecture: the attribute `ObservationEncoder.architecture`.
         tensors: the whole state.
-        path: of the weights, for messages.
+        path: path of the weights, for messages.
+
+    Raises:
+        ValueError: the config, the architecture and the weights are not valid or do not fit together.
     """
     config = ObservationConfig.from_dict(observation)
     check_architecture(architecture, config)
@@ -47,27 +50,29 @@ def load(observation: Any, architecture: Any, tensors: Mapping[str, Tensor], pat
     try:
         encoder.load_state_dict(dict(tensors))
     except RuntimeError as error:
-        raise WeightFileError(f"{path} does not fit the config beside it: {error}") from error
+        raise WeightFileError(f"{path} does not fit its config: {error}") from error
     return encoder
 
 
 def build(config: ObservationConfig, architecture: dict[str, Any]) -> ObservationEncoder:
-    """An encoder with random weights; no other random state moves."""
+    """Build an encoder with random weights, without changing the global random state."""
     with torch.random.fork_rng(devices=[]):
         try:
             return ObservationEncoder(config, architecture)
         except (ImportError, ValueError):
             raise
-        except Exception as error:  # transformers says in many ways that a config describes no model
+        except Exception as error:  # transformers raises many types of errors for invalid configs.
             raise ValueError(
-                f"the saved architecture describes no network ({error}): save the encoder again"
+                f"the saved architecture does not describe a network ({error}); save the encoder again"
             ) from error
 
 
 def check_architecture(architecture: Any, config: ObservationConfig) -> None:
-    """Types and sizes of what networks are made of beyond the config."""
+    """Check the types and sizes of a saved architecture."""
     if not isinstance(architecture, dict) or not architecture.keys() <= {"vision", "text"}:
-        raise ValueError(f"the architecture of an encoder is an object of vision and text, got {shown(architecture)}")
+        raise ValueError(
+            f"the architecture of an encoder must be an object of vision and text, got {shown(architecture)}"
+        )
     for name, kinds in (("vision", VISION), ("text", TEXT)):
         if name not in architecture:
             continue
@@ -89,11 +94,11 @@ def check_architecture(architecture: Any, config: ObservationConfig) -> None:
 
 
 def _check_model(values: Mapping[str, Any]) -> None:
-    """The config of a transformers model, and what is nested in it."""
+    """Check the sizes in the config of a transformers model, and in configs nested in it."""
     for key, value in values.items():
         layers = "layers" in key or "depth" in key
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, dict):
                 _check_model(number)
             elif type(number) is int and abs(number) > (limits.DEPTH if layers else 2**24):
-                raise ValueError(f"{key} in the architecture's config is {shown(number)}: the file is damaged")
+                raise ValueError(f"{key} in the architecture's config is {shown(number)}; the file is damaged")

@@ -1,4 +1,4 @@
-"""ResNet with spatial softmax, as in Diffusion Policy and the paper.
+"""A ResNet with spatial softmax, as in Diffusion Policy and the paper.
 
 Axes: n images, H and W pixels, w width of a feature map, y and x its rows and columns, k keypoints.
 """
@@ -18,15 +18,19 @@ WIDTHS = {"resnet18": 512, "resnet50": 2048}
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Sixteen channels a group. Unlike BatchNorm it knows no batch, so averaged weights (EMA) act as trained ones."""
+    """Return a GroupNorm of 16 channels per group. It keeps no statistics, so it also fits averaged weights (EMA)."""
     return nn.GroupNorm(channels // 16, channels)
 
 
 def resnet_trunk(config: VisionConfig, load: bool) -> Trunk:
-    """The ResNet of torchvision up to its last feature map: images (n 3 H W) -> (n w H/32 W/32).
+    """Build a ResNet of torchvision up to its last feature map, from images (n 3 H W) to (n w H/32 W/32).
 
-    Trained, it has GroupNorm: of ImageNet's weights the convolutions are loaded and the norms start fresh. Frozen, it
-    keeps BatchNorm with ImageNet's statistics, since the weights were trained with them and nothing changes any more.
+    A ResNet that trains has GroupNorm, and loads only the convolutions of ImageNet weights. A frozen ResNet keeps
+    BatchNorm with the statistics of ImageNet, with which its weights were trained.
+
+    Args:
+        config: backbone, weights and whether it trains.
+        load: load the pretrained weights, if the config has any.
     """
     models = require("torchvision.models", "vision")
     norm = group_norm if config.train else nn.BatchNorm2d
@@ -43,24 +47,32 @@ def resnet_trunk(config: VisionConfig, load: bool) -> Trunk:
 
 
 def imagenet(backbone: str) -> dict[str, Tensor]:
-    """The first ImageNet weights of torchvision, from its cache or its server."""
+    """Return the weights IMAGENET1K_V1 of torchvision, from its cache or its server."""
     models = require("torchvision.models", "vision")
     try:
         return models.get_model_weights(backbone)["IMAGENET1K_V1"].get_state_dict(progress=False)
     except OSError as error:
         raise OSError(
-            f"the ImageNet weights of {backbone} could not be downloaded ({error}): connect once, put them into "
-            f"{torch.hub.get_dir()}/checkpoints, or train without them, vision.weights=None"
+            f"the ImageNet weights of {backbone} could not be downloaded ({error}). Connect to the internet once, put "
+            f"them into {torch.hub.get_dir()}/checkpoints, or train without them: vision.weights=None."
         ) from error
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise OSError(
-            f"the ImageNet weights of {backbone} in {torch.hub.get_dir()}/checkpoints are damaged ({error}): delete "
-            "them there, and they are downloaded anew"
+            f"the ImageNet weights of {backbone} in {torch.hub.get_dir()}/checkpoints are damaged ({error}). Delete "
+            "them, and they are downloaded again."
         ) from error
 
 
 class SpatialSoftmax(nn.Module):
-    """Where in the image each of k keypoints is expected: a feature map (n w y x) -> (n 2k), x before y, in [-1, 1]."""
+    """A layer that turns a feature map (n w y x) into the expected positions of k keypoints (n 2k).
+
+    Each keypoint has two coordinates in [-1, 1], x (columns) before y (rows). Source: Finn et al. 2016, Deep Spatial
+    Autoencoders.
+
+    Args:
+        width: channels w of the feature map.
+        keypoints: number k of keypoints.
+    """
 
     def __init__(self, width: int, keypoints: int):
         super().__init__()
@@ -71,10 +83,10 @@ class SpatialSoftmax(nn.Module):
         rows, columns = scores.shape[-2:]
         if min(rows, columns) < 2:
             raise ValueError(
-                f"images this small leave a feature map of {rows} x {columns}, where no keypoint can move: give them "
-                "more than 32 pixels a side, with a larger vision.crop or vision.resize"
+                f"the feature map is {rows} x {columns}, too small for keypoints. Use images of more than 32 pixels on "
+                "each side, with a larger vision.crop or vision.resize."
             )
-        with torch.autocast(scores.device.type, enabled=False):  # its 16 bits would move a keypoint
+        with torch.autocast(scores.device.type, enabled=False):  # 16 bits would shift the keypoints.
             scores = scores.to(self.keypoints.weight.dtype)
             y = torch.linspace(-1, 1, rows, device=scores.device, dtype=scores.dtype)
             x = torch.linspace(-1, 1, columns, device=scores.device, dtype=scores.dtype)

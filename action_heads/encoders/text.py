@@ -1,4 +1,4 @@
-"""A frozen sentence encoder that is asked once for every sentence.
+"""A frozen sentence encoder that encodes every sentence once.
 
 Axes: b batch, m tokens, w width of the text model.
 """
@@ -21,33 +21,33 @@ from action_heads.io.folders import refusal_of_path
 
 
 class TextEncoder(nn.Module):
-    """Sentences -> vectors (b w), or (b features) through a trained projection.
+    """An encoder from sentences to vectors (b w), or (b features) with a trained projection.
 
-    The text model is not part of this module: it is loaded at the first unknown sentence, and never trained or saved.
-    The vectors of the sentences met so far are, and are part of the state.
+    The text model is loaded at the first unknown sentence. It is never trained, and not part of this module or its
+    state. The state holds the vectors of all sentences encoded so far.
     """
 
     place: Tensor
 
     def __init__(self, config: TextConfig, architecture: dict[str, Any] | None = None):
-        """`architecture` as the property of that name once was; the Hub is asked for it if not given."""
+        """Use the saved attribute `architecture`, or look it up on the Hub if it is None."""
         super().__init__()
         self.config = config
         self.architecture = architecture or look_up(config.model)
-        self.known: dict[str, Tensor] = {}  # not buffers: processes of a training may know different sentences
+        self.known: dict[str, Tensor] = {}  # Not buffers, since processes of one training may know different sentences.
         width = self.architecture["width"]
         self.dim = config.features or width
         self.project = (
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, self.dim)) if config.features else nn.Identity()
         )
-        self.register_buffer("place", torch.empty(0), persistent=False)  # follows device and dtype
+        self.register_buffer("place", torch.empty(0), persistent=False)  # Follows device and dtype.
 
     def learn(self, sentences: Iterable[str]) -> None:
-        """Encode those sentences that are not known yet."""
+        """Encode the sentences that are not known yet."""
         new = sorted(set(sentences) - self.known.keys())
         if not new:
             return
-        # Ordinary tensors even if first asked for while acting: training may use them later.
+        # Not inference tensors, even if a policy acts now, since training may use them later.
         with torch.inference_mode(False), torch.no_grad(), quiet():
             tokenizer, model = self._model(new)
             for sentence in new:
@@ -60,13 +60,14 @@ class TextEncoder(nn.Module):
             return text_model(self.config.model, self.architecture["revision"])
         except (OSError, ValueError) as error:
             raise RuntimeError(
-                f"{new[0]!r} is none of the {len(self.known)} sentences that this encoder knows, and the text model "
+                f"{new[0]!r} is not among the {len(self.known)} sentences that this encoder knows, and the text model "
                 f"{self.config.model!r} could not be loaded to encode it ({error}). Use one of "
                 f"{', '.join(map(repr, list(self.known)[:5])) or '(none)'}, connect to the Hub, or set text.model to a "
-                "folder"
+                "folder."
             ) from error
 
     def forward(self, sentences: list[str]) -> Tensor:
+        """Encode b sentences into vectors (b w) or (b features)."""
         self.learn(sentences)
         return self.project(torch.stack([self.known[sentence] for sentence in sentences]).to(self.place))
 
@@ -94,17 +95,17 @@ class TextEncoder(nn.Module):
 
 
 def learnt(letters: Tensor, vectors: Tensor, width: int) -> dict[str, Tensor]:
-    """Sentences by their vectors (m w), of the letters of a JSON list; a ValueError where these are something else."""
+    """Return the vectors (m w) by sentence, from a JSON list of sentences as bytes; raise if they are not valid."""
     if letters.dtype != torch.uint8 or letters.ndim != 1:
-        raise ValueError(f"the letters are {letters.dtype} {tuple(letters.shape)}, expected a row of bytes")
+        raise ValueError(f"sentences are {letters.dtype} of shape {tuple(letters.shape)}; expected bytes in one axis")
     sentences = parse_json(bytes(letters.cpu().tolist()).decode(), "the list of sentences")
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
-        raise ValueError("the sentences are no list of texts")
+        raise ValueError("sentences are not a list of strings")
     if len(set(sentences)) < len(sentences):
-        raise ValueError("one sentence comes twice")
+        raise ValueError("a sentence occurs twice")
     if vectors.shape != (len(sentences), width) or not vectors.is_floating_point():
         raise ValueError(
-            f"vectors are {tuple(vectors.shape)}, expected {(len(sentences), width)}: of another text model"
+            f"vectors have shape {tuple(vectors.shape)}; expected {(len(sentences), width)} for this text model"
         )
     if not vectors.isfinite().all():
         raise ValueError("vectors hold NaN or infinity")
@@ -112,7 +113,7 @@ def learnt(letters: Tensor, vectors: Tensor, width: int) -> dict[str, Tensor]:
 
 
 def look_up(name: str) -> dict[str, Any]:
-    """The width of a text model and its revision, from its config alone."""
+    """Return the width and revision of a text model, from its config alone."""
     transformers = require("transformers", "vision")
     if refusal := refusal_of_path(name):
         raise ValueError(f"text.model: {refusal}")
@@ -120,8 +121,8 @@ def look_up(name: str) -> dict[str, Any]:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"text.model {name!r} could not be found ({error}): give the Hub id or folder of a transformers text "
-            "model, such as 'distilbert-base-uncased'"
+            f"text.model {name!r} could not be found ({error}). Pass the Hub id or folder of a transformers text "
+            "model, such as 'distilbert-base-uncased'."
         ) from error
     revision = getattr(config, "_commit_hash", None)
     return {"width": getattr(config, "text_config", config).hidden_size, "revision": revision}
@@ -129,7 +130,7 @@ def look_up(name: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def text_model(name: str, revision: str | None) -> tuple[Any, nn.Module]:
-    """Tokenizer and model on the CPU, of two towers the text's; the last one asked for stays in memory."""
+    """Load a tokenizer and a text model on the CPU, the text tower of a two-tower model. The last one stays cached."""
     transformers = require("transformers", "vision")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
     model = transformers.AutoModel.from_pretrained(name, revision=revision)

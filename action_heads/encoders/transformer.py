@@ -1,4 +1,4 @@
-"""Any transformers vision model as a trunk: SigLIP, DINOv2, CLIP, ViT ...
+"""Trunks from transformers vision models: SigLIP, DINOv2, CLIP, ViT ...
 
 Axes: n images, H and W pixels, m tokens, w width of a token.
 """
@@ -26,28 +26,35 @@ WORKS = (
 
 
 class PooledTokens(nn.Module):
-    """Normalised images (n 3 H W) -> the mean or the first of the model's last tokens (n w)."""
+    """A vision model with pooling: the mean or the first of its last tokens (n w) for normalised images (n 3 H W)."""
 
     def __init__(self, model: nn.Module, pool: str):
         super().__init__()
-        # Some releases of transformers wrap the network of a tower in another module: without it names stay the same.
+        # Some releases of transformers wrap a tower in another module. Unwrapped, the names of weights stay the same.
         self.model = getattr(model, "vision_model", model)
         if isinstance(getattr(self.model, "pooler", None), nn.Module):
-            del self.model.pooler  # its output isn't used
+            del self.model.pooler  # Its output is not used.
             self.model.register_module("pooler", None)
         self.first = pool == "cls"
 
     def forward(self, images: Tensor) -> Tensor:
+        """Encode normalised images (n 3 H W) into features (n w)."""
         tokens = self.model(pixel_values=images).last_hidden_state
-        if tokens.ndim == 4:  # a convolutional network's map (n w y x)
+        if tokens.ndim == 4:  # A convolutional network returns a map (n w y x).
             tokens = tokens.flatten(2).mT
         return tokens[:, 0] if self.first else tokens.mean(1)
 
 
 def transformer_trunk(config: VisionConfig, architecture: dict[str, Any] | None) -> tuple[Trunk, dict[str, Any]]:
-    """The trunk and what is needed to build it again, JSON-able; from that alone, random and without the Hub, if given.
+    """Build a trunk, pretrained or, from a given architecture, with random weights and without the Hub.
 
-    The architecture has the model's `config`, and its `mean`, `std`, image `size` and token `width`.
+    Returns:
+        The trunk.
+        Its architecture, ready for JSON, with the model's `config`, the `mean`, `std` and `size` of its images and the
+            `width` of its tokens.
+
+    Raises:
+        ValueError: the model cannot be loaded, or does not fit the config.
     """
     if architecture is None:
         model, architecture = load(config.backbone)
@@ -57,7 +64,7 @@ def transformer_trunk(config: VisionConfig, architecture: dict[str, Any] | None)
     if config.pool == "cls" and not any(
         name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters()
     ):
-        raise ValueError(f"{config.backbone} has no token of its own for the whole image: set vision.pool='mean'")
+        raise ValueError(f"{config.backbone} has no class token; set vision.pool='mean'")
     network = PooledTokens(model, config.pool)
     if "width" not in architecture:
         with torch.no_grad():
@@ -66,7 +73,7 @@ def transformer_trunk(config: VisionConfig, architecture: dict[str, Any] | None)
 
 
 def load(name: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A pretrained vision model in float32, of two towers the vision's, and its architecture but for the width."""
+    """Load a pretrained vision model, or the vision tower of a two-tower model, in float32, and its architecture."""
     transformers = require("transformers", "vision")
     if refusal := refusal_of_path(name):
         raise ValueError(f"vision.backbone: {refusal}")
@@ -75,27 +82,27 @@ def load(name: str) -> tuple[nn.Module, dict[str, Any]]:
             config = transformers.AutoConfig.from_pretrained(name)
             config = getattr(config, "vision_config", config)
             if config.model_type.startswith("siglip"):
-                config.vision_use_head = False  # SigLIP's pooling by attention, which isn't used
+                config.vision_use_head = False  # SigLIP's attention pooling, which is not used.
             model, found = transformers.AutoModel.from_pretrained(name, config=config, output_loading_info=True)
         except (OSError, ValueError) as error:
-            raise ValueError(f"vision.backbone {name!r} could not be loaded ({error}). What works: {WORKS}") from error
+            raise ValueError(f"vision.backbone {name!r} could not be loaded ({error}). Pass {WORKS}") from error
     if model.main_input_name != "pixel_values":
-        raise ValueError(f"vision.backbone {name!r} is no vision model. What works: {WORKS}")
+        raise ValueError(f"vision.backbone {name!r} is not a vision model. Pass {WORKS}")
     if missing := sorted(key for key in found["missing_keys"] if not key.startswith("pooler.")):
-        raise ValueError(f"vision.backbone {name!r} lacks weights, such as {missing[0]}. What works: {WORKS}")
+        raise ValueError(f"vision.backbone {name!r} lacks weights, such as {missing[0]}. Pass {WORKS}")
     values = json.loads(config.to_json_string(use_diff=False))
-    values.pop("_name_or_path", None)  # may be a folder of this machine
+    values.pop("_name_or_path", None)  # This may be a local folder.
     return model.float(), {"config": values, **preprocessing(name, config)}
 
 
 def preprocessing(name: str, config: Any) -> dict[str, Any]:
-    """Mean and standard deviation of the images that a model was trained on, and their size (height, width)."""
+    """Return mean and standard deviation of the images that a model was trained on, and their (height, width)."""
     transformers = require("transformers", "vision")
     try:
         values = transformers.ImageProcessingMixin.get_image_processor_dict(name)[0]
     except OSError:
         warnings.warn(
-            f"{name} says nothing of its images: they are normalised with ImageNet's statistics", stacklevel=5
+            f"{name} has no image processor config, so images are normalised with ImageNet's statistics", stacklevel=5
         )
         values = {}
     size = values.get("crop_size") or values.get("size") or getattr(config, "image_size", 224)
@@ -111,7 +118,7 @@ def preprocessing(name: str, config: Any) -> dict[str, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without progress bars and reports on what of a checkpoint isn't used, such as the other of two towers."""
+    """Silence the progress bars of transformers, and its reports on unused weights such as those of the other tower."""
     logging = require("transformers", "vision").utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

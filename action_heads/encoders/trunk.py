@@ -1,4 +1,4 @@
-"""A vision network up to its features, trained or frozen.
+"""A vision network up to its features, trainable or frozen.
 
 Axes: n images, H and W pixels, w width of the features, y and x rows and columns of a map.
 """
@@ -21,10 +21,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Trunk(nn.Module):
-    """Images in [0, 1] (n 3 H W) -> what `network` makes of them, normalised as it was trained.
+    """A vision network that takes images (n 3 H W) in [0, 1] and normalises them as in its training.
 
-    A frozen trunk stays in evaluation mode and is computed without gradients, so that not even `requires_grad_` of a
-    module around it changes a weight.
+    A frozen trunk stays in evaluation mode and runs without gradients, so that `requires_grad_` of an outer module does
+    not unfreeze it.
+
+    Args:
+        network: the network.
+        trained: whether it trains.
+        mean: mean of each colour channel.
+        std: standard deviation of each colour channel.
     """
 
     def __init__(self, network: nn.Module, trained: bool, mean: Sequence[float], std: Sequence[float]):
@@ -35,19 +41,22 @@ class Trunk(nn.Module):
         self.requires_grad_().train()
 
     def train(self, mode: bool = True) -> Self:
+        """Set the mode; a frozen trunk stays in evaluation mode."""
         return super().train(mode and self.trained)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Set `requires_grad`; that of a frozen trunk stays False."""
         return super().requires_grad_(requires_grad and self.trained)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Encode images (n 3 H W) in [0, 1]."""
         dtype = next(self.network.parameters()).dtype
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
             return self.network(self.statistics(images).to(dtype))
 
 
 class ImageStatistics(KeepFloat32):
-    """(images - mean) / std by channel. Not saved: they belong to the architecture."""
+    """The normalisation (images - mean) / std by channel. It is saved with the architecture, not with the weights."""
 
     mean: Tensor
     std: Tensor
@@ -58,4 +67,5 @@ class ImageStatistics(KeepFloat32):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Normalise images (n 3 H W)."""
         return (images - self.mean) / self.std

@@ -1,7 +1,8 @@
-"""Drafts: what is written beside its place and renamed into it, and what killed processes have left of that.
+"""Drafts: files and folders that are written next to their target and then renamed to it.
 
-A draft is `.<name>.<8 hex digits>.tmp`, a file or, for what another library writes, a folder. Its process holds a lock
-on it, so a draft that can be locked belongs to a process that has ended. Where a file system has no locks, drafts stay.
+A draft is named `.<name>.<8 hex digits>.tmp`. It is a file, or a folder if another library writes to it. Its process
+holds a lock on it, so a draft that can be locked was left by a process that has ended, and `sweep` removes it. Such
+drafts stay on a file system without locks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def written(path: Path, data: bytes) -> Iterator[Path]:
-    """Write a file's content to a draft beside it and force it to the disk. The draft is the caller's to rename."""
+    """Write a file's content to a draft next to it and flush it to the disk. The caller renames the draft."""
     draft, descriptor = _opened(path)
     try:
         with locks.closing(descriptor):
@@ -37,8 +38,8 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
                     left = left[os.write(descriptor, left) :]
                 os.fsync(descriptor)
             if sys.platform != "win32":
-                yield draft  # open, which keeps the lock
-        if sys.platform == "win32":  # it renames no open file
+                yield draft  # The open file keeps the lock.
+        if sys.platform == "win32":  # Windows does not rename open files.
             yield draft
     finally:
         draft.unlink(missing_ok=True)
@@ -46,9 +47,9 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
 
 @contextmanager
 def drafted(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path of the same name for another library to write to, a file or a folder, renamed to `path` in the end.
+    """Yield a path where another library may write a file or folder, and rename the result to `path` at the end.
 
-    It lies in a folder of its own, so that whatever is written beside it is removed too.
+    The path has the same name and lies in a folder of its own, so that other files written next to it are removed too.
     """
     path = Path(path)
     with writing(path):
@@ -68,31 +69,31 @@ def drafted(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sweep(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
-    """Remove the drafts of ended processes for files or folders of these names, which may hold wildcards."""
+    """Remove drafts for these names that ended processes have left. The names may contain wildcards."""
     names = list(names)
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in list(entries):
             match = PATTERN.fullmatch(entry.name)
             if match and any(fnmatch.fnmatchcase(match[1], name) for name in names) and not entry.is_symlink():
-                with suppress(OSError):  # another process was faster, or there are no locks here
+                with suppress(OSError):  # Another process was faster, or the file system has no locks.
                     _remove(Path(entry.path), entry.is_dir())
 
 
 @contextmanager
 def writing(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
-    """Turn an error of the file system, of these kinds or any, into one that names the file and the remedy."""
+    """Turn errors of the file system, all or those with these `errno`s, into ones that name the file and the remedy."""
     try:
         yield
     except OSError as error:
         if error.errno is None or (kinds is not None and error.errno not in kinds):
             raise
-        remedy = "mend that and try again"
+        remedy = "Fix this and try again"
         if error.errno in NO_ROOM:
-            remedy = "free some space, or raise the limit (quota, ulimit -f), and try again"
+            remedy = "Free some space, or raise the limit (quota, ulimit -f), and try again"
         elif error.errno in NOT_ALLOWED:
-            remedy = "make its folder writable or choose another one"
+            remedy = "Make its folder writable, or choose another one"
         what = os.strerror(error.errno)
-        says = f"could not write {path}: {what}. What was there before is unchanged; {remedy}"
+        says = f"could not write {path}: {what}. Existing files are unchanged. {remedy}"
         raise OSError(error.errno, says) from error
 
 
@@ -101,16 +102,16 @@ def _name(path: Path) -> Path:
 
 
 def _opened(path: Path) -> tuple[Path, int]:
-    """A new draft, open and locked."""
+    """Create a draft, and return its path and its open, locked file descriptor."""
     while True:
         draft = _name(path)
         with writing(path):
-            # Not tempfile: its files are readable by the owner alone, and a head in a shared folder would stay so.
+            # Files of `tempfile` are readable only by their owner, and a head in a shared folder would stay so.
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with suppress(OSError):  # there are no locks here
+        with suppress(OSError):  # The file system has no locks.
             locks.try_lock(descriptor)
         os.lseek(descriptor, 0, os.SEEK_SET)
-        if locks.is_at(descriptor, draft):  # else it was swept before it was locked
+        if locks.is_at(descriptor, draft):  # Otherwise it was swept before it was locked.
             return draft, descriptor
         os.close(descriptor)
 
@@ -118,7 +119,7 @@ def _opened(path: Path) -> tuple[Path, int]:
 def _remove(draft: Path, is_folder: bool) -> None:
     lock = draft / locks.NAME if is_folder else draft
     if is_folder and not lock.exists():
-        draft.rmdir()  # made, and cut before it was locked; if it holds anything it is not ours
+        draft.rmdir()  # Its process ended before it was locked. A folder with content is not a draft of ours.
         return
     descriptor = os.open(lock, os.O_RDWR)
     try:
@@ -128,7 +129,7 @@ def _remove(draft: Path, is_folder: bool) -> None:
             _delete(draft, is_folder)
     finally:
         os.close(descriptor)
-    if sys.platform == "win32":  # it removes no open file
+    if sys.platform == "win32":  # Windows does not remove open files.
         _delete(draft, is_folder)
 
 

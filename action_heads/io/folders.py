@@ -1,8 +1,7 @@
-"""Recognise what a folder holds, so that a refusal names the call that reads it."""
+"""Recognise the content of a folder, so that an error can name the call that loads it."""
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -13,15 +12,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of folder: the files that tell it, and the call that reads it."""
+    """One kind of folder content.
+
+    Attributes:
+        name: a description for messages.
+        files: the files that such a folder holds.
+        call: the call that loads it, with {} for the folder.
+        config: a test of its config.json, if the files alone do not identify it.
+    """
 
     name: str
     files: tuple[str, ...]
-    call: str  # with {} for the folder
-    config: Callable[[dict[str, Any]], bool] | None = None  # what its config.json says, where the files do not suffice
+    call: str
+    config: Callable[[dict[str, Any]], bool] | None = None
 
 
-# In this order, since an adapted policy holds an adapter too.
+# The order matters, since an adapted policy also holds an adapter.
 KINDS = (
     Kind(
         "an adapted policy",
@@ -57,7 +63,7 @@ KINDS = (
 
 
 def kind_of(folder: Path) -> Kind | None:
-    """The kind of thing that a folder holds, or None."""
+    """Return the kind of content that a folder holds, or None."""
     try:
         there = {path.name for path in folder.iterdir()}
     except OSError:
@@ -75,39 +81,42 @@ def kind_of(folder: Path) -> Kind | None:
 
 
 def by_files(there: Collection[str]) -> Kind | None:
-    """The kind that the names of files alone tell."""
+    """Return the kind that file names alone identify, or None."""
     return next((kind for kind in KINDS if not kind.config and set(kind.files) <= set(there)), None)
 
 
 def remedy(folder: Path, wanted: Sequence[str]) -> str:
-    """A sentence on what a folder is that lacks the files that were wanted; empty if nothing is known of it."""
+    """Return a sentence on the content of a folder without the wanted files; "" if it is not recognised."""
     if kind := kind_of(folder):
         return f" It is {kind.name}: use {read_by(kind, folder)}."
     try:
         inside = sorted(p.name for p in folder.iterdir() if all((p / file).is_file() for file in wanted))
     except OSError:
         return ""
-    return f" Its folder {inside[0]!r} holds them: name {os.fspath(folder / inside[0])!r}." if inside else ""
+    return f" Its folder {inside[0]!r} holds them: pass {os.fspath(folder / inside[0])!r}." if inside else ""
 
 
 def read_by(kind: Kind, place: str | os.PathLike[str]) -> str:
-    """The call that reads a folder or a Hub repository of some kind."""
+    """Return the call that loads a folder or a Hub repository of a kind."""
     return kind.call.replace("{}", repr(os.fspath(place)))
 
 
 def other_kind(folder: Path, wanted: Sequence[str]) -> str | None:
-    """Why a folder with all the files of a head is none: LeRobot and transformers use the same names."""
+    """Return why a folder with the files of a head holds no head: LeRobot and transformers use the same names."""
     kind = kind_of(folder) if "model.safetensors" in wanted else None
     if kind is None or not kind.config or "model.safetensors" in kind.files:  # a head
         return None
-    return f"{folder} holds no action head but {kind.name}: use {read_by(kind, folder)}"
+    return f"{folder} does not hold an action head. It holds {kind.name}: use {read_by(kind, folder)}"
 
 
 def refusal_of_path(name: str, only_the_hub: bool = False) -> str | None:
-    """Why a string of the form "a/b" can't be the id of a Hub repository here; None if it may be one.
+    """Return why a string of the form "a/b" is not taken for a Hub id, or None if it may be one.
 
-    Where a folder `a` exists, "a/b" is a path in it. Asking the Hub for it would trust whoever owns the name `a` there.
-    `only_the_hub`: a revision was asked for, say, which no folder has.
+    If a folder `a` exists, "a/b" is a path in it. Asking the Hub would load files of whoever owns the name `a` there.
+
+    Args:
+        name: the string.
+        only_the_hub: the Hub is meant for certain, since a revision was given, for example.
     """
     owner, _, rest = name.partition("/")
     place = Path(name)
@@ -116,22 +125,21 @@ def refusal_of_path(name: str, only_the_hub: bool = False) -> str | None:
     if place.is_symlink() and not place.exists():
         return f"no folder {name!r}: it is a link to {os.readlink(place)}, which does not exist"
     if rest and place.is_file():
-        return f"no folder {name!r}: it is a file; name its folder, {os.fspath(place.parent)!r}"
+        return f"no folder {name!r}: it is a file; pass its folder, {os.fspath(place.parent)!r}"
     if owner in ("", ".", "..", "~"):
         return f"no folder {name!r}"
     if rest and Path(owner).is_dir() and not only_the_hub:
         beside = ", ".join(sorted(p.name for p in Path(owner).iterdir())[:8]) or "nothing"
         return (
-            f"no folder {name!r}: {owner!r} is a folder here, and it holds {beside}. If you mean "
-            "the Hub's repository of this name, pass revision='main'"
+            f"no folder {name!r}: {owner!r} is a local folder that holds {beside}. For the Hub repository of this "
+            "name, pass revision='main'"
         )
     return None
 
 
-def nothing_there(name: str, heads: Sequence[str]) -> str:
-    """Why a name is neither a folder nor one of the bundled heads, with what may have been meant."""
+def nothing_there(name: str) -> str:
+    """Return why a name is neither a folder nor a bundled head."""
     why = f"no folder {name!r}" + ("" if Path(name).expanduser().is_absolute() else f" in {Path.cwd()}")
     if "\\" in name and os.sep == "/":
-        why += f" (folders are separated by / on this system: {name.replace(chr(92), '/')!r})"
-    near = difflib.get_close_matches(name.rstrip("/"), [*heads, *(head.split("/")[1] for head in heads)], 1)
-    return f"{why}, nor a bundled head" + (f" ({near[0]!r} is one)" if near else "")
+        why += f" (this system separates folders by /: {name.replace(chr(92), '/')!r})"
+    return f"{why}, nor a bundled head"

@@ -1,7 +1,7 @@
-"""Where heads are found and published: a local folder, the heads bundled with the package, the Hugging Face Hub.
+"""Find heads in local folders, among the bundled ones and on the Hugging Face Hub, and publish them there.
 
-`find` turns a name into a folder, `push` a folder into a Hub repository. Only folders cross this border, so nothing
-else in the library knows of the Hub. huggingface_hub is imported inside the functions: it costs a quarter of a second.
+`find` turns a name into a folder, and `push` publishes a folder as a Hub repository. The rest of the library sees only
+folders. huggingface_hub is imported inside the functions, since the import takes a quarter of a second.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 class HeadNotFoundError(FileNotFoundError):
-    """No head under this name: the message says what was tried, why it failed, and which heads there are."""
+    """An error about a head that was not found. It says what was tried, why it failed and which heads exist."""
 
 
 class PushError(OSError):
-    """A folder could not be published: the message says where to, why, and the remedy."""
+    """An error about a folder that could not be published. It says where to, why, and the remedy."""
 
 
 def bundled() -> dict[str, Path]:
-    """The heads that come with the package, name -> folder: they need no network."""
+    """Return the heads that come with the package, as a dict from name to folder. They need no network."""
     return {_PREFIX + config.parent.name: config.parent for config in sorted(WEIGHTS.glob("*/config.json"))}
 
 
@@ -51,11 +51,29 @@ def find(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """A local folder that holds all of `files`.
+    """Return a local folder that holds all of `files`.
 
-    Looked for in this order: a folder that exists; a bundled head ("dae/mlp-5m-fk", or "mlp-5m-fk" for short); the
-    Hub id "owner/name", whose cached copy serves where the Hub cannot be reached. The first two have no revisions, so
-    asking for one is an error, and nothing to download, so `force_download` changes nothing.
+    The name is looked up in this order: an existing folder; a bundled head ("dae/mlp-5m-fk", or "mlp-5m-fk" for short);
+    a Hub repository. If the Hub cannot be reached, a cached copy is used.
+
+    Args:
+        name_or_path: a folder, the name of a bundled head, or a Hub id "owner/name". A `Path` is always a folder.
+        files: names of the files that are needed.
+        revision: branch, tag or commit of a Hub repository.
+        subfolder: folder within the folder or repository.
+        cache_dir: folder of the Hub's cache; the default of huggingface_hub if None.
+        token: token for the Hub, or whether to use the stored one.
+        local_files_only: use only the cache.
+        force_download: download again what the cache already holds.
+
+    Raises:
+        HeadNotFoundError: nothing was found. The message says what was tried and which heads exist.
+        ValueError: a revision was given for a local folder, or the options contradict each other.
+
+    Examples:
+        >>> from action_heads.io import hub
+        >>> hub.find("dae/mlp-5m-fk").name
+        'mlp-5m-fk'
     """
     folder = _local(name_or_path, revision is not None)
     name = os.fspath(name_or_path)
@@ -63,8 +81,8 @@ def find(
         return find_on_hub(name, files, revision, subfolder, cache_dir, token, local_files_only, force_download)
     if revision is not None:
         raise ValueError(
-            f"revision={revision!r} was given for {name!r}, which is the local folder {folder}: only a Hub repository "
-            "has revisions. Leave the revision out, or rename the folder if you meant the Hub"
+            f"revision={revision!r} was given for {name!r}, which is the local folder {folder}, but only Hub "
+            "repositories have revisions. Leave out the revision; if you mean the Hub, rename the folder."
         )
     folder = folder / (subfolder or "")
     if missing := [file for file in files if not (folder / file).is_file()]:
@@ -82,12 +100,26 @@ def load(
     files: Sequence[str] = ("config.json", "model.safetensors"),
     **options: Any,
 ) -> tuple[_T, Path]:
-    """`read` the folder that `find` gives; returns what was read, and the folder.
+    """Read the folder that `find` returns.
 
-    A copy from the Hub that can't be read, with a `ValueError` such as `WeightFileError`, may have been damaged on the
-    way or on this disk: it is fetched anew, once. A folder of this machine is read as it is.
+    A copy from the Hub may have been damaged in transfer or on the disk. If `read` fails on it with a `ValueError`,
+    such as a `WeightFileError`, it is downloaded again once. A local folder is only read.
+
+    Args:
+        name_or_path: as in `find`.
+        read: a function from the folder to the result.
+        files: as in `find`.
+        **options: the other options of `find`.
+
+    Returns:
+        The result of `read`, and the folder.
+
+    Raises:
+        HeadNotFoundError: nothing was found.
+        WeightFileError: the copy from the Hub cannot be read.
+        ValueError: whatever `read` raises for a local folder.
     """
-    from action_heads.io.files import WeightFileError  # which imports torch
+    from action_heads.io.files import WeightFileError  # Imported here, since it imports torch.
 
     folder = find(name_or_path, files, **options)
     try:
@@ -96,38 +128,38 @@ def load(
         if options.get("force_download") or _local(name_or_path, bool(options.get("revision"))) is not None:
             raise
         damage = error
-    remedy = f"This is a copy of {name_or_path} from the Hub, in {folder}"
+    remedy = f"This is the copy of {name_or_path} from the Hub in {folder}"
     if options.get("local_files_only"):
         raise WeightFileError(
-            f"{damage}\n{remedy}. local_files_only=True keeps it from being fetched anew: call once with "
-            "force_download=True instead"
+            f"{damage}\n{remedy}. It was not downloaded again because of local_files_only=True. Call once with "
+            "force_download=True instead."
         ) from damage
-    logger.warning("%s can't be read and is fetched anew (%s)", name_or_path, damage)
+    logger.warning("the copy of %s cannot be read and is downloaded again (%s)", name_or_path, damage)
     try:
         folder = find(name_or_path, files, **{**options, "force_download": True})
     except (HeadNotFoundError, OSError) as error:
         raise WeightFileError(
-            f"{damage}\n{remedy}, and it could not be fetched anew: call with force_download=True once the Hub can be "
+            f"{damage}\n{remedy}, and downloading it again failed. Call with force_download=True when the Hub can be "
             f"reached. {error}"
         ) from damage
     try:
         return read(folder), folder
     except ValueError as error:
         raise WeightFileError(
-            f"{error}\n{remedy}. It was fetched anew just now, as force_download=True does, and is no better: it is "
+            f"{error}\n{remedy}. It was downloaded again just now, as with force_download=True, without success. It is "
             f"damaged on the Hub, or of another release. Tell the owner of {endpoint()}/{name_or_path}"
         ) from error
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that a folder of the Hub's cache holds; None for other folders."""
+    """Return the commit that a folder in the Hub's cache holds; None for other folders."""
     parts = folder.parts
     after = parts[parts.index("snapshots") + 1 :] if "snapshots" in parts else ()
     return after[0] if after and _COMMIT.fullmatch(after[0]) else None
 
 
 def contents(folder: Path) -> list[str]:
-    """What `push` sends of a folder: all files in it and below, but hidden ones (.git, .env, half-saved drafts)."""
+    """List the files that `push` publishes: all in the folder and below, except hidden ones (.git, .env, drafts)."""
     names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
     return [name for name in names if not re.search(r"(^|/)\.", name)]
 
@@ -142,10 +174,24 @@ def push(
     create_pr: bool = False,
     commit_message: str = "Upload with action-heads",
 ) -> str:
-    """Publish a folder as one commit, making the repository if need be; returns the commit's (or pull request's) URL.
+    """Publish a folder as one commit to a Hub repository, which is created if it does not exist.
 
-    Hidden files stay at home. `revision` is a branch that exists. A commit's URL ends in its hash, which `find` takes
-    as a revision.
+    Hidden files are not published.
+
+    Args:
+        folder: the folder.
+        repo_id: the repository, "owner/name".
+        private: whether a new repository is private; the default of the owner if None.
+        token: token for the Hub, or whether to use the stored one.
+        revision: an existing branch; the main branch if None.
+        create_pr: open a pull request instead.
+        commit_message: the message of the commit.
+
+    Returns:
+        The URL of the commit or the pull request. A commit's URL ends in its hash, a revision for `find`.
+
+    Raises:
+        PushError: the folder is empty, or the Hub refused or could not be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
@@ -154,9 +200,9 @@ def push(
         raise PushError(f"nothing to publish: {folder} is {'empty' if folder.is_dir() else 'not a folder'}")
     api = HfApi(token=token, **library())
     try:
-        # The Hub's client waits without limit for this answer; half a minute makes a dead network an error.
+        # The Hub's client has no timeout for this call. Half a minute turns a dead network into an error.
         within(max(30.0, patience()), lambda: api.create_repo(repo_id, private=private, exist_ok=True))
-        # Not upload_folder: since 1.x it may spread a folder over several commits.
+        # Since 1.x upload_folder may split a folder into several commits.
         info = api.create_commit(
             repo_id,
             [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names],
@@ -167,26 +213,26 @@ def push(
     except hub_errors() as error:
         if is_local(error):
             raise
-        cause = reason(error, repo_id, revision, "publishing needs a token with write access to it")
+        cause = reason(error, repo_id, revision, "use a token with write access to it")
         raise PushError(f"{folder} could not be published to {endpoint()}/{repo_id}: {cause}") from error
     return info.pr_url or info.commit_url
 
 
 def _local(name: str | os.PathLike[str], only_the_hub: bool = False) -> Path | None:
-    """The folder that a name means on this machine; None where it can only be a Hub id; an error where not even that.
+    """Return the local folder that a name stands for, or None for a Hub id. Raise if it is neither.
 
-    A Path always means the disk; a string may also be a bundled name. `only_the_hub` has what was asked for besides.
+    A `Path` is always a folder; a string may also be a bundled name. `only_the_hub` is as in `refusal_of_path`.
     """
     if not isinstance(name, (str, os.PathLike)) or not isinstance(text := os.fspath(name), str):
-        raise _no_head(name, f"it is of type {type(name).__name__}, not a str or a Path")
+        raise _no_head(name, f"it is of type {type(name).__name__}; expected a str or a Path")
     try:
         folder = Path(text).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
         may_be_id = isinstance(name, str) and _HUB_ID.fullmatch(text) is not None
         refusal = folders.refusal_of_path(text, only_the_hub) if may_be_id else None
-    except (OSError, RuntimeError, ValueError) as error:  # no permission; ~nobody; a null byte
-        raise _no_head(name, f"no folder {text!r} can be read ({error})") from error
-    if text and is_folder:  # Path('') is the working folder, which nobody means by an empty name
+    except (OSError, RuntimeError, ValueError) as error:  # No permission, an unknown ~user, or a null byte.
+        raise _no_head(name, f"the folder {text!r} cannot be read ({error})") from error
+    if text and is_folder:  # Path('') would be the working folder, but an empty name is a mistake.
         return folder
     heads = bundled() if isinstance(name, str) else {}
     if head := heads.get(text) or heads.get(_PREFIX + text):
@@ -196,14 +242,14 @@ def _local(name: str | os.PathLike[str], only_the_hub: bool = False) -> Path | N
     if may_be_id:
         return None
     if is_file:
-        raise _no_head(name, f"it is a file; name its folder, {os.fspath(folder.parent)!r}")
-    raise _no_head(name, folders.nothing_there(text, list(heads)) if text else "an empty name")
+        raise _no_head(name, f"it is a file; pass its folder, {os.fspath(folder.parent)!r}")
+    raise _no_head(name, folders.nothing_there(text) if text else "an empty name")
 
 
 def _no_head(name: Any, what: str) -> HeadNotFoundError:
-    works = "a folder ('./my-head'), a bundled name, or a Hub id as a string ('owner/name')"
+    works = "a folder ('./my-head'), the name of a bundled head, or a Hub id ('owner/name')"
     text = os.fspath(name) if isinstance(name, os.PathLike) else name
-    return HeadNotFoundError(f"no head {text!r}: {what}. What works: {works}\n{_alternatives(str(text))}")
+    return HeadNotFoundError(f"no head {text!r}: {what}. Pass {works}\n{_alternatives(str(text))}")
 
 
 def find_on_hub(
@@ -216,7 +262,7 @@ def find_on_hub(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """The folder in the Hub's cache that holds `files` at one commit, downloaded where need be."""
+    """Return the folder in the Hub's cache that holds `files` of one commit, after downloading missing ones."""
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.utils import validate_repo_id
 
@@ -227,14 +273,14 @@ def find_on_hub(
     def download() -> Path:
         options = {"subfolder": subfolder, "cache_dir": cache_dir, "token": token, "force_download": force_download}
         first = Path(hf_hub_download(repo_id, files[0], revision=revision, **options, **library()))
-        # The other files come from the commit that the first came from, even if someone pushes in between.
+        # The other files come from the same commit as the first, even if someone pushes in between.
         commit = first.parents[len(Path(subfolder or "").parts)].name
         for file in files[1:]:
             hf_hub_download(repo_id, file, revision=commit, **options, **library())
         return first.parent
 
     def cached() -> Path | None:
-        # Not hf_hub_download(local_files_only=True): since 1.x it may go to the network for its own ends.
+        # Since 1.x hf_hub_download(local_files_only=True) may still use the network.
         names = [f"{subfolder}/{file}" if subfolder else file for file in files]
         root = os.fspath(cache_dir) if cache_dir is not None else None
         paths = [try_to_load_from_cache(repo_id, name, cache_dir=root, revision=revision) for name in names]
@@ -246,7 +292,7 @@ def find_on_hub(
         return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives(repo_id)}")
 
     def holds() -> str:
-        """What a repository is that lacks a file, as far as its other files tell."""
+        """Return a sentence on the content of a repository that lacks a file, judged by its other files."""
         there = []
         for file in {file for kind in folders.KINDS for file in kind.files}:
             url = hf_hub_url(repo_id, file, subfolder=subfolder, revision=revision)
@@ -257,18 +303,18 @@ def find_on_hub(
         return f". It holds {kind.name}: use {folders.read_by(kind, repo_id)}" if kind else ""
 
     if local_files_only and force_download:
-        raise ValueError("local_files_only and force_download exclude each other: drop one")
+        raise ValueError("local_files_only and force_download exclude each other; pass only one of them")
     try:
         validate_repo_id(repo_id)
     except errors.HFValidationError as error:
         raise not_found(reason(error, repo_id, revision, "")) from error
-    pinned = _COMMIT.fullmatch(revision or "") is not None  # a commit cannot change, so its cached copy is never stale
+    pinned = _COMMIT.fullmatch(revision or "") is not None  # A commit never changes, so its cached copy is current.
     if (local_files_only or (pinned and not force_download)) and (folder := cached()):
         return folder
     if local_files_only:
-        raise not_found("it is not in the cache in full; leave local_files_only out once to download it")
+        raise not_found("the cache does not hold all of it; leave out local_files_only once to download it")
     try:
-        # Since 1.0 hf_hub_download retries a dead network for 23 s a file. One request that is not retried goes ahead.
+        # Since 1.0 hf_hub_download retries a dead network for 23 s for each file. This request is not retried.
         within(patience(), probe)
         folder = download()
     except hub_errors() as error:
@@ -282,11 +328,11 @@ def find_on_hub(
     cause = reason(trouble, repo_id, revision, "pass token=, set HF_TOKEN or run `hf auth login`")
     if isinstance(trouble, errors.EntryNotFoundError) and not isinstance(trouble, errors.LocalEntryNotFoundError):
         cause += holds()
-    # The Hub's word that there is no such revision or file is final; other trouble may leave a cached copy of use.
+    # If the Hub says that a revision or file does not exist, that is final. After other errors a cached copy is used.
     final = isinstance(trouble, (errors.RevisionNotFoundError, errors.EntryNotFoundError))
     final = final and not isinstance(trouble, errors.LocalEntryNotFoundError)
     if not (final or force_download) and (folder := cached()):
-        logger.warning("%s: using the cached copy; %s", repo_id, cause)
+        logger.warning("%s: using the cached copy, since %s", repo_id, cause)
         return folder
     raise not_found(cause) from trouble
 

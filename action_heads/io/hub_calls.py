@@ -1,4 +1,4 @@
-"""Calls to the Hub that end: within how many seconds, and by whom."""
+"""Calls to the Hub with a time limit."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ _T = TypeVar("_T")
 
 
 def within(seconds: float, call: Callable[[], _T]) -> _T:
-    """`call()`, or a TimeoutError after so many seconds.
+    """Return the result of `call()`, or raise a TimeoutError after this many seconds.
 
-    A thread, because the timeouts of HTTP clients bound neither the look-up of a name nor their own retries. It is a
-    daemon: an answer that comes too late is dropped, and it cannot keep the interpreter from ending.
+    The call runs in a thread, because the timeouts of HTTP clients cover neither name resolution nor their own retries.
+    The thread is a daemon, so it does not keep the interpreter alive, and a late answer is dropped.
     """
     answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def work() -> None:
         try:
             answers.put((call(), None))
-        except BaseException as error:  # raised again below, in the caller's thread
+        except BaseException as error:  # Raised again below, in the thread of the caller.
             answers.put((None, error))
 
     threading.Thread(target=work, name="action-heads-hub", daemon=True).start()
@@ -37,12 +37,13 @@ def within(seconds: float, call: Callable[[], _T]) -> _T:
 
 
 def patience() -> float:
-    """How many seconds the Hub has for its first answer, under the name that huggingface_hub itself uses."""
+    """Return the seconds to wait for the Hub's first answer, from the variable that huggingface_hub uses."""
     return float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or 5)
 
 
 def library() -> dict[str, Any]:
+    """Return the name and version of this library for requests to the Hub."""
     try:
         return {"library_name": "action-heads", "library_version": version("action-heads")}
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # The package runs from a source tree without being installed.
         return {"library_name": "action-heads", "library_version": "unknown"}

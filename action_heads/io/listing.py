@@ -1,6 +1,6 @@
-"""How large a head is, counted one way everywhere, and a line for each bundled head.
+"""Parameter counts of heads, and a line for each bundled head.
 
-Read from shapes alone, without torch: `action-heads heads` answers at once.
+Counts are read from shapes without importing torch, so that `action-heads heads` answers at once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from action_heads.io import hub
 
 @dataclass(frozen=True)
 class Sizes:
-    """Parameters of a head.
+    """The parameter counts of a head.
 
     Attributes:
-        denoiser: of the network with its step embedding. It is what a size in a name means: 4,782,346 is "5m".
-        modulation: mechanism -> those of the head's own modulation for it. A policy uses one of them.
+        denoiser: parameters of the backbone with its step embedding. The size in a head's name is this count: "5m"
+            stands for 4,782,346.
+        modulation: parameters of the head's own modulation, by mechanism. A policy uses one mechanism.
     """
 
     denoiser: int
@@ -29,16 +30,17 @@ class Sizes:
 
     @property
     def total(self) -> int:
+        """The number of all parameters."""
         return self.denoiser + sum(self.modulation.values())
 
     def __str__(self) -> str:
         modulation = ", ".join(f"{count:,} for {name}" for name, count in self.modulation.items())
-        denoiser = f"{self.denoiser:,} of the denoiser, which a size in a name means"
-        return f"{self.total:,}: {denoiser}, and of the modulation {modulation}"
+        denoiser = f"{self.denoiser:,} in the denoiser (the size in the head's name)"
+        return f"{self.total:,}: {denoiser}; in the modulation {modulation}"
 
 
 def sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
-    """Count parameters by their names in a head; what belongs to neither part is statistics, not parameters."""
+    """Count parameters by the names of a head's tensors. Tensors of other parts are statistics and do not count."""
     denoiser, modulation = 0, {}
     for name, shape in shapes.items():
         part, _, rest = name.partition(".")
@@ -51,7 +53,7 @@ def sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
 
 
 def sizes_of_file(path: Path) -> Sizes:
-    """Count the parameters of a head's model.safetensors by its header: eight bytes of length, then JSON."""
+    """Count the parameters in a head's model.safetensors from its header: eight bytes of length, then JSON."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -59,7 +61,7 @@ def sizes_of_file(path: Path) -> Sizes:
 
 
 def lines() -> Iterator[str]:
-    """Describe each bundled head in a line."""
+    """Yield a line that describes each bundled head."""
     for name, folder in hub.bundled().items():
         c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         space, dim = c["space"], sum(width for _, width in c["space"]["parts"])

@@ -1,8 +1,9 @@
-"""One process at a time: a lock on a folder, held by a process and released by the system when that process ends.
+"""Locks on folders, which let one process at a time write to them.
 
-The lock is the operating system's (`flock`, on Windows `msvcrt.locking`) and not the file's existence, so a killed run
-leaves nothing that has to be removed by hand. The file itself says who holds it. A network file system takes part as
-far as its server does; where it has no locks at all, `held` warns and goes on.
+The lock is one of the operating system (`flock`, on Windows `msvcrt.locking`), which releases it when the process ends.
+A killed run therefore leaves nothing to remove by hand. The lock file names the process that holds the lock. On a
+network file system, locks work as far as its server supports them. On a file system without locks, `held` warns and
+continues.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ NAME = ".running"
 BUSY = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
-_mine: dict[str, int] = {}  # path of a lock file -> the thread that holds it
-_open: set[int] = set()  # descriptors of locked files
+_mine: dict[str, int] = {}  # By path of a lock file: the thread that holds it.
+_open: set[int] = set()  # Descriptors of locked files.
 
 
 class InUse(ValueError):
-    """Another process writes to this folder: the message names the process and the remedy."""
+    """An error about a folder that another process writes to. It names the process and the remedy."""
 
 
 @contextmanager
 def held(folder: str | os.PathLike[str], remedy: str = "give another --out") -> Iterator[None]:
-    """Hold a folder, which is made if need be, for this thread alone. It may be held again inside.
+    """Lock a folder for this thread, and create it if it does not exist. The thread may lock it again inside.
 
     Raises:
-        InUse: another process, or another thread, holds it.
+        InUse: another process, or another thread, holds the lock.
     """
     folder = Path(folder)
     is_new = not folder.exists()
@@ -51,13 +52,13 @@ def held(folder: str | os.PathLike[str], remedy: str = "give another --out") -> 
             yield
     finally:
         if is_new:
-            with suppress(OSError):  # it holds something by now
+            with suppress(OSError):  # The folder may have content by now.
                 folder.rmdir()
 
 
 @contextmanager
 def held_beside(path: str | os.PathLike[str], remedy: str = "give another --out") -> Iterator[None]:
-    """Hold a file or a folder that does not exist before it is complete: as `held`, by a lock file beside it."""
+    """Lock a path that does not exist before it is complete, as `held` does, by a lock file next to it."""
     path = Path(path)
     with _locked(path.with_name(f".{path.name}{NAME}"), path, remedy):
         yield
@@ -71,7 +72,7 @@ def try_lock(descriptor: int) -> bool:
     """
     try:
         if sys.platform == "win32":
-            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # far behind the text, which others want to read
+            os.lseek(descriptor, 1 << 30, os.SEEK_SET)  # Far behind the text, which others may read.
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -84,7 +85,7 @@ def try_lock(descriptor: int) -> bool:
 
 @contextmanager
 def closing(descriptor: int) -> Iterator[None]:
-    """Close a locked file in the end, and before that in every child that is forked."""
+    """Close a locked file on exit, and in every process forked before that."""
     process = os.getpid()
     _open.add(descriptor)
     try:
@@ -96,7 +97,7 @@ def closing(descriptor: int) -> Iterator[None]:
 
 
 def is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one at `path`: another process may have removed it before it was locked."""
+    """Return whether an open file is still the one at `path`, which another process may have removed."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -115,10 +116,10 @@ def _locked(lock: Path, what: Path, remedy: str) -> Iterator[None]:
         try:
             yield
         finally:
-            if os.getpid() == process:  # not in a child that was forked inside
+            if os.getpid() == process:  # Not in a child process that was forked inside.
                 del _mine[key]
-                # Removed while it is locked, so that nobody holds a file that is going to vanish.
-                if sys.platform == "win32":  # it removes no open file
+                # The file is removed while it is locked, so that no other process locks a file that is about to vanish.
+                if sys.platform == "win32":  # Windows does not remove open files.
                     _open.remove(descriptor)
                     os.close(descriptor)
                 with suppress(OSError):
@@ -126,12 +127,12 @@ def _locked(lock: Path, what: Path, remedy: str) -> Iterator[None]:
 
 
 def _take(lock: Path, what: Path, remedy: str) -> int:
-    """Open and lock the file. Returns its descriptor."""
+    """Open and lock the lock file, and return its descriptor."""
     for _ in range(1000):
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the folder was removed again
+        except FileNotFoundError:  # The folder was removed again.
             continue
         except OSError as error:
             raise OSError(
@@ -150,10 +151,10 @@ def _take(lock: Path, what: Path, remedy: str) -> int:
         os.close(descriptor)
         if not ours:
             raise InUse(
-                f"{what} is in use by another run ({_holder(lock)}), which this one would overwrite: "
-                f"wait until it has ended, or {remedy}. Nothing has to be deleted by hand"
+                f"{what} is in use by another run ({_holder(lock)}), whose files this one would overwrite. "
+                f"Wait until it has ended, or {remedy}. No file has to be deleted by hand."
             )
-    raise OSError(errno.EAGAIN, f"could not lock {lock}: others remove it all the time. Try again, or {remedy}")
+    raise OSError(errno.EAGAIN, f"could not lock {lock}: other processes keep removing it. Try again, or {remedy}")
 
 
 def _lock_or_warn(descriptor: int, lock: Path, what: Path) -> bool:
@@ -165,8 +166,8 @@ def _lock_or_warn(descriptor: int, lock: Path, what: Path) -> bool:
         if _lives_here(_read(lock)):
             return False
         warnings.warn(
-            f"the file system of {what} has no locks ({error.strerror}), so a second run on another machine would not "
-            "be noticed: start one at a time",
+            f"the file system of {what} has no locks ({error.strerror}), so a second run on another machine cannot be "
+            "detected. Start one run at a time.",
             stacklevel=2,
         )
         return True
@@ -178,11 +179,11 @@ def _me() -> dict[str, str | int]:
 
 
 def _holder(lock: Path) -> str:
-    """Describe who holds a lock."""
+    """Describe the process that holds a lock."""
     for _ in range(20):
         if found := _read(lock):
             return f"pid {found.get('pid')} on {found.get('host')}, since {found.get('since')}"
-        time.sleep(0.02)  # it was taken just now
+        time.sleep(0.02)  # The lock may have been taken just now.
     return "its pid is not known"
 
 
@@ -195,7 +196,7 @@ def _read(lock: Path) -> dict:
 
 
 def _lives_here(holder: dict) -> bool:
-    """Whether the process that wrote the file still runs on this machine, as far as that can be told."""
+    """Return whether the process that wrote the lock file seems to run on this machine."""
     pid = holder.get("pid")
     if sys.platform == "win32" or not isinstance(pid, int) or pid < 1 or holder.get("host") != platform.node():
         return False
@@ -209,7 +210,7 @@ def _lives_here(holder: dict) -> bool:
 
 
 def _forget() -> None:
-    """In a forked child: a copy of the descriptor would keep the lock for as long as the child lives."""
+    """Close locked files in a forked child, whose copies of the descriptors would keep the locks."""
     for descriptor in _open:
         with suppress(OSError):
             os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Checks of the tensors of a weight file, before a module takes them."""
+"""Checks of the tensors of a weight file before a module loads them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from action_heads.io.files import WeightFileError
 
 
 def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Check names, shapes and kinds of numbers of a weight file against a module, before anything is loaded.
+    """Check the names, shapes and dtypes of a weight file against a module, before anything is loaded.
 
-    `expected` may lie on the meta device: then nothing takes memory before the file is known to fit. Floats may have
-    another precision than the module's, and nothing else may differ.
+    Args:
+        tensors: the tensors of the file.
+        expected: the state of the module, possibly on the meta device, so that a wrong file costs no memory. Floats may
+            have another precision.
+        path: path of the file, for messages.
+
+    Raises:
+        WeightFileError: the file does not fit.
     """
     problems = [f"lacks {name}" for name in sorted(expected.keys() - tensors.keys())]
-    problems += [f"has an unknown {shown(name)}" for name in sorted(tensors.keys() - expected.keys())]
+    problems += [f"has an unknown tensor {shown(name)}" for name in sorted(tensors.keys() - expected.keys())]
     for name in sorted(expected.keys() & tensors.keys()):
         found, wanted = tensors[name], expected[name]
         if found.shape != wanted.shape:
             problems.append(f"has {name} of shape {tuple(found.shape)}, expected {tuple(wanted.shape)}")
         elif found.dtype != wanted.dtype and not (found.is_floating_point() and wanted.is_floating_point()):
-            problems.append(f"has a {name} that is {found.dtype}, expected {wanted.dtype}")
+            problems.append(f"has {name} of dtype {found.dtype}, expected {wanted.dtype}")
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
         raise WeightFileError(
-            f"{path} does not fit the config beside it: it {'; '.join(problems[:4])}{more}. Download or save it again."
+            f"{path} does not fit its config: it {'; '.join(problems[:4])}{more}. Download or save it again."
         )
 
 
 def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Numbers of the right kind, finite, and scales to divide by positive."""
+    """Check that the values of a weight file have the right kind of dtype and are finite, and divisors positive."""
     problems = [
         f"{name} is {tensors[name].dtype}, expected {tensor.dtype}"
         for name, tensor in expected.items()
@@ -46,5 +52,5 @@ def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
 
 
 def divides(name: str) -> bool:
-    """Whether a tensor is what others are divided by: of a normaliser, or of an adapter's standardisation."""
+    """Return whether a tensor is a divisor, in a normaliser or an adapter's standardisation."""
     return name == "normalizer.scale" or (name.startswith("adapter.standard.") and name.endswith("std"))

@@ -1,7 +1,7 @@
-"""Embeddings on the disk, made once: of a frozen model, by the content of what was embedded.
+"""A cache on disk for the embeddings of a frozen model.
 
-A key is a hash of the model and of one sample's prepared inputs, so another model or another preprocessing makes other
-keys, a repeated sample is embedded once, and a run that was killed continues where its last shard ended.
+The key of an embedding is a hash of the model and of one sample's prepared inputs. Another model or preprocessing
+therefore has other keys, a repeated sample is embedded once, and a killed run continues after its last shard.
 
 Axes: b batch, n tokens, c width.
 """
@@ -34,14 +34,20 @@ def embed(
     batch_size: int = 16,
     shard_size: int = 256,
 ) -> Embeddings:
-    """Embed what is not in the folder yet, and give all of it by index, in the order of the samples.
+    """Embed the samples that are not in the folder yet, and return the embeddings of all, in the order of the samples.
 
     Args:
-        samples: of a data set, in any form that `prepare` takes.
-        prepare: one sample -> what the model's processor makes of it, for a batch of one: (1, ...) tensors. It runs for
-            every sample, known or not, since the key is of what it returns.
-        batch_size: neighbours of equal shapes run together.
-        shard_size: samples to a file; a killed run loses no more than that.
+        tap: a frozen tap of one layer.
+        samples: samples of a dataset, in any form that `prepare` takes.
+        folder: the folder of the cache.
+        prepare: a function from one sample to the inputs of the model, as tensors with a batch axis of 1. It runs for
+            every sample, since its result determines the key.
+        batch_size: largest number of consecutive samples of equal shapes that run together.
+        shard_size: number of samples per file. A killed run loses at most as many.
+
+    Raises:
+        ValueError: the tap trains, or `prepare` returns something else.
+        WeightFileError: a file of the cache is damaged.
     """
     tqdm = require("tqdm.auto", "train").tqdm
     identity, folder = tap.identity(), Path(folder)
@@ -76,15 +82,16 @@ def embed(
                 run()
         if waiting:
             run()
-    finally:  # also of a run that fails or is interrupted
+    finally:  # Embeddings are kept even if the run fails or is interrupted.
         write()
     return Embeddings([found[key] for key in keys], keys)
 
 
 class Embeddings:
-    """`tokens, mask = embeddings[rows]`: tokens (b n c) in bfloat16, padded to the longest, and a mask (b n).
+    """Cached embeddings, which are read from disk when indexed. `fit` takes them as a condition.
 
-    Rows are a slice, a list or a tensor of indices. They are read from the disk when asked for. `fit` takes it as cond.
+    `tokens, mask = embeddings[rows]` returns tokens (b n c) in bfloat16, padded to the longest row, and a mask (b n).
+    `rows` is a slice, a list or a tensor of indices.
     """
 
     def __init__(self, files: list[Path], keys: list[str]):
@@ -108,11 +115,11 @@ class Embeddings:
         return self._open[path].get_tensor(self.keys[i])
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # for the workers of a data loader: open files can't be sent
+        return self.__dict__ | {"_open": {}}  # Workers of a data loader get a copy, and open files cannot be sent.
 
 
 def embed_batch(tap: Tap, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
-    """Samples of equal shapes by key -> the valid tokens (n c) of each."""
+    """Embed samples of equal shapes, and return the valid tokens (n c) of each by key."""
     device = next(tap.parameters()).device
     batch = {
         name: torch.cat([inputs[name] for inputs in waiting.values()]).to(device)
@@ -121,30 +128,36 @@ def embed_batch(tap: Tap, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
     with torch.no_grad():
         tokens, mask = tap(**batch)
     if len(tokens) != len(waiting):
-        raise ValueError(f"{len(waiting)} samples became {len(tokens)} rows: prepare() must return a batch of one")
+        raise ValueError(f"{len(waiting)} samples became {len(tokens)} rows; prepare() must return a batch of one")
     if not mask.any(1).all():
-        raise ValueError(f"a sample has no token of select={tap.select!r}: its inputs are {', '.join(batch)}")
+        raise ValueError(f"a sample has no token for select={tap.select!r}; its inputs are {', '.join(batch)}")
     pairs = zip(waiting, tokens, mask, strict=True)
     return {key: token[valid].to("cpu", torch.bfloat16) for key, token, valid in pairs}
 
 
 def shards(folder: Path, identity: str) -> dict[str, Path]:
-    """Which key is in which file, of this model's."""
+    """Return the file of every key that this model has in the folder."""
     found = {}
     for path in sorted(folder.glob(f"{identity[:12]}-*.safetensors")):
         try:
             with safetensors.safe_open(path, framework="pt", device="cpu") as file:
                 found |= dict.fromkeys(file.keys(), path)
         except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
-            raise WeightFileError(f"{path} is damaged ({error}): delete it, what it held is embedded again") from error
+            raise WeightFileError(
+                f"{path} is damaged ({error}). Delete it, and its samples are embedded again."
+            ) from error
     return found
 
 
 def tensors_only(inputs: Any) -> Inputs:
+    """Return the inputs as a dict, or raise if a value is not a tensor."""
     if other := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f"prepare() must return torch tensors, not so {', '.join(other)}: pass return_tensors='pt'")
+        raise ValueError(
+            f"prepare() must return torch tensors; {', '.join(other)} is of another type. Pass return_tensors='pt'."
+        )
     return dict(inputs)
 
 
 def shapes(inputs: Inputs) -> dict[str, torch.Size]:
+    """Return the shape of every input."""
     return {name: tensor.shape for name, tensor in inputs.items()}

@@ -1,4 +1,4 @@
-"""Refusals of what goes into a tapped model, and of what comes out of it.
+"""Checks of the inputs and outputs of a tapped model.
 
 Axes: b batch, n tokens, c width.
 """
@@ -15,47 +15,47 @@ TENSORS = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos")
 
 
 def check_inputs(inputs: Mapping[str, Any], model: Any, image_ids: tuple[int, ...]) -> None:
-    """Tensors, and an image wherever the words stand for one."""
+    """Check that inputs are tensors, and that there are images if the tokens have places for images."""
     if not inputs:
-        raise ValueError("nothing was passed: call the tap with what the processor returns, tap(**processor(...))")
+        raise ValueError("no inputs were given; call the tap with the output of the processor: tap(**processor(...))")
     for name in TENSORS:
         value = inputs.get(name)
         if value is not None and not isinstance(value, Tensor):
             raise ValueError(
-                f"{name} is a {type(value).__name__}, not a tensor: pass return_tensors='pt' to the processor"
+                f"{name} must be a tensor, got a {type(value).__name__}; pass return_tensors='pt' to the processor"
             )
     given = [name for name, value in inputs.items() if value is not None]
     seen = any(word in name for name in given for word in ("pixel", "image", "video", "inputs_embeds"))
     main = getattr(model, "main_input_name", "")
     if main == "pixel_values" and not seen:
         raise ValueError(
-            f"{type(model).__name__} reads images, and the inputs are {', '.join(given)}: pass images= to the processor"
+            f"{type(model).__name__} takes images, but the inputs are {', '.join(given)}; pass images= to the processor"
         )
     ids = inputs.get("input_ids")
-    # Without an image transformers would embed its place in the words as if it were a word.
+    # Without images, transformers would embed the image tokens as if they were words.
     if image_ids and not seen and ids is not None and torch.isin(ids, ids.new_tensor(image_ids)).any():
         raise ValueError(
-            f"the words hold places for an image, and the inputs have none ({', '.join(given)}): pass images= to the "
-            "processor, or leave <image> out of the text"
+            f"the text has image tokens, but the inputs have no images ({', '.join(given)}). Pass images= to the "
+            "processor, or remove <image> from the text."
         )
     two_parts = getattr(model.config, "is_encoder_decoder", False) and hasattr(model.base_model, "decoder")
     if two_parts and not any(name.startswith("decoder_") for name in given):
         raise ValueError(
-            f"{type(model).__name__} has an encoder and a decoder, and the inputs have none for the decoder: tap "
-            "model.get_encoder(), or pass decoder_input_ids"
+            f"{type(model).__name__} has an encoder and a decoder, but there are no inputs for the decoder. Tap "
+            "model.get_encoder(), or pass decoder_input_ids."
         )
 
 
 def check_finite(what: str, state: Tensor, mask: Tensor) -> None:
-    """The output of a layer (b n c) is finite wherever a mask (b n) counts it."""
+    """Check that the output of a layer (b n c) is finite where a mask (b n) is true."""
     if mask.shape == state.shape[:2]:
         state = torch.where(mask.unsqueeze(-1), state, 0)
     if state.isfinite().all():
         return
     row = int((~state.isfinite().flatten(1).all(1)).nonzero()[0])
     remedy = (
-        "float16 ends at 65,504, which the middle of large models exceeds: load the model with dtype='bfloat16'"
+        "float16 ends at 65,504, and hidden states of large models exceed it; load the model with dtype='bfloat16'"
         if state.dtype == torch.float16
-        else "look at the inputs and the weights of the model"
+        else "check the inputs and the weights of the model"
     )
-    raise ValueError(f"{what} of the model has NaN or infinite values in {state.dtype}, row {row}: {remedy}")
+    raise ValueError(f"{what} of the model has NaN or infinite values in {state.dtype}, batch row {row}: {remedy}")

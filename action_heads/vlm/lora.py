@@ -1,4 +1,4 @@
-"""What trains of a tapped model: nothing, everything, or the adapter that PEFT has put or is to put into it."""
+"""The trainable parameters of a tapped model: none, all, or those of its PEFT adapter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,17 @@ TRAIN = ("frozen", "lora", "full")
 
 
 def trained(model: Any, how: str, config: Any = None) -> set[nn.Parameter]:
-    """The parameters of a model that train, one of `TRAIN`; a LoRA is added in place if there is none."""
+    """Return the parameters of a model that train.
+
+    Args:
+        model: the model of a tap.
+        how: one of `TRAIN`. With "lora", a LoRA is added in place if the model has no adapter.
+        config: the `peft.LoraConfig` for a new LoRA.
+
+    Raises:
+        ImportError: PEFT is missing or not supported by transformers.
+        ValueError: the model cannot train in this way.
+    """
     layers = list(adapted(model))
     if how == "frozen":
         return set()
@@ -26,26 +36,26 @@ def trained(model: Any, how: str, config: Any = None) -> set[nn.Parameter]:
         add(model, config)
         layers = list(adapted(model))
     elif config is not None:
-        raise ValueError(f"a LoRA config was given, and the model has {names(layers)} already: {OTHERWISE}")
+        raise ValueError(f"a LoRA config was given, but the model already has {names(layers)}: {OTHERWISE}")
     check_active(layers)
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        # Checkpointed blocks pass gradients on only where their input wants one, which frozen embeddings do not.
+        # Checkpointed blocks pass gradients on only if their input requires one. Frozen embeddings do not.
         with suppress(NotImplementedError, AttributeError):
             model.enable_input_require_grads()
     own = {p for layer in layers for p in parameters(layer)}
-    # As PEFT left it, where it trains: it may hold some of an adapter still, or train biases too.
+    # Keep what PEFT has set up: it may freeze part of an adapter, or train biases too.
     biases = {p for name, p in model.named_parameters() if name.endswith("bias") and p.requires_grad}
     return {p for p in own if p.requires_grad} | (biases if train_bias(model) else set()) or own
 
 
 OTHERWISE = (
-    "leave lora out to train that one, or load the model anew; to start from what it has learned, "
+    "leave out lora to train that one, or load the model again. To start from its trained weights, use "
     "model = peft_model.merge_and_unload()"
 )
 
 
 def adapted(model: nn.Module) -> Iterator[Any]:
-    """The modules that PEFT has put into a model, whoever called it: get_peft_model, add_adapter, or a tap."""
+    """Yield the modules of PEFT in a model, added by get_peft_model, add_adapter or a tap."""
     if "peft" in sys.modules:
         from peft.tuners.tuners_utils import BaseTunerLayer
         from peft.utils.other import AuxiliaryTrainingWrapper
@@ -54,7 +64,7 @@ def adapted(model: nn.Module) -> Iterator[Any]:
 
 
 def parameters(layer: Any) -> Iterator[nn.Parameter]:
-    """The parameters of the active adapters of such a module."""
+    """Yield the parameters of the active adapters in a module of PEFT."""
     for attribute in layer.adapter_layer_names:
         by_name = getattr(layer, attribute, {})
         for name in active(layer):
@@ -64,52 +74,54 @@ def parameters(layer: Any) -> Iterator[nn.Parameter]:
 
 
 def active(layer: Any) -> list[str]:
-    """The names of the adapters that a module computes with."""
+    """Return the names of the active adapters in a module of PEFT."""
     found = getattr(layer, "active_adapters", [])
     return [found] if isinstance(found, str) else list(found)
 
 
 def names(layers: list[Any]) -> str:
+    """Return the names of the active adapters, for a message."""
     found = sorted({name for layer in layers for name in active(layer)})
     return f"the adapter {', '.join(map(repr, found))} of PEFT" if found else "an adapter of PEFT"
 
 
 def train_bias(model: Any) -> bool:
+    """Return whether an adapter of a model also trains biases."""
     configs = getattr(model, "peft_config", None) or {}
     return any(getattr(config, "bias", "none") != "none" for config in configs.values())
 
 
 def check_full(model: nn.Module, layers: list[Any]) -> None:
-    """All of a model trains only where it has no adapter, and where its weights are floats."""
+    """Raise if not all of a model can train, since it has an adapter or quantised weights."""
     if layers:
         raise ValueError(
-            f"this model has {names(layers)}, and train='full' would train the weights below it too: use train='lora' "
-            "to train the adapter, or make it part of the weights first, model = peft_model.merge_and_unload()"
+            f"this model has {names(layers)}, and train='full' would also train the weights below it. Use train='lora' "
+            "to train the adapter, or merge it into the weights first: model = peft_model.merge_and_unload()."
         )
     for name, p in model.named_parameters():
         if not (p.is_floating_point() or p.is_complex()):
             raise ValueError(
-                f"{name} is {p.dtype}: quantised weights can't train. Use train='lora', or load the model in bfloat16"
+                f"{name} is {p.dtype}; quantised weights can't train. Use train='lora', or load the model in bfloat16."
             )
 
 
 def check_active(layers: list[Any]) -> None:
-    """An adapter that the model does not compute with gets no gradient."""
+    """Raise if the adapters are inactive, disabled or merged, since they would get no gradient."""
     if not any(active(layer) for layer in layers):
-        raise ValueError("no adapter of this model is active, so none can train: model.set_adapter(name) first")
+        raise ValueError("no adapter of this model is active, so none can train; call model.set_adapter(name) first")
     if any(getattr(layer, "disable_adapters", False) for layer in layers):
         raise ValueError(
-            f"{names(layers)} is disabled, so it can't train: enable it first, with model.enable_adapters() or, of a "
-            "PeftModel, model.base_model.enable_adapter_layers()"
+            f"{names(layers)} is disabled, so it can't train. Enable it first with model.enable_adapters() or, for a "
+            "PeftModel, with model.base_model.enable_adapter_layers()."
         )
     if any(getattr(layer, "merged", False) for layer in layers):
         raise ValueError(
-            f"{names(layers)} is merged into the weights, so it can't train: peft_model.unmerge_adapter() first"
+            f"{names(layers)} is merged into the weights, so it can't train; call peft_model.unmerge_adapter() first"
         )
 
 
 def add(model: Any, config: Any) -> None:
-    """Put a LoRA into a model in place, by transformers, so that `model.save_pretrained` writes the adapter."""
+    """Add a LoRA to a model in place, by transformers, so that `model.save_pretrained` writes the adapter."""
     peft = require("peft", "vlm")
     config = config or peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear")
     if not isinstance(config, peft.PeftConfig):
@@ -120,19 +132,19 @@ def add(model: Any, config: Any) -> None:
     except ImportError as error:
         transformers = require("transformers", "vlm")
         raise ImportError(
-            f"transformers {transformers.__version__} refuses peft {peft.__version__} ({error}): install another, "
-            "pip install 'transformers!=5.24.*', or add the adapter yourself, which asks nothing of transformers: "
-            "Tap(peft.get_peft_model(model, config), ..., train='lora')"
+            f"transformers {transformers.__version__} does not support peft {peft.__version__} ({error}). Install "
+            "another version, pip install 'transformers!=5.24.*', or add the adapter without transformers: "
+            "Tap(peft.get_peft_model(model, config), ..., train='lora')."
         ) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"this LoRA does not fit {type(model).__name__}: {error}") from error
     finally:
-        if not any(True for _ in adapted(model)):  # a model without it must not say that it has one
+        if not any(True for _ in adapted(model)):  # A model without the adapter must not claim to have one.
             model._hf_peft_config_loaded = had
 
 
 def state(model: nn.Module) -> list[Any]:
-    """What of adapters decides the output beside weights; nothing for a model without."""
+    """Return the settings of adapters that affect the output besides their weights; [] without adapters."""
     return [
         [
             type(layer).__name__,

@@ -1,4 +1,4 @@
-"""A tap on a transformers model: the hidden states of one layer, or of several mixed, as tokens for an adapter.
+"""A tap on a transformers model: the hidden states of one layer, or a mix of several, as tokens for an adapter.
 
 Axes: b batch, n tokens, c width, l tapped layers.
 """
@@ -25,25 +25,46 @@ SELECT = ("all", "image", "text")
 
 
 class Tap(nn.Module):
-    """`tokens, mask = tap(**processor_inputs)`: hidden states (b n c) and a mask (b n), true where a token counts.
+    """A module that runs a transformers model and returns hidden states of a layer as tokens for an adapter.
 
-    It runs the model without its language or classification head, and no further than the last tapped layer. The mask
-    is the model's attention mask, narrowed to what is selected.
+    `tokens, mask = tap(**processor_inputs)` returns hidden states (b n c) and a mask (b n) that is true where a token
+    counts. The model runs without its language or classification head, up to the last tapped layer. The mask is the
+    model's attention mask, restricted to the selected tokens.
 
     Args:
-        model: a language, vision or vision-language model of transformers, also one that `torch.compile` or PEFT has
-            wrapped. What runs and trains is the model within.
-        layer: an index into what transformers calls `hidden_states`: 0 the embeddings, i what the first i blocks made
-            of them, -1 the last, after the final norm. Of a vision-language model these are the language model's. Or
-            a module's path, such as "model.multi_modal_projector", for what it returns. Several are mixed: each
-            normalised, since later layers are larger, and summed with learned softmax weights, equal at first.
-        select: which tokens count: "all", those of the "image", or the "text".
-        train: "frozen": no gradients, evaluation mode whatever `train()` says. "lora": low-rank adapters alone: those
-            that the model has, or new ones, added in place. "full".
-        isolate: the head's loss gives the model no gradient (knowledge insulation); a loss of its own may train it.
-        lora: a `peft.LoraConfig` for a model without an adapter; if not given, rank 16 on all linear layers.
-        own_loss: the model has a loss of its own beside the head's, so that what lies behind the tapped layer trains
-            too. Otherwise it does not, since it gets no gradient. `isolate` implies it.
+        model: a language, vision or vision-language model of transformers. It may be wrapped by `torch.compile` or
+            PEFT; the model inside runs and trains.
+        layer: an index into the `hidden_states` of transformers: 0 for the embeddings, i for the output of the first
+            i blocks, -1 for the last one, after the final norm. In a vision-language model these belong to the language
+            model. Alternatively the path of a module, such as "model.multi_modal_projector", for its output. Several
+            layers are normalised and summed with learned softmax weights, which are equal at first.
+        select: the tokens that count, "all", "image" or "text".
+        train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only low-rank
+            adapters, existing or new ones, which are added in place. "full" to train the whole model.
+        isolate: block the gradient of the head's loss to the model (knowledge insulation). A loss of its own may train
+            the model.
+        lora: a `peft.LoraConfig` for a model without an adapter. The default is rank 16 on all linear layers.
+        own_loss: the model also has a loss of its own, so the layers after the tapped one train too. Without it they
+            are frozen, since they get no gradient. `isolate` implies it.
+
+    Raises:
+        ValueError: the model cannot be tapped, a layer does not exist, or options contradict each other.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import LlamaConfig, LlamaModel
+        >>> from action_heads import ActionHead
+        >>> from action_heads.adapters import AdaLNZero
+        >>> from action_heads.vlm import Tap
+        >>> sizes = {"vocab_size": 99, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+        >>> vlm = LlamaModel(LlamaConfig(num_hidden_layers=4, **sizes))  # or any pretrained model
+        >>> tap = Tap(vlm, layer=2)
+        >>> tokens, mask = tap(input_ids=torch.randint(99, (1, 7)))
+        >>> tokens.shape, mask.shape
+        (torch.Size([1, 7, 32]), torch.Size([1, 7]))
+        >>> policy = ActionHead.from_pretrained("dae/mlp-5m-fk").attach(AdaLNZero(cond_dim=tap.width, pool="attention"))
+        >>> policy.sample(tokens, mask=mask).shape
+        torch.Size([1, 16, 10])
     """
 
     model: Any  # a PreTrainedModel
@@ -65,20 +86,20 @@ class Tap(nn.Module):
             if value not in known:
                 raise ValueError(f"unknown {name}={value!r}; choose from {', '.join(map(repr, known))}")
         if lora is not None and train != "lora":
-            raise ValueError(f"a LoRA config was given with train={train!r}: pass train='lora'")
+            raise ValueError(f"a LoRA config was given with train={train!r}; pass train='lora'")
         self.model, self.select, self.how, self.isolate = model, select, train, isolate
-        self.text = model.config.get_text_config()  # the model's own, if it has no language model within
+        self.text = model.config.get_text_config()  # The config itself, if the model contains no language model.
         layers = [layer] if isinstance(layer, (int, str)) else list(layer)
         if not layers:
-            raise ValueError("layer names none: give one, or several to mix")
+            raise ValueError("layer is empty; pass one layer, or several to mix")
         self.layers = [self._resolve(each) for each in layers]
         if len(set(self.layers)) < len(layers):
-            raise ValueError(f"layer names one twice: {layers}")
+            raise ValueError(f"layer has a duplicate: {layers}")
         self.mix = Mix(len(layers)) if len(layers) > 1 else None
         self.image_ids = image_ids_of(model.config)
         if select != "all" and not self.image_ids:
             raise ValueError(
-                f"{type(model.config).__name__} has no image_token_id to tell tokens apart by: use select='all'"
+                f"{type(model.config).__name__} has no image_token_id, which select={select!r} needs; use select='all'"
             )
         self._found_width: int | None = None
         self._looked_at = False
@@ -90,40 +111,51 @@ class Tap(nn.Module):
         self.train(train != "frozen")
 
     def _resolve(self, layer: Layer) -> Layer:
-        """An index from the front, -1 for the last, or a path that leads to a module."""
+        """Return a layer as an index from the front, -1 for the last, or an existing path of a module."""
         if isinstance(layer, str):
             try:
                 self.model.get_submodule(layer)
             except AttributeError as error:
                 children = ", ".join(name for name, _ in self.model.base_model.named_children())
-                raise ValueError(f"the model has no module {layer!r} ({error}); its base has {children}") from error
+                raise ValueError(
+                    f"the model has no module {layer!r} ({error}); its base model has {children}"
+                ) from error
             return layer
         if layer == -1:
             return -1
         depth = len(blocks_of(self.model))
         if not -depth - 1 <= layer <= depth:
             raise ValueError(
-                f"layer {layer} of a model of {depth} blocks: choose from 0 (embeddings) to {depth}, or -1"
+                f"layer {layer} does not exist in this model of {depth} blocks; choose 0 (embeddings) to {depth}, or -1"
             )
         layer %= depth + 1
         return -1 if layer == depth else layer
 
     @property
     def width(self) -> int:
-        """Of the tokens: the adapter's `cond_dim`. A named module's is known once the tap was called."""
+        """Width c of the tokens, for an adapter's `cond_dim`. For a named module, it is known after the first call."""
         if self._found_width is None and any(isinstance(layer, str) for layer in self.layers):
-            raise RuntimeError("how wide a named module's output is shows when it runs: call the tap once before")
+            raise RuntimeError(
+                "the width of a named module's output is known after its first run; call the tap once before"
+            )
         return self._found_width or self.text.hidden_size
 
     def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
-        """What the model's processor gives -> tokens (b n c), mask (b n)."""
+        """Run the model on the output of its processor.
+
+        Returns:
+            Tokens (b n c), and a mask (b n) that is true where a token counts.
+
+        Raises:
+            ValueError: the inputs do not fit the model, or a tapped layer is not finite.
+        """
         check_inputs(inputs, self.model, self.image_ids)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "frozen" and not self.isolate):
             states = self._hidden_states(inputs)
         for layer, state in zip(self.layers, states, strict=True):
             if not isinstance(state, Tensor) or state.ndim != 3:
                 shape = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
-                raise ValueError(f"layer {layer!r} returns {shape}, expected (batch, n, c): tap another one")
+                raise ValueError(f"layer {layer!r} returns {shape}; expected (batch, n, c). Tap another layer.")
         mask = self._mask(states[0], inputs)
         if self._look(states[0]):
             for layer, state in zip(self.layers, states, strict=True):
@@ -133,7 +165,7 @@ class Tap(nn.Module):
         return tokens, mask
 
     def _look(self, state: Tensor) -> bool:
-        """Whether to look for NaNs, which waits for an accelerator: there always when acting, and once in training."""
+        """Return whether to check for NaN. Training checks only once on an accelerator, since the check waits."""
         if torch.compiler.is_compiling():
             return False
         look = state.device.type == "cpu" or not torch.is_grad_enabled() or not self._looked_at
@@ -141,10 +173,10 @@ class Tap(nn.Module):
         return look
 
     def _hidden_states(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """What each tapped layer holds, in order; the model runs until the last of them is caught."""
+        """Run the model until every tapped layer has run, and return their hidden states in order."""
         caught: dict[Layer, Any] = {}
         if "input_ids" in inputs:
-            inputs = {"use_cache": False, **inputs}  # keys and values to generate from, which nobody does here
+            inputs = {"use_cache": False, **inputs}  # A cache of keys and values is only needed to generate text.
 
         def catch(layer: Layer, state: Any) -> None:
             caught[layer] = state[0] if isinstance(state, (tuple, list)) else state
@@ -159,19 +191,19 @@ class Tap(nn.Module):
                     stack.callback(handle.remove)
             try:
                 out = base(**inputs)
-            except (TypeError, AttributeError) as error:  # an input that is missing, or one that it does not know
+            except (TypeError, AttributeError) as error:  # An input is missing or unknown.
                 raise ValueError(
                     f"{type(self.model).__name__} can't run on these inputs ({', '.join(inputs)}): {error}"
                 ) from error
             if -1 in self.layers:
                 if getattr(out, "last_hidden_state", None) is None:
                     raise ValueError(
-                        f"{type(self.model).__name__} returns no last_hidden_state: tap one of its parts, such as "
-                        "model.vision_model, or name a module"
+                        f"{type(self.model).__name__} returns no last_hidden_state. Tap one of its parts, such as "
+                        "model.vision_model, or pass the path of a module."
                     )
                 caught[-1] = out.last_hidden_state
         if missed := [layer for layer in self.layers if layer not in caught]:
-            raise ValueError(f"{missed} did not run: these inputs ({', '.join(inputs)}) do not pass through it")
+            raise ValueError(f"layers {missed} did not run with these inputs ({', '.join(inputs)})")
         return [caught[layer] for layer in self.layers]
 
     def _listen(self, layer: Layer, catch: Any) -> Any:
@@ -180,7 +212,7 @@ class Tap(nn.Module):
         if layer == -1:
             return None
 
-        # What enters block i, not what leaves the one before: stopping there leaves no checkpointed block unfinished.
+        # Catch the input of block i, not the output of the block before, so that no checkpointed block is interrupted.
         def entering(_: nn.Module, args: tuple, options: dict) -> None:
             catch(layer, args[0] if args else options["hidden_states"])
 
@@ -190,29 +222,30 @@ class Tap(nn.Module):
         ids, valid = inputs.get("input_ids"), inputs.get("attention_mask")
         shape = tokens.shape[:2]
         mask = torch.ones(shape, dtype=torch.bool, device=tokens.device)
-        if valid is not None and valid.shape == shape:  # of another shape, it is not of these tokens
+        if valid is not None and valid.shape == shape:  # A mask of another shape belongs to other tokens.
             mask = valid.to(tokens.device) > 0
         if self.select == "all":
             return mask
         if ids is None or ids.shape != shape:
-            raise ValueError(f"select={self.select!r} tells tokens apart by input_ids {tuple(shape)}: use select='all'")
+            raise ValueError(f"select={self.select!r} needs input_ids of shape {tuple(shape)}; use select='all'")
         image = torch.isin(ids.to(tokens.device), torch.tensor(self.image_ids, device=tokens.device))
         return mask & (image if self.select == "image" else ~image)
 
     # ── what trains ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """For the optimiser: of the model what `train` says, and the weights of a mix."""
+        """Yield the parameters for the optimiser: those of the model that `train` selects, and the weights of a mix."""
         return (p for p in self.parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> Tap:
+        """Set the mode; a frozen model stays in evaluation mode."""
         super().train(mode)
         if self.how == "frozen":
             self.model.eval()
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Tap:
-        """As in torch, for what `train` says; the rest stays frozen, and may be integers."""
+        """Set `requires_grad` of the parameters that `train` selects. The others stay frozen."""
         for name, p in self.model.named_parameters():
             p.requires_grad_(requires_grad and name in self._trained)
         if self.mix is not None:
@@ -220,9 +253,9 @@ class Tap(nn.Module):
         return self
 
     def identity(self) -> str:
-        """32 hex digits for everything that decides what comes out: weights, configuration, layer, selection."""
+        """Return 32 hex digits that identify the output: weights, configuration, layer and selection."""
         if self.how != "frozen" or self.mix is not None:
-            raise ValueError("only a frozen tap of one layer gives the same every time: what trains can't be cached")
+            raise ValueError("only the output of a frozen tap of one layer can be cached, since a trained one changes")
         config = {key: value for key, value in self.model.config.to_dict().items() if key != "_name_or_path"}
         contract = [
             type(self.model).__name__,
@@ -235,12 +268,22 @@ class Tap(nn.Module):
         return fingerprint(self.model.state_dict(), json.dumps(contract, sort_keys=True, default=str))
 
     def save(self, folder: str | Path) -> None:
-        """Write tap.safetensors, beside the adapter say: layers, selection, the weights of a mix. Not the model."""
+        """Write tap.safetensors with the layers, the selection and the weights of a mix, but without the model."""
         tap_file.save(self, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, model: Any, **options: Any) -> Tap:
-        """Tap `model` as the saved tap did; `options` are `train`, `isolate`, `lora` and `own_loss`."""
+        """Tap a model in the same way as a saved tap.
+
+        Args:
+            folder: the folder of `save`.
+            model: the model that the saved tap was trained with.
+            **options: `train`, `isolate`, `lora` and `own_loss`, as for a new tap.
+
+        Raises:
+            WeightFileError: the file is missing or damaged.
+            ValueError: the file does not fit the model.
+        """
         return tap_file.load(cls, Path(folder), model, **options)
 
     def extra_repr(self) -> str:
@@ -248,7 +291,7 @@ class Tap(nn.Module):
 
 
 class Mix(nn.Module):
-    """Σ softmax(θ)_l norm(x_l), as ELMo mixes layers (Peters et al. 2018)."""
+    """The weighted sum Σ softmax(θ)_l norm(x_l) of layers, as in ELMo (Peters et al. 2018)."""
 
     def __init__(self, layers: int):
         super().__init__()
@@ -256,10 +299,10 @@ class Mix(nn.Module):
 
     def forward(self, states: Sequence[Tensor]) -> Tensor:
         if len({state.shape for state in states}) > 1:
-            raise ValueError(f"layers of one shape can be mixed, got {[tuple(state.shape) for state in states]}")
+            raise ValueError(f"only layers of one shape can be mixed, got {[tuple(state.shape) for state in states]}")
         states = [nn.functional.layer_norm(state.float(), state.shape[-1:]) for state in states]
         return torch.einsum("l, l b n c -> b n c", self.weight.float().softmax(0), torch.stack(states))
 
 
 class Caught(Exception):
-    """Thrown through the model's forward pass: every tapped layer has run, the others need not."""
+    """An exception that ends the model's forward pass once every tapped layer has run."""

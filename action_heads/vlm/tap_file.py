@@ -1,12 +1,11 @@
-"""A saved tap: where its model is tapped, and the weights of a mix. One small file, so that a robot taps it alike.
+"""The file of a tap, with its layers, its selection and the weights of a mix.
 
-The model itself is not in it: `vlm.save_pretrained` keeps what was trained of that.
+The model is not in it. Save its trained weights with `save_pretrained` of the model.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +23,21 @@ if TYPE_CHECKING:
 
 NAME, VERSION = "tap.safetensors", 1
 KINDS = {"version": int, "layers": list[int | str], "select": str, "model": dict[str, str | int]}
-SEAL = Seal(changed="{path} has fingerprint {found}, but was saved as {given}: it was changed; copy or save it again")
+SEAL = Seal(changed="{path} has fingerprint {found}, but was saved with {given}: it was changed. Copy or save it again")
 
 
 def contract(tap: Tap) -> dict[str, Any]:
-    """What decides which tokens come out of a model, and which model it was."""
+    """Return the settings of a tap, with a description of its model."""
     return {"version": VERSION, "layers": tap.layers, "select": tap.select, "model": model_of(tap.model)}
 
 
 def model_of(model: Any) -> dict[str, Any]:
-    """Which model it is, as far as a tap depends on it."""
+    """Return the properties of a model that a tap depends on."""
     return {"class": type(model).__name__, "hidden_size": model.config.get_text_config().hidden_size}
 
 
 def save(tap: Tap, folder: Path) -> None:
-    """Write it; an older file is replaced at once."""
+    """Write the file of a tap. An existing file is replaced atomically."""
     tensors = {} if tap.mix is None else {"mix.weight": tap.mix.weight}
     config = contract(tap)
     config["fingerprint"] = SEAL.of(config, tensors)
@@ -46,20 +45,20 @@ def save(tap: Tap, folder: Path) -> None:
 
 
 def load(tap_class: type[Tap], folder: Path, model: Any, **options: Any) -> Tap:
-    """Tap a model as the saved one was."""
+    """Tap a model in the same way as a saved tap; see `Tap.load`."""
     tensors, saved = read(file := folder / NAME)
     layers = saved["layers"]
     expected = {"mix.weight": torch.empty(len(layers))} if len(layers) > 1 else {}
-    if tensors.keys() != expected.keys() or any(tensors[name].shape != t.shape for name, t in expected.items()):
-        raise WeightFileError(f"{file} names layers {shown(layers)} but holds no weight for each: save the tap again")
     check_layout(tensors, expected, file)
     check_values(tensors, expected, file)
     try:
         found = model_of(unwrap(model))
     except ValueError as error:
-        raise ValueError(f"{file} can't be put on this model: {error}") from error
+        raise ValueError(f"{file} can't be used with this model: {error}") from error
     if found != saved["model"]:
-        raise ValueError(f"{file} is of a {saved['model']}, this model is a {found}: load the one it was trained with")
+        raise ValueError(
+            f"{file} belongs to {saved['model']}, but this model is {found}; load the one it was trained with"
+        )
     try:
         tap = tap_class(model, layers, select=saved["select"], **options)
     except ValueError as error:
@@ -71,7 +70,7 @@ def load(tap_class: type[Tap], folder: Path, model: Any, **options: Any) -> Tap:
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and config of a saved tap, the latter checked for version, types and fingerprint."""
+    """Return weights and config of a saved tap, after checking version, types and fingerprint."""
     tensors, metadata = load_tensors(file)
     if HEADER not in metadata:
         raise WeightFileError(f"{file} was not written by Tap.save: its header lacks {HEADER!r}")
@@ -80,17 +79,12 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise WeightFileError(f"{file} was not written by Tap.save: its header needs {', '.join(KINDS)}")
     if type(config["version"]) is not int or config["version"] != VERSION:
         version = shown(config["version"])
-        raise ValueError(f"{file} has version {version}, this release reads {VERSION}: upgrade action-heads")
+        raise ValueError(f"{file} has version {version}, but this release reads {VERSION}; upgrade action-heads")
     if config.keys() - {SEAL.key} != KINDS.keys() or not all(fits(config[key], kind) for key, kind in KINDS.items()):
         raise ValueError(
-            f"{file} has an incomplete or unknown config in its header: {shown(config)}; save the tap again"
+            f"{file} has an incomplete or unknown config in its header: {shown(config)}. Save the tap again."
         )
     if not config["layers"]:
-        raise ValueError(f"{file} names no layer: it is damaged; save the tap again")
-    if not SEAL.check(config, tensors, file):
-        warnings.warn(
-            f"{file} has no fingerprint, which older releases did not write: whether it was changed can't be told. "
-            "Load and save the tap once to add it",
-            stacklevel=4,
-        )
+        raise ValueError(f"{file} lists no layer, so it is damaged; save the tap again")
+    SEAL.check_or_warn(config, tensors, file, ". Load and save the tap once to add it")
     return tensors, config

@@ -1,4 +1,4 @@
-"""The moving average, against diffusers."""
+"""The moving average equals that of diffusers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Normalise and unnormalise are inverse, touch only positions and joints, and never lose their precision."""
+"""Normalisation and its inverse round-trip, change only positions and joints, and keep their precision."""
 
 import pytest
 import torch
@@ -8,11 +8,11 @@ from action_heads.actions.spaces import EE_ABSOLUTE, ActionSpace
 from action_heads.adapters.condition_reader import Standardizer
 
 JOINTS = ActionSpace((("joint", 2), ("gripper", 1)))
-DROID = ((-0.229, -0.871, -0.308), (0.930, 0.863, 1.111))  # m, the paper's range
+DROID = ((-0.229, -0.871, -0.308), (0.930, 0.863, 1.111))  # The range of the paper, in m.
 
 
 def data(seed: int = 0) -> torch.Tensor:
-    """Actions (50 16 10), positions off-centre and of different widths."""
+    """Return random actions (50 16 10) whose positions have different centres and ranges."""
     actions = torch.randn(50, 16, 10, generator=torch.Generator().manual_seed(seed))
     actions[..., :3] *= torch.tensor([0.1, 0.5, 2.0])
     actions[..., :3] += torch.tensor([0.4, -3.0, 0.0])
@@ -92,15 +92,15 @@ def test_errors_teach() -> None:
         Normalizer.fit(torch.zeros(0, 10), EE_ABSOLUTE)
     with pytest.raises(ValueError, match=r"NaN.*validate"):
         Normalizer.fit(torch.full((4, 10), torch.nan), EE_ABSOLUTE)
-    with pytest.raises(ValueError, match=r"margin -0.1"):
+    with pytest.raises(ValueError, match=r"margin must be 0 or more, got -0.1"):
         Normalizer.fit(data(), EE_ABSOLUTE, margin=-0.1)
-    with pytest.raises(ValueError, match=r"\(10,\).*3 of its 10.*\(3,\)"):
+    with pytest.raises(ValueError, match=r"\(10,\).*expected \(3,\) for both.*among the 10"):
         Normalizer.from_range(torch.zeros(10), torch.ones(10), EE_ABSOLUTE)
     with pytest.raises(ValueError, match=r"must not exceed"):
         Normalizer.from_range((1.0, 0, 0), (0.0, 1, 1), EE_ABSOLUTE)
-    with pytest.raises(ValueError, match=r"scale positive"):
+    with pytest.raises(ValueError, match=r"scale finite and positive"):
         Normalizer(torch.zeros(3), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"offset \(3,\) and scale \(4,\)"):
+    with pytest.raises(ValueError, match=r"must both be \(a,\), got \(3,\) and \(4,\)"):
         Normalizer(torch.zeros(3), torch.ones(4))
 
 
@@ -117,7 +117,7 @@ def test_a_column_that_moved_is_divided_by_its_spread(least: float) -> None:
 
 @pytest.mark.parametrize("centre", [0.0, 0.5, -3.0])
 def test_a_state_that_hardly_moved_never_reaches_the_policy_as_thousands(centre: float) -> None:
-    """Whatever it trembled by, 1 mm or 1 mrad is at most one unit, and the less it moved, the less it counts."""
+    """A deviation of 1 mm or 1 mrad is at most one unit, and counts less the less the column moved."""
     columns = torch.cat([NOISE, torch.tensor([0.1, 0.5])])
     scale = floored(columns, torch.full_like(columns, centre))
     assert (1e-3 / scale <= 1.001).all()
@@ -128,7 +128,7 @@ def test_a_state_that_hardly_moved_never_reaches_the_policy_as_thousands(centre:
 
 @pytest.mark.parametrize("unit", [1e-2, 1.0, 100.0, 1e4])
 def test_embeddings_are_scaled_alike_in_any_unit(unit: float) -> None:
-    """A channel that is dead in training and fires in use stays of the size of the others."""
+    """A channel that is constant in training and active later stays in the range of the others."""
     generator = torch.Generator().manual_seed(0)
     cond = unit * torch.randn(256, 8, generator=generator)
     cond[:, 2] = 3 * unit
@@ -155,5 +155,5 @@ def test_a_source_that_never_moved_at_all(centre: float, tremble: float) -> None
     cond = centre + tremble * torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
     standard = Standardizer(8)
     standard.fit(cond)
-    assert standard(cond + 1e-4).abs().max() < 20  # a tenth of a millimetre, with what it trembles by
+    assert standard(cond + 1e-4).abs().max() < 20  # A tenth of a millimetre, plus the noise of the column.
     assert standard(cond).isfinite().all()

@@ -1,4 +1,4 @@
-"""Layouts, their JSON, and the pairs encode/decode and to_delta/to_absolute.
+"""Action spaces convert to JSON and back, and encode/decode and to_delta/to_absolute are inverse.
 
 Axes: `b` batch, `h` horizon, `a` action width.
 """
@@ -26,7 +26,7 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=list(SPACES)
 
 
 def actions_of(space: ActionSpace, *lead: int, seed: int = 0) -> Tensor:
-    """Random actions (*lead, a) whose rotations are rotations."""
+    """Return random actions (*lead a) with valid rotations."""
     generator = torch.Generator().manual_seed(seed)
     actions = torch.randn(*lead, space.dim, dtype=torch.float64, generator=generator)
     for part in space.slices("rotation"):
@@ -35,7 +35,7 @@ def actions_of(space: ActionSpace, *lead: int, seed: int = 0) -> Tensor:
 
 
 def pose_of(space: ActionSpace, actions: Tensor) -> Tensor:
-    """Actions (b a) without grippers."""
+    """Return actions (b a) without their grippers."""
     keep = torch.ones(space.dim, dtype=torch.bool)
     for part in space.slices("gripper"):
         keep[part] = False
@@ -126,7 +126,7 @@ def test_deltas_follow_the_osc_convention(relative_to: str) -> None:
 
 
 def test_a_turn_about_the_base_z_reads_so_whatever_the_hand_points_to() -> None:
-    start = Rotation.from_euler("x", torch.pi)  # the hand points down
+    start = Rotation.from_euler("x", torch.pi)  # The hand points down.
     turned = Rotation.from_rotvec([0, 0, 0.1]) * start
     zero, one = torch.zeros(1, 1, 3).double(), torch.ones(1, 1).double()
     actions = EE_ABSOLUTE.encode(zero, torch.tensor(turned.as_matrix())[None, None], one)
@@ -145,7 +145,7 @@ def test_validate_names_row_and_step_of_the_first_bad_value() -> None:
     actions = torch.zeros(4, 16, 10)
     actions[2, 5, 4] = torch.nan
     actions[3, 0, 0] = torch.inf
-    with pytest.raises(ValueError, match=r"2 NaN or infinite.*batch row 2, step 5, dimension 4 \(rotation\)"):
+    with pytest.raises(ValueError, match=r"2 NaN or infinite.*batch row 2, time step 5, dimension 4 \(rotation\)"):
         EE_ABSOLUTE.validate(actions, 16)
 
 
@@ -155,7 +155,7 @@ def test_validate_names_row_and_step_of_the_first_bad_value() -> None:
         (torch.zeros(16, 10), r"\(16, 10\).*actions\[None\]"),
         (torch.zeros(2, 16, 7), r"\(2, 16, 7\), the wrong width.*position 3, rotation 6, gripper 1"),
         (torch.zeros(2, 8, 10), r"\(2, 8, 10\), the wrong horizon.*horizon 16"),
-        (torch.zeros(0, 16, 10), r"batch is empty"),
+        (torch.zeros(0, 16, 10), r"an empty batch"),
         (torch.zeros(2, 16, 10, dtype=torch.int64), r"torch.int64.*actions.float\(\)"),
         ([[0.0]], r"list.*torch.as_tensor"),
     ],
@@ -194,7 +194,7 @@ def test_other_errors_teach() -> None:
         EE_ABSOLUTE.encode(position, rotation)
     with pytest.raises(ValueError, match="joint was given"):
         EE_ABSOLUTE.encode(position, rotation, gripper, torch.zeros(2, 7))
-    with pytest.raises(ValueError, match=r"leading axes differ.*'gripper': \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"leading axes of the parts differ.*'gripper': \(2, 1\)"):
         EE_ABSOLUTE.encode(position, rotation, gripper[:, None])
     with pytest.raises(ValueError, match=r"position has shape \(2, 2\); expected 3 values"):
         EE_ABSOLUTE.encode(position[:, :2], rotation, gripper)

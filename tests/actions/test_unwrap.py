@@ -1,4 +1,4 @@
-"""Decoded rotations do not jump: every form, along chunks and from the last action on.
+"""Decoded rotations of every form do not jump, along chunks and from the last action on.
 
 Axes: `b` batch, `h` horizon, 3 x 3 matrices.
 """
@@ -23,7 +23,7 @@ TURN = 2 * torch.pi
 
 
 def smooth(seed: int, steps: int = 200) -> np.ndarray:
-    """A tumbling motion, matrices (h 3 3), by at most 0.15 rad a step."""
+    """Return a tumbling motion as matrices (h 3 3), with at most 0.15 rad between time steps."""
     rng = np.random.default_rng(seed)
     turn, rotation, found = rng.normal(size=3), Rotation.from_quat(rng.normal(size=4)), []
     for _ in range(steps):
@@ -34,7 +34,7 @@ def smooth(seed: int, steps: int = 200) -> np.ndarray:
 
 
 def motions() -> dict[str, np.ndarray]:
-    """Where canonical numbers jump: half turns about an axis, angles past pi, and through gimbal lock itself."""
+    """Return motions along which canonical numbers jump: through half turns, angles beyond pi and gimbal lock."""
     past = np.linspace(0, 14, 113)[:, None]
     through = np.linspace(1.2, 2.0, 33)
     through[16] = np.pi / 2
@@ -53,7 +53,7 @@ def motions() -> dict[str, np.ndarray]:
 
 
 def equivalents(numbers: Tensor, form: str) -> Tensor:
-    """Other ways to write rotations (... n) -> (e ... n), apart from those of gimbal lock."""
+    """Return other representations (e ... n) of rotations (... n), without those of gimbal lock."""
     if form.startswith("quaternion"):
         return torch.stack([numbers, -numbers])
     if form == "axis_angle":
@@ -92,7 +92,7 @@ SMOOTH = [
     ("form", "motion"), [*SMOOTH, ("axis_angle", "one axis, past two turns"), ("axis_angle", "at pi")]
 )
 def test_a_smooth_motion_has_smooth_numbers(form, motion):
-    """Rotation vectors have no continuous way past 2 pi unless the axis stays, for there all axes meet."""
+    """Rotation vectors are continuous beyond 2 pi only if the axis stays, since all axes meet there."""
     matrices = torch.tensor(motions()[motion])
     found = unwrapped(from_matrix(matrices, form), form, 0).flatten(1)
     assert (found[1:] - found[:-1]).norm(dim=-1).max() < 0.4
@@ -111,7 +111,7 @@ def test_euler_angles_pass_their_ends(motion):
 
 
 def test_in_gimbal_lock_what_is_free_stays():
-    """Only x - z is given at y = pi/2: both move as little as they can."""
+    """Only x - z is determined at y = pi/2, and x and z move as little as possible."""
     before = torch.tensor([2.0, torch.pi / 2, 1.5], dtype=torch.float64)
     now = from_matrix(to_matrix(torch.tensor([0.6, torch.pi / 2, 0.0], dtype=torch.float64), "euler_xyz"), "euler_xyz")
     found = nearest(now, before, "euler_xyz")
@@ -136,12 +136,12 @@ def test_what_came_before_may_be_unknown_or_of_another_shape(form):
 
 
 def head_actions(matrices: np.ndarray, space=EE_ABSOLUTE) -> Tensor:
-    """A chunk (1 h 10) that turns so."""
+    """Return a chunk (1 h 10) with these rotations."""
     turns = torch.tensor(matrices, dtype=torch.float32)[None]
     return space.encode(torch.zeros(1, len(matrices), 3), turns, torch.ones(1, len(matrices)))
 
 
-SWING = {"euler_xyz": 2.0}  # near gimbal lock Euler angles are quick, but none goes by half a turn
+SWING = {"euler_xyz": 2.0}  # Euler angles are fast near gimbal lock, but none jumps by half a turn.
 
 
 def jump(numbers: Tensor) -> float:
@@ -161,7 +161,7 @@ def test_chunks_of_layouts_and_spaces_go_on_from_the_last_action(form):
     parts = EE_ABSOLUTE.decode(first, form)
     last = parts._replace(rotation=parts.rotation[:, -1], position=None, gripper=None)
     torch.testing.assert_close(EE_ABSOLUTE.decode(second, form, last).rotation, rest[..., 3:-1])
-    one = layout.decode(second[:, 0], begin[:, -1])  # an action (b a) at a time
+    one = layout.decode(second[:, 0], begin[:, -1])  # One action (b a) at a time.
     torch.testing.assert_close(one, rest[:, 0])
 
 
@@ -181,7 +181,7 @@ def test_rows_of_a_batch_do_not_see_each_other():
     both = layout.decode(chunk)
     for i in range(2):
         assert torch.equal(both[i], layout.decode(chunk[i : i + 1])[0])
-    assert torch.equal(layout.decode(chunk[:, 0]), both[:, 0])  # actions (b a) of two robots
+    assert torch.equal(layout.decode(chunk[:, 0]), both[:, 0])  # Actions (b a) of two robots.
 
 
 def test_two_arms_each_go_on():
@@ -194,7 +194,7 @@ def test_two_arms_each_go_on():
 
 
 def test_a_delta_is_always_its_shortest_turn():
-    """A turn by 190 degrees the one way is not what a controller is to do for one by 170 the other way."""
+    """A rotation by 190 degrees is decoded as one by 170 degrees in the other direction."""
     turns = Rotation.from_rotvec([[2.96, 0, 0], [-2.96, 0, 0]]).as_matrix()
     chunk = head_actions(turns, EE_DELTA)
     found = ActionLayout.parse("delta").decode(chunk, torch.zeros(1, 7))
@@ -203,7 +203,7 @@ def test_a_delta_is_always_its_shortest_turn():
 
 
 class Turning:
-    """A policy that goes on with one motion."""
+    """A policy that continues one motion."""
 
     def __init__(self, horizon: int = 8):
         self.at, self.actions = 0, head_actions(motions()["one axis, past two turns"])

@@ -46,7 +46,7 @@ def test_a_gripper_that_was_declared_or_stays_is_trained_on(folder, values, decl
     hdf5(folder / "demos.hdf5", episodes=1, actions=actions)
     assert build(tiny(folder, gripper=declared, **STATES)).policy.contract.gripper == tuple(declared)
     if values == (0.0, 1.0):
-        with pytest.raises(ValueError, match=r"--gripper: column 9.*declare that"):
+        with pytest.raises(ValueError, match=r"--gripper: column 9.*declare these"):
             build(tiny(folder, **STATES))
 
 

@@ -206,10 +206,10 @@ def test_half_precision_tokens(dtype, pool):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (MASK.float(), r"boolean or integer.*got torch.float32: pass mask == 1, or mask == 0"),
-        (2 * MASK, r"holds \[0, 2\], expected 0 and 1"),
-        (MASK[:, :5], r"mask must be \(3, 6\)"),
-        (MASK * torch.tensor([[1], [0], [1]]), "no valid token in row 1"),
+        (MASK.float(), r"boolean or integer.*got torch.float32. Pass mask == 1, or mask == 0"),
+        (2 * MASK, r"holds \[0, 2\]; expected only 0 and 1"),
+        (MASK[:, :5], r"mask has shape \(3, 5\); expected \(3, 6\)"),
+        (MASK * torch.tensor([[1], [0], [1]]), "mask is false for all tokens of batch row 1"),
         (MASK.tolist(), "mask must be a torch tensor, got a list"),
     ],
 )
@@ -231,12 +231,12 @@ def nan(x: torch.Tensor) -> torch.Tensor:
             r"dict of tensors for the sources \['state', 'text', 'tokens'\], got \['state', 'tokens'\]",
         ),
         ({"depth": tokens()}, None, "got .*'depth'"),
-        ({"text": tokens(3, 4, 6)}, None, r"cond\['text'\] must be \(batch, 5\)"),
+        ({"text": tokens(3, 4, 6)}, None, r"cond\['text'\] has shape \(3, 4, 6\).*cond_dim=5"),
         ({"state": nan(tokens(width=3)[:, 0])}, None, r"cond\['state'\] has NaN.* row 1"),
-        ({"state": tokens(4, width=3)[:, 0]}, None, "same batch, got rows: .*state 4"),
-        ({}, {"image": MASK}, "masks of several sources are a dict"),
-        ({}, MASK, "masks of several sources are a dict.*got a Tensor"),
-        ({}, {"state": MASK}, r"mask\['state'\] was given with a condition that has no tokens"),
+        ({"state": tokens(4, width=3)[:, 0]}, None, "same batch size, got .*state 4"),
+        ({}, {"image": MASK}, "mask must be a dict with keys among the sources"),
+        ({}, MASK, "mask must be a dict .*got a Tensor"),
+        ({}, {"state": MASK}, r"mask\['state'\] was given, but cond has no token axis"),
         ({}, {"tokens": MASK.float()}, r"mask\['tokens'\] must be boolean or integer"),
     ],
 )
@@ -249,7 +249,7 @@ def test_sources_are_refused_by_name(changes, mask, message):
 def test_one_source_or_several():
     with pytest.raises(ValueError, match="got a Tensor"):
         built(SOURCES).sample(tokens())
-    with pytest.raises(ValueError, match="reads one condition of width 7, and got several"):
+    with pytest.raises(ValueError, match="takes one condition of width 7, but a dict of several was given"):
         built().sample(several())
     for sources, message in [
         ({}, "names no source"),

@@ -60,7 +60,7 @@ def test_transformer_is_torch_s(width):
 
 
 def test_a_width_that_heads_can_t_share_is_refused():
-    with pytest.raises(ValueError, match="a width of 200 can't be shared by 3 heads: choose a multiple of 64"):
+    with pytest.raises(ValueError, match="width 200 cannot be divided by 3 attention heads; choose a multiple of 64"):
         ActionHead(HeadConfig(backbone="transformer", width=200))
 
 

@@ -1,4 +1,4 @@
-"""Tiny pretrained models, built once; each vision test runs for a ResNet and for every kind of transformer."""
+"""Tiny pretrained models, which are built once. Vision tests run for a ResNet and every kind of transformer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tiny_models import VISION_MODELS, text_model, vision_model
 
 @pytest.fixture(scope="session")
 def vision_models(tmp_path_factory) -> dict[str, str]:
-    """The folder of each kind of model; "resnet18" is none."""
+    """Return the folder of each kind of model, or "resnet18"."""
     pytest.importorskip("torchvision")
     pytest.importorskip("transformers")
     folders = {kind: vision_model(kind, tmp_path_factory.mktemp(kind)) for kind in VISION_MODELS}

@@ -1,4 +1,4 @@
-"""Crops and jitter: one a row, the same at all its steps, repeatable, and nothing of it in evaluation."""
+"""Crops and jitter are the same for all steps of a batch row, repeatable, and absent in evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from action_heads.encoders.augment import crop, jitter, prepare, resize
 
 
 def numbered(rows: int, steps: int = 2, height: int = 20, width: int = 24) -> torch.Tensor:
-    """Images whose pixels say where they are."""
+    """Return images whose pixel values encode their positions."""
     return torch.arange(height * width).view(height, width).float().expand(rows, steps, 3, height, width)
 
 
@@ -21,7 +21,7 @@ def test_a_crop_is_a_window_of_its_row():
     corners = windows[:, 0, 0, 0, 0].long()
     template = torch.arange(9)[:, None] * 24 + torch.arange(11)
     assert torch.equal(windows.long(), (corners[:, None, None] + template)[:, None, None].expand(64, 2, 3, 9, 11))
-    assert set((corners // 24).tolist()) == set(range(12))  # every place is drawn, the last ones too
+    assert set((corners // 24).tolist()) == set(range(12))  # Every position is drawn, including the last ones.
     assert set((corners % 24).tolist()) == set(range(14))
 
 
@@ -41,7 +41,7 @@ def test_jitter_is_what_torchvision_does():
         expected = f.adjust_brightness(images[row], float(factors[0, row]))
         expected = f.adjust_contrast(expected, float(factors[1, row]))
         expected = f.adjust_saturation(expected, float(factors[2, row]))
-        torch.testing.assert_close(changed[row], expected, atol=2e-4, rtol=0)  # its weights of grey have 4 digits
+        torch.testing.assert_close(changed[row], expected, atol=2e-4, rtol=0)  # Its weights for grey have 4 digits.
 
 
 def test_seeded_in_training_and_constant_in_evaluation():
@@ -55,8 +55,8 @@ def test_seeded_in_training_and_constant_in_evaluation():
     trained, evaluated = seen(0, True), seen(0, False)
     assert torch.equal(trained, seen(0, True))
     assert not torch.equal(trained, seen(1, True))
-    assert torch.equal(trained[:, 0], trained[:, 1])  # all steps of a row alike
-    assert len(torch.unique(trained.flatten(1), dim=0)) == 6  # no two rows
+    assert torch.equal(trained[:, 0], trained[:, 1])  # All steps of a row are the same.
+    assert len(torch.unique(trained.flatten(1), dim=0)) == 6  # All rows differ.
     assert torch.equal(evaluated, seen(1, False))
     assert len(torch.unique(evaluated.flatten(1), dim=0)) == 1
     state = torch.get_rng_state()

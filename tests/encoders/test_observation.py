@@ -1,4 +1,4 @@
-"""The whole encoder, for a ResNet and every kind of transformer: saved, frozen, shared, and refusing what is wrong."""
+"""The encoder saves, freezes, shares networks and checks inputs, with a ResNet and every kind of transformer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def config_for(backbone: str, text: str | None = None, **vision) -> ObservationC
 
 
 def test_the_paper_s_width(vision_models):
-    """MimicGen: two cameras, two steps, 64 features each, position, quaternion and two fingers: 274 numbers."""
+    """With MimicGen's two cameras of 64 features, two steps, position, quaternion and two fingers it is 274."""
     encoder = ObservationEncoder(ObservationConfig(("agentview", "hand"), 9, vision=VisionConfig(crop=(76, 76))))
     images = {camera: torch.rand(2, 2, 3, 84, 84) for camera in ("agentview", "hand")}
     assert encoder.cond_dim == 274
@@ -58,7 +58,7 @@ def test_rebuilt_offline_from_json_and_state(vision_models, distilbert, tmp_path
 
 
 def test_only_what_is_declared_trains(eyes):
-    """Frozen through train(), requires_grad_ of it and of what is around it, loading, and a step with weight decay."""
+    """Frozen parts stay so through train(), any requires_grad_, loading, and a training step with weight decay."""
     config = config_for(eyes, train=False) if eyes != "resnet18" else frozen_resnet()
     encoder = ObservationEncoder(config, {} if eyes == "resnet18" else None)
     frozen = {name: p.clone() for name, p in encoder.trunks.state_dict().items()}
@@ -102,7 +102,7 @@ def test_a_shared_network_sees_one_batch(vision_models, shared, train, trunks, r
     given = observe(config)
     cond = encoder(**given)
     assert len(calls) == trunks
-    # Each camera's features where they belong, whether computed together or alone.
+    # The features of each camera are in their place, whether computed together or alone.
     given["images"][CAMERAS[1]] = torch.zeros_like(given["images"][CAMERAS[1]])
     changed = (encoder(**given) != cond).any(0).view(2, 8 + 8 + 5)
     assert changed[:, 8:16].all()
@@ -148,7 +148,7 @@ def test_trains_through_a_frozen_head(vision_models):
     encoder = ObservationEncoder(config)
     head = ActionHead.from_pretrained("dae/mlp-5m-fk")
     policy = head.attach(AdaLNZero(encoder.cond_dim))
-    nn.init.normal_(policy.adapter.aim.weight)  # a fresh adapter passes no gradient on
+    nn.init.normal_(policy.adapter.aim.weight)  # A new adapter passes no gradient on.
     policy.loss(head.sample(3), encoder(**observe(config))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.readouts.parameters())
 
@@ -199,20 +199,20 @@ def spoilt(what: str) -> dict:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("camera", r"no images of camera 'observation.images.front'; given: 'wrist'.*`cameras`"),
-        ("steps", r"images of 'observation.images.front' .* have 1 observation steps, expected 2.*observation_steps"),
-        ("bytes", r"torch.uint8: pass floats in \[0, 1\]"),
-        ("range", r"lie between .* pass floats in \[0, 1\]"),
-        ("normalised", r"neither bytes nor normalised"),
-        ("channels", r"must be \(batch, steps, 3, height, width\), got \(3, 2, 40, 48, 3\)"),
-        ("no step axis", r"must be \(batch, steps, 3, height, width\), got \(3, 3, 40, 48\)"),
-        ("batch", r"cameras differ in their batch"),
-        ("width", r"state must be \(batch, steps, 5\), got \(3, 2, 3\): set state_dim"),
+        ("camera", r"images of camera 'observation.images.front' are missing; those of 'wrist' were given.*`cameras`"),
+        ("steps", r"images of 'observation.images.front' .* have 1 observation steps; expected 2.*observation_steps"),
+        ("bytes", r"torch.uint8; expected floats in \[0, 1\]"),
+        ("range", r"have values from .* expected floats in \[0, 1\]"),
+        ("normalised", r"neither as bytes nor normalised"),
+        ("channels", r"shape \(3, 2, 40, 48, 3\); expected \(batch, steps, 3, height, width\)"),
+        ("no step axis", r"shape \(3, 3, 40, 48\); expected \(batch, steps, 3, height, width\)"),
+        ("batch", r"cameras have different batch sizes"),
+        ("width", r"state has shape \(3, 2, 3\); expected \(batch, steps, 5\)\. Set state_dim"),
         ("no state", r"no state was given.*state_dim"),
-        ("state batch", r"a batch of 1, the images of 3"),
+        ("state batch", r"batch size 1, but the images have 3"),
         ("no task", r"task must be a list of strings.*none was given.*text"),
         ("one task", r"task must be a list of strings.*got 'stack'"),
-        ("tasks", r"task must be a list of 3 strings, one for each row, got 1"),
+        ("tasks", r"task must have 3 strings, one for each batch row, got 1"),
     ],
 )
 def test_wrong_observations(encoder, what, message):
@@ -224,7 +224,7 @@ def test_cameras_of_different_sizes_that_share(vision_models):
     encoder = ObservationEncoder(config_for("resnet18", shared=True))
     given = observe(encoder.config)
     given["images"][CAMERAS[0]] = torch.rand(3, 2, 3, 64, 64)
-    with pytest.raises(ValueError, match=r"got \(64, 64\), \(40, 48\): set vision.resize"):
+    with pytest.raises(ValueError, match=r"got \(64, 64\), \(40, 48\)\. Set vision.resize"):
         encoder(**given)
 
 
@@ -236,12 +236,12 @@ def test_an_architecture_of_another_config(encoder):
 
 def test_no_language_to_learn(vision_models):
     encoder = ObservationEncoder(replace(config_for("resnet18"), text=None))
-    with pytest.raises(ValueError, match="reads no language"):
+    with pytest.raises(ValueError, match="has no text encoder"):
         encoder.learn_tasks(["stack"])
 
 
 def test_autocast_leaves_states_and_keypoints_their_precision():
-    """A millimetre in a metre takes more than the 8 bits that bfloat16 has for it."""
+    """The 8 bits of bfloat16 cannot represent a millimetre in a metre."""
     pytest.importorskip("torchvision")
     torch.manual_seed(0)
     encoder = ObservationEncoder(ObservationConfig(cameras=("top",), state_dim=1, observation_steps=1)).eval()

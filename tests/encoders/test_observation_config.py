@@ -1,4 +1,4 @@
-"""The config: JSON there and back, and refusals that name the field."""
+"""The config converts to JSON and back, and its errors name the field."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_json_there_and_back(config):
         (lambda: VisionConfig(resize=(64, 64), crop=(76, 60)), r"vision.crop .* larger .* vision.resize"),
         (lambda: VisionConfig(jitter=1.0), r"vision.jitter"),
         (lambda: VisionConfig(train=False), r"can't be frozen: set vision.weights='imagenet'"),
-        (lambda: VisionConfig("facebook/dinov2-small", weights="imagenet"), r"vision.weights is for resnet18"),
-        (lambda: VisionConfig(weights="r3m"), r"vision.weights is 'imagenet' or none, got 'r3m'"),
+        (lambda: VisionConfig("facebook/dinov2-small", weights="imagenet"), r"vision.weights is only for resnet18"),
+        (lambda: VisionConfig(weights="r3m"), r"vision.weights must be 'imagenet' or none, got 'r3m'"),
         (lambda: VisionConfig(pool="max"), r"unknown vision.pool 'max'"),
         (lambda: TextConfig(pool="max"), r"unknown text.pool 'max'"),
-        (lambda: ObservationConfig(), r"nothing is observed"),
-        (lambda: ObservationConfig("front"), r"write \('front',\)"),  # type: ignore[arg-type]
-        (lambda: ObservationConfig(("a", "a")), r"cameras names one twice"),
+        (lambda: ObservationConfig(), r"no observations"),
+        (lambda: ObservationConfig("front"), r"pass \('front',\)"),  # type: ignore[arg-type]
+        (lambda: ObservationConfig(("a", "a")), r"cameras has a duplicate name"),
         (lambda: ObservationConfig(("a",), observation_steps=0), r"observation_steps must be a positive integer"),
         (lambda: ObservationConfig(state_dim=-1), r"state_dim"),
         (lambda: ObservationConfig.from_dict(FULL.to_dict() | {"version": 9}), r"has version 9"),

@@ -1,4 +1,4 @@
-"""The paper's vision encoder: torchvision's network with other norms, and keypoints."""
+"""The paper's vision encoder is torchvision's network with other norms, and keypoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from action_heads.encoders.resnet import WIDTHS, resnet_trunk  # noqa: E402
 
 @pytest.fixture
 def downloads(monkeypatch):
-    """In place of a download, random weights with statistics as training leaves them."""
+    """Replace the download by random weights, with statistics like those of training."""
     torch.manual_seed(3)
     network = models.resnet18()
     for module in network.modules():
@@ -45,10 +45,10 @@ def test_spatial_softmax_is_the_mean_position():
 
 
 def test_a_single_place_shows_nothing():
-    """All keypoints would be constant and the policy blind."""
+    """All keypoints would be constant, and the policy would see nothing."""
     trunk, layer = resnet_trunk(VisionConfig(), load=False), SpatialSoftmax(512, 2)
     layer(trunk(torch.rand(1, 3, 33, 33)))
-    with pytest.raises(ValueError, match=r"feature map of 1 x 2.*larger vision.crop"):
+    with pytest.raises(ValueError, match=r"feature map is 1 x 2.*larger vision.crop"):
         layer(trunk(torch.rand(1, 3, 32, 64)))
 
 
@@ -62,7 +62,7 @@ def test_trained_with_group_norm(name):
     )
     assert trunk(torch.rand(2, 3, 76, 76)).shape == (2, WIDTHS[name], 3, 3)
     images = torch.rand(3, 3, 40, 40)
-    torch.testing.assert_close(trunk(images)[:1], trunk(images[:1]), atol=1e-4, rtol=1e-4)  # no row sees another
+    torch.testing.assert_close(trunk(images)[:1], trunk(images[:1]), atol=1e-4, rtol=1e-4)  # No row depends on another.
 
 
 def test_imagenet_convolutions_load_and_norms_start_fresh(downloads):
@@ -77,7 +77,7 @@ def test_imagenet_convolutions_load_and_norms_start_fresh(downloads):
 
 
 def test_frozen_is_the_network_of_torchvision(downloads):
-    """Parity with torchvision's own forward, up to where it pools."""
+    """The frozen trunk equals torchvision's own forward up to its pooling."""
     trunk = resnet_trunk(VisionConfig(weights="imagenet", train=False), load=True)
     normalize = pytest.importorskip("torchvision.transforms.v2").Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     downloads.fc = nn.Identity()
@@ -93,4 +93,4 @@ def test_without_a_network_connection(monkeypatch):
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
     with pytest.raises(OSError, match=r"could not be downloaded.*vision.weights=None"):
         resnet_trunk(VisionConfig(weights="imagenet"), load=True)
-    resnet_trunk(VisionConfig(weights="imagenet"), load=False)  # its weights come from a state
+    resnet_trunk(VisionConfig(weights="imagenet"), load=False)  # Its weights come from a saved state.

@@ -19,7 +19,7 @@ SENTENCES = ["lift the red cube", "stack", "lift the red cube"]
 
 @pytest.fixture(autouse=True)
 def forget():
-    """The text model that stays in memory would hide that its folder is gone."""
+    """Forget the cached text model, which would hide that its folder is gone."""
     module.text_model.cache_clear()
     yield
     module.text_model.cache_clear()
@@ -59,7 +59,7 @@ def test_known_sentences_need_no_model(tmp_path):
     folder = save_text_model(tmp_path / "text")
     encoder = module.TextEncoder(TextConfig(folder, features=5))
     vectors = encoder(SENTENCES)
-    assert not any("embedding" in name for name in encoder.state_dict())  # of the model itself
+    assert not any("embedding" in name for name in encoder.state_dict())  # None of the model itself.
     save_model(encoder, str(tmp_path / "model.safetensors"))
     shutil.rmtree(folder)
     module.text_model.cache_clear()
@@ -67,7 +67,7 @@ def test_known_sentences_need_no_model(tmp_path):
     again = module.TextEncoder(TextConfig(folder, features=5), encoder.architecture)
     load_model(again, str(tmp_path / "model.safetensors"), strict=True)
     assert torch.equal(again(SENTENCES), vectors)
-    with pytest.raises(RuntimeError, match=r"'pick up' is none of the 2 sentences.*could not be loaded.*'stack'"):
+    with pytest.raises(RuntimeError, match=r"'pick up' is not among the 2 sentences.*could not be loaded.*'stack'"):
         again(["pick up"])
 
 
@@ -93,7 +93,7 @@ def test_states_of_another_model_or_none_are_refused(distilbert):
     state = encoder.state_dict()
     with pytest.raises(RuntimeError, match=r"Missing key.*vectors"):
         encoder.load_state_dict({"sentences": state["sentences"]})
-    with pytest.raises(RuntimeError, match=r"vectors are \(2, 7\), expected \(2, 24\)"):
+    with pytest.raises(RuntimeError, match=r"vectors have shape \(2, 7\); expected \(2, 24\)"):
         encoder.load_state_dict(state | {"vectors": torch.zeros(2, 7)})
     with pytest.raises(RuntimeError, match=r"Unexpected key.*other"):
         encoder.load_state_dict(state | {"other": torch.zeros(1)})

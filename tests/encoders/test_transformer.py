@@ -1,4 +1,4 @@
-"""Transformers vision models: what they are given, what is read from them, and what is refused."""
+"""Vision models of transformers get the right inputs, give the right tokens, and are refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from action_heads.encoders.transformer import transformer_trunk  # noqa: E402
 
 @pytest.mark.parametrize("kind", VISION_MODELS)
 def test_reads_the_tokens_of_the_model(vision_models, kind):
-    """Against the whole model, of two towers, given what its own preprocessor makes of an image."""
+    """The tokens equal those of the whole two-tower model with its own preprocessor."""
     folder = vision_models[kind]
     trunk, architecture = transformer_trunk(VisionConfig(folder, train=False), None)
     assert (architecture["mean"], architecture["std"]) == (MEAN, STD)
@@ -41,12 +41,12 @@ def test_no_first_token_no_cls(vision_models):
 
 
 def test_every_trained_weight_gets_a_gradient(vision_models):
-    """What is not used is not built, such as SigLIP's pooling head; but for parts that lie inside the models."""
+    """Unused parts, such as SigLIP's pooling head, are not built, except for some inside the models."""
     for kind in VISION_MODELS:
         trunk, _ = transformer_trunk(VisionConfig(vision_models[kind]), None)
         trunk(torch.rand(2, 3, 32, 32)).square().sum().backward()
         unused = {name.split(".")[-2:][0] for name, p in trunk.named_parameters() if p.grad is None}
-        assert unused <= {"post_layernorm", "embeddings"}, kind  # CLIP's; DINOv2's mask token
+        assert unused <= {"post_layernorm", "embeddings"}, kind  # Of CLIP; the mask token of DINOv2.
 
 
 def test_convolutional_ones_have_tokens_too(tmp_path):
@@ -80,7 +80,7 @@ def test_half_precision_files_are_computed_in_float32(tmp_path):
 
 def test_refusals_list_what_works(tmp_path, distilbert):
     for name in (str(tmp_path), distilbert):
-        with pytest.raises(ValueError, match=r"vision.backbone.*What works: 'resnet18'.*siglip"):
+        with pytest.raises(ValueError, match=r"vision.backbone.*Pass 'resnet18'.*siglip"):
             transformer_trunk(VisionConfig(name), None)
 
 

@@ -14,7 +14,7 @@ VISION_MODELS = ("siglip", "clip", "dinov2", "vit")
 
 
 def vision_model(kind: str, folder: Path) -> str:
-    """A random vision model and its preprocessor, saved; the path of its folder."""
+    """Save a random vision model with its preprocessor, and return its folder."""
     import transformers as tr
 
     torch.manual_seed(1)
@@ -31,7 +31,7 @@ def vision_model(kind: str, folder: Path) -> str:
 
 
 def text_model(folder: Path) -> str:
-    """A random DistilBERT with a vocabulary of a few words, saved; the path of its folder."""
+    """Save a random DistilBERT with a vocabulary of a few words, and return its folder."""
     import transformers as tr
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

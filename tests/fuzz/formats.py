@@ -1,8 +1,8 @@
-"""The formats that are fuzzed: how a valid folder of each is made, and what loading one means.
+"""The file formats that are fuzzed: how to make a valid folder of each, and what a loaded one means.
 
-What counts of a loaded object is what `load` returns: every tensor, and every value of the configuration that a number
-depends on. Not counted is pure provenance: the name of a head, records of training, the name and place in the pointer
-of an adapter, curves and times of a training state, and command, date and machine of a result.
+The meaning of a loaded object is what `load` returns: every tensor, and every value of the configuration that affects
+a number. Provenance does not count: the name of a head, records of training, the name and place in the pointer of an
+adapter, curves and times of a training state, and command, date and machine of a result.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ JOINTS = ActionSpace((("joint", 7), ("gripper", 1)))
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of folder.
+    """One format of folders.
 
     Attributes:
-        make: writes a valid one by a seed.
-        load: reads it, and returns what it means.
-        share: of the files that are fuzzed, against 1 of the others.
+        make: writes a valid folder for a seed.
+        load: reads a folder, and returns its meaning.
+        share: how often the format is fuzzed, relative to 1 for the others.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Format:
 
 
 def digest(tensors: dict[str, Tensor], *values: Any) -> str:
-    """32 hex digits of tensors, bit for bit, and of values."""
+    """Return 32 hex digits for the exact bits of tensors and for values."""
     of = hashlib.sha256(repr(values).encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -81,7 +81,7 @@ def make_golden(folder: Path, seed: int) -> None:
 
 
 def load_golden(folder: Path) -> str:
-    """Only whether the head is told to be what it was: the rest of a golden file is not used for anything."""
+    """Return whether the head passes the check. The rest of a golden file is not used for anything."""
     head = ActionHead.from_pretrained(folder)
     off = golden.largest_difference(head, folder)
     if not off < 1e-4:
@@ -131,7 +131,7 @@ def load_adapter(backbone: str) -> Callable[[Path], str]:
 
 
 def make_pointed(folder: Path, seed: int) -> None:
-    """An adapter beside the head that it points to."""
+    """Write an adapter next to the head that it points to."""
     tiny_head("mlp", 0, depth=2).save_pretrained(folder / "head")
     head = ActionHead.from_pretrained(folder / "head")
     torch.manual_seed(seed)
@@ -146,7 +146,7 @@ def load_pointed(folder: Path) -> str:
 
 
 class Model(nn.Module):
-    """As much of a language model of transformers as a tap asks for."""
+    """A stand-in for a language model of transformers, with the parts that a tap needs."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +163,7 @@ class Model(nn.Module):
 
 
 def make_tap(*layers: Any, select: str = "all") -> Callable[[Path, int], None]:
-    """Of a layer, or several; by another seed, of those one further."""
+    """Write a tap of one layer or several, which depend on the seed."""
 
     def make(folder: Path, seed: int) -> None:
         tap = Tap(Model(), [f"layers.{layer + seed}" for layer in layers], select=select)
@@ -193,7 +193,7 @@ def make_policy(config: ObservationConfig, architecture: dict[str, Any], inside:
         if not inside:
             head.save_pretrained(folder / "elsewhere")
             head = ActionHead.from_pretrained(folder / "elsewhere")
-        torch.manual_seed(seed)  # which making a head has set
+        torch.manual_seed(seed)  # Making a head has set it.
         adapter = ADAPTERS["adaln_zero"](encoder.cond_dim, hidden_dim=8)
         policy = head.attach(adapter, normalizer=Normalizer.identity(EE_ABSOLUTE))
         nn.init.normal_(policy.adapter.aim.weight)
@@ -231,7 +231,7 @@ PICTURES_OF: dict[str, Any] = {
 
 
 class Run(Training):
-    """A run of a few numbers."""
+    """A training run of a few numbers."""
 
     def __init__(self, seed: int):
         torch.manual_seed(seed)

@@ -1,12 +1,12 @@
-"""Damage recordings of every format by chance and count what the readers do with them.
+"""Damage recordings of every format at random, and count the outcomes of reading them.
 
     uv run python tests/fuzz/fuzz_recordings.py --count 5000 --seed 0
 
-prints three figures: raw errors (anything but a ValueError that names the file, crashes among them), hangs, and
-recordings that were accepted with another meaning although the file could tell: checksums cover the pages of the
-parquet files, the arrays of the npz and (here) the datasets of the HDF5 file, and no value is of another kind.
+prints three counts: raw errors (crashes, and errors other than a ValueError that names the file), hangs, and recordings
+that were accepted with another meaning although the damage is detectable. Checksums cover the pages of the parquet
+files, the arrays of the npz and (here) the datasets of the HDF5 file, and values of another type are detectable too.
 
-A trial runs in a child process of its own with a limit on time and memory.
+Each trial runs in a child process with a limit on time and memory.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ WRONG = (None, True, -1, 0, 1.5, 10**30, 1e300, float("nan"), "x", "", [], {}, [
 
 
 class Outcome(NamedTuple):
-    """What a reader did: "fine" with a digest of all that it read, "refused", "raw" or "hang" with the error."""
+    """The outcome of a reader: "fine" with a digest of its result, or "refused", "raw" or "hang" with the error."""
 
     kind: str
     text: str
 
 
 def motion(length: int, phase: float) -> np.ndarray:
-    """Joints (length, 7) that move a little about the Panda's home."""
+    """Return joints (length 7) that move a little around the Panda's home."""
     return HOME.numpy() + 0.1 * np.sin(phase + np.linspace(0, 3, length))[:, None] * np.ones(7)
 
 
@@ -185,7 +185,7 @@ def named(error: BaseException, path: str) -> bool:
 
 
 def call_of(kind: str, folder: Path) -> tuple[Callable[[], str], str]:
-    """What reads a corpus, and what its errors must name."""
+    """Return the reader of a corpus, and the file that its errors must name."""
     if kind == "lerobot":
         return lambda: both(f"lerobot:{folder}"), f"{folder}"
     if kind == "hdf5":
@@ -211,7 +211,7 @@ def damage_bytes(path: Path, rng: random.Random) -> None:
         elif how == 1:
             data[at : at + size] = rng.randbytes(len(data[at : at + size]))
         elif how == 2:
-            # Fletcher's checksum, which HDF5 has, cannot tell bytes of 255 from bytes of 0.
+            # Fletcher's checksum of HDF5 does not distinguish bytes of 255 from bytes of 0.
             fills = (1, 127, 128) if path.suffix == ".hdf5" else (0, 255, 127, 128)
             data[at : at + size] = bytes([rng.choice(fills)]) * len(data[at : at + size])
         elif how == 3:
@@ -227,7 +227,7 @@ def damage_bytes(path: Path, rng: random.Random) -> None:
 
 
 def damage_json(value: object, rng: random.Random) -> object:
-    """Another kind of value somewhere, or one value less."""
+    """Change the type of a value, or remove one."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
         key = rng.choice(sorted(value))
         if rng.random() < 0.15:
@@ -240,7 +240,7 @@ def damage_json(value: object, rng: random.Random) -> object:
 
 
 def damage_attributes(path: Path, rng: random.Random) -> None:
-    """Another attribute, dataset or link in an HDF5 file."""
+    """Change an attribute, dataset or link in an HDF5 file."""
     import h5py
 
     with h5py.File(path, "r+") as file:
@@ -283,23 +283,23 @@ def damage_attributes(path: Path, rng: random.Random) -> None:
 
 
 def damage(kind: str, folder: Path, rng: random.Random) -> bool:
-    """Damage one file; return whether the file can tell that its meaning has changed."""
+    """Damage one file, and return whether the damage is detectable in the file."""
     if kind == "hdf5" and rng.random() < 0.5:
         damage_attributes(folder / "demos.hdf5", rng)
-        return False  # every one of these may be meant
+        return False  # Any of these may be intended.
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     path = rng.choice(files)
     if path.suffix == ".json" and rng.random() < 0.7:
         record = json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(damage_json(record, rng)), encoding="utf-8")
         return False
-    if kind == "cache":  # the file that it is made of stays as it is
+    if kind == "cache":  # The file that it is made from stays unchanged.
         path = rng.choice([path for path in files if path.suffix in (".json", ".npy")])
     if rng.random() < 0.03:
         path.write_bytes(b"")
     elif rng.random() < 0.02:
         path.unlink()
-        return False  # without meta/tasks.parquet there are no descriptions, which is refused where they are read
+        return False  # Without meta/tasks.parquet there are no descriptions, and reading them raises an error.
     else:
         damage_bytes(path, rng)
     return path.suffix in (".npz", ".hdf5", ".parquet")
@@ -319,7 +319,7 @@ def attempt(call: Callable[[], str], name: str) -> Outcome:
 
 
 def in_a_child(call: Callable[[], str], name: str) -> Outcome:
-    """Run a trial where it can neither hang nor take the memory of others."""
+    """Run a trial in a child process with limits on time and memory."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -342,9 +342,9 @@ def in_a_child(call: Callable[[], str], name: str) -> Outcome:
 
 
 def fuzz(count: int, seed: int, folder: Path, kinds: tuple[str, ...] = tuple(MAKERS)) -> dict[str, list[str]]:
-    """Try so many damaged recordings; return what went wrong: raw, hang, meaning -> a line each."""
+    """Try `count` damaged recordings, and return a line for each fault by its kind: raw, hang, meaning."""
     for module in ("h5py", "pyarrow.parquet", "lerobot.utils.utils", "datasets", "PIL.Image"):
-        importlib.import_module(module)  # once, before the children are made
+        importlib.import_module(module)  # Once, before the children are forked.
     wrong: dict[str, list[str]] = {"raw": [], "hang": [], "meaning": []}
     seen = {"fine": 0, "refused": 0}
     trial = folder / "trial"

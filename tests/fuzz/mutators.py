@@ -1,4 +1,4 @@
-"""Ways to damage a file, by a random generator: what a disk, a network, an editor or an attacker does."""
+"""Random ways to damage a file, like those of a disk, a network, an editor or an attacker."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-Files = dict[str, bytes]  # of a folder, by relative path
-RAW = "\ue000"  # begins a text that is written without quotes: literals that Python's JSON can't write
-SURROGATE = "\ue001"  # stands for half of a surrogate pair
+Files = dict[str, bytes]  # The files of a folder, by relative path.
+RAW = "\ue000"  # Marks text that is written without quotes, for literals that Python's JSON cannot write.
+SURROGATE = "\ue001"  # Stands for half of a surrogate pair.
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL", "U16", "U32", "U64", "F8_E4M3", "X7")
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 3, 7, 16, 100, 1.5, -0.0, 1e-300, 1e308, 2**31, 2**53, 2**62, 2**63, -(2**63)),
@@ -22,7 +22,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def mutate(rng: random.Random, files: Files, other: Files) -> tuple[str, Files]:
-    """One to three mutations of a folder's files; `other` is a valid folder of the same format."""
+    """Apply one to three mutations to a folder's files. `other` is a valid folder of the same format."""
     done, files = [], dict(files)
     for _ in range(rng.choices((1, 2, 3), (8, 2, 1))[0]):
         how = rng.choice(ALL)
@@ -38,7 +38,7 @@ def mutate(rng: random.Random, files: Files, other: Files) -> tuple[str, Files]:
             try:
                 files[name] = how(rng, files[name])
             except Exception:
-                files[name] = flip(rng, files[name])  # an earlier mutation has left nothing to parse
+                files[name] = flip(rng, files[name])  # An earlier mutation has left nothing to parse.
     return ", ".join(done), files
 
 
@@ -53,7 +53,7 @@ def flip(rng: random.Random, data: bytes) -> bytes:
 
 
 def flip_early(rng: random.Random, data: bytes) -> bytes:
-    """In the first kilobytes, where headers are."""
+    """Flip a bit in the first kilobytes, where headers are."""
     return flip(rng, data[:2048]) + data[2048:]
 
 
@@ -88,7 +88,7 @@ def foreign(rng: random.Random, data: bytes) -> bytes:
 
 
 def swap(rng: random.Random, data: bytes) -> bytes:
-    raise NotImplementedError  # `mutate` does it
+    raise NotImplementedError  # `mutate` does this.
 
 
 # ── of JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -99,7 +99,7 @@ def change_json(rng: random.Random, data: bytes) -> bytes:
 
 
 def twice(rng: random.Random, data: bytes) -> bytes:
-    """A key that comes twice, with another value."""
+    """Return JSON with a duplicate key that has another value."""
     value = json.loads(data)
     key = rng.choice(sorted(value))
     again = f"{json.dumps(key)}: {written(rng.choice(VALUES))}"
@@ -108,7 +108,7 @@ def twice(rng: random.Random, data: bytes) -> bytes:
 
 
 def changed(rng: random.Random, value: Any) -> Any:
-    """A copy of parsed JSON with one thing in it changed."""
+    """Return a copy of parsed JSON with one change."""
     places = [(holder, key) for holder in holders(value) for key in keys(holder)]
     if not places:
         return rng.choice(VALUES)
@@ -125,7 +125,7 @@ def changed(rng: random.Random, value: Any) -> Any:
     elif how < 0.92:
         there, at = rng.choice(places)
         holder[key], there[at] = there[at], old
-        if contains(value, 0):  # exchanged with what it is in
+        if contains(value, 0):  # The value was exchanged with one that contains it.
             holder[key] = None
     elif isinstance(holder, list):
         holder.insert(rng.randrange(len(holder) + 1), rng.choice([*VALUES, old]))
@@ -135,7 +135,7 @@ def changed(rng: random.Random, value: Any) -> Any:
 
 
 def near(rng: random.Random, old: Any) -> Any:
-    """A value of the same kind, or the same value of another kind."""
+    """Return another value of the same type, or the same value with another type."""
     if isinstance(old, bool) or old is None:
         return rng.choice((not old, int(bool(old)), str(old).lower()))
     if isinstance(old, int):
@@ -165,7 +165,7 @@ def keys(holder: Any) -> list[Any]:
 
 
 def contains(value: Any, depth: int) -> bool:
-    """Whether a value is nested beyond sense, as one that holds itself is."""
+    """Return whether a value is nested too deep, as one that contains itself is."""
     if depth > 60:
         return True
     below = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
@@ -173,7 +173,7 @@ def contains(value: Any, depth: int) -> bool:
 
 
 def written(value: Any) -> str:
-    """As JSON, with raw literals where they are meant."""
+    """Return JSON text, with raw literals where they are marked."""
     raws: list[str] = []
 
     def prepared(item: Any) -> Any:
@@ -214,7 +214,7 @@ def lie_about_length(rng: random.Random, data: bytes) -> bytes:
 
 
 def change_metadata(rng: random.Random, data: bytes) -> bytes:
-    """The JSON within the header, where there is any."""
+    """Change the JSON in the metadata of the header, if it has any."""
     header, body = parts(data)
     metadata = header.get("__metadata__", {})
     name = rng.choice([key for key, text in metadata.items() if text.startswith("{")])
@@ -223,11 +223,11 @@ def change_metadata(rng: random.Random, data: bytes) -> bytes:
 
 
 def change_dtype(rng: random.Random, data: bytes) -> bytes:
-    """In the header alone: the same bytes as other numbers."""
+    """Change a dtype in the header, so that the same bytes become other numbers."""
     header, body = parts(data)
     name = rng.choice([key for key in header if key != "__metadata__"])
     header[name]["dtype"] = rng.choice(DTYPES)
-    if rng.random() < 0.5:  # of the same size
+    if rng.random() < 0.5:  # A dtype of the same size.
         same = {"F32": ("I32", "U32"), "I64": ("F64", "U64"), "BF16": ("F16", "I16"), "U8": ("I8", "BOOL")}
         old = parts(data)[0][name]["dtype"]
         header[name]["dtype"] = rng.choice(same.get(old, ("I32",)))
@@ -250,7 +250,7 @@ def change_shape(rng: random.Random, data: bytes) -> bytes:
 
 
 def exchange_tensors(rng: random.Random, data: bytes) -> bytes:
-    """The names of two tensors, of one shape where there are such."""
+    """Exchange the names of two tensors, of one shape if possible."""
     header, body = parts(data)
     names = [key for key in header if key != "__metadata__"]
     one = rng.choice(names)
@@ -268,7 +268,7 @@ def overlap(rng: random.Random, data: bytes) -> bytes:
 
 
 def change_number(rng: random.Random, data: bytes) -> bytes:
-    """One stored number, taken for a float32: its last bit, its sign, or NaN, infinity, zero."""
+    """Change one stored number as a float32: its last bit or sign, or to NaN, infinity or zero."""
     header, body = parts(data)
     at = 4 * rng.randrange(max(1, len(body) // 4))
     new = bytearray(body)
@@ -283,7 +283,7 @@ def change_number(rng: random.Random, data: bytes) -> bytes:
 
 
 def recast(rng: random.Random, data: bytes) -> bytes:
-    """Tensors stored in another precision, by their values: what a tool that shrinks files does."""
+    """Store tensors in another precision, like a tool that shrinks files."""
     import safetensors.torch
     import torch
 

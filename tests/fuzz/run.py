@@ -1,12 +1,13 @@
 """Fuzz every format of file: `uv run python tests/fuzz/run.py --count 20000 --seed 0`.
 
-Each file is a mutation of a valid folder, by its seed and number alone. A worker process loads them, within a limit of
-memory; this one watches the time that each takes, and starts another worker after a hang or a crash. Counted are:
+Each file is a mutation of a valid folder that depends only on the seed and its number. A worker process with a memory
+limit loads them. This process watches the time that each takes, and starts another worker after a hang or a crash. It
+counts:
 
 - raw: an error that is not documented (WeightFileError, ValueError, HeadNotFoundError), or a crash;
-- hangs: longer than the limit of time;
-- other: loaded without an error or a warning, and it means something else than the valid folder;
-- unnamed: a documented error that does not say which file it is about.
+- hangs: longer than the time limit;
+- other: loaded without an error or a warning, with another meaning than the valid folder;
+- unnamed: a documented error that does not name the file.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "reproduce")]  # small heads and made-up results
+sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "reproduce")]  # Small heads and synthetic results.
 FAULTS = ("raw", "hang", "other")
-MEMORY = 3 << 30  # bytes beyond what a worker has when it begins
+MEMORY = 3 << 30  # Bytes beyond what a worker has at its start.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fuzz(count: int, seed: int, formats: list[str] | None = None, limit: float = 30.0, start: int = 0) -> list[dict]:
-    """The outcome of every file."""
+    """Fuzz files, and return the outcome of every one."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as scratch:
-        return watch(count, seed, formats, limit, start, scratch)  # a worker that is killed leaves its folder
+        return watch(count, seed, formats, limit, start, scratch)  # A worker that is killed leaves its folder.
 
 
 def watch(count: int, seed: int, formats: list[str] | None, limit: float, start: int, scratch: str) -> list[dict]:
@@ -71,7 +72,7 @@ def watch(count: int, seed: int, formats: list[str] | None, limit: float, start:
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=quiet)
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=listen, args=(worker, lines), daemon=True).start()
-        wait = 600.0  # until it has imported everything and made the valid folders
+        wait = 600.0  # Until it has imported everything and made the valid folders.
         while start < end:
             try:
                 line = lines.get(timeout=wait)
@@ -106,7 +107,7 @@ def listen(worker: subprocess.Popen, lines: queue.SimpleQueue[str]) -> None:
 
 
 def report(found: list[dict]) -> str:
-    """Figures first, then every fault."""
+    """Return the counts, followed by every fault."""
     count = Counter(record["outcome"] for record in found)
     unnamed = [record for record in found if record.get("unnamed")]
     lines = [
@@ -129,7 +130,7 @@ def report(found: list[dict]) -> str:
 
 
 def work(given: Any) -> None:
-    """In a process of its own: load one file after the other, and say what happened."""
+    """Load one file after the other in a worker process, and report the outcomes."""
     import torch
     from formats import FORMATS
 
@@ -144,7 +145,7 @@ def work(given: Any) -> None:
                 print(json.dumps({"making": form.name}), flush=True)
                 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
                 cases[form.name] = Case(form, Path(scratch) / form.name)
-                limit_memory()  # of what has been imported by now
+                limit_memory()  # On top of what is imported by now.
                 print(json.dumps({"made": form.name}), flush=True)
             print(json.dumps({"number": number, "format": form.name, **cases[form.name].attempt(rng)}), flush=True)
 
@@ -155,7 +156,7 @@ def limit_memory() -> None:
 
 
 class Case:
-    """A valid folder of a format, another one to swap files with, and what loading the first means."""
+    """A valid folder of a format, a second one to swap files with, and the meaning of the first."""
 
     def __init__(self, form: Any, folder: Path):
         self.form, self.folder = form, folder / "case"
@@ -163,14 +164,14 @@ class Case:
         form.make(folder / "other", 1)
         self.files, self.other = contents(self.folder), contents(folder / "other")
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a valid folder gives none
+            warnings.simplefilter("error")  # A valid folder gives none.
             self.meaning = form.load(self.folder)
             self.other_meaning = form.load(folder / "other")
             assert self.other_meaning != self.meaning, f"two folders of {form.name} mean the same"
             assert form.load(self.folder) == self.meaning, f"loading {form.name} twice differs"
 
     def attempt(self, rng: random.Random) -> dict[str, Any]:
-        """Mutate, load, and put everything back."""
+        """Mutate a folder, load it and restore it."""
         from mutators import mutate
 
         how, mutated = mutate(rng, self.files, self.other)
@@ -179,7 +180,7 @@ class Case:
             (self.folder / name).write_bytes(mutated[name])
         began = time.monotonic()
         try:
-            # Files of the other folder may be valid by themselves: then it is the other one that was loaded.
+            # Files of the other folder may form a valid folder. Then the other one was loaded.
             return {"how": how, **self.load(swapped="swap" in how), "seconds": round(time.monotonic() - began, 3)}
         finally:
             for name in changed:
@@ -210,7 +211,7 @@ class Case:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """What is mutated: weights and configurations, not cards."""
+    """Return the files to mutate: weights and configurations, but no cards."""
     files = {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if path.suffix in (".json", ".safetensors")}
 

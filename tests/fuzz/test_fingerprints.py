@@ -1,4 +1,4 @@
-"""A fingerprint covers everything that a file means; older files without one still load, with a warning."""
+"""A fingerprint covers the whole meaning of a file, and older files without one load with a warning."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def in_header(name: str, change):
 
 
 def last_bit(name: str, which: str):
-    """The smallest change of one number."""
+    """Return a tensor with the smallest change to one number."""
 
     def spoil(folder: Path) -> None:
         tensors, metadata = load_tensors(folder / name)
@@ -140,7 +140,7 @@ SAVED_AGAIN = {
 
 
 def said(folder: Path) -> dict:
-    """All that the files of a folder say, but where a head was found."""
+    """Return the content of a folder's files, except where a head was found."""
     found = {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.json"))}
     for path in sorted(folder.rglob("*.safetensors")):
         tensors, metadata = load_tensors(path)
@@ -153,7 +153,7 @@ def said(folder: Path) -> dict:
 
 @pytest.mark.parametrize("name", SAVED_AGAIN)
 def test_files_of_before_load_and_are_written_as_they_were(name, tmp_path):
-    """Also their fingerprints, which other files name."""
+    """Their fingerprints stay the same too, since other files name them."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SAVED_AGAIN[name](SEALED / name, tmp_path)
@@ -171,7 +171,7 @@ def test_files_of_before_load_and_are_written_as_they_were(name, tmp_path):
 )
 @pytest.mark.parametrize("fingerprint", [None, 3, "", "0" * 32])
 def test_what_is_no_fingerprint_of_it_is_refused(name, file, key, fingerprint, tmp_path):
-    """Only a file without one may be of an older release."""
+    """Only a file without a fingerprint may be of an older release."""
     BY_NAME[name].make(tmp_path, 0)
     in_json(file, lambda record: record.update({key: fingerprint}))(tmp_path)
     with pytest.raises(ValueError, match=r"were saved as|was changed") as caught:

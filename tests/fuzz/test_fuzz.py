@@ -1,4 +1,4 @@
-"""Some hundred damaged files of every format, and that the fuzz would see what it looks for. More by hand: run.py."""
+"""Hundreds of damaged files of every format cause no fault, and the fuzzer detects planted faults."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-if any(find_spec(name) is None for name in ("transformers", "robosuite")):  # of encoders, and of results
+if any(find_spec(name) is None for name in ("transformers", "robosuite")):  # For encoders, and for results.
     pytest.skip("needs the vision and sim extras", allow_module_level=True)
 
 sys.path.append(str(Path(__file__).parent))
@@ -22,7 +22,7 @@ from action_heads import adapter_file
 COUNT = 300
 
 
-# Adapters of version 2 have no fingerprint: a flipped bit in one goes unseen.
+# Adapters of version 2 have no fingerprint, so a flipped bit goes unnoticed.
 @pytest.mark.xfail(adapter_file.VERSION < 3, reason="adapters carry a fingerprint from version 3 on", strict=False)
 def test_damaged_files_are_refused_or_mean_what_they_meant():
     found = run.fuzz(COUNT, seed=0)
@@ -51,7 +51,7 @@ def test_the_fuzz_sees_faults(load, outcome, tmp_path):
         folder.mkdir(parents=True)
         (folder / "a.json").write_text(ok[seed])
 
-    def loaded(folder: Path) -> str:  # well, as long as nothing is damaged
+    def loaded(folder: Path) -> str:  # Correct only as long as nothing is damaged.
         text = (folder / "a.json").read_bytes().decode(errors="replace")
         return text if text in ok else load(folder)
 

@@ -1,4 +1,4 @@
-"""Damaged recordings of every format: refused by name, or read as they are."""
+"""Damaged recordings of every format are refused by name, or read correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file may say is bounded, and each fault of a kind is refused at once, with the file named."""
+"""The values in a file are bounded, and every fault is refused at once with an error that names the file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HUGE = 10**25
         lambda: HeadConfig(horizon=2**31),
         lambda: HeadConfig(horizon=2**64),
         lambda: HeadConfig(depth=HUGE),
-        lambda: HeadConfig(width=16_000, depth=1000),  # each is allowed, and together they are terabytes
+        lambda: HeadConfig(width=16_000, depth=1000),  # Each value is allowed, but together they take terabytes.
         lambda: HeadConfig(backbone="unet", width=8, depth=13, horizon=4096),
         lambda: HeadConfig(horizon=4096, width=4096, space=ActionSpace((("joint", 4000),))),
         lambda: HeadConfig(name="\ud800"),
@@ -117,15 +117,15 @@ def test_a_head_of_a_bad_config_is_refused_at_once(change, tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (DEEP, "thousands deep"),
-        ("[" * 100 + "]" * 100, "nested more than 64 deep"),
-        ('{"a": ' * 100 + "1" + "}" * 100, "nested more than 64 deep"),
+        (DEEP, "thousands of levels deep"),
+        ("[" * 100 + "]" * 100, "nested more than 64 levels deep"),
+        ('{"a": ' * 100 + "1" + "}" * 100, "nested more than 64 levels deep"),
         ("9" * 5000, "an integer of 5000 digits"),
         ("-" + "9" * 25, "an integer of 25 digits"),
-        ('{"a": 1, "a": 1}', "key 'a' comes twice"),
-        ("[NaN]", "NaN is no number"),
-        ("[-Infinity]", "-Infinity is no number"),
-        ("[1e999]", "1e999 is beyond what a float holds"),
+        ('{"a": 1, "a": 1}', "an object has the key 'a' twice"),
+        ("[NaN]", "NaN is not a number"),
+        ("[-Infinity]", "-Infinity is not a number"),
+        ("[1e999]", "1e999 is too large for a float"),
         (r'["\ud800"]', "half of a surrogate pair"),
         (r'{"\udfff": 1}', "half of a surrogate pair"),
         ("", "the file is empty"),
@@ -171,7 +171,7 @@ def test_a_header_that_lies_is_refused(text, body, length, tmp_path):
 
 
 def test_a_layout_is_checked_without_memory():
-    config = tiny_config(width=2048, depth=20)  # gigabytes, if it were made
+    config = tiny_config(width=2048, depth=20)  # It would take gigabytes if it were built.
     layout = config.layout()
     assert all(tensor.is_meta for tensor in layout.values())
     with pytest.raises(WeightFileError, match="lacks backbone"):
@@ -184,7 +184,7 @@ def test_the_layout_of_a_config_is_that_of_its_head(backbone):
     head, layout = ActionHead(config).state_dict(), config.layout()
     assert {k: (t.shape, t.dtype) for k, t in head.items()} == {k: (t.shape, t.dtype) for k, t in layout.items()}
     shown = sum(t.numel() for t in head.values())
-    assert config.about() < 20 * shown  # so that nothing sensible is refused
+    assert config.about() < 20 * shown  # No sensible configuration is refused.
 
 
 def test_the_largest_known_heads_are_within_bounds():
@@ -197,9 +197,9 @@ def test_other_kinds_of_numbers_are_refused(dtype, tmp_path):
     head = tiny_head()
     head.save_pretrained(tmp_path)
     tensors, metadata = load_tensors(tmp_path / "model.safetensors")
-    name = "backbone.norm.weight"  # of ones, which any kind of number holds
+    name = "backbone.norm.weight"  # All ones, which every dtype can represent.
     save_tensors(tensors | {name: tensors[name].to(dtype)}, tmp_path / "model.safetensors", metadata)
-    with pytest.raises(WeightFileError, match=rf"{name} that is {dtype}"):
+    with pytest.raises(WeightFileError, match=rf"{name} of dtype {dtype}"):
         ActionHead.from_pretrained(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Drafts of killed processes are removed, those of living ones and users' files are not; a failed write says what."""
+"""Drafts of killed processes are removed, those of running ones and users' files stay, and failed writes explained."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = needs_fork
 
 @contextmanager
 def made_by_hand(path: Path):
-    """A folder as another library writes it."""
+    """Write a folder in the way of another library."""
     with drafted(path) as draft:
         draft.mkdir()
         (draft / "part").write_bytes(b"part")
@@ -115,7 +115,7 @@ WRITERS = {
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_trouble_names_the_file_and_leaves_the_older_one(tmp_path, name, trouble):
     path = tmp_path / "made" / name
-    WRITERS[name](tmp_path / "imported" / name)  # before there is no reading of modules either
+    WRITERS[name](tmp_path / "imported" / name)  # Before this, modules could not be read either.
     path.parent.mkdir()
     path.write_bytes(b"older")
 
@@ -124,14 +124,14 @@ def test_trouble_names_the_file_and_leaves_the_older_one(tmp_path, name, trouble
         WRITERS[name](path)
 
     if trouble == "read-only":
-        for folder in (path.parent, *path.parent.parents):  # pytest's own are for their user alone
+        for folder in (path.parent, *path.parent.parents):  # pytest's folders are readable only by their user.
             if folder.is_relative_to(tmp_path.parents[2]) and os.geteuid() == 0:
                 folder.chmod(0o755)
         path.parent.chmod(0o555)
     said = outcome(full if trouble == "full" else as_nobody(lambda: WRITERS[name](path)))
     path.parent.chmod(0o755)
     assert f"could not write {path}" in said
-    assert ("ulimit" if trouble == "full" else "make its folder writable") in said
+    assert ("ulimit" if trouble == "full" else "Make its folder writable") in said
     assert path.read_bytes() == b"older"
     assert names(path.parent) == {name}
 

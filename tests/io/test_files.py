@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a file that cannot be read says what it is."""
+"""Files are written completely or not at all, and the error about an unreadable file says what it is."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from action_heads.io import files
 from action_heads.io.files import WeightFileError, fingerprint, load_tensors, read_json, save_tensors, write_text
 
 TENSORS = {
-    "w": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 8,  # eighths: exact in bfloat16
+    "w": torch.arange(6, dtype=torch.float32).reshape(2, 3) / 8,  # Eighths are exact in bfloat16.
     "half": torch.tensor([0.5, -2.0], dtype=torch.bfloat16),
     "steps": torch.tensor([1, 2, 3]),
     "empty": torch.zeros(0, 4),
@@ -43,13 +43,13 @@ def test_loaded_tensors_outlive_the_file(tmp_path):
     path = tmp_path / "m.safetensors"
     save_tensors({"w": torch.ones(1000)}, path)
     loaded, _ = load_tensors(path)
-    with open(path, "r+b") as file:  # overwritten in place, which a memory map would show
+    with open(path, "r+b") as file:  # Overwritten in place, which a memory map would show.
         file.write(b"\0" * path.stat().st_size)
     assert torch.equal(loaded["w"], torch.ones(1000))
 
 
 def test_metadata_must_be_strings(tmp_path):
-    with pytest.raises(TypeError, match=r"metadata\['steps'\] is int.*json.dumps"):
+    with pytest.raises(TypeError, match=r"metadata\['steps'\] is of type int.*json.dumps"):
         save_tensors(TENSORS, tmp_path / "m.safetensors", {"steps": 5})
     assert not list(tmp_path.iterdir())
 
@@ -103,7 +103,7 @@ def _good(tmp_path):
         (lambda good: good[:5], "truncated"),
         (lambda good: good[:40], "truncated"),
         (lambda good: good[:-1], "truncated"),
-        (lambda good: b"\x80\x02}q\x00.", "PyTorch pickle; weights here are safetensors only"),
+        (lambda good: b"\x80\x02}q\x00.", r"PyTorch pickle\. Only safetensors is read"),
         (lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
         (lambda good: b"\n<!DOCTYPE html><html></html>", "web page"),
         (lambda good: b"<html><body>404</body></html>", "web page"),
@@ -128,7 +128,7 @@ def test_torch_save_is_recognised_and_never_unpickled(tmp_path):
 
 @pytest.mark.parametrize(("start", "header"), [(b"\x80\x01", 0x0180), (b"PK", 0x4B50)])
 def test_a_sound_file_that_starts_like_a_pickle_loads(tmp_path, start, header):
-    path = tmp_path / "m.safetensors"  # its first bytes are the length of its header, chosen here
+    path = tmp_path / "m.safetensors"  # Its first bytes are the length of its header, chosen here.
     save_tensors({"w": torch.ones(1)}, path, {"padding": ""})
     bare = int.from_bytes(path.read_bytes()[:8], "little")
     save_tensors({"w": torch.ones(1)}, path, {"padding": "x" * (header - bare)})
@@ -183,5 +183,5 @@ def test_fingerprint_sees_names_shapes_and_the_last_bit():
 
 
 def test_fingerprint_never_changes():
-    # Adapters name their head by it: a change here orphans every adapter that was ever saved.
+    # Adapters identify their head by it. A change here would orphan every saved adapter.
     assert fingerprint({"w": torch.tensor([[0.5, -1.0]]), "n": torch.tensor(3)}) == "7e5232fb0ceccd8b61c3048a66eae590"

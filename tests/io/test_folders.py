@@ -1,4 +1,4 @@
-"""A wrong folder or name says what it is and which call reads it, and a path of this machine never reaches the Hub."""
+"""Errors about a folder or name say what it is and which call loads it, and a local path never reaches the Hub."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fake_hub import fake_hub_fixture  # noqa: F401
 
 @pytest.fixture
 def work(tmp_path, monkeypatch) -> Path:
-    """A working folder where asking the Hub is a failure."""
+    """Change to an empty working folder, and fail if the Hub is asked."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "find_on_hub", lambda *args: pytest.fail(f"asked the Hub for {args[0]}"))
     return tmp_path
 
 
 def make(folder: Path, kind: str) -> Path:
-    """A folder of a kind, in the working folder."""
+    """Make a folder of a kind in the working folder."""
     folder.mkdir(parents=True)
     if kind == "head":
         tiny_head().save_pretrained(folder)
@@ -74,7 +74,7 @@ READERS = {
 def test_what_it_is_and_which_call_reads_it(work, kind, reader):
     folder = make(work / "x" / "y", kind)
     if kind.startswith("adapt") and reader.startswith("adapter"):
-        return  # an adapted policy holds an adapter, which these read
+        return  # An adapted policy holds an adapter, which these calls load.
     if kind == reader:
         return
     for name in (folder, "x/y", "x/y/", "./x/y", str(folder)):
@@ -90,19 +90,19 @@ def test_a_head_is_one_whatever_else_is_asked_for(work):
 
 def test_a_folder_that_lies_one_deeper_is_named(work):
     make(work / "runs" / "best", "head")
-    with pytest.raises(HeadNotFoundError, match=r"Its folder 'best' holds them: name '.*runs/best'"):
+    with pytest.raises(HeadNotFoundError, match=r"Its folder 'best' holds them: pass '.*runs/best'"):
         find("runs")
 
 
 def test_a_path_is_never_the_id_of_a_repository(work):
-    """Where a folder `a` exists, "a/b" lies in it; asking the Hub would load what the owner of `a` has there."""
+    """If a folder `a` exists, "a/b" lies in it. Asking the Hub would load files of the owner of `a` there."""
     make(work / "out" / "head", "head")
     (work / "out" / "file").write_text("")
     (work / "out" / "link").symlink_to(work / "gone")
     assert find("out/head") == Path("out/head")
-    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/haed': 'out' is a folder here, and it holds file,"):
+    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/haed': 'out' is a local folder that holds file,"):
         find("out/haed")
-    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/file': it is a file; name its folder, 'out'"):
+    with pytest.raises(HeadNotFoundError, match=r"no folder 'out/file': it is a file; pass its folder, 'out'"):
         find("out/file")
     with pytest.raises(HeadNotFoundError, match=r"no folder 'out/link': it is a link to .*gone, which does not exist"):
         find("out/link")
@@ -122,7 +122,7 @@ def test_a_revision_or_an_owner_that_is_no_folder_here_asks_the_hub(work, monkey
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        (None, "no head None: it is of type NoneType, not a str or a Path"),
+        (None, "no head None: it is of type NoneType; expected a str or a Path"),
         (5, "no head 5: it is of type int"),
         (b"out", "of type bytes"),
         ("", "no head '': an empty name"),
@@ -133,12 +133,12 @@ def test_a_revision_or_an_owner_that_is_no_folder_here_asks_the_hub(work, monkey
         ("/nothing/here", "no folder '/nothing/here', nor"),
         (Path("a/b"), "no folder 'a/b'"),
         ("~/nothing-here", "no folder '~/nothing-here'"),
-        ("~nobody-of-this-name/head", "no folder '~nobody-of-this-name/head' can be read"),
+        ("~nobody-of-this-name/head", "the folder '~nobody-of-this-name/head' cannot be read"),
         ("a\0b", "no (folder|head)"),
-        ("x" * 5000, "no folder"),
-        ("out\\head", r"folders are separated by / on this system: 'out/head'"),
-        ("mlp-5m-fkk", "'mlp-5m-fk' is one"),
-        ("dae/mlp-5m-fk/", "'dae/mlp-5m-fk' is one"),
+        ("x" * 5000, "cannot be read"),
+        ("out\\head", r"this system separates folders by /: 'out/head'"),
+        ("mlp-5m-fkk", r"did you mean 'dae/mlp-5m-fk'\?"),
+        ("dae/mlp-5m-fk/", r"did you mean 'dae/mlp-5m-fk'\?"),
     ],
 )
 def test_names_that_are_nothing(work, name, says):

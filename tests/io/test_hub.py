@@ -1,4 +1,4 @@
-"""Heads are found and published, and every way in which that fails says why, soon. No test leaves this machine."""
+"""Heads are found and published, and every failure is explained soon. No test uses the network."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ HEAD = {"config.json": b'{"version": 1}', "model.safetensors": b"weights"}
 
 @pytest.fixture
 def heads(tmp_path, monkeypatch):
-    """Two bundled heads of the test's own, and a working folder of the test's own."""
+    """Replace the bundled heads by two, and change to an empty working folder."""
     for name in ("mlp-5m-fk", "mixer-2m-fk"):
         _write(tmp_path / "weights" / name)
     (tmp_path / "weights" / "notes").mkdir()
@@ -30,7 +30,7 @@ def heads(tmp_path, monkeypatch):
 
 @pytest.fixture
 def endless_socket():
-    """An address that takes connections and never answers."""
+    """Yield an address that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
@@ -46,7 +46,7 @@ def _read(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-# Names that mean something on this machine
+# Names of local folders and bundled heads
 
 
 def test_bundled_heads_are_found_by_full_and_short_name(heads):
@@ -57,7 +57,7 @@ def test_bundled_heads_are_found_by_full_and_short_name(heads):
 
 def test_bundled_heads_and_folders_have_no_revision(heads):
     for name in ("dae/mlp-5m-fk", str(heads / "mlp-5m-fk")):
-        with pytest.raises(ValueError, match=r"revision='v2'.*only a Hub repository has revisions"):
+        with pytest.raises(ValueError, match=r"revision='v2'.*only Hub repositories have revisions"):
             find(name, revision="v2")
 
 
@@ -84,7 +84,7 @@ def test_a_folder_that_lacks_files_names_them(heads):
 )
 def test_a_name_that_is_nothing_fails_at_once_without_network(heads, monkeypatch, name):
     monkeypatch.setattr(hub, "find_on_hub", lambda *args: pytest.fail("asked the Hub"))
-    with pytest.raises(HeadNotFoundError, match="What works: a folder") as caught:
+    with pytest.raises(HeadNotFoundError, match="Pass a folder") as caught:
         find(name)
     assert "dae/mixer-2m-fk, dae/mlp-5m-fk" in str(caught.value)
     assert "action-heads pretrain" in str(caught.value)
@@ -153,20 +153,20 @@ def test_what_the_hub_refuses_is_told_apart(heads, fake_hub):
     fake_hub.commit("me/closed", HEAD)
     fake_hub.gated["me/closed"] = "hf_friend"
     for kwargs, says in [
-        ({"name_or_path": "me/none"}, "does not exist, or is private.*HF_TOKEN"),
-        ({"name_or_path": "me/closed"}, "is gated: ask for access at .*/me/closed, then pass token="),
+        ({"name_or_path": "me/none"}, "does not exist, or it is private.*HF_TOKEN"),
+        ({"name_or_path": "me/closed"}, "is gated: request access at .*/me/closed, then pass token="),
         ({"name_or_path": "me/head", "revision": "v9"}, "no revision 'v9'"),
         ({"name_or_path": "me/head", "revision": "0" * 40}, "no revision '0000"),
         ({"name_or_path": "me/head", "files": ("config.json", "norm.json")}, "lacks a file.*norm.json"),
         ({"name_or_path": "me/he--ad"}, "not a valid Hub id"),
         ({"name_or_path": "me/head.git", "local_files_only": True}, "not a valid Hub id"),
-        ({"name_or_path": "me/head", "local_files_only": True, "revision": "v8"}, "not in the cache"),
+        ({"name_or_path": "me/head", "local_files_only": True, "revision": "v8"}, "the cache does not hold all of it"),
     ]:
         with pytest.raises(HeadNotFoundError, match=says) as caught:
             find(**kwargs)
         message = str(caught.value)
         assert kwargs["name_or_path"] in message
-        assert fake_hub.url in message  # where it was looked for
+        assert fake_hub.url in message  # The address that was tried.
         assert "dae/mlp-5m-fk" in message
         assert "action-heads pretrain" in message
     assert _read(find("me/closed", token="hf_friend")) == HEAD
@@ -204,7 +204,7 @@ def test_push_errors_say_where_to_and_why(fake_hub, tmp_path):
 
 def _refused(monkeypatch, request):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]  # closed on leaving, so nothing listens there
+        port = server.getsockname()[1]  # The socket is closed now, so nothing listens there.
     point_at(f"http://127.0.0.1:{port}", monkeypatch)
 
 
@@ -220,7 +220,7 @@ def _no_name(monkeypatch, request):
     monkeypatch.setattr(socket, "getaddrinfo", fail)
 
 
-def _hanging_name(monkeypatch, request):  # no timeout of an HTTP client reaches this one
+def _hanging_name(monkeypatch, request):  # No timeout of an HTTP client applies to this one.
     point_at("https://hub.invalid", monkeypatch)
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(3) or [])
 
@@ -229,7 +229,7 @@ def _hanging_name(monkeypatch, request):  # no timeout of an HTTP client reaches
 def test_an_outage_fails_soon_and_spares_the_cached(heads, fake_hub, monkeypatch, request, caplog, outage):
     commit = fake_hub.commit("me/cached", HEAD)
     find("me/cached")
-    # The cache is read by hand, for this call may look for the network even when it is told not to.
+    # The cache is read directly, since this call may use the network even with local_files_only.
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **kwargs: pytest.fail("called the client"))
     monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "0.5")
     outage(monkeypatch, request)
@@ -241,16 +241,16 @@ def test_an_outage_fails_soon_and_spares_the_cached(heads, fake_hub, monkeypatch
     assert "using the cached copy" in caplog.text
     with pytest.raises(HeadNotFoundError, match="cannot be reached"):
         find("me/cached", force_download=True)
-    assert time.monotonic() - start < 2.5  # three times half a second, where the Hub's client alone takes 23 s
+    assert time.monotonic() - start < 2.5  # Three times half a second; the Hub's client alone would take 23 s.
     caplog.clear()
-    assert _read(find("me/cached", revision=commit)) == HEAD  # a commit cannot change: the network is not tried
+    assert _read(find("me/cached", revision=commit)) == HEAD  # A commit cannot change, so the network is not used.
     assert _read(find("me/cached", local_files_only=True)) == HEAD
-    # other loggers may still speak: a dropped request of 0.36 goes on retrying on its thread
+    # Other loggers may still write, since a dropped request of 0.36 keeps retrying in its thread.
     assert not [record for record in caplog.records if record.name == "action_heads.io.hub"]
 
 
 def test_the_client_is_imported_late_and_its_offline_mode_asks_nothing(fake_hub):
-    # In a fresh interpreter, as the client reads HF_HUB_OFFLINE once; run_path spares it the import of torch.
+    # A new interpreter, since the client reads HF_HUB_OFFLINE once; run_path avoids the import of torch.
     fake_hub.commit("me/head", HEAD)
     code = (
         "import runpy, sys; find = runpy.run_path(sys.argv[1])['find']; print('huggingface_hub' in sys.modules);"
@@ -259,7 +259,7 @@ def test_the_client_is_imported_late_and_its_offline_mode_asks_nothing(fake_hub)
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     command = [sys.executable, "-c", code, str(hub.__file__)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "False"  # a quarter of a second that a user of local heads does not pay
+    assert done.stdout.strip() == "False"  # Users of local heads do not wait a quarter of a second for it.
     assert "HeadNotFoundError" in done.stderr
     assert "HF_HUB_OFFLINE is set" in done.stderr
     assert not fake_hub.requests

@@ -1,4 +1,4 @@
-"""What was damaged on the way from the Hub, or in its cache, is fetched anew, once."""
+"""A copy from the Hub that was damaged in transfer or in the cache is downloaded again, once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CUTS = {
 
 @pytest.fixture
 def published(fake_hub, tmp_path):
-    """The repository "me/head" with a head."""
+    """Publish a head as the repository "me/head"."""
     tiny_head().save_pretrained(tmp_path / "head")
     fake_hub.commit("me/head", {path.name: path.read_bytes() for path in (tmp_path / "head").iterdir()})
     return fake_hub
@@ -51,7 +51,7 @@ def test_it_is_fetched_anew_once(published, how, file):
     assert sum(r.startswith("GET") and r.endswith(file) for r in published.requests) <= 1
     published.requests.clear()
     load()
-    assert not [r for r in published.requests if r.startswith("GET")]  # what is whole now stays
+    assert not [r for r in published.requests if r.startswith("GET")]  # The repaired copy stays.
 
 
 def test_a_pinned_commit_too(published):
@@ -84,7 +84,7 @@ def test_offline_the_message_names_force_download(published):
         load(local_files_only=True)
     published.status = 503
     with pytest.raises(
-        WeightFileError, match=r"truncated(.|\n)*could not be fetched anew(.|\n)*force_download=True(.|\n)*503"
+        WeightFileError, match=r"truncated(.|\n)*downloading it again failed(.|\n)*force_download=True(.|\n)*503"
     ):
         load()
     published.status = None
@@ -94,7 +94,7 @@ def test_offline_the_message_names_force_download(published):
 def test_what_is_damaged_on_the_hub_itself_is_fetched_twice_and_no_more(published):
     whole = published.trees[published.branches["me/head"]["main"]]["model.safetensors"]
     published.commit("me/head", {"model.safetensors": whole[:-8]})
-    with pytest.raises(WeightFileError, match=r"fetched anew just now, as force_download=True does, and is no better"):
+    with pytest.raises(WeightFileError, match=r"downloaded again just now, .*without success"):
         load()
     gets = [r for r in published.requests if r.startswith("GET") and r.endswith("model.safetensors")]
     assert len(gets) == 2

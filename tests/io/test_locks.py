@@ -1,4 +1,4 @@
-"""One process at a time in a folder; the lock ends with its process, whatever ends that."""
+"""One process at a time writes to a folder, and its lock ends with it, however it ends."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_a_second_process_is_refused_and_told_by_whom(tmp_path, hold):
         says = str(refused.value)
         assert str(place) in says
         assert re.search(rf"pid {pid} on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d", says)
-        assert "wait until it has ended, or give another --out" in says
+        assert "Wait until it has ended, or give another --out" in says
         with hold(tmp_path / "other"):
             pass
-    with hold(place):  # it was killed, and the child that it had forked still lives
+    with hold(place):  # It was killed, and the child that it had forked still runs.
         assert "InUse" in outcome(lambda: hold(place).__enter__())
     assert outcome(lambda: hold(place).__enter__()) == "done"
 
@@ -87,16 +87,16 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(locks.fcntl, "flock", no_locks)
-    with pytest.warns(UserWarning, match=r"has no locks .*start one at a time"), held(tmp_path):
+    with pytest.warns(UserWarning, match=r"has no locks .*Start one run at a time"), held(tmp_path):
         assert "in use by another run" in outcome(lambda: held(tmp_path).__enter__()), "it lives on this machine"
     with inside(lambda: held(tmp_path)):
         pass
-    with pytest.warns(UserWarning, match="no locks"), held(tmp_path):  # killed, so its file says nothing
+    with pytest.warns(UserWarning, match="no locks"), held(tmp_path):  # It was killed, so its lock file has no meaning.
         pass
 
 
 def test_many_who_want_it_at_once_take_turns(tmp_path):
-    """Whoever gets it is alone, though the file is removed and made anew all the time."""
+    """Only one holds the lock at a time, although the lock file is removed and created again all the time."""
 
     def compete() -> None:
         for _ in range(200):

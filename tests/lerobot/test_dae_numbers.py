@@ -199,7 +199,7 @@ def test_a_nan_among_the_actions_names_column_and_episode(tmp_path, monkeypatch)
 
 def test_a_gripper_that_was_declared_counts(tmp_path, monkeypatch):
     monkeypatch.setitem(STATS, ACTION, {"min": np.array([-1.0] * 6 + [0]), "max": np.array([1.0] * 7)})
-    with pytest.raises(ValueError, match=r"--policy\.gripper: column 6.*declare that"):
+    with pytest.raises(ValueError, match=r"--policy\.gripper: column 6.*declare these"):
         tiny_policy(tmp_path)
     tiny_policy(tmp_path, gripper=(-1.0, 1.0))
     assert draccus.parse(DAEConfig, args=["--gripper=[-1,1]", "--device=cpu"]).gripper == (-1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Models that PEFT, torch.compile or torch.distributed has changed before they are tapped, and what trains of them."""
+"""Models wrapped by PEFT, torch.compile or torch.distributed are tapped or refused, and the right parts train."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def injected(model: Any) -> Any:
 
 
 def loaded(model: Any) -> Any:
-    """As `PeftModel.from_pretrained` makes it, for inference: nothing requires a gradient."""
+    """Return a model like that of `PeftModel.from_pretrained` for inference: nothing requires a gradient."""
     return peft.get_peft_model(model, config(inference_mode=True)).requires_grad_(False)
 
 
-# How a model that is already adapted came to be.
+# Ways in which a model may already have an adapter.
 ADAPTED: dict[str, Callable[[Any], Any]] = {
     "get_peft_model": lambda model: peft.get_peft_model(model, config()),
     "add_adapter": added,
@@ -66,7 +66,7 @@ def trainable(module: nn.Module) -> set[str]:
 
 
 def backward(tap: Tap, name: str = "qwen3") -> list[str]:
-    """What trains and got no gradient in one backward pass."""
+    """Return the trainable parameters that got no gradient in one backward pass."""
     tokens, mask = tap(**INPUTS[name])
     (tokens.float() * mask[..., None]).square().sum().backward()
     return [name for name, p in tap.named_parameters() if p.requires_grad and p.grad is None]
@@ -117,7 +117,7 @@ def test_full_and_a_second_adapter_are_refused_and_change_nothing(adapted, layer
     before = trainable(adapted)
     with pytest.raises(ValueError, match=r"has the adapter 'default' of PEFT.*train='lora'.*merge_and_unload"):
         Tap(adapted, layer, train="full")
-    with pytest.raises(ValueError, match=r"has the adapter 'default' of PEFT already.*leave lora out"):
+    with pytest.raises(ValueError, match=r"already has the adapter 'default' of PEFT.*leave out lora"):
         Tap(adapted, layer, train="lora", lora=config())
     assert trainable(adapted) == before
 
@@ -152,14 +152,14 @@ def test_prompts_and_wrappers_of_torch_distributed_are_refused():
     model = peft.get_peft_model(
         tiny_vlms.build("qwen3"), peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     )
-    with pytest.raises(ValueError, match=r"PromptTuningConfig.*acts on the prompt"):
+    with pytest.raises(ValueError, match=r"PromptTuningConfig.*changes the prompt"):
         Tap(model)
     model = tiny_vlms.build("qwen3")
     with pytest.raises(ValueError, match=r"in DataParallel.*wrap the tap, such as DistributedDataParallel\(Tap\(model"):
         Tap(nn.DataParallel(model))
     block = model.model.layers[1]
-    block.__class__ = type("FSDPBlock", (type("FSDPModule", (), {}), type(block)), {})  # as fully_shard does
-    with pytest.raises(ValueError, match=r"model.layers.1 is in FSDPModule: make the tap first"):
+    block.__class__ = type("FSDPBlock", (type("FSDPModule", (), {}), type(block)), {})  # As fully_shard does.
+    with pytest.raises(ValueError, match=r"model.layers.1 is wrapped in FSDPModule\. Make the tap first"):
         Tap(model)
 
 
@@ -173,7 +173,7 @@ def test_a_compiled_model_is_the_model_within(tmp_path):
     Tap.load(tmp_path, peft.get_peft_model(tiny_vlms.build("qwen3"), config()), train="lora")
     for block in model.model.layers:
         block.compile(backend="eager")
-    Tap(model, 2)(**INPUTS["qwen3"])  # from here on the first block runs compiled, and sees no new hook
+    Tap(model, 2)(**INPUTS["qwen3"])  # From now on the first block runs compiled and ignores new hooks.
     mlp = Tap(model, "model.layers.0.mlp")(**INPUTS["qwen3"])[0]
     assert torch.equal(mlp, Tap(tiny_vlms.build("qwen3"), "model.layers.0.mlp")(**INPUTS["qwen3"])[0])
     assert model.model.layers[0]._compiled_call_impl is not None
@@ -183,7 +183,7 @@ def test_a_compiled_model_is_the_model_within(tmp_path):
 @pytest.mark.parametrize("first", ["tap", "checkpointing"])
 @pytest.mark.parametrize("wrap", ["fresh", "get_peft_model", "add_adapter"])
 def test_gradient_checkpointing(wrap, first, reentrant):
-    """The gradients are those without, whichever comes first."""
+    """The gradients equal those without it, whichever comes first."""
     found = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
@@ -222,10 +222,10 @@ def test_with_a_loss_of_its_own_all_of_it_trains():
 
 @pytest.mark.parametrize("name", [*TEXT_MODELS, *VISION_MODELS])
 def test_quantised_weights(name):
-    """They are integers, which can't require a gradient: adapters beside them train."""
+    """Quantised weights are integers without gradients, and adapters beside them train."""
     model = tiny_vlms.build(name)
     model.register_parameter("packed", nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False))
-    with pytest.raises(ValueError, match=r"packed is torch.int8: quantised weights can't train. Use train='lora'"):
+    with pytest.raises(ValueError, match=r"packed is torch.int8; quantised weights can't train. Use train='lora'"):
         Tap(model, 1, train="full")
     Tap(model, 1).requires_grad_().identity()
     tap = Tap(model, 1, train="lora").requires_grad_(False).requires_grad_()
@@ -249,14 +249,14 @@ def test_a_lora_that_does_not_fit_leaves_the_model_as_it_was(tmp_path):
 
 
 def test_transformers_that_refuses_the_peft_there_is(monkeypatch):
-    """As 5.24.0 does: the remedy is named, and a model that PEFT itself has wrapped asks nothing of it."""
+    """The error names the remedy, and a model that PEFT itself has wrapped does not need transformers' support."""
     model = tiny_vlms.build("qwen3")
 
     def refuse(*args: Any) -> None:
         raise ImportError("The version of PEFT you are using is not compatible")
 
     monkeypatch.setattr(type(model), "add_adapter", refuse)
-    with pytest.raises(ImportError, match=r"refuses peft .*pip install 'transformers!=5.24.*get_peft_model"):
+    with pytest.raises(ImportError, match=r"does not support peft .*pip install 'transformers!=5.24.*get_peft_model"):
         Tap(model, train="lora")
     tap = Tap(peft.get_peft_model(model, config()), 2, train="lora")
     assert backward(tap) == []
@@ -280,7 +280,7 @@ def train_under_ddp(rank: int, port: int) -> None:
         dist.destroy_process_group()
 
 
-@pytest.mark.slow  # each process imports transformers
+@pytest.mark.slow  # Each process imports transformers.
 def test_two_processes_train_a_tap_in_plain_ddp():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What the example ships fits together: demonstrations, their pictures, and a model that knows them."""
+"""The files of the example fit together: demonstrations, their images and a model trained on them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _as_the_script_imports(monkeypatch):
 
 
 def test_the_model_says_where_the_cube_is():
-    """A linear map of its last token is within 12 mm in episodes that it was not fitted to, half of what a guess is."""
+    """A linear map of its last token predicts the cube within 12 mm in held-out episodes, half the error of a guess."""
     from tiny_vlm.make import EVERY, HERE, locations, processed, recorded
     from transformers import AutoModelForImageTextToText
 

@@ -1,4 +1,4 @@
-"""A cache gives what the tap would, makes nothing twice, and never what another model or preprocessing made."""
+"""A cache returns what the tap returns, embeds nothing twice, and never mixes models or preprocessing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NAME = "smolvlm"
 
 
 class Counting(Tap):
-    """A tap that counts the rows it embeds, and may be killed after some."""
+    """A tap that counts the rows it embeds, and can fail after some."""
 
     rows, most = 0, 10**6
 
@@ -38,7 +38,7 @@ def counting(seed: int = 0, **options) -> Counting:
 
 
 def samples(n: int = 10) -> list[dict[str, torch.Tensor]]:
-    """Each of a batch of one, every third with fewer words."""
+    """Return samples with a batch axis of one, every third with fewer words."""
     rows = [tiny_vlms.inputs(NAME, batch=2, seed=seed) for seed in range(n)]
     rows = [{name: value[1:] for name, value in row.items()} for row in rows]
     for row in rows[::3]:
@@ -116,9 +116,9 @@ def test_refusals(tmp_path):
     embed(counting(), samples(2), tmp_path)
     shard = next(tmp_path.glob("*.safetensors"))
     shard.write_bytes(shard.read_bytes()[:50])
-    with pytest.raises(WeightFileError, match="delete it"):
+    with pytest.raises(WeightFileError, match="Delete it"):
         embed(counting(), samples(2), tmp_path)
     with pytest.raises(ValueError, match="return_tensors='pt'"):
         embed(counting(), [{"input_ids": [1, 2]}], tmp_path / "b")
-    with pytest.raises(ValueError, match="what trains can't be cached"):
+    with pytest.raises(ValueError, match="only the output of a frozen tap of one layer can be cached"):
         embed(Tap(tiny_vlms.build(NAME), train="full"), samples(1), tmp_path)

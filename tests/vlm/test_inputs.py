@@ -1,4 +1,4 @@
-"""What is no model, and inputs that can't be meant, are refused at the tap; so is what overflows within the model."""
+"""A tap refuses objects that are not models, wrong inputs, and hidden states that overflow."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def two_towers() -> transformers.PreTrainedModel:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        (None, "got a NoneType: pass what your own encoder returns"),
+        (None, "got a NoneType: pass the output of your own encoder"),
         ("google/siglip", r"got a str: load it, such as transformers.AutoModel.from_pretrained\('google/siglip'\)"),
-        (transformers.GemmaForCausalLM, r"got the class GemmaForCausalLM: pass a model, GemmaForCausalLM.from_pretr"),
+        (transformers.GemmaForCausalLM, r"got the class GemmaForCausalLM; pass a model, GemmaForCausalLM.from_pretr"),
         (transformers.GemmaConfig(), "got a GemmaConfig: a configuration has no weights"),
         (transformers.SiglipImageProcessor(), r"pass the model, and call the tap with .*tap\(\*\*processor\(...\)\)"),
     ],
@@ -40,16 +40,16 @@ def test_what_is_no_model(given, says):
 
 def test_models_that_have_no_tokens():
     words = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    with pytest.raises(ValueError, match=r"CLIPModel returns no last_hidden_state: tap one of its parts"):
+    with pytest.raises(ValueError, match=r"CLIPModel returns no last_hidden_state. Tap one of its parts"):
         Tap(two_towers())(**words, pixel_values=PIXELS)
     with pytest.raises(ValueError, match=r"CLIPModel can't run on these inputs \(use_cache, input_ids\)"):
         Tap(two_towers(), 1)(**words)
     resnet = transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]))
-    with pytest.raises(ValueError, match=r"returns \(1, 16, 4, 4\), expected \(batch, n, c\)"):
+    with pytest.raises(ValueError, match=r"returns \(1, 16, 4, 4\); expected \(batch, n, c\)"):
         Tap(resnet)(pixel_values=PIXELS)
     t5 = transformers.T5Config(d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=64)
     t5 = transformers.T5ForConditionalGeneration(t5)
-    with pytest.raises(ValueError, match=r"has an encoder and a decoder.*tap model.get_encoder\(\)"):
+    with pytest.raises(ValueError, match=r"has an encoder and a decoder.*Tap model.get_encoder\(\)"):
         Tap(t5)(**words)
     assert Tap(t5.get_encoder())(**words)[0].shape == (1, 4, 32)
 
@@ -57,9 +57,9 @@ def test_models_that_have_no_tokens():
 @pytest.mark.parametrize("name", MODELS)
 def test_inputs_that_are_not_what_a_processor_gives(name):
     tap, inputs = Tap(tiny_vlms.build(name), 1), tiny_vlms.inputs(name)
-    with pytest.raises(ValueError, match=r"nothing was passed: call the tap with what the processor returns"):
+    with pytest.raises(ValueError, match=r"no inputs were given; call the tap with the output of the processor"):
         tap()
-    with pytest.raises(ValueError, match=r"is a list, .*return_tensors='pt'"):
+    with pytest.raises(ValueError, match=r"must be a tensor, got a list; pass return_tensors='pt'"):
         tap(**{key: value.tolist() for key, value in inputs.items()})
 
 
@@ -69,13 +69,11 @@ def test_a_processor_that_gave_no_image(name, absent):
     tap, inputs = Tap(tiny_vlms.build(name), 1), tiny_vlms.inputs(name)
     words = {key: inputs[key] for key in ("input_ids", "attention_mask") if key in inputs}
     says = (
-        "reads images, and the inputs"
-        if name in VISION_MODELS
-        else "hold places for an image, and the inputs have none"
+        "takes images, but the inputs" if name in VISION_MODELS else "has image tokens, but the inputs have no images"
     )
     with pytest.raises(ValueError, match=says):
         tap(**(words | absent or {"input_ids": torch.ones(1, 2, dtype=torch.long)}))
-    if name in VLMS:  # words alone are words
+    if name in VLMS:  # Words alone are accepted.
         words["input_ids"] = words["input_ids"].clamp(max=50)
         assert tap(**words)[0].isfinite().all()
 
@@ -87,7 +85,7 @@ def test_overflow_within_the_model_is_named(layer):
         model.model.layers[0].mlp.down_proj.weight.fill_(6e4)
         model.model.layers[0].mlp.up_proj.weight.fill_(6e4)
     with pytest.raises(
-        ValueError, match=r"layer -?1 of the model has NaN or infinite values in torch.float16, row 0: .*bfl"
+        ValueError, match=r"layer -?1 of the model has NaN or infinite values in torch.float16, batch row 0: .*bfl"
     ):
         Tap(model, layer)(**tiny_vlms.inputs("gemma"))
 
@@ -100,5 +98,5 @@ def test_what_stands_in_padding_is_no_overflow():
     tokens, mask = Tap(model, 0)(**inputs)
     assert tokens[mask].isfinite().all()
     inputs["input_ids"][1, 0] = 0
-    with pytest.raises(ValueError, match=r"layer 0 of the model has NaN or infinite values in torch\.float32, row 1"):
+    with pytest.raises(ValueError, match=r"layer 0 of the model has NaN .*in torch.float32, batch row 1"):
         Tap(model, 0)(**inputs)

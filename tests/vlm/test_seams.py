@@ -1,4 +1,4 @@
-"""docs/guides/replace-expert.md runs, and every seam is what it says: on tiny builds of LeRobot's own classes."""
+"""docs/guides/replace-expert.md runs on tiny builds of LeRobot's own classes, and its statements hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
-if find_spec("lerobot") is None or find_spec("lerobot.policies") is None:  # tests/lerobot is a package of that name
+if find_spec("lerobot") is None or find_spec("lerobot.policies") is None:  # tests/lerobot is a package of that name.
     pytest.skip("needs lerobot, which asks for Python 3.12", allow_module_level=True)
 
 import tiny_lerobot as tiny
@@ -86,7 +86,7 @@ def test_smolvlas_state_is_the_last_token_and_pi0s_is_none():
         policy, batch = PREFIXES[name](), tiny.batch()
         was = prefix_tokens(policy, batch)[0]
         now = prefix_tokens(policy, batch | {"observation.state": batch["observation.state"] + 1})[0]
-        differ = (was - now)[1].abs().amax(-1) > 1e-5  # of row 1, which has no padding
+        differ = (was - now)[1].abs().amax(-1) > 1e-5  # Row 1 has no padding.
         assert differ.nonzero().flatten().tolist() == moved
 
 
@@ -98,7 +98,7 @@ def test_only_the_adapter_moves_or_what_was_declared(name):
         (policy.model.state_proj if name == "smolvla" else language(policy.model).layers[0]).requires_grad_(declared)
         tokens, mask = prefix_tokens(policy, tiny.batch())
         attached = tiny_head().attach(AdaLNZero(tokens.shape[-1], pool="attention"))
-        with torch.no_grad():  # at its zero initialisation, it would pass nothing back
+        with torch.no_grad():  # At its zero initialisation, it would pass no gradient back.
             for p in attached.adapter.parameters():
                 p.add_(0.1 * torch.randn_like(p))
         attached.loss(actions(2), tokens, mask=mask).backward()
@@ -109,14 +109,14 @@ def test_only_the_adapter_moves_or_what_was_declared(name):
 
 
 def test_refusals_name_the_remedy():
-    with pytest.raises(ValueError, match=r"DiffusionPolicy, expected .*docs/guides/replace-expert\.md"):
+    with pytest.raises(ValueError, match=r"DiffusionPolicy; expected .*docs/guides/replace-expert\.md"):
         prefix_tokens(tiny.diffusion(), {})
-    with pytest.raises(ValueError, match=r"block 3 of a language model of 3"):
+    with pytest.raises(ValueError, match=r"block 3 does not exist"):
         prefix_tokens(tiny.smolvla(), tiny.batch(), block=3)
 
 
 class OpenVLAStyle(transformers.PreTrainedModel):
-    """OpenVLA's layout: patches behind the first word, a causal language model, and no last_hidden_state."""
+    """A model in the layout of OpenVLA: patches after the first word, a causal language model, no last_hidden_state."""
 
     config_class = transformers.LlamaConfig
     base_model_prefix = "model"
@@ -165,7 +165,7 @@ def test_the_unets_condition_is_what_the_page_takes():
     )
     policy.diffusion.generate_actions(batch)
     cond = policy.diffusion._prepare_global_conditioning(batch)
-    assert cond.shape == (2, 2 * (2 + 2 * 4))  # of each of two steps the state and four keypoints
+    assert cond.shape == (2, 2 * (2 + 2 * 4))  # Two steps, each with the state and four keypoints.
     assert all(torch.equal(cond, other) for other in seen)
 
 
@@ -195,7 +195,7 @@ def test_the_counts_on_the_results_page_are_those_of_the_command(monkeypatch):
 
 
 def without_dm_tree(monkeypatch) -> None:
-    """GR00T maps over one dictionary with a package of LeRobot's extra, which is not here."""
+    """Replace the package of LeRobot's extra with which GR00T maps over one dictionary."""
     plain = SimpleNamespace(map_structure=lambda call, data: type(data)({k: call(v) for k, v in data.items()}))
     monkeypatch.setattr(groot_n1_7, "tree", plain)
     monkeypatch.setattr(groot_n1_7, "require_package", lambda *_, **__: None)
@@ -228,7 +228,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
         "images": torch.rand(2, 3, 8, 8),
         "state": torch.randn(2, 8),
     }
-    # What each section leaves: the shape of its chunk, and of whom the loss moved more than the adapter.
+    # For each section: the shape of its chunk, and what the loss trained besides the adapter.
     shapes = {1: (2, 16, 10), 3: (2, 16, 10), 4: (2, 20, 8), 5: (2, 15, 2), 6: (2, 16, 10), 7: (2, 16, 10)}
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(blocks) == 7

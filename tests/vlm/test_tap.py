@@ -1,4 +1,4 @@
-"""One contract over every family of models: what a tap catches is what transformers calls the hidden states."""
+"""A tap returns the hidden states of transformers, for every family of models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_layers_are_transformers_hidden_states(name):
         assert mask.shape == tokens.shape[:2]
     for layer in (-1, BLOCKS):
         assert torch.equal(Tap(model, layer)(**tiny_vlms.inputs(name))[0], last(name, model))
-    # the early exit leaves nothing behind in the model
+    # The early exit leaves nothing behind in the model.
     assert all(torch.equal(a, b) for a, b in zip(expected, hidden_states(name, model.base_model), strict=True))
 
 
@@ -61,7 +61,7 @@ def test_later_blocks_do_not_run(name):
         block.register_forward_hook(lambda *_, i=i: ran.append(i))
     tap(**tiny_vlms.inputs(name))
     assert ran == [0]
-    assert tap.state_dict().keys() == {f"model.{key}" for key in model.state_dict()}  # and nothing is held twice
+    assert tap.state_dict().keys() == {f"model.{key}" for key in model.state_dict()}  # Nothing is held twice.
 
 
 @pytest.mark.parametrize("name", VLMS)
@@ -111,7 +111,7 @@ def test_mixing_begins_as_the_mean_of_normalised_layers_and_trains(name):
 
 
 def train_once(tap: Tap, name: str) -> torch.Tensor:
-    """Gradients of the head's loss through a trained adapter."""
+    """Return the gradients of the head's loss through a trained adapter."""
     torch.manual_seed(0)
     policy = tiny_head().attach(AdaLNZero(tap.width, pool="attention"))
     with torch.no_grad():
@@ -174,7 +174,7 @@ def test_isolated_the_model_hears_its_own_loss_alone(name):
 
 @pytest.mark.parametrize("name", ["qwen3", "siglip"])
 def test_early_exit_with_gradient_checkpointing(name):
-    """The gradients are those without."""
+    """The gradients equal those without checkpointing."""
     model = tiny_vlms.build(name)
     plain = Tap(model, 2, train="full")
     plain(**tiny_vlms.inputs(name))[0].square().sum().backward()
@@ -196,11 +196,11 @@ def test_half_precision_model_under_a_float32_head(dtype):
 
 def test_refusals():
     gemma, siglip = tiny_vlms.build("gemma"), tiny_vlms.build("siglip")
-    with pytest.raises(ValueError, match="a tap is for a model of transformers, got a Linear"):
+    with pytest.raises(ValueError, match="a tap needs a transformers model, got a Linear"):
         Tap(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="layer 9 of a model of 3 blocks: choose from 0"):
+    with pytest.raises(ValueError, match="layer 9 does not exist in this model of 3 blocks; choose 0"):
         Tap(gemma, 9)
-    with pytest.raises(ValueError, match="names one twice"):
+    with pytest.raises(ValueError, match="has a duplicate"):
         Tap(gemma, (-1, BLOCKS))
     with pytest.raises(ValueError, match="unknown train='half'; choose from 'frozen', 'lora', 'full'"):
         Tap(gemma, train="half")
@@ -208,7 +208,7 @@ def test_refusals():
         Tap(siglip, select="image")
     policy = tiny_head().attach(AdaLNZero(WIDTH + 1))
     tokens, mask = Tap(gemma)(**tiny_vlms.inputs("gemma"))
-    with pytest.raises(ValueError, match=rf"cond must be \(batch, {WIDTH + 1}\).*set the adapter's cond_dim"):
+    with pytest.raises(ValueError, match=rf"built for cond_dim={WIDTH + 1}.*Pass cond_dim={WIDTH} to the adapter"):
         policy.sample(tokens, mask=mask)
 
 
@@ -218,5 +218,5 @@ def test_identity_is_of_weights_and_settings(name):
     assert tap.identity() == Tap(tiny_vlms.build(name)).identity()
     other = Tap(tiny_vlms.build(name, seed=1)).identity()
     assert len({tap.identity(), other, Tap(tap.model, 1).identity()}) == 3
-    with pytest.raises(ValueError, match="what trains can't be cached"):
+    with pytest.raises(ValueError, match="only the output of a frozen tap of one layer can be cached"):
         Tap(tap.model, (0, 1)).identity()

@@ -1,4 +1,4 @@
-"""A saved tap gives the same tokens of the same model, and refuses another."""
+"""A saved tap returns the same tokens of the same model, and refuses another model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_refusals(tmp_path):
     with pytest.raises(WeightFileError, match=r"tap.safetensors does not exist"):
         Tap.load(tmp_path, tiny_vlms.build("gemma"))
     Tap(tiny_vlms.build("gemma"), (0, 1)).save(tmp_path)
-    with pytest.raises(ValueError, match=r"is of a .*Gemma.*this model is a .*Qwen3.*load the one it was trained with"):
+    with pytest.raises(ValueError, match=r"belongs to .*Gemma.*this model is .*Qwen3.*load the one"):
         Tap.load(tmp_path, tiny_vlms.build("qwen3"))
     save_tensors({}, tmp_path / "tap.safetensors")
     with pytest.raises(WeightFileError, match=r"was not written by Tap.save"):

@@ -1,4 +1,4 @@
-"""LeRobot's own policy classes, small and random: by their configs, and by patches where sizes are fixed in code."""
+"""Small random policies of LeRobot's own classes, made by their configs, or by patches where code fixes sizes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from lerobot.utils.constants import (
 
 WIDTH, STATE, PIXELS, WORDS = tiny_vlms.WIDTH, 8, 32, 6
 CAMERA = f"{OBS_IMAGES}.top"
-PATCHES = 4  # that a picture becomes in SmolVLA (8 x 8 pixels, shuffled two by two)
+PATCHES = 4  # Tokens of an image in SmolVLA (8 x 8 pixels, shuffled two by two).
 PI_PATCHES = 16
 
-# LeRobot 0.6.1 asks for transformers below 5.6, where this takes a cache_position; later ones lack it and need none.
+# LeRobot 0.6.1 requires transformers below 5.6, where this takes a cache_position. Later versions do not.
 if "cache_position" not in inspect.signature(pi_gemma.create_causal_mask).parameters:
     newer = pi_gemma.create_causal_mask
     pi_gemma.create_causal_mask = lambda cache_position, **given: newer(**given)
@@ -56,7 +56,7 @@ def features(action: int = 10, state: int = STATE) -> dict[str, Any]:
 
 
 def batch(rows: int = 2, steps: int | None = None, state: int = STATE, seed: int = 0) -> dict[str, torch.Tensor]:
-    """As a preprocessor gives it; of row 0 the last two words are padding. `steps` adds an axis of observations."""
+    """Return a preprocessed batch. The last two words of row 0 are padding. `steps` adds an axis of observations."""
     generator = torch.Generator().manual_seed(seed)
     axes = (rows,) if steps is None else (rows, steps)
     valid = torch.ones(rows, WORDS, dtype=torch.bool)
@@ -70,7 +70,7 @@ def batch(rows: int = 2, steps: int | None = None, state: int = STATE, seed: int
 
 
 def smolvla(**settings) -> SmolVLAPolicy:
-    """Its VLM is named, so AutoConfig and AutoProcessor are patched; four blocks, of which LeRobot keeps three."""
+    """Build SmolVLA with patched AutoConfig and AutoProcessor and four blocks, of which LeRobot keeps three."""
     torch.manual_seed(0)
     config = transformers.SmolVLMConfig(
         text_config=tiny_vlms.TEXT | {"model_type": "llama", "num_hidden_layers": 4},
@@ -88,7 +88,7 @@ def smolvla(**settings) -> SmolVLAPolicy:
 
 
 def pi(version: str, **settings) -> Any:
-    """pi0 or pi0.5. The vision tower and the vocabulary, fixed in LeRobot's code, are shrunk as they are built."""
+    """Build pi0 or pi0.5. The vision tower and the vocabulary, fixed in LeRobot's code, are made smaller."""
     torch.manual_seed(0)
     module, config, policy = {
         "pi0": (modeling_pi0, PI0Config, "PI0Policy"),
@@ -129,7 +129,7 @@ def diffusion(**settings) -> DiffusionPolicy:
 
 
 def groot_model(**settings) -> groot_n1_7.GR00TN17:
-    """The Qwen3-VL inside is built from a config that LeRobot's code holds: a small one is put in its place."""
+    """Build GR00T's model with a small config in place of LeRobot's own for its Qwen3-VL."""
     torch.manual_seed(0)
     text = {k: v for k, v in tiny_vlms.TEXT.items() if k not in ("bos_token_id", "eos_token_id")}
     text |= {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 1, 1], "mrope_interleaved": True}}
@@ -155,7 +155,7 @@ def groot_model(**settings) -> groot_n1_7.GR00TN17:
 
 
 def groot(**settings) -> GrootPolicy:
-    """The policy around it, which would load a checkpoint."""
+    """Build GR00T's policy, which would otherwise load a checkpoint."""
     model = groot_model()
     with mock.patch.object(groot_n1_7.GR00TN17, "from_pretrained", return_value=model):
         config = GrootConfig(**features(8) | {"base_model_path": "nvidia/GR00T-N1.7-3B"} | settings)
@@ -163,11 +163,11 @@ def groot(**settings) -> GrootPolicy:
 
 
 def groot_batch(rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """As GR00T's preprocessor gives it: normalised, padded to the model's widths, of an embodiment by number."""
+    """Return a batch of GR00T's preprocessor: normalised, padded to the model's widths, with an embodiment number."""
     inputs = {k: v for k, v in tiny_vlms.inputs("qwen2_vl", rows, seed).items() if k != "mm_token_type_ids"}
     generator = torch.Generator().manual_seed(seed)
     valid = torch.zeros(rows, 20, 12)
-    valid[:, :16, :8] = 1  # of this robot: chunks of 16 steps of 8 numbers
+    valid[:, :16, :8] = 1  # This robot has chunks of 16 time steps of 8 numbers.
     return inputs | {
         "state": torch.rand(rows, 1, 12, generator=generator) * 2 - 1,
         "action": (torch.rand(rows, 20, 12, generator=generator) * 2 - 1) * valid,

@@ -1,4 +1,4 @@
-"""Tiny randomly built models of transformers, and inputs for them: what a processor would give, without a download."""
+"""Tiny random transformers models, and inputs for them like those of a processor, without a download."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from transformers import (
     SmolVLMForConditionalGeneration,
 )
 
-WIDTH, BLOCKS, IMAGE = 32, 3, 60  # of the language model; the id that stands for a piece of a picture
+WIDTH, BLOCKS, IMAGE = 32, 3, 60  # Width and blocks of the language model; the id of an image token.
 TEXT = {
     "vocab_size": 64,
     "hidden_size": WIDTH,
@@ -108,7 +108,7 @@ def dinov2() -> PreTrainedModel:
 
 TEXT_MODELS = {"gemma": gemma, "qwen3": qwen3}
 VISION_MODELS = {"siglip": siglip, "dinov2": dinov2}
-# Name -> how it is built, and how many tokens it makes of one picture.
+# By name: its constructor, and the number of tokens of one image.
 VLMS = {
     "smolvlm": (smolvlm, 4),
     "qwen2_vl": (qwen2_vl, 16),
@@ -124,7 +124,7 @@ def build(name: str, seed: int = 0) -> PreTrainedModel:
 
 
 def inputs(name: str, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """As a processor gives them: a picture each, then words; the last two words of row 0 are padding."""
+    """Return inputs of one image and words per row. The last two words of row 0 are padding."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randn(batch, 3, 32, 32, generator=generator)
     if name in VISION_MODELS:
@@ -139,7 +139,7 @@ def inputs(name: str, batch: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
         return given | {"pixel_values": pixels[:, None]}
     if name == "paligemma":
         return given | {"pixel_values": pixels, "token_type_ids": torch.zeros_like(ids)}
-    if name in VLMS:  # Qwen: flattened patches of all pictures, and how many there are of each
+    if name in VLMS:  # Qwen takes flattened patches of all images, and their numbers.
         patches = torch.randn(batch * 64, 3 * 2 * 4 * 4, generator=generator)
         grid = torch.tensor(batch * [[1, 8, 8]])
         return given | {"pixel_values": patches, "image_grid_thw": grid, "mm_token_type_ids": (ids == IMAGE).int()}

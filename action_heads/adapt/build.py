@@ -1,4 +1,4 @@
-"""From flags and a recording to a policy that is not trained yet, and to what it trains on. Bad input ends here.
+"""Build an untrained policy and its training data from the settings and the recording, and check both.
 
 N rows, a action of the head, d state, c condition, s observation steps
 """
@@ -27,16 +27,19 @@ from action_heads.observed_policy import ObservedPolicy
 
 
 class Built(NamedTuple):
-    """What a run starts with."""
+    """A policy before its training, the windows it trains on, and the held-out windows if there are any."""
 
     policy: ObservedPolicy
     windows: Windows
     held_out: Windows | None
-    tasks: tuple[str, ...]
 
 
 def build(config: AdaptConfig) -> Built:
-    """All of it; whatever is wrong is said here, by the flag that it is about."""
+    """Build the policy and its data.
+
+    Raises:
+        FlagError: the settings do not fit the recording or the head. The message names the flags.
+    """
     with flag("data"):
         recording = open_recording(config.spec)
     cameras = cameras_of(config, recording)
@@ -74,7 +77,7 @@ def build(config: AdaptConfig) -> Built:
     seen = (recording, actions, numbers, cameras)
     windows = Windows(*seen, ~out, horizon, config.observation_steps)
     others = Windows(*seen, out, horizon, config.observation_steps) if out.any() else None
-    return Built(policy, windows, others, recording.tasks)
+    return Built(policy, windows, others)
 
 
 def cameras_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:

@@ -18,10 +18,10 @@ from recorded import hdf5, tiny
 from small import generator, tiny_head
 
 from action_heads import ActionHead
-from action_heads.adapt import AdaptedPolicy, checkpoints
+from action_heads.adapt import AdaptedPolicy
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
-from action_heads.adapt.trainer import Trainer
+from action_heads.adapt.trainer import Trainer, checkpoint_folder
 from action_heads.io import files, locks
 from action_heads.training import checkpoint, curve
 
@@ -154,8 +154,8 @@ def test_checkpoints_are_what_the_policy_was(folder, vit, mode):
         trainer.train_step(batch)
         with trainer.ema.averaged():
             was[trainer.step] = weights(trainer.policy)
-    policies = {6: adapt(config), 3: AdaptedPolicy.from_pretrained(checkpoints.folder_of(folder / "run", 3))}
-    assert not checkpoints.folder_of(folder / "run", 6).exists(), "the last is the run's own"
+    policies = {6: adapt(config), 3: AdaptedPolicy.from_pretrained(checkpoint_folder(folder / "run", 3))}
+    assert not checkpoint_folder(folder / "run", 6).exists(), "the last is the run's own"
     for step, policy in policies.items():
         now = weights(policy)
         assert now.keys() == was[step].keys()

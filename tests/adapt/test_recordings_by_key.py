@@ -100,7 +100,7 @@ def test_tasks_by_their_index(tmp_path, index):
 def test_tasks_are_only_missed_where_they_are_read(tmp_path, folder):
     data = f"lerobot:{dataset(tmp_path / 'd')}"
     config = {"data": data, "encoder": "none", "cameras": (), "state": ()}
-    assert build(tiny(folder, **config)).tasks == ("",)
+    assert build(tiny(folder, **config)).windows.recording.tasks == ("",)
     with pytest.raises(ValueError, match=r"--text: .*no descriptions of its tasks"):
         build(tiny(folder, **config, text="distilbert-base-uncased"))
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from action_heads import ActionHead
 from action_heads._util.machine import cores
-from action_heads.adapt import checkpoints
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
+from action_heads.adapt.trainer import checkpoint_folder
 from action_heads.data import Spec
 from action_heads.data.formats import open_recording
 from action_heads.io import files
@@ -83,4 +83,4 @@ def after(policy: ObservedPolicy, folder: Path, step: int, run: Run) -> Observed
     """Return the policy of a run as it was after so many steps."""
     if step == run.steps:
         return policy
-    return ObservedPolicy.from_pretrained(checkpoints.folder_of(folder / "policy", step), device=policy.device)
+    return ObservedPolicy.from_pretrained(checkpoint_folder(folder / "policy", step), device=policy.device)

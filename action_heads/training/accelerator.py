@@ -53,7 +53,7 @@ def start(batch_size: int, precision: str, folder: Path):
     accelerate, process = require("accelerate", "train"), this_process()
     if batch_size % process.num_processes:
         raise ValueError(
-            f"A batch of {batch_size} chunks cannot be divided evenly among {process.num_processes} processes. "
+            f"a batch of {batch_size} chunks cannot be divided evenly among {process.num_processes} processes. "
             f"Set --batch-size to a multiple of {process.num_processes}"
         )
     # The precision is stored in a singleton, which would refuse a later run of another precision in this process.

@@ -95,7 +95,7 @@ def resume(trainer: Training, folder: Path) -> None:
     steps = accelerator.gather(torch.tensor([trainer.step], device=accelerator.device)).tolist()
     if len(set(steps)) > 1:
         raise RuntimeError(
-            f"The processes would start from different steps, {steps}. Put {folder} where all of them can read it"
+            f"the processes would start from different steps, {steps}. Put {folder} where all of them can read it"
         )
 
 

@@ -13,12 +13,12 @@ from recorded import SIZE, episode, hdf5
 if find_spec("robosuite") is None:
     pytest.skip("needs the sim extra", allow_module_level=True)
 
-from action_heads_lab.reproduce import families, images, results, rollouts
+from action_heads_lab.reproduce import families, images, results
 from action_heads_lab.reproduce import run as module
-from action_heads_lab.reproduce.config import EYES, IMAGE_LR, Run
+from action_heads_lab.reproduce.config import EYES, IMAGE_LR, Place, Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
 from action_heads_lab.reproduce.report import beside_paper
-from action_heads_lab.reproduce.run import Place, perform
+from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.rollout import Rollouts
 
 from action_heads.adapt.trainer import Trainer
@@ -67,7 +67,7 @@ def rolled(monkeypatch):
         n = len(seeds)
         return Rollouts(task, np.arange(n) % 2 == 0, np.full(n, 30), np.array(seeds), 0.1, 1.0)
 
-    monkeypatch.setattr(rollouts, "rollout", rollout)
+    monkeypatch.setattr(module, "rollout", rollout)
     return calls
 
 
@@ -116,7 +116,7 @@ def test_controls(folder, image_run, rolled, mode):
 def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder, image_run, rolled, monkeypatch):
     whole = perform(image_run, place(folder, "whole"))
     answers = [answer for _, answer in rolled]
-    train_step, rollout = Trainer.train_step, rollouts.rollout
+    train_step, rollout = Trainer.train_step, module.rollout
 
     def dies(self, batch):
         return train_step(self, batch) / (self.step < 5 or 1 // 0)
@@ -131,10 +131,10 @@ def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder
             raise KeyboardInterrupt
         return rollout(*given, **options)
 
-    monkeypatch.setattr(rollouts, "rollout", once)
+    monkeypatch.setattr(module, "rollout", once)
     with pytest.raises(KeyboardInterrupt):
         perform(image_run, place(folder, "cut"))
-    monkeypatch.setattr(rollouts, "rollout", rollout)
+    monkeypatch.setattr(module, "rollout", rollout)
     monkeypatch.setattr(images, "adapt", None)  # it is trained already
     resumed = perform(image_run, place(folder, "cut"))
     assert resumed.episodes == whole.episodes
@@ -159,5 +159,5 @@ def test_the_grid():
     assert (code[0].lr, code[0].through) == (1e-2, "code")
     (libero,) = runs(Reproduce(task="libero_object", seeds="0", observe="images", steps=9), "libero")
     assert (libero.batch_size, libero.noise_samples, libero.steps) == (128, 8, 9)
-    with pytest.raises(ValueError, match="choose from states, images"):
+    with pytest.raises(ValueError, match="choose one of states, images"):
         Reproduce(task="Lift", observe="sounds")

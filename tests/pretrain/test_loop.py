@@ -83,8 +83,8 @@ class TestStopping:
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny(tmp_path / "cut"))
         assert checkpoint.read(tmp_path / "cut" / "state")["step"] == 8
-        assert "stopped after step 8 of 12" in (said := capsys.readouterr().out)
-        assert "give the same command to go on" in said
+        assert "Stopped after training step 8 of 12" in (said := capsys.readouterr().out)
+        assert "run the same command again to resume" in said
         asked_at(-1, number)
         resumed = pretrain(tiny(tmp_path / "cut"))
         assert resumed.fingerprint() == whole.fingerprint()
@@ -184,7 +184,7 @@ def test_two_processes(tmp_path, monkeypatch):
         time.sleep(0.05)
     cut.terminate()
     said, errors = cut.communicate(timeout=300)
-    assert said.count("give the same command to go on") == 1, errors
+    assert said.count("run the same command again to resume") == 1, errors
     stopped = checkpoint.read(tmp_path / "cut" / "state")["step"]
     assert 50 <= stopped < 200
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from action_heads_lab.reproduce import families, grid, results, rollouts, states
+from action_heads_lab.reproduce import families, grid, results, states
 from action_heads_lab.reproduce import run as module
-from action_heads_lab.reproduce.config import RUN_MODES, Run
+from action_heads_lab.reproduce.config import RUN_MODES, Place, Run
 from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.grid import Reproduce, estimate, reproduce, runs
 from action_heads_lab.reproduce.heads import pretrained, stage1, taken_of
-from action_heads_lab.reproduce.run import Place, perform
+from action_heads_lab.reproduce.run import perform
 from action_heads_lab.reproduce.states import build
 from action_heads_lab.sim.rollout import Rollouts
 from forked import inside
@@ -50,7 +50,7 @@ def rolled(monkeypatch):
         n = len(seeds)
         return Rollouts(task, answer.mean() + np.arange(n) % 2 > 0.5, np.full(n, 30), np.array(seeds), 0.1, 1.0)
 
-    monkeypatch.setattr(rollouts, "rollout", rollout)
+    monkeypatch.setattr(module, "rollout", rollout)
     monkeypatch.setitem(families.FAMILIES, "robosuite", Arrays())
     return calls
 
@@ -88,7 +88,7 @@ def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rolled, monkeypatch):
     run = Run(head=head, steps=3, episodes=60, mode="normal")
     whole = perform(run, place(tmp_path, "whole"))
-    real, blocks = rollouts.rollout, []
+    real, blocks = module.rollout, []
 
     def killed(*args, **kwargs):
         if len(blocks) == 2:
@@ -96,10 +96,10 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rol
         blocks.append(args)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(rollouts, "rollout", killed)
+    monkeypatch.setattr(module, "rollout", killed)
     with pytest.raises(KeyboardInterrupt):
         perform(run, place(tmp_path, "killed"))
-    monkeypatch.setattr(rollouts, "rollout", real)
+    monkeypatch.setattr(module, "rollout", real)
     monkeypatch.setattr(states, "fit", None)  # it is trained already
     before = len(rolled)
     resumed = perform(run, place(tmp_path, "killed"))
@@ -211,9 +211,9 @@ def test_studies_are_runs(study, tmp_path):
     ("wrong", "message"),
     [
         ({}, "name a --task"),
-        ({"all": True, "recipe": "mine"}, "choose from paper"),
+        ({"all": True, "recipe": "mine"}, "choose one of paper, code, both"),
         ({"all": True, "share": "2/2"}, "counted from 0"),
-        ({"all": True, "study": "table-9"}, "choose from table-2"),
+        ({"all": True, "study": "table-9"}, "choose one of table-2"),
     ],
 )
 def test_errors_teach(wrong, message):

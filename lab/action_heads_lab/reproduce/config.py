@@ -1,13 +1,14 @@
-"""What a run is: everything that decides its outcome, in one frozen dataclass."""
+"""Settings of the experiments: `Run` decides an outcome and identifies it, `Place` says where the run is done."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from action_heads._util.names import nearest
+from action_heads._util.flags import check_choices, check_least
 from action_heads.adapt.settings import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import THROUGH
@@ -107,22 +108,10 @@ class Run:
 
     def __post_init__(self):
         object.__setattr__(self, "stage1", tuple(self.stage1))  # JSON brings lists
-        choices = {
-            "family": FAMILIES,
-            "observation": ("state", "image"),
-            "backbone": BACKBONES,
-            "mode": RUN_MODES,
-            "adapter": ADAPTERS,
-            "through": THROUGH,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                given = getattr(self, name)
-                raise ValueError(f"unknown {name} {given!r}{nearest(given, known)}; choose from {', '.join(known)}")
-        counts = ("steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes", "checkpoints")
-        for name in (*counts, "demos") if self.data == EXPERTS else counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_choices(self, family=FAMILIES, observation=("state", "image"), backbone=BACKBONES, mode=RUN_MODES)
+        check_choices(self, adapter=ADAPTERS, through=THROUGH)
+        check_least(self, 1, "steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes")
+        check_least(self, 1, "checkpoints", *(["demos"] if self.data == EXPERTS else []))
         if self.mode == "normal" and self.relearn_step:
             # Everything trains anyway; one spelling, so that one run has one name.
             object.__setattr__(self, "relearn_step", False)
@@ -199,16 +188,30 @@ class Run:
         return f"{self.task} {self.backbone} {self.mode} seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where and how a run is done. A result depends on none of it.
+
+    Attributes:
+        results: folder of the results.
+        work: folder of what can be made again: recordings, heads, trained policies, videos.
+        device: device to train on.
+        workers: number of simulation processes.
+        film: number of episodes of every block that are filmed.
+        command: the command line, which is recorded.
+    """
+
+    results: Path = Path("outputs/reproduce/results")
+    work: Path = Path("outputs/reproduce")
+    device: str = "cpu"
+    workers: int = 1
+    film: int = 0
+    command: str = ""
+
+
 def on_images(run: Run, recipe: str) -> Run:
     """The run on pictures, with the steps and batches that they want, and the paper's learning rate in its recipe."""
     effort = IMAGE_EFFORT[run.family] | ({"lr": IMAGE_LR} if recipe == "paper" else {})
     if run.data != EXPERTS and run.family in OFFICIAL_STEPS:
         effort |= {"steps": OFFICIAL_STEPS[run.family]}
     return replace(run, observation="image", **effort)
-
-
-def with_recipe(run: Run, recipe: str) -> Run:
-    """The run with the adapter of a recipe."""
-    if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}; choose from {', '.join(RECIPES)}")
-    return replace(run, **RECIPES[recipe])

@@ -47,7 +47,7 @@ class Family:
     def recording(self, task: str, run: Run, work: Path) -> Demonstrations:
         """Made at the first call, shared by all runs of the task and by all processes."""
         path = self.recording_path(task, run, work)
-        with _once(path):
+        with once(path):
             return record(task, run.demos, path=path)
 
     def recording_path(self, task: str, run: Run, work: Path) -> Path:
@@ -63,7 +63,7 @@ class Family:
             return run.recording
         eyes = EYES[run.family]
         folder = work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
-        with _once(folder):
+        with once(folder):
             if not folder.exists():
                 recordings = [self.recording(task, run, work) for task in self.subtasks(run)]
                 save_dataset(recordings, folder, cameras=eyes["cameras"], size=eyes["size"])
@@ -94,7 +94,7 @@ class Family:
     def make_motion(self, run: Run, work: Path) -> None:
         """Write it, and record what it needs, if it is not there."""
         path = self.motion(run, work)
-        with _once(path):
+        with once(path):
             if not path.exists():
                 tasks = [part for task in self.tasks for part in self.subtasks(replace(run, task=task))]
                 save_motion([self.recording(task, run, work) for task in tasks], path)
@@ -133,8 +133,8 @@ class Libero(Family):
         return [(task, list(range(run.episodes))) for task in self.subtasks(run)]
 
 
-def _once(path: Path) -> FileLock:
-    """Several processes may want to make the same file."""
+def once(path: Path) -> FileLock:
+    """Return the lock to hold while making a file or folder, which other processes may want to make too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(f".{path.name}.lock"))
 

@@ -12,15 +12,16 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from action_heads._util.flags import check_choices
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
 from action_heads.adapt.settings import KINDS
 from action_heads.data import Spec
 from action_heads_lab.reproduce import heads, results
-from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Run, on_images, with_recipe
+from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Place, Run, on_images
 from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.families import family_of
-from action_heads_lab.reproduce.run import Place, finished, perform
+from action_heads_lab.reproduce.run import finished, perform
 from action_heads_lab.reproduce.studies import STUDIES
 
 ALL_BACKBONES = ("mlp", "mixer")
@@ -86,12 +87,7 @@ class Reproduce:
     def __post_init__(self):
         if not self.all and not self.task:
             raise ValueError("name a --task, or take --all")
-        if self.recipe not in RECIPES:
-            near = nearest(self.recipe, RECIPES)
-            raise ValueError(f"unknown recipe {self.recipe!r}{near}; choose from {', '.join(RECIPES)}")
-        if self.observe not in ("states", "images"):
-            near = nearest(self.observe, ("states", "images"))
-            raise ValueError(f"unknown observe {self.observe!r}{near}; choose from states, images")
+        check_choices(self, recipe=RECIPES, observe=("states", "images"), **({"study": STUDIES} if self.study else {}))
         if self.data != EXPERTS and self.observe != "images":
             raise ValueError(f"--data {self.data} is seen through its cameras: add --observe images")
         if self.data != EXPERTS and self.demos:
@@ -99,9 +95,6 @@ class Reproduce:
         if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in KINDS:
             kinds = ", ".join(f"{kind}:..." for kind in KINDS)
             raise ValueError(f"--data {self.data} has no pictures; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
-        if self.study and self.study not in STUDIES:
-            near = nearest(self.study, STUDIES)
-            raise ValueError(f"unknown study {self.study!r}{near}; choose from {', '.join(STUDIES)}")
         part, of = self.part
         if not 0 <= part < of:
             raise ValueError(f"a share is part/of with part counted from 0, such as 0/2; got {self.share}")
@@ -127,7 +120,7 @@ def runs(options: Reproduce, family: str) -> list[Run]:
             for cell in cells(options, blind=options.all and seed == seeds[0]):
                 run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
                 run = replace(run, data=data, stage1=tuple(options.stage1.split(",")), signal=options.signal)
-                run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
+                run = family_of(run).effort(replace(run, **RECIPES[options.recipe] | cell))
                 run = on_images(run, options.recipe) if options.observe == "images" else run
                 own = ("demos", "steps", "checkpoints")
                 found.append(replace(run, **{name: getattr(options, name) or getattr(run, name) for name in own}))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock
-
 from action_heads import ActionHead
 from action_heads.actions.layouts import ActionLayout
 from action_heads.config import UNIVERSAL
@@ -15,7 +13,7 @@ from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.training.optimiser import OptimiserConfig
 from action_heads_lab.reproduce.config import EXPERTS, Run
-from action_heads_lab.reproduce.families import family_of
+from action_heads_lab.reproduce.families import family_of, once
 from action_heads_lab.reproduce.studies import OWN
 
 # Width and depth (of unet: channels and levels), and steps of Stage 1. "small" is what the Stage 2 bench compares.
@@ -74,7 +72,7 @@ def pretrained(run: Run, root: Path, device: str = "cpu") -> ActionHead:
     config = stage1(run, root)
     if config is None:
         return ActionHead.from_pretrained(bundled(run) or run.head, device=device)
-    with FileLock(_lock(config.folder)):  # several processes may come here at once
+    with once(config.folder):
         if not (config.folder / "golden.safetensors").exists():
             if OWN in run.stage1:
                 family_of(run).make_motion(run, root)
@@ -87,8 +85,3 @@ def taken_of(run: Run, head: ActionHead) -> str:
     if run.uses_pretraining:
         return head.fingerprint()
     return files.fingerprint(head.normalizer.state_dict(), head.config.contract())
-
-
-def _lock(folder: Path) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder.with_name(f".{folder.name}.lock")

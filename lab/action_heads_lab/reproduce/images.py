@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from action_heads import ActionHead
 from action_heads._util.machine import cores
@@ -18,13 +18,10 @@ from action_heads.data import Spec
 from action_heads.data.formats import open_recording
 from action_heads.io import files
 from action_heads.observed_policy import ObservedPolicy
-from action_heads_lab.reproduce.config import EXPERTS, EYES, Run
-from action_heads_lab.reproduce.families import Family
+from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
+from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
 from action_heads_lab.sim.demo import smooth
-
-if TYPE_CHECKING:
-    from action_heads_lab.reproduce.run import Place
 
 
 def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
@@ -57,10 +54,10 @@ def as_recorded(run: Run, data: str) -> dict[str, Any]:
     return {"action_layout": dialect.layout, "cameras": cameras, "state": dialect.arm} | resize
 
 
-def learn(run: Run, place: Place, family: Family, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
+def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
     """Train, go on training from the last saved step, or read back what has trained, by the trainer of `adapt`."""
     partial, out = folder / PROGRESS, folder / "policy"
-    data, cpu = "" if partial.exists() else family.pictures(run, place.work), cpu_seconds()
+    data, cpu = "" if partial.exists() else family_of(run).pictures(run, place.work), cpu_seconds()
     if (out / "results.json").exists():
         policy = ObservedPolicy.from_pretrained(out, device=place.device)
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,13 +16,10 @@ from action_heads.fit import FitConfig, fit
 from action_heads.io import files
 from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.policies import on_states
-from action_heads_lab.reproduce.config import Run
-from action_heads_lab.reproduce.families import Family
+from action_heads_lab.reproduce.config import Place, Run
+from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
 from action_heads_lab.sim.demo import smooth
-
-if TYPE_CHECKING:
-    from action_heads_lab.reproduce.run import Place
 
 
 def build(run: Run, pretrained: ActionHead, state: Tensor, actions: Tensor) -> ObservedPolicy:
@@ -33,9 +29,9 @@ def build(run: Run, pretrained: ActionHead, state: Tensor, actions: Tensor) -> O
     return on_states(head, adapter, state, actions, run.seed, blind=run.mode == "blind")
 
 
-def learn(run: Run, place: Place, family: Family, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
+def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
     """Train, or make the policy of a run that has trained. The weights of its checkpoints are in the folder."""
-    state, actions, is_pad = family.samples(run, place.work, head.config.horizon)
+    state, actions, is_pad = family_of(run).samples(run, place.work, head.config.horizon)
     policy = build(run, head, state, actions)
     if (folder / PROGRESS).exists():
         return policy.eval(), Progress.load(folder / PROGRESS)

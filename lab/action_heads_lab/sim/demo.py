@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from action_heads import ActionHead, __version__
+from action_heads._util.flags import check_choices
 from action_heads._util.names import nearest
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import THROUGH, AdapterConfig
@@ -78,12 +79,7 @@ class DemoConfig:
         if unknown := [name for name in self.runs if name not in RUNS]:
             near = nearest(unknown[0], RUNS)
             raise ValueError(f"unknown run {', '.join(unknown)}{near}; choose from {', '.join(RUNS)}")
-        if self.adapter not in ADAPTERS:
-            near = nearest(self.adapter, ADAPTERS)
-            raise ValueError(f"unknown adapter {self.adapter!r}{near}; choose from {', '.join(ADAPTERS)}")
-        if self.through not in THROUGH:
-            near = nearest(self.through, THROUGH)
-            raise ValueError(f"unknown path {self.through!r}{near}; an adapter acts through {', '.join(THROUGH)}")
+        check_choices(self, adapter=ADAPTERS, through=THROUGH)
 
     @property
     def folder(self) -> Path:

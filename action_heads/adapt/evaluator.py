@@ -13,7 +13,7 @@ GROUP = "action_heads.evaluators"
 
 
 class Evaluator(Protocol):
-    """A module or an object with these two functions, named by an entry point of the group `action_heads.evaluators`."""
+    """A module or object with these functions, named by an entry point of the group `action_heads.evaluators`."""
 
     def check_task(self, config: AdaptConfig, policy: ObservedPolicy) -> None:
         """Raise a ValueError before training if the simulation cannot roll out this policy in `config.rollout.task`."""

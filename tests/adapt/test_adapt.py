@@ -59,9 +59,9 @@ def test_leaves_everything_to_look_at(folder, vit, drawing, monkeypatch, capsys)
     assert [len(points) for points in files.read_json(out / "curves.json").values()] == [2, 2]
     text = (out / "README.md").read_text()
     assert "action-heads adapt ..." in text
-    assert "Not rolled out." in text
+    assert "was not rolled out." in text
     said = capsys.readouterr().out
-    assert "sees agentview, position, fingers; does position 6d gripper" in said
+    assert "observes agentview, position, fingers; actions are position 6d gripper" in said
     assert "5 episodes, 1 held out" in said
 
 

@@ -28,7 +28,7 @@ STATES = {"encoder": "none", "cameras": ()}
         ({"adapter": "lora"}, r"--adapter is 'lora'; choose one of film"),
         ({"train_encoder": "half"}, r"--train-encoder is 'half'; choose one of trained, frozen"),
         ({"train_encoder": "frozen"}, r"--encoder.*a ResNet without weights can't be frozen"),
-        ({"encoder": "none"}, r"--cameras were named and --encoder is none"),
+        ({"encoder": "none"}, r"--cameras names cameras, but --encoder is none"),
         ({"weights": "mine"}, r"--weights.*'imagenet' or none"),
         ({"features": 7}, r"--features.*an even number"),
         ({"levels": "high"}, r"--levels: "),
@@ -36,7 +36,7 @@ STATES = {"encoder": "none", "cameras": ()}
         ({"action_layout": "pose"}, r"--action-layout, --gripper: unknown part 'pose'"),
         ({"steps": 0}, r"--steps must be at least 1"),
         ({"encoder_lr": 0.0}, r"--encoder-lr must be positive"),
-        ({"held_out": 1.0}, r"--held-out lies from 0 to below 1"),
+        ({"held_out": 1.0}, r"--held-out must be at least 0 and below 1"),
         ({"sampler": "magic"}, r"--sampler is 'magic'; choose one of"),
     ],
 )
@@ -47,7 +47,7 @@ def test_flags(tmp_path, changes, message):
 
 def test_nothing_is_asked_of_defaults():
     """The command line shows them; only a run needs data."""
-    with pytest.raises(ValueError, match=r"--data: name a recording"):
+    with pytest.raises(ValueError, match=r"--data: no recording is given"):
         adapt(AdaptConfig())
 
 
@@ -64,7 +64,7 @@ def test_nothing_is_asked_of_defaults():
         ({"action": "targets"}, r"--action: .*no column 'targets'"),
         ({"action_layout": "libero"}, r"--action-layout: 'libero' has 7 columns, the dataset's action 10"),
         ({"gripper": (0.0, 1.0)} | STATES, r"--action-layout, --gripper: column 9, the gripper, runs from -1 to 1"),
-        ({"execute": 17} | STATES, r"--execute 17 is more than a chunk has, 16: lower it, or set --horizon"),
+        ({"execute": 17} | STATES, r"--execute 17 is more than the 16 actions of a chunk. Lower it, or set --horizon"),
         ({"crop": (20, 20)}, r"--crop.*\(20, 20\) is larger than the images, 16 x 16"),
         ({}, r"--crop, --resize, --encoder: images this small leave a feature map of 1 x 1"),
         ({"prefixes": True} | STATES, r"--prefixes, --head: "),
@@ -134,7 +134,7 @@ def test_a_task_that_the_policy_cannot_do(folder, tmp_path_factory, changes, mes
 
 def test_a_start_that_has_a_head_already(folder):
     adapt(tiny(folder, **STATES))
-    with pytest.raises(ValueError, match=r"--start-from: --mode is of a fresh head"):
+    with pytest.raises(ValueError, match=r"--start-from: --mode chooses a fresh head"):
         build(tiny(folder, **STATES, start_from=folder / "run", mode="normal"))
     with pytest.raises(ValueError, match=r"--start-from: "):
         build(tiny(folder, **STATES, start_from=folder / "head"))

@@ -153,5 +153,5 @@ def test_interval_is_wilsons():
 
 @pytest.mark.parametrize("wrong", [{"runs": ("oracle",)}, {"adapter": "lora"}, {"through": "layers"}])
 def test_bad_settings(wrong):
-    with pytest.raises(ValueError, match="choose (one of|from)"):
+    with pytest.raises(ValueError, match=r"choose (one of|from)"):
         DemoConfig(**wrong)

@@ -200,7 +200,7 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])
     if numbers.numel() and (
         contract.sizes or not contract.blind
-    ):  # otherwise the policy has no state, or a state of zeros
+    ):  # otherwise there is no state, or it is zeros
         middle = numbers.double().mean(0)
         mean[features:] = middle
         std[features:] = floored(numbers.double().std(0, correction=0), middle)
@@ -244,7 +244,7 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
             )
         if config.mode != "decoupled":
             raise ValueError(
-                "--mode chooses a fresh head, but the run to start from has its own head. Leave --mode out"
+                "--mode chooses a fresh head, but the run to start from has a head. Leave --mode out"
             )
     if config.text.model:
         policy.encoder.learn_tasks(recording.tasks)

@@ -38,7 +38,7 @@ OPTIONS = (
     "recorded_hz",
     "short",
     "bad",
-)  # options of recordings that Stage 2 takes
+)  # those of Stage 2
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class AdaptConfig(Settings):
             if spec.weight != 1 or spec.options.keys() - {*OPTIONS}:
                 known = ", ".join(f"?{name}=" for name in OPTIONS)
                 raise ValueError(
-                    f"{self.data!r} has a weight or an option that only Stage 1 takes. Stage 2 takes {known}"
+                    f"{self.data!r} has a weight or options of Stage 1. Stage 2 takes {known}"
                 )
             return spec
 

@@ -48,7 +48,7 @@ COMMANDS = {
         recorded=True,
     ),
     "adapt": Command(
-        "Stage 2: teach a frozen head a task, from a recording with images or of states alone.",
+        "Stage 2: train a policy on a frozen head, from a recording with images or states.",
         settings="action_heads.adapt.settings:AdaptConfig",
         run="action_heads.adapt.run:adapt",
         extras=("train",),

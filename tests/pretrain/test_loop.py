@@ -109,7 +109,7 @@ class TestStopping:
             Trainer, "train_step", lambda self, batch: train_step(self, batch) * (float("nan") if self.step == 9 else 1)
         )
         monkeypatch.setattr(loop, "READ_EVERY", 2)
-        with pytest.raises(Diverged, match=r"the loss of step 9 is nan.*state, of step 6.*lower --lr than 0.001"):
+        with pytest.raises(Diverged, match=r"the loss of training step 9 is nan.*state, of training step 6.*--lr below 0.001"):
             pretrain(tiny(tmp_path))
         assert checkpoint.read(tmp_path / "state")["step"] == 6
         assert (tmp_path / "state" / "step-6.safetensors").exists()
@@ -117,7 +117,7 @@ class TestStopping:
     def test_when_the_loss_is_hopeless(self, tmp_path, monkeypatch):
         train_step = Trainer.train_step
         monkeypatch.setattr(Trainer, "train_step", lambda self, batch: train_step(self, batch) + 1e3 * (self.step > 4))
-        with pytest.raises(Diverged, match=r"the loss of step 5 is 1001.*No state was saved yet"):
+        with pytest.raises(Diverged, match=r"the loss of training step 5 is 1001.*No state was saved"):
             pretrain(tiny(tmp_path, warmup=2))
 
     def test_points_beyond_the_last_state_are_purged(self, tmp_path, monkeypatch):

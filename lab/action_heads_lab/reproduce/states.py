@@ -1,4 +1,4 @@
-"""Runs on states: `fit` on arrays, which keeps the weights of every checkpoint.
+"""Train runs on states, by `fit` on arrays, and keep the weights of every checkpoint.
 
 Axes: n samples, d state, h horizon, a action.
 """
@@ -23,14 +23,17 @@ from action_heads_lab.sim.demo import smooth
 
 
 def build(run: Run, pretrained: ActionHead, state: Tensor, actions: Tensor) -> ObservedPolicy:
-    """Make the policy before training; states (n d) and actions (n h a) give it its statistics."""
+    """Return the policy before training, with the statistics of states (n d) and actions (n h a)."""
     adapter = AdapterConfig(run.adapter, hidden_dim=run.hidden, relearn_step=run.relearn_step, through=run.through)
     head = pretrained.in_mode(run.head_mode, seed=run.seed)
     return on_states(head, adapter, state, actions, run.seed, blind=run.mode == "blind")
 
 
 def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
-    """Train, or make the policy of a run that has trained. The weights of its checkpoints are in the folder."""
+    """Train, unless the run has trained already, and return the policy with the run's progress.
+
+    The weights of all checkpoints are saved in the folder.
+    """
     state, actions, is_pad = family_of(run).samples(run, place.work, head.config.horizon)
     policy = build(run, head, state, actions)
     if (folder / PROGRESS).exists():
@@ -52,7 +55,7 @@ def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[Obser
 
 
 def after(policy: ObservedPolicy, folder: Path, step: int, run: Run) -> ObservedPolicy:
-    """Return the policy of a run as it was after so many steps."""
+    """Load the weights of a training step into the policy, and return it."""
     policy.policy.load_state_dict(files.load_tensors(_weights(folder, step))[0])
     return policy
 

@@ -131,7 +131,8 @@ def _cost(found: Sequence[Result]) -> str:
     return (
         f"{len(found)} run{'s' * (len(found) > 1)} on {', '.join(machines)}. The median run takes {cpu:.0f} CPU "
         f"seconds. Its wall time, with other jobs on the machine, is {training:.0f} s for training and "
-        f"{policy + environment:.0f} s for rollouts, at {statistics.median(r.env_steps_per_second for r in found):.0f} simulated ticks per second, with "
+        f"{policy + environment:.0f} s for rollouts, "
+        f"at {statistics.median(r.env_steps_per_second for r in found):.0f} simulated ticks per second, with "
         f"{statistics.median(r.policy_share for r in found):.0%} of the time in the policy. "
         f"Trained parameters: {_counts(found)}."
         + several

@@ -52,7 +52,7 @@ def test_heads_fit_the_actions(tmp_path):
     assert config
     assert config.action == "delta", "no such mixer is bundled: it is pretrained"
     assert heads.stage1(libero, tmp_path) is None
-    with pytest.raises(ValueError, match="motion of our experts"):
+    with pytest.raises(ValueError, match="motion of the experts"):
         heads.stage1(replace(libero, stage1=("own",)), tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_what_is_read_of_a_file(tmp_path):
     large = f"robomimic:{written(tmp_path / 'large.hdf5', size=128)}"
     assert as_recorded(replace(run, data=large), large)["resize"] == (84, 84)
     one = f"robomimic:{written(tmp_path / 'one.hdf5', cameras=('agentview',))}"
-    with pytest.raises(ValueError, match="has the cameras agentview; a run needs two of agentview, robot0_eye_in_hand"):
+    with pytest.raises(ValueError, match="has the cameras agentview, but a run needs two of agentview, robot0_eye_in_hand"):
         as_recorded(replace(run, data=one), one)
 
 
@@ -87,12 +87,12 @@ def test_each_recording_is_a_table_of_its_own():
 @pytest.mark.parametrize(
     ("options", "family", "message"),
     [
-        ({"data": "official"}, "mimicgen", "add --observe images"),
-        ({"data": "official", "observe": "images", "demos": 9}, "mimicgen", "leave --demos out"),
+        ({"data": "official"}, "mimicgen", "needs --observe images"),
+        ({"data": "official", "observe": "images", "demos": 9}, "mimicgen", "Leave --demos out"),
         (
             {"data": "npz:a.npz", "observe": "images"},
             "robosuite",
-            "no pictures; choose from experts, official",
+            "no images; choose from experts, official",
         ),
         ({"data": "official", "observe": "images"}, "robosuite", "no official recording of robosuite"),
     ],

@@ -53,14 +53,14 @@ def test_the_grid_of_all_comes_first_however_little_of_it_is_run():
     grid = runs(Reproduce(all=True), "robosuite")
     others = [result(replace(run, adapter="adaln_zero")) for run in grid[:9]]
     text = robosuite([*others, result(grid[0])])
-    assert text.index("film through blocks") < text.index("159 of 160 runs are left") < text.index("adaln_zero through")
+    assert text.index("film through blocks") < text.index("159 of 160 runs remain") < text.index("adaln_zero through")
 
 
 def test_the_full_grid_is_tabled_pooled_and_tested():
     found = made_up_grid()
     text = robosuite(found)
     assert "not run" not in text
-    assert "Every row is filled" in text
+    assert "All runs are done" in text
     assert text.count("**8 tasks**") == 2
     row = next(line for line in text.splitlines() if "**8 tasks** | `mlp`" in line)
     pooled = [r for r in found if r.run.backbone == "mlp" and r.run.mode == "decoupled"]
@@ -72,10 +72,10 @@ def test_the_full_grid_is_tabled_pooled_and_tested():
 def test_what_is_not_run_names_its_command_and_cost():
     found = [r for r in made_up_grid() if not (r.run.task == "Stack" and r.run.backbone == "mixer")]
     text = robosuite(found)
-    assert "10 of 160 runs are left" in text  # 3 modes of 3 seeds, and blind
+    assert "10 of 160 runs remain" in text  # 3 modes of 3 seeds, and blind
     assert "--task Stack --backbone mixer --mode decoupled,normal,random-frozen,blind  # 15 CPU min" in text
     assert next(line for line in text.splitlines() if line.startswith("| Stack | `mixer`")).count("not run") == 4
-    assert "160 of 160 runs are left" in robosuite([])
+    assert "160 of 160 runs remain" in robosuite([])
 
 
 def test_ours_stand_under_the_papers_and_by_themselves_under_every_mode():

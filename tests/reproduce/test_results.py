@@ -38,9 +38,9 @@ def test_foreign_files_are_refused(tmp_path):
         results.load(path)
     del record["run"]["lr"]
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"run\.json is no result.*lacks \['lr'\]"):
+    with pytest.raises(ValueError, match=r"run\.json is not the result of a run.*lacks \['lr'\]"):
         results.load(path)
-    with pytest.raises(FileNotFoundError, match="fills outputs/reproduce/results/robosuite"):
+    with pytest.raises(FileNotFoundError, match="writes outputs/reproduce/results/robosuite"):
         results.load_all(tmp_path / "nowhere")
 
 
@@ -125,7 +125,7 @@ def test_changed_settings_do_not_pass_for_the_run(tmp_path):
     for old, new in (('"lr": 0.0025', '"lr": 0.5'), ('"steps": 1000', '"steps": 9'), ('"seed": 0, ', '"seed": 7, ')):
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new, 1))
-        with pytest.raises(ValueError, match=r"run\.json is no result .*not that of its settings"):
+        with pytest.raises(ValueError, match=r"run\.json is not the result .*not that of its settings"):
             results.load(path)
 
 

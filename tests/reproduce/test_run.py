@@ -210,7 +210,7 @@ def test_studies_are_runs(study, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({}, "name a --task"),
+        ({}, "Name one with --task"),
         ({"all": True, "recipe": "mine"}, "choose one of paper, code, both"),
         ({"all": True, "share": "2/2"}, "counted from 0"),
         ({"all": True, "study": "table-9"}, "choose one of table-2"),
@@ -223,12 +223,12 @@ def test_errors_teach(wrong, message):
 
 def test_costs_are_those_of_runs_that_are_alike(tmp_path, head, rolled):
     at = place(tmp_path)
-    assert "at a guess" in estimate([Run()], at)
+    assert "a guess from published runs" in estimate([Run()], at)
     perform(Run(head=head, steps=2, episodes=4), at)
-    assert "by what finished runs took" in estimate([Run(steps=9)], at)
+    assert "from finished runs" in estimate([Run(steps=9)], at)
     assert (
         estimate([Run(), Run(observation="image")], at)
-        == "what they will cost is not known: none on images is finished"
+        == "their cost is unknown, since no run on images has finished"
     )
 
 
@@ -271,7 +271,7 @@ def test_finished_runs_are_finished_on_another_processor(tmp_path, monkeypatch, 
     monkeypatch.setattr(grid.heads, "pretrain", None)
     options = Reproduce(task="Lift", seeds="0", steps=1000, episodes=4, out=tmp_path / "r", work=tmp_path / "w")
     reproduce(replace(options, dry_run=True), "robosuite")
-    assert "1 runs, 1 of them finished before" in capsys.readouterr().out
+    assert "1 runs, 1 of them already finished" in capsys.readouterr().out
     reproduce(options, "robosuite")
     monkeypatch.setattr(module.heads, "pretrained", lambda *_: tiny_head().freeze())
     assert perform(run, Place(results=tmp_path / "r", work=tmp_path / "w")) == done
@@ -285,7 +285,7 @@ def test_runs_of_a_user_do_not_go_to_the_published_results(tmp_path, monkeypatch
     shutil.copytree(Path(__file__).parents[2] / "results/robosuite", tmp_path / "results/robosuite")
     reproduce(options, "robosuite")
     assert used == [Path("outputs/reproduce/results/robosuite")]
-    assert "1 of the runs that are left are published in results/robosuite" in capsys.readouterr().out
+    assert "1 of the remaining runs are published in results/robosuite" in capsys.readouterr().out
     reproduce(replace(options, out=Path("results/robosuite")), "robosuite")
     assert len(used) == 1, "told to, it goes on there"
 
@@ -305,6 +305,6 @@ def test_reproduce_skips_what_is_finished(tmp_path, head, rolled, capsys):
     assert len(list((tmp_path / "r").glob("*.json"))) == 4
     reproduce(options, "robosuite")
     assert len(rolled) == 4
-    assert "4 runs, 4 of them finished before" in capsys.readouterr().out
+    assert "4 runs, 4 of them already finished" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"unknown task Juggle.*Lift, Stack"):
         reproduce(replace(options, task="Juggle"), "robosuite")

@@ -126,5 +126,5 @@ def test_adapt_and_rollouts_use_the_recording_s_columns(lift_episode, blind, tmp
         assert sight.apart == (apart if state else bool(cameras))
         assert policy.encoder.config.state_dim == shown("Lift", policy.contract.state, sight.apart)
         if policy.contract.state == (STATE,) and not apart:
-            with pytest.raises(ValueError, match=r"sees 23 numbers, observation\.state, of which .* Stack shows 35"):
+            with pytest.raises(ValueError, match=r"observes 23 numbers, observation\.state, but .* Stack provides 35"):
                 check_task(AdaptConfig.from_flat(given | {"task": "Stack"}), policy)

@@ -117,7 +117,7 @@ def test_a_missing_extra_is_named(folder, monkeypatch):
     ("changes", "message"),
     [
         ({"task": "Juggle"}, r"--task: unknown task 'Juggle'"),
-        ({"task": "Lift"}, r"--task: the policy sees position, fingers, which the simulation does not tell"),
+        ({"task": "Lift"}, r"--task: the policy observes position, fingers, but the simulation cannot provide"),
         ({"task": "Lift", "action_layout": "joint:9 gripper", "state": ("none",), "text": True}, r"--task: .*poses"),
     ],
 )

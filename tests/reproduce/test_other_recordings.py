@@ -67,7 +67,7 @@ def test_what_is_read_of_a_file(tmp_path):
     large = f"robomimic:{written(tmp_path / 'large.hdf5', size=128)}"
     assert as_recorded(replace(run, data=large), large)["resize"] == (84, 84)
     one = f"robomimic:{written(tmp_path / 'one.hdf5', cameras=('agentview',))}"
-    with pytest.raises(ValueError, match="has the cameras agentview, but a run needs two of agentview, robot0_eye_in_hand"):
+    with pytest.raises(ValueError, match="has the cameras agentview, but a run needs two of agentview, robot0"):
         as_recorded(replace(run, data=one), one)
 
 

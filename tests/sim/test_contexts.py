@@ -110,9 +110,9 @@ def test_a_context_is_freed_once_and_never_complains():
         (
             "robosuite",
             "1.5.1",
-            r"robosuite 1\.5\.1 is installed; .* 1\.4 or later, before 1\.5: pip install 'robosuite==1\.4\.1'",
+            r"robosuite 1\.5\.1 is installed, but .* 1\.4 or later, before 1\.5: pip install 'robosuite==1\.4\.1'",
         ),
-        ("mujoco", "3.12.0", r"mujoco 3\.12\.0 is installed; .* 3\.1 or later, before 3\.12: pip install"),
+        ("mujoco", "3.12.0", r"mujoco 3\.12\.0 is installed, but .* 3\.1 or later, before 3\.12: pip install"),
         ("mujoco", "2.3.7", r"mujoco 2\.3\.7 is installed"),
     ],
 )
@@ -152,7 +152,7 @@ def test_what_is_not_installed_is_told_as_ever(monkeypatch):
 
 
 def test_a_context_that_cannot_be_made_is_named():
-    message = r"no OpenGL context for pictures .Cannot initialize a EGL device.*libegl1"
+    message = r"no OpenGL context for images .Cannot initialize a EGL device.*libegl1"
     with pytest.raises(ImportError, match=message), contexts.named():
         raise ImportError("Cannot initialize a EGL device display.\nThis likely means")
     with pytest.raises(ValueError, match="mine"), contexts.named():

@@ -128,7 +128,7 @@ def test_dialects_are_told_apart_by_their_names(state, cameras, action, expected
 
 def test_a_mixture_is_refused():
     with pytest.raises(
-        ValueError, match=r"observation.eef, robot0_eef_pos, front, which the simulation does not tell together"
+        ValueError, match=r"observation.eef, robot0_eef_pos, front, but the simulation cannot provide these"
     ):
         dialect_of(["observation.eef", "robot0_eef_pos"], ["front"], "action")
 

@@ -51,7 +51,7 @@ def test_load_rejects_other_files(hand_made, tmp_path):
     with pytest.raises(ValueError, match="lacks episode_length"):
         Demonstrations.load(tmp_path / "other.npz")
     np.savez(tmp_path / "later.npz", version=VERSION + 1, **vars(hand_made))
-    with pytest.raises(ValueError, match="record it again"):
+    with pytest.raises(ValueError, match="Record it again"):
         Demonstrations.load(tmp_path / "later.npz")
 
 

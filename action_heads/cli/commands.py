@@ -87,7 +87,7 @@ COMMANDS = {
 # Commands of the distribution action-heads-lab, which registers them. A core alone says in a line what to install.
 LAB = {
     "demo": Command(
-        "Record demonstrations, train adapters on a frozen head, roll out, compare with controls.",
+        "Record demonstrations, train adapters on a frozen head, roll out, and compare with controls.",
         extras=("train", "lab", "sim"),
         recorded=True,
     ),

@@ -227,8 +227,7 @@ def test_costs_are_those_of_runs_that_are_alike(tmp_path, head, rolled):
     perform(Run(head=head, steps=2, episodes=4), at)
     assert "from finished runs" in estimate([Run(steps=9)], at)
     assert (
-        estimate([Run(), Run(observation="image")], at)
-        == "their cost is unknown, since no run on images has finished"
+        estimate([Run(), Run(observation="image")], at) == "their cost is unknown, since no run on images has finished"
     )
 
 

@@ -155,5 +155,5 @@ def test_the_number_of_workers_does_not_change_the_recording(workers, monkeypatc
 def test_an_expert_that_never_succeeds_is_an_error(monkeypatch):
     monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "Workers", FakeWorkers)
     monkeypatch.setattr(FakeWorkers, "succeeds", lambda self, seed: False)
-    with pytest.raises(RuntimeError, match=r"succeeded in 0 of 4\d tries; lower the noise"):
+    with pytest.raises(RuntimeError, match=r"succeeded in 0 of 4\d tries. Lower the noise"):
         _record_episodes("Lift", episodes=2, seed=0, noise=0.9, workers=2)

@@ -74,7 +74,7 @@ class RecordConfig:
 
 def record_dataset(config: RecordConfig) -> None:
     """Run `action-heads record`: record demonstrations and write them as a dataset."""
-    from action_heads_lab.sim.libero_dataset import save_libero  # it is built on this file
+    from action_heads_lab.sim.libero_dataset import save_libero  # here, since it imports this file
 
     kept = config.out.with_name(f".{config.out.name}.npz")  # kept in case that writing the dataset fails
     with locks.held_beside(config.out):

@@ -33,13 +33,13 @@ from action_heads_lab.sim.report import Row, draw, save_trial, table
 from action_heads_lab.sim.rollout import rollout
 
 RUNS = MODES | {
-    "random-relearned": "as random-frozen, but the modulation of the head trains too, which makes it the strongest random control",
+    "random-relearned": "as random-frozen, but the modulation of the head trains too: the strongest random control",
     **BLIND,
 }
 MODE_OF = {
     "random-relearned": "random-frozen",
     "blind": "decoupled",
-}  # modes of the runs that are not a mode themselves
+}  # modes of runs that are not a mode
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class DemoConfig:
 
 
 SHOWS = (
-    "How to read this: decoupled is the pretrained, frozen head with a trained adapter. If it succeeds more often than\n"
-    "blind, the policy uses its observations. If it succeeds more often than random-frozen, pretraining helps. Where\n"
-    "two intervals overlap, these episodes do not show a difference."
+    "How to read this: decoupled is the pretrained, frozen head with a trained adapter. If it succeeds more often\n"
+    "than blind, the policy uses its observations. If it succeeds more often than random-frozen, pretraining helps.\n"
+    "Where two intervals overlap, these episodes do not show a difference."
 )
 
 # Demonstrations and training steps of a task. The last entry holds for all tasks that are not listed.

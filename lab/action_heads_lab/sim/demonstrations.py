@@ -75,8 +75,6 @@ class Demonstrations:
             if missing:
                 raise ValueError(f"{path} is not a file of demonstrations, since it lacks {', '.join(missing)}")
             if file["version"] != VERSION:
-                raise ValueError(
-                    f"{path} has version {file['version']}, but this release reads {VERSION}. Record it again"
-                )
+                raise ValueError(f"{path} has version {file['version']}, not {VERSION}. Record it again")
             values = {name: file[name] for name in names}
         return cls(**values | {"task": str(values["task"]), "noise": float(values["noise"])})

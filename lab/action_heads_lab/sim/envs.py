@@ -205,9 +205,7 @@ class Sim:
         """Return an image (size, size, 3), uint8 RGB."""
         if not self.can_render:
             raise RuntimeError("this Sim cannot render. Make it with make(..., render=True)")
-        return self.mujoco.render(camera_name=camera, width=size, height=size)[
-            ::-1
-        ]  # OpenGL starts with the lowest row
+        return self.mujoco.render(camera_name=camera, width=size, height=size)[::-1]  # OpenGL starts at the bottom
 
     def close(self):
         """Close the environment."""

@@ -22,8 +22,8 @@ STATES = {"encoder": "none", "cameras": ()}
     [
         ({"data": "synthetic:panda"}, r"--data: .*no observations.*lerobot:.* and robomimic:"),
         ({"data": "npz:motion.npz"}, r"--data: .*no observations"),
-        ({"data": "robomimic:a.hdf5@2"}, r"--data: .*weights"),
-        ({"data": "lerobot:a?arm=panda"}, r"--data: .*options"),
+        ({"data": "robomimic:a.hdf5@2"}, r"--data: .*has a weight or options of Stage 1"),
+        ({"data": "lerobot:a?arm=panda"}, r"--data: .*has a weight or options of Stage 1"),
         ({"mode": "thawed"}, r"--mode is 'thawed'; choose one of decoupled"),
         ({"adapter": "lora"}, r"--adapter is 'lora'; choose one of film"),
         ({"train_encoder": "half"}, r"--train-encoder is 'half'; choose one of trained, frozen"),

@@ -63,7 +63,7 @@ def test_our_reader_and_lerobots_give_back_what_was_recorded(demonstrations, tmp
     np.testing.assert_array_equal(theirs[n + 3]["action"].numpy(), demonstrations.action[n + 3])
     np.testing.assert_array_equal(theirs[5]["observation.state"].numpy(), demonstrations.observation[5])
     assert json.loads((folder / "meta/recording.json").read_text())["rendering"] is None
-    with pytest.raises(FileExistsError, match="[Uu]se another folder"):
+    with pytest.raises(FileExistsError, match=r"[Uu]se another folder"):
         save_dataset(demonstrations, folder)
 
 
@@ -134,10 +134,10 @@ class TestTheCommand:
         assert "holds this recording already" in capsys.readouterr().out
         assert [path.name for path in tmp_path.iterdir()] == ["lift"]
         for changes in ({"demos": 3}, {"seed": 1}, {"task": "Stack"}, {"cameras": ("agentview",)}):
-            with pytest.raises(FileExistsError, match="holds something else. Use another folder"):
+            with pytest.raises(FileExistsError, match=r"holds something else\. Use another folder"):
                 record_dataset(dataclasses.replace(config, **changes))
         (tmp_path / "mine").mkdir()
-        with pytest.raises(FileExistsError, match="[Uu]se another folder"):
+        with pytest.raises(FileExistsError, match=r"[Uu]se another folder"):
             record_dataset(dataclasses.replace(config, out=tmp_path / "mine"))
         assert len(recorded) == 1
 

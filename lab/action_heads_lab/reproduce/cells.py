@@ -26,7 +26,7 @@ class Key:
 
 @dataclass
 class Table:
-    """All results of one protocol, that is of the same settings except task, backbone, mode and seed."""
+    """A table of all results with the same settings except task, backbone, mode and seed."""
 
     protocol: dict[str, Any]
     cells: dict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))

@@ -192,7 +192,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how a run is done. A result depends on none of it.
+    """Settings of where and how a run is done, on which its result does not depend.
 
     Attributes:
         results: folder of the results.

@@ -53,9 +53,7 @@ class Stage:
     def _start(self, slot: int, order: Start) -> Report:
         play = self.plays.get(slot)
         render = order.film or bool(self.sight and self.sight.cameras)
-        if (
-            play is None or play.sim.can_render != render
-        ):  # rendering makes resets slow, so it is enabled only if needed
+        if play is None or play.sim.can_render != render:  # rendering slows resets, so only if needed
             if play is not None:
                 play.sim.close()
             play = self.plays[slot] = Play(self._make(render), self.limit, self.sight)

@@ -76,8 +76,8 @@ class Workers:
         except (EOFError, ConnectionResetError):
             self._processes[worker].join(timeout=5)
             raise RuntimeError(
-                f"simulation worker {worker} died (exit code {self._processes[worker].exitcode}). With exit code 1, the "
-                "script may lack `if __name__ == '__main__':` around its calls. Exit code -9 means out of memory"
+                f"simulation worker {worker} died (exit code {self._processes[worker].exitcode}). If it is 1, the "
+                "script may lack `if __name__ == '__main__':` around its calls. -9 means out of memory"
             ) from None
         if good is None:
             raise ImportError(reply)

@@ -1,4 +1,4 @@
-"""Rows, episodes, tasks and videos of LeRobotDatasets: matched by their indices, looked for only where needed."""
+"""Rows, episodes, tasks and videos of a LeRobotDataset are matched by their indices, and read only if needed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def opened(folder: Path, options: str = ""):
 
 
 def dataset(folder: Path, state: str = "observation.state", lengths=LENGTHS, **info) -> Path:
-    """Episodes whose numbers say which episode and step they are of."""
+    """Return episodes whose numbers tell their episode and tick."""
     episodes = [
         {
             state: np.stack([np.full(n, i), np.arange(n)], axis=1),
@@ -75,7 +75,7 @@ def test_rows_and_episodes_in_any_order(tmp_path, seed):
 
 @pytest.mark.parametrize("index", ["task", "__index_level_0__", None])
 def test_tasks_by_their_index(tmp_path, index):
-    """As pandas writes them: the descriptions are its index, with or without a name."""
+    """Task descriptions are read from an index with or without a name, as pandas writes it."""
     folder = dataset(tmp_path / "d")
     for path, tasks in ((DATA, [40, 7]), ("data/chunk-000/file-001.parquet", [7])):
         change(
@@ -131,7 +131,7 @@ def test_pictures_are_those_of_their_rows_wherever_these_stand(tmp_path):
 
 
 def video(folder: Path) -> Path:
-    """A dataset with a camera whose videos are not there."""
+    """Return a dataset with a camera whose videos are missing."""
     info = json.loads((dataset(folder) / "meta/info.json").read_text(encoding="utf-8"))
     info["features"]["observation.images.top"] = {"dtype": "video", "shape": [64, 64, 3], "names": None}
     info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"

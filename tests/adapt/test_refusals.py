@@ -1,4 +1,4 @@
-"""What cannot be is refused before a step is trained, by the flag that it is about."""
+"""Settings that cannot work are refused before training, and the message names their flag."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_flags(tmp_path, changes, message):
 
 
 def test_nothing_is_asked_of_defaults():
-    """The command line shows them; only a run needs data."""
+    """Default settings are valid, so that help can show them. Only a run needs data."""
     with pytest.raises(ValueError, match=r"--data: no recording is given"):
         adapt(AdaptConfig())
 

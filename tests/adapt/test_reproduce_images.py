@@ -1,4 +1,4 @@
-"""Runs on pictures in the reproduction harness: the trainer of `adapt`, results like any other, and identities."""
+"""Runs on images in the reproduction harness use the trainer of `adapt` and have results and identities as others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from action_heads.io import files
 
 @pytest.fixture
 def image_run(folder, vit, monkeypatch) -> Run:
-    """Of six steps, on a recording of colours in place of robosuite's."""
+    """Return a run of six training steps, on a recording of colours instead of robosuite."""
     hdf5(folder / "demos.hdf5", 4)
     with h5py.File(folder / "demos.hdf5", "a") as file:
         for i in range(4):
@@ -45,7 +45,7 @@ def image_run(folder, vit, monkeypatch) -> Run:
     eyes = {"cameras": ("agentview",), "size": SIZE, "state": ("observation.eef",), "flags": flags}
     monkeypatch.setitem(families.FAMILIES, "robosuite", Colours())
     monkeypatch.setitem(EYES, "robosuite", eyes)
-    settings = images.settings  # a file of demonstrations calls the column otherwise
+    settings = images.settings  # the file of demonstrations has another name for the column
 
     def with_actions(*given):
         made = settings(*given)
@@ -57,7 +57,7 @@ def image_run(folder, vit, monkeypatch) -> Run:
 
 @pytest.fixture
 def rolled(monkeypatch):
-    """Blocks that were rolled out: (seeds, what the policy answered to grey pictures)."""
+    """Record the blocks of a fake rollout: (seeds, answer of the policy to grey images)."""
     calls = []
 
     def rollout(task, policy, seeds, sight, **_):
@@ -97,7 +97,7 @@ def test_every_checkpoint_is_rolled_out(folder, image_run, rolled):
     assert not np.allclose(*answers)
     alone = perform(image_run, place(folder, "last"))
     assert several.episodes == alone.episodes
-    assert np.array_equal(rolled[-2][1], answers[1]), "the end of training is what it is"
+    assert np.array_equal(rolled[-2][1], answers[1]), "the last checkpoint does not depend on the number of checkpoints"
 
 
 def mimicgen(run: Run) -> Run:
@@ -148,7 +148,7 @@ def test_identities(image_run, monkeypatch):
     assert known[0] != known[1]
     monkeypatch.setitem(EYES, "robosuite", EYES["robosuite"] | {"size": 32})
     assert (image_run.identity("h") != known[0], state.identity("h") == known[1]) == (True, True)
-    # As it was before there were runs on pictures: results/ holds such.
+    # The identity is unchanged by the later runs on images, since results/ holds runs with it.
     assert Run(episodes=1).identity("h") == "77f3f22c8836e334"
 
 

@@ -1,4 +1,4 @@
-"""Runs on recordings of others: what is read of them, by which head, and how their policies are rolled out."""
+"""Runs on other recordings read the right columns, use a fitting head, and roll out in their dialect."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ h5py = pytest.importorskip("h5py")
 
 
 def written(path, cameras=("agentview", "robot0_eye_in_hand"), size=84):
-    """A file of one demonstration, as robomimic writes it."""
+    """Write a file of one demonstration as robomimic does."""
     steps, rng = 20, np.random.default_rng(0)
     columns = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
     with h5py.File(path, "w") as file:
@@ -44,13 +44,13 @@ def test_the_papers_own_sets_by_their_names():
 
 
 def test_heads_fit_the_actions(tmp_path):
-    """LIBERO's commands are deltas, on MimicGen the paper takes absolute poses."""
+    """Heads are delta heads on LIBERO, and absolute ones on MimicGen, as in the paper."""
     libero = Run(family="libero", task="libero_object", head="paper", data="lerobot:a/b", observation="image")
     assert heads.bundled(libero) == "dae/mlp-5m-fk-delta"
     assert heads.bundled(replace(libero, family="mimicgen")) == "dae/mlp-5m-fk"
     config = heads.stage1(replace(libero, backbone="mixer"), tmp_path)
     assert config
-    assert config.action == "delta", "no such mixer is bundled: it is pretrained"
+    assert config.action == "delta", "no such mixer is bundled, so it is pretrained"
     assert heads.stage1(libero, tmp_path) is None
     with pytest.raises(ValueError, match="motion of the experts"):
         heads.stage1(replace(libero, stage1=("own",)), tmp_path)

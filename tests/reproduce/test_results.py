@@ -48,7 +48,7 @@ PUBLISHED = Path(__file__).parents[2] / "results"
 
 
 def broken(text: str, rng: random.Random) -> str:
-    """One value or key of a JSON text replaced, or a piece of the text cut out."""
+    """Replace a value or key of a JSON text, or cut out a piece of it."""
     if rng.random() < 0.3:
         at = rng.randrange(len(text))
         return text[:at] + text[at + rng.randrange(1, 40) :]
@@ -69,7 +69,7 @@ def broken(text: str, rng: random.Random) -> str:
 
 
 def test_damaged_results_raise_documented_errors_that_name_the_file(tmp_path):
-    """Or are read back as a result that a report can show."""
+    """A damaged result is refused, or loads as one that a report can show."""
     from action_heads_lab.reproduce.cells import tables
     from action_heads_lab.reproduce.costs import Costs
     from action_heads_lab.reproduce.report import _cost, _table
@@ -130,7 +130,7 @@ def test_changed_settings_do_not_pass_for_the_run(tmp_path):
 
 
 def test_published_results_are_sound_and_known_by_the_recipe_of_their_heads(tmp_path):
-    """Whatever processor pretrained them: none is run again because this one would make other bits."""
+    """Published results count as finished on every processor, whatever bits it gives."""
     from action_heads_lab.reproduce import heads
 
     paths = sorted(PUBLISHED.rglob("*.json"))

@@ -16,7 +16,7 @@ OTHER = {
     "data": "robomimic:{task}.hdf5",
     "sampler": "ddpm",
 }
-NAMES = ("head", "stage1", "signal")  # what they stand for is in the weights of the head
+NAMES = ("head", "stage1", "signal")  # their effect is in the weights of the head
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Run) if field.name not in NAMES])

@@ -1,4 +1,4 @@
-"""Recordings with cameras tell the arm from the objects, and policies trained on them do not see where objects are.
+"""Recordings with cameras separate arm and objects, and policies trained on them do not observe the objects' poses.
 
 t steps of an episode, o numbers of an observation
 """
@@ -33,7 +33,7 @@ def recorded(episode, task="Lift") -> Demonstrations:
 
 @pytest.fixture
 def blind(monkeypatch):
-    """Pictures of nothing, for their cost is no matter here."""
+    """Return blank images, which cost nothing."""
 
     def pictures(sim, demonstrations, episode, cameras, size):
         count = int(demonstrations.episode_length[episode])
@@ -76,7 +76,7 @@ def test_without_cameras_the_state_is_all_that_policies_on_states_need(lift_epis
 
 @pytest.mark.parametrize("state", [(STATE,), ("observation.eef", "observation.gripper"), (STATE, "observation.eef")])
 def test_where_objects_are_changes_nothing_that_is_shown(lift, state):
-    """The cube is moved: a policy that is shown the arm alone sees what it saw."""
+    """A policy that observes only the arm does not notice when the cube is moved."""
     lift.reset(3)
     sight = Sight(state=state, apart=True)
     before, whole = sight.look(lift)["state"], Sight(state=(STATE,)).look(lift)["state"]

@@ -1,4 +1,4 @@
-"""What the guards of MimicGen and LIBERO say, without either."""
+"""The checks of MimicGen and LIBERO name what is missing, without either package."""
 
 from importlib.machinery import ModuleSpec
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.sim
 
 
 def package(folder, *inside, name="mimicgen") -> ModuleSpec:
-    """A package on the disk that has these folders."""
+    """Return the spec of a package with these folders."""
     for sub in inside:
         (folder / sub).mkdir(parents=True, exist_ok=True)
     (folder / "__init__.py").parent.mkdir(parents=True, exist_ok=True)

@@ -198,9 +198,7 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     """
     features = len(encoder.config.cameras) * encoder.config.vision.features
     mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])
-    if numbers.numel() and (
-        contract.sizes or not contract.blind
-    ):  # otherwise there is no state, or it is zeros
+    if numbers.numel() and (contract.sizes or not contract.blind):  # otherwise there is no state, or zeros
         middle = numbers.double().mean(0)
         mean[features:] = middle
         std[features:] = floored(numbers.double().std(0, correction=0), middle)
@@ -243,9 +241,7 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
                 "would not fit. Use the same settings, or train without --start-from"
             )
         if config.mode != "decoupled":
-            raise ValueError(
-                "--mode chooses a fresh head, but the run to start from has a head. Leave --mode out"
-            )
+            raise ValueError("--mode chooses a fresh head, but the run to start from has a head. Leave --mode out")
     if config.text.model:
         policy.encoder.learn_tasks(recording.tasks)
     return ObservedPolicy(policy.encoder, policy.policy, contract)

@@ -31,14 +31,7 @@ __all__ = ["AdaptConfig", "FlagError", "flag"]
 
 KINDS = ("lerobot", "robomimic")  # recordings with observations
 ADAPTER = {"mechanism": "adapter", "hidden_dim": "hidden", "cond_dim": None, "pool": None, "per_step": None}  # as flags
-OPTIONS = (
-    "revision",
-    "tolerance_s",
-    "filter_key",
-    "recorded_hz",
-    "short",
-    "bad",
-)  # those of Stage 2
+OPTIONS = ("revision", "tolerance_s", "filter_key", "recorded_hz", "short", "bad")  # those that Stage 2 takes
 
 
 @dataclass(frozen=True)
@@ -250,9 +243,7 @@ class AdaptConfig(Settings):
                 raise ValueError(f"{self.data!r} has no observations. Stage 2 reads {':... and '.join(KINDS)}:...")
             if spec.weight != 1 or spec.options.keys() - {*OPTIONS}:
                 known = ", ".join(f"?{name}=" for name in OPTIONS)
-                raise ValueError(
-                    f"{self.data!r} has a weight or options of Stage 1. Stage 2 takes {known}"
-                )
+                raise ValueError(f"{self.data!r} has a weight or options of Stage 1. Stage 2 takes {known}")
             return spec
 
     @property

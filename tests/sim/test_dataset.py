@@ -131,7 +131,7 @@ class TestTheCommand:
         assert [path.name for path in tmp_path.iterdir()] == ["lift"]
         (tmp_path / ".lift.npz").touch()  # as if the run was killed before it removed the file
         record_dataset(config)
-        assert "holds this recording already" in capsys.readouterr().out
+        assert "already holds this recording" in capsys.readouterr().out
         assert [path.name for path in tmp_path.iterdir()] == ["lift"]
         for changes in ({"demos": 3}, {"seed": 1}, {"task": "Stack"}, {"cameras": ("agentview",)}):
             with pytest.raises(FileExistsError, match=r"holds something else\. Use another folder"):

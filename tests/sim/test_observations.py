@@ -45,7 +45,9 @@ def test_a_delta_leads_where_its_target_was(lift):
 def test_answers_to_what_is_seen_by_name_are_checked():
     seen = _together([{"state": np.zeros((2, 3))}] * 4)
     assert seen["state"].shape == (4, 2, 3)
-    with pytest.raises(ValueError, match=r"returned \(3, 16, 10\); expected \(4, at least execute=8, 10\)"):
+    with pytest.raises(
+        ValueError, match=r"returned actions of shape \(3, 16, 10\); expected \(4, at least execute=8, 10\)"
+    ):
         _ask(lambda _: np.zeros((3, 16, 10)), seen, execute=8)
 
 

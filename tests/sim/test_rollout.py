@@ -124,7 +124,7 @@ def test_conditioning_is_the_previous_and_the_newest_observation(lift):
     [
         (np.zeros((2, 4, 10)), "at least execute=8"),
         (np.zeros((2, 16, 7)), r"\(2, at least execute=8, 10\)"),
-        (np.zeros((1, 16, 10)), r"returned \(1, 16, 10\)"),
+        (np.zeros((1, 16, 10)), r"returned actions of shape \(1, 16, 10\)"),
         (np.full((2, 16, 10), np.nan), "NaN or infinity in 2 of 2"),
     ],
 )

@@ -60,7 +60,7 @@ class Costs:
         larger = 1.0 if run.head == SMALL else LARGER
         training, step, share = map(statistics.median, zip(*known[0], strict=True)) if known else (None, STEP, SHARE)
         if training is None or not any(key[1:2] == (run.head,) for key in _alike(run) if key in self._rates):
-            training = CHUNK * larger  # the time of a chunk depends on the head, so that of another head does not apply
+            training = CHUNK * larger  # the time of a chunk depends on the head, so rates of other heads do not apply
         return training * chunks(run) + step * share * most_steps(run)
 
 

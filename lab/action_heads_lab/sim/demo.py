@@ -36,10 +36,8 @@ RUNS = MODES | {
     "random-relearned": "as random-frozen, but the modulation of the head trains too: the strongest random control",
     **BLIND,
 }
-MODE_OF = {
-    "random-relearned": "random-frozen",
-    "blind": "decoupled",
-}  # modes of runs that are not a mode
+# The modes of runs that are not named after a mode.
+MODE_OF = {"random-relearned": "random-frozen", "blind": "decoupled"}
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ def episode(index: int) -> dict[str, np.ndarray]:
     rotation = np.tile([1.0, 0, 0, 0, -1, 0], (steps, 1))
     gripper = np.where(np.arange(steps) < steps - 3, -1.0, 1.0)[:, None]
     noise = np.random.default_rng(index).integers(0, 20, (steps, SIZE, SIZE, 3), np.uint8)
-    picture = COLOURS[index % 2] + noise
+    image = COLOURS[index % 2] + noise
     return {
         "actions": np.concatenate([position, rotation, gripper], axis=1).astype(np.float32),
         "position": np.abs(position).astype(np.float32),  # does not tell the side
         "fingers": np.linspace(0.04, 0, steps)[:, None].astype(np.float32),
-        "agentview_image": picture,
-        "wrist_rgb": picture[:, ::-1],
+        "agentview_image": image,
+        "wrist_rgb": image[:, ::-1],
     }
 
 

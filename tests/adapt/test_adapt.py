@@ -80,7 +80,7 @@ def test_learns_by_looking_and_blind_does_not(folder, vit):
     assert losses[False] < 0.8 * losses[True]
 
 
-def test_blind_ignores_pictures(folder, vit):
+def test_blind_ignores_images(folder, vit):
     policy = adapt(tiny(folder, encoder=vit, blind=True))
     assert torch.equal(chunk(policy, seen(0.1)), chunk(policy, seen(0.9)))
     assert not torch.equal(chunk(policy), chunk(policy, state=STATE + 0.1))

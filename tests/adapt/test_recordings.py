@@ -98,10 +98,10 @@ def test_lerobot_is_what_lerobot_reads(tmp_path, videos):
     for index in range(2):
         made = episode(index)
         for t in range(len(made["actions"])):
-            picture = np.kron(made["agentview_image"][t], np.ones((size // SIZE, size // SIZE, 1), np.uint8))
+            image = np.kron(made["agentview_image"][t], np.ones((size // SIZE, size // SIZE, 1), np.uint8))
             position = made["position"][t]
             row = {"observation.state": position, "observation.position": position, "action": made["actions"][t]}
-            written.add_frame(row | {"observation.images.top": picture, "task": f"go {index}"})
+            written.add_frame(row | {"observation.images.top": image, "task": f"go {index}"})
         written.save_episode()
     written.finalize()
     recording = opened(tmp_path / "d", "lerobot")

@@ -105,7 +105,7 @@ def test_tasks_are_only_missed_where_they_are_read(tmp_path, folder):
         build(tiny(folder, **config, text="distilbert-base-uncased"))
 
 
-def test_pictures_are_those_of_their_rows_wherever_these_stand(tmp_path):
+def test_images_are_those_of_their_rows_wherever_these_stand(tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features = {
@@ -116,9 +116,9 @@ def test_pictures_are_those_of_their_rows_wherever_these_stand(tmp_path):
     written = LeRobotDataset.create("local/d", fps=10, features=features, root=tmp_path / "d", use_videos=False)
     for episode in range(2):
         for t in range(6):
-            picture = np.full((8, 8, 3), 20 * episode + t, np.uint8)
+            image = np.full((8, 8, 3), 20 * episode + t, np.uint8)
             row = {"observation.state": np.float32([t]), "action": np.zeros(10, np.float32)}
-            written.add_frame(row | {"observation.images.top": picture, "task": "x"})
+            written.add_frame(row | {"observation.images.top": image, "task": "x"})
         written.save_episode()
     written.finalize()
     path = tmp_path / "d" / DATA

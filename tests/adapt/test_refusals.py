@@ -76,7 +76,7 @@ def test_what_does_not_fit_the_data(folder, changes, message):
         build(tiny(folder, **changes))
 
 
-def test_no_pictures(folder):
+def test_no_images(folder):
     hdf5(folder / "demos.hdf5", without=("agentview_image", "wrist_rgb"))
     with pytest.raises(ValueError, match=r"--cameras, --encoder: .*no pictures.*--encoder none"):
         build(tiny(folder, cameras=()))

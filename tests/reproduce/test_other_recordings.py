@@ -40,7 +40,7 @@ def test_the_papers_own_sets_by_their_names():
     assert mimicgen.recording == "lerobot:JianZhou0420/DAH_mimicgen_stack_d1_alldemos"
     assert (mimicgen.demos, mimicgen.steps, mimicgen.checkpoints) == (0, 80_000, 5)
     assert mimicgen.dialect == DIALECTS["mimicgen"]
-    assert families.FAMILIES["mimicgen"].pictures(mimicgen, None) == mimicgen.recording, "nothing is recorded"
+    assert families.FAMILIES["mimicgen"].image_data(mimicgen, None) == mimicgen.recording, "nothing is recorded"
 
 
 def test_heads_fit_the_actions(tmp_path):

@@ -35,7 +35,7 @@ def recorded(episode, task="Lift") -> Demonstrations:
 def blind(monkeypatch):
     """Return blank images, which cost nothing."""
 
-    def pictures(sim, demonstrations, episode, cameras, size):
+    def images(sim, demonstrations, episode, cameras, size):
         count = int(demonstrations.episode_length[episode])
         return {f"observation.images.{name}": [np.zeros((size, size, 3), np.uint8)] * count for name in cameras}
 
@@ -43,7 +43,7 @@ def blind(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(dataset, "_pictures", pictures)
+    monkeypatch.setattr(dataset, "_images", images)
     monkeypatch.setattr(dataset, "make", lambda *_, **__: Closed())
 
 

@@ -88,7 +88,7 @@ def test_a_demonstration_in_their_words_succeeds_again(lift, dialect):
 
 @pytest.mark.sim
 @pytest.mark.slow
-def test_pictures_lie_as_their_recordings_have_them():
+def test_images_lie_as_their_recordings_have_them():
     """Images of MimicGen are upright, those of LIBERO upright and mirrored. Neither uses the fast rendering."""
     sim = make("Lift", render=True, fast=False)
     sim.reset(seed=4)
@@ -98,9 +98,9 @@ def test_pictures_lie_as_their_recordings_have_them():
         "observation.image": sim.mujoco.render(camera_name="agentview", width=84, height=84),
         "observation.wrist_image": sim.mujoco.render(camera_name="robot0_eye_in_hand", width=84, height=84),
     }
-    for name, picture in raw.items():
-        assert np.array_equal(upright[name], picture[::-1])
-        assert np.array_equal(mirrored[name], picture[::-1, ::-1])
+    for name, image in raw.items():
+        assert np.array_equal(upright[name], image[::-1])
+        assert np.array_equal(mirrored[name], image[::-1, ::-1])
     quick = make("Lift", render=True)
     quick.reset(seed=4)
     assert not np.array_equal(quick.render(84), upright["observation.image"])
@@ -145,9 +145,9 @@ def test_libero_s_own_files_and_openpi_s_are_known():
     state = ("ee_pos", "ee_ori", "gripper_states", "joint_states")
     assert dialect_of(state, {"agentview", "eye_in_hand"}, "actions") == "libero_hdf5"
     assert dialect_of(("state",), {"image", "wrist_image"}, "actions") == "libero"
-    raw = DIALECTS["libero_hdf5"].picture(Camera(), 4, "agentview")
+    raw = DIALECTS["libero_hdf5"].image(Camera(), 4, "agentview")
     np.testing.assert_array_equal(raw, Camera().render(4, "")[::-1])
-    np.testing.assert_array_equal(DIALECTS["libero"].picture(Camera(), 4, "image"), raw[::-1, ::-1])
+    np.testing.assert_array_equal(DIALECTS["libero"].image(Camera(), 4, "image"), raw[::-1, ::-1])
 
 
 @pytest.mark.sim

@@ -82,7 +82,7 @@ def test_motion_agrees_with_the_arms_own_kinematics(demonstrations, tmp_path):
 
 @needs_lerobot
 @pytest.mark.slow
-def test_pictures_belong_to_their_steps(demonstrations, lift_episode, tmp_path):
+def test_images_belong_to_their_steps(demonstrations, lift_episode, tmp_path):
     from action_heads_lab.sim import make
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 

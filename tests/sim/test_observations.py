@@ -52,7 +52,7 @@ def test_answers_to_what_is_seen_by_name_are_checked():
 
 
 @pytest.mark.slow
-def test_pictures_are_those_of_the_recording():
+def test_images_are_those_of_the_recording():
     """Images are those of the recording, rendered in the same way and at the requested size."""
     sim = make("Lift", render=True)
     play = Play(sim, 30, Sight(cameras={"agentview": 48, "robot0_eye_in_hand": 32}))

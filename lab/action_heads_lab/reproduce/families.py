@@ -54,7 +54,7 @@ class Family:
         """Return the path of the demonstrations of a task."""
         return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
 
-    def pictures(self, run: Run, work: Path) -> str:
+    def image_data(self, run: Run, work: Path) -> str:
         """Return the recording with images to train on, as `action-heads adapt --data` takes it.
 
         The dataset of the experts is made at the first call.

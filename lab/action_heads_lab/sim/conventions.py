@@ -56,7 +56,7 @@ class Dialect:
         seen = self.cameras is None or (bool(cameras) and set(cameras) <= set(self.cameras))
         return seen and set(state) <= set(self.state)
 
-    def picture(self, sim: Sim, size: int, camera: str) -> np.ndarray:
+    def image(self, sim: Sim, size: int, camera: str) -> np.ndarray:
         """Return an image (size, size, 3) uint8."""
         seen = sim.render(size, camera if self.cameras is None else self.cameras[camera])
         seen = seen[::-1] if self.upside_down else seen

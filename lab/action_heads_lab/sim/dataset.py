@@ -130,8 +130,8 @@ def save_dataset(
             task, sim = description(recording.task), make(recording.task, render=True) if cameras else None
             try:
                 for episode, rows in enumerate(_rows(recording)):
-                    pictures = _pictures(sim, recording, episode, cameras, size) if sim else {}
-                    yield task, _columns(recording, rows, bool(cameras)) | pictures
+                    images = _images(sim, recording, episode, cameras, size) if sim else {}
+                    yield task, _columns(recording, rows, bool(cameras)) | images
             finally:
                 if sim:
                     sim.close()
@@ -205,7 +205,7 @@ def _features(recordings: Sequence[Demonstrations], cameras: Sequence[str], size
         name: {"dtype": "float32", "shape": values.shape[1:], "names": names.get(name)}
         for name, values in first.items()
     }
-    return features | {f"observation.images.{camera}": picture(size) for camera in cameras}
+    return features | {f"observation.images.{camera}": image_feature(size) for camera in cameras}
 
 
 def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
@@ -227,12 +227,12 @@ def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
     }
 
 
-def picture(size: int) -> dict[str, Any]:
+def image_feature(size: int) -> dict[str, Any]:
     """Return the feature of a camera for LeRobot."""
     return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
 
 
-def _pictures(
+def _images(
     sim: Sim, demonstrations: Demonstrations, episode: int, cameras: Sequence[str], size: int
 ) -> dict[str, list[np.ndarray]]:
     """Return the images before every action of an episode, by camera."""

@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from action_heads_lab.sim import libero
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN
-from action_heads_lab.sim.dataset import Columns, picture, provenance_of, run_again, write
+from action_heads_lab.sim.dataset import Columns, image_feature, provenance_of, run_again, write
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.frames import Pose, rotation_vector
 
@@ -86,6 +86,6 @@ def _columns(sim: libero.LiberoSim, demonstrations: Demonstrations, episode: int
 
 def _features(size: int) -> dict[str, Any]:
     numbers = {"observation.state": STATE, "action": ACTION}
-    return {name: picture(size) for name in CAMERAS} | {
+    return {name: image_feature(size) for name in CAMERAS} | {
         name: {"dtype": "float32", "shape": (len(names),), "names": names} for name, names in numbers.items()
     }

@@ -46,7 +46,7 @@ class Sight:
     def look(self, sim: Sim) -> dict[str, np.ndarray]:
         """Return one observation: "state" (d,) float32, and images (H, W, 3) uint8 by camera."""
         dialect = DIALECTS[self.dialect]
-        seen = {name: dialect.picture(sim, size, name) for name, size in self.cameras.items()}
+        seen = {name: dialect.image(sim, size, name) for name, size in self.cameras.items()}
         if self.state:
             there = dialect.show(sim)
             there = set_apart(there) if self.apart else there

@@ -34,7 +34,7 @@ def test_a_head_is_known_by_its_weights_and_not_by_its_name():
 def test_round_trip():
     run = Run(mode="normal", stage1=("own",), hidden=3)
     assert Run.from_dict(asdict(run)) == run
-    with pytest.raises(ValueError, match=r"lacks \['seed'\].*run it again"):
+    with pytest.raises(ValueError, match=r"lacks \['seed'\].*Run it again"):
         Run.from_dict({key: value for key, value in asdict(run).items() if key != "seed"})
 
 

@@ -106,7 +106,7 @@ class Result:
         return (
             f"{self.run}: {self.successes} of {len(self.episodes)} episodes succeed; training "
             f"{self.seconds['training']:.0f} s, {self.env_steps_per_second:.0f} simulated ticks/s, "
-            f"{self.policy_share:.0%} of the rollouts in the policy"
+            f"{self.policy_share:.0%} of the rollout time in the policy"
         )
 
 

@@ -45,8 +45,8 @@ class DemoConfig:
     """Record demonstrations, train adapters on a frozen head, roll out, and compare with controls.
 
     Attributes:
-        task: task: Lift, Stack, PickPlaceCan, PickPlaceMilk, PickPlaceBread, PickPlaceCereal, NutAssemblySquare, ...
-        head: bundled name, folder or Hub id of the head. The result is saved in a folder, for the card of the head.
+        task: Lift, Stack, PickPlaceCan, PickPlaceMilk, PickPlaceBread, PickPlaceCereal, NutAssemblySquare, ...
+        head: bundled name, folder or Hub id of the head; the result is also saved in a folder, for the head's card.
         adapter: film, adaln_zero or adarmsnorm.
         through: where the adapter acts: code (a few thousand parameters), blocks (as in the paper), or both.
         hidden: width of the adapter's network that reads the condition; 0 for the default of the head.

@@ -70,7 +70,7 @@ def save_trial(folder: Path, head: ActionHead, rows: Sequence[Row], what: str, c
 def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table."""
     lines = [
-        "| run | frozen | trainable | success | 95 % interval | steps to success | training |",
+        "| run | frozen | trainable | success | 95 % interval | ticks to success | training |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:

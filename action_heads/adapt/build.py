@@ -47,7 +47,9 @@ def build(config: AdaptConfig) -> Built:
     action = config.actions.action or recording.default_action
     with flag("action"):
         recording.check_columns([action])
-    layout = layout_for(config, recording, action)
+    with flag("action_layout"):
+        declared, names = config.actions, recording.column_names(action)
+        layout = layout_of(declared.action_layout, recording.widths[action], names, declared.gripper)
     out = held_out(recording, config.held_out, config.seed)
     trained_rows = np.repeat(~out, recording.lengths)
     columns = torch.from_numpy(recording.column(action))
@@ -104,14 +106,6 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
             stacklevel=2,
         )
     return own
-
-
-def layout_for(config: AdaptConfig, recording: Recording, action: str) -> ActionLayout:
-    """Return the layout of the action column."""
-    declared = config.actions
-    with flag("action_layout"):
-        names = recording.column_names(action)
-        return layout_of(declared.action_layout, recording.widths[action], names, declared.gripper)
 
 
 def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequence[str]) -> None:

@@ -58,7 +58,10 @@ def train(trainer: Training, folder: Path) -> None:
                     began = time.monotonic()
                 if stopping and trainer.step < config.optimiser.steps:
                     bar.close()
-                    accelerator.print(interrupted(trainer, folder))
+                    accelerator.print(
+                        f"\nStopped after training step {trainer.step} of {config.optimiser.steps}. The state is saved "
+                        f"in {folder}; run the same command again to resume"
+                    )
                     raise KeyboardInterrupt
         finally:
             for tracker in accelerator.trackers:  # they write in the background, so wait for them
@@ -96,14 +99,6 @@ def look(trainer: Training, losses: list[Tensor], asked: bool) -> bool:
         if not abs(loss) < float("inf") or (step > trainer.config.optimiser.warmup and average > HOPELESS):
             raise Diverged(diverged(trainer, folder=trainer.config.folder / "state", step=step, loss=loss))
     return asked_any > 0
-
-
-def interrupted(trainer: Training, folder: Path) -> str:
-    """Return the text after Ctrl-C."""
-    return (
-        f"\nStopped after training step {trainer.step} of {trainer.config.optimiser.steps}. The state is saved in "
-        f"{folder}; run the same command again to resume"
-    )
 
 
 def diverged(trainer: Training, folder: Path, step: int, loss: float) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from action_heads._util.flags import check_choices, check_least
+from action_heads._util.limits import check_fields
 from action_heads.adapt.settings import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import THROUGH
@@ -168,6 +169,7 @@ class Run:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Run:
+        """Make a run from settings as JSON has them. Raises ValueError if they are not those of a run."""
         values = LATER | values
         known = {field.name for field in fields(cls)}
         if set(values) != known:
@@ -175,15 +177,7 @@ class Run:
                 f"a run has {', '.join(sorted(known))}. This one lacks {sorted(known - set(values))} and has the "
                 f"unknown {sorted(set(values) - known)}. Run it again with this release"
             )
-        for field in fields(cls):
-            given, default = values[field.name], field.default
-            right = {"hidden": (int, type(None)), "stage1": (list, tuple), "lr": (int, float)}.get(
-                field.name, (type(default),)
-            )
-            if not isinstance(given, right) or (isinstance(given, bool) and type(default) is not bool):
-                raise ValueError(f"{field.name} of a run must be of the type of {default!r}, got {str(given)[:80]!r}")
-        if not all(isinstance(source, str) for source in values["stage1"]):
-            raise ValueError(f"stage1 of a run is a list of names, got {values['stage1']!r}")
+        check_fields(values, cls, "a run")
         return cls(**values)
 
     def __str__(self) -> str:

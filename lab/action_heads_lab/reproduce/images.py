@@ -27,17 +27,14 @@ from action_heads_lab.sim.demo import smooth
 def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
     """Return the settings of `action-heads adapt` for a run."""
     eyes = EYES[run.family]
-    written = as_experts(eyes) if run.data == EXPERTS else as_recorded(run, data)
+    written = {"action": "action", "action_layout": "pose_6d", "cameras": eyes["cameras"], "state": eyes["state"]}
+    if run.data != EXPERTS:
+        written = as_recorded(run, data)
     alike = ("adapter", "through", "hidden", "relearn_step", "steps", "batch_size", "lr", "noise_samples", "seed")
     flags = {name: getattr(run, name) for name in (*alike, "checkpoints")}
     flags |= {"data": data, "out": out, "head": str(head.source["path"]), "held_out": 0.0}
     flags |= {"mode": run.head_mode, "blind": run.mode == "blind"}
     return AdaptConfig.from_flat(flags | {"workers": max(1, cores() // 2)} | written | eyes["flags"])
-
-
-def as_experts(eyes: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns and cameras of recordings of the experts."""
-    return {"action": "action", "action_layout": "pose_6d", "cameras": eyes["cameras"], "state": eyes["state"]}
 
 
 def as_recorded(run: Run, data: str) -> dict[str, Any]:

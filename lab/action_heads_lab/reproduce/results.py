@@ -12,7 +12,7 @@ from typing import Any
 from action_heads._util.limits import check_fields, fits, shown
 from action_heads.io import files
 from action_heads.io.seal import Seal
-from action_heads_lab.reproduce.config import LATER, VERSION, Run
+from action_heads_lab.reproduce.config import VERSION, Run
 
 PROGRESS = "progress.json"  # in the folder of an unfinished run
 PROVENANCE = ("machine", "command", "date")  # a result does not depend on these
@@ -158,9 +158,7 @@ def load(path: Path) -> Result:
                 raise ValueError(f"{key} is {shown(record[name].get(part, 'missing'))}")
         if lacking := [key for key in ("training", "policy", "environment", "cpu") if key not in record["seconds"]]:
             raise ValueError(f"its seconds lack {', '.join(lacking)}")
-        run = Run.from_dict(record["run"])
-        check_fields(LATER | record["run"], Run, "the run")
-        record["run"] = run
+        record["run"] = Run.from_dict(record["run"])
         record["episodes"] = _episodes(record["episodes"])
         record["earlier"] = _by_step(record.get("earlier", {}))
         result = Result(**record)

@@ -95,10 +95,31 @@ def roll_out(run: Run, place: Place, policy: ObservedPolicy, folder: Path, progr
         episodes = progress.rolled.setdefault(step, [])
         known = {(episode.task, episode.seed) for episode in episodes}
         for task, start, seeds in blocks(family_of(run).evaluations(run)):
-            if any((task, seed) not in known for seed in seeds):
-                video = folder / f"{task.replace('/', '-')}-{step}-{start}.mp4" if place.film else None
-                episodes += roll_out_block(run, place, then, task, seeds, video, progress.seconds)
-                progress.save()
+            if all((task, seed) in known for seed in seeds):
+                continue
+            video = folder / f"{task.replace('/', '-')}-{step}-{start}.mp4" if place.film else None
+            cpu = cpu_seconds()
+            outcome = rollout(
+                task,
+                actor(run, then, task, noise=seeds[0]),
+                seeds,
+                execute=run.execute,
+                batch=AT_ONCE,
+                workers=place.workers,
+                video=video,
+                film=place.film,
+                description=str(run) if task == run.task else f"{run}: {task}",
+                sight=sight_of(then) if run.observation == "image" else None,
+            )
+            progress.seconds["policy"] += outcome.policy_seconds
+            progress.seconds["environment"] += outcome.environment_seconds
+            progress.seconds["cpu"] += cpu_seconds() - cpu
+            filmed = [str(video) if i < place.film else None for i in range(len(seeds))]
+            episodes += [
+                Episode(task, seed, bool(success), int(length), film)
+                for seed, success, length, film in zip(seeds, outcome.success, outcome.length, filmed, strict=True)
+            ]
+            progress.save()
 
 
 def blocks(evaluations: list[tuple[str, list[int]]]) -> Iterator[tuple[str, int, list[int]]]:
@@ -106,39 +127,6 @@ def blocks(evaluations: list[tuple[str, list[int]]]) -> Iterator[tuple[str, int,
     for task, seeds in evaluations:
         for start in range(0, len(seeds), BLOCK):
             yield task, start, seeds[start : start + BLOCK]
-
-
-def roll_out_block(
-    run: Run,
-    place: Place,
-    policy: ObservedPolicy,
-    task: str,
-    seeds: list[int],
-    video: Path | None,
-    seconds: dict[str, float],
-) -> list[Episode]:
-    """Return the episodes of these seeds, and add the time that they took to `seconds`."""
-    cpu = cpu_seconds()
-    outcome = rollout(
-        task,
-        actor(run, policy, task, noise=seeds[0]),
-        seeds,
-        execute=run.execute,
-        batch=AT_ONCE,
-        workers=place.workers,
-        video=video,
-        film=place.film,
-        description=str(run) if task == run.task else f"{run}: {task}",
-        sight=sight_of(policy) if run.observation == "image" else None,
-    )
-    seconds["policy"] += outcome.policy_seconds
-    seconds["environment"] += outcome.environment_seconds
-    seconds["cpu"] += cpu_seconds() - cpu
-    filmed = [str(video) if i < place.film else None for i in range(len(seeds))]
-    return [
-        Episode(task, seed, bool(success), int(length), film)
-        for seed, success, length, film in zip(seeds, outcome.success, outcome.length, filmed, strict=True)
-    ]
 
 
 def actor(run: Run, policy: ObservedPolicy, task: str, noise: int):

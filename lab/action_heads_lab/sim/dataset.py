@@ -150,25 +150,15 @@ def write(
         if folder.exists():
             raise FileExistsError(f"{folder} exists. Use another folder, or remove it")
         with drafts.drafted(folder) as draft:
-            _write(LeRobotDataset, draft, features, episodes, provenance)
+            settings = {"features": features, "fps": CONTROL_HZ, "robot_type": "panda", "use_videos": False}
+            dataset = LeRobotDataset.create(repo_id=f"local/{draft.name}", root=draft, **settings)
+            for task, table in episodes:
+                for values in zip(*table.values(), strict=True):
+                    dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
+                dataset.save_episode()
+            dataset.finalize()
+            files.write_text(draft / "meta" / "recording.json", json.dumps(provenance))
     return folder
-
-
-def _write(LeRobotDataset, folder: Path, features: dict[str, Any], episodes, provenance: dict | list[dict]) -> None:
-    dataset = LeRobotDataset.create(
-        repo_id=f"local/{folder.name}",
-        fps=CONTROL_HZ,
-        features=features,
-        root=folder,
-        robot_type="panda",
-        use_videos=False,
-    )
-    for task, table in episodes:
-        for values in zip(*table.values(), strict=True):
-            dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
-        dataset.save_episode()
-    dataset.finalize()
-    files.write_text(folder / "meta" / "recording.json", json.dumps(provenance))
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:

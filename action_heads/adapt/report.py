@@ -15,7 +15,7 @@ def opening(trainer: Trainer) -> str:
     c, o, policy = trainer.config, trainer.config.optimiser, trainer.policy
     from_step = f", resuming at step {trainer.step:,}" if trainer.step else ""
     seen = ", ".join([*policy.contract.sizes, *policy.contract.state]) or "the description of the task only"
-    blind = " (blind: zeroed)" if c.blind else ""
+    blind = " (blind: images, or without cameras the state, are zero)" if c.blind else ""
     tasks = trainer.windows.recording.tasks
     warning = ""
     if len(tasks) > 1 and not c.text.model:
@@ -63,7 +63,7 @@ def readme(config: AdaptConfig, results: dict[str, Any]) -> str:
         tried += f"\n[Video of some episodes]({rollouts['video']}): a green border marks success, a red one failure.\n"
     effort = f"{config.optimiser.steps:,} training steps of {config.optimiser.batch_size} chunks"
     kind = "" if config.mode == "decoupled" else f" It is a control run: mode {config.mode}."
-    kind += " It is a control run: blind, with the observations zeroed." if config.blind else ""
+    kind += " It is a blind control run: its images, or without cameras its state, are zero." if config.blind else ""
     episodes, where = results["episodes"], results["machine"]["gpu"] or results["machine"]["processor"]
     return f"""# {config.out.resolve().name}
 

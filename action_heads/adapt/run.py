@@ -40,6 +40,16 @@ def adapt(config: AdaptConfig, command: str = "") -> ObservedPolicy:
         InUse: another run writes to the folder. It is a ValueError.
         Diverged: the loss is not finite, or far above that of a network that outputs zeros.
         KeyboardInterrupt: Ctrl-C or SIGTERM was received. The state is saved first; the same call resumes from it.
+
+    Examples:
+        ```python
+        from pathlib import Path
+
+        from action_heads.adapt.run import adapt
+        from action_heads.adapt.settings import AdaptConfig
+
+        policy = adapt(AdaptConfig(data="lerobot:data/lift", out=Path("runs/lift")))
+        ```
     """
     with alone(config.folder):
         trainer, folder = Trainer(config), config.folder / "state"

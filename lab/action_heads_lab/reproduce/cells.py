@@ -44,11 +44,11 @@ class Table:
     def title(self) -> str:
         """The protocol as text."""
         p = self.protocol
-        way = f"{p['adapter']} through {p['through']}" + (f", hidden width {p['hidden']}" if p["hidden"] else "")
+        adapter = f"{p['adapter']} through {p['through']}" + (f", hidden width {p['hidden']}" if p["hidden"] else "")
         stage1 = f"Stage 1 on {' and '.join(p['stage1'])} with signal {p['signal']}"
-        tries = f"{p['episodes']} episodes {'of each task' if p['family'] == 'libero' else 'per run'}"
+        episodes = f"{p['episodes']} episodes {'of each task' if p['family'] == 'libero' else 'per run'}"
         data = "" if p["data"] == EXPERTS else f"{p['data']}, "
-        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {way}, {tries}"
+        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {adapter}, {episodes}"
 
 
 def protocol_of(run: Run) -> dict[str, Any]:

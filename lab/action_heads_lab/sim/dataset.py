@@ -97,8 +97,8 @@ def refuse_others(config: RecordConfig) -> None:
     """Raise unless the folder holds exactly the recording that these settings make."""
     from action_heads_lab.sim.libero_dataset import CAMERAS
 
-    told = config.out / "meta" / "recording.json"
-    found = files.read_json(told) if told.exists() else None
+    record_file = config.out / "meta" / "recording.json"
+    found = files.read_json(record_file) if record_file.exists() else None
     cameras = list(CAMERAS) if config.schema == "libero" else list(config.cameras)
     wanted = {
         "task": config.task,
@@ -136,8 +136,9 @@ def save_dataset(
                 if sim:
                     sim.close()
 
-    told = [provenance_of(recording, cameras, size, FAST_RENDERING if cameras else None) for recording in recordings]
-    return write(folder, _features(recordings, cameras, size), episodes(), told[0] if len(told) == 1 else told)
+    rendering = FAST_RENDERING if cameras else None
+    sources = [provenance_of(recording, cameras, size, rendering) for recording in recordings]
+    return write(folder, _features(recordings, cameras, size), episodes(), sources[0] if len(sources) == 1 else sources)
 
 
 def write(

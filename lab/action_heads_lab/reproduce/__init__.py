@@ -3,5 +3,5 @@
     uv run examples/robosuite/reproduce.py --all    # scripted demonstrations, states; runs on a CPU
     uv run action-heads report results/
 
-See docs/results/reproduction.md. `reproduce.run.perform` does one run, from the head to the rollouts.
+See docs/results/reproduction.md. `reproduce.run.perform` is one run from head to rollouts.
 """

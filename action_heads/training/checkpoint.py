@@ -113,7 +113,7 @@ def read(folder: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} names step {record['step']} and the file {shown(record['tensors'])}. {REMEDY}")
     history, kinds = record["progress"], types_of(Progress)
     if history.keys() != kinds.keys() or not all(fits(history[name], kind) for name, kind in kinds.items()):
-        raise ValueError(f"{path} has a damaged progress, which holds {', '.join(kinds)}. {REMEDY}")
+        raise ValueError(f"{path} has a damaged progress: it must hold {', '.join(kinds)}. {REMEDY}")
     return record
 
 

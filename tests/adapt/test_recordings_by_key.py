@@ -212,7 +212,7 @@ def test_a_policy_without_state_says_so(tmp_path, folder):
     data = f"lerobot:{dataset(tmp_path / 'd', 'observation.joints')}"
     recording = opened(tmp_path / "d")
     assert recording.own_state(seen=True) == ()
-    with pytest.warns(UserWarning, match=r"reads no state: .*but observation.joints \(2\), action.*--state none"):
+    with pytest.warns(UserWarning, match=r"reads no state, .*It has observation.joints \(2\), action.*--state none"):
         assert state_of(tiny(folder, data=data, state=()), recording) == ()
 
 

@@ -52,7 +52,7 @@ MODULES = {
     "action_heads.sim.dialects": "action_heads_lab.sim.conventions",
     "action_heads.sim.sight": "action_heads_lab.sim.observations",
     "action_heads.sim.stage": "action_heads_lab.sim.rollout_worker",
-    "action_heads.training.saved": "action_heads.training.checkpoint_checks",
+    "action_heads.training.saved": "action_heads.training.checkpoint",
     "action_heads.training.start": "action_heads.training.accelerator",
     "action_heads.training.state": "action_heads.training.checkpoint",
     "action_heads.training.stop": "action_heads.training.signals",

@@ -103,7 +103,7 @@ def test_a_setting_that_is_none_is_refused_with_the_nearest():
     [
         ({"lr": -1.0}, "--lr must be positive, got -1.0"),
         ({"batch_size": 0}, "--batch-size must be at least 1, got 0"),
-        ({"ema": 1.0}, "--ema is a decay from 0 to below 1, got 1.0"),
+        ({"ema": 1.0}, "--ema must be at least 0 and below 1, got 1.0"),
         ({"schedule": "cosin"}, "--schedule is 'cosin' (did you mean 'cosine'?); choose one of cosine, constant"),
         ({"save_every": 0}, "--save-every must be at least 1, got 0"),
         ({"seed": -1}, "--seed must be 0 or more, got -1"),

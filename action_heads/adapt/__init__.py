@@ -1,4 +1,4 @@
-"""Stage 2: teach a frozen head a task from a recording (needs the `train` and `vision` extras, and the recording's)."""
+"""Stage 2: train a policy on a frozen head from a recording. Needs the extras `train`, `vision` and `data`."""
 
 from action_heads.observed_policy import AdaptedPolicy
 

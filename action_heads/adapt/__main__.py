@@ -1,4 +1,4 @@
-"""`python -m action_heads.adapt`, for `accelerate launch`: the same as `action-heads adapt`."""
+"""Run `action-heads adapt` as `python -m action_heads.adapt`, for `accelerate launch`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""From flags and a recording to a policy that is not trained yet, and to what it trains on. Bad input ends here.
+"""Build an untrained policy and its training data from the settings and the recording, and check both.
 
 N rows, a action of the head, d state, c condition, s observation steps
 """
@@ -27,16 +27,19 @@ from action_heads.observed_policy import ObservedPolicy
 
 
 class Built(NamedTuple):
-    """What a run starts with."""
+    """A policy before its training, the windows it trains on, and the held-out windows if there are any."""
 
     policy: ObservedPolicy
     windows: Windows
     held_out: Windows | None
-    tasks: tuple[str, ...]
 
 
 def build(config: AdaptConfig) -> Built:
-    """All of it; whatever is wrong is said here, by the flag that it is about."""
+    """Build the policy and its data.
+
+    Raises:
+        FlagError: the settings do not fit the recording or the head. The message names the flags.
+    """
     with flag("data"):
         recording = open_recording(config.spec)
     cameras = cameras_of(config, recording)
@@ -44,7 +47,9 @@ def build(config: AdaptConfig) -> Built:
     action = config.actions.action or recording.default_action
     with flag("action"):
         recording.check_columns([action])
-    layout = layout_for(config, recording, action)
+    with flag("action_layout"):
+        declared, names = config.actions, recording.column_names(action)
+        layout = layout_of(declared.action_layout, recording.widths[action], names, declared.gripper)
     out = held_out(recording, config.held_out, config.seed)
     trained_rows = np.repeat(~out, recording.lengths)
     columns = torch.from_numpy(recording.column(action))
@@ -74,11 +79,11 @@ def build(config: AdaptConfig) -> Built:
     seen = (recording, actions, numbers, cameras)
     windows = Windows(*seen, ~out, horizon, config.observation_steps)
     others = Windows(*seen, out, horizon, config.observation_steps) if out.any() else None
-    return Built(policy, windows, others, recording.tasks)
+    return Built(policy, windows, others)
 
 
 def cameras_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
-    """Those that were named, or all."""
+    """Return the cameras named in the settings, or all of the recording."""
     if config.vision.encoder == "none":
         return ()
     with flag("cameras", "encoder"):
@@ -87,7 +92,7 @@ def cameras_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
 
 
 def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
-    """The columns that were named, or the recording's own."""
+    """Return the state columns named in the settings, or the recording's usual ones."""
     if config.state == ("none",):
         return ()
     with flag("state"):
@@ -96,23 +101,15 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
     if not own:
         there = ", ".join(f"{name} ({width})" for name, width in recording.widths.items())
         warnings.warn(
-            f"the policy reads no state: {recording.source} has none of the usual columns, but {there}. Choose some "
-            "with --state, or say --state none if that is meant",
+            f"the policy reads no state, because {recording.source} has none of the usual columns. It has {there}. "
+            "Choose columns with --state, or pass --state none to leave the state out",
             stacklevel=2,
         )
     return own
 
 
-def layout_for(config: AdaptConfig, recording: Recording, action: str) -> ActionLayout:
-    """What the columns of the action mean."""
-    declared = config.actions
-    with flag("action_layout"):
-        names = recording.column_names(action)
-        return layout_of(declared.action_layout, recording.widths[action], names, declared.gripper)
-
-
 def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequence[str]) -> None:
-    """NaN would be found in training too, but not where it is."""
+    """Refuse rows that are not finite. Training would find a NaN too, but not say where it is."""
     wrong = ~rows.isfinite()
     if (bad := wrong.any(-1)).any():
         first = int(bad.int().argmax())
@@ -123,25 +120,26 @@ def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequenc
         with flag(name):
             raise ValueError(
                 f"{int(bad.sum())} of {len(rows)} rows are NaN or infinite, the first is row {first} "
-                f"({recording.place(first)}) in {named}; episodes {listed}. Mend or delete them in {recording.source}"
+                f"({recording.place(first)}) in {named}. These episodes have such rows: {listed}. "
+                f"Correct or delete them in {recording.source}"
             )
 
 
 def check_described(config: AdaptConfig, recording: Recording) -> None:
-    """A text model needs words to read."""
+    """Refuse a text model for a recording without task descriptions."""
     if config.text.model and not all(recording.tasks):
         with flag("text"):
             raise ValueError(
-                f"{recording.source} has no descriptions of its tasks (meta/tasks.parquet, or language_instruction): "
-                "download it again, or train without --text"
+                f"{recording.source} has no descriptions of its tasks, in meta/tasks.parquet or language_instruction. "
+                "Download it again, or train without --text"
             )
 
 
 def check_horizon(config: AdaptConfig, head: ActionHead) -> None:
-    """Chunks hold what is executed of them."""
+    """Refuse to execute more actions than a chunk has, and prefixes on a head that cannot continue a chunk."""
     if (execute := config.rollout.execute) > head.config.horizon:
         raise ValueError(
-            f"--execute {execute} is more than a chunk has, {head.config.horizon}: lower it, or set --horizon"
+            f"--execute {execute} is more than the {head.config.horizon} actions of a chunk. Lower it, or set --horizon"
         )
     if config.noise.prefixes:
         with flag("prefixes", "head"):
@@ -156,7 +154,7 @@ def fresh(
     columns: Tensor,
     numbers: Tensor,
 ) -> ObservedPolicy:
-    """A new adapter and a new encoder on the head, with the statistics of the episodes that are trained on."""
+    """Return a policy with a new adapter and encoder, and the statistics of the training episodes."""
     with flag("head"):
         pretrained = ActionHead.from_pretrained(config.head)
     with flag("mode", "horizon", "action_layout"):
@@ -167,18 +165,18 @@ def fresh(
         encoder = ObservationEncoder(observed)
         if config.text.model:
             encoder.learn_tasks(recording.tasks)
-    check_pictures(config, contract, encoder)
+    check_images(config, contract, encoder)
     with flag("action_layout", "gripper"):
         normalizer = layout.normalizer({"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()})
-    torch.manual_seed(config.seed)  # the adapter begins with the same weights behind any encoder
+    torch.manual_seed(config.seed)  # the adapter starts with the same weights after any encoder
     with flag("adapter", "through", "head"):
         policy = head.attach(config.adapter.make(encoder.cond_dim), normalizer=normalizer)
     policy.adapter.standard.set(*spread(encoder, numbers, contract))  # type: ignore[operator]
     return ObservedPolicy(encoder, policy, contract)
 
 
-def check_pictures(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
-    """One look at pictures of these sizes: crops that do not fit and maps too small are found before training."""
+def check_images(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
+    """Encode one blank image per camera, so that crops and feature maps of a wrong size fail before training."""
     if not contract.sizes:
         return
     images = {name: torch.zeros(1, config.observation_steps, 3, *size) for name, size in contract.sizes.items()}
@@ -187,14 +185,14 @@ def check_pictures(config: AdaptConfig, contract: Contract, encoder: Observation
 
 
 def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
-    """Mean and deviation (c) of a condition: those of the state and of the language; features pass as they are.
+    """Return mean and standard deviation (c) by which the adapter standardises the condition.
 
-    A raw state is in metres and radians, and sums of tokens are large: the adapter brings them to one scale. Both have
-    the floor of `floored`, each in its own unit.
+    States are in metres and radians, and text vectors are large, so both are brought to one scale. Image features pass
+    unchanged. `floored` bounds the deviation of each from below, in its own unit.
     """
     features = len(encoder.config.cameras) * encoder.config.vision.features
     mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])
-    if numbers.numel() and (contract.sizes or not contract.blind):  # else it is none, or zeros
+    if numbers.numel() and (contract.sizes or not contract.blind):  # otherwise there is no state, or zeros
         middle = numbers.double().mean(0)
         mean[features:] = middle
         std[features:] = floored(numbers.double().std(0, correction=0), middle)
@@ -203,21 +201,25 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
         vectors = torch.stack(list(encoder.text.known.values())).float()
         mean, std = vectors.mean(0), vectors.std(0, correction=0)
         std = floored(std, mean, ANY_UNIT)
-        if encoder.config.text and encoder.config.text.features:  # a trained map, which has a norm of its own
+        if encoder.config.text and encoder.config.text.features:  # a trained map normalises its own output
             mean, std = torch.zeros(encoder.text.dim), torch.ones(encoder.text.dim)
         means, stds = [*means, mean], [*stds, std]
     return torch.cat(means), torch.cat(stds)
 
 
 def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> ObservedPolicy:
-    """The weights of another run, with its statistics; refused where they mean something else."""
+    """Return the policy of another run, with its statistics.
+
+    Raises:
+        FlagError: its settings are not those of this run, so its weights would mean something else.
+    """
     assert config.start_from is not None
     with flag("start_from"):
         policy = ObservedPolicy.from_pretrained(config.start_from)
         theirs, head = policy.contract, policy.policy.head
         widths = policy.encoder.config
         observed = config.observation(tuple(contract.sizes), widths.state_dim)
-        settings = {  # theirs and ours
+        settings = {  # those of the other run and of this one
             "action_layout": (theirs.action_layout, contract.action_layout),
             "gripper": (theirs.gripper, contract.gripper),
             "horizon": (head.config.horizon, config.actions.horizon or head.config.horizon),
@@ -230,10 +232,10 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
         if other := [f"{name} {was}, here {now}" for name, (was, now) in settings.items() if was != now]:
             raise ValueError(
                 f"{config.start_from} was trained with other settings: {'; '.join(other)}. Its weights and statistics "
-                "would mean nothing: give the same, or train anew"
+                "would not fit. Use the same settings, or train without --start-from"
             )
         if config.mode != "decoupled":
-            raise ValueError("--mode is of a fresh head, and this run has one already: leave it out")
+            raise ValueError("--mode chooses a fresh head, but the run to start from has a head. Leave --mode out")
     if config.text.model:
         policy.encoder.learn_tasks(recording.tasks)
     return ObservedPolicy(policy.encoder, policy.policy, contract)

@@ -1,4 +1,4 @@
-"""Where a policy is tried after training: a simulation that another distribution registers."""
+"""Protocol of the simulation that evaluates a policy after training. Another distribution registers it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ GROUP = "action_heads.evaluators"
 
 
 class Evaluator(Protocol):
-    """What an entry point of the group `action_heads.evaluators` names: a module or an object with these two."""
+    """A module or object with these functions, named by an entry point of the group `action_heads.evaluators`."""
 
     def check_task(self, config: AdaptConfig, policy: ObservedPolicy) -> None:
-        """Raise a ValueError before training if the simulation cannot try this policy in `config.rollout.task`."""
+        """Raise a ValueError before training if the simulation cannot roll out this policy in `config.rollout.task`."""
 
     def roll_out(self, config: AdaptConfig, policy: ObservedPolicy) -> Any:
-        """Return a dataclass of what the rollouts of `config.rollout.episodes` episodes came to."""
+        """Roll out `config.rollout.episodes` episodes and return a dataclass of the results."""
 
 
 def find() -> Evaluator:
     """Return the registered evaluator.
 
     Raises:
-        ImportError: no distribution registers one.
+        ImportError: no installed distribution registers one.
     """
     for point in entry_points(group=GROUP):
         return point.load()
-    raise ImportError(f"--task rolls out in a simulation, which action-heads-lab brings. {remedy('sim')}")
+    raise ImportError(f"--task needs a simulation, which action-heads-lab provides. {remedy('sim')}")

@@ -1,4 +1,4 @@
-"""What a run of Stage 2 says, and the README that it leaves."""
+"""The printed texts of a Stage 2 run, and the README in its folder."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ if TYPE_CHECKING:
 
 
 def opening(trainer: Trainer) -> str:
-    """What is going to happen, where."""
+    """Return the text printed before training."""
     c, o, policy = trainer.config, trainer.config.optimiser, trainer.policy
-    from_step = f", going on from step {trainer.step:,}" if trainer.step else ""
-    seen = ", ".join([*policy.contract.sizes, *policy.contract.state]) or "the task's description alone"
-    blind = " (blind: hidden)" if c.blind else ""
+    from_step = f", resuming at step {trainer.step:,}" if trainer.step else ""
+    seen = ", ".join([*policy.contract.sizes, *policy.contract.state]) or "the description of the task only"
+    blind = " (blind: images, or without cameras the state, are zero)" if c.blind else ""
     tasks = trainer.windows.recording.tasks
     warning = ""
     if len(tasks) > 1 and not c.text.model:
-        warning = f"{len(tasks)} tasks, and no description is read (--text): only what is seen tells them apart\n"
+        warning = f"{len(tasks)} tasks, and the policy reads no description: it can tell them apart only by "
+        warning += "what it observes. To train on the descriptions, set --text\n"
     out = f", {trainer.held_out.episodes} held out" if trainer.held_out else ""
     return (
-        f"{policy.policy}\nsees {seen}{blind}; does {policy.layout}\n"
-        f"{o.steps:,} steps of {o.batch_size:,} chunks of {trainer.windows.episodes} episodes{out}, "
+        f"{policy.policy}\nobserves {seen}{blind}; actions are {policy.layout}\n"
+        f"{o.steps:,} training steps of {o.batch_size:,} chunks from {trainer.windows.episodes} episodes{out}, "
         f"{trainer.machine}{from_step}\n"
-        f"{warning}watch: tensorboard --logdir {c.folder / 'state' / 'tensorboard'}"
+        f"{warning}progress: tensorboard --logdir {c.folder / 'state' / 'tensorboard'}"
     )
 
 
 def closing(policy: ObservedPolicy, config: AdaptConfig, results: dict[str, Any]) -> str:
-    """Where everything lies."""
+    """Return the text printed after training."""
     held_out = results["held_out_loss"]
     said = "" if held_out is None else f", held-out {held_out:.4f}"
     return (
@@ -40,7 +41,7 @@ def closing(policy: ObservedPolicy, config: AdaptConfig, results: dict[str, Any]
 
 
 def outcome(rollouts: dict[str, Any]) -> str:
-    """Of rollouts, in a line."""
+    """Return the outcome of the rollouts in one line."""
     low, high = rollouts["interval"]
     return (
         f"{rollouts['task']}: {rollouts['successes']} of {rollouts['episodes']} episodes succeed "
@@ -49,24 +50,24 @@ def outcome(rollouts: dict[str, Any]) -> str:
 
 
 def readme(config: AdaptConfig, results: dict[str, Any]) -> str:
-    """What this policy is, how it was made, what it did, how it is loaded."""
+    """Return the README of a policy: how to load it, how it was trained, and how it performed."""
     parts = "".join(
         f"| {name} | {count['frozen']:,} | {count['trained']:,} |\n" for name, count in results["parameters"].items()
     )
     held_out = results["held_out_loss"]
     losses = f"training loss {results['training_loss']:.4f}"
-    losses += "" if held_out is None else f", of held-out episodes {held_out:.4f}"
+    losses += "" if held_out is None else f", held-out loss {held_out:.4f}"
     rollouts = results["rollouts"]
-    tried = "Not rolled out.\n" if rollouts is None else outcome(rollouts) + ".\n"
+    tried = "The policy was not rolled out.\n" if rollouts is None else outcome(rollouts) + ".\n"
     if rollouts and rollouts["video"]:
-        tried += f"\n[Some of them]({rollouts['video']}): green border success, red failure.\n"
-    effort = f"{config.optimiser.steps:,} steps of {config.optimiser.batch_size} chunks"
-    kind = "" if config.mode == "decoupled" else f" A control: mode {config.mode}."
-    kind += " A control: blind." if config.blind else ""
+        tried += f"\n[Video of some episodes]({rollouts['video']}): a green border marks success, a red one failure.\n"
+    effort = f"{config.optimiser.steps:,} training steps of {config.optimiser.batch_size} chunks"
+    kind = "" if config.mode == "decoupled" else f" It is a control run: mode {config.mode}."
+    kind += " It is a blind control run: its images, or without cameras its state, are zero." if config.blind else ""
     episodes, where = results["episodes"], results["machine"]["gpu"] or results["machine"]["processor"]
     return f"""# {config.out.resolve().name}
 
-A policy on the head `{config.head}`, taught by `action-heads adapt`.{kind}
+A policy on the head `{config.head}`, trained by `action-heads adapt`.{kind}
 
 ```bash
 {results["command"] or "(called from Python)"}
@@ -82,10 +83,10 @@ chunk = policy.sample(images, state, task)  # (b, h, columns of the recording's 
 | part | frozen | trained |
 |---|---:|---:|
 {parts}
-{episodes["trained"]} episodes trained on, {episodes["held_out"]} held out. {effort}:
+Trained on {episodes["trained"]} episodes, with {episodes["held_out"]} held out. {effort}:
 {losses}; {results["seconds"]:.0f} s on {where}.
 
-![Loss over steps](curves.png)
+![Loss by training step](curves.png)
 
 ## Rollouts
 

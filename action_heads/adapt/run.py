@@ -1,4 +1,4 @@
-"""Stage 2 from the first step to the finished policy and its rollouts."""
+"""Run Stage 2: training, the finished policy, and its rollouts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,32 @@ HEAD_MADE = ("config.json", "model.safetensors", "README.md")
 
 
 def adapt(config: AdaptConfig, command: str = "") -> ObservedPolicy:
-    """Train, or go on training, and leave policy, curves, results and a README in `config.out`; then roll out.
+    """Train a policy on a recording, or resume training, and roll it out if a task is given.
+
+    Policy, curves, results and a README are written to `config.out`.
+
+    Args:
+        config: the settings.
+        command: the command line, which is recorded.
+
+    Returns:
+        The trained policy, loaded from `config.out`.
 
     Raises:
-        ValueError: the flags do not fit the data, or the folder holds a run of other settings.
-        InUse: another run writes to the folder (a ValueError too).
-        Diverged: the loss is not finite, or far beyond what saying nothing would cost.
-        KeyboardInterrupt: a Ctrl-C or SIGTERM, once the state is complete; the same call goes on from there.
+        ValueError: the settings do not fit the data, or the folder holds a run of other settings.
+        InUse: another run writes to the folder. It is a ValueError.
+        Diverged: the loss is not finite, or far above that of a network that outputs zeros.
+        KeyboardInterrupt: Ctrl-C or SIGTERM was received. The state is saved first; the same call resumes from it.
+
+    Examples:
+        ```python
+        from pathlib import Path
+
+        from action_heads.adapt.run import adapt
+        from action_heads.adapt.settings import AdaptConfig
+
+        policy = adapt(AdaptConfig(data="lerobot:data/lift", out=Path("runs/lift")))
+        ```
     """
     with alone(config.folder):
         trainer, folder = Trainer(config), config.folder / "state"
@@ -47,20 +66,20 @@ def adapt(config: AdaptConfig, command: str = "") -> ObservedPolicy:
             finish(trainer, command)
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
-        if trainer.ema and config.rollout.task:  # the other processes are let go: they would not wait for hours
+        if trainer.ema and config.rollout.task:  # rollouts take long, so the other processes end before them
             try_out(trainer)
         return ObservedPolicy.from_pretrained(config.out, device=trainer.accelerator.device)
 
 
 def tidy(out: Path) -> None:
-    """Remove the drafts that killed runs have left of a policy and of its checkpoints."""
+    """Remove the unfinished files that killed runs have left of a policy and its checkpoints."""
     for folder in (out, *out.glob("checkpoints/step-*")):
         drafts.sweep(folder, MADE)
         drafts.sweep(folder / HEAD, HEAD_MADE)
 
 
 def finish(trainer: Trainer, command: str) -> None:
-    """In the main process: the averaged weights become the policy; it is saved and shown."""
+    """Save the policy with the averaged weights, its curves and its results. The main process does this."""
     config, policy, out = trainer.config, trainer.policy, trainer.config.out
     assert trainer.ema
     trainer.ema.copy_to_model()
@@ -88,7 +107,7 @@ def finish(trainer: Trainer, command: str) -> None:
 
 
 def try_out(trainer: Trainer) -> None:
-    """Rollouts of the finished policy, added to its results."""
+    """Roll out the finished policy, and add the outcome to its results."""
     config = trainer.config
     results = files.read_json(config.out / "results.json")
     results["rollouts"] = asdict(evaluator.find().roll_out(config, trainer.policy))
@@ -97,12 +116,12 @@ def try_out(trainer: Trainer) -> None:
 
 
 def write(config: AdaptConfig, results: dict[str, Any]) -> None:
-    """Numbers for programs, and for readers."""
+    """Write the results as JSON and as a README."""
     files.write_text(config.out / "results.json", json.dumps(results, indent=2) + "\n")
     files.write_text(config.out / "README.md", report.readme(config, results))
 
 
 def earlier(config: AdaptConfig) -> dict[str, Any] | None:
-    """Rollouts of these weights that were made before, which a call without --task keeps."""
+    """Return the earlier rollouts of these weights, which a call without --task keeps."""
     path = config.out / "results.json"
     return files.read_json(path).get("rollouts") if path.exists() else None

@@ -1,4 +1,4 @@
-"""What decides a run of Stage 2: one frozen, validated dataclass of small ones, which is also the command line."""
+"""Settings of a Stage 2 run, from which the flags of `action-heads adapt` are made."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from action_heads.training.optimiser import OptimiserConfig
 
 __all__ = ["AdaptConfig", "FlagError", "flag"]
 
-KINDS = ("lerobot", "robomimic")  # what has observations
+KINDS = ("lerobot", "robomimic")  # recordings with observations
 ADAPTER = {"mechanism": "adapter", "hidden_dim": "hidden", "cond_dim": None, "pool": None, "per_step": None}  # as flags
-OPTIONS = ("revision", "tolerance_s", "filter_key", "recorded_hz", "short", "bad")  # of recordings, in this stage too
+OPTIONS = ("revision", "tolerance_s", "filter_key", "recorded_hz", "short", "bad")  # those that Stage 2 takes
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The actions of a recording, and the chunks that are made of them.
+    """Settings of the actions of a recording, and of the chunks made from them.
 
     Attributes:
-        action: the column of actions.
-        action_layout: what its columns mean, such as pose_6d, libero or joints_6: docs/guides/lerobot.md.
-        gripper: what the recording writes for open and for closed.
-        horizon: steps of a chunk; another than the head's reshapes it.
+        action: column of the actions.
+        action_layout: layout of its values, such as pose_6d, libero or joints_6; see docs/guides/lerobot.md.
+        gripper: values of the recording for an open and a closed gripper.
+        horizon: time steps of a chunk; the head is reshaped if it has another horizon.
     """
 
     action: Annotated[str | None, Shown("action or actions")] = None
@@ -58,18 +58,18 @@ class Columns:
 
 @dataclass(frozen=True)
 class Vision:
-    """The network that reads images, as `VisionConfig` has it, or none.
+    """Settings of the image encoder; see `VisionConfig`.
 
     Attributes:
-        encoder: resnet18, resnet50, any transformers vision model, or none: states alone.
+        encoder: resnet18, resnet50, any transformers vision model, or none to use the state only.
         train_encoder: trained or frozen.
-        weights: of a ResNet: imagenet, or none.
-        features: numbers per camera and observation.
-        pool: of a transformer's tokens: mean or cls.
-        resize: pixels (height width) that pictures are brought to.
-        crop: pixels (height width) cut out: anywhere in training, the centre in acting.
-        jitter: brightness, contrast and saturation vary by factors within 1 ± jitter.
-        shared: one network for all cameras, or one each.
+        weights: initial weights of a ResNet: imagenet or none.
+        features: size of the feature vector per camera and observation.
+        pool: how to pool the tokens of a transformer: mean or cls.
+        resize: height and width in pixels that images are resized to.
+        crop: height and width in pixels of a crop, random in training and central in acting.
+        jitter: brightness, contrast and saturation are scaled by random factors within 1 ± jitter.
+        shared: use one network for all cameras instead of one per camera.
     """
 
     encoder: str = "resnet18"
@@ -88,7 +88,7 @@ class Vision:
 
     @property
     def config(self) -> VisionConfig | None:
-        """The pathway of a camera; None without cameras."""
+        """Settings of the encoder of a camera, or None without cameras."""
         if self.encoder == "none":
             return None
         values = {name: value for name, value in vars(self).items() if name not in ("encoder", "train_encoder")}
@@ -98,11 +98,11 @@ class Vision:
 
 @dataclass(frozen=True)
 class Text:
-    """The network that reads the task's description, or none.
+    """Settings of the text encoder, which reads the task description.
 
     Attributes:
-        model: a transformers text model that reads the task's description, such as distilbert-base-uncased.
-        features: numbers that a trained map makes of its vector; the vector itself if not given.
+        model: transformers text model that reads the task description, such as distilbert-base-uncased.
+        features: size of a trained projection of its text vector; without it the vector itself is used.
     """
 
     model: Annotated[str | None, Shown("none")] = None
@@ -113,20 +113,20 @@ class Text:
 
     @property
     def config(self) -> TextConfig | None:
-        """The sentence encoder."""
+        """Settings of the text encoder, or None without one."""
         with about("model", "features"):
             return TextConfig(self.model, features=self.features) if self.model else None
 
 
 @dataclass(frozen=True)
 class Optimiser(OptimiserConfig):
-    """How Stage 2 is optimised.
+    """Settings of the optimiser of Stage 2.
 
     Attributes:
-        lr: of adapter, projections and a head that trains, at its peak.
-        ema: largest decay of the weights' average, the later policy.
-        encoder_lr: of the encoder, at its peak.
-        weight_decay: of AdamW.
+        lr: peak learning rate of the adapter, the projections and a head that trains.
+        ema: largest decay of the average of the weights, which becomes the policy.
+        encoder_lr: peak learning rate of the encoder.
+        weight_decay: weight decay of AdamW.
     """
 
     batch_size: int = 64
@@ -142,16 +142,16 @@ class Optimiser(OptimiserConfig):
 
 @dataclass(frozen=True)
 class Rollout:
-    """What is tried of the finished policy in a simulation.
+    """Settings of the rollouts of the trained policy in a simulation.
 
     Attributes:
-        task: roll out in this task of the simulation afterwards, such as Lift.
-        episodes: to roll out, from seeds 0, 1, 2 ...
-        film: so many of them, into rollouts.mp4.
-        execute: actions of a chunk that are carried out.
-        sampler: of rollouts.
-        sampling_steps: of rollouts; the sampler's own number if not given.
-        simulations: processes of simulation.
+        task: simulated task to roll out in after training, such as Lift.
+        episodes: number of episodes to roll out, from seeds 0, 1, 2 ...
+        film: number of episodes to film into rollouts.mp4.
+        execute: actions of a chunk to execute before the next one is sampled.
+        sampler: sampler of the rollouts.
+        sampling_steps: denoising steps of the rollouts.
+        simulations: number of simulation processes.
     """
 
     task: Annotated[str | None, Shown("none")] = None
@@ -170,24 +170,24 @@ class Rollout:
 
 @dataclass(frozen=True)
 class AdaptConfig(Settings):
-    """Stage 2: teach a frozen head a task, from a recording with images or of states alone.
+    """Stage 2: train a policy on a frozen head, from a recording with images or states.
 
     Attributes:
-        data: lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5.
-        out: folder of the policy, and of the state to go on from.
-        head: a bundled name, a folder or a Hub id.
-        mode: decoupled (the head as it is), random-frozen or normal: the paper's controls.
-        blind: hide the pictures, or without cameras the state, in training and in rollouts: a control.
-        start_from: folder of a run whose weights to begin with; with its statistics.
-        cameras: which to see; all if not given.
-        state: columns of numbers to see, such as observation.state[0:7]; none for none.
-        observation_steps: how many observations the policy sees, the last of them now.
-        precision: fp32, bf16, or auto: bf16 where it is faster.
-        seed: of weights, batches, noise and crops.
-        held_out: share of episodes to look at the loss of, never trained on.
-        save_every: steps between saved states and held-out losses.
-        checkpoints: so many evenly spaced points of training whose policies are kept, all but the last in checkpoints/.
-        workers: processes that read and decode ahead; 0 for none.
+        data: recording: lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5.
+        out: folder for the policy and for the training state.
+        head: bundled name, folder or Hub id of the head.
+        mode: decoupled (the pretrained head, frozen), or a control of the paper: random-frozen or normal.
+        blind: control run: zero the images, or the state if there are no cameras, in training and rollouts.
+        start_from: folder of a run whose weights and statistics to start from.
+        cameras: cameras that the policy observes.
+        state: state columns that the policy observes, such as observation.state[0:7], or none.
+        observation_steps: number of observations that the policy gets, the last of which is current.
+        precision: fp32, bf16, or auto, which is bf16 where it is faster.
+        seed: seed of weights, batches, noise and crops.
+        held_out: share of the episodes that is used only for the held-out loss.
+        save_every: training steps between saved states and held-out losses.
+        checkpoints: number of evenly spaced policies to keep; all but the last are in checkpoints/.
+        workers: processes that read and decode batches ahead; 0 for none.
     """
 
     data: Annotated[str, Shown("none: it is needed", "SOURCE")] = ""
@@ -213,7 +213,7 @@ class AdaptConfig(Settings):
     workers: int = 2
     rollout: Rollout = field(default=Rollout())
 
-    # Where things go, when they are saved, and what is done afterwards: nothing that a weight depends on.
+    # Settings that no weight depends on: where files go, when they are saved, and the rollouts.
     WEIGHTLESS = ("out", "save_every", "workers", "checkpoints", *vars(Rollout()))
 
     def __post_init__(self):
@@ -223,36 +223,36 @@ class AdaptConfig(Settings):
         check_least(self, 1, "save_every", "observation_steps", "checkpoints")
         check_least(self, 0, "seed", "workers")
         if not 0 <= self.held_out < 1:
-            raise mistake("held_out", f"lies from 0 to below 1, got {self.held_out}")
+            raise mistake("held_out", f"must be at least 0 and below 1, got {self.held_out}")
         if self.vision.encoder == "none" and self.cameras:
-            raise ValueError("--cameras were named and --encoder is none: leave one of the two out")
+            raise ValueError("--cameras names cameras, but --encoder is none. Leave one of the two out")
 
     @property
     def folder(self) -> Path:
-        """Where everything goes."""
+        """The folder of all output."""
         return self.out
 
     @property
     def spec(self) -> Spec:
-        """The recording."""
+        """The specification of the recording."""
         with flag("data"):
             if not self.data:
-                raise ValueError("name a recording: lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5")
+                raise ValueError("no recording is given. Name one: lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5")
             spec = Spec.parse(self.data)
             if spec.kind not in KINDS:
-                raise ValueError(f"{self.data!r} holds no observations: Stage 2 reads {':... and '.join(KINDS)}:...")
+                raise ValueError(f"{self.data!r} has no observations. Stage 2 reads {':... and '.join(KINDS)}:...")
             if spec.weight != 1 or spec.options.keys() - {*OPTIONS}:
                 known = ", ".join(f"?{name}=" for name in OPTIONS)
-                raise ValueError(f"{self.data!r}: weights and options are Stage 1's, but for {known}")
+                raise ValueError(f"{self.data!r} has a weight or options of Stage 1. Stage 2 takes {known}")
             return spec
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        """After which a policy is kept, the end among them."""
+        """The training steps after which a policy is kept, including the last."""
         return evenly(self.optimiser.steps, self.checkpoints)
 
     def observation(self, cameras: tuple[str, ...], state_dim: int) -> ObservationConfig:
-        """What the encoder is made of, for the cameras and the width of the state that a recording has."""
+        """Return the settings of the encoder for these cameras and this width of the state."""
         with flag("cameras", "state", "text"):
             vision = self.vision.config if cameras else None
             steps, text = self.observation_steps, self.text.config
@@ -260,5 +260,5 @@ class AdaptConfig(Settings):
 
 
 def evenly(steps: int, checkpoints: int) -> list[int]:
-    """Return after which steps checkpoints are kept, the last step among them; no more than there are steps."""
+    """Return the training steps after which checkpoints are kept, including the last step."""
     return sorted({max(1, steps * i // checkpoints) for i in range(1, checkpoints + 1)})

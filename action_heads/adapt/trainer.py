@@ -1,21 +1,22 @@
-"""One run of Stage 2 as an object: encoder, adapter, optimiser, data, and what a step and an evaluation are.
+"""The trainer of Stage 2: policy, optimiser and data of one run, its training step and its evaluation.
 
-Everything random in step n of process r comes from generators seeded by (seed, n, r), so a run that was killed and goes
-on is the run that was not killed.
+All random numbers of training step n in process r come from generators seeded with (seed, n, r), so an interrupted run
+that is resumed gives the same result as one that was not interrupted.
 
 Axes: b batch.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from action_heads._util.ema import EMA
-from action_heads.adapt import checkpoints
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.data.windows import Sample, Steps, batches
@@ -26,35 +27,40 @@ from action_heads.training.accelerator import start
 from action_heads.training.base import Training
 from action_heads.training.streams import generator, seeded
 
-EVALUATED = 512  # held-out windows, at most
+EVALUATED = 512  # largest number of held-out windows that are evaluated
+
+
+def checkpoint_folder(out: Path, step: int) -> Path:
+    """Return the folder of the policy that a run keeps from an earlier training step."""
+    return out / "checkpoints" / f"step-{step}"
 
 
 class Stage2(nn.Module):
-    """The policy, as accelerate and DDP call it."""
+    """The loss of a policy as a module, which accelerate and DDP can wrap."""
 
     def __init__(self, policy: ObservedPolicy, tasks: tuple[str, ...], noise: NoiseConfig):
         super().__init__()
         self.policy, self.tasks, self.options = policy, tasks, vars(noise)
 
     def forward(self, batch: Sample, noise: torch.Generator, augmentation: int) -> Tensor:
-        """Loss (scalar) of a batch; crops and colours are drawn by a seed."""
+        """Return the loss (scalar) of a batch; `augmentation` is the seed of crops and colours."""
         task = [self.tasks[i] for i in batch["task"].tolist()]
         with seeded(augmentation):
             return self.policy.loss(batch, task, generator=noise, **self.options)
 
 
 class Trainer(Training[Sample]):
-    """The state of one run, in each of its processes; average and history are the main process' alone."""
+    """The state of one run in each of its processes. Only the main process has the average and the history."""
 
     description = "adapting"
 
     def __init__(self, config: AdaptConfig):
         self.config = config
-        self.accelerator = start(config)
+        self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder)
         checkpoint.refuse_others(self.settings(), config.folder)
-        with self.accelerator.main_process_first():  # it fetches what the others then find
-            self.policy, self.windows, self.held_out, tasks = build(config)
-        self.stage = Stage2(self.policy, tasks, config.noise).train()
+        with self.accelerator.main_process_first():  # it downloads what the others then find on the disk
+            self.policy, self.windows, self.held_out = build(config)
+        self.stage = Stage2(self.policy, self.windows.recording.tasks, config.noise).train()
         self.counts = self.policy.counts()
         self.policy.to(self.accelerator.device)
         self.model = self.accelerator.prepare(self.stage)
@@ -64,7 +70,7 @@ class Trainer(Training[Sample]):
         groups: list[dict[str, Any]] = [{"params": adapter, "share": 1.0}]
         if encoder:
             groups.append({"params": encoder, "share": optimiser.encoder_lr / optimiser.lr})
-        self.buffers = tuple(b for _, b in self.policy.encoder.named_buffers())  # norms that count batches, if any
+        self.buffers = tuple(b for _, b in self.policy.encoder.named_buffers())  # statistics of batch norms
         decay = optimiser.weight_decay
         self.optimizer = torch.optim.AdamW(groups, optimiser.lr, weight_decay=decay, fused=True)
         self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
@@ -73,13 +79,13 @@ class Trainer(Training[Sample]):
         self._evaluation: list[Sample] = []
 
     def coming(self) -> Generator[Sample]:
-        """The batches from this step to the last, read and decoded while others are trained on."""
+        """Yield the batches from this training step to the last. Workers read and decode ahead."""
         steps = range(self.step, self.config.optimiser.steps)
         rows = Steps(self.windows, self.share, self.config.seed, self.accelerator.process_index, steps)
         yield from batches(self.windows, rows, self.config.workers, self.accelerator.device.type == "cuda")
 
     def train_step(self, batch: Sample) -> Tensor:
-        """One optimiser step. Returns the loss (scalar) of this process' part."""
+        """Take one training step. Return the loss (scalar) of this process's part of the batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(self.step) * group["share"]
         at = (self.config.seed, self.step, self.accelerator.process_index)
@@ -87,15 +93,22 @@ class Trainer(Training[Sample]):
         self.model.train()
         loss = self.descend(self.model(self._moved(batch), noise, generator("augmentation", *at).initial_seed()))
         if self.ema and self.step in self.config.checkpoint_steps[:-1]:
-            checkpoints.save(self)
+            self._keep(self.ema)
         return loss
+
+    def _keep(self, ema: EMA) -> None:
+        """Save the averaged weights of this training step as a policy of their own."""
+        with ema.averaged():
+            policy = copy.deepcopy(self.policy)  # saving freezes the head, so a copy is saved
+        policy.training_record = {"settings": self.settings(), "step": self.step}
+        policy.save(checkpoint_folder(self.config.out, self.step))
 
     @torch.no_grad()
     def evaluate(self) -> float | None:
-        """Mean loss of the averaged weights on held-out windows, the same every time; None if there are none."""
+        """Return the mean loss of the averaged weights on a fixed set of held-out windows, or None without any."""
         if self.held_out is None:
             return None
-        assert self.ema, "the main process evaluates: the others have no average"
+        assert self.ema, "only the main process has the average of the weights, so it evaluates"
         seed, device, share = self.config.seed, self.accelerator.device, self.config.optimiser.batch_size
         if not self._evaluation:
             drawn = torch.randperm(len(self.held_out), generator=generator("held-out batch", seed))[:EVALUATED]
@@ -112,7 +125,7 @@ class Trainer(Training[Sample]):
         return float(torch.stack(losses).sum()) / sum(len(batch["actions"]) for batch in self._evaluation)
 
     def _moved(self, batch: Sample) -> Sample:
-        """On the device; from pinned memory while it still computes."""
+        """Move a batch to the device. Pinned memory is copied while the device computes."""
 
         def move(x: Any) -> Any:
             if isinstance(x, dict):

@@ -48,7 +48,7 @@ COMMANDS = {
         recorded=True,
     ),
     "adapt": Command(
-        "Stage 2: teach a frozen head a task, from a recording with images or of states alone.",
+        "Stage 2: train a policy on a frozen head, from a recording with images or states.",
         settings="action_heads.adapt.settings:AdaptConfig",
         run="action_heads.adapt.run:adapt",
         extras=("train",),
@@ -87,7 +87,7 @@ COMMANDS = {
 # Commands of the distribution action-heads-lab, which registers them. A core alone says in a line what to install.
 LAB = {
     "demo": Command(
-        "Record demonstrations, train adapters on a frozen head, roll out, compare with controls.",
+        "Record demonstrations, train adapters on a frozen head, roll out, and compare with controls.",
         extras=("train", "lab", "sim"),
         recorded=True,
     ),

@@ -33,7 +33,7 @@ class Trainer(Training[Batch]):
 
     def __init__(self, config: PretrainConfig):
         self.config = config
-        self.accelerator = start(config)
+        self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder)
         data.check_shares(config.sources, self.share)
         checkpoint.refuse_others(self.settings(), config.folder)
         head_config = config.head()

@@ -1,1 +1,1 @@
-"""What Stage 1 and Stage 2 share: a run that is resumed to the same bits, shown, and stopped (extra: `train`)."""
+"""The training loop of both stages, which can be interrupted and resumed to the same bits (extra: `train`)."""

@@ -1,11 +1,10 @@
-"""The accelerator of a run: this process, its device, and how it computes together with the others."""
+"""The accelerator of a run: its processes, their device and their precision."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -13,34 +12,24 @@ from action_heads._util.extras import require
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.io import locks
 from action_heads.training import checkpoint
-from action_heads.training.optimiser import OptimiserConfig
-
-
-class Settings(Protocol):
-    """What is read of a configuration."""
-
-    @property
-    def optimiser(self) -> OptimiserConfig: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def folder(self) -> Path: ...
 
 
 def this_process():
     """Return the state of this process among those of the run."""
     accelerate = require("accelerate", "train")
-    # Without being told so, accelerate takes several processes on a machine without a GPU for several lone ones.
+    # On a machine without a GPU, accelerate would not join the processes unless it is told to use the CPU.
     cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not has_accelerator()
     return accelerate.PartialState(cpu=cpu)
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run, for all its processes: the main one locks it, and if it cannot all of them raise.
+    """Lock the folder of a run for all its processes.
+
+    The main process takes the lock. If it cannot, all processes raise the same error.
 
     Raises:
-        InUse: another run holds it.
+        InUse: another run holds the folder.
     """
     process, failed = this_process(), [None]
     with ExitStack() as stack:
@@ -55,37 +44,41 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def start(config: Settings):
-    """The accelerator."""
+def start(batch_size: int, precision: str, folder: Path):
+    """Return the accelerator of the run in `folder`, in fp32, bf16 or `auto`.
+
+    Raises:
+        ValueError: the processes cannot share a batch evenly.
+    """
     accelerate, process = require("accelerate", "train"), this_process()
-    if config.optimiser.batch_size % process.num_processes:
+    if batch_size % process.num_processes:
         raise ValueError(
-            f"a batch of {config.optimiser.batch_size} chunks cannot be shared by {process.num_processes} processes: "
-            f"give a --batch-size that is a multiple of {process.num_processes}"
+            f"a batch of {batch_size} chunks cannot be divided evenly among {process.num_processes} processes. "
+            f"Set --batch-size to a multiple of {process.num_processes}"
         )
-    # The precision belongs to a singleton, which would refuse another run with another one in this process.
+    # The precision is stored in a singleton, which would refuse a later run of another precision in this process.
     accelerate.state.AcceleratorState._reset_state()
-    # In Stage 1, the parameters of the mechanisms whose turn it is not have no gradient.
+    # In Stage 1 a step trains one mechanism, so the parameters of the others have no gradient.
     unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     return accelerate.Accelerator(
         cpu=process.device.type == "cpu",
-        mixed_precision="bf16" if settled_precision(config, process.device) == "bf16" else "no",
+        mixed_precision="bf16" if _resolve(precision, folder, process.device) == "bf16" else "no",
         log_with="tensorboard",
-        project_dir=config.folder / "state",
+        project_dir=folder / "state",
         kwargs_handlers=[unused],
     )
 
 
 def has_accelerator() -> bool:
-    """Whether there is anything but a CPU to compute on."""
+    """Return whether torch can use a GPU of any kind."""
     return torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available()
 
 
-def settled_precision(config: Settings, device: torch.device) -> str:
-    """What `auto` means here: what it meant when the run began, and the same in every process."""
-    if config.precision != "auto":
-        return config.precision
-    began_with = (checkpoint.begun(config.folder / "state") or {}).get("precision")
+def _resolve(precision: str, folder: Path, device: torch.device) -> str:
+    """Return what `auto` means: the precision with which the run began, and the same in every process."""
+    if precision != "auto":
+        return precision
+    began_with = (checkpoint.begun(folder / "state") or {}).get("precision")
     choice = [began_with or ("bf16" if bfloat16_is_faster(device) else "fp32")]
     require("accelerate.utils", "train").broadcast_object_list(choice)
     return choice[0]

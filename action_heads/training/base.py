@@ -1,4 +1,4 @@
-"""A run as an object: what a stage's trainer is made of beside its modules and its data."""
+"""The base class of the trainers of both stages."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ B = TypeVar("B")
 
 
 class Training(Generic[B]):
-    """The state of one run, in each of its processes; average and history are the main process' alone.
+    """The state of one run in each of its processes. Only the main process has the average and the history.
 
-    A stage fills these attributes and says what a batch, a step and an evaluation are.
+    A stage sets these attributes and implements the batches, the training step and the evaluation.
     """
 
     description: ClassVar[str] = "training"
     config: Any  # optimiser, save_every, folder, precision, outcome()
     accelerator: Any
     parameters: list[nn.Parameter]
-    buffers: tuple[Tensor, ...] = ()  # what training changes beside the parameters
+    buffers: tuple[Tensor, ...] = ()  # other tensors that training changes
     optimizer: torch.optim.Optimizer
     ema: EMA | None
     step: int
     progress: checkpoint.Progress
 
     def coming(self) -> Generator[B]:
-        """The batches from this step to the last, made while others are trained on."""
+        """Yield the batches from this training step to the last. Workers make them ahead."""
         raise NotImplementedError
 
     def train_step(self, batch: B) -> Tensor:
-        """One optimiser step. Returns the loss (scalar) of this process' part."""
+        """Take one training step. Return the loss (scalar) of this process's part of the batch."""
         raise NotImplementedError
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
+        """Return the learning rate of a training step."""
         return self.config.optimiser.learning_rate(step)
 
     def evaluate(self) -> float | None:
-        """Loss of the averaged weights on what is held out, if anything is."""
+        """Return the loss of the averaged weights on held-out data, or None without any."""
         raise NotImplementedError
 
     @property
     def share(self) -> int:
-        """Chunks of a step that this process trains on."""
+        """Return the number of chunks that this process trains on in a training step."""
         return self.config.optimiser.batch_size // self.accelerator.num_processes
 
     def settings(self) -> dict[str, Any]:
-        """What decides the outcome, ready for JSON."""
+        """Return the settings that decide the outcome, ready for JSON."""
         return self.config.outcome() | {"processes": self.accelerator.num_processes}
 
     @property
     def machine(self) -> str:
-        """Precision, device and processes, in words."""
+        """Return precision, device and number of processes as text."""
         a = self.accelerator
         device = torch.cuda.get_device_name() if a.device.type == "cuda" else f"{a.device.type}"
         several = f", {a.num_processes} processes" if a.num_processes > 1 else ""
         return f"{'bf16' if a.mixed_precision == 'bf16' else 'fp32'} on {device}{several}"
 
     def descend(self, loss: Tensor) -> Tensor:
-        """Gradients of a loss (scalar), one step of the optimiser and of the average; the loss, detached."""
+        """Compute gradients, update weights and average, and return the loss (scalar) detached."""
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.parameters, self.config.optimiser.clip)
         self.optimizer.step()
@@ -77,6 +77,7 @@ class Training(Generic[B]):
         return loss.detach()
 
     def state_dict(self) -> dict[str, Tensor]:
+        """Return parameters, buffers, average and optimizer state by name."""
         optimizer = self.optimizer.state_dict()["state"]
         tensors: dict[str, Tensor] = {f"parameters.{i}": p for i, p in enumerate(self.parameters)}
         tensors |= {f"buffers.{i}": buffer for i, buffer in enumerate(self.buffers)}
@@ -86,6 +87,7 @@ class Training(Generic[B]):
 
     @torch.no_grad()
     def load_state_dict(self, tensors: dict[str, Tensor], step: int) -> None:
+        """Load the tensors of `state_dict`, and continue from training step `step`."""
         for i, p in enumerate(self.parameters):
             p.copy_(tensors[f"parameters.{i}"])
         for i, buffer in enumerate(self.buffers):
@@ -97,7 +99,7 @@ class Training(Generic[B]):
         self.optimizer.state.clear()
         optimizer = self.optimizer.state_dict()
         for name, value in tensors.items():
-            if name.startswith("optimizer."):  # parameters that had no gradient yet have no state
+            if name.startswith("optimizer."):  # a parameter without a gradient so far has no state
                 _, i, key = name.split(".")
                 optimizer["state"].setdefault(int(i), {})[key] = value
         self.optimizer.load_state_dict(optimizer)

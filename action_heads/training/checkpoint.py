@@ -1,134 +1,214 @@
-"""What a run needs to go on where it stopped: tensors in safetensors, the rest in JSON, nothing pickled."""
+"""Save, check and load the training state of a run.
+
+A training state is what a run needs to resume: tensors in safetensors and the rest in JSON. Nothing is pickled.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from action_heads._util.limits import fits, shown, types_of
 from action_heads.io import drafts, files
-from action_heads.training import checkpoint_checks
+from action_heads.io.seal import Seal
+from action_heads.io.weights import check_layout, check_values
 
 if TYPE_CHECKING:
     from action_heads.training.base import Training
 
-POINT_EVERY = 50  # steps between points of the training curve
-BEGUN, STATE = "run.json", "state.json"  # the settings, from before the first step; the last saved step
-MADE = {"config.json": "head", "policy.json": "policy"}  # what a finished run leaves, with its settings in it
+POINT_EVERY = 50  # training steps between two points of the training curve
+BEGUN, STATE = "run.json", "state.json"  # the settings, written before the first step; the last saved step
+MADE = {"config.json": "head", "policy.json": "policy"}  # what a finished run writes, with its settings in it
+ADAM = {"step", "exp_avg", "exp_avg_sq"}  # the state of AdamW for each parameter
+SETTINGS = {"config": dict[str, Any], "precision": str}
+KINDS = SETTINGS | {"tensors": str, "step": int, "progress": dict[str, Any]}
+REMEDY = "To start again, delete the folder of this file. The results of a finished run are in another folder"
+SEAL = Seal(
+    ("progress",),
+    "{path} and the state.json beside it have the fingerprint {found}, but were saved with {given}, so one of them was "
+    "changed. " + REMEDY,
+)
 
 
 @dataclass
 class Progress:
-    """History of a run, as it goes into its record."""
+    """The history of a run."""
 
-    seconds: float = 0.0  # in all
+    seconds: float = 0.0  # total
     training_seconds: float = 0.0  # without evaluating and saving
-    average: float | None = None  # of the training loss
-    curve: list[tuple[int, float]] = field(default_factory=list)  # (step, average)
-    held_out: list[tuple[int, float]] = field(default_factory=list)  # (step, loss of the averaged weights)
+    average: float | None = None  # running average of the training loss
+    curve: list[tuple[int, float]] = field(default_factory=list)  # (training step, average)
+    held_out: list[tuple[int, float]] = field(default_factory=list)  # (training step, loss of the averaged weights)
 
     def add(self, step: int, loss: float) -> None:
-        """The loss of a step."""
+        """Add the loss of a training step."""
         self.average = loss if self.average is None else 0.98 * self.average + 0.02 * loss
         if step % POINT_EVERY == 0:
             self.curve.append((step, self.average))
 
 
 def save(trainer: Training, folder: Path) -> None:
-    """Tensors first, then the record that names them: a cut in between leaves the older, complete state."""
+    """Save the training state.
+
+    The tensors are written before the record that names them, so an interruption leaves the previous state complete.
+    """
     name = f"step-{trainer.step}.safetensors"
     tensors = trainer.state_dict()
     files.save_tensors(tensors, folder / name)
-    record = _settled(trainer) | {
-        "tensors": name,
-        "step": trainer.step,
-        "progress": asdict(trainer.progress),
-    }
-    record["fingerprint"] = checkpoint_checks.SEAL.of(record, tensors)
+    record = _settings(trainer) | {"tensors": name, "step": trainer.step, "progress": asdict(trainer.progress)}
+    record[SEAL.key] = SEAL.of(record, tensors)
     files.write_text(folder / STATE, json.dumps(record))
     _remove_others(folder, name)
 
 
 def begin(trainer: Training, folder: Path) -> None:
-    """Write the settings down before the first step, and remove what killed runs have left of their saving."""
+    """Write the settings before the first step, and remove the unfinished files of killed runs."""
     if not trainer.accelerator.is_main_process:
         return
     record = read(folder)
     drafts.sweep(folder, [BEGUN, STATE, "step-*.safetensors"])
     _remove_others(folder, record["tensors"] if record else "")
     if begun(folder) is None:
-        files.write_text(folder / BEGUN, json.dumps(_settled(trainer)))
+        files.write_text(folder / BEGUN, json.dumps(_settings(trainer)))
 
 
-def _settled(trainer: Training) -> dict[str, Any]:
-    """What a run that goes on must agree with."""
-    precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
-    return {"config": trainer.settings(), "precision": precision}
+def resume(trainer: Training, folder: Path) -> None:
+    """Load the last saved state into a trainer, which has checked that the settings are the same.
 
-
-def _remove_others(folder: Path, name: str) -> None:
-    """Remove the tensors of other steps than that of the record."""
-    for old in folder.glob("step-*.safetensors"):
-        if old.name != name:
-            old.unlink(missing_ok=True)
+    Raises:
+        RuntimeError: the processes would start from different steps, so training would wait forever.
+    """
+    if (record := read(folder)) is not None:
+        trainer.load_state_dict(_load_tensors(trainer, record, folder), record["step"])
+        history = record["progress"]
+        curves: dict[str, Any] = {name: [tuple(point) for point in history[name]] for name in ("curve", "held_out")}
+        trainer.progress = Progress(**history | curves)
+    accelerator = trainer.accelerator
+    steps = accelerator.gather(torch.tensor([trainer.step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise RuntimeError(
+            f"the processes would start from different steps, {steps}. Put {folder} where all of them can read it"
+        )
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The record of the last saved step, if there is one."""
-    return checkpoint_checks.read(folder / STATE) if (folder / STATE).exists() else None
+    """Return the record of the last saved step, or None if no step was saved."""
+    if not (path := folder / STATE).exists():
+        return None
+    record = files.read_json(path)
+    known = KINDS.keys() | {SEAL.key}
+    if not isinstance(record, dict) or not KINDS.keys() <= record.keys() <= known:
+        raise ValueError(f"{path} is not a training state, which has the keys {', '.join(KINDS)}. {REMEDY}")
+    if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
+        raise ValueError(f"{path} has values of the wrong type for {', '.join(wrong)}. {REMEDY}")
+    if not re.fullmatch(r"step-\d{1,18}\.safetensors", record["tensors"]) or record["step"] < 0:
+        raise ValueError(f"{path} names step {record['step']} and the file {shown(record['tensors'])}. {REMEDY}")
+    history, kinds = record["progress"], types_of(Progress)
+    if history.keys() != kinds.keys() or not all(fits(history[name], kind) for name, kind in kinds.items()):
+        raise ValueError(f"{path} has a damaged progress: it must hold {', '.join(kinds)}. {REMEDY}")
+    return record
 
 
 def begun(folder: Path) -> dict[str, Any] | None:
-    """The settings and the precision of a run that has begun, whether a step was saved or not."""
-    return checkpoint_checks.read_settings(folder / BEGUN) if (folder / BEGUN).exists() else read(folder)
+    """Return the settings and the precision of a run that has begun, or None. It need not have saved a step."""
+    if not (path := folder / BEGUN).exists():
+        return read(folder)
+    record = files.read_json(path)
+    if (
+        not isinstance(record, dict)
+        or record.keys() != SETTINGS.keys()
+        or not all(fits(record[name], kind) for name, kind in SETTINGS.items())
+    ):
+        raise ValueError(f"{path} is not the record of a run, which has the keys {', '.join(SETTINGS)}. {REMEDY}")
+    return record
 
 
 def refuse_others(settings: dict[str, Any], out: Path) -> None:
-    """Raise if a folder holds a run, or what one has made, of other settings: a run overwrites nothing by accident."""
+    """Refuse a folder that holds a run or a result of other settings, so that no run overwrites one by accident.
+
+    Raises:
+        ValueError: the settings differ. The message names them.
+    """
     if (record := begun(out / "state")) is not None:
-        if different := _differ(settings, record["config"]):
-            anew = "" if read(out / "state") else f"; it has saved no step yet, so {out / 'state'} can be deleted too"
+        if different := _different(settings, record["config"]):
+            delete = "" if read(out / "state") else f". It has saved no step yet, so {out / 'state'} can be deleted"
             raise ValueError(
-                f"{out / 'state'} holds a run with other settings ({', '.join(different)}): "
-                f"give the same ones to go on with it, or another --out to start anew{anew}"
+                f"{out / 'state'} holds a run with other settings ({', '.join(different)}). "
+                f"Use the same settings to resume it, or another --out to start a new run{delete}"
             )
         return
     for name, what in MADE.items():
         if not (out / name).exists():
             continue
-        theirs = checkpoint_checks.settings_in(out / name) or {}
-        if different := _differ(settings, theirs):
+        theirs = _settings_in(out / name) or {}
+        if different := _different(settings, theirs):
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
-                f"{out} holds a finished {what} {which}, which this run would overwrite: give another --out, or delete "
-                f"that folder if the {what} is not needed"
+                f"{out} holds a finished {what} {which}, which this run would overwrite. Use another --out, or delete "
+                f"that folder if you do not need the {what}"
             )
 
 
-def _differ(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def _settings(trainer: Training) -> dict[str, Any]:
+    """Return what must stay the same when a run is resumed."""
+    precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
+    return {"config": trainer.settings(), "precision": precision}
+
+
+def _settings_in(path: Path) -> dict[str, Any] | None:
+    """Return the training settings recorded in a finished head or policy, or None if it has none."""
+    record = files.read_json(path)
+    for key in ("training", "settings"):
+        record = record.get(key) if isinstance(record, dict) else None
+    return record if isinstance(record, dict) else None
+
+
+def _different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return sorted(key for key in ours if theirs.get(key) != ours[key])
 
 
-def resume(trainer: Training, folder: Path) -> None:
-    """Go on where the run stopped; the trainer has made sure that it is one with the same settings."""
-    record = read(folder)
-    if record is not None:
-        tensors = checkpoint_checks.load(trainer, record, folder)
-        trainer.load_state_dict(tensors, record["step"])
-        history = record["progress"]
-        curves: dict[str, Any] = {name: [tuple(point) for point in history[name]] for name in checkpoint_checks.CURVES}
-        trainer.progress = Progress(**history | curves)
-    agree(trainer, folder)
+def _remove_others(folder: Path, name: str) -> None:
+    """Remove the tensors of all other steps."""
+    for old in folder.glob("step-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
 
 
-def agree(trainer: Training, folder: Path) -> None:
-    """All processes are at the same step, or training would wait forever."""
-    accelerator = trainer.accelerator
-    steps = accelerator.gather(torch.tensor([trainer.step], device=accelerator.device)).tolist()
-    if len(set(steps)) > 1:
-        raise RuntimeError(
-            f"the processes would start from different steps, {steps}: {folder} must lie where all of them can read it"
+def _load_tensors(trainer: Training, record: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
+    """Load the tensors of a state, and check that they belong to its record and fit the trainer."""
+    path = folder / record["tensors"]
+    tensors, _ = files.load_tensors(path)
+    if not SEAL.check(record, tensors, path):
+        warnings.warn(
+            f"{folder} was saved by an older release, without a fingerprint, so changes to it cannot be detected",
+            stacklevel=4,
         )
+    expected = {name: tensor for name, tensor in trainer.state_dict().items() if not name.startswith("optimizer.")}
+    if trainer.ema is None:  # only the main process has an average
+        expected |= {name: tensor for name, tensor in tensors.items() if name.startswith("ema.")}
+    of_optimizer = {name for name in tensors if name.startswith("optimizer.")}
+    check_layout({name: tensor for name, tensor in tensors.items() if name not in of_optimizer}, expected, path)
+    kept: dict[int, set[str]] = {}
+    for name in of_optimizer:
+        match = re.fullmatch(r"optimizer\.(\d{1,9})\.(\w+)", name)
+        number = int(match[1]) if match else len(trainer.parameters)
+        if not match or number >= len(trainer.parameters) or match[2] not in ADAM:
+            raise files.WeightFileError(f"{path} has the unknown tensor {shown(name)}. {REMEDY}")
+        parameter = trainer.parameters[number]
+        shape, dtype = (torch.Size(), torch.float32) if match[2] == "step" else (parameter.shape, parameter.dtype)
+        if tensors[name].shape != shape or tensors[name].dtype != dtype:
+            found = f"{tensors[name].dtype} {tuple(tensors[name].shape)}"
+            raise files.WeightFileError(f"{path} has {name} as {found}; expected {dtype} {tuple(shape)}. {REMEDY}")
+        kept.setdefault(number, set()).add(match[2])
+    if any(names != ADAM for names in kept.values()):
+        raise files.WeightFileError(f"{path} lacks a part of the optimizer state. {REMEDY}")
+    check_values(tensors, {}, path)
+    return tensors

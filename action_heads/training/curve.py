@@ -1,4 +1,4 @@
-"""Training and held-out loss as a picture."""
+"""Figure of the training and held-out loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from action_heads.io import files
 
 
 def draw_curve(curves: dict[str, list], path: Path, title: str) -> None:
-    """Points (step, loss) by name over steps, to a PNG; what has none is left out."""
+    """Draw curves of points (training step, loss) to a PNG. Curves without points are left out."""
     require("matplotlib", "train").use("Agg")
     import matplotlib.pyplot as plt
 
@@ -18,7 +18,7 @@ def draw_curve(curves: dict[str, list], path: Path, title: str) -> None:
     for (name, points), colour in zip(curves.items(), ("#9db4c0", "#c05746"), strict=True):
         if points:
             axes.plot(*zip(*points, strict=True), label=name.replace("_", " "), color=colour)
-    axes.set(xlabel="optimiser step", ylabel="denoising loss", yscale="log", title=title)
+    axes.set(xlabel="training step", ylabel="denoising loss", yscale="log", title=title)
     if any(curves.values()):
         axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""The loop of a run: trains, shows, saves, stops when asked or when there is no sense in going on."""
+"""The training loop of both stages: train, report, save, and stop on request or when the loss diverges."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from action_heads.training import checkpoint
 from action_heads.training.base import Training
 from action_heads.training.signals import StopRequest
 
-READ_EVERY = 25  # steps between looks at the loss on an accelerator, which has to finish its work for each
-HOPELESS = 10.0  # average loss; a network that says nothing scores about 1
+# Training steps between two reads of the loss on an accelerator. Each read waits for the device to finish its work.
+READ_EVERY = 25
+HOPELESS = 10.0  # average loss; a network that outputs zeros scores about 1
 
 
 class Diverged(RuntimeError):
-    """Training came to nothing: the message says at which step and what to change."""
+    """An error that ends a run whose loss diverged. The message names the step and what to change."""
 
 
 def train(trainer: Training, folder: Path) -> None:
-    """To the last step, with a saved state every so often.
+    """Train to the last step, and save the training state at regular intervals.
 
     Raises:
-        Diverged: the loss is not finite, or far beyond what saying nothing would cost.
-        KeyboardInterrupt: a Ctrl-C or SIGTERM, once the state is complete; the same call goes on from there.
+        Diverged: the loss is not finite, or far above that of a network that outputs zeros.
+        KeyboardInterrupt: Ctrl-C or SIGTERM was received. The state is saved first; the same call resumes from it.
     """
     config, accelerator = trainer.config, trainer.accelerator
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
-    # Points that a killed run has logged beyond its last state are going to be logged again.
+    # A killed run may have logged points after its last saved state. They are logged again, so the old ones are purged.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step}})
     bar = require("tqdm.auto", "train").tqdm(
         **{"total": config.optimiser.steps, "initial": trainer.step, "desc": trainer.description, "unit": "step"},
@@ -57,15 +58,18 @@ def train(trainer: Training, folder: Path) -> None:
                     began = time.monotonic()
                 if stopping and trainer.step < config.optimiser.steps:
                     bar.close()
-                    accelerator.print(interrupted(trainer, folder))
+                    accelerator.print(
+                        f"\nStopped after training step {trainer.step} of {config.optimiser.steps}. The state is saved "
+                        f"in {folder}; run the same command again to resume"
+                    )
                     raise KeyboardInterrupt
         finally:
-            for tracker in accelerator.trackers:  # they write in the background
+            for tracker in accelerator.trackers:  # they write in the background, so wait for them
                 tracker.finish()
 
 
 def show(trainer: Training, bar) -> None:
-    """Loss and speed, on the bar and to TensorBoard."""
+    """Show loss and speed on the progress bar and in TensorBoard."""
     loss, rate = trainer.progress.average, int(trainer.config.optimiser.batch_size * (bar.format_dict["rate"] or 0))
     bar.set_postfix_str(f"loss {loss:.4f}, {rate:,} chunks/s")
     lr = trainer.learning_rate(trainer.step - 1)
@@ -73,7 +77,7 @@ def show(trainer: Training, bar) -> None:
 
 
 def keep(trainer: Training, folder: Path, evaluate: bool, began: float) -> None:
-    """Save the state, in the main process, with what has gone on since `began`, and the held-out loss where asked."""
+    """Save the state in the main process, with the time since `began` and, if asked, the held-out loss."""
     if trainer.accelerator.is_main_process:
         if evaluate and (loss := trainer.evaluate()) is not None:
             trainer.progress.held_out.append((trainer.step, loss))
@@ -83,9 +87,9 @@ def keep(trainer: Training, folder: Path, evaluate: bool, began: float) -> None:
 
 
 def look(trainer: Training, losses: list[Tensor], asked: bool) -> bool:
-    """Note the losses of the last steps, averaged over processes; whether any process was asked to stop.
+    """Record the losses of the last steps, averaged over processes. Return whether any process was asked to stop.
 
-    One message for both, so that all processes stop at the same step.
+    One reduction carries both, so all processes stop at the same step.
     """
     flag = torch.tensor(float(asked), device=trainer.accelerator.device)
     *values, asked_any = trainer.accelerator.reduce(torch.stack([*losses, flag]), "mean").tolist()
@@ -97,22 +101,14 @@ def look(trainer: Training, losses: list[Tensor], asked: bool) -> bool:
     return asked_any > 0
 
 
-def interrupted(trainer: Training, folder: Path) -> str:
-    """After a Ctrl-C."""
-    return (
-        f"\nstopped after step {trainer.step} of {trainer.config.optimiser.steps}; {folder} is complete: "
-        "give the same command to go on"
-    )
-
-
 def diverged(trainer: Training, folder: Path, step: int, loss: float) -> str:
-    """After a loss that nothing can come of."""
+    """Return the message of a run whose loss diverged."""
     o, saved = trainer.config.optimiser, checkpoint.read(folder)
-    kept = f"The last good state, of step {saved['step']}, is in {folder}" if saved else "No state was saved yet"
+    kept = f"The last good state, of training step {saved['step']}, is in {folder}" if saved else "No state was saved"
     precision = ", --precision fp32" if trainer.accelerator.mixed_precision == "bf16" else ""
     return (
-        f"training diverged: the loss of step {step} is {loss:.4g}, its running average "
-        f"{trainer.progress.average:.4g}, where about 1 is what a network that says nothing scores. {kept}. "
-        f"Start anew, with another --out, a lower --lr than {o.lr:g} or a longer --warmup than {o.warmup}{precision}; "
-        "if that does not help, look for NaN or wrong units in the data"
+        f"training diverged: the loss of training step {step} is {loss:.4g} and its running average "
+        f"{trainer.progress.average:.4g}. A network that outputs zeros has a loss of about 1. {kept}. "
+        f"Start a new run with another --out and an --lr below {o.lr:g} or a --warmup above {o.warmup}{precision}. "
+        "If that does not help, look for NaN or wrong units in the data"
     )

@@ -1,4 +1,4 @@
-"""How a run is optimised: the settings that both stages share."""
+"""Settings of the optimiser, shared by both stages."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ SCHEDULES = ("cosine", "constant")
 
 @dataclass(frozen=True)
 class OptimiserConfig:
-    """Steps, batches and learning rate of AdamW, and the average of the weights.
+    """Settings of AdamW and of the average of the weights.
 
     Attributes:
-        steps: optimiser steps.
-        batch_size: chunks a step, all processes together.
-        lr: learning rate at its peak.
-        warmup: steps of linear warm-up.
-        schedule: after warm-up: cosine to zero, or constant.
+        steps: training steps.
+        batch_size: chunks per training step, over all processes.
+        lr: peak learning rate.
+        warmup: training steps of linear warm-up.
+        schedule: learning rate after warm-up: cosine (to zero) or constant.
         clip: largest norm of the gradient.
-        ema: largest decay of the weights' average, the later head.
+        ema: largest decay of the average of the weights, which becomes the head.
     """
 
     steps: int = 10_000
@@ -37,10 +37,10 @@ class OptimiserConfig:
         check_least(self, 1, "steps", "batch_size", "warmup")
         check_positive(self, "lr", "clip")
         if not 0 <= self.ema < 1:
-            raise mistake("ema", f"is a decay from 0 to below 1, got {self.ema}")
+            raise mistake("ema", f"must be at least 0 and below 1, got {self.ema}")
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step: linear warm-up, then the schedule."""
+        """Return the learning rate of a training step: linear warm-up, then the schedule."""
         if self.schedule == "constant":
             return self.lr * min(1.0, (step + 1) / self.warmup)
         return cosine(step, self)

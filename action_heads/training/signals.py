@@ -1,4 +1,4 @@
-"""Ctrl-C, or a scheduler's SIGTERM, as a wish to stop at the end of a step rather than in the middle of one."""
+"""Handling of Ctrl-C and SIGTERM: a run stops at the end of a training step rather than in the middle of one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """`asked` turns true at the first signal. A second Ctrl-C interrupts at once, as usual, if `insist` is true.
+    """A context in which the first signal sets `asked` instead of interrupting.
 
-    With several processes it should be false: their launcher passes on a Ctrl-C that they have already had.
+    A second Ctrl-C interrupts at once if `insist` is true. Set it to false with several processes: their launcher
+    passes on a Ctrl-C that they have received already.
     """
 
     def __init__(self, insist: bool = True):
         self.asked, self.insist = False, insist
 
     def __enter__(self) -> StopRequest:
-        # Python lets only the main thread handle signals; elsewhere they stay what they were.
+        # Python lets only the main thread handle signals. Other threads leave the handlers unchanged.
         self.handles = threading.current_thread() is threading.main_thread()
         if self.handles:
             self.previous = {number: signal.signal(number, self._ask) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of what they are for: a run that was killed draws again what it would have."""
+"""Random generators seeded by purpose and training step, so a resumed run draws the same numbers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ STREAMS = (
 
 
 def generator(stream: str, seed: int, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Random numbers of one purpose, one step, one process: whatever else was drawn, these are the same."""
+    """Return the generator of one purpose, training step and process. It is independent of all other draws."""
     entropy = np.random.SeedSequence([STREAMS.index(stream), seed, *numbers]).generate_state(1, np.uint64)
     return torch.Generator(device).manual_seed(int(entropy[0]) >> 1)
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's own generator on the CPU, from which crops, colours and dropout come, whatever the device."""
+    """Seed the CPU generator of torch within a block. Crops, colours and dropout use it on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,1 +1,1 @@
-"""Simulators, scripted experts, the demo and the paper's experiments, built on `action_heads`."""
+"""Simulators, scripted experts, the demo and the experiments of the paper, built on `action_heads`."""

@@ -1,7 +1,4 @@
-"""Try a policy that `action-heads adapt` trained in the lab's simulation: the evaluator that `adapt --task` finds.
-
-b episodes at once, s observation steps, h horizon, H and W pixels
-"""
+"""Roll out a policy that `action-heads adapt` trained: the evaluator of `action-heads adapt --task`."""
 
 from __future__ import annotations
 
@@ -18,17 +15,17 @@ from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description, get_task
 
-AT_ONCE = 8  # episodes: the same in every run, since batches decide bits
+AT_ONCE = 8  # episodes; the same in every run, since the size of a batch changes the bits of the result
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What rollouts came to; `success` and `length` are of every episode, from seeds 0, 1, 2 ..."""
+    """Results of rollouts. `success` and `length` have one entry per episode, from seeds 0, 1, 2 ..."""
 
     task: str
     episodes: int
     successes: int
-    interval: tuple[float, float]  # Wilson's, 95 %
+    interval: tuple[float, float]  # Wilson's 95 % interval
     steps_to_success: float | None
     success: list[bool]
     length: list[int]
@@ -39,7 +36,7 @@ class Outcome:
 
 
 def check_task(config: AdaptConfig, policy: ObservedPolicy) -> None:
-    """Before training: whether the simulation has what the policy sees and takes what it does."""
+    """Raise a ValueError before training if the simulation lacks the observations or takes other actions."""
     task = config.rollout.task
     assert task is not None
     with flag("task"):
@@ -50,20 +47,20 @@ def check_task(config: AdaptConfig, policy: ObservedPolicy) -> None:
             width, there = policy.encoder.config.state_dim, shown(task, contract.state, sight.apart)
             if width != there:
                 raise ValueError(
-                    f"the policy sees {width} numbers, {', '.join(contract.state)}, of which the simulation of "
-                    f"{task} shows {there}: name the task that was recorded, or other columns with --state"
+                    f"the policy observes {width} numbers, {', '.join(contract.state)}, but the simulation of "
+                    f"{task} provides {there}. Name the recorded task, or choose other columns with --state"
                 )
         if policy.layout.space().parts != EE_ABSOLUTE.parts:
             raise ValueError(
-                f"the simulation takes poses of one hand, absolute or as deltas; the policy makes {policy.layout}: "
-                "train without --task"
+                f"the simulation takes poses of one hand, absolute or delta, but the actions of the policy are "
+                f"{policy.layout}. Train without --task"
             )
         if odd := {name: size for name, size in contract.sizes.items() if size[0] != size[1]}:
-            raise ValueError(f"the simulation renders squares, the recording has {odd}: train without --task")
+            raise ValueError(f"the simulation renders square images, but the recording has {odd}. Train without --task")
 
 
 def roll_out(config: AdaptConfig, policy: ObservedPolicy) -> Outcome:
-    """Episodes from seeds 0, 1, 2 ..., which no recording uses."""
+    """Roll out episodes from seeds 0, 1, 2 ..., which no recording uses."""
     asked = config.rollout
     assert asked.task is not None
     video = config.out / "rollouts.mp4" if asked.film else None
@@ -101,7 +98,7 @@ def roll_out(config: AdaptConfig, policy: ObservedPolicy) -> Outcome:
 
 
 def sight_of(policy: ObservedPolicy) -> Sight:
-    """What the simulation is to show."""
+    """Return the observations that the simulation must provide."""
     contract = policy.contract
     sizes = {name: size[0] for name, size in contract.sizes.items()}
     delta = policy.layout.space().mode == "delta"

@@ -1,4 +1,4 @@
-"""The lab's commands, which `action-heads` finds by the entry points of this distribution."""
+"""Commands of the lab, which `action-heads` finds by the entry points of this distribution."""
 
 from __future__ import annotations
 

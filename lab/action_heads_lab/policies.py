@@ -1,4 +1,4 @@
-"""Policies in the simulation: those on its state, which the demo and `reproduce` train, and how `rollout` asks any.
+"""Build policies on states, and wrap any policy as `rollout` calls it.
 
 Axes: n samples, d state, b episodes at once, s observation steps, h horizon, a action.
 """
@@ -20,18 +20,18 @@ from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.sim.envs import CONTROL_HZ
 
-# A run that is no mode of its own: a decoupled policy whose contract hides what it observes.
+# A blind run uses the mode decoupled. The contract of its policy zeroes the observations.
 BLIND = {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
 
 
 def on_states(
     head: ActionHead, adapter: AdapterConfig, state: Tensor, actions: Tensor, seed: int, blind: bool = False
 ) -> ObservedPolicy:
-    """Attach a fresh adapter with the statistics of demonstrations: states (n d) and actions (n h a)."""
+    """Return a policy with a fresh adapter and the statistics of demonstrations, states (n d) and actions (n h a)."""
     encoder = ObservationEncoder(ObservationConfig(state_dim=state.shape[-1], observation_steps=1))
     contract = Contract(("observation",), {}, "action", "pose_6d", UNDECLARED, CONTROL_HZ, blind)
     normalizer = Normalizer.fit(actions, head.config.space, margin=0.05)
-    torch.manual_seed(seed)  # adapters begin with the same weights in every mode
+    torch.manual_seed(seed)  # adapters start with the same weights in every mode
     policy = ObservedPolicy(encoder, head.attach(adapter.make(encoder.cond_dim), normalizer=normalizer), contract)
     policy.policy.adapter.standardize(policy.condition(state=state[:, None]))
     policy.training_record = policy.counts()
@@ -44,8 +44,10 @@ def actor(
     """Return the policy as `rollout` calls it: observations by name, each (b s ...), or states (b d) -> (b h a).
 
     Args:
-        task: the description, where it is read.
-        noise: on the policy's device.
+        policy: the policy.
+        task: the task description, for policies that read it.
+        noise: the generator of the sampling noise, on the device of the policy.
+        sampling: options of `sample`.
     """
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Every test here runs on the CPU, also on a machine with a GPU: bits are compared."""
+"""Fixtures for Stage 2. All tests here run on the CPU, even on a machine with a GPU, since they compare bits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[1] / "encoders"))
 
 @pytest.fixture(autouse=True)
 def drawing(monkeypatch):
-    """Drawing the curve takes longer than a tiny run: it is not done, but by what this returns."""
+    """Replace the drawing of the curve, which takes longer than a tiny run. Return the function that draws."""
     draw = curve.draw_curve
     monkeypatch.setattr(curve, "draw_curve", lambda *_: None)
     return draw
@@ -30,7 +30,7 @@ def drawing(monkeypatch):
 
 @pytest.fixture(scope="session")
 def vit(tmp_path_factory) -> str:
-    """The folder of a small vision model, for pictures of any size."""
+    """Return the folder of a small vision model for images of any size."""
     import torch
     import transformers as tr
 
@@ -44,7 +44,7 @@ def vit(tmp_path_factory) -> str:
 
 @pytest.fixture
 def folder(tmp_path):
-    """With a recording and a pretrained head."""
+    """Return a folder with a recording and a pretrained head."""
     hdf5(tmp_path / "demos.hdf5")
     tiny_head().save_pretrained(tmp_path / "head")
     return tmp_path

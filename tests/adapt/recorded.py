@@ -1,4 +1,4 @@
-"""Recordings of a task that has to be seen: the picture's colour says which way to go. And runs of seconds on them."""
+"""Recordings of a task in which only the colour of the image tells the direction, and runs of a second on them."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ import numpy as np
 from action_heads.adapt.settings import AdaptConfig
 
 SIZE = 16  # pixels
-LENGTH = 12  # steps of an episode, plus its number
+LENGTH = 12  # ticks of an episode, plus its number
 COLOURS = np.array([[220, 30, 30], [30, 30, 220]], np.uint8)
 
 
 def episode(index: int) -> dict[str, np.ndarray]:
-    """One, whose hand moves in steps of 2 cm to the side that its colour says; it closes in the end."""
+    """Return an episode in which the hand moves by 2 cm per tick to the side of its colour, and closes at the end."""
     steps = LENGTH + index
     side = 1 - 2 * (index % 2)
     position = np.stack([np.full(steps, 0.4), side * 0.02 * np.arange(steps), np.full(steps, 0.2)], axis=1)
     rotation = np.tile([1.0, 0, 0, 0, -1, 0], (steps, 1))
     gripper = np.where(np.arange(steps) < steps - 3, -1.0, 1.0)[:, None]
     noise = np.random.default_rng(index).integers(0, 20, (steps, SIZE, SIZE, 3), np.uint8)
-    picture = COLOURS[index % 2] + noise
+    image = COLOURS[index % 2] + noise
     return {
         "actions": np.concatenate([position, rotation, gripper], axis=1).astype(np.float32),
-        "position": np.abs(position).astype(np.float32),  # from which the side cannot be told
+        "position": np.abs(position).astype(np.float32),  # does not tell the side
         "fingers": np.linspace(0.04, 0, steps)[:, None].astype(np.float32),
-        "agentview_image": picture,
-        "wrist_rgb": picture[:, ::-1],
+        "agentview_image": image,
+        "wrist_rgb": image[:, ::-1],
     }
 
 
 def hdf5(path: Path, episodes: int = 6, without: tuple[str, ...] = (), **changed) -> Path:
-    """As robomimic writes them."""
+    """Write episodes as robomimic does."""
     import h5py
 
     with h5py.File(path, "w") as file:
@@ -45,7 +45,7 @@ def hdf5(path: Path, episodes: int = 6, without: tuple[str, ...] = (), **changed
 
 
 def tiny(folder: Path, **changes) -> AdaptConfig:
-    """A run of a second on `folder/demos.hdf5`, with the head in `folder/head`, into `folder/run`."""
+    """Return settings of a run of a second on `folder/demos.hdf5` with the head `folder/head`, into `folder/run`."""
     settings = {
         "data": f"robomimic:{folder / 'demos.hdf5'}",
         "out": folder / "run",

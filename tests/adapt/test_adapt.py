@@ -1,4 +1,4 @@
-"""Stage 2: learns what it sees, moves what it declares, resumes to the same bits, and is saved whole."""
+"""Stage 2 learns from observations, trains only what it declares, resumes to the same bits, and saves completely."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from recorded import hdf5, tiny
 from small import generator, tiny_head
 
 from action_heads import ActionHead
-from action_heads.adapt import AdaptedPolicy, checkpoints
+from action_heads.adapt import AdaptedPolicy
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
-from action_heads.adapt.trainer import Trainer
+from action_heads.adapt.trainer import Trainer, checkpoint_folder
 from action_heads.io import files, locks
 from action_heads.training import checkpoint, curve
 
@@ -59,14 +59,14 @@ def test_leaves_everything_to_look_at(folder, vit, drawing, monkeypatch, capsys)
     assert [len(points) for points in files.read_json(out / "curves.json").values()] == [2, 2]
     text = (out / "README.md").read_text()
     assert "action-heads adapt ..." in text
-    assert "Not rolled out." in text
+    assert "was not rolled out." in text
     said = capsys.readouterr().out
-    assert "sees agentview, position, fingers; does position 6d gripper" in said
+    assert "observes agentview, position, fingers; actions are position 6d gripper" in said
     assert "5 episodes, 1 held out" in said
 
 
 def test_learns_by_looking_and_blind_does_not(folder, vit):
-    """The picture alone says which side: who does not see it cannot know."""
+    """Only the image tells the side, so a policy that does not see it cannot know the side."""
     losses = {}
     for blind in (False, True):
         settings = {"encoder": vit, "out": folder / str(blind), "blind": blind, "steps": 150, "batch_size": 16}
@@ -80,7 +80,7 @@ def test_learns_by_looking_and_blind_does_not(folder, vit):
     assert losses[False] < 0.8 * losses[True]
 
 
-def test_blind_ignores_pictures(folder, vit):
+def test_blind_ignores_images(folder, vit):
     policy = adapt(tiny(folder, encoder=vit, blind=True))
     assert torch.equal(chunk(policy, seen(0.1)), chunk(policy, seen(0.9)))
     assert not torch.equal(chunk(policy), chunk(policy, state=STATE + 0.1))
@@ -110,7 +110,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("how", ["killed", "asked"])
 def test_a_cut_run_resumes_to_the_same_bits(folder, vit, how, monkeypatch):
-    """With crops and colours, which are random too, and with processes that read ahead."""
+    """An interrupted run resumes to the same bits, with random crops and colours and with workers that read ahead."""
     settings = {"encoder": vit, "crop": (12, 12), "jitter": 0.2, "workers": 1, "held_out": 0.2}
     whole = adapt(tiny(folder, out=folder / "whole", **settings))
     train_step = Trainer.train_step
@@ -154,8 +154,8 @@ def test_checkpoints_are_what_the_policy_was(folder, vit, mode):
         trainer.train_step(batch)
         with trainer.ema.averaged():
             was[trainer.step] = weights(trainer.policy)
-    policies = {6: adapt(config), 3: AdaptedPolicy.from_pretrained(checkpoints.folder_of(folder / "run", 3))}
-    assert not checkpoints.folder_of(folder / "run", 6).exists(), "the last is the run's own"
+    policies = {6: adapt(config), 3: AdaptedPolicy.from_pretrained(checkpoint_folder(folder / "run", 3))}
+    assert not checkpoint_folder(folder / "run", 6).exists(), "the last policy is in the folder of the run"
     for step, policy in policies.items():
         now = weights(policy)
         assert now.keys() == was[step].keys()
@@ -217,7 +217,7 @@ def test_language_is_learnt_ahead(folder, tmp_path_factory):
 
     text = text_model(tmp_path_factory.mktemp("text"))
     policy = adapt(tiny(folder, encoder="none", cameras=(), text=text))
-    assert list(policy.encoder.text.known) == ["demos"]  # a file of demonstrations is one task, by its name
+    assert list(policy.encoder.text.known) == ["demos"]  # a file of demonstrations is one task, named as the file
     policy.sample({}, STATE, ["demos"] * 2, steps=2)
 
 
@@ -263,7 +263,7 @@ def test_another_process_s_run_is_left_alone(folder):
 
 
 def test_cut_at_any_write_the_next_run_completes_it(folder, monkeypatch):
-    """Of checkpoints, states, a head that is nowhere else, adapter, encoder, policy, curves, results and README."""
+    """A run that was cut while writing any of its files is completed by the next call."""
     settings = {"encoder": "none", "cameras": (), "mode": "random-frozen", "checkpoints": 2}
     replace, calls = os.replace, []
     monkeypatch.setattr(os, "replace", lambda *paths: calls.append(paths) or replace(*paths))
@@ -299,7 +299,7 @@ def test_module_is_the_subcommand(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes(folder, vit):
-    """Each trains on its share, and they agree: run again, the same bits; one process alone is another run."""
+    """Two processes share the batches, agree, and give the same bits when repeated. One process is another run."""
 
     def launch(out: str, steps: int) -> str:
         command = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "action_heads.adapt"]
@@ -315,7 +315,7 @@ def test_two_processes(folder, vit):
 
     said = launch("whole", 6)
     assert "2 processes" in said
-    assert said.count("training loss") == 1, "the main process speaks, alone"
+    assert said.count("training loss") == 1, "only the main process prints"
     first = AdaptedPolicy.from_pretrained(folder / "whole")
     launch("again", 6)
     again = AdaptedPolicy.from_pretrained(folder / "again")

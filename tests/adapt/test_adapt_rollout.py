@@ -1,4 +1,4 @@
-"""Rollouts after training: the same encoder, what is kept of them, and that they change no weight."""
+"""Rollouts after training use the same encoder, keep their results, and change no weight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EEF = ("observation.eef", "observation.gripper")
 
 @pytest.fixture
 def folder(folder):
-    """With columns by the names that the simulation has."""
+    """Return a folder with a recording whose columns have the names of the simulation."""
     made = [episode(i) for i in range(4)]
     import h5py
 
@@ -34,7 +34,7 @@ def folder(folder):
 
 @pytest.fixture
 def rolled(monkeypatch):
-    """Calls of `rollout`, which is not done: every other episode succeeds."""
+    """Record the calls of a fake `rollout` in which every other episode succeeds."""
     from action_heads_lab.sim.rollout import Rollouts
 
     calls = []
@@ -64,11 +64,11 @@ def test_results_tell_of_rollouts(folder, vit, rolled):
     assert not call["sight"].delta
     found = files.read_json(folder / "run" / "results.json")["rollouts"]
     assert (found["successes"], found["episodes"], found["video"]) == (3, 5, "rollouts.mp4")
-    assert found["interval"] == pytest.approx([0.23, 0.88], abs=0.01)  # Wilson's of 3 in 5
+    assert found["interval"] == pytest.approx([0.23, 0.88], abs=0.01)  # Wilson's interval of 3 in 5
     assert "Lift: 3 of 5 episodes succeed" in (folder / "run" / "README.md").read_text()
 
     before = files.fingerprint(files.load_tensors(folder / "run" / "adapter.safetensors")[0])
-    adapt(tiny(folder, encoder=vit, state=EEF))  # again without: what is known is kept
+    adapt(tiny(folder, encoder=vit, state=EEF))  # a call without --task keeps the earlier rollouts
     assert files.read_json(folder / "run" / "results.json")["rollouts"] == found
     adapt(tiny(folder, encoder=vit, state=EEF, task="Lift", episodes=2, film=0))
     assert files.read_json(folder / "run" / "results.json")["rollouts"]["episodes"] == 2

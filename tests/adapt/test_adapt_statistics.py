@@ -1,4 +1,4 @@
-"""The floor under statistics in `action-heads adapt`, NaN by episode, and a gripper that was declared."""
+"""Statistics in `action-heads adapt` have a floor, NaN is reported by episode, and a declared gripper is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATES = {"encoder": "none", "cameras": (), "observation_steps": 1}
 
 @pytest.mark.parametrize("tremble", [0.0, 1e-6, 1e-5])
 def test_a_state_that_never_moved_stays_small(folder, tremble):
-    """0.1 mm off it is no more than a unit; what moved is divided by its deviation."""
+    """A column that hardly moved is at most one unit off at 0.1 mm, and others are divided by their deviation."""
     position = episode(0)["position"]
     position[:, 2] = 0.2 + tremble * np.random.default_rng(0).normal(size=LENGTH)
     hdf5(folder / "demos.hdf5", episodes=1, position=position)

@@ -1,4 +1,4 @@
-"""The page's way to load a policy, as it stands there."""
+"""The code of docs/guides/adapt.md that loads a policy runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Stage 2 reads: windows that stay in their episode, and pictures that belong to their rows, of every format."""
+"""Windows stay in their episode and images belong to their rows, for every format of recordings."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_step_has_the_same_rows_whoever_reads_them(tmp_path, workers):
     for batch, again in zip(whole[3:], later, strict=True):
         assert torch.equal(batch["actions"], again["actions"])
         assert torch.equal(batch["images"]["agentview"], again["images"]["agentview"])
-    assert not torch.equal(later[0]["actions"], other[0]["actions"]), "another process draws others"
+    assert not torch.equal(later[0]["actions"], other[0]["actions"]), "another process draws other windows"
 
 
 def test_held_out_episodes_are_not_trained_on(folder):
@@ -77,7 +77,7 @@ def test_held_out_episodes_are_not_trained_on(folder):
     assert built.held_out is not None
     assert not set(built.windows.rows) & set(built.held_out.rows)
     assert len(built.windows) + len(built.held_out) == len(built.windows.actions)
-    assert held_out(built.windows.recording, 0.05, 0).sum() == 0, "of six, a twentieth is none"
+    assert held_out(built.windows.recording, 0.05, 0).sum() == 0, "a twentieth of six episodes is none"
     assert held_out(built.windows.recording, 0.34, 0).tolist() != held_out(built.windows.recording, 0.34, 4).tolist()
 
 
@@ -86,7 +86,7 @@ def test_held_out_episodes_are_not_trained_on(folder):
 def test_lerobot_is_what_lerobot_reads(tmp_path, videos):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    size = 64 if videos else SIZE  # codecs want room
+    size = 64 if videos else SIZE  # codecs need larger images
     kind = "video" if videos else "image"
     features = {
         "observation.images.top": {"dtype": kind, "shape": (size, size, 3), "names": ["height", "width", "channels"]},
@@ -98,10 +98,10 @@ def test_lerobot_is_what_lerobot_reads(tmp_path, videos):
     for index in range(2):
         made = episode(index)
         for t in range(len(made["actions"])):
-            picture = np.kron(made["agentview_image"][t], np.ones((size // SIZE, size // SIZE, 1), np.uint8))
+            image = np.kron(made["agentview_image"][t], np.ones((size // SIZE, size // SIZE, 1), np.uint8))
             position = made["position"][t]
             row = {"observation.state": position, "observation.position": position, "action": made["actions"][t]}
-            written.add_frame(row | {"observation.images.top": picture, "task": f"go {index}"})
+            written.add_frame(row | {"observation.images.top": image, "task": f"go {index}"})
         written.save_episode()
     written.finalize()
     recording = opened(tmp_path / "d", "lerobot")

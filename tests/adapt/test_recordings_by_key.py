@@ -1,4 +1,4 @@
-"""Rows, episodes, tasks and videos of LeRobotDatasets: matched by their indices, looked for only where needed."""
+"""Rows, episodes, tasks and videos of a LeRobotDataset are matched by their indices, and read only if needed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def opened(folder: Path, options: str = ""):
 
 
 def dataset(folder: Path, state: str = "observation.state", lengths=LENGTHS, **info) -> Path:
-    """Episodes whose numbers say which episode and step they are of."""
+    """Return episodes whose numbers tell their episode and tick."""
     episodes = [
         {
             state: np.stack([np.full(n, i), np.arange(n)], axis=1),
@@ -75,7 +75,7 @@ def test_rows_and_episodes_in_any_order(tmp_path, seed):
 
 @pytest.mark.parametrize("index", ["task", "__index_level_0__", None])
 def test_tasks_by_their_index(tmp_path, index):
-    """As pandas writes them: the descriptions are its index, with or without a name."""
+    """Task descriptions are read from an index with or without a name, as pandas writes it."""
     folder = dataset(tmp_path / "d")
     for path, tasks in ((DATA, [40, 7]), ("data/chunk-000/file-001.parquet", [7])):
         change(
@@ -100,12 +100,12 @@ def test_tasks_by_their_index(tmp_path, index):
 def test_tasks_are_only_missed_where_they_are_read(tmp_path, folder):
     data = f"lerobot:{dataset(tmp_path / 'd')}"
     config = {"data": data, "encoder": "none", "cameras": (), "state": ()}
-    assert build(tiny(folder, **config)).tasks == ("",)
+    assert build(tiny(folder, **config)).windows.recording.tasks == ("",)
     with pytest.raises(ValueError, match=r"--text: .*no descriptions of its tasks"):
         build(tiny(folder, **config, text="distilbert-base-uncased"))
 
 
-def test_pictures_are_those_of_their_rows_wherever_these_stand(tmp_path):
+def test_images_are_those_of_their_rows_wherever_these_stand(tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     features = {
@@ -116,9 +116,9 @@ def test_pictures_are_those_of_their_rows_wherever_these_stand(tmp_path):
     written = LeRobotDataset.create("local/d", fps=10, features=features, root=tmp_path / "d", use_videos=False)
     for episode in range(2):
         for t in range(6):
-            picture = np.full((8, 8, 3), 20 * episode + t, np.uint8)
+            image = np.full((8, 8, 3), 20 * episode + t, np.uint8)
             row = {"observation.state": np.float32([t]), "action": np.zeros(10, np.float32)}
-            written.add_frame(row | {"observation.images.top": picture, "task": "x"})
+            written.add_frame(row | {"observation.images.top": image, "task": "x"})
         written.save_episode()
     written.finalize()
     path = tmp_path / "d" / DATA
@@ -131,7 +131,7 @@ def test_pictures_are_those_of_their_rows_wherever_these_stand(tmp_path):
 
 
 def video(folder: Path) -> Path:
-    """A dataset with a camera whose videos are not there."""
+    """Return a dataset with a camera whose videos are missing."""
     info = json.loads((dataset(folder) / "meta/info.json").read_text(encoding="utf-8"))
     info["features"]["observation.images.top"] = {"dtype": "video", "shape": [64, 64, 3], "names": None}
     info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
@@ -212,7 +212,7 @@ def test_a_policy_without_state_says_so(tmp_path, folder):
     data = f"lerobot:{dataset(tmp_path / 'd', 'observation.joints')}"
     recording = opened(tmp_path / "d")
     assert recording.own_state(seen=True) == ()
-    with pytest.warns(UserWarning, match=r"reads no state: .*but observation.joints \(2\), action.*--state none"):
+    with pytest.warns(UserWarning, match=r"reads no state, .*It has observation.joints \(2\), action.*--state none"):
         assert state_of(tiny(folder, data=data, state=()), recording) == ()
 
 

@@ -1,4 +1,4 @@
-"""What cannot be is refused before a step is trained, by the flag that it is about."""
+"""Settings that cannot work are refused before training, and the message names their flag."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ STATES = {"encoder": "none", "cameras": ()}
     [
         ({"data": "synthetic:panda"}, r"--data: .*no observations.*lerobot:.* and robomimic:"),
         ({"data": "npz:motion.npz"}, r"--data: .*no observations"),
-        ({"data": "robomimic:a.hdf5@2"}, r"--data: .*weights"),
-        ({"data": "lerobot:a?arm=panda"}, r"--data: .*options"),
+        ({"data": "robomimic:a.hdf5@2"}, r"--data: .*has a weight or options of Stage 1"),
+        ({"data": "lerobot:a?arm=panda"}, r"--data: .*has a weight or options of Stage 1"),
         ({"mode": "thawed"}, r"--mode is 'thawed'; choose one of decoupled"),
         ({"adapter": "lora"}, r"--adapter is 'lora'; choose one of film"),
         ({"train_encoder": "half"}, r"--train-encoder is 'half'; choose one of trained, frozen"),
         ({"train_encoder": "frozen"}, r"--encoder.*a ResNet without weights can't be frozen"),
-        ({"encoder": "none"}, r"--cameras were named and --encoder is none"),
+        ({"encoder": "none"}, r"--cameras names cameras, but --encoder is none"),
         ({"weights": "mine"}, r"--weights.*'imagenet' or none"),
         ({"features": 7}, r"--features.*an even number"),
         ({"levels": "high"}, r"--levels: "),
@@ -36,7 +36,7 @@ STATES = {"encoder": "none", "cameras": ()}
         ({"action_layout": "pose"}, r"--action-layout, --gripper: unknown part 'pose'"),
         ({"steps": 0}, r"--steps must be at least 1"),
         ({"encoder_lr": 0.0}, r"--encoder-lr must be positive"),
-        ({"held_out": 1.0}, r"--held-out lies from 0 to below 1"),
+        ({"held_out": 1.0}, r"--held-out must be at least 0 and below 1"),
         ({"sampler": "magic"}, r"--sampler is 'magic'; choose one of"),
     ],
 )
@@ -46,8 +46,8 @@ def test_flags(tmp_path, changes, message):
 
 
 def test_nothing_is_asked_of_defaults():
-    """The command line shows them; only a run needs data."""
-    with pytest.raises(ValueError, match=r"--data: name a recording"):
+    """Default settings are valid, so that help can show them. Only a run needs data."""
+    with pytest.raises(ValueError, match=r"--data: no recording is given"):
         adapt(AdaptConfig())
 
 
@@ -67,7 +67,7 @@ def test_nothing_is_asked_of_defaults():
             r"--action-layout: layout 'libero' has 7 columns, but the dataset's actions have 10",
         ),
         ({"gripper": (0.0, 1.0)} | STATES, r"--action-layout, --gripper: column 9, the gripper, runs from -1 to 1"),
-        ({"execute": 17} | STATES, r"--execute 17 is more than a chunk has, 16: lower it, or set --horizon"),
+        ({"execute": 17} | STATES, r"--execute 17 is more than the 16 actions of a chunk. Lower it, or set --horizon"),
         ({"crop": (20, 20)}, r"--crop.*\(20, 20\) is larger than the images, 16 x 16"),
         ({}, r"--crop, --resize, --encoder: the feature map is 1 x 1, too small"),
         ({"prefixes": True} | STATES, r"--prefixes, --head: "),
@@ -79,7 +79,7 @@ def test_what_does_not_fit_the_data(folder, changes, message):
         build(tiny(folder, **changes))
 
 
-def test_no_pictures(folder):
+def test_no_images(folder):
     hdf5(folder / "demos.hdf5", without=("agentview_image", "wrist_rgb"))
     with pytest.raises(ValueError, match=r"--cameras, --encoder: .*no pictures.*--encoder none"):
         build(tiny(folder, cameras=()))
@@ -120,7 +120,7 @@ def test_a_missing_extra_is_named(folder, monkeypatch):
     ("changes", "message"),
     [
         ({"task": "Juggle"}, r"--task: unknown task 'Juggle'"),
-        ({"task": "Lift"}, r"--task: the policy sees position, fingers, which the simulation does not tell"),
+        ({"task": "Lift"}, r"--task: the policy observes position, fingers, but the simulation cannot provide"),
         ({"task": "Lift", "action_layout": "joint:9 gripper", "state": ("none",), "text": True}, r"--task: .*poses"),
     ],
 )
@@ -137,7 +137,7 @@ def test_a_task_that_the_policy_cannot_do(folder, tmp_path_factory, changes, mes
 
 def test_a_start_that_has_a_head_already(folder):
     adapt(tiny(folder, **STATES))
-    with pytest.raises(ValueError, match=r"--start-from: --mode is of a fresh head"):
+    with pytest.raises(ValueError, match=r"--start-from: --mode chooses a fresh head"):
         build(tiny(folder, **STATES, start_from=folder / "run", mode="normal"))
     with pytest.raises(ValueError, match=r"--start-from: "):
         build(tiny(folder, **STATES, start_from=folder / "head"))

@@ -1,4 +1,4 @@
-"""Runs on pictures in the reproduction harness: the trainer of `adapt`, results like any other, and identities."""
+"""Runs on images in the reproduction harness use the trainer of `adapt` and have results and identities as others."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from recorded import SIZE, episode, hdf5
 if find_spec("robosuite") is None:
     pytest.skip("needs the sim extra", allow_module_level=True)
 
-from action_heads_lab.reproduce import families, images, results, rollouts
+from action_heads_lab.reproduce import families, images, results
 from action_heads_lab.reproduce import run as module
-from action_heads_lab.reproduce.config import EYES, IMAGE_LR, Run
+from action_heads_lab.reproduce.config import EYES, IMAGE_LR, Place, Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
 from action_heads_lab.reproduce.report import beside_paper
-from action_heads_lab.reproduce.run import Place, perform
+from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.rollout import Rollouts
 
 from action_heads.adapt.trainer import Trainer
@@ -27,7 +27,7 @@ from action_heads.io import files
 
 @pytest.fixture
 def image_run(folder, vit, monkeypatch) -> Run:
-    """Of six steps, on a recording of colours in place of robosuite's."""
+    """Return a run of six training steps, on a recording of colours instead of robosuite."""
     hdf5(folder / "demos.hdf5", 4)
     with h5py.File(folder / "demos.hdf5", "a") as file:
         for i in range(4):
@@ -35,7 +35,7 @@ def image_run(folder, vit, monkeypatch) -> Run:
             file[f"data/demo_{i}/obs/observation.eef"] = parts["actions"][:, :9]
 
     class Colours(families.Family):
-        def pictures(self, run, work):
+        def image_data(self, run, work):
             return f"robomimic:{folder / 'demos.hdf5'}"
 
         def versions(self):
@@ -45,7 +45,7 @@ def image_run(folder, vit, monkeypatch) -> Run:
     eyes = {"cameras": ("agentview",), "size": SIZE, "state": ("observation.eef",), "flags": flags}
     monkeypatch.setitem(families.FAMILIES, "robosuite", Colours())
     monkeypatch.setitem(EYES, "robosuite", eyes)
-    settings = images.settings  # a file of demonstrations calls the column otherwise
+    settings = images.settings  # the file of demonstrations has another name for the column
 
     def with_actions(*given):
         made = settings(*given)
@@ -57,7 +57,7 @@ def image_run(folder, vit, monkeypatch) -> Run:
 
 @pytest.fixture
 def rolled(monkeypatch):
-    """Blocks that were rolled out: (seeds, what the policy answered to grey pictures)."""
+    """Record the blocks of a fake rollout: (seeds, answer of the policy to grey images)."""
     calls = []
 
     def rollout(task, policy, seeds, sight, **_):
@@ -67,7 +67,7 @@ def rolled(monkeypatch):
         n = len(seeds)
         return Rollouts(task, np.arange(n) % 2 == 0, np.full(n, 30), np.array(seeds), 0.1, 1.0)
 
-    monkeypatch.setattr(rollouts, "rollout", rollout)
+    monkeypatch.setattr(module, "rollout", rollout)
     return calls
 
 
@@ -97,7 +97,7 @@ def test_every_checkpoint_is_rolled_out(folder, image_run, rolled):
     assert not np.allclose(*answers)
     alone = perform(image_run, place(folder, "last"))
     assert several.episodes == alone.episodes
-    assert np.array_equal(rolled[-2][1], answers[1]), "the end of training is what it is"
+    assert np.array_equal(rolled[-2][1], answers[1]), "the last checkpoint does not depend on the number of checkpoints"
 
 
 def mimicgen(run: Run) -> Run:
@@ -116,7 +116,7 @@ def test_controls(folder, image_run, rolled, mode):
 def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder, image_run, rolled, monkeypatch):
     whole = perform(image_run, place(folder, "whole"))
     answers = [answer for _, answer in rolled]
-    train_step, rollout = Trainer.train_step, rollouts.rollout
+    train_step, rollout = Trainer.train_step, module.rollout
 
     def dies(self, batch):
         return train_step(self, batch) / (self.step < 5 or 1 // 0)
@@ -131,10 +131,10 @@ def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder
             raise KeyboardInterrupt
         return rollout(*given, **options)
 
-    monkeypatch.setattr(rollouts, "rollout", once)
+    monkeypatch.setattr(module, "rollout", once)
     with pytest.raises(KeyboardInterrupt):
         perform(image_run, place(folder, "cut"))
-    monkeypatch.setattr(rollouts, "rollout", rollout)
+    monkeypatch.setattr(module, "rollout", rollout)
     monkeypatch.setattr(images, "adapt", None)  # it is trained already
     resumed = perform(image_run, place(folder, "cut"))
     assert resumed.episodes == whole.episodes
@@ -148,7 +148,7 @@ def test_identities(image_run, monkeypatch):
     assert known[0] != known[1]
     monkeypatch.setitem(EYES, "robosuite", EYES["robosuite"] | {"size": 32})
     assert (image_run.identity("h") != known[0], state.identity("h") == known[1]) == (True, True)
-    # As it was before there were runs on pictures: results/ holds such.
+    # The identity is unchanged by the later runs on images, since results/ holds runs with it.
     assert Run(episodes=1).identity("h") == "77f3f22c8836e334"
 
 
@@ -159,5 +159,5 @@ def test_the_grid():
     assert (code[0].lr, code[0].through) == (1e-2, "code")
     (libero,) = runs(Reproduce(task="libero_object", seeds="0", observe="images", steps=9), "libero")
     assert (libero.batch_size, libero.noise_samples, libero.steps) == (128, 8, 9)
-    with pytest.raises(ValueError, match="choose from states, images"):
+    with pytest.raises(ValueError, match="choose one of states, images"):
         Reproduce(task="Lift", observe="sounds")

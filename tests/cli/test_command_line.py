@@ -195,7 +195,7 @@ def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
 
 def test_an_error_of_the_settings_is_whole_and_in_one_line(capsys):
     text = said(["adapt", "--encoder", "none", "--cameras", "agentview"], capsys)
-    assert text == "error: --cameras were named and --encoder is none: leave one of the two out\n"
+    assert text == "error: --cameras names cameras, but --encoder is none. Leave one of the two out\n"
 
 
 @pytest.mark.parametrize("kind", settings())

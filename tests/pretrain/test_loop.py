@@ -83,8 +83,8 @@ class TestStopping:
         with pytest.raises(KeyboardInterrupt):
             pretrain(tiny(tmp_path / "cut"))
         assert checkpoint.read(tmp_path / "cut" / "state")["step"] == 8
-        assert "stopped after step 8 of 12" in (said := capsys.readouterr().out)
-        assert "give the same command to go on" in said
+        assert "Stopped after training step 8 of 12" in (said := capsys.readouterr().out)
+        assert "run the same command again to resume" in said
         asked_at(-1, number)
         resumed = pretrain(tiny(tmp_path / "cut"))
         assert resumed.fingerprint() == whole.fingerprint()
@@ -109,7 +109,7 @@ class TestStopping:
             Trainer, "train_step", lambda self, batch: train_step(self, batch) * (float("nan") if self.step == 9 else 1)
         )
         monkeypatch.setattr(loop, "READ_EVERY", 2)
-        with pytest.raises(Diverged, match=r"the loss of step 9 is nan.*state, of step 6.*lower --lr than 0.001"):
+        with pytest.raises(Diverged, match=r"the loss of training step 9 is nan.*state, of training step 6.*--lr below 0.001"):
             pretrain(tiny(tmp_path))
         assert checkpoint.read(tmp_path / "state")["step"] == 6
         assert (tmp_path / "state" / "step-6.safetensors").exists()
@@ -117,7 +117,7 @@ class TestStopping:
     def test_when_the_loss_is_hopeless(self, tmp_path, monkeypatch):
         train_step = Trainer.train_step
         monkeypatch.setattr(Trainer, "train_step", lambda self, batch: train_step(self, batch) + 1e3 * (self.step > 4))
-        with pytest.raises(Diverged, match=r"the loss of step 5 is 1001.*No state was saved yet"):
+        with pytest.raises(Diverged, match=r"the loss of training step 5 is 1001.*No state was saved"):
             pretrain(tiny(tmp_path, warmup=2))
 
     def test_points_beyond_the_last_state_are_purged(self, tmp_path, monkeypatch):
@@ -184,7 +184,7 @@ def test_two_processes(tmp_path, monkeypatch):
         time.sleep(0.05)
     cut.terminate()
     said, errors = cut.communicate(timeout=300)
-    assert said.count("give the same command to go on") == 1, errors
+    assert said.count("run the same command again to resume") == 1, errors
     stopped = checkpoint.read(tmp_path / "cut" / "state")["step"]
     assert 50 <= stopped < 200
 

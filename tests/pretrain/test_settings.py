@@ -139,7 +139,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         ({"task_boxes": 2}, "share between 0 and 1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be positive"),
-        ({"ema": 1.0}, "ema is a decay"),
+        ({"ema": 1.0}, "ema must be at least 0 and below 1"),
         ({"seed": -1}, "seed must be 0 or more"),
         ({"width": 7}, "width must be even"),
         ({"licence": " "}, "licence is empty"),

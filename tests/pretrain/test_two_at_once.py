@@ -137,7 +137,7 @@ def test_tensors_of_another_run_are_refused(tmp_path):
     (tmp_path / "a" / name).write_bytes(own)
     record = json.loads((tmp_path / "a/state/state.json").read_text())
     (tmp_path / "a/state/state.json").write_text(json.dumps(record | {"progress": {"curve": 1}}))
-    with pytest.raises(ValueError, match="progress that is not of"):
+    with pytest.raises(ValueError, match="damaged progress"):
         pretrain(tiny(tmp_path / "a"))
     assert ActionHead.from_pretrained(tmp_path / "a").fingerprint() == first
 

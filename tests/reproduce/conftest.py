@@ -1,4 +1,4 @@
-"""Everything here needs the packages of the sim extra but no simulator; the one test that runs it is marked."""
+"""Tests of the reproduction need the packages of the extra `sim`. The one test that runs a simulator is marked."""
 
 from importlib.util import find_spec
 

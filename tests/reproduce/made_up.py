@@ -1,4 +1,4 @@
-"""Results that were never run, for tables and tests of them."""
+"""Made-up results for tests of tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from action_heads_lab.reproduce.results import Episode, Result
 
 
 def result(run: Run, successes: list[bool] | None = None, head: str = "h", **changes) -> Result:
-    """Of a run; by default half of its episodes succeed."""
+    """Return a result of a run, in which half of the episodes succeed by default."""
     successes = [i % 2 == 0 for i in range(run.episodes)] if successes is None else successes
     episodes = tuple(Episode(run.task, seed, success, 40) for seed, success in enumerate(successes))
     return Result(
@@ -28,5 +28,5 @@ def result(run: Run, successes: list[bool] | None = None, head: str = "h", **cha
 
 
 def outcomes(rate: float, episodes: int, seed: int) -> list[bool]:
-    """Random successes."""
+    """Return random successes."""
     return (np.random.default_rng(seed).random(episodes) < rate).tolist()

@@ -14,7 +14,7 @@ HOME = np.array([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8], np.float32)  # rad, robosu
 
 
 def recording(task="Lift", observation=5, steps=30) -> Demonstrations:
-    """Two episodes in which the arm turns about its base."""
+    """Return two episodes in which the arm turns about its base."""
     joints = np.tile(HOME, (2 * steps, 1))
     joints[:, 0] += np.linspace(0, 0.5, 2 * steps, dtype=np.float32)
     return Demonstrations(

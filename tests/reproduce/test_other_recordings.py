@@ -1,4 +1,4 @@
-"""Runs on recordings of others: what is read of them, by which head, and how their policies are rolled out."""
+"""Runs on other recordings read the right columns, use a fitting head, and roll out in their dialect."""
 
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ h5py = pytest.importorskip("h5py")
 
 
 def written(path, cameras=("agentview", "robot0_eye_in_hand"), size=84):
-    """A file of one demonstration, as robomimic writes it."""
+    """Write a file of one demonstration as robomimic does."""
     steps, rng = 20, np.random.default_rng(0)
     columns = {"robot0_eef_pos": 3, "robot0_eef_quat": 4, "robot0_gripper_qpos": 2, "object": 10}
     with h5py.File(path, "w") as file:
@@ -40,19 +40,19 @@ def test_the_papers_own_sets_by_their_names():
     assert mimicgen.recording == "lerobot:JianZhou0420/DAH_mimicgen_stack_d1_alldemos"
     assert (mimicgen.demos, mimicgen.steps, mimicgen.checkpoints) == (0, 80_000, 5)
     assert mimicgen.dialect == DIALECTS["mimicgen"]
-    assert families.FAMILIES["mimicgen"].pictures(mimicgen, None) == mimicgen.recording, "nothing is recorded"
+    assert families.FAMILIES["mimicgen"].image_data(mimicgen, None) == mimicgen.recording, "nothing is recorded"
 
 
 def test_heads_fit_the_actions(tmp_path):
-    """LIBERO's commands are deltas, on MimicGen the paper takes absolute poses."""
+    """Heads are delta heads on LIBERO, and absolute ones on MimicGen, as in the paper."""
     libero = Run(family="libero", task="libero_object", head="paper", data="lerobot:a/b", observation="image")
     assert heads.bundled(libero) == "dae/mlp-5m-fk-delta"
     assert heads.bundled(replace(libero, family="mimicgen")) == "dae/mlp-5m-fk"
     config = heads.stage1(replace(libero, backbone="mixer"), tmp_path)
     assert config
-    assert config.action == "delta", "no such mixer is bundled: it is pretrained"
+    assert config.action == "delta", "no such mixer is bundled, so it is pretrained"
     assert heads.stage1(libero, tmp_path) is None
-    with pytest.raises(ValueError, match="motion of our experts"):
+    with pytest.raises(ValueError, match="motion of the experts"):
         heads.stage1(replace(libero, stage1=("own",)), tmp_path)
 
 
@@ -67,7 +67,7 @@ def test_what_is_read_of_a_file(tmp_path):
     large = f"robomimic:{written(tmp_path / 'large.hdf5', size=128)}"
     assert as_recorded(replace(run, data=large), large)["resize"] == (84, 84)
     one = f"robomimic:{written(tmp_path / 'one.hdf5', cameras=('agentview',))}"
-    with pytest.raises(ValueError, match="has the cameras agentview; a run needs two of agentview, robot0_eye_in_hand"):
+    with pytest.raises(ValueError, match="has the cameras agentview, but a run needs two of agentview, robot0"):
         as_recorded(replace(run, data=one), one)
 
 
@@ -87,12 +87,12 @@ def test_each_recording_is_a_table_of_its_own():
 @pytest.mark.parametrize(
     ("options", "family", "message"),
     [
-        ({"data": "official"}, "mimicgen", "add --observe images"),
-        ({"data": "official", "observe": "images", "demos": 9}, "mimicgen", "leave --demos out"),
+        ({"data": "official"}, "mimicgen", "needs --observe images"),
+        ({"data": "official", "observe": "images", "demos": 9}, "mimicgen", "Leave --demos out"),
         (
             {"data": "npz:a.npz", "observe": "images"},
             "robosuite",
-            "no pictures; choose from experts, official",
+            "no images; choose from experts, official",
         ),
         ({"data": "official", "observe": "images"}, "robosuite", "no official recording of robosuite"),
     ],

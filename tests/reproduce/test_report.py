@@ -10,7 +10,7 @@ from made_up import outcomes, result
 
 
 def made_up_grid() -> list:
-    """The whole grid: decoupled as good as normal, random-frozen worse."""
+    """Return results of all runs, with decoupled as good as normal and random-frozen worse."""
     rates = {"decoupled": 0.9, "normal": 0.9, "random-frozen": 0.4, "blind": 0.0}
     heads = {"decoupled": "pretrained", "blind": "pretrained"}
     return [
@@ -53,29 +53,29 @@ def test_the_grid_of_all_comes_first_however_little_of_it_is_run():
     grid = runs(Reproduce(all=True), "robosuite")
     others = [result(replace(run, adapter="adaln_zero")) for run in grid[:9]]
     text = robosuite([*others, result(grid[0])])
-    assert text.index("film through blocks") < text.index("159 of 160 runs are left") < text.index("adaln_zero through")
+    assert text.index("film through blocks") < text.index("159 of 160 runs remain") < text.index("adaln_zero through")
 
 
 def test_the_full_grid_is_tabled_pooled_and_tested():
     found = made_up_grid()
     text = robosuite(found)
     assert "not run" not in text
-    assert "Every row is filled" in text
+    assert "All runs are done" in text
     assert text.count("**8 tasks**") == 2
     row = next(line for line in text.splitlines() if "**8 tasks** | `mlp`" in line)
     pooled = [r for r in found if r.run.backbone == "mlp" and r.run.mode == "decoupled"]
     assert f"{100 * sum(r.successes for r in pooled) / 1200:.0f} (" in row
     assert "of 1200" in row
-    assert "(p = 1" not in row.split("|")[-2], "decoupled against random-frozen stands out"
+    assert "(p = 1" not in row.split("|")[-2], "decoupled differs from random-frozen"
 
 
 def test_what_is_not_run_names_its_command_and_cost():
     found = [r for r in made_up_grid() if not (r.run.task == "Stack" and r.run.backbone == "mixer")]
     text = robosuite(found)
-    assert "10 of 160 runs are left" in text  # 3 modes of 3 seeds, and blind
+    assert "10 of 160 runs remain" in text  # 3 modes of 3 seeds, and blind
     assert "--task Stack --backbone mixer --mode decoupled,normal,random-frozen,blind  # 15 CPU min" in text
     assert next(line for line in text.splitlines() if line.startswith("| Stack | `mixer`")).count("not run") == 4
-    assert "160 of 160 runs are left" in robosuite([])
+    assert "160 of 160 runs remain" in robosuite([])
 
 
 def test_ours_stand_under_the_papers_and_by_themselves_under_every_mode():
@@ -115,7 +115,7 @@ def test_writes_the_page_between_its_marks(tmp_path):
 
 @pytest.mark.parametrize("family", paper.TASKS)
 def test_the_papers_averages_are_those_of_its_tasks(family):
-    """A guard against slips in copying: means of what it prints in whole percents lie within a point."""
+    """The averages of the paper are the means of its tasks within a point, which guards against copying errors."""
     for values in paper.TABLE_2[family].values():
         means = [mean for mean, _ in values]
         assert len(means) == len(paper.TASKS[family]) + 1
@@ -136,7 +136,7 @@ def test_the_best_checkpoint_stands_beside_the_last():
 
 
 def test_heads_of_one_recipe_may_be_of_several_processors():
-    """Their names end in a hash of the settings of Stage 1; their bits differ, as everybody's do."""
+    """Heads with the same settings of Stage 1 belong to one cell even if their bits differ."""
     named = {"name": "mlp-128x4-9ff6197b", "frozen": 10, "trainable": 5}
     one = result(Run(episodes=2), head="a")
     other = result(Run(episodes=2, seed=42), head="b")

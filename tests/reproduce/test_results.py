@@ -38,9 +38,9 @@ def test_foreign_files_are_refused(tmp_path):
         results.load(path)
     del record["run"]["lr"]
     path.write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"run\.json is no result.*lacks \['lr'\]"):
+    with pytest.raises(ValueError, match=r"run\.json is not the result of a run.*lacks \['lr'\]"):
         results.load(path)
-    with pytest.raises(FileNotFoundError, match="fills outputs/reproduce/results/robosuite"):
+    with pytest.raises(FileNotFoundError, match="writes outputs/reproduce/results/robosuite"):
         results.load_all(tmp_path / "nowhere")
 
 
@@ -48,7 +48,7 @@ PUBLISHED = Path(__file__).parents[2] / "results"
 
 
 def broken(text: str, rng: random.Random) -> str:
-    """One value or key of a JSON text replaced, or a piece of the text cut out."""
+    """Replace a value or key of a JSON text, or cut out a piece of it."""
     if rng.random() < 0.3:
         at = rng.randrange(len(text))
         return text[:at] + text[at + rng.randrange(1, 40) :]
@@ -69,7 +69,7 @@ def broken(text: str, rng: random.Random) -> str:
 
 
 def test_damaged_results_raise_documented_errors_that_name_the_file(tmp_path):
-    """Or are read back as a result that a report can show."""
+    """A damaged result is refused, or loads as one that a report can show."""
     from action_heads_lab.reproduce.cells import tables
     from action_heads_lab.reproduce.costs import Costs
     from action_heads_lab.reproduce.report import _cost, _table
@@ -125,12 +125,12 @@ def test_changed_settings_do_not_pass_for_the_run(tmp_path):
     for old, new in (('"lr": 0.0025', '"lr": 0.5'), ('"steps": 1000', '"steps": 9'), ('"seed": 0, ', '"seed": 7, ')):
         assert old in path.read_text()
         path.write_text(path.read_text().replace(old, new, 1))
-        with pytest.raises(ValueError, match=r"run\.json is no result .*not that of its settings"):
+        with pytest.raises(ValueError, match=r"run\.json is not the result .*not that of its settings"):
             results.load(path)
 
 
 def test_published_results_are_sound_and_known_by_the_recipe_of_their_heads(tmp_path):
-    """Whatever processor pretrained them: none is run again because this one would make other bits."""
+    """Published results count as finished on every processor, whatever bits it gives."""
     from action_heads_lab.reproduce import heads
 
     paths = sorted(PUBLISHED.rglob("*.json"))

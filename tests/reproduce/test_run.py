@@ -1,4 +1,4 @@
-"""The loop over runs, with recordings and the simulator replaced by arrays."""
+"""The loop over runs, with arrays instead of recordings and the simulator."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from action_heads_lab.reproduce import families, grid, results, rollouts, states
+from action_heads_lab.reproduce import families, grid, results, states
 from action_heads_lab.reproduce import run as module
-from action_heads_lab.reproduce.config import RUN_MODES, Run
+from action_heads_lab.reproduce.config import RUN_MODES, Place, Run
 from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.grid import Reproduce, estimate, reproduce, runs
 from action_heads_lab.reproduce.heads import pretrained, stage1, taken_of
-from action_heads_lab.reproduce.run import Place, perform
+from action_heads_lab.reproduce.run import perform
 from action_heads_lab.reproduce.states import build
 from action_heads_lab.sim.rollout import Rollouts
 from forked import inside
@@ -28,7 +28,7 @@ OBSERVATION = 5
 
 
 class Arrays(families.Family):
-    """Random motion in place of a recording."""
+    """A family with random motion instead of recordings."""
 
     def samples(self, run, work, horizon):
         g = torch.Generator().manual_seed(0)
@@ -41,7 +41,7 @@ class Arrays(families.Family):
 
 @pytest.fixture
 def rolled(monkeypatch):
-    """Blocks that were rolled out: (seeds, what the policy answered)."""
+    """Record the blocks of a fake rollout: (seeds, answer of the policy)."""
     calls = []
 
     def rollout(task, policy, seeds, **_):
@@ -50,7 +50,7 @@ def rolled(monkeypatch):
         n = len(seeds)
         return Rollouts(task, answer.mean() + np.arange(n) % 2 > 0.5, np.full(n, 30), np.array(seeds), 0.1, 1.0)
 
-    monkeypatch.setattr(rollouts, "rollout", rollout)
+    monkeypatch.setattr(module, "rollout", rollout)
     monkeypatch.setitem(families.FAMILIES, "robosuite", Arrays())
     return calls
 
@@ -82,13 +82,13 @@ def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
     assert not rolled
     perform(run, at)
     with inside(lambda: locks.held(folder)):
-        assert len(perform(run, at).episodes) == 30, "what is finished is read back"
+        assert len(perform(run, at).episodes) == 30, "a finished run is loaded"
 
 
 def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rolled, monkeypatch):
     run = Run(head=head, steps=3, episodes=60, mode="normal")
     whole = perform(run, place(tmp_path, "whole"))
-    real, blocks = rollouts.rollout, []
+    real, blocks = module.rollout, []
 
     def killed(*args, **kwargs):
         if len(blocks) == 2:
@@ -96,10 +96,10 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(tmp_path, head, rol
         blocks.append(args)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(rollouts, "rollout", killed)
+    monkeypatch.setattr(module, "rollout", killed)
     with pytest.raises(KeyboardInterrupt):
         perform(run, place(tmp_path, "killed"))
-    monkeypatch.setattr(rollouts, "rollout", real)
+    monkeypatch.setattr(module, "rollout", real)
     monkeypatch.setattr(states, "fit", None)  # it is trained already
     before = len(rolled)
     resumed = perform(run, place(tmp_path, "killed"))
@@ -112,7 +112,7 @@ def test_every_checkpoint_is_rolled_out_from_the_same_starts(tmp_path, head, rol
     run = Run(head=head, steps=7, episodes=30, checkpoints=3)
     several, last = perform(run, place(tmp_path)), perform(replace(run, checkpoints=1), place(tmp_path, "last"))
     assert several.earlier.keys() == {2, 4}
-    assert several.episodes == last.episodes, "the end of training is what it is, whatever was tried on the way"
+    assert several.episodes == last.episodes, "the last policy does not depend on the number of checkpoints"
     assert several.id != last.id
     starts = [[episode.seed for episode in part] for part in (several.episodes, *several.earlier.values())]
     assert starts[0] == starts[1] == starts[2]
@@ -148,7 +148,7 @@ def test_modes_start_where_they_should(tmp_path, head):
     assert policies["random-frozen"].num_trainable == policies["decoupled"].num_trainable
     assert policies["normal"].num_frozen == 0
     reading = [policy.adapter.read[0].weight for policy in policies.values()]
-    assert all(torch.equal(reading[0], other) for other in reading[1:]), "one start in all modes"
+    assert all(torch.equal(reading[0], other) for other in reading[1:]), "all modes start with the same weights"
 
 
 def test_controls_do_not_depend_on_the_pretrained_weights(tmp_path):
@@ -161,7 +161,7 @@ def test_controls_do_not_depend_on_the_pretrained_weights(tmp_path):
 
 @pytest.mark.parametrize("mode", RUN_MODES)
 def test_blind_sees_nothing_and_every_other_mode_the_state(mode):
-    """The network reads the condition without the statistics, which are those of what is seen."""
+    """A blind run has a condition of zeros, and every other mode the state, with statistics of the condition."""
     state, actions, _ = Arrays().samples(Run(), None, 16)
     policy = build(Run(mode=mode), tiny_head(), state, actions)
     cond = policy.condition(state=state[:, None])
@@ -174,7 +174,7 @@ def test_modes_of_a_seed_share_their_starts_and_seeds_do_not():
         return families.Family().evaluations(Run(**changes))[0][1]
 
     assert starts() == starts(mode="normal", backbone="mixer")
-    assert len(set(starts()) & set(starts(seed=42))) < 5, "50 of 10,000: hardly any in common"
+    assert len(set(starts()) & set(starts(seed=42))) < 5, "two draws of 50 of 10,000 share hardly any"
     assert max(starts(seed=420)) < 10_000, "recordings begin there"
 
 
@@ -210,10 +210,10 @@ def test_studies_are_runs(study, tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({}, "name a --task"),
-        ({"all": True, "recipe": "mine"}, "choose from paper"),
+        ({}, "Name one with --task"),
+        ({"all": True, "recipe": "mine"}, "choose one of paper, code, both"),
         ({"all": True, "share": "2/2"}, "counted from 0"),
-        ({"all": True, "study": "table-9"}, "choose from table-2"),
+        ({"all": True, "study": "table-9"}, "choose one of table-2"),
     ],
 )
 def test_errors_teach(wrong, message):
@@ -223,17 +223,16 @@ def test_errors_teach(wrong, message):
 
 def test_costs_are_those_of_runs_that_are_alike(tmp_path, head, rolled):
     at = place(tmp_path)
-    assert "at a guess" in estimate([Run()], at)
+    assert "a guess from published runs" in estimate([Run()], at)
     perform(Run(head=head, steps=2, episodes=4), at)
-    assert "by what finished runs took" in estimate([Run(steps=9)], at)
+    assert "from finished runs" in estimate([Run(steps=9)], at)
     assert (
-        estimate([Run(), Run(observation="image")], at)
-        == "what they will cost is not known: none on images is finished"
+        estimate([Run(), Run(observation="image")], at) == "their cost is unknown, since no run on images has finished"
     )
 
 
 def test_estimates_are_near_what_runs_took():
-    """Each published run, from what is known of other tasks, of other families, of nothing: within a factor of four."""
+    """Estimates are within a factor of four of each published run, from other tasks, other families, or no runs."""
     found = results.load_all(Path(__file__).parents[2] / "results")
     for of in (lambda one: one.run.task, lambda one: one.run.family, lambda one: None):
         costs = {of(one): Costs([other for other in found if of(one) and of(other) != of(one)]) for one in found}
@@ -242,7 +241,7 @@ def test_estimates_are_near_what_runs_took():
 
 
 def test_a_short_trial_tells_what_a_whole_run_costs():
-    """Few steps, few episodes: the estimate counts work, not runs."""
+    """A trial with few training steps and episodes predicts the cost of a whole run."""
     whole = result(Run(steps=2000, episodes=50))
     trial = replace(whole.run, steps=20, episodes=5)
     seconds = {"training": 0.6, "policy": 1.0, "environment": 3.0, "cpu": 4.6}
@@ -263,7 +262,7 @@ def test_what_is_not_recorded_or_pretrained_is_counted_once(tmp_path):
 
 
 def test_finished_runs_are_finished_on_another_processor(tmp_path, monkeypatch, capsys):
-    """A head of the same Stage 1 has other bits there, and may not even be pretrained; nothing is run again."""
+    """A run is finished even if its head has other bits on this processor, or is not pretrained here."""
     run = Run(episodes=4)
     head = {"name": str(stage1(run, tmp_path / "w").name), "frozen": 1, "trainable": 1, "fingerprint": "of another"}
     done = replace(result(run, head="of another"), head=head)
@@ -271,7 +270,7 @@ def test_finished_runs_are_finished_on_another_processor(tmp_path, monkeypatch, 
     monkeypatch.setattr(grid.heads, "pretrain", None)
     options = Reproduce(task="Lift", seeds="0", steps=1000, episodes=4, out=tmp_path / "r", work=tmp_path / "w")
     reproduce(replace(options, dry_run=True), "robosuite")
-    assert "1 runs, 1 of them finished before" in capsys.readouterr().out
+    assert "1 runs, 1 of them already finished" in capsys.readouterr().out
     reproduce(options, "robosuite")
     monkeypatch.setattr(module.heads, "pretrained", lambda *_: tiny_head().freeze())
     assert perform(run, Place(results=tmp_path / "r", work=tmp_path / "w")) == done
@@ -285,9 +284,9 @@ def test_runs_of_a_user_do_not_go_to_the_published_results(tmp_path, monkeypatch
     shutil.copytree(Path(__file__).parents[2] / "results/robosuite", tmp_path / "results/robosuite")
     reproduce(options, "robosuite")
     assert used == [Path("outputs/reproduce/results/robosuite")]
-    assert "1 of the runs that are left are published in results/robosuite" in capsys.readouterr().out
+    assert "1 of the remaining runs are published in results/robosuite" in capsys.readouterr().out
     reproduce(replace(options, out=Path("results/robosuite")), "robosuite")
-    assert len(used) == 1, "told to, it goes on there"
+    assert len(used) == 1, "--out can choose the published results"
 
 
 def test_reproduce_skips_what_is_finished(tmp_path, head, rolled, capsys):
@@ -305,6 +304,6 @@ def test_reproduce_skips_what_is_finished(tmp_path, head, rolled, capsys):
     assert len(list((tmp_path / "r").glob("*.json"))) == 4
     reproduce(options, "robosuite")
     assert len(rolled) == 4
-    assert "4 runs, 4 of them finished before" in capsys.readouterr().out
+    assert "4 runs, 4 of them already finished" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"unknown task Juggle.*Lift, Stack"):
         reproduce(replace(options, task="Juggle"), "robosuite")

@@ -32,7 +32,7 @@ def test_paired_counts_episodes_that_both_ran():
 
 
 def test_mcnemar_is_exact_and_keeps_its_level():
-    """Against the binomial's definition; and of pairs without a difference no more than 5 % come out below 0.05."""
+    """The p-value equals its binomial definition, and at most 5 % of equal pairs are below 0.05."""
     one, other = result(Run(episodes=12), [True] * 9 + [False] * 3), result(Run(episodes=12), [False] * 9 + [True] * 3)
     found = paired([one], [other])
     assert found

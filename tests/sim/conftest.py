@@ -1,4 +1,4 @@
-"""Everything here needs the sim extra. Environments are slow to build: one Lift and its demonstration are shared."""
+"""Fixtures for tests that need the extra `sim`. They share one Lift and its demonstration, which are slow to make."""
 
 from importlib.util import find_spec
 
@@ -22,5 +22,5 @@ def lift():
 
 @pytest.fixture(scope="session")
 def lift_episode(lift):
-    """The expert's Lift from SEED, undisturbed."""
+    """Return an episode of Lift by the expert, from SEED and without noise."""
     return run_expert(lift, SEED, noise=0.0)

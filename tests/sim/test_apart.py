@@ -1,4 +1,4 @@
-"""Recordings with cameras tell the arm from the objects, and policies trained on them do not see where objects are.
+"""Recordings with cameras separate arm and objects, and policies trained on them do not observe the objects' poses.
 
 t steps of an episode, o numbers of an observation
 """
@@ -33,9 +33,9 @@ def recorded(episode, task="Lift") -> Demonstrations:
 
 @pytest.fixture
 def blind(monkeypatch):
-    """Pictures of nothing, for their cost is no matter here."""
+    """Return blank images, which cost nothing."""
 
-    def pictures(sim, demonstrations, episode, cameras, size):
+    def images(sim, demonstrations, episode, cameras, size):
         count = int(demonstrations.episode_length[episode])
         return {f"observation.images.{name}": [np.zeros((size, size, 3), np.uint8)] * count for name in cameras}
 
@@ -43,7 +43,7 @@ def blind(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(dataset, "_pictures", pictures)
+    monkeypatch.setattr(dataset, "_images", images)
     monkeypatch.setattr(dataset, "make", lambda *_, **__: Closed())
 
 
@@ -76,7 +76,7 @@ def test_without_cameras_the_state_is_all_that_policies_on_states_need(lift_epis
 
 @pytest.mark.parametrize("state", [(STATE,), ("observation.eef", "observation.gripper"), (STATE, "observation.eef")])
 def test_where_objects_are_changes_nothing_that_is_shown(lift, state):
-    """The cube is moved: a policy that is shown the arm alone sees what it saw."""
+    """A policy that observes only the arm does not notice when the cube is moved."""
     lift.reset(3)
     sight = Sight(state=state, apart=True)
     before, whole = sight.look(lift)["state"], Sight(state=(STATE,)).look(lift)["state"]
@@ -126,5 +126,5 @@ def test_adapt_and_rollouts_use_the_recording_s_columns(lift_episode, blind, tmp
         assert sight.apart == (apart if state else bool(cameras))
         assert policy.encoder.config.state_dim == shown("Lift", policy.contract.state, sight.apart)
         if policy.contract.state == (STATE,) and not apart:
-            with pytest.raises(ValueError, match=r"sees 23 numbers, observation\.state, of which .* Stack shows 35"):
+            with pytest.raises(ValueError, match=r"observes 23 numbers, observation\.state, but .* Stack provides 35"):
                 check_task(AdaptConfig.from_flat(given | {"task": "Stack"}), policy)

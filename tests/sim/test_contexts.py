@@ -1,4 +1,4 @@
-"""Simulations end without a word, however they end, and what is missing is told in one line."""
+"""Simulations end without output however they end, and missing packages are reported in one line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = """
 import os, sys
 from action_heads_lab.sim import make
 
-make("Lift")  # without a context: imports and compiles once, for all of the processes
+make("Lift")  # without a context; imports and compiles once for all processes
 assert "torch" not in sys.modules, "a process of simulation takes seconds longer to start"
 for number, end in enumerate({ends!r}):
     if (pid := os.fork()) == 0:
@@ -46,7 +46,7 @@ ENDS = {
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """The code and the standard error of a process that ends in each of these ways."""
+    """Return exit code and standard error of processes that end in different ways."""
     folder = tmp_path_factory.mktemp("ends")
     script = SCRIPT.format(ends=[code for code, *_ in ENDS.values()])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, cwd=folder)
@@ -58,7 +58,7 @@ def ended(tmp_path_factory):
 @needs_fork
 @pytest.mark.parametrize("end", ENDS)
 def test_nothing_is_printed_at_exit(end, ended):
-    """An error used to be followed by tracebacks of contexts that were freed after EGL had been shut down."""
+    """An error is not followed by tracebacks of contexts that are freed after EGL has shut down."""
     (_, returned, last), (code, said) = ENDS[end], ended[end]
     if "no OpenGL context" in said or "EGL is missing" in said:
         pytest.skip("this machine has no EGL")
@@ -110,9 +110,9 @@ def test_a_context_is_freed_once_and_never_complains():
         (
             "robosuite",
             "1.5.1",
-            r"robosuite 1\.5\.1 is installed; .* 1\.4 or later, before 1\.5: pip install 'robosuite==1\.4\.1'",
+            r"robosuite 1\.5\.1 is installed, but .* 1\.4 or later, before 1\.5: pip install 'robosuite==1\.4\.1'",
         ),
-        ("mujoco", "3.12.0", r"mujoco 3\.12\.0 is installed; .* 3\.1 or later, before 3\.12: pip install"),
+        ("mujoco", "3.12.0", r"mujoco 3\.12\.0 is installed, but .* 3\.1 or later, before 3\.12: pip install"),
         ("mujoco", "2.3.7", r"mujoco 2\.3\.7 is installed"),
     ],
 )
@@ -152,7 +152,7 @@ def test_what_is_not_installed_is_told_as_ever(monkeypatch):
 
 
 def test_a_context_that_cannot_be_made_is_named():
-    message = r"no OpenGL context for pictures .Cannot initialize a EGL device.*libegl1"
+    message = r"no OpenGL context for images .Cannot initialize a EGL device.*libegl1"
     with pytest.raises(ImportError, match=message), contexts.named():
         raise ImportError("Cannot initialize a EGL device display.\nThis likely means")
     with pytest.raises(ValueError, match="mine"), contexts.named():

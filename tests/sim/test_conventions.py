@@ -1,4 +1,4 @@
-"""Policies that learnt from other makers' recordings: robosuite itself says what these see and where they go."""
+"""Observations and actions of each dialect agree with those of robosuite."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_columns_are_robosuites_own_observations(lift):
 @pytest.mark.sim
 @pytest.mark.parametrize("dialect", ["robomimic", "libero", "mimicgen"])
 def test_actions_lead_where_robosuite_leads_them(lift, dialect):
-    """By its own controller in its own delta or absolute mode, from the same start."""
+    """Actions reach the pose that robosuite's own controller reaches, in delta and absolute mode."""
     controller = lift.reset(seed=4) is not None and lift.env.robots[0].controller
     rng = np.random.default_rng(0)
     written = rng.uniform(-1, 1, (6, 7)) * [1, 1, 0.5, 0.2, 0.2, 0.5, 1]
@@ -64,7 +64,7 @@ def test_actions_lead_where_robosuite_leads_them(lift, dialect):
 @pytest.mark.sim
 @pytest.mark.parametrize("dialect", ["robomimic", "mimicgen"])
 def test_a_demonstration_in_their_words_succeeds_again(lift, dialect):
-    """Lift by its expert, written down as they would, read as a data set is, and carried out."""
+    """A Lift of the expert, written and read in the dialect and executed, succeeds."""
     layout = ActionLayout.parse(DIALECTS[dialect].layout)
     delta, hands = layout.space().mode == "delta", []
 
@@ -88,8 +88,8 @@ def test_a_demonstration_in_their_words_succeeds_again(lift, dialect):
 
 @pytest.mark.sim
 @pytest.mark.slow
-def test_pictures_lie_as_their_recordings_have_them():
-    """MimicGen's upright; LIBERO's half a turn off OpenGL's: upright and mirrored. Neither with the fast rendering."""
+def test_images_lie_as_their_recordings_have_them():
+    """Images of MimicGen are upright, those of LIBERO upright and mirrored. Neither uses the fast rendering."""
     sim = make("Lift", render=True, fast=False)
     sim.reset(seed=4)
     upright = Sight(cameras=CAMERAS, dialect="mimicgen").look(sim)
@@ -98,9 +98,9 @@ def test_pictures_lie_as_their_recordings_have_them():
         "observation.image": sim.mujoco.render(camera_name="agentview", width=84, height=84),
         "observation.wrist_image": sim.mujoco.render(camera_name="robot0_eye_in_hand", width=84, height=84),
     }
-    for name, picture in raw.items():
-        assert np.array_equal(upright[name], picture[::-1])
-        assert np.array_equal(mirrored[name], picture[::-1, ::-1])
+    for name, image in raw.items():
+        assert np.array_equal(upright[name], image[::-1])
+        assert np.array_equal(mirrored[name], image[::-1, ::-1])
     quick = make("Lift", render=True)
     quick.reset(seed=4)
     assert not np.array_equal(quick.render(84), upright["observation.image"])
@@ -128,26 +128,26 @@ def test_dialects_are_told_apart_by_their_names(state, cameras, action, expected
 
 def test_a_mixture_is_refused():
     with pytest.raises(
-        ValueError, match=r"observation.eef, robot0_eef_pos, front, which the simulation does not tell together"
+        ValueError, match=r"observation.eef, robot0_eef_pos, front, but the simulation cannot provide these"
     ):
         dialect_of(["observation.eef", "robot0_eef_pos"], ["front"], "action")
 
 
 class Camera:
-    """A simulation that only renders: the camera's name is not looked at."""
+    """A simulation that only renders, whatever the camera."""
 
     def render(self, size, camera):
         return np.arange(size * size * 3, dtype=np.uint8).reshape(size, size, 3)
 
 
 def test_libero_s_own_files_and_openpi_s_are_known():
-    """LIBERO's HDF5 keeps pictures as OpenGL makes them; those in LeRobot's form were turned by half a turn."""
+    """LIBERO's HDF5 keeps images as OpenGL renders them, and in LeRobot's format they are turned by half a turn."""
     state = ("ee_pos", "ee_ori", "gripper_states", "joint_states")
     assert dialect_of(state, {"agentview", "eye_in_hand"}, "actions") == "libero_hdf5"
     assert dialect_of(("state",), {"image", "wrist_image"}, "actions") == "libero"
-    raw = DIALECTS["libero_hdf5"].picture(Camera(), 4, "agentview")
+    raw = DIALECTS["libero_hdf5"].image(Camera(), 4, "agentview")
     np.testing.assert_array_equal(raw, Camera().render(4, "")[::-1])
-    np.testing.assert_array_equal(DIALECTS["libero"].picture(Camera(), 4, "image"), raw[::-1, ::-1])
+    np.testing.assert_array_equal(DIALECTS["libero"].image(Camera(), 4, "image"), raw[::-1, ::-1])
 
 
 @pytest.mark.sim

@@ -21,7 +21,7 @@ needs_lerobot = pytest.mark.skipif(find_spec("lerobot") is None, reason="needs t
 
 @pytest.fixture
 def demonstrations(lift_episode):
-    """The same episode twice, so that there is a second."""
+    """Return demonstrations with the same episode twice."""
     n = len(lift_episode.action)
     return Demonstrations(
         observation=np.tile(lift_episode.observation, (2, 1)),
@@ -63,13 +63,13 @@ def test_our_reader_and_lerobots_give_back_what_was_recorded(demonstrations, tmp
     np.testing.assert_array_equal(theirs[n + 3]["action"].numpy(), demonstrations.action[n + 3])
     np.testing.assert_array_equal(theirs[5]["observation.state"].numpy(), demonstrations.observation[5])
     assert json.loads((folder / "meta/recording.json").read_text())["rendering"] is None
-    with pytest.raises(FileExistsError, match="name another folder"):
+    with pytest.raises(FileExistsError, match=r"[Uu]se another folder"):
         save_dataset(demonstrations, folder)
 
 
 @needs_lerobot
 def test_motion_agrees_with_the_arms_own_kinematics(demonstrations, tmp_path):
-    """The reader checks recorded poses against joints: a frame that were off would be refused here."""
+    """The reader accepts the recording, so its poses agree with its joints."""
     import torch
 
     from action_heads.pretrain import data
@@ -82,7 +82,7 @@ def test_motion_agrees_with_the_arms_own_kinematics(demonstrations, tmp_path):
 
 @needs_lerobot
 @pytest.mark.slow
-def test_pictures_belong_to_their_steps(demonstrations, lift_episode, tmp_path):
+def test_images_belong_to_their_steps(demonstrations, lift_episode, tmp_path):
     from action_heads_lab.sim import make
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -109,11 +109,11 @@ def test_without_lerobot_the_error_names_the_extra(demonstrations, tmp_path, mon
 
 @needs_lerobot
 class TestTheCommand:
-    """`action-heads record`, with a recording that is made already."""
+    """`action-heads record` with a recording that exists already."""
 
     @pytest.fixture
     def recorded(self, demonstrations, monkeypatch):
-        """How often it was recorded."""
+        """Count the recordings."""
         calls, seeds = [], SEEDS + np.arange(2)
 
         def record(task, demos, seed, workers, path):
@@ -129,15 +129,15 @@ class TestTheCommand:
         config = RecordConfig("Lift", tmp_path / "lift", demos=2)
         record_dataset(config)
         assert [path.name for path in tmp_path.iterdir()] == ["lift"]
-        (tmp_path / ".lift.npz").touch()  # killed before it could be removed
+        (tmp_path / ".lift.npz").touch()  # as if the run was killed before it removed the file
         record_dataset(config)
-        assert "holds this recording already" in capsys.readouterr().out
+        assert "already holds this recording" in capsys.readouterr().out
         assert [path.name for path in tmp_path.iterdir()] == ["lift"]
         for changes in ({"demos": 3}, {"seed": 1}, {"task": "Stack"}, {"cameras": ("agentview",)}):
-            with pytest.raises(FileExistsError, match="holds something else: name another folder"):
+            with pytest.raises(FileExistsError, match=r"holds something else\. Use another folder"):
                 record_dataset(dataclasses.replace(config, **changes))
         (tmp_path / "mine").mkdir()
-        with pytest.raises(FileExistsError, match="name another folder"):
+        with pytest.raises(FileExistsError, match=r"[Uu]se another folder"):
             record_dataset(dataclasses.replace(config, out=tmp_path / "mine"))
         assert len(recorded) == 1
 

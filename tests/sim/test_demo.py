@@ -1,4 +1,4 @@
-"""The demo's bookkeeping, with the simulator replaced by arrays; the real thing is `action-heads demo --quick`."""
+"""The demo with a simulator replaced by arrays. `action-heads demo --quick` tests the real one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OBSERVATION = 5
 
 @pytest.fixture
 def arrays(monkeypatch):
-    """Two episodes of random motion, and a rollout that records what the policy was asked and answered."""
+    """Replace the recording by random motion, and the rollout by one that records the answers of the policy."""
     rng = np.random.default_rng(0)
     calls = []
 
@@ -93,12 +93,12 @@ def test_the_head_s_folder_keeps_the_result_for_its_card(tmp_path, head_folder, 
     assert "action-heads demo --head here" in card
     assert "| decoupled | " in card
     assert "| 3 of 6 | 19% to 81% |" in card
-    assert "On a task" not in head_card(tiny_head(seed=1), folder=Path(head_folder))  # of other weights
+    assert "On a task" not in head_card(tiny_head(seed=1), folder=Path(head_folder))  # a head with other weights
 
 
 @pytest.mark.parametrize("name", module.RUNS)
 def test_blind_sees_nothing(tmp_path, head_folder, arrays, monkeypatch, name):
-    """In training and in rollouts; every other run sees something in both."""
+    """A blind run gets zeros in training and rollouts, and every other run gets its observations."""
     seen, modulate = [], ConditionedHead.modulate
     monkeypatch.setattr(
         ConditionedHead, "modulate", lambda self, cond, mask=None: seen.append(cond) or modulate(self, cond, mask)
@@ -153,5 +153,5 @@ def test_interval_is_wilsons():
 
 @pytest.mark.parametrize("wrong", [{"runs": ("oracle",)}, {"adapter": "lora"}, {"through": "layers"}])
 def test_bad_settings(wrong):
-    with pytest.raises(ValueError, match=r"choose from|acts through"):
+    with pytest.raises(ValueError, match=r"choose (one of|from)"):
         DemoConfig(**wrong)

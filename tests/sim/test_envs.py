@@ -36,7 +36,7 @@ def test_every_task_tells_of_objects_within_reach(task):
 
 
 def test_base_frame_not_world(lift):
-    """The robot stands 0.9 m up, and the cube lies on a table of 0.8 m, half a metre in front of it."""
+    """The robot stands 0.9 m high, and the cube lies on a table of 0.8 m, half a metre in front of it."""
     lift.reset(seed=1)
     x, _, z = lift.body("cube_main").p
     assert 0.4 < x < 0.7

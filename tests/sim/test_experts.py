@@ -1,4 +1,4 @@
-"""Every expert, by itself and disturbed. Minutes of work: `pytest tests/sim/test_experts.py -m slow -s`."""
+"""Every expert succeeds, with and without noise. It takes minutes: `pytest tests/sim/test_experts.py -m slow -s`."""
 
 import time
 from importlib.util import find_spec
@@ -10,13 +10,13 @@ from action_heads_lab.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 TRIES = 8
-OF_MIMICGEN = 10, 3 * SEEDS  # tries and the first of them: experts were tuned on earlier ones
+OF_MIMICGEN = 10, 3 * SEEDS  # tries and first seed; experts were tuned on smaller seeds
 HERE = {"robosuite": True, "mimicgen": bool(find_spec("mimicgen")), "libero": bool(find_spec("libero"))}
 
 
 @pytest.mark.parametrize("task", [*TASKS, "Lift@UR5e", *mimicgen.TASKS, *libero.TASKS])
 def test_succeeds_in_half_of_its_tries_or_more(task):
-    """As many as keep a recording from giving up; failures are drawn again."""
+    """An expert succeeds in half of its tries or more, so that a recording does not give up."""
     if not HERE[get_task(task).suite]:
         pytest.skip(f"needs {get_task(task).suite}")
     sim = make(task)

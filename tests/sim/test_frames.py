@@ -28,7 +28,7 @@ def test_pose_times_its_inverse_is_identity(rotation):
 
 @pytest.mark.parametrize("posture", range(4))
 def test_tcp_is_frankas_own_hand_frame(lift, posture):
-    """The simulator's site and the constant agree with the forward kinematics of the joints, at home and elsewhere."""
+    """The site of the simulator and the constant agree with the forward kinematics of the joints."""
     lift.reset(seed=0)
     if posture:
         near_home = lift.joint_position + np.random.default_rng(posture).uniform(-0.6, 0.6, 7)
@@ -40,7 +40,7 @@ def test_tcp_is_frankas_own_hand_frame(lift, posture):
 
 
 def test_the_constant_matters(lift):
-    """Without it a target would be a quarter turn and 7 mm off: robosuite's trap, see Sim.tcp."""
+    """The TCP and the site differ by a quarter turn and 7 mm, see Sim.tcp."""
     lift.reset(seed=0)
     assert Rotation.from_matrix(TCP_IN_SITE.R).magnitude() == pytest.approx(np.pi / 2, abs=1e-3)
     position, _ = forward(torch.tensor(lift.joint_position), frame="tcp")
@@ -48,7 +48,7 @@ def test_the_constant_matters(lift):
 
 
 def test_what_robosuite_records_is_a_frame_of_the_panda(lift):
-    """robot0_eef_pos is the grip site's, robot0_eef_quat the right_hand body's: a recording mixes two frames."""
+    """A recording of robosuite mixes two frames: robot0_eef_pos of the grip site, robot0_eef_quat of right_hand."""
     lift.reset(seed=0)
     observed = lift.env._get_observations(force_update=True)
     recorded = lift.from_world(

@@ -1,4 +1,4 @@
-"""LIBERO's init files are read as torch wrote them, and no file of them, nor any other, runs code.
+"""LIBERO's init files are read as torch wrote them, and no file can run code.
 
 n states, s numbers of each
 """
@@ -22,7 +22,7 @@ STATES = np.random.default_rng(0).normal(size=(5, 7))
 
 
 class Runs:
-    """Pickled, it makes a file when it is read."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -55,12 +55,12 @@ def test_reads_what_older_numpys_wrote(tmp_path):
 def test_a_malicious_file_runs_nothing(tmp_path, zipped, hidden):
     made = tmp_path / "made"
     torch.save(hidden(Runs(made)), tmp_path / "bad", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(NotStates, match=r"bad is none of LIBERO's init files: it names (posix|nt)\.mkdir"):
+    with pytest.raises(NotStates, match=r"bad is not an init file of LIBERO: it names (posix|nt)\.mkdir"):
         read_init_states(tmp_path / "bad")
     assert not made.exists()
     with (tmp_path / "bad").open("rb") as file:
         torch.load(file, weights_only=False)
-    assert made.exists(), "the file would not have done harm, so nothing was shown"
+    assert made.exists(), "the pickle is harmless, so the test shows nothing"
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_anything_but_states_is_refused(tmp_path, value, message):
 
 
 def test_sizes_are_bounded(tmp_path, monkeypatch):
-    (tmp_path / "a").write_bytes(b"\x80\x02Nr\xff\xff\xff\xff.")  # remembers number 4,294,967,295
-    with pytest.raises(NotStates, match="remembers more objects"):
+    (tmp_path / "a").write_bytes(b"\x80\x02Nr\xff\xff\xff\xff.")  # stores memo entry 4,294,967,295
+    with pytest.raises(NotStates, match="memo is larger"):
         read_init_states(tmp_path / "a")
     monkeypatch.setattr("action_heads_lab.sim.init_states.LARGEST", 10_000)
     with zipfile.ZipFile(tmp_path / "b", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -111,7 +111,7 @@ def test_damaged_files_raise_one_error(tmp_path):
 
 
 def test_nothing_else_unpickles():
-    """Reading a pickle runs what it names. Whoever needs to: see init_states.py."""
+    """No module unpickles, since that runs code. See init_states.py for a safe reader."""
     unsafe = re.compile(
         r"torch\.load\(|pickle\.loads?\(|weights_only\s*=\s*False|allow_pickle\s*=\s*True|joblib|dill\b"
     )

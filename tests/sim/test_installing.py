@@ -1,4 +1,4 @@
-"""What the guards of MimicGen and LIBERO say, without either."""
+"""The checks of MimicGen and LIBERO name what is missing, without either package."""
 
 from importlib.machinery import ModuleSpec
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.sim
 
 
 def package(folder, *inside, name="mimicgen") -> ModuleSpec:
-    """A package on the disk that has these folders."""
+    """Return the spec of a package with these folders."""
     for sub in inside:
         (folder / sub).mkdir(parents=True, exist_ok=True)
     (folder / "__init__.py").parent.mkdir(parents=True, exist_ok=True)
@@ -21,8 +21,8 @@ def package(folder, *inside, name="mimicgen") -> ModuleSpec:
 
 def test_mimicgen_absent_a_strangers_or_without_assets(tmp_path, monkeypatch):
     cases = {
-        "Never `pip install mimicgen`": None,
-        "a stranger's of that name": package(tmp_path / "stranger"),
+        "Do not `pip install mimicgen`": None,
+        "another package of that name": package(tmp_path / "stranger"),
         "has no assets": package(tmp_path / "wheel", "envs/robosuite"),
     }
     for message, spec in cases.items():
@@ -42,7 +42,7 @@ def test_libero_absent_or_a_strangers(tmp_path, monkeypatch):
         raise libero.PackageNotFoundError(name)
 
     monkeypatch.setattr(libero, "distribution", absent)
-    with pytest.raises(ImportError, match="a stranger's package"):
+    with pytest.raises(ImportError, match="an unrelated package"):
         libero.install()
 
 

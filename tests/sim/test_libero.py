@@ -1,4 +1,4 @@
-"""LIBERO's own simulator; any assets do, since nothing here looks at pictures."""
+"""The environments of LIBERO. Any assets work, since these tests use no images."""
 
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -56,7 +56,7 @@ def test_corners_are_around_the_object(soup):
 
 
 def test_what_is_observed_is_what_the_task_is_about():
-    """There are two black bowls: the one that is meant, not its twin. Of regions, a body that they are part of."""
+    """Each task observes the right one of two black bowls, and for a region the body it is part of."""
     libero.install()
     from libero.libero import benchmark
     from libero.libero.envs import bddl_utils
@@ -87,7 +87,7 @@ def test_a_policy_sees_how_far_a_drawer_is_open_and_a_knob_turned(task, joint, t
     assert sim.success()
     seen = np.flatnonzero(np.abs(sim.observe() - before) > 0.1)
     assert len(seen)
-    assert ((seen >= 11) & (seen < 23)).all(), "in what is told of the first body, and in nothing else"
+    assert ((seen >= 11) & (seen < 23)).all(), "only the numbers of the first body change"
     sim.close()
 
 
@@ -103,12 +103,12 @@ def test_a_policy_of_liberos_recordings_is_shown_what_libero_shows():
 
 
 def test_the_same_bits_as_by_its_own_resets_and_steps(monkeypatch):
-    """On Spatial a reset also moves what stands fast, in the model: a copy must not know of the resets before."""
+    """Copied scenes give the same bits. On Spatial a reset changes the model too, which must not affect a copy."""
     sim = make("libero_spatial/7")
     for seed in (3, 10_000):
         sim.reset(seed)
     ours = run_expert(sim, 10_001, sim.task.noise)
-    assert ours.success, "an episode without a grasp shows little"
+    assert ours.success, "the episode must include a grasp"
     monkeypatch.setattr(compiled, "once", nullcontext)
     monkeypatch.setattr(substeps, "step", lambda env, action: env.step(action))
     theirs = run_expert(sim, 10_001, sim.task.noise)
@@ -118,7 +118,7 @@ def test_the_same_bits_as_by_its_own_resets_and_steps(monkeypatch):
 
 @pytest.mark.parametrize("task", ["libero_object/0", "libero_spatial/4", "libero_goal/3"])
 def test_a_start_does_not_depend_on_those_before(task):
-    """Of LIBERO alone it does: its samplers of drawers are one more at every reset."""
+    """A start does not depend on earlier ones, although LIBERO adds a sampler of drawers at every reset."""
     sim = make(task)
     first = [sim.reset(seed) for seed in (10_000, 10_001, 0)]
     again = [sim.reset(seed) for seed in (0, 10_001, 10_000)]

@@ -1,4 +1,4 @@
-"""Room for the hand, on made-up tables: no LIBERO is needed."""
+"""Room for the hand on made-up tables, without LIBERO."""
 
 import itertools
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ ALONG_X = pointing_down(0.0)  # fingers that open along x
 
 
 def table(**boxes):
-    """What is around `thing`, at the origin, on a table of boxes, each ((middle), (half sizes))."""
+    """Return the shapes around `thing`, at the origin, on a table of boxes, each ((middle), (half sizes))."""
     boxes = {"thing": ((0, 0, 0.02), (0.02, 0.02, 0.02))} | boxes
     corners = np.array(list(itertools.product((-1, 1), repeat=3)))
     sim = SimpleNamespace(
@@ -28,7 +28,7 @@ def test_a_tall_neighbour_is_as_far_from_the_hand_as_it_is():
     grasp = Pose(np.array([0, 0, 0.02]), ALONG_X)
     others = table(can=((0.20, 0, 0.05), (0.03, 0.03, 0.05)))
     assert room_at(grasp, others) == pytest.approx(0.20 - 0.03 - HAND[0][1])
-    # Across its thin side the hand leaves more room, and turning the table along with it changes nothing.
+    # A hand across the thin side leaves more room, and turning the table with the hand changes nothing.
     across = Pose(grasp.p, turn_z(np.pi / 2) @ ALONG_X)
     assert room_at(across, others) == pytest.approx(0.20 - 0.03 - HAND[0][0])
     beside = table(can=((0, 0.20, 0.05), (0.03, 0.03, 0.05)))

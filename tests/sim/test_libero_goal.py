@@ -1,4 +1,4 @@
-"""A drawer that slips away, on a made-up arm: no LIBERO is needed."""
+"""A drawer that slips, with a made-up arm and without LIBERO."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from action_heads_lab.sim.frames import Pose, rotation_from_6d
 from action_heads_lab.sim.libero_goal import FULLY_OPEN, HANDLES, LEFT, open_middle_drawer
 
 pytestmark = pytest.mark.sim
-TURNED = np.diag([-1.0, -1.0, 1.0])  # as the cabinet stands: its drawers open to the left
+TURNED = np.diag([-1.0, -1.0, 1.0])  # pose of the cabinet, whose drawers open to the left
 SHUT = Pose(np.array([0.7, -0.24, 0.0]), TURNED)
 
 
 class Kitchen:
-    """A hand that is at once where it is sent, and a drawer that goes along with it while its fingers are closed."""
+    """A hand that reaches its target at once, and a drawer that follows it while its fingers are closed."""
 
     def __init__(self, slips: int):
         self.slips, self.open, self.held, self.times_held = slips, 0.0, False, 0

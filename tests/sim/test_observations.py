@@ -1,4 +1,4 @@
-"""What a policy with cameras sees of an environment, and how its deltas move the hand."""
+"""Observations of a policy with cameras, and motion of the hand by deltas."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ STEP = np.array([0.03, -0.02, 0.01])  # m
 
 
 def stay(sim, steps: int) -> np.ndarray:
-    """Targets (steps, 10) a little beside where the hand is, hand open."""
+    """Return targets (steps, 10) near the pose of the hand, with an open hand."""
     tcp = sim.tcp
     return np.tile(np.concatenate([tcp.p + np.array([0.02, 0, 0]), rotation_to_6d(tcp.R), [-1.0]]), (steps, 1))
 
@@ -30,7 +30,7 @@ def test_the_last_observations_of_the_columns_asked_for(lift):
     assert np.array_equal(report.cond["state"][0], np.concatenate([first[9:11], first[:9]]))
     assert np.array_equal(report.cond["state"][2, 2:], lift.observe()[:9])
     report = play.act(stay(lift, 8))
-    assert len(np.unique(report.cond["state"][:, 2])) == 3, "of a chunk, its last three"
+    assert len(np.unique(report.cond["state"][:, 2])) == 3, "the last three of a chunk"
 
 
 def test_a_delta_leads_where_its_target_was(lift):
@@ -45,13 +45,15 @@ def test_a_delta_leads_where_its_target_was(lift):
 def test_answers_to_what_is_seen_by_name_are_checked():
     seen = _together([{"state": np.zeros((2, 3))}] * 4)
     assert seen["state"].shape == (4, 2, 3)
-    with pytest.raises(ValueError, match=r"returned \(3, 16, 10\); expected \(4, at least execute=8, 10\)"):
+    with pytest.raises(
+        ValueError, match=r"returned actions of shape \(3, 16, 10\); expected \(4, at least execute=8, 10\)"
+    ):
         _ask(lambda _: np.zeros((3, 16, 10)), seen, execute=8)
 
 
 @pytest.mark.slow
-def test_pictures_are_those_of_the_recording():
-    """And of the present: rendered alike, at the size that was asked for."""
+def test_images_are_those_of_the_recording():
+    """Images are those of the recording, rendered in the same way and at the requested size."""
     sim = make("Lift", render=True)
     play = Play(sim, 30, Sight(cameras={"agentview": 48, "robot0_eye_in_hand": 32}))
     start = play.start(seed=3, film=False).cond

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.sim
 
 @pytest.fixture
 def hand_made():
-    """Two episodes of 3 and 2 steps; observations count 0.. and actions 100.. so that windows can be read."""
+    """Return two episodes of 3 and 2 ticks, with observations 0, 1, ... and actions 100, 101, ..."""
     count = np.arange(5, dtype=np.float32)[:, None]
     return Demonstrations(
         observation=np.repeat(count, 4, axis=1),
@@ -51,7 +51,7 @@ def test_load_rejects_other_files(hand_made, tmp_path):
     with pytest.raises(ValueError, match="lacks episode_length"):
         Demonstrations.load(tmp_path / "other.npz")
     np.savez(tmp_path / "later.npz", version=VERSION + 1, **vars(hand_made))
-    with pytest.raises(ValueError, match="record it again"):
+    with pytest.raises(ValueError, match="Record it again"):
         Demonstrations.load(tmp_path / "later.npz")
 
 
@@ -66,7 +66,7 @@ def test_expert_lifts(lift_episode):
 
 
 def test_replay_of_recorded_targets_succeeds(lift, lift_episode):
-    """Open loop, from float32: the recorded actions mean the same thing to `step` as they did to the expert."""
+    """Replayed recorded actions, stored as float32, solve the task as the expert did."""
     lift.reset(lift_episode.seed)
     assert any([lift.step(action) is not None and lift.success() for action in lift_episode.action])
 
@@ -75,7 +75,7 @@ def test_noise_moves_the_arm_but_not_the_labels(lift, lift_episode):
     noisy = run_expert(lift, lift_episode.seed, noise=0.5)
     assert not np.array_equal(noisy.observation[1:20], lift_episode.observation[1:20])
     ahead = np.abs(noisy.action[:, :3] - noisy.observation[:, :3]).max()
-    assert ahead <= 0.05 + 1e-5, "a label is at most the expert's largest step away"
+    assert ahead <= 0.05 + 1e-5, "an action is at most the largest step of the expert away"
     again = run_expert(lift, lift_episode.seed, noise=0.5)
     assert np.array_equal(noisy.action, again.action)
 
@@ -94,7 +94,7 @@ def test_record_reuses_its_file(tmp_path, monkeypatch):
     assert (np.diff(demonstrations.seed) > 0).all()
     assert demonstrations.seed[0] >= SEEDS, "recordings and rollouts share no seed"
 
-    # from here on, nothing can be recorded; by sys.modules because the package's name `record` is the function
+    # From here on nothing can be recorded. sys.modules is used since `record` of the package is the function.
     monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "_record_episodes", None)
     assert np.array_equal(record("Lift", episodes=2, path=path).action, demonstrations.action)
     with pytest.raises(ValueError, match="holds another recording"):
@@ -117,7 +117,7 @@ def test_two_at_once_are_one_and_a_refusal(tmp_path, monkeypatch, hand_made):
 
 
 class FakeWorkers:
-    """Answers in an order drawn by `workers`' own dice; every third seed fails."""
+    """Workers that answer in random order, and fail for every third seed."""
 
     def __init__(self, n, *_):
         self.jobs, self.dice = [None] * n, np.random.default_rng(n)
@@ -155,5 +155,5 @@ def test_the_number_of_workers_does_not_change_the_recording(workers, monkeypatc
 def test_an_expert_that_never_succeeds_is_an_error(monkeypatch):
     monkeypatch.setattr(sys.modules["action_heads_lab.sim.record"], "Workers", FakeWorkers)
     monkeypatch.setattr(FakeWorkers, "succeeds", lambda self, seed: False)
-    with pytest.raises(RuntimeError, match=r"succeeded in 0 of 4\d tries; lower the noise"):
+    with pytest.raises(RuntimeError, match=r"succeeded in 0 of 4\d tries. Lower the noise"):
         _record_episodes("Lift", episodes=2, seed=0, noise=0.9, workers=2)

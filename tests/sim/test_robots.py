@@ -1,4 +1,4 @@
-"""Another arm under the same hand: "Lift@UR5e", six joints; and where joints bring the TCP."""
+"""Another arm with the same hand, "Lift@UR5e" with six joints, and the TCP by joint positions."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ def test_a_robot_is_named_with_the_task():
     with pytest.raises(ValueError, match=r"unknown robot 'ur5e'.*Panda, UR5e"):
         get_task("Lift@ur5e")
     with pytest.raises(ValueError, match="unknown task 'stack_d1@UR5e'"):
-        get_task("stack_d1@UR5e")  # MimicGen brings its own arm
+        get_task("stack_d1@UR5e")  # MimicGen tasks have their own arm
 
 
 def test_the_expert_lifts_with_six_joints(ur5e):
@@ -50,7 +50,7 @@ def test_joints_mean_where_the_tcp_is_with_them(arm):
     before = sim.observe()
     target = sim.joint_position + np.random.default_rng(1).uniform(-0.4, 0.4, joints)
     (action,) = sim.at_joints(np.append(target, -1.0)[None])
-    assert np.array_equal(sim.observe(), before), "asking moves nothing"
+    assert np.array_equal(sim.observe(), before), "the query moves nothing"
     assert np.abs(action[:3] - sim.tcp.p).max() > 0.01
     sim.mujoco.data.qpos[sim.robot._ref_joint_pos_indexes] = target
     sim.mujoco.forward()
@@ -58,7 +58,7 @@ def test_joints_mean_where_the_tcp_is_with_them(arm):
 
 
 def test_joint_targets_bring_the_joints_there(ur5e):
-    """Six joints leave no choice: the pose reached is reached with the joints that were asked for."""
+    """An arm of six joints reaches the targets of its joints."""
     ur5e.reset(seed=1)
     target = ur5e.joint_position + np.array([0.1, -0.1, 0.1, -0.1, 0.1, 0.1])
     (action,) = ur5e.at_joints(np.append(target, -1.0)[None])

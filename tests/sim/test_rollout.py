@@ -14,14 +14,14 @@ pytestmark = pytest.mark.sim
 
 
 def stand_still(cond):
-    """The pose of the newest observation, hand open."""
+    """Return the pose of the newest observation, with an open hand."""
     newest = cond[:, cond.shape[1] // 2 :]
     action = np.concatenate([newest[:, :9], -np.ones((len(newest), 1))], axis=1)
     return np.repeat(action[:, None], 16, axis=1)
 
 
 class Replay:
-    """Plays recorded actions back in chunks of 8 to the one episode that starts where the recording did."""
+    """A policy that replays recorded actions in chunks of 8 to the episode with the start of the recording."""
 
     def __init__(self, episode):
         self.episode, self.calls = episode, 0
@@ -39,7 +39,7 @@ class Replay:
 
 
 class InProcess(Workers):
-    """As `Workers`, in this process."""
+    """A pool like `Workers` that runs in this process."""
 
     def __enter__(self):
         self.built = [self._build(*self._arguments) for _ in range(self._n)]
@@ -61,7 +61,7 @@ def in_process(monkeypatch):
 
 
 def test_rollouts_of_a_good_and_an_idle_policy(lift_episode, tmp_path, monkeypatch):
-    """One run covers it all: two idle episodes fail at the limit, the replay succeeds, in the order of the seeds."""
+    """Two idle episodes fail at the limit and the replay succeeds, in the order of the seeds."""
     in_process(monkeypatch)
     limit = 56  # enough for the replay
     monkeypatch.setitem(TASKS, "Lift", replace(TASKS["Lift"], rollout_steps=limit))
@@ -70,7 +70,7 @@ def test_rollouts_of_a_good_and_an_idle_policy(lift_episode, tmp_path, monkeypat
 
     def policy(cond):
         batches.append(len(cond))
-        # the last slot holds the replay until it has succeeded; then only the idle ones are left
+        # The last slot holds the replay until it succeeds. Then only idle episodes remain.
         return replay(cond) if len(cond) == 3 else stand_still(cond)
 
     video = tmp_path / "lift.mp4"
@@ -124,7 +124,7 @@ def test_conditioning_is_the_previous_and_the_newest_observation(lift):
     [
         (np.zeros((2, 4, 10)), "at least execute=8"),
         (np.zeros((2, 16, 7)), r"\(2, at least execute=8, 10\)"),
-        (np.zeros((1, 16, 10)), r"returned \(1, 16, 10\)"),
+        (np.zeros((1, 16, 10)), r"returned actions of shape \(1, 16, 10\)"),
         (np.full((2, 16, 10), np.nan), "NaN or infinity in 2 of 2"),
     ],
 )
@@ -141,7 +141,7 @@ def test_bad_arguments():
 
 
 class Fragile:
-    """Fails on 0 and dies on 1."""
+    """A worker that fails on 0 and dies on 1."""
 
     def __call__(self, message):
         if message == 1:

@@ -1,4 +1,4 @@
-"""The faster steps and resets of robosuite against its own, through grasps and contacts."""
+"""The faster ticks and resets equal those of robosuite to the bit, through grasps and contacts."""
 
 from contextlib import nullcontext
 
@@ -16,7 +16,7 @@ def test_the_same_bits_as_by_robosuites_own_steps_and_resets(task, seed, monkeyp
     sim.reset(seed=1)
     ours = run_expert(sim, seed, noise=sim.task.noise)
     end = np.array(sim.mujoco.data.qpos), np.array(sim.mujoco.data.qvel)
-    assert ours.success, "an episode without a grasp shows little"
+    assert ours.success, "the episode must include a grasp"
 
     monkeypatch.setattr(substeps, "step", lambda env, action: env.step(action))
     monkeypatch.setattr(compiled, "once", nullcontext)

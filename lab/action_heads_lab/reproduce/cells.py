@@ -1,4 +1,4 @@
-"""Results sorted into the cells of tables, such that no cell ever mixes two configurations."""
+"""Sort results into the cells of tables, so that no cell mixes two configurations."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, Run
 from action_heads_lab.reproduce.results import Result
 
-# What a family sets for each of its tasks; within one table it may differ from row to row, never within a cell.
+# Settings that a family chooses for each task. They may differ between the rows of a table, but not within a cell.
 OF_TASK = ("task", "demos", "steps")
 
 
 @dataclass(frozen=True)
 class Key:
-    """A cell: all training seeds of one task, backbone and mode."""
+    """The key of a cell, which holds all training seeds of one task, backbone and mode."""
 
     task: str
     backbone: str
@@ -26,41 +26,41 @@ class Key:
 
 @dataclass
 class Table:
-    """All results under one protocol: the same settings but for task, backbone, mode and seed."""
+    """A table of all results with the same settings except task, backbone, mode and seed."""
 
     protocol: dict[str, Any]
     cells: dict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))
 
     def cell(self, task: str, backbone: str, mode: str) -> list[Result]:
-        """Its results, none if it was not run."""
+        """Return the results of a cell, which are none if it was not run."""
         return self.cells.get(Key(task, backbone, mode), [])
 
     def complete(self, backbone: str) -> list[str]:
-        """Tasks that are run under every mode compared."""
+        """Return the tasks that were run in every compared mode."""
         tasks = dict.fromkeys(key.task for key in self.cells)
         return [task for task in tasks if all(self.cell(task, backbone, mode) for mode in ALL_MODES)]
 
     @property
     def title(self) -> str:
-        """The protocol in words."""
+        """The protocol as text."""
         p = self.protocol
-        way = f"{p['adapter']} through {p['through']}" + (f", {p['hidden']} wide" if p["hidden"] else "")
-        stage1 = f"Stage 1 on {' and '.join(p['stage1'])} by {p['signal']}"
-        tries = f"{p['episodes']} episodes {'of each task of a suite' if p['family'] == 'libero' else 'a run'}"
+        adapter = f"{p['adapter']} through {p['through']}" + (f", hidden width {p['hidden']}" if p["hidden"] else "")
+        stage1 = f"Stage 1 on {' and '.join(p['stage1'])} with signal {p['signal']}"
+        episodes = f"{p['episodes']} episodes {'of each task' if p['family'] == 'libero' else 'per run'}"
         data = "" if p["data"] == EXPERTS else f"{p['data']}, "
-        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {way}, {tries}"
+        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {adapter}, {episodes}"
 
 
 def protocol_of(run: Run) -> dict[str, Any]:
-    """What all runs of a table have in common."""
+    """Return the settings that all runs of a table share."""
     return {key: value for key, value in run.condition.items() if key not in (*OF_TASK, "backbone")}
 
 
 def tables(results: Iterable[Result]) -> list[Table]:
-    """One table a protocol, the fullest first.
+    """Return one table per protocol, those with most cells first.
 
     Raises:
-        ValueError: two results of different settings, heads or versions claim one cell. It names both.
+        ValueError: two results of different settings, heads or versions belong to one cell. The message names both.
     """
     found: dict[str, Table] = {}
     for result in results:
@@ -75,25 +75,25 @@ def tables(results: Iterable[Result]) -> list[Table]:
 
 
 def _check_alike(one: Result, other: Result) -> None:
-    """Of the same cell: nothing but the seed may differ."""
+    """Refuse two results of a cell that differ in more than the seed."""
     differs = [name for name in (*OF_TASK, "relearn_step") if getattr(one.run, name) != getattr(other.run, name)]
     if one.run.seed == other.run.seed:
-        differs.append("nothing but the id: two runs of one seed")
+        differs.append("the id only: two runs of one seed")
     if one.run.uses_pretraining and not _one_head(one, other):
         differs.append("the pretrained head")
     if differs:
         raise ValueError(
-            f"two configurations claim one cell, {one.run.task} {one.run.backbone} {one.run.mode}: "
+            f"two configurations belong to one cell, {one.run.task} {one.run.backbone} {one.run.mode}: "
             f"{_name(one)} and {_name(other)} differ in {', '.join(differs)}. Keep one of them in the results folder, "
-            "or report on two folders, such as the published results and your own"
+            "or report on each of two folders, such as the published results and your own"
         )
 
 
 def _one_head(one: Result, other: Result) -> bool:
-    """Tell whether both used the same head, or heads that were pretrained by the same settings of Stage 1.
+    """Return whether both used the same head, or heads pretrained with the same settings of Stage 1.
 
-    The name of a head that `reproduce` pretrains ends in a hash of these settings. Its fingerprint may differ: another
-    processor rounds otherwise.
+    The name of a head that `reproduce` pretrains ends in a hash of these settings. Its fingerprint may differ, since
+    processors round differently.
     """
     if one.head["fingerprint"] == other.head["fingerprint"]:
         return True

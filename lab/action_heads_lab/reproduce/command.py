@@ -1,4 +1,4 @@
-"""The command line of examples/*/reproduce.py."""
+"""Command line of examples/*/reproduce.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from action_heads.cli.command_line import check_installed, parse, plain_errors
 
 
 def main(family: str) -> None:
-    """Read the options and go."""
+    """Read the options and reproduce the runs of a family."""
     with plain_errors():
         check_installed(f"reproducing {family}", "train", "sim")
         from action_heads_lab.reproduce.grid import Reproduce, reproduce

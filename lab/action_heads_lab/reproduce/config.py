@@ -1,13 +1,15 @@
-"""What a run is: everything that decides its outcome, in one frozen dataclass."""
+"""Settings of the experiments: `Run` decides an outcome and identifies it, `Place` says where the run is done."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
-from action_heads._util.names import nearest
+from action_heads._util.flags import check_choices, check_least
+from action_heads._util.limits import check_fields
 from action_heads.adapt.settings import evenly
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import THROUGH
@@ -16,24 +18,24 @@ from action_heads.modes import MODES
 from action_heads_lab.policies import BLIND
 from action_heads_lab.sim.conventions import DIALECTS, Dialect
 
-VERSION = 1  # of what a run does: raised when the same settings come to mean another outcome
-EXPERTS = "experts"  # as data of Stage 2: demonstrations of the scripted experts of `action_heads_lab.sim`
-# Settings that older results lack, and what they were; so those keep their names.
+VERSION = 1  # of the protocol; raised when the same settings come to give another outcome
+EXPERTS = "experts"  # a value of `Run.data`: demonstrations of the scripted experts of `action_heads_lab.sim`
+# Settings that older results lack, with the values they had. The identity leaves these values out, so it is unchanged.
 LATER = {"checkpoints": 1, "data": EXPERTS}
 FAMILIES = ("robosuite", "mimicgen", "libero")
 RUN_MODES = MODES | BLIND
-SEEDS = (0, 42, 420)  # the paper's
-ALL_MODES = ("decoupled", "normal", "random-frozen")  # what is compared
+SEEDS = (0, 42, 420)  # those of the paper
+ALL_MODES = ("decoupled", "normal", "random-frozen")  # the compared modes
 
-# How an adapter reaches the head. The paper's way: a map to every block, the head's own modulation trained along.
+# Settings of the adapter. In the recipe of the paper it acts through every block and the step modulation is trained.
 RECIPES: dict[str, dict[str, Any]] = {
     "paper": {"adapter": "film", "through": "blocks", "relearn_step": True, "hidden": None, "lr": 2.5e-3},
     "code": {"adapter": "adaln_zero", "through": "code", "relearn_step": False, "hidden": 64, "lr": 1e-2},
     "both": {"adapter": "adaln_zero", "through": "both", "relearn_step": False, "hidden": 128, "lr": 2.5e-3},
 }
 
-# How pictures are recorded and read, by family: the paper's two cameras, networks and schedule. It decides the outcome,
-# so it is in a run's identity; what else pictures want, a run may set otherwise: `IMAGE_EFFORT`.
+# How images are recorded and encoded, by family: the two cameras, networks and schedule of the paper. This decides the
+# outcome, so it is part of a run's identity. `IMAGE_EFFORT` holds the settings that a run may change.
 _EYES: dict[str, Any] = {
     "cameras": ("agentview", "robot0_eye_in_hand"),
     "size": 84,
@@ -48,36 +50,36 @@ EYES: dict[str, dict[str, Any]] = {
     "mimicgen": _EYES | {"flags": _RESNET18},
     "libero": _EYES | {"size": 128, "flags": _RESNET50},
 }
-# About the paper's 50 epochs, of 100 demonstrations; on LIBERO its steps, batches and noise samples.
+# About the 50 epochs of the paper, for 100 demonstrations. On LIBERO its training steps, batches and noise samples.
 IMAGE_EFFORT: dict[str, dict[str, Any]] = {
     "robosuite": {"steps": 8_000},
     "mimicgen": {"steps": 8_000},
     "libero": {"steps": 25_000, "batch_size": 128, "noise_samples": 8},
 }
-OFFICIAL_STEPS = {"robosuite": 80_000, "mimicgen": 80_000}  # the same of the 1000 demonstrations of an official set
-IMAGE_LR = 1e-4  # of the paper's recipe; the others keep theirs
+OFFICIAL_STEPS = {"robosuite": 80_000, "mimicgen": 80_000}  # the same for the 1000 demonstrations of an official set
+IMAGE_LR = 1e-4  # in the recipe of the paper; the other recipes keep their own
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run of Stage 2 and the rollouts of what it made.
+    """Settings of one run: the training of Stage 2 and the rollouts of its policy.
 
     Attributes:
         family, task: a robosuite or MimicGen task, or a LIBERO suite.
         observation: state or image.
-        backbone, mode: as in `BACKBONES` and `RUN_MODES`.
+        backbone, mode: one of `BACKBONES` and of `RUN_MODES`.
         head: "small" or "paper", a size that is bundled or pretrained at its first use; or any name, folder or Hub id.
-        stage1: data of its Stage 1, as `action-heads pretrain --data`; of a head given by name it says nothing.
-        signal: what conditioned its Stage 1; likewise.
-        adapter, through, relearn_step, hidden: of the adapter, as in `Adapter`.
-        data: whose demonstrations: `EXPERTS`, or a recording with pictures, as of `action-heads adapt`; {task} in it
-            is the task.
-        demos: demonstrations of the experts, of each task of a suite; of a recording all are taken, and this is 0.
-        steps, batch_size, lr, noise_samples: of Stage 2, as in `FitConfig`.
-        execute, sampler, sampling_steps: of rollouts.
-        episodes: of each task, from `evaluation_seeds`.
-        checkpoints: evenly spaced points of training, the end among them, of which each is rolled out.
-        seed: of weights, batches, noise and rollouts. All runs of a task share one recording.
+        stage1: data of Stage 1, as in `action-heads pretrain --data`. It is ignored for a head given by name.
+        signal: conditioning of Stage 1. It is ignored for a head given by name.
+        adapter, through, relearn_step, hidden: settings of the adapter, see `Adapter`.
+        data: demonstrations: `EXPERTS`, or a recording with images, as in `action-heads adapt`. {task} in it stands
+            for the task.
+        demos: demonstrations of the experts, for each task of a suite; 0 for a recording, which is used whole.
+        steps, batch_size, lr, noise_samples: settings of Stage 2, see `FitConfig`.
+        execute, sampler, sampling_steps: settings of the rollouts.
+        episodes: number of episodes to roll out in each task.
+        checkpoints: number of evenly spaced policies of the training that are rolled out, including the last.
+        seed: seed of weights, batches, noise and rollouts. All runs of a task share one recording.
     """
 
     family: str = "robosuite"
@@ -106,30 +108,18 @@ class Run:
     seed: int = 0
 
     def __post_init__(self):
-        object.__setattr__(self, "stage1", tuple(self.stage1))  # JSON brings lists
-        choices = {
-            "family": FAMILIES,
-            "observation": ("state", "image"),
-            "backbone": BACKBONES,
-            "mode": RUN_MODES,
-            "adapter": ADAPTERS,
-            "through": THROUGH,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                given = getattr(self, name)
-                raise ValueError(f"unknown {name} {given!r}{nearest(given, known)}; choose from {', '.join(known)}")
-        counts = ("steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes", "checkpoints")
-        for name in (*counts, "demos") if self.data == EXPERTS else counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        object.__setattr__(self, "stage1", tuple(self.stage1))  # JSON gives lists
+        check_choices(self, family=FAMILIES, observation=("state", "image"), backbone=BACKBONES, mode=RUN_MODES)
+        check_choices(self, adapter=ADAPTERS, through=THROUGH)
+        check_least(self, 1, "steps", "batch_size", "noise_samples", "execute", "sampling_steps", "episodes")
+        check_least(self, 1, "checkpoints", *(["demos"] if self.data == EXPERTS else []))
         if self.mode == "normal" and self.relearn_step:
-            # Everything trains anyway; one spelling, so that one run has one name.
+            # Everything trains in this mode, so both values mean the same run. One value gives it one identity.
             object.__setattr__(self, "relearn_step", False)
 
     @property
     def head_mode(self) -> str:
-        """The mode of its head, as in `MODES`."""
+        """The mode of the head, one of `MODES`."""
         return "decoupled" if self.mode in BLIND else self.mode
 
     @property
@@ -138,12 +128,12 @@ class Run:
 
     @property
     def recording(self) -> str:
-        """Of other demonstrations than the experts': where they are."""
+        """The recording that is used instead of demonstrations of the experts."""
         return self.data.replace("{task}", self.task)
 
     @property
     def dialect(self) -> Dialect:
-        """In which its demonstrations are written."""
+        """The dialect of the demonstrations."""
         if self.data == EXPERTS:
             return DIALECTS["own"]
         if self.data.startswith("robomimic:"):
@@ -152,21 +142,23 @@ class Run:
 
     @property
     def checkpoint_steps(self) -> list[int]:
-        """After which a policy is kept, the last step last."""
+        """The training steps after which a policy is kept, including the last."""
         return evenly(self.steps, self.checkpoints)
 
     @property
     def condition(self) -> dict[str, Any]:
-        """What runs that are compared by mode have in common, seeds aside."""
+        """The settings, except the seed, that runs share if they are compared by mode."""
         settings = asdict(self)
         for name in ("mode", "seed", "relearn_step"):  # relearn_step follows from adapter and mode
             del settings[name]
         return settings
 
     def identity(self, head: str) -> str:
-        """16 hex digits of everything that decides the outcome; `head` is what it takes of the head, see heads.py.
+        """Return 16 hex digits that identify everything that decides the outcome.
 
-        Names of heads and data are not part of it: the weights are.
+        Args:
+            head: the part of the head that the run uses, see `heads.taken_of`. The weights of the head count, while
+                its name and its data do not.
         """
         left_out = {"head", "stage1", "signal"} | {key for key, value in LATER.items() if getattr(self, key) == value}
         settings = {key: value for key, value in asdict(self).items() if key not in left_out}
@@ -177,38 +169,45 @@ class Run:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Run:
+        """Make a run from settings as JSON has them. Raises ValueError if they are not those of a run."""
         values = LATER | values
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise ValueError(
-                f"a run has {', '.join(sorted(known))}; this one lacks {sorted(known - set(values))} and has "
-                f"{sorted(set(values) - known)} beside: run it again with this release"
+                f"a run has {', '.join(sorted(known))}. This one lacks {sorted(known - set(values))} and has the "
+                f"unknown {sorted(set(values) - known)}. Run it again with this release"
             )
-        for field in fields(cls):
-            given, default = values[field.name], field.default
-            right = {"hidden": (int, type(None)), "stage1": (list, tuple), "lr": (int, float)}.get(
-                field.name, (type(default),)
-            )
-            if not isinstance(given, right) or (isinstance(given, bool) and type(default) is not bool):
-                raise ValueError(f"{field.name} of a run must be of the type of {default!r}, got {str(given)[:80]!r}")
-        if not all(isinstance(source, str) for source in values["stage1"]):
-            raise ValueError(f"stage1 of a run is a list of names, got {values['stage1']!r}")
+        check_fields(values, cls, "a run")
         return cls(**values)
 
     def __str__(self) -> str:
         return f"{self.task} {self.backbone} {self.mode} seed {self.seed}"
 
 
+@dataclass(frozen=True)
+class Place:
+    """Settings of where and how a run is done, on which its result does not depend.
+
+    Attributes:
+        results: folder of the results.
+        work: folder of what can be made again: recordings, heads, trained policies, videos.
+        device: device to train on.
+        workers: number of simulation processes.
+        film: number of episodes of every block that are filmed.
+        command: the command line, which is recorded.
+    """
+
+    results: Path = Path("outputs/reproduce/results")
+    work: Path = Path("outputs/reproduce")
+    device: str = "cpu"
+    workers: int = 1
+    film: int = 0
+    command: str = ""
+
+
 def on_images(run: Run, recipe: str) -> Run:
-    """The run on pictures, with the steps and batches that they want, and the paper's learning rate in its recipe."""
+    """Return the run on images: with other training steps and batches, and the learning rate of the paper."""
     effort = IMAGE_EFFORT[run.family] | ({"lr": IMAGE_LR} if recipe == "paper" else {})
     if run.data != EXPERTS and run.family in OFFICIAL_STEPS:
         effort |= {"steps": OFFICIAL_STEPS[run.family]}
     return replace(run, observation="image", **effort)
-
-
-def with_recipe(run: Run, recipe: str) -> Run:
-    """The run with the adapter of a recipe."""
-    if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}; choose from {', '.join(RECIPES)}")
-    return replace(run, **RECIPES[recipe])

@@ -1,7 +1,7 @@
-"""What runs will cost in CPU seconds: the work of a run times the rates of finished ones.
+"""Estimate the CPU seconds of runs: the work of a run times the rates of finished ones.
 
-A run trains on chunks and rolls out control steps, and the time of one hardly depends on the task. So a short trial
-with few steps and episodes predicts the cost of a whole run, and the length of a task that of its runs.
+A run trains on chunks and rolls out ticks, and the time of each hardly depends on the task. So a short trial with few
+training steps and episodes predicts the cost of a whole run.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from action_heads_lab.reproduce.heads import PAPER, SMALL
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.sim.tasks import get_task
 
-# Before a run has finished: rounded medians of the runs in results/, on states, on one core of an AMD EPYC.
-CHUNK, STEP = 4e-4, 6e-3  # CPU seconds a chunk of training with a small head, and a control step of a rollout
-LARGER = 5.0  # a chunk of a head of the paper's size, against a small one
-SHARE = 0.5  # of the steps that a task allows: episodes end with success
-STAGE_1 = {SMALL: 8e-4, PAPER: 4e-3}  # CPU seconds a chunk
+# Rates until a run has finished: rounded medians of the runs in results/, on states, on one core of an AMD EPYC.
+CHUNK, STEP = 4e-4, 6e-3  # CPU seconds per chunk of training with a small head, and per tick of a rollout
+LARGER = 5.0  # cost of a chunk with a head of the paper's size, relative to a small one
+SHARE = 0.5  # used share of the ticks that a task allows, since episodes end with success
+STAGE_1 = {SMALL: 8e-4, PAPER: 4e-3}  # CPU seconds per chunk
 BATCH = 128  # of Stage 1
 
 
 def chunks(run: Run) -> int:
-    """Chunks that Stage 2 trains on, each noising counted."""
+    """Return the number of chunks that Stage 2 trains on, counted once per noise sample."""
     return run.steps * run.batch_size * run.noise_samples
 
 
 def most_steps(run: Run) -> int:
-    """Control steps of all rollouts of a run if no episode ends early."""
+    """Return the ticks of all rollouts of a run if no episode ends early."""
     tasks = family_of(run).subtasks(run)
     return run.episodes * run.checkpoints * sum(get_task(task).rollout_steps for task in tasks)
 
 
 class Costs:
-    """Rates of finished runs, by what runs have in common."""
+    """Rates of finished runs, grouped by what runs have in common."""
 
     def __init__(self, found: Iterable[Result]):
         self._rates: dict[tuple, list[tuple[float, float, float]]] = {}
@@ -51,27 +51,27 @@ class Costs:
                 self._rates.setdefault(key, []).append(rates)
 
     def knows(self, run: Run) -> bool:
-        """Tell whether a run on the same kind of observation has finished."""
+        """Return whether a run with the same kind of observation has finished."""
         return _alike(run)[-1] in self._rates
 
     def seconds(self, run: Run) -> float:
-        """CPU seconds of a run without its recording and its Stage 1; a guess if nothing like it has finished."""
+        """Return the CPU seconds of a run without recording and Stage 1, a guess if no similar run has finished."""
         known = [self._rates[key] for key in _alike(run) if key in self._rates]
         larger = 1.0 if run.head == SMALL else LARGER
         training, step, share = map(statistics.median, zip(*known[0], strict=True)) if known else (None, STEP, SHARE)
         if training is None or not any(key[1:2] == (run.head,) for key in _alike(run) if key in self._rates):
-            training = CHUNK * larger  # how long a chunk takes is another head's business
+            training = CHUNK * larger  # the time of a chunk depends on the head, so rates of other heads do not apply
         return training * chunks(run) + step * share * most_steps(run)
 
 
 def _alike(run: Run) -> tuple[tuple, ...]:
-    """What runs of one rate have in common, the likest first."""
+    """Return the groups that share a rate with a run, the most similar first."""
     seen, head = run.observation, run.head
     return (seen, head, run.task, run.backbone), (seen, head, run.task), (seen, head), (seen,)
 
 
 def preparing(left: Sequence[Run], work: Path) -> float:
-    """CPU seconds of the recordings and of Stage 1, as far as they are not in `work` yet; a guess."""
+    """Return a guess of the CPU seconds of the recordings and of Stage 1 that are not yet in `work`."""
     recordings, pretrained = {}, {}
     for run in left:
         config = heads.stage1(run, work)

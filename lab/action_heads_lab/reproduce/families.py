@@ -1,4 +1,4 @@
-"""What differs from family to family: tasks, demonstrations, and where a policy is tried."""
+"""Families of tasks: their demonstrations, and the starts of their evaluations."""
 
 from __future__ import annotations
 
@@ -26,51 +26,51 @@ Samples = tuple[Tensor, Tensor, Tensor]  # conditions (n c), actions (n h a), is
 
 
 class Family:
-    """Tasks demonstrated by the scripted experts of `action_heads_lab.sim`; robosuite's eight as it stands."""
+    """A family of tasks, demonstrated by the scripted experts. This class is robosuite, others derive from it."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
     packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
-    demos, steps = 100, 2000  # what a run of a few minutes on one core affords
-    checkpoints = 1  # the last one
-    official: str | None = None  # the paper's demonstrations, as of `Run.data`
+    demos, steps = 100, 2000  # enough for a run of a few minutes on one core
+    checkpoints = 1  # only the last
+    official: str | None = None  # the demonstrations of the paper, a value of `Run.data`
 
     def effort(self, run: Run) -> Run:
-        """The run with the demonstrations, steps and checkpoints that its task wants."""
+        """Return the run with the demonstrations, training steps and checkpoints for its task."""
         steps = 600 if run.task == "Lift" else self.steps
         demos = self.demos if run.data == EXPERTS else 0
         return replace(run, demos=demos, steps=steps, checkpoints=self.checkpoints)
 
     def subtasks(self, run: Run) -> list[str]:
-        """What one policy is to solve: its task, or all tasks of a suite."""
+        """Return the tasks of one policy: the task of the run, or all tasks of a suite."""
         return [run.task]
 
     def recording(self, task: str, run: Run, work: Path) -> Demonstrations:
-        """Made at the first call, shared by all runs of the task and by all processes."""
+        """Return the demonstrations of a task. They are recorded once, and shared by all runs and processes."""
         path = self.recording_path(task, run, work)
-        with _once(path):
+        with once(path):
             return record(task, run.demos, path=path)
 
     def recording_path(self, task: str, run: Run, work: Path) -> Path:
-        """Where the demonstrations of a task are, once they are recorded."""
+        """Return the path of the demonstrations of a task."""
         return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
 
-    def pictures(self, run: Run, work: Path) -> str:
-        """What it learns from with pictures, as `action-heads adapt` takes it.
+    def image_data(self, run: Run, work: Path) -> str:
+        """Return the recording with images to train on, as `action-heads adapt --data` takes it.
 
-        Of the experts, one dataset, made at the first call.
+        The dataset of the experts is made at the first call.
         """
         if run.data != EXPERTS:
             return run.recording
         eyes = EYES[run.family]
         folder = work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
-        with _once(folder):
+        with once(folder):
             if not folder.exists():
                 recordings = [self.recording(task, run, work) for task in self.subtasks(run)]
                 save_dataset(recordings, folder, cameras=eyes["cameras"], size=eyes["size"])
         return f"lerobot:{folder}"
 
     def samples(self, run: Run, work: Path, horizon: int) -> Samples:
-        """What Stage 2 trains on."""
+        """Return the conditions, actions and padding that Stage 2 trains on."""
         parts = []
         for task in self.subtasks(run):
             cond, actions, is_pad = self.recording(task, run, work).chunks(horizon)
@@ -79,33 +79,33 @@ class Family:
         return cond, actions, is_pad
 
     def condition(self, observed: np.ndarray, task: str) -> np.ndarray:
-        """What a policy is conditioned on, of two observations (n, 2 * o) and the task -> (n, c)."""
+        """Return the condition (n, c) of a policy from two observations (n, 2 * o) and the task."""
         return observed
 
     def evaluations(self, run: Run) -> list[tuple[str, list[int]]]:
-        """(task, seeds): starts that no recording knows, the same in all modes of a seed, others for another seed."""
+        """Return (task, seeds) of the episodes: none of a recording, the same in all modes, and others per seed."""
         drawn = np.random.default_rng(run.seed).choice(SEEDS, run.episodes, replace=False)
         return [(run.task, drawn.tolist())]
 
     def motion(self, run: Run, work: Path) -> Path:
-        """Where the motion of the demonstrations of all tasks is, as an .npz for Stage 1; see `make_motion`."""
+        """Return the path of the motion of all demonstrations, an .npz for Stage 1; see `make_motion`."""
         return work / "recordings" / f"{run.family}-{run.demos}.npz"
 
     def make_motion(self, run: Run, work: Path) -> None:
-        """Write it, and record what it needs, if it is not there."""
+        """Write the motion of all demonstrations if it does not exist, and record the demonstrations it needs."""
         path = self.motion(run, work)
-        with _once(path):
+        with once(path):
             if not path.exists():
                 tasks = [part for task in self.tasks for part in self.subtasks(replace(run, task=task))]
                 save_motion([self.recording(task, run, work) for task in tasks], path)
 
     def versions(self) -> dict[str, str]:
-        """Of what simulates."""
+        """Return the versions of the simulation's packages."""
         return {name: version(name) for name in self.packages}
 
 
 class MimicGen(Family):
-    """The paper's eight tasks of MimicGen; as published, every checkpoint is tried."""
+    """The eight MimicGen tasks of the paper. Every checkpoint is rolled out, as in published results."""
 
     tasks = tuple(mimicgen.TASKS)
     checkpoints = 5
@@ -113,7 +113,7 @@ class MimicGen(Family):
 
 
 class Libero(Family):
-    """LIBERO-Object, -Spatial and -Goal: one policy for the ten tasks of a suite, told the task as a one-hot vector."""
+    """LIBERO-Object, -Spatial and -Goal: one policy for the ten tasks of a suite, given the task as one-hot."""
 
     tasks = ("libero_object", "libero_spatial", "libero_goal")
     packages = (*Family.packages, "hf-libero")
@@ -124,23 +124,23 @@ class Libero(Family):
         return [task for task in libero.TASKS if task.startswith(f"{run.task}/")]
 
     def condition(self, observed: np.ndarray, task: str) -> np.ndarray:
-        told = np.zeros((len(observed), 10), np.float32)
-        told[:, int(task.partition("/")[2])] = 1
-        return np.concatenate([observed, told], axis=1)
+        one_hot = np.zeros((len(observed), 10), np.float32)
+        one_hot[:, int(task.partition("/")[2])] = 1
+        return np.concatenate([observed, one_hot], axis=1)
 
     def evaluations(self, run: Run) -> list[tuple[str, list[int]]]:
-        """The suite's own init states in their order, as published: 50 of each task."""
+        """Return the init states of the suite in their order, as in published results: 50 per task."""
         return [(task, list(range(run.episodes))) for task in self.subtasks(run)]
 
 
-def _once(path: Path) -> FileLock:
-    """Several processes may want to make the same file."""
+def once(path: Path) -> FileLock:
+    """Return the lock to hold while making a file or folder, which other processes may want to make too."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def save_motion(recordings: Sequence[Demonstrations], path: Path) -> None:
-    """Joints and gripper of all recordings as one .npz for Stage 1, see docs/guides/recordings.md."""
+    """Write joints and gripper of all recordings to one .npz for Stage 1, see docs/guides/recordings.md."""
     length = np.concatenate([recording.episode_length for recording in recordings])
     buffer = io.BytesIO()
     np.savez(
@@ -158,5 +158,5 @@ FAMILIES: dict[str, Family] = {"robosuite": Family(), "mimicgen": MimicGen(), "l
 
 
 def family_of(run: Run) -> Family:
-    """Of a run."""
+    """Return the family of a run."""
     return FAMILIES[run.family]

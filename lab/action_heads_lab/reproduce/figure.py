@@ -1,4 +1,4 @@
-"""The paper's question at a glance: is a pretrained, frozen backbone as good as a trained one, and a random one not?"""
+"""Figure that compares decoupled, normal and random-frozen training, with the averages of the paper."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ COLOURS = {"decoupled": "#2a6f97", "normal": "#6c757d", "random-frozen": "#e09f3
 
 
 def draw(table: Table, path: Path) -> None:
-    """A row a backbone: the paper's averages, ours over all tasks, ours task by task, with 95 % intervals."""
+    """Draw one row per backbone: averages of the paper, ours over all tasks and by task, with 95 % intervals."""
     require("matplotlib", "train").use("Agg")
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
     found = {key.backbone for key in table.cells}
-    backbones = sorted(found, key=lambda backbone: (backbone not in paper.NAMES, backbone))  # the paper's first
+    backbones = sorted(found, key=lambda backbone: (backbone not in paper.NAMES, backbone))  # those of the paper first
     figure, axes = plt.subplots(
         len(backbones),
         3,
@@ -44,12 +44,12 @@ def draw(table: Table, path: Path) -> None:
                 if not table.cell(task, backbone, mode):
                     each.text(i + at, 0.02, "not run", rotation=90, ha="center", fontsize=7, color="#6c757d")
         pooled.set_xticks([0], [f"{len(whole)} task{'s' * (len(whole) != 1)}"])
-        pooled.set_title("ours: pooled", fontsize=10)
+        pooled.set_title("ours, all tasks", fontsize=10)
         each.set_xticks(range(len(tasks)), [re.sub("(?<=[a-z])(?=[A-Z])", "\n", task) for task in tasks], fontsize=8)
         each.set_xlim(-0.6, len(tasks) - 0.4)
-        each.set_title(f"ours: {backbone}, robosuite on {table.protocol['observation']}s", fontsize=10)
+        each.set_title(f"ours, {backbone}, robosuite on {table.protocol['observation']}s", fontsize=10)
         left = theirs if backbone in paper.NAMES else pooled
-        left.set_ylabel("success")
+        left.set_ylabel("success rate")
         left.tick_params(labelleft=True)
         if backbone in paper.NAMES:
             _paper(theirs, backbone)
@@ -66,7 +66,7 @@ def draw(table: Table, path: Path) -> None:
 
 
 def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
-    """One rate with its interval; nothing where nothing is run."""
+    """Draw one rate with its interval, or nothing without results."""
     if not results:
         return
     found = rate(results)
@@ -76,7 +76,7 @@ def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
 
 
 def _paper(axis, backbone: str) -> None:
-    """Their averages of the same system, hatched: other tasks, images, full scale."""
+    """Draw the averages of the paper for the same backbone, hatched. They are of other tasks, on images."""
     for i, family in enumerate(("mimicgen", "libero")):
         for mode, at in (("decoupled", -WIDTH), ("normal", 0.0)):
             if value := paper.TABLE_2[family].get((backbone, mode)):

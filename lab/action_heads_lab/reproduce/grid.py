@@ -1,4 +1,4 @@
-"""Many runs: which they are, what they will cost, and the loop over them."""
+"""Choose runs by options, estimate their cost, and do them."""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ from typing import Annotated, Any
 import tyro
 from tqdm import tqdm
 
+from action_heads._util.flags import check_choices
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
 from action_heads.adapt.settings import KINDS
 from action_heads.data import Spec
 from action_heads_lab.reproduce import heads, results
-from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Run, on_images, with_recipe
+from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Place, Run, on_images
 from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.families import family_of
-from action_heads_lab.reproduce.run import Place, finished, perform
+from action_heads_lab.reproduce.run import finished, perform
 from action_heads_lab.reproduce.studies import STUDIES
 
 ALL_BACKBONES = ("mlp", "mixer")
 OFFICIAL = "official"
-PUBLISHED = Path("results")  # of the repository: no run writes there unless --out says so
+PUBLISHED = Path("results")  # results of the repository; runs write there only with --out
 
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Train and roll out, and leave one result a run. What is finished is skipped; what was killed goes on.
+    """Train and roll out policies, with one result per run. Finished runs are skipped, interrupted ones resume.
 
     Attributes:
-        all: every task, decoupled, normal and random-frozen, mlp and mixer; and decoupled once blind.
-        task: of the family; several by commas.
-        mode: decoupled, normal, random-frozen, blind; several by commas.
-        backbone: mlp, mixer, transformer, unet; several by commas.
-        seeds: of training, by commas.
-        observe: states, or images: of two cameras, by an encoder that trains along, as in the paper.
-        data: demonstrations: of our experts; official, those of the paper from the Hub; or lerobot:FOLDER_OR_REPO or
-            robomimic:FILE.hdf5, where {task} stands for the task. What is not the experts' is seen through cameras.
-        recipe: of the adapter: paper (FiLM through every block), code (a few thousand parameters), or both.
+        all: run every task in the modes decoupled, normal and random-frozen with mlp and mixer, and once blind.
+        task: task of the family, or several separated by commas.
+        mode: decoupled, normal, random-frozen or blind, or several separated by commas.
+        backbone: mlp, mixer, transformer or unet, or several separated by commas.
+        seeds: training seeds, separated by commas.
+        observe: states, or images of two cameras with an encoder that trains too, as in the paper.
+        data: demonstrations: experts (recorded here), official (those of the paper, from the Hub), or
+            lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5, where {task} stands for the task. All but experts need
+            --observe images.
+        recipe: settings of the adapter: paper (FiLM through every block), code (a few thousand parameters), or both.
         head: small (128 x 4, pretrained here in minutes), paper (its size), or a name, a folder or a Hub id.
-        study: a table or figure of the paper instead of modes and backbones: table-2, table-3, table-4 or figure-3.
-        stage1: data of Stage 1, as for `action-heads pretrain --data`, or own; several by commas.
-        signal: what conditions Stage 1: code, joints, pose or none.
-        demos: demonstrations; 0 for the task's own number.
-        steps: of Stage 2; 0 for the task's own number.
-        episodes: to roll out, of each task.
-        checkpoints: to roll out, evenly spaced over training; 0 for the family's own number, 5 on MimicGen, else 1.
-        share: this process' part of the runs, such as 0/2 and 1/2.
-        workers: processes of simulation; if not given, one a core, divided among the shares.
+        study: table or figure of the paper to run instead of --mode and --backbone: table-2, table-3, table-4 or
+            figure-3.
+        stage1: data of Stage 1, as for `action-heads pretrain --data`, or own; several separated by commas.
+        signal: conditioning of Stage 1: code, joints, pose or none.
+        demos: number of demonstrations; 0 for the default of the task.
+        steps: training steps of Stage 2; 0 for the default of the task.
+        episodes: number of episodes to roll out in each task.
+        checkpoints: evenly spaced policies to roll out; 0 for the default of the family, 5 on MimicGen and 1 elsewhere.
+        share: part of the runs that this process does, such as 0/2 and 1/2.
+        workers: number of simulation processes; by default one per core, divided among the shares.
         device: cpu or cuda.
-        out: where results go; results/<family> in the folder of --work if not given.
-        work: where recordings, heads and trained policies go.
-        film: so many episodes of every 25 are filmed.
-        dry_run: list the runs and what they will cost, and stop.
+        out: folder of the results; by default results/<family> in the folder of --work.
+        work: folder of recordings, heads and trained policies.
+        film: number of episodes to film in every block of 25.
+        dry_run: list the runs and their estimated cost, and stop.
     """
 
     all: bool = False
@@ -85,26 +88,18 @@ class Reproduce:
 
     def __post_init__(self):
         if not self.all and not self.task:
-            raise ValueError("name a --task, or take --all")
-        if self.recipe not in RECIPES:
-            near = nearest(self.recipe, RECIPES)
-            raise ValueError(f"unknown recipe {self.recipe!r}{near}; choose from {', '.join(RECIPES)}")
-        if self.observe not in ("states", "images"):
-            near = nearest(self.observe, ("states", "images"))
-            raise ValueError(f"unknown observe {self.observe!r}{near}; choose from states, images")
+            raise ValueError("no task is given. Name one with --task, or use --all")
+        check_choices(self, recipe=RECIPES, observe=("states", "images"), **({"study": STUDIES} if self.study else {}))
         if self.data != EXPERTS and self.observe != "images":
-            raise ValueError(f"--data {self.data} is seen through its cameras: add --observe images")
+            raise ValueError(f"--data {self.data} needs --observe images, since its policies use the cameras")
         if self.data != EXPERTS and self.demos:
-            raise ValueError(f"of --data {self.data} all demonstrations are taken: leave --demos out")
+            raise ValueError(f"--data {self.data} is used whole. Leave --demos out")
         if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in KINDS:
             kinds = ", ".join(f"{kind}:..." for kind in KINDS)
-            raise ValueError(f"--data {self.data} has no pictures; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
-        if self.study and self.study not in STUDIES:
-            near = nearest(self.study, STUDIES)
-            raise ValueError(f"unknown study {self.study!r}{near}; choose from {', '.join(STUDIES)}")
+            raise ValueError(f"--data {self.data} has no images; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
         part, of = self.part
         if not 0 <= part < of:
-            raise ValueError(f"a share is part/of with part counted from 0, such as 0/2; got {self.share}")
+            raise ValueError(f"--share is PART/PARTS with parts counted from 0, such as 0/2, got {self.share}")
 
     @property
     def part(self) -> tuple[int, int]:
@@ -113,21 +108,21 @@ class Reproduce:
 
 
 def runs(options: Reproduce, family: str) -> list[Run]:
-    """Seed by seed, so that an early stop leaves whole comparisons of fewer seeds."""
+    """Return the runs, seed by seed, so that an early stop leaves complete comparisons of fewer seeds."""
     seeds = [int(seed) for seed in options.seeds.split(",")]
     known = family_of(Run(family=family)).tasks
     data = demonstrations(options, family)
     tasks = options.task.split(",") if options.task else list(known)
     if unknown := [task for task in tasks if task not in known]:
         near = nearest(unknown[0], known)
-        raise ValueError(f"unknown task {', '.join(unknown)}{near} of {family}; it has {', '.join(known)}")
+        raise ValueError(f"unknown task {', '.join(unknown)}{near} of {family}; its tasks are {', '.join(known)}")
     found = []
     for seed in seeds:
         for task in tasks:
             for cell in cells(options, blind=options.all and seed == seeds[0]):
                 run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
                 run = replace(run, data=data, stage1=tuple(options.stage1.split(",")), signal=options.signal)
-                run = family_of(run).effort(replace(with_recipe(run, options.recipe), **cell))
+                run = family_of(run).effort(replace(run, **RECIPES[options.recipe] | cell))
                 run = on_images(run, options.recipe) if options.observe == "images" else run
                 own = ("demos", "steps", "checkpoints")
                 found.append(replace(run, **{name: getattr(options, name) or getattr(run, name) for name in own}))
@@ -135,15 +130,15 @@ def runs(options: Reproduce, family: str) -> list[Run]:
 
 
 def demonstrations(options: Reproduce, family: str) -> str:
-    """Of a family's runs, as of `Run.data`."""
+    """Return the demonstrations of a family's runs, a value of `Run.data`."""
     official = family_of(Run(family=family)).official
     if options.data == OFFICIAL and official is None:
-        raise ValueError(f"there is no official recording of {family}: name one, robomimic:FILE.hdf5 or lerobot:FOLDER")
+        raise ValueError(f"there is no official recording of {family}. Name one: robomimic:FILE.hdf5 or lerobot:FOLDER")
     return official if official and options.data == OFFICIAL else options.data
 
 
 def cells(options: Reproduce, blind: bool) -> list[dict[str, Any]]:
-    """What differs between the runs of one task and seed."""
+    """Return the settings in which the runs of one task and seed differ."""
     if options.study:
         return STUDIES[options.study]
     modes = (*ALL_MODES, *(["blind"] if blind else [])) if options.all else options.mode.split(",")
@@ -152,7 +147,7 @@ def cells(options: Reproduce, blind: bool) -> list[dict[str, Any]]:
 
 
 def reproduce(options: Reproduce, family: str) -> None:
-    """Do this process' share of the runs."""
+    """Do the share of the runs that belongs to this process."""
     part, of = options.part
     place = Place(
         results=options.out or options.work / "results" / family,
@@ -164,9 +159,9 @@ def reproduce(options: Reproduce, family: str) -> None:
     )
     mine = runs(options, family)[part::of]
     left = [run for run in mine if not _is_finished(run, place)]
-    print(f"{len(mine)} runs, {len(mine) - len(left)} of them finished before; {estimate(left, place)}", flush=True)
+    print(f"{len(mine)} runs, {len(mine) - len(left)} of them already finished; {estimate(left, place)}", flush=True)
     if others := published(left, PUBLISHED / family, place):
-        print(f"{others} of the runs that are left are published in {PUBLISHED / family}; yours go to {place.results}")
+        print(f"{others} of the remaining runs are published in {PUBLISHED / family}; yours go to {place.results}")
     if options.dry_run:
         print("\n".join(map(str, left)))
         return
@@ -175,14 +170,14 @@ def reproduce(options: Reproduce, family: str) -> None:
 
 
 def _is_finished(run: Run, place: Place) -> bool:
-    """Tell whether a run has a result, without pretraining its head for that."""
+    """Return whether a run has a result, without pretraining its head to find out."""
     if config := heads.stage1(run, place.work):
         return results.by_recipe(place.results, run, str(config.name)) is not None
     return finished(run, place, heads.pretrained(run, place.work)) is not None
 
 
 def published(left: Sequence[Run], folder: Path, place: Place) -> int:
-    """Count the runs that have a result in `folder`, another than the one that results go to."""
+    """Return how many runs have a result in `folder`, unless results are written to that folder."""
     if not folder.is_dir() or folder.resolve() == place.results.resolve():
         return 0
     recipes = [(run, heads.stage1(run, place.work)) for run in left]
@@ -190,14 +185,14 @@ def published(left: Sequence[Run], folder: Path, place: Place) -> int:
 
 
 def estimate(left: Sequence[Run], place: Place) -> str:
-    """Say what it will cost, by the rates of finished runs, or before one has finished by those of published ones."""
+    """Return the estimated cost as text, by the rates of finished runs, or of published ones until one finished."""
     costs = Costs(results.load_all(place.results) if place.results.is_dir() else [])
     guessed = [run for run in left if not costs.knows(run)]
     if any(run.observation == "image" for run in guessed):
-        return "what they will cost is not known: none on images is finished"
+        return "their cost is unknown, since no run on images has finished"
     runs_alone, before = sum(map(costs.seconds, left)), preparing(left, place.work)
-    basis = "at a guess, by what published runs took" if guessed else "by what finished runs took"
-    return f"about {hours(runs_alone)} are left ({basis})" + (
+    basis = "a guess from published runs" if guessed else "from finished runs"
+    return f"about {hours(runs_alone)} remain ({basis})" + (
         f", and {hours(before)} for recordings and Stage 1 (a guess)" if before else ""
     )
 

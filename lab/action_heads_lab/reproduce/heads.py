@@ -1,11 +1,9 @@
-"""The head of a run: bundled, published, or pretrained here at its first use, and then shared by all runs."""
+"""Heads of the runs: bundled, published, or pretrained here at first use and then shared by all runs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-
-from filelock import FileLock
 
 from action_heads import ActionHead
 from action_heads.actions.layouts import ActionLayout
@@ -15,10 +13,10 @@ from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.training.optimiser import OptimiserConfig
 from action_heads_lab.reproduce.config import EXPERTS, Run
-from action_heads_lab.reproduce.families import family_of
+from action_heads_lab.reproduce.families import family_of, once
 from action_heads_lab.reproduce.studies import OWN
 
-# Width and depth (of unet: channels and levels), and steps of Stage 1. "small" is what the Stage 2 bench compares.
+# Width and depth (channels and levels of unet), and training steps of Stage 1. The Stage 2 bench compares "small".
 SMALL, PAPER = "small", "paper"
 SHAPES = {
     SMALL: {"mlp": (128, 4), "mixer": (128, 4), "transformer": (128, 4), "unet": (24, 3)},
@@ -33,23 +31,23 @@ BUNDLED = {
 
 
 def action_of(run: Run) -> str:
-    """Of its demonstrations: absolute or delta."""
+    """Return whether the demonstrations have absolute or delta actions."""
     return ActionLayout.parse(run.dialect.layout).mode
 
 
 def bundled(run: Run) -> str | None:
-    """The head of the paper's size that is here, if the run wants that and there is one."""
+    """Return the bundled head of the paper's size, or None if the run uses another or there is none."""
     return BUNDLED.get((run.backbone, action_of(run))) if run.head == PAPER else None
 
 
 def stage1(run: Run, root: Path) -> PretrainConfig | None:
-    """How the head of a run is pretrained; None for one that exists already."""
+    """Return the settings to pretrain the head of a run, or None if the head exists already."""
     default = run.stage1 == Run.stage1 and run.signal == Run.signal and run.adapter in UNIVERSAL
     if run.head not in SHAPES or (bundled(run) and default):
         return None
     if OWN in run.stage1 and run.data != EXPERTS:
         raise ValueError(
-            f"--stage1 {OWN} is the motion of our experts; of {run.data} name the set of its motion instead"
+            f"--stage1 {OWN} is the motion of the experts. For {run.data}, name the source of its motion instead"
         )
     width, depth = SHAPES[run.head][run.backbone]
     own = f"npz:{family_of(run).motion(run, root)}?rate=native"
@@ -70,11 +68,11 @@ def stage1(run: Run, root: Path) -> PretrainConfig | None:
 
 
 def pretrained(run: Run, root: Path, device: str = "cpu") -> ActionHead:
-    """The pretrained, frozen head of a run, whatever its mode: `in_mode` makes the others of it."""
+    """Return the pretrained, frozen head of a run. `in_mode` makes the heads of other modes from it."""
     config = stage1(run, root)
     if config is None:
         return ActionHead.from_pretrained(bundled(run) or run.head, device=device)
-    with FileLock(_lock(config.folder)):  # several processes may come here at once
+    with once(config.folder):
         if not (config.folder / "golden.safetensors").exists():
             if OWN in run.stage1:
                 family_of(run).make_motion(run, root)
@@ -83,12 +81,7 @@ def pretrained(run: Run, root: Path, device: str = "cpu") -> ActionHead:
 
 
 def taken_of(run: Run, head: ActionHead) -> str:
-    """What a run takes of its head: the fingerprint, or, of what starts at random, shape and statistics alone."""
+    """Return what a run uses of its head, as a hash: all of it, or shape and statistics if it starts at random."""
     if run.uses_pretraining:
         return head.fingerprint()
     return files.fingerprint(head.normalizer.state_dict(), head.config.contract())
-
-
-def _lock(folder: Path) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder.with_name(f".{folder.name}.lock")

@@ -1,4 +1,4 @@
-"""Runs on pictures: the same training as `action-heads adapt`, by the settings of a run.
+"""Train runs on images, with the trainer of `action-heads adapt`.
 
 Axes: b episodes at once, s observation steps, h horizon, a action.
 """
@@ -7,30 +7,29 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from action_heads import ActionHead
 from action_heads._util.machine import cores
-from action_heads.adapt import checkpoints
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
+from action_heads.adapt.trainer import checkpoint_folder
 from action_heads.data import Spec
 from action_heads.data.formats import open_recording
 from action_heads.io import files
 from action_heads.observed_policy import ObservedPolicy
-from action_heads_lab.reproduce.config import EXPERTS, EYES, Run
-from action_heads_lab.reproduce.families import Family
+from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
+from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
 from action_heads_lab.sim.demo import smooth
 
-if TYPE_CHECKING:
-    from action_heads_lab.reproduce.run import Place
-
 
 def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
-    """A run as `action-heads adapt` takes it."""
+    """Return the settings of `action-heads adapt` for a run."""
     eyes = EYES[run.family]
-    written = as_experts(eyes) if run.data == EXPERTS else as_recorded(run, data)
+    written = {"action": "action", "action_layout": "pose_6d", "cameras": eyes["cameras"], "state": eyes["state"]}
+    if run.data != EXPERTS:
+        written = as_recorded(run, data)
     alike = ("adapter", "through", "hidden", "relearn_step", "steps", "batch_size", "lr", "noise_samples", "seed")
     flags = {name: getattr(run, name) for name in (*alike, "checkpoints")}
     flags |= {"data": data, "out": out, "head": str(head.source["path"]), "held_out": 0.0}
@@ -38,29 +37,24 @@ def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
     return AdaptConfig.from_flat(flags | {"workers": max(1, cores() // 2)} | written | eyes["flags"])
 
 
-def as_experts(eyes: dict[str, Any]) -> dict[str, Any]:
-    """What the recordings of the experts are called."""
-    return {"action": "action", "action_layout": "pose_6d", "cameras": eyes["cameras"], "state": eyes["state"]}
-
-
 def as_recorded(run: Run, data: str) -> dict[str, Any]:
-    """The two cameras, the arm's state and the actions of a recording of others, brought to the family's pixels."""
+    """Return the two cameras, the state and the actions of another recording, resized for the family."""
     dialect, size = run.dialect, EYES[run.family]["size"]
     found = open_recording(Spec.parse(data))
     known = dialect.cameras or {name: name for name in EYES[run.family]["cameras"]}
     cameras = tuple(name for name in known if name in found.cameras)
     if len(cameras) != len(EYES[run.family]["cameras"]):
         raise ValueError(
-            f"{data} has the cameras {', '.join(found.cameras) or 'none'}; a run needs two of {', '.join(known)}"
+            f"{data} has the cameras {', '.join(found.cameras) or 'none'}, but a run needs two of {', '.join(known)}"
         )
     resize = {} if {found.cameras[name] for name in cameras} == {(size, size)} else {"resize": (size, size)}
     return {"action_layout": dialect.layout, "cameras": cameras, "state": dialect.arm} | resize
 
 
-def learn(run: Run, place: Place, family: Family, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
-    """Train, go on training from the last saved step, or read back what has trained, by the trainer of `adapt`."""
+def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
+    """Train, resume training, or load the policy that has trained, and return it with the run's progress."""
     partial, out = folder / PROGRESS, folder / "policy"
-    data, cpu = "" if partial.exists() else family.pictures(run, place.work), cpu_seconds()
+    data, cpu = "" if partial.exists() else family_of(run).image_data(run, place.work), cpu_seconds()
     if (out / "results.json").exists():
         policy = ObservedPolicy.from_pretrained(out, device=place.device)
     else:
@@ -74,13 +68,13 @@ def learn(run: Run, place: Place, family: Family, head: ActionHead, folder: Path
 
 
 def losses(out: Path) -> list[float]:
-    """Of training, a point every so often."""
+    """Return the points of the training curve."""
     points = [loss for _, loss in files.read_json(out / "curves.json")["train"]]
     return points or [files.read_json(out / "results.json")["training_loss"]]
 
 
 def after(policy: ObservedPolicy, folder: Path, step: int, run: Run) -> ObservedPolicy:
-    """Return the policy of a run as it was after so many steps."""
+    """Return the policy of a run after a training step."""
     if step == run.steps:
         return policy
-    return ObservedPolicy.from_pretrained(checkpoints.folder_of(folder / "policy", step), device=policy.device)
+    return ObservedPolicy.from_pretrained(checkpoint_folder(folder / "policy", step), device=policy.device)

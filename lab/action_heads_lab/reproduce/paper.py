@@ -1,11 +1,11 @@
-"""The paper's figures: success in %, mean and standard deviation over seeds 0, 42 and 420 (arXiv 2511.12101)."""
+"""Results of the paper: success in %, mean and standard deviation over seeds 0, 42 and 420 (arXiv 2511.12101)."""
 
 from __future__ import annotations
 
 Value = tuple[float, float]  # mean, standard deviation
 
 NAMES = {"unet": "DP-C", "transformer": "DP-T", "mlp": "DP-MLP"}  # backbone here -> the paper's name
-# MimicGen as its official scripts call the tasks, at the largest reset distribution used; steps until a rollout fails
+# MimicGen tasks by their official names, with the largest reset distribution used -> ticks until a rollout fails
 MIMICGEN = {
     "stack_d1": 270,
     "square_d2": 383,
@@ -18,7 +18,7 @@ MIMICGEN = {
 }
 LIBERO = {"libero_spatial": 280, "libero_object": 280, "libero_goal": 300, "libero_10": 520}
 
-# Table II, by family: (backbone, mode) -> one value a task in the order above, then the average.
+# Table II, by family: (backbone, mode) -> one value per task in the order above, then the average.
 PRINTED: dict[str, dict[tuple[str, str], str]] = {
     "mimicgen": {
         ("unet", "normal"): "100±0 55±5 73±2 47±7 95±2 54±5 17±2 67±1 63.6±1.8",
@@ -46,7 +46,7 @@ def _values(text: str) -> list[Value]:
 TABLE_2 = {family: {key: _values(text) for key, text in rows.items()} for family, rows in PRINTED.items()}
 TASKS = {"mimicgen": MIMICGEN, "libero": LIBERO}
 
-# Figure 3, one transformer of 8 layers on MimicGen, seed 42: mechanism -> normal, decoupled.
+# Figure 3, a transformer of 8 layers on MimicGen, seed 42: mechanism -> normal, decoupled.
 FIGURE_3 = {
     "adaln_zero": (64.0, 64.5),
     "adaln": (62.0, 62.3),

@@ -1,4 +1,4 @@
-"""`action-heads report`: the results folder as tables and figures, the paper's beside ours."""
+"""Run `action-heads report`: write tables and figures of a results folder, with those of the paper."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class ReportConfig:
     """Write tables and figures of a results folder, with the paper's figures beside ours.
 
     Attributes:
-        results: the folder that reproduce.py filled, with its sub-folders.
-        page: Markdown whose parts between <!-- name --> and <!-- end --> are written anew; made if it is not there.
-            Its figure is written beside it.
+        results: folder that reproduce.py wrote, including its subfolders.
+        page: Markdown page whose parts between <!-- name --> and <!-- end --> are replaced; created if it does not
+            exist. Its figure is written next to it.
     """
 
     results: Path
@@ -55,10 +55,10 @@ def report(config: ReportConfig) -> None:
 
 
 def robosuite(found: Sequence[Result]) -> str:
-    """A table a protocol; that of --all comes first, and shows what is missing, its command and its cost."""
+    """Return one table per protocol. That of --all comes first, with the missing runs, their command and cost."""
     grid = runs(Reproduce(all=True), "robosuite")
     whole = _table_of(grid, found)
-    # Runs that differ in Stage 1 alone are the paper's Tables III and IV, of which benchmarks/systems.py makes one.
+    # Runs that differ only in Stage 1 are those of Tables III and IV, which benchmarks/systems.py writes.
     others = [table for table in tables(found) if table.protocol | STAGE_1 != whole.protocol | STAGE_1]
     parts = [f"**{whole.title}.**\n\n{_table(whole, list(TASKS), ALL_BACKBONES)}"]
     done = [r for cell in whole.cells.values() for r in cell]
@@ -72,13 +72,13 @@ def robosuite(found: Sequence[Result]) -> str:
 
 
 def _table_of(grid: Sequence[Run], found: Sequence[Result]) -> Table:
-    """The table of the grid's protocol, empty if nothing of it is run."""
+    """Return the table of the grid's protocol, which is empty if none of its runs was done."""
     empty = Table(protocol_of(grid[0]))
     return next((table for table in tables(found) if table.protocol == empty.protocol), empty)
 
 
 def _table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) -> str:
-    """A row for each task and backbone, and one over all tasks that are run under every mode."""
+    """Return a row for each task and backbone, and one over all tasks that were run in every mode."""
     modes = (*ALL_MODES, "blind")
     header = ["task", "backbone", *modes, "decoupled − normal", "decoupled − random-frozen"]
     lines = [f"| {' | '.join(header)} |", f"|---|---|{'---:|' * (len(header) - 2)}"]
@@ -99,7 +99,7 @@ def _row(task: str, backbone: str, cells: Mapping[str, list[Result] | None]) -> 
 
 
 def _cell(cell: list[Result] | None) -> str:
-    """Rate in %, its interval, episodes, and the rate of each training seed; None is not meant to be run."""
+    """Return rate in %, interval, episodes and rate per training seed. None means that no run is planned."""
     if not cell:
         return "" if cell is None else "not run"
     found = rate(cell)
@@ -108,7 +108,10 @@ def _cell(cell: list[Result] | None) -> str:
 
 
 def _best(cell: list[Result]) -> str:
-    """As is published of MimicGen: each seed's best checkpoint, chosen by its own rate, so without an interval."""
+    """Return the rate of each seed's best checkpoint, as published for MimicGen.
+
+    The choice uses the same rate, so it has no interval.
+    """
     rates = [100 * r.best / len(r.episodes) for r in cell]
     return f"{statistics.mean(rates):.0f}; {', '.join(f'{rate:.0f}' for rate in rates)}" if cell else "not run"
 
@@ -119,7 +122,7 @@ def _test(first: list[Result], second: list[Result]) -> str:
 
 
 def _cost(found: Sequence[Result]) -> str:
-    """What a run took, and where."""
+    """Return the text on the cost of the runs and the machine."""
     machines = sorted({r.machine["gpu"] or f"{r.machine['threads']} thread of {r.machine['processor']}" for r in found})
     training, policy, environment, cpu = (
         statistics.median(r.seconds[name] for r in found) for name in ("training", "policy", "environment", "cpu")
@@ -127,18 +130,19 @@ def _cost(found: Sequence[Result]) -> str:
     made = {(r.head["name"], r.head["fingerprint"]) for r in found if r.run.uses_pretraining}
     several = len(made) > len({name for name, _ in made})
     return (
-        f"{len(found)} run{'s' * (len(found) > 1)} on {', '.join(machines)}; median of one: {cpu:.0f} CPU seconds; "
-        f"wall time, beside other jobs: training {training:.0f} s, rollouts {policy + environment:.0f} s at "
-        f"{statistics.median(r.env_steps_per_second for r in found):.0f} environment steps per second, "
-        f"{statistics.median(r.policy_share for r in found):.0%} of it in the policy. "
+        f"{len(found)} run{'s' * (len(found) > 1)} on {', '.join(machines)}. The median run takes {cpu:.0f} CPU "
+        f"seconds. Its wall time, with other jobs on the machine, is {training:.0f} s for training and "
+        f"{policy + environment:.0f} s for rollouts, "
+        f"at {statistics.median(r.env_steps_per_second for r in found):.0f} simulated ticks per second, with "
+        f"{statistics.median(r.policy_share for r in found):.0%} of the time in the policy. "
         f"Trained parameters: {_counts(found)}."
         + several
-        * " Heads of one Stage 1 were pretrained on several processors, whose bits differ."
+        * " Heads with the same settings of Stage 1 were pretrained on several processors, so their bits differ."
     )
 
 
 def _counts(found: Sequence[Result]) -> str:
-    """By backbone and mode; what a task's observation adds is small, so that of one task stands for all."""
+    """Return the counts by backbone and mode, from one task. The sizes of the observations hardly change them."""
     by_system = {(r.run.backbone, r.run.mode): r.head for r in found}
     return "; ".join(
         f"`{backbone}` {mode} {head['trainable']:,}, frozen {head['frozen']:,}"
@@ -147,11 +151,11 @@ def _counts(found: Sequence[Result]) -> str:
 
 
 def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
-    """The rows of the grid that lack runs, each with its command and its cost."""
+    """Return the text on the missing runs of the grid, with a command and a cost per row."""
     have = {(r.run.task, r.run.backbone, r.run.mode, r.run.seed) for cell in table.cells.values() for r in cell}
     left = [run for run in grid if (run.task, run.backbone, run.mode, run.seed) not in have]
     if not left:
-        return "Every row is filled."
+        return "All runs are done."
     costs = Costs(found)
     lines: dict[str, float] = {}
     for run in left:
@@ -161,17 +165,17 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
         lines[command] = lines.get(command, 0) + costs.seconds(run)
     text = "\n".join(f"{COMMAND} {options}  # {seconds / 60:.0f} CPU min" for options, seconds in lines.items())
     return (
-        f"{len(left)} of {len(grid)} runs are left, about {hours(sum(lines.values()))} by the rates of finished runs, "
+        f"{len(left)} of {len(grid)} runs remain, about {hours(sum(lines.values()))} at the rates of finished runs, "
         "without recordings and Stage 1. "
-        f"`{COMMAND} --all` runs them; row by row:\n\n```bash\n{text}\n```"
+        f"`{COMMAND} --all` does them all. The commands of each row:\n\n```bash\n{text}\n```"
     )
 
 
 def beside_paper(family: str, found: Sequence[Result]) -> str:
-    """Table II of the paper, a row of ours under each of theirs; then ours by themselves, under every mode."""
+    """Return Table II of the paper with our rows under theirs, and then a table of ours in every mode."""
     tasks, rows = list(paper.TASKS[family]), paper.PRINTED[family]
     lines = [
-        f"| system | mode | whose | {' | '.join(f'`{task}`' for task in tasks)} | average |",
+        f"| system | mode | results | {' | '.join(f'`{task}`' for task in tasks)} | average |",
         f"|---|---|---|{'---:|' * (len(tasks) + 1)}",
     ]
     ours = tables(found)
@@ -188,7 +192,7 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
     for table in ours:
         run = {name: list(dict.fromkeys(getattr(key, name) for key in table.cells)) for name in ("task", "backbone")}
         parts.append(f"**{table.title}.**\n\n{_table(table, run['task'], run['backbone'])}")
-    return "\n\n".join([*parts, _cost(found) if found else "Ours: not run."])
+    return "\n\n".join([*parts, _cost(found) if found else "We have no runs of this family."])
 
 
 def _blank(parts: Mapping[str, str], figure: Path) -> str:

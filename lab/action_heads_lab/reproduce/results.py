@@ -1,4 +1,4 @@
-"""The results folder: one JSON a finished run, and the part of an unfinished one that need not be done again."""
+"""Files of results: one JSON file per finished run, and the progress of an unfinished one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from action_heads._util.limits import check_fields, fits, shown
 from action_heads.io import files
 from action_heads.io.seal import Seal
-from action_heads_lab.reproduce.config import LATER, VERSION, Run
+from action_heads_lab.reproduce.config import VERSION, Run
 
 PROGRESS = "progress.json"  # in the folder of an unfinished run
-PROVENANCE = ("machine", "command", "date")  # what a result does not depend on
-PARTS = {  # of which a report reads the values
+PROVENANCE = ("machine", "command", "date")  # a result does not depend on these
+PARTS = {  # values that a report reads
     "head.name": str,
     "head.fingerprint": str | None,
     "head.frozen": int,
@@ -25,7 +25,7 @@ PARTS = {  # of which a report reads the values
     "machine.processor": str,
     "machine.threads": int,
 }
-KINDS = {  # what a result's file holds, beside `earlier`
+KINDS = {  # keys of a result file, which may also have `earlier`
     "id": str,
     "run": dict[str, Any],
     "episodes": list[dict[str, Any]],
@@ -40,14 +40,17 @@ KINDS = {  # what a result's file holds, beside `earlier`
 
 SEAL = Seal(
     (*PROVENANCE, "version", "rates"),
-    "{path} was changed since it was written: its checksum is another; delete it and run it again",
+    "{path} was changed after it was written: its checksum is {found} instead of {given}. Delete it and run it again",
     key="checksum",
 )
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One rollout: `seed` is that of the start (on LIBERO the number of the init state), `length` in control steps."""
+    """The outcome of one rollout.
+
+    `seed` is that of the start (on LIBERO the number of the init state), and `length` is in ticks.
+    """
 
     task: str
     seed: int
@@ -58,17 +61,17 @@ class Episode:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its id, its settings, what it was done with, and every episode.
+    """The result of a finished run.
 
-    `episodes` are of the policy at the end of training, `earlier` of those after so many steps.
+    `episodes` are those of the policy at the end of training, `earlier` those of earlier policies by training step.
     """
 
     id: str
     run: Run
     episodes: tuple[Episode, ...]
     head: dict[str, Any]  # name, fingerprint, frozen and trainable parameters
-    seconds: dict[str, float]  # wall time of training, policy and environment; cpu: of all cores, in all of them
-    losses: list[float]  # means of consecutive steps
+    seconds: dict[str, float]  # wall time of training, policy and environment; cpu is the total over all cores
+    losses: list[float]  # means over consecutive training steps
     machine: dict[str, Any]
     command: str
     date: str
@@ -76,12 +79,12 @@ class Result:
 
     @property
     def best(self) -> int:
-        """Successes of the checkpoint that has most, the last one among them: chosen by what it is then judged by."""
+        """The successes of the best checkpoint. The same episodes choose it and judge it."""
         return max(sum(episode.success for episode in part) for part in (self.episodes, *self.earlier.values()))
 
     @property
     def rolled_steps(self) -> int:
-        """Control steps of all episodes of all checkpoints."""
+        """The ticks of all episodes of all checkpoints."""
         return sum(episode.length for part in (self.episodes, *self.earlier.values()) for episode in part)
 
     @property
@@ -90,29 +93,30 @@ class Result:
 
     @property
     def env_steps_per_second(self) -> float:
-        """Of all workers together, in wall time outside the policy."""
+        """The ticks per second of wall time outside the policy, over all workers."""
         return self.rolled_steps / max(self.seconds["environment"], 1e-9)
 
     @property
     def policy_share(self) -> float:
-        """Of the rollouts' wall time."""
+        """The policy's share of the wall time of the rollouts."""
         policy, environment = self.seconds["policy"], self.seconds["environment"]
         return policy / max(policy + environment, 1e-9)
 
     def __str__(self) -> str:
         return (
-            f"{self.run}: {self.successes} of {len(self.episodes)} succeed; training {self.seconds['training']:.0f} s, "
-            f"{self.env_steps_per_second:.0f} env steps/s, policy {self.policy_share:.0%} of the rollouts' time"
+            f"{self.run}: {self.successes} of {len(self.episodes)} episodes succeed; training "
+            f"{self.seconds['training']:.0f} s, {self.env_steps_per_second:.0f} simulated ticks/s, "
+            f"{self.policy_share:.0%} of the rollout time in the policy"
         )
 
 
 def path_of(results: Path, run: Run, identity: str) -> Path:
-    """One a run: readable, and by its id unique."""
+    """Return the path of a result: readable, and unique by its id."""
     return results / f"{run.task}-{run.backbone}-{run.mode}-s{run.seed}-{identity[:8]}.json"
 
 
 def save(result: Result, path: Path) -> None:
-    """Whole or not at all; a line a field, a line an episode, so that a diff can be read."""
+    """Write a result in one piece, with one line per field and episode, so that a diff can be read."""
     record = json.loads(json.dumps(asdict(result))) | {"version": VERSION}
     record["checksum"] = SEAL.of(record, {})
     record["rates"] = {
@@ -129,37 +133,39 @@ def save(result: Result, path: Path) -> None:
 
 
 def load(path: Path) -> Result:
-    """Read a result back, refusing what another version of the protocol wrote and what was changed since."""
+    """Load a result.
+
+    Raises:
+        ValueError: another version of the protocol wrote it, or it was changed.
+    """
     record = files.read_json(path)
     version = record.pop("version", None) if isinstance(record, dict) else None
     if type(version) is not int or version != VERSION:
         raise ValueError(
-            f"{path} is of version {shown(version)} of the protocol, this release has {VERSION}: run it again"
+            f"{path} has version {shown(version)} of the protocol, but this release has {VERSION}. Run it again"
         )
     whole = {"earlier": {}} | record
     record.pop("checksum", None)
     record.pop("rates", None)
     try:
         if record.keys() - {"earlier"} != KINDS.keys():
-            raise ValueError(f"it needs {', '.join(KINDS)}, and has {', '.join(record)}")
+            raise ValueError(f"it needs {', '.join(KINDS)}, but has {', '.join(record)}")
         if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
-            raise ValueError(f"of another type than expected: {', '.join(wrong)}")
+            raise ValueError(f"these have a wrong type: {', '.join(wrong)}")
         for key, kind in PARTS.items():
             name, part = key.split(".")
             if part not in record[name] or not fits(record[name][part], kind):
                 raise ValueError(f"{key} is {shown(record[name].get(part, 'missing'))}")
         if lacking := [key for key in ("training", "policy", "environment", "cpu") if key not in record["seconds"]]:
             raise ValueError(f"its seconds lack {', '.join(lacking)}")
-        run = Run.from_dict(record["run"])
-        check_fields(LATER | record["run"], Run, "the run")
-        record["run"] = run
+        record["run"] = Run.from_dict(record["run"])
         record["episodes"] = _episodes(record["episodes"])
         record["earlier"] = _by_step(record.get("earlier", {}))
         result = Result(**record)
         _check_sense(result)
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no result of a run ({error}); delete it and run it again") from error
-    SEAL.check(whole, {}, path)  # those of older releases have no checksum
+        raise ValueError(f"{path} is not the result of a run ({error}). Delete it and run it again") from error
+    SEAL.check(whole, {}, path)  # results of older releases have no checksum
     return result
 
 
@@ -168,20 +174,22 @@ def _check_sense(result: Result) -> None:
     count = result.run.episodes
     for part in (result.episodes, *result.earlier.values()):
         if not part or len(part) % count or len(part) != len(result.episodes):
-            raise ValueError(f"it has {len(part)} episodes, where its run rolls out {count} of each task")
+            raise ValueError(f"it has {len(part)} episodes, but its run rolls out {count} of each task")
     if sorted([*result.earlier, result.run.steps]) != result.run.checkpoint_steps:
-        raise ValueError(f"it has checkpoints {sorted(result.earlier)}, its run has {result.run.checkpoint_steps[:-1]}")
+        raise ValueError(
+            f"it has checkpoints {sorted(result.earlier)}, but its run has {result.run.checkpoint_steps[:-1]}"
+        )
     if negative := [name for name, value in result.seconds.items() if value < 0]:
         raise ValueError(f"its seconds of {', '.join(negative)} are negative")
     of_states = result.run.observation == "state" and result.run.uses_pretraining
     if of_states and result.id != result.run.identity(str(result.head["fingerprint"])):
-        raise ValueError(f"its id {result.id} is not that of its settings and its head: it was changed")
+        raise ValueError(f"its id {result.id} is not that of its settings and its head, so it was changed")
 
 
 def by_recipe(folder: Path, run: Run, head: str) -> Path | None:
-    """The file of a finished run whose head was pretrained under this name, on whatever processor.
+    """Return the file of a finished run whose head was pretrained under this name, or None.
 
-    The name has a hash of the settings of Stage 1, see `heads.stage1`.
+    The name contains a hash of the settings of Stage 1, see `heads.stage1`, but does not depend on the processor.
     """
     for path in sorted(folder.glob(f"{run.task}-{run.backbone}-{run.mode}-s{run.seed}-*.json")):
         found = load(path)
@@ -191,17 +199,17 @@ def by_recipe(folder: Path, run: Run, head: str) -> Path | None:
 
 
 def load_all(folder: Path) -> list[Result]:
-    """Every result in a folder and below, in the order of their names."""
+    """Load every result in a folder and its subfolders, ordered by name."""
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {folder}; examples/robosuite/reproduce.py fills outputs/reproduce/results/robosuite"
+            f"there is no folder {folder}. examples/robosuite/reproduce.py writes outputs/reproduce/results/robosuite"
         )
     return [load(path) for path in sorted(folder.rglob("*.json"))]
 
 
 @dataclass
 class Progress:
-    """What has been done of an unfinished run: episodes by the training steps of their policy, times and losses."""
+    """The progress of an unfinished run: episodes by the training step of their policy, times and losses."""
 
     path: Path
     seconds: dict[str, float]
@@ -210,12 +218,13 @@ class Progress:
 
     @classmethod
     def begin(cls, path: Path, training: float, cpu: float, losses: Iterable[float]) -> Progress:
-        """Save that a run has trained, in so many seconds of wall time and of the CPU, and not rolled out yet."""
+        """Save the progress of a run after training, with its seconds of wall time and of CPU time."""
         seconds = {"training": training, "policy": 0.0, "environment": 0.0, "cpu": cpu}
         return cls(path, seconds, [round(loss, 5) for loss in losses]).save()
 
     @classmethod
     def load(cls, path: Path) -> Progress:
+        """Load the progress of a run. Raises ValueError if the file is damaged."""
         record = files.read_json(path)
         kinds = {"seconds": dict[str, float], "losses": list[float], "rolled": dict[str, list[dict[str, Any]]]}
         try:
@@ -223,11 +232,11 @@ class Progress:
             if not isinstance(record, dict) or record.keys() - {SEAL.key} != kinds.keys():
                 raise ValueError(f"it needs {', '.join(kinds)}")
             if wrong := [name for name, kind in kinds.items() if not fits(record[name], kind)]:
-                raise ValueError(f"of another type than expected: {', '.join(wrong)}")
+                raise ValueError(f"these have a wrong type: {', '.join(wrong)}")
             rolled = {step: list(part) for step, part in _by_step(record.pop("rolled")).items()}
             progress = cls(path, record["seconds"], record["losses"], rolled)
         except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is no progress of a run ({error}); delete it and run it again") from error
+            raise ValueError(f"{path} is not the progress of a run ({error}). Delete it and run it again") from error
         SEAL.check(whole, {}, path)
         return progress
 
@@ -239,14 +248,14 @@ class Progress:
 
 
 def cpu_seconds() -> float:
-    """Return those of this process and of the ones it has ended: on a shared machine wall time says little."""
+    """Return the CPU seconds of this process and its ended children. Wall time says little on a shared machine."""
     return sum(os.times()[:4])
 
 
 def _by_step(records: Any) -> dict[int, tuple[Episode, ...]]:
-    """Episodes by the training steps of their policy, which are texts in JSON."""
+    """Return episodes by the training step of their policy, which JSON stores as text."""
     if not fits(records, dict[str, list[dict[str, Any]]]) or not all(step.isdecimal() for step in records):
-        raise ValueError(f"episodes by steps are lists by numbers, got {shown(records)}")
+        raise ValueError(f"expected lists of episodes by training step, got {shown(records)}")
     return {int(step): _episodes(part) for step, part in records.items()}
 
 

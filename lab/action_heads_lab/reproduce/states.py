@@ -1,4 +1,4 @@
-"""Runs on states: `fit` on arrays, which keeps the weights of every checkpoint.
+"""Train runs on states, by `fit` on arrays, and keep the weights of every checkpoint.
 
 Axes: n samples, d state, h horizon, a action.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -17,25 +16,25 @@ from action_heads.fit import FitConfig, fit
 from action_heads.io import files
 from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.policies import on_states
-from action_heads_lab.reproduce.config import Run
-from action_heads_lab.reproduce.families import Family
+from action_heads_lab.reproduce.config import Place, Run
+from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
 from action_heads_lab.sim.demo import smooth
 
-if TYPE_CHECKING:
-    from action_heads_lab.reproduce.run import Place
-
 
 def build(run: Run, pretrained: ActionHead, state: Tensor, actions: Tensor) -> ObservedPolicy:
-    """Make the policy before training; states (n d) and actions (n h a) give it its statistics."""
+    """Return the policy before training, with the statistics of states (n d) and actions (n h a)."""
     adapter = AdapterConfig(run.adapter, hidden_dim=run.hidden, relearn_step=run.relearn_step, through=run.through)
     head = pretrained.in_mode(run.head_mode, seed=run.seed)
     return on_states(head, adapter, state, actions, run.seed, blind=run.mode == "blind")
 
 
-def learn(run: Run, place: Place, family: Family, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
-    """Train, or make the policy of a run that has trained. The weights of its checkpoints are in the folder."""
-    state, actions, is_pad = family.samples(run, place.work, head.config.horizon)
+def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
+    """Train, unless the run has trained already, and return the policy with the run's progress.
+
+    The weights of all checkpoints are saved in the folder.
+    """
+    state, actions, is_pad = family_of(run).samples(run, place.work, head.config.horizon)
     policy = build(run, head, state, actions)
     if (folder / PROGRESS).exists():
         return policy.eval(), Progress.load(folder / PROGRESS)
@@ -56,7 +55,7 @@ def learn(run: Run, place: Place, family: Family, head: ActionHead, folder: Path
 
 
 def after(policy: ObservedPolicy, folder: Path, step: int, run: Run) -> ObservedPolicy:
-    """Return the policy of a run as it was after so many steps."""
+    """Load the weights of a training step into the policy, and return it."""
     policy.policy.load_state_dict(files.load_tensors(_weights(folder, step))[0])
     return policy
 

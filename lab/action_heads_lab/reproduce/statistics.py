@@ -1,4 +1,4 @@
-"""What can be said of success rates: pooled over seeds with intervals, and compared on the same episodes."""
+"""Statistics of success rates: pooled over seeds with intervals, and compared on the same episodes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from action_heads_lab.sim.report import wilson
 
 @dataclass(frozen=True)
 class Rate:
-    """Successes of all training seeds together.
+    """A success rate, pooled over training seeds.
 
-    The interval is Wilson's, over episodes; how far training seeds differ is not in it, so they are shown beside it.
+    The interval is Wilson's over episodes. It does not include the spread of training seeds, which is shown beside it.
     """
 
     successes: int
@@ -36,7 +36,7 @@ class Rate:
 
 
 def rate(runs: Sequence[Result]) -> Rate:
-    """Of runs of one cell, or of a whole row of cells."""
+    """Return the pooled rate of the runs of one cell or of several."""
     seeds = sorted({result.run.seed for result in runs})
     by_seed = []
     for seed in seeds:
@@ -47,26 +47,29 @@ def rate(runs: Sequence[Result]) -> Rate:
 
 @dataclass(frozen=True)
 class Paired:
-    """Two modes on the same episodes, with the same training seeds."""
+    """A comparison of two modes on the same episodes, with the same training seeds."""
 
     pairs: int
-    only_first: int  # episodes that the first alone solves
+    only_first: int  # episodes that only the first mode solves
     only_second: int
 
     @property
     def difference(self) -> float:
-        """First minus second, as a share of episodes."""
+        """The rate of the first mode minus that of the second."""
         return (self.only_first - self.only_second) / self.pairs
 
     @property
     def margin(self) -> float:
-        """Half of the difference's 95 % interval, by the normal approximation: rough where few episodes differ."""
+        """Half the width of the 95 % interval of the difference.
+
+        It uses the normal approximation, which is rough if few episodes differ.
+        """
         b, c, n = self.only_first, self.only_second, self.pairs
         return 1.96 * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
 
     @property
     def p(self) -> float:
-        """McNemar's exact test, two-sided: that the episodes which differ fall either way alike."""
+        """The p-value of McNemar's exact test, two-sided, that both modes are equally likely to solve an episode."""
         differ = self.only_first + self.only_second
         return float(require("scipy.stats", "train").binomtest(self.only_first, differ).pvalue) if differ else 1.0
 
@@ -75,7 +78,7 @@ class Paired:
 
 
 def paired(first: Sequence[Result], second: Sequence[Result]) -> Paired | None:
-    """Compare modes on the episodes that both have; None if there are none."""
+    """Compare two modes on their common episodes. Return None if there are none."""
     one, other = _outcomes(first), _outcomes(second)
     shared = one.keys() & other.keys()
     if not shared:
@@ -88,5 +91,5 @@ def paired(first: Sequence[Result], second: Sequence[Result]) -> Paired | None:
 
 
 def _outcomes(runs: Sequence[Result]) -> dict[tuple, bool]:
-    """(backbone, task, training seed, start) -> success."""
+    """Return success by (backbone, task, training seed, start)."""
     return {(r.run.backbone, e.task, r.run.seed, e.seed): e.success for r in runs for e in r.episodes}

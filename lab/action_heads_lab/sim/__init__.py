@@ -1,4 +1,4 @@
-"""robosuite tasks for the Panda: scripted demonstrations to train on, closed-loop rollouts to test with.
+"""Simulated tasks for the Panda: scripted demonstrations for training, and closed-loop rollouts for evaluation.
 
     from action_heads_lab.sim import record, rollout
 
@@ -7,16 +7,16 @@
     ...
     print(rollout("Lift", policy, seeds=range(50), video="lift.mp4"))
 
-A task's name may tell another arm, as "Lift@UR5e" does.
+A task name may name another arm, such as "Lift@UR5e".
 
-Needs `pip install 'action-heads[sim]'`; `action_heads` itself never imports this. robosuite is imported by the first
-`make`, and by the worker processes of `record` and `rollout`, not by this file.
+This package needs `pip install 'action-heads[sim]'`. It imports robosuite only in `make` and in the worker processes of
+`record` and `rollout`.
 """
 
 # ruff: noqa: E402
 from action_heads._util.extras import require
 
-require("scipy", extra="sim")  # name the extra before the imports below trip over what it brings
+require("scipy", extra="sim")  # names the extra before the imports below fail without its packages
 require("tqdm", extra="sim")
 
 from action_heads_lab.sim.demonstrations import Demonstrations

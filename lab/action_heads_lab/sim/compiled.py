@@ -1,6 +1,6 @@
-"""Resets that compile a scene once: robosuite reads its meshes and textures anew every time, and they seldom change.
+"""Cache of compiled scenes, since robosuite reads all meshes and textures again at every reset.
 
-The cache is by the whole XML, so what comes out is what a new compilation would give, to the same bits.
+The key of the cache is the whole XML, so a cached scene equals a newly compiled one to the bit.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from action_heads._util.extras import require
 
 @contextmanager
 def once() -> Iterator[None]:
-    """Within, robosuite's simulations are copies of what was compiled before from the same XML.
+    """Make robosuite copy scenes that were compiled before from the same XML, within this context.
 
-    Nor does it then look through all of Python's memory for what it can free: the old model goes without.
+    The garbage collection that robosuite runs at every reset is skipped too.
     """
     binding: Any = require("robosuite.utils.binding_utils", extra="sim")
     own, collector = binding.MjSim.__dict__["from_xml_string"], binding.gc

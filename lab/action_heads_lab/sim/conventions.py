@@ -1,7 +1,7 @@
-"""How the makers of recordings name and measure what a policy sees and does.
+"""Dialects of recordings: their names, frames and units of observations and actions.
 
-A policy is shown the simulation as its recording would have shown it, and its actions are read as that recording's:
-columns, frames, the way pictures lie and how they are lit. Dialects are told apart by the names that they use.
+A policy gets the observations of the simulation as its recording has them, and its actions are read as those of the
+recording: columns, frames, orientation and lighting of images. The names of columns and cameras identify a dialect.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from action_heads_lab.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rot
 if TYPE_CHECKING:
     from action_heads_lab.sim.envs import Sim
 
-AGENT, WRIST = "agentview", "robot0_eye_in_hand"  # robosuite's names
+AGENT, WRIST = "agentview", "robot0_eye_in_hand"  # names of robosuite
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """One way to write recordings.
+    """The conventions of one format of recordings.
 
     Attributes:
-        state: columns of numbers that the simulation can show.
-        show: what they are now, by name; more than these do no harm.
-        action: what the column of actions may be called.
-        layout: of actions, see `layouts.py`.
-        arm: the columns of the arm alone, which a policy with cameras is shown.
-        cameras: name -> robosuite's; None if they are robosuite's own.
-        of_site: actions are of the controller's site in the world; otherwise of the TCP in the base frame.
-        mirrored: pictures are mirrored, left for right.
-        upside_down: pictures stand on their heads, as OpenGL makes them.
-        fast: pictures without shadows, reflections and anti-aliasing.
+        state: state columns that the simulation can provide.
+        show: function that returns their current values by name. It may return further columns.
+        action: possible names of the action column.
+        layout: layout of actions, see `action_heads.actions.layouts`.
+        arm: columns of the arm, which a policy with cameras observes.
+        cameras: camera name -> name in robosuite, or None if the names are those of robosuite.
+        of_site: whether actions are of the site of the controller in the world, or of the TCP in the base frame.
+        mirrored: whether left and right of images are swapped.
+        upside_down: whether images are upside down, as OpenGL renders them.
+        fast: whether images are rendered without shadows, reflections and anti-aliasing.
     """
 
     state: tuple[str, ...]
@@ -49,34 +49,37 @@ class Dialect:
     fast: bool = False
 
     def has(self, state: Collection[str], cameras: Collection[str]) -> bool:
-        """Whether it has all these columns and cameras; names of cameras must be used to be known by them."""
+        """Return whether the dialect has all these columns and cameras.
+
+        A dialect with camera names of its own is recognised only if cameras are given.
+        """
         seen = self.cameras is None or (bool(cameras) and set(cameras) <= set(self.cameras))
         return seen and set(state) <= set(self.state)
 
-    def picture(self, sim: Sim, size: int, camera: str) -> np.ndarray:
-        """(size, size, 3) uint8."""
+    def image(self, sim: Sim, size: int, camera: str) -> np.ndarray:
+        """Return an image (size, size, 3) uint8."""
         seen = sim.render(size, camera if self.cameras is None else self.cameras[camera])
         seen = seen[::-1] if self.upside_down else seen
         return np.ascontiguousarray(seen[:, ::-1] if self.mirrored else seen)
 
     def target(self, sim: Sim, action: np.ndarray, delta: bool) -> np.ndarray:
-        """What an action (10,), or a delta from where the hand is, means to `Sim.step`: a target (10,)."""
+        """Return the target (10,) for `Sim.step` of an action (10,), absolute or a delta from the pose of the hand."""
         if not self.of_site:
             return moved(sim.tcp, action) if delta else action
-        sim.mujoco.forward()  # poses are those before the last 2 ms; robosuite starts from those of now
+        sim.mujoco.forward()  # poses are 2 ms old, but robosuite starts from current ones
         there = moved(sim.controlled, action) if delta else action
         tcp = sim.from_world(Pose(there[:3], rotation_from_6d(there[3:9]))) @ TCP_IN_SITE
         return np.concatenate([tcp.p, rotation_to_6d(tcp.R), action[9:]])
 
 
 def moved(hand: Pose, action: np.ndarray) -> np.ndarray:
-    """The target (10,) that a delta (10,) means where the hand is; both along and about the axes of its frame."""
+    """Return the target (10,) of a delta (10,) from the pose of the hand, in the same frame."""
     turn = rotation_from_6d(action[3:9])
     return np.concatenate([hand.p + action[:3], rotation_to_6d(turn @ hand.R), action[9:]])
 
 
 def columns(observation: np.ndarray, joint_position: np.ndarray) -> dict[str, np.ndarray]:
-    """Observations (... o) and joints (... j) as the columns of `action-heads record`, see dataset.py."""
+    """Return observations (... o) and joints (... j) as the columns of `action-heads record`, see dataset.py."""
     return {
         "observation.state": observation,
         "observation.environment_state": observation[..., 11:],
@@ -91,7 +94,10 @@ def _own(sim: Sim) -> Mapping[str, np.ndarray]:
 
 
 def _robosuite(sim: Sim) -> dict[str, np.ndarray]:
-    """As robosuite observes: in the world, and turned as the body `right_hand`, a quarter turn off the site."""
+    """Return the observations of robosuite, in the world frame.
+
+    The rotation is that of the body `right_hand`, a quarter turn off the site.
+    """
     return {
         "robot0_eef_pos": sim.controlled.p,
         "robot0_eef_quat": sim.hand_quaternion,  # x y z w
@@ -122,7 +128,7 @@ def _libero(sim: Sim) -> dict[str, np.ndarray]:
 
 
 DIALECTS = {
-    # MimicGen's demonstrations as the paper's authors put them on the Hub
+    # MimicGen's demonstrations, as the authors of the paper uploaded them to the Hub
     "mimicgen": Dialect(
         state=("observation.eePose",),
         show=_of_the_paper,
@@ -131,7 +137,7 @@ DIALECTS = {
         arm=("observation.eePose",),
         cameras={"observation.image": AGENT, "observation.wrist_image": WRIST},
     ),
-    # LIBERO in LeRobot's format: the paper's authors', OpenVLA's, openpi's and others
+    # LIBERO in LeRobot's format, by the authors of the paper, OpenVLA, openpi and others
     "libero": Dialect(
         state=("observation.state", "state"),
         show=_libero,
@@ -147,7 +153,7 @@ DIALECTS = {
         },
         mirrored=True,
     ),
-    # LIBERO's own HDF5, whose pictures are as OpenGL makes them
+    # LIBERO's own HDF5, with images as OpenGL renders them
     "libero_hdf5": Dialect(
         state=("ee_pos", "ee_ori", "gripper_states", "joint_states"),
         show=_libero_hdf5,
@@ -157,7 +163,7 @@ DIALECTS = {
         cameras={"agentview": AGENT, "eye_in_hand": WRIST},
         upside_down=True,
     ),
-    # what `action-heads record` writes
+    # recordings of `action-heads record`
     "own": Dialect(
         state=(
             "observation.state",
@@ -173,7 +179,7 @@ DIALECTS = {
         of_site=False,
         fast=True,
     ),
-    # robomimic's and MimicGen's own HDF5
+    # HDF5 of robomimic and MimicGen
     "robomimic": Dialect(
         state=("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos", "robot0_joint_pos"),
         show=_robosuite,
@@ -185,15 +191,15 @@ DIALECTS = {
 
 
 def dialect_of(state: Collection[str], cameras: Collection[str], action: str) -> str:
-    """The name of the dialect that has these columns, cameras and, where that leaves a choice, this action."""
+    """Return the name of the dialect with these columns and cameras. The action decides between several."""
     fitting = [name for name, dialect in DIALECTS.items() if dialect.has(state, cameras)]
     if not fitting:
         known = "; ".join(
-            f"{name}: {', '.join(one.state)}, cameras {', '.join(one.cameras or ['as robosuite calls them'])}"
+            f"{name}: {', '.join(one.state)}, cameras {', '.join(one.cameras or ['with the names of robosuite'])}"
             for name, one in DIALECTS.items()
         )
         raise ValueError(
-            f"the policy sees {', '.join([*state, *cameras])}, which the simulation does not tell together; it has, "
-            f"by dialect, {known}. Choose whole columns of one of these with --state, or train without --task"
+            f"the policy observes {', '.join([*state, *cameras])}, but the simulation cannot provide these columns "
+            f"together. By dialect it has {known}. Choose columns of one dialect with --state, or train without --task"
         )
     return next((name for name in fitting if action in DIALECTS[name].action), fitting[0])

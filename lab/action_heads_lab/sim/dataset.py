@@ -1,18 +1,18 @@
-"""Demonstrations as a LeRobotDataset: joints, pose, gripper, delta and absolute actions, and pictures on demand.
+"""Write demonstrations as a LeRobotDataset: joints, pose, gripper, delta and absolute actions, and optional images.
 
-t  steps of an episode      o  observation size
+t  ticks of an episode      o  observation size
 
-    observation.state            (o,)  what policies on states see, see `Task.observation_size`; with cameras (11,) of
-                                       the arm alone: its pose and its fingers
-    observation.environment_state      (o - 11,) with cameras: where the objects are, which pictures should tell
-    observation.joint_position   (7,)  rad; of the UR5e (6,)
+    observation.state            (o,)  observation of policies on states, see `Task.observation_size`; with cameras
+                                       (11,), pose and fingers of the arm
+    observation.environment_state      (o - 11,) with cameras: poses of the objects, which images should show
+    observation.joint_position   (7,)  rad; (6,) for the UR5e
     observation.eef              (9,)  TCP in the robot base frame: position 3 (m), rotation 6 (first two rows)
     observation.gripper          (2,)  finger joints, m
     action                       (10,) absolute target of the TCP, as in envs.py
-    action.delta                 (7,)  the same from where the TCP is: m, rotation vector (rad, base axes), gripper
+    action.delta                 (7,)  the same, relative to the TCP: m, rotation vector (rad, base axes), gripper
     observation.images.<camera>        (size, size, 3) RGB
 
-meta/recording.json says task, noise, seeds and how pictures were rendered. LIBERO's own columns: libero_dataset.py.
+meta/recording.json holds task, noise, seeds and the rendering. libero_dataset.py writes LIBERO's own columns.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from action_heads_lab.sim.observations import ARM, ENVIRONMENT, STATE, set_apart
 from action_heads_lab.sim.record import SEEDS, record, run_expert
 from action_heads_lab.sim.tasks import description, get_task
 
-Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # of one episode: name -> t values
+Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # one episode: name -> t values
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class RecordConfig:
     """Record demonstrations of a scripted expert as a LeRobotDataset.
 
     Attributes:
-        task: Lift, Stack, PickPlaceCan, libero_object/0, ...
-        out: the dataset's folder.
-        demos: successful episodes.
-        seed: of the recording.
-        cameras: such as agentview and robot0_eye_in_hand; none for states alone.
-        size: of pictures, pixels.
-        workers: processes of simulation; one a core if not given.
-        schema: "own", or of LIBERO's tasks "libero": both its cameras, state and actions as `lerobot-eval
-            --env.type=libero` has them.
+        task: task to record: Lift, Stack, PickPlaceCan, libero_object/0, ...
+        out: folder of the dataset.
+        demos: number of successful episodes.
+        seed: seed of the recording.
+        cameras: cameras to record, such as agentview and robot0_eye_in_hand; none records states only.
+        size: height and width of images in pixels.
+        workers: number of simulation processes; by default one per core.
+        schema: own, or libero for the cameras, states and actions of `lerobot-eval --env.type=libero` (LIBERO tasks
+            only).
     """
 
     task: str
@@ -67,21 +67,21 @@ class RecordConfig:
     def __post_init__(self) -> None:
         if self.schema == "libero" and (get_task(self.task).suite != "libero" or self.cameras):
             raise ValueError(
-                f"--schema libero is for LIBERO's tasks, with both their cameras; got the task {self.task} and the "
-                f"cameras {', '.join(self.cameras) or 'none'}: take libero_object/0 ... 9 and leave --cameras out"
+                f"--schema libero needs a LIBERO task and records both of its cameras, but the task is {self.task} and "
+                f"--cameras is {', '.join(self.cameras) or 'none'}. Use libero_object/0 ... 9 and leave --cameras out"
             )
 
 
 def record_dataset(config: RecordConfig) -> None:
-    """`action-heads record`."""
-    from action_heads_lab.sim.libero_dataset import save_libero  # it is built on this file
+    """Run `action-heads record`: record demonstrations and write them as a dataset."""
+    from action_heads_lab.sim.libero_dataset import save_libero  # here, since it imports this file
 
-    kept = config.out.with_name(f".{config.out.name}.npz")  # a recording is worth keeping if writing it fails
+    kept = config.out.with_name(f".{config.out.name}.npz")  # kept in case that writing the dataset fails
     with locks.held_beside(config.out):
-        if config.out.exists():  # known before anything is recorded
+        if config.out.exists():  # checked before anything is recorded
             refuse_others(config)
             kept.unlink(missing_ok=True)
-            print(f"{config.out} holds this recording already")
+            print(f"{config.out} already holds this recording")
             return
         require("lerobot.datasets.lerobot_dataset", "lerobot")
         demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
@@ -94,11 +94,11 @@ def record_dataset(config: RecordConfig) -> None:
 
 
 def refuse_others(config: RecordConfig) -> None:
-    """Raise unless the folder holds the very recording that these settings make."""
+    """Raise unless the folder holds exactly the recording that these settings make."""
     from action_heads_lab.sim.libero_dataset import CAMERAS
 
-    told = config.out / "meta" / "recording.json"
-    found = files.read_json(told) if told.exists() else None
+    record_file = config.out / "meta" / "recording.json"
+    found = files.read_json(record_file) if record_file.exists() else None
     cameras = list(CAMERAS) if config.schema == "libero" else list(config.cameras)
     wanted = {
         "task": config.task,
@@ -109,7 +109,7 @@ def refuse_others(config: RecordConfig) -> None:
     seeds = found.get("seeds") if isinstance(found, dict) else None
     same = isinstance(found, dict) and all(found.get(name) == value for name, value in wanted.items())
     if not same or not seeds or (len(seeds), seeds[0] // SEEDS - 1) != (config.demos, config.seed):
-        raise FileExistsError(f"{config.out} exists and holds something else: name another folder, or remove it")
+        raise FileExistsError(f"{config.out} exists and holds something else. Use another folder, or remove it")
 
 
 def save_dataset(
@@ -118,10 +118,10 @@ def save_dataset(
     cameras: Sequence[str] = (),
     size: int = 84,
 ) -> Path:
-    """Write `folder`, which must not exist, through lerobot: it appears whole or not at all.
+    """Write recordings to a new folder as one dataset, in one piece.
 
-    Several recordings, of tasks whose observations are laid out alike, become one dataset of several tasks. Pictures
-    are not in `demonstrations`: every episode is run again from its seed, and must come out the same.
+    Several recordings must have observations of the same layout. `demonstrations` have no images, so every episode is
+    run again from its seed to render them, and must give the same actions.
     """
     recordings = [demonstrations] if isinstance(demonstrations, Demonstrations) else list(demonstrations)
 
@@ -130,45 +130,36 @@ def save_dataset(
             task, sim = description(recording.task), make(recording.task, render=True) if cameras else None
             try:
                 for episode, rows in enumerate(_rows(recording)):
-                    pictures = _pictures(sim, recording, episode, cameras, size) if sim else {}
-                    yield task, _columns(recording, rows, bool(cameras)) | pictures
+                    images = _images(sim, recording, episode, cameras, size) if sim else {}
+                    yield task, _columns(recording, rows, bool(cameras)) | images
             finally:
                 if sim:
                     sim.close()
 
-    told = [provenance_of(recording, cameras, size, FAST_RENDERING if cameras else None) for recording in recordings]
-    return write(folder, _features(recordings, cameras, size), episodes(), told[0] if len(told) == 1 else told)
+    rendering = FAST_RENDERING if cameras else None
+    sources = [provenance_of(recording, cameras, size, rendering) for recording in recordings]
+    return write(folder, _features(recordings, cameras, size), episodes(), sources[0] if len(sources) == 1 else sources)
 
 
 def write(
     folder: str | Path, features: dict[str, Any], episodes: Iterable[tuple[str, Columns]], provenance: dict | list[dict]
 ) -> Path:
-    """A LeRobotDataset of these episodes, each with what is told of its task; whole or not at all."""
+    """Write a LeRobotDataset of episodes, each with its task description, in one piece."""
     folder = Path(folder)
     LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
-    with locks.held_beside(folder, remedy="name another folder"):
+    with locks.held_beside(folder, remedy="use another folder"):
         if folder.exists():
-            raise FileExistsError(f"{folder} exists: name another folder, or remove it")
+            raise FileExistsError(f"{folder} exists. Use another folder, or remove it")
         with drafts.drafted(folder) as draft:
-            _write(LeRobotDataset, draft, features, episodes, provenance)
+            settings = {"features": features, "fps": CONTROL_HZ, "robot_type": "panda", "use_videos": False}
+            dataset = LeRobotDataset.create(repo_id=f"local/{draft.name}", root=draft, **settings)
+            for task, table in episodes:
+                for values in zip(*table.values(), strict=True):
+                    dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
+                dataset.save_episode()
+            dataset.finalize()
+            files.write_text(draft / "meta" / "recording.json", json.dumps(provenance))
     return folder
-
-
-def _write(LeRobotDataset, folder: Path, features: dict[str, Any], episodes, provenance: dict | list[dict]) -> None:
-    dataset = LeRobotDataset.create(
-        repo_id=f"local/{folder.name}",
-        fps=CONTROL_HZ,
-        features=features,
-        root=folder,
-        robot_type="panda",
-        use_videos=False,
-    )
-    for task, table in episodes:
-        for values in zip(*table.values(), strict=True):
-            dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
-        dataset.save_episode()
-    dataset.finalize()
-    files.write_text(folder / "meta" / "recording.json", json.dumps(provenance))
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:
@@ -177,7 +168,7 @@ def _rows(demonstrations: Demonstrations) -> list[slice]:
 
 
 def _columns(demonstrations: Demonstrations, rows: slice, apart: bool) -> dict[str, np.ndarray]:
-    """Of one episode: name -> (t, width) float32. `apart`: where the objects are is in a column of its own."""
+    """Return an episode by column, (t, width) float32. `apart` puts the poses of objects in a column of their own."""
     observation, action = demonstrations.observation[rows], demonstrations.action[rows]
     seen = columns(observation, demonstrations.joint_position[rows])
     if apart:
@@ -191,7 +182,7 @@ def _columns(demonstrations: Demonstrations, rows: slice, apart: bool) -> dict[s
 
 
 def delta(action: np.ndarray, observation: np.ndarray) -> np.ndarray:
-    """An absolute target (10,) as seen from the TCP of an observation (o,): (7,) float32 in m and rad."""
+    """Return an absolute target (10,) relative to the TCP of an observation (o,): (7,) float32 in m and rad."""
     turn = rotation_from_6d(action[3:9].astype(float)) @ rotation_from_6d(observation[3:9].astype(float)).T
     step = action[:3] - observation[:3]
     return np.concatenate([step, Rotation.from_matrix(turn).as_rotvec(), action[9:]]).astype(np.float32)
@@ -205,11 +196,11 @@ def _features(recordings: Sequence[Demonstrations], cameras: Sequence[str], size
         name: {"dtype": "float32", "shape": values.shape[1:], "names": names.get(name)}
         for name, values in first.items()
     }
-    return features | {f"observation.images.{camera}": picture(size) for camera in cameras}
+    return features | {f"observation.images.{camera}": image_feature(size) for camera in cameras}
 
 
 def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
-    """What each number of an observation is called; objects by their number where recordings differ in them."""
+    """Return the names of the numbers of an observation. Objects are numbered if recordings differ in them."""
     rotation = [f"r{row}{column}" for row in (1, 2) for column in (1, 2, 3)]
     eef, fingers = ["x", "y", "z", *rotation], ["finger_left", "finger_right"]
     several = {get_task(recording.task).objects for recording in recordings}
@@ -227,15 +218,15 @@ def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
     }
 
 
-def picture(size: int) -> dict[str, Any]:
-    """What LeRobot is told of a camera."""
+def image_feature(size: int) -> dict[str, Any]:
+    """Return the feature of a camera for LeRobot."""
     return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
 
 
-def _pictures(
+def _images(
     sim: Sim, demonstrations: Demonstrations, episode: int, cameras: Sequence[str], size: int
 ) -> dict[str, list[np.ndarray]]:
-    """What the cameras saw before every action of an episode."""
+    """Return the images before every action of an episode, by camera."""
     seen: dict[str, list[np.ndarray]] = {f"observation.images.{camera}": [] for camera in cameras}
 
     def look() -> None:
@@ -247,12 +238,16 @@ def _pictures(
 
 
 def run_again(sim: Sim, demonstrations: Demonstrations, episode: int, before_step: Callable[[], None]) -> np.ndarray:
-    """An episode from its seed, which must come out as it did -> its actions (t, 10)."""
+    """Run an episode again from its seed, and return its actions (t, 10).
+
+    Raises:
+        RuntimeError: the actions are not those of the recording.
+    """
     again = run_expert(sim, int(demonstrations.seed[episode]), demonstrations.noise, before_step=before_step)
     if not np.array_equal(again.action, demonstrations.action[_rows(demonstrations)[episode]]):
         raise RuntimeError(
             f"episode {episode} of {demonstrations.task} (seed {demonstrations.seed[episode]}) came out different when "
-            "it was run again for its pictures: it was recorded with other versions of robosuite or mujoco; record anew"
+            "it was run again for its images, so another version of robosuite or mujoco recorded it. Record it again"
         )
     return again.action
 
@@ -260,6 +255,7 @@ def run_again(sim: Sim, demonstrations: Demonstrations, episode: int, before_ste
 def provenance_of(
     demonstrations: Demonstrations, cameras: Sequence[str], size: int, rendering: dict[str, Any] | None
 ) -> dict[str, Any]:
+    """Return how a dataset was recorded, for meta/recording.json."""
     return {
         "task": demonstrations.task,
         "noise": demonstrations.noise,

@@ -1,4 +1,4 @@
-"""The recipe end to end: a frozen head, scripted demonstrations, one trained adapter, success in physics, and controls.
+"""Run `action-heads demo`: record demonstrations, train adapters on a frozen head, roll out, and compare.
 
 Axes: n samples, c condition, h horizon, a action, e episodes.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from action_heads import ActionHead, __version__
+from action_heads._util.flags import check_choices
 from action_heads._util.names import nearest
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import THROUGH, AdapterConfig
@@ -32,31 +33,32 @@ from action_heads_lab.sim.report import Row, draw, save_trial, table
 from action_heads_lab.sim.rollout import rollout
 
 RUNS = MODES | {
-    "random-relearned": "as random-frozen, but the head's own modulation trains too: the strongest random rival",
+    "random-relearned": "as random-frozen, but the modulation of the head trains too: the strongest random control",
     **BLIND,
 }
-MODE_OF = {"random-relearned": "random-frozen", "blind": "decoupled"}  # of runs that are no mode of their own
+# The modes of runs that are not named after a mode.
+MODE_OF = {"random-relearned": "random-frozen", "blind": "decoupled"}
 
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Record demonstrations, train adapters on a frozen head, roll out, compare with controls.
+    """Record demonstrations, train adapters on a frozen head, roll out, and compare with controls.
 
     Attributes:
         task: Lift, Stack, PickPlaceCan, PickPlaceMilk, PickPlaceBread, PickPlaceCereal, NutAssemblySquare, ...
-        head: a bundled name, a folder or a Hub id. A folder keeps the result for the head's card.
+        head: bundled name, folder or Hub id of the head; the result is also saved in a folder, for the head's card.
         adapter: film, adaln_zero or adarmsnorm.
-        through: what the adapter acts through: code (a few thousand parameters), blocks (as in the paper), or both.
-        hidden: width of the network that reads the condition; 0 for the head's own.
-        runs: what to train, in this order; `random-relearned` and `normal` may be added.
-        demos: demonstrations to record; 0 for the task's own number.
-        steps: training steps of each run; 0 for the task's own number.
-        lr: peak learning rate; small adapters want 1e-2, large ones (through blocks or both) 2.5e-3.
-        episodes: unseen episodes to roll out for each run.
-        seed: of demonstrations and training; rollouts always start from seeds 0, 1, 2, ...
-        quick: a sixth of the demonstrations and steps and 10 episodes, to see it work.
-        device: where to train, cpu or cuda.
-        out: where results go; outputs/demo-<task> if not given.
+        through: where the adapter acts: code (a few thousand parameters), blocks (as in the paper), or both.
+        hidden: width of the adapter's network that reads the condition; 0 for the default of the head.
+        runs: runs to compare, in this order; random-relearned and normal can be added.
+        demos: number of demonstrations to record; 0 for the default of the task.
+        steps: training steps of each run; 0 for the default of the task.
+        lr: peak learning rate; 1e-2 suits small adapters, 2.5e-3 large ones (through blocks or both).
+        episodes: number of episodes to roll out for each run, from starts that are not in the demonstrations.
+        seed: seed of demonstrations and training; rollouts always start from seeds 0, 1, 2, ...
+        quick: use a sixth of the demonstrations and steps, and 10 episodes, for a first look.
+        device: device to train on: cpu or cuda.
+        out: folder of the results; by default outputs/demo-<task>.
     """
 
     task: str = "Lift"
@@ -78,31 +80,30 @@ class DemoConfig:
         if unknown := [name for name in self.runs if name not in RUNS]:
             near = nearest(unknown[0], RUNS)
             raise ValueError(f"unknown run {', '.join(unknown)}{near}; choose from {', '.join(RUNS)}")
-        if self.adapter not in ADAPTERS:
-            near = nearest(self.adapter, ADAPTERS)
-            raise ValueError(f"unknown adapter {self.adapter!r}{near}; choose from {', '.join(ADAPTERS)}")
-        if self.through not in THROUGH:
-            near = nearest(self.through, THROUGH)
-            raise ValueError(f"unknown path {self.through!r}{near}; an adapter acts through {', '.join(THROUGH)}")
+        check_choices(self, adapter=ADAPTERS, through=THROUGH)
 
     @property
     def folder(self) -> Path:
-        """Where results go."""
+        """The folder of the results."""
         return self.out or Path("outputs") / f"demo-{self.task.lower()}{'-quick' if self.quick else ''}"
 
 
 SHOWS = (
-    "How to read this: decoupled against blind says whether the adapter, on a head that saw no observation, carries\n"
-    "the task, and by looking. Decoupled against random-frozen says whether pretraining is why: where their intervals\n"
-    "overlap, this run does not tell them apart."
+    "How to read this: decoupled is the pretrained, frozen head with a trained adapter. If it succeeds more often\n"
+    "than blind, the policy uses its observations. If it succeeds more often than random-frozen, pretraining helps.\n"
+    "Where two intervals overlap, these episodes do not show a difference."
 )
 
-# (demonstrations, training steps) that a task needs; what is not listed takes the last.
+# Demonstrations and training steps of a task. The last entry holds for all tasks that are not listed.
 EFFORT = {"Lift": (100, 600), "Stack": (200, 4000), "": (200, 4000)}
 
 
 def demo(config: DemoConfig, command: str = "action_heads_lab.sim.demo") -> list[Row]:
-    """Run the demo and leave table, plot, video, adapter and every number in `config.folder`, which it holds alone."""
+    """Run the demo, and write table, figure, video, adapter and all results to `config.folder`.
+
+    Raises:
+        InUse: another process writes to the folder.
+    """
     check_simulator(config.task)
     with locks.held(config.folder):
         return _demo(config, command)
@@ -145,14 +146,14 @@ def _demo(config: DemoConfig, command: str) -> list[Row]:
     if (folder := Path(config.head)).is_dir():
         save_trial(folder, head, rows, title, command)
     print(
-        f"\nsee {out}/results.png, {out}/table.md"
+        f"\nResults: {out}/results.png, {out}/table.md"
         + (f", {out}/decoupled/rollouts.mp4" if "decoupled" in config.runs else "")
     )
     return rows
 
 
 def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demonstrations, steps: int, out: Path) -> Row:
-    """Train and roll out one row of the table; a finished row is read back rather than run again."""
+    """Train and roll out one row of the table. A finished row is loaded instead."""
     fitting = FitConfig(steps=steps, lr=config.lr, seed=config.seed)
     settings = {"task": config.task, "adapter": [config.adapter, config.through, config.hidden]}
     settings |= {"episodes": config.episodes, "demos": len(recording), "head": pretrained.fingerprint()}
@@ -160,7 +161,7 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
     if (out / "row.json").exists():
         saved = read_row(out / "row.json")
         if saved and saved[1] == settings:
-            print(f"read back from {out / 'row.json'}")
+            print(f"loaded from {out / 'row.json'}")
             return saved[0]
     cond, actions, is_pad = (torch.from_numpy(np.asarray(part)) for part in recording.chunks(pretrained.config.horizon))
     observed = build(name, config, pretrained, cond, actions)
@@ -175,7 +176,7 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
         description=f"{name}: training",
     )
     trained = time.monotonic() - began
-    if policy.head is pretrained:  # an adapter of a random head would have nothing to be loaded onto
+    if policy.head is pretrained:  # a random head is not saved, so its adapter could not be loaded
         policy.save_adapter(out / "adapter")
     act = actor(observed, config.task, torch.Generator(config.device).manual_seed(config.seed))
     video = out / "rollouts.mp4" if name == "decoupled" else None
@@ -196,25 +197,25 @@ def run(name: str, config: DemoConfig, pretrained: ActionHead, recording: Demons
 
 
 def read_row(path: Path) -> tuple[Row, Any] | None:
-    """A finished row and its settings; None, and a word about it, if the file is damaged: the row is run again."""
+    """Return a finished row and its settings, or None with a printed note if the file is damaged."""
     try:
         saved = files.read_json(path)
         settings = saved.pop("settings")
         row = Row(**saved)
-        table([row])  # all that is shown of it
+        table([row])  # fails if a value has a wrong type
     except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RecursionError) as error:
-        print(f"{path} is damaged and will be made again ({error})")
+        print(f"{path} is damaged, so its row is run again ({error})")
         return None
     return row, settings
 
 
 def build(name: str, config: DemoConfig, pretrained: ActionHead, state: Tensor, actions: Tensor) -> ObservedPolicy:
-    """The policy of a row: they differ in the head and in what trains, in nothing else."""
+    """Return the untrained policy of a row. Rows differ only in the head and in which parameters train."""
     adapter = AdapterConfig(
         config.adapter,
         hidden_dim=config.hidden or None,
         through=config.through,
-        # A random head's own modulation is noise. One control has to steer with it, the other may learn it.
+        # The modulation of a random head is noise. One control uses it as it is, the other trains it.
         relearn_step=name == "random-relearned",
     )
     head = pretrained.in_mode(MODE_OF.get(name, name), seed=config.seed)
@@ -222,5 +223,5 @@ def build(name: str, config: DemoConfig, pretrained: ActionHead, state: Tensor, 
 
 
 def smooth(losses: list[float], points: int = 100) -> list[float]:
-    """At most `points` means of consecutive losses, for drawing."""
+    """Return at most `points` means of consecutive losses, for a figure."""
     return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]

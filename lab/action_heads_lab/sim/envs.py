@@ -1,6 +1,6 @@
-"""robosuite's Panda or UR5e behind a small window: absolute TCP targets in, one state vector out, at 20 Hz.
+"""A simulated robosuite environment that takes absolute targets of the TCP and returns a state vector, at 20 Hz.
 
-o  observation size, `Task.observation_size`: Lift 23, Stack 35      j  joints of the arm      h  steps of a chunk
+o  observation size, `Task.observation_size`: Lift 23, Stack 35      j  joints of the arm      h  ticks of a chunk
 
 An action (10,) is a target of the TCP in the ROBOT BASE frame, see frames.py:
     0:3   position, m
@@ -28,21 +28,21 @@ from action_heads_lab.sim.tasks import Task, get_task
 
 CONTROL_HZ = 20
 ACTION_SIZE = 10
-# How pictures are made: of the floor no reflections, no shadows, no anti-aliasing. Five times faster on a CPU.
+# Rendering of images without reflections of the floor, shadows and anti-aliasing, which is five times faster on a CPU.
 FAST_RENDERING = {"offsamples": 0, "shadows": False, "reflections": False}
 
 
 def prepare() -> None:
-    """Set what robosuite reads from the environment at its import, once."""
+    """Set the environment variables that robosuite reads at its import."""
     if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # headless, works with software Mesa
-    # robosuite compiles numba code at import; without a writable cache that costs seconds in every worker
+        os.environ.setdefault("MUJOCO_GL", "egl")  # headless, and works with software Mesa
+    # robosuite compiles numba code at import, which costs seconds in every worker without a writable cache.
     os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"numba-{getpass.getuser()}"))
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # three warnings about private macros, else
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # hides three warnings about private macros
 
 
 def _import_robosuite():
-    """robosuite, imported quietly."""
+    """Import robosuite without its warnings."""
     prepare()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -50,12 +50,14 @@ def _import_robosuite():
 
 
 def make(task: str, render: bool = False, fast: bool = True) -> Sim:
-    """A `Sim` of the task, to be `reset(seed)` before use.
+    """Return a `Sim` of a task. Call `reset(seed)` before use.
 
-    render   allow `Sim.render`; resets are 1 s slower
-    fast     render without shadows, reflections and anti-aliasing, five times faster on a CPU
+    Args:
+        task: the name of a task.
+        render: allow `Sim.render`, which makes resets 1 s slower.
+        fast: render without shadows, reflections and anti-aliasing, which is five times faster on a CPU.
     """
-    row = get_task(task)  # first: a misspelt name must not cost the import of a simulator
+    row = get_task(task)  # before the simulator is imported, so that a misspelt name fails at once
     if row.suite == "libero":
         from action_heads_lab.sim import libero
 
@@ -70,13 +72,13 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
         env = robosuite.make(
             row.name,
             robots=row.robot,
-            gripper_types="PandaGripper",  # whatever the arm: the TCP and the fingers are where TCP_IN_SITE knows them
+            gripper_types="PandaGripper",  # the same for all arms, so that TCP_IN_SITE holds
             controller_configs=controller,
             control_freq=CONTROL_HZ,
             has_renderer=False,
             has_offscreen_renderer=render,
             use_camera_obs=False,
-            ignore_done=True,  # the callers count steps
+            ignore_done=True,  # callers count the ticks
         )
     return Sim(row, env, render, fast)
 
@@ -88,7 +90,7 @@ class Sim:
         self.task, self.env, self.can_render, self.fast = task, env, can_render, fast
 
     def reset(self, seed: int) -> np.ndarray:
-        """Start the episode that belongs to `seed` -> observation (o,)."""
+        """Start the episode of `seed`, and return the observation (o,)."""
         state = np.random.get_state()  # noqa: NPY002  robosuite 1.4 draws from numpy's global generator
         np.random.seed(seed)  # noqa: NPY002
         try:
@@ -96,7 +98,7 @@ class Sim:
                 self._restart(seed)
         finally:
             np.random.set_state(state)  # noqa: NPY002
-        self.robot, self.mujoco = self.env.robots[0], self.env.sim  # a reset recompiles the model: ask anew
+        self.robot, self.mujoco = self.env.robots[0], self.env.sim  # a reset replaces the model
         self.base_in_world = self._body("robot0_base")
         if self.can_render and self.fast:
             _render_fast(self.mujoco)
@@ -114,42 +116,48 @@ class Sim:
         return Pose(np.array(data.site_xpos[i]), np.array(data.site_xmat[i]).reshape(3, 3))
 
     def from_world(self, pose: Pose) -> Pose:
-        """World frame -> base frame."""
+        """Convert a pose from the world frame to the base frame."""
         return self.base_in_world.inverse() @ pose
 
     def body(self, name: str) -> Pose:
+        """Return the pose of a body in the base frame."""
         return self.from_world(self._body(name))
 
     def site(self, name: str) -> Pose:
+        """Return the pose of a site in the base frame."""
         return self.from_world(self._site(name))
 
     @property
     def controlled(self) -> Pose:
-        """What the arm's controller moves, in the world."""
+        """The pose of the site that the controller moves, in the world frame."""
         return self._site("gripper0_grip_site")
 
     @property
     def hand_quaternion(self) -> np.ndarray:
-        """(4,) x y z w of the body `right_hand` in the world: robosuite's `robot0_eef_quat`."""
+        """The quaternion (4,) x y z w of the body `right_hand` in the world, robosuite's `robot0_eef_quat`."""
         return np.array(self.mujoco.data.get_body_xquat(self.robot.robot_model.eef_name))[[1, 2, 3, 0]]
 
     @property
     def tcp(self) -> Pose:
-        # Not robosuite's `robot0_eef_quat`: that is the body `right_hand`, 90 degrees off the controller's site.
+        """The pose of the TCP in the base frame."""
+        # `robot0_eef_quat` of robosuite is that of `right_hand`, which is 90 degrees off the site of the controller.
         return self.from_world(self.controlled) @ TCP_IN_SITE
 
     @property
     def joint_position(self) -> np.ndarray:
-        """(j,) rad: 7 of the Panda, 6 of the UR5e"""
+        """The joint positions (j,) in rad: 7 for the Panda, 6 for the UR5e."""
         return np.array(self.robot._joint_positions)
 
     @property
     def fingers(self) -> np.ndarray:
-        """(2,) m: the two finger joints, (0.04, -0.04) wide open, (0, 0) closed."""
+        """The two finger joints (2,) in m: (0.04, -0.04) when open, (0, 0) when closed."""
         return np.array(self.mujoco.data.qpos[self.robot._ref_gripper_joint_pos_indexes])
 
     def observe(self) -> np.ndarray:
-        """(o,) float32; the layout is that of `Task.observation_size`. Offsets to the TCP are along the base axes."""
+        """Return the observation (o,) float32, laid out as `Task.observation_size` says.
+
+        Offsets from the TCP are along the axes of the base.
+        """
         tcp = self.tcp
         parts = [tcp.p, rotation_to_6d(tcp.R), self.fingers]
         for name in self.task.objects:
@@ -158,24 +166,25 @@ class Sim:
         return np.concatenate(parts).astype(np.float32)
 
     def success(self) -> bool:
+        """Return whether the task is solved."""
         return bool(self.env._check_success())
 
     def step(self, action: np.ndarray) -> np.ndarray:
-        """Chase the target `action` (10,) for 50 ms -> observation (o,)."""
+        """Move towards the target `action` (10,) for one tick (50 ms), and return the observation (o,)."""
         action = np.asarray(action, np.float64)
         if action.shape != (ACTION_SIZE,) or not np.isfinite(action).all():
-            raise ValueError(f"an action is 10 finite numbers (position 3, rotation 6, gripper), got {action}")
-        site = self.controlled_target(action)  # the controller wants its own site, in the world
-        close = 1.0 if action[9] > 0 else -1.0  # the hand knows nothing in between
+            raise ValueError(f"an action must be 10 finite numbers (position 3, rotation 6, gripper), got {action}")
+        site = self.controlled_target(action)  # the controller takes a pose of its site in the world
+        close = 1.0 if action[9] > 0 else -1.0  # the gripper only opens or closes
         substeps.step(self.env, np.concatenate([site.p, Rotation.from_matrix(site.R).as_rotvec(), [close]]))
         return self.observe()
 
     def controlled_target(self, action: np.ndarray) -> Pose:
-        """Where an action (10,) sends the controller's site, in the world."""
+        """Return the target of the controller's site, in the world, for an action (10,)."""
         return self.base_in_world @ Pose(action[:3], rotation_from_6d(action[3:9])) @ TCP_IN_SITE.inverse()
 
     def at_joints(self, targets: np.ndarray) -> np.ndarray:
-        """Targets of joints and gripper (h, j + 1), rad -> the actions (h, 10) they mean: forward kinematics."""
+        """Convert targets of joints and gripper (h, j + 1), in rad, to actions (h, 10) by forward kinematics."""
         targets, joints = np.asarray(targets, np.float64), self.robot._ref_joint_pos_indexes
         if targets.ndim != 2 or targets.shape[1] != len(joints) + 1:
             raise ValueError(
@@ -193,19 +202,20 @@ class Sim:
         return np.array(actions)
 
     def render(self, size: int = 256, camera: str = "agentview") -> np.ndarray:
-        """(size, size, 3) uint8 RGB."""
+        """Return an image (size, size, 3), uint8 RGB."""
         if not self.can_render:
-            raise RuntimeError("this Sim cannot render; build it with make(..., render=True)")
-        return self.mujoco.render(camera_name=camera, width=size, height=size)[::-1]  # OpenGL counts rows from below
+            raise RuntimeError("this Sim cannot render. Make it with make(..., render=True)")
+        return self.mujoco.render(camera_name=camera, width=size, height=size)[::-1]  # OpenGL starts at the bottom
 
     def close(self):
+        """Close the environment."""
         self.env.close()
 
 
 def _render_fast(sim):
-    """Five times faster pictures on a CPU: no anti-aliasing, shadows or reflections of the floor.
+    """Render without anti-aliasing, shadows and reflections of the floor, five times faster on a CPU.
 
-    The picture changes by less than one grey level on average, but change it for data and evaluation alike.
+    Images change by less than one grey level on average. Use the same rendering for recording and evaluation.
     """
     from mujoco import mjtRndFlag  # pyright: ignore[reportAttributeAccessIssue]  mujoco is a binary module
 
@@ -215,4 +225,4 @@ def _render_fast(sim):
     context.scn.flags[mjtRndFlag.mjRND_REFLECTION] = 0
     context.gl_ctx.make_current()
     context.con.free()
-    context._set_mujoco_context_and_buffers()  # offsamples is read when the buffers are made
+    context._set_mujoco_context_and_buffers()  # the buffers are made again, since offsamples is read then

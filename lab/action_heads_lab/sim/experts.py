@@ -1,7 +1,7 @@
-"""Scripted experts: they see the true poses of the objects and take the arm from waypoint to waypoint.
+"""Scripted experts, which know the true poses of the objects and move the arm through waypoints.
 
 An expert is a function of an `Arm`. Lengths are metres, angles radians, poses in the robot base frame, z up.
-The clearances and tolerances were tuned by watching the failures; nothing deeper is in them.
+Clearances and tolerances were tuned by hand, by watching failures.
 """
 
 from __future__ import annotations
@@ -13,52 +13,53 @@ from action_heads_lab.sim.frames import UP, Pose, turn_z
 
 
 def lift(arm: Arm) -> None:
+    """Lift the cube."""
     cube = arm.sim.body("cube_main")
     arm.pick(Pose(cube.p, arm.fingers_along(heading(cube.R[:, 0]), np.pi / 2)), above=0.10, lift=0.15)
 
 
 def stack(arm: Arm) -> None:
-    """The red cube (4 cm) onto the green one (5 cm), faces aligned."""
+    """Put the red cube (4 cm) onto the green one (5 cm), with aligned faces."""
     _put_on(arm, "cubeA_main", "cubeB_main", apart=0.045)
 
 
 def stack_three(arm: Arm) -> None:
-    """As `stack`, then the blue cube (4 cm) onto the red one."""
+    """Put the red cube onto the green one as `stack` does, then the blue cube (4 cm) onto the red one."""
     _put_on(arm, "cubeA_main", "cubeB_main", apart=0.045)
     arm.go(Pose(arm.tcp.p, arm.home), OPEN, tol=0.03, steps=20)
     _put_on(arm, "cubeC_main", "cubeA_main", apart=0.040)
 
 
 def _put_on(arm: Arm, upper: str, lower: str, apart: float) -> None:
-    """One cube onto another; `apart` m from centre to centre."""
+    """Put one cube onto another, with `apart` m between their centres."""
     red, green = arm.sim.body(upper), arm.sim.body(lower)
     grasp = arm.fingers_along(heading(red.R[:, 0]), np.pi / 2)
-    if _room_for_fingers(grasp, red.p, green.p) < 0.045:  # a finger would come down on the other cube
+    if _room_for_fingers(grasp, red.p, green.p) < 0.045:  # a finger would hit the other cube
         across = arm.fingers_along(heading(grasp[:, 1]) + np.pi / 2)
         grasp = max((grasp, across), key=lambda R: _room_for_fingers(R, red.p, green.p))
     arm.pick(Pose(red.p, grasp), above=0.10, lift=0.12)
 
-    # The grasp moved the cube a little: from here on, aim with where it really is in the hand, and look twice.
+    # The grasp has moved the cube a little, so the target is computed from its pose in the hand, twice.
     red = arm.sim.body(upper)
     turn = wrap(heading(green.R[:, 0]) - heading(red.R[:, 0]), np.pi / 2)
-    if abs(wrap(heading(grasp[:, 1]) - arm.home_fingers) + turn) > 1.7:  # beyond the wrist: another face will do
+    if abs(wrap(heading(grasp[:, 1]) - arm.home_fingers) + turn) > 1.7:  # beyond the wrist, so use another face
         turn -= np.sign(turn) * np.pi / 2
     goal = Pose(green.p + (apart + 0.003) * UP, turn_z(turn) @ red.R)
     arm.go(hand_for(arm, upper, goal).raised(0.08), CLOSED, tol=0.012)
     target = hand_for(arm, upper, goal)
     arm.go(target, CLOSED, tol=0.005, steps=40, speed=0.4)
-    arm.grip(CLOSED, steps=2, at=target)  # come to rest before letting go
+    arm.grip(CLOSED, steps=2, at=target)  # the hand comes to rest before it opens
     arm.grip(OPEN, steps=6, at=target)
     arm.go(target.raised(0.10), OPEN, tol=0.02, steps=30)
 
 
 def _room_for_fingers(R: np.ndarray, at: np.ndarray, neighbour: np.ndarray) -> float:
-    """Distance (m) from the centre of `neighbour` to the nearer finger of an open hand `R` around `at`."""
+    """Return the distance (m) from the centre of `neighbour` to the nearer finger of an open hand `R` at `at`."""
     return min(float(np.linalg.norm((at + side * R[:, 1] - neighbour)[:2])) for side in (-0.05, 0.05))
 
 
 def pick_place(arm: Arm, item: str, height: float, across: float | None) -> None:
-    """One of the four groceries into its compartment of the bin; `height` and `across` are explained in tasks.py."""
+    """Put a grocery into its compartment of the bin. tasks.py explains `height` and `across`."""
     env, body = arm.sim.env, f"{item}_main"
     compartment = np.array(env.target_bin_placements[env.object_to_id[item.lower()]])
     place = arm.sim.from_world(Pose(compartment, np.eye(3))).p
@@ -75,11 +76,11 @@ def pick_place(arm: Arm, item: str, height: float, across: float | None) -> None
 
 
 def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
-    """A nut onto its peg, held by the handle. `sides` of the peg that fit alike: 4 for the square one, 0 for round."""
+    """Put a nut onto its peg, held by the handle. The peg has `sides` equal sides: 4 if square, 0 if round."""
     sim, body = arm.sim, f"{nut}_main"
     handle = sim.site(f"{nut}_handle_site").p
     arm.go(Pose(np.array([handle[0], handle[1], arm.tcp.p[2]]), arm.home), OPEN, tol=0.02, steps=40)
-    # The nuts drop at reset and are still moving then: look again, from above.
+    # The nuts drop at reset, so their poses are read again after the hand is above them.
     handle, ring, post = sim.site(f"{nut}_handle_site").p, sim.body(body), sim.body(peg)
     along = (handle - ring.p) * [1, 1, 0]
     along /= np.linalg.norm(handle[:2] - ring.p[:2])
@@ -88,12 +89,12 @@ def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
         turns = [wrap(error + side * 2 * np.pi / sides) for side in range(sides)]
     else:
         turns = np.linspace(-np.pi, np.pi, 37)
-    trailing = [post.p[:2] + 0.062 * (turn_z(turn) @ along)[:2] for turn in turns]  # the hand, by the handle's length
+    trailing = [post.p[:2] + 0.062 * (turn_z(turn) @ along)[:2] for turn in turns]  # the hand, at the handle's length
     across = wrap(heading(along) + np.pi / 2 - arm.home_fingers, np.pi)
     grasp_turn, turn = within_reach((across, across + np.pi, across - np.pi), list(zip(turns, trailing, strict=True)))
 
     grasp = Pose(handle + 0.008 * along, turn_z(grasp_turn) @ arm.home)
-    if abs(grasp_turn) > 1.2:  # a long way for the wrist: turn half of it up here
+    if abs(grasp_turn) > 1.2:  # a large turn for the wrist, so do half of it here
         arm.go(Pose(arm.tcp.p, turn_z(grasp_turn / 2) @ arm.home), OPEN, turn_tol=0.2, steps=30)
     arm.pick(grasp, above=0.08, lift=0.20, tol=0.007, steps=10)
 
@@ -104,7 +105,7 @@ def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
         arm.go(hand_for(arm, body, halfway), CLOSED, tol=0.04, turn_tol=0.2, steps=40)
     over = Pose(post.p + 0.135 * UP, turn_z(yaw + turn))
     target = hand_for(arm, body, over)
-    for look in range(3):  # the nut sags and slips in the fingers: measure it again until it is centred
+    for look in range(3):  # the nut slips in the fingers, so measure again until it is centred
         arm.go(target, CLOSED, tol=0.004 if look else 0.02, turn_tol=0.03, steps=50)
         arm.grip(CLOSED, steps=2 if look else 0, at=target)
         ring = sim.body(body)
@@ -118,18 +119,19 @@ def nut_assembly(arm: Arm, nut: str, peg: str, sides: int) -> None:
 
 
 def hand_for(arm: Arm, body: str, goal: Pose) -> Pose:
-    """The TCP pose that brings the held `body` to `goal`, as it sits in the hand at this moment."""
+    """Return the TCP pose that moves the held `body` to `goal`, from its current pose in the hand."""
     return goal @ arm.sim.body(body).inverse() @ arm.tcp
 
 
 def within_reach(grasps, goals) -> tuple[float, float]:
-    """Turn of the hand from home for the grasp and of what it holds to its goal, rad; chosen together.
+    """Return the turn of the hand from home for the grasp, and the turn of the held object to its goal, in rad.
 
-    grasps   turns of the hand from home that grasp the thing
-    goals    pairs of a turn of the thing and where the hand then is (2,)
+    Both are chosen together: a wrist that starts at its limit cannot turn further, and the hand must stay within the
+    reach of the arm (0.78 m).
 
-    Either may be ruled out by the other: a wrist that starts at its limit cannot turn on, and the hand, which may trail
-    what it holds, must stay within reach of the arm (0.78 m).
+    Args:
+        grasps: turns of the hand from home that grasp the object.
+        goals: pairs of a turn of the object and the position (2,) of the hand after it.
     """
 
     def cost(grasp: float, turn: float, hand: np.ndarray) -> float:

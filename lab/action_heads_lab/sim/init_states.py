@@ -1,7 +1,7 @@
-"""LIBERO's init files, read without running code: an array of numbers that torch.save has pickled.
+"""Read LIBERO's init files, which are arrays of numbers pickled by torch.save, without running code.
 
-Nothing of what a pickle names is imported. What numpy's arrays are made of is put together here, from shape, type and
-bytes; any other name ends the reading.
+Nothing that a pickle names is imported. Arrays of numpy are rebuilt here from shape, type and bytes, and any other name
+is refused.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from typing import Any
 
 import numpy as np
 
-LARGEST = 256 * 2**20  # bytes; LIBERO's have 0.1 MB
-MEMO = 1_000_000  # objects that a pickle may remember
+LARGEST = 256 * 2**20  # bytes; the files of LIBERO have 0.1 MB
+MEMO = 1_000_000  # largest size of the memo of a pickle
 MAGIC = 0x1950A86A20F9469CFC6C  # the first of the four pickles before torch 1.6
 MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "_codecs")
 
 
 class NotStates(ValueError):
-    """The file holds something else than arrays of numbers."""
+    """An error about a file that is not an array of numbers."""
 
 
 def read_init_states(path: str | Path) -> np.ndarray:
-    """The states (n, s) of a .pruned_init or .init file, each of them one start of a task."""
+    """Return the states (n, s) of a .pruned_init or .init file, each of which is one start of a task.
+
+    Raises:
+        NotStates: the file is damaged or holds something else.
+    """
     path = Path(path)
     try:
         size = path.stat().st_size
@@ -35,14 +39,14 @@ def read_init_states(path: str | Path) -> np.ndarray:
             raise NotStates(f"it has {size} bytes, more than {LARGEST}")
         states = np.asarray(_value(path.read_bytes()))
         if states.ndim != 2 or states.dtype.kind not in "fiu" or not np.isfinite(states).all():
-            raise NotStates(f"expected finite numbers (n, s), it has {states.dtype} {states.shape}")
+            raise NotStates(f"expected finite numbers (n, s), but it has {states.dtype} {states.shape}")
         return states
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, OSError, MemoryError) as error:
         reason = str(error) or type(error).__name__
     except (pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError) as error:
         reason = str(error) or type(error).__name__
     raise NotStates(
-        f"{path} is none of LIBERO's init files: {reason}. Nothing of it was run. Install hf-libero anew: "
+        f"{path} is not an init file of LIBERO: {reason}. None of its code was run. Install hf-libero again: "
         "pip install --force-reinstall --no-deps hf-libero"
     )
 
@@ -58,17 +62,17 @@ def _value(content: bytes) -> Any:
     first = _unpickled(stream)
     if not isinstance(first, int) or first != MAGIC:
         return first
-    for _ in range(2):  # the version of the protocol, and sizes of C's types
+    for _ in range(2):  # the version of the protocol, and the sizes of C types
         _unpickled(stream)
     return _unpickled(stream)
 
 
 def _unpickled(stream: io.BytesIO) -> Any:
-    """The next value of a stream of pickles."""
+    """Return the next value of a stream of pickles."""
     begin = stream.tell()
     for opcode, argument, _ in pickletools.genops(stream):
-        if opcode.name.endswith("PUT") and int(argument or 0) > MEMO:  # memory for all below it would be taken
-            raise NotStates("it remembers more objects than it can have")
+        if opcode.name.endswith("PUT") and int(argument or 0) > MEMO:  # memory would be taken for all numbers below
+            raise NotStates("its memo is larger than its contents can need")
     stream.seek(begin)
     return _made(_Reader(stream).load())
 
@@ -78,14 +82,14 @@ class _Reader(pickle.Unpickler):
         known = {"_reconstruct": _Array.empty, "ndarray": _Array, "dtype": _Type, "encode": _encoded}
         if module in MODULES and name in known:
             return known[name]
-        raise NotStates(f"it names {module}.{name}, which no array of numbers needs")
+        raise NotStates(f"it names {module}.{name}, which an array of numbers does not need")
 
     def persistent_load(self, pid: Any) -> Any:
-        raise NotStates("it holds tensors of torch, not arrays of numpy")
+        raise NotStates("it holds tensors of torch instead of arrays of numpy")
 
 
 class _Type:
-    """A dtype on its way: kind and size, then the order of bytes."""
+    """A dtype while it is unpickled: kind and size first, then the byte order."""
 
     def __init__(self, code: str, *_: Any):
         self.code, self.order = code, "="
@@ -100,7 +104,7 @@ class _Type:
 
 
 class _Array:
-    """An array on its way: nothing until its state comes."""
+    """An array while it is unpickled, which is empty until its state is set."""
 
     state: tuple = ()
 
@@ -115,12 +119,12 @@ class _Array:
         _, shape, kind, fortran, raw = self.state
         dtype = kind.made()
         if len(raw) != math.prod(shape) * dtype.itemsize:
-            raise NotStates(f"its {len(raw)} bytes are not the {shape} numbers that it says")
+            raise NotStates(f"it has {len(raw)} bytes, which do not fit its shape {shape}")
         return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran else "C").astype(dtype.newbyteorder("="))
 
 
 def _encoded(text: str, encoding: str) -> bytes:
-    """How a pickle of protocol 2 writes bytes."""
+    """Return bytes that a pickle of protocol 2 stores as text."""
     if encoding != "latin1":
         raise NotStates(f"it has bytes in {str(encoding)[:20]!r}")
     return text.encode("latin1")

@@ -1,7 +1,7 @@
-"""LIBERO on states: LIBERO's own scenes, init states and success; an expert; the answers its import asks for.
+"""LIBERO environments with its own scenes, init states and success checks.
 
-A task is `libero_object/3`. Seeds below the number of the suite's init states are these, in their order, which is where
-policies are evaluated; from there on, starts are drawn by the task's own sampler, which is where recordings begin.
+A task is named like `libero_object/3`. Seeds below the number of init states of the suite are these init states, from
+which policies are evaluated. Larger seeds draw a start with the sampler of the task, as recordings do.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from action_heads_lab.sim.init_states import read_init_states
 from action_heads_lab.sim.libero_tasks import TASKS
 from action_heads_lab.sim.tasks import Task
 
-SETTLE = 10  # steps in which nothing is asked of the arm: objects drop onto the table
+SETTLE = 10  # ticks without motion of the arm, in which objects drop onto the table
 FOLDERS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects", "stable_hope_objects")
 
 
 def make(task: str, render: bool = False, pixels: int | None = None, fast: bool = True) -> LiberoSim:
-    """A `LiberoSim` of a task such as `libero_object/3`.
+    """Return a `LiberoSim` of a task such as `libero_object/3`.
 
-    pixels   a side of the pictures that robosuite takes at every step for its own observations, with all its lights:
-             `LiberoSim.raw`. None for none, which is ten times faster.
-    fast     as of `envs.make`: of `Sim.render`
+    Args:
+        task: the name of a task.
+        render: allow `Sim.render`.
+        pixels: height and width of the images in `LiberoSim.raw`, which robosuite renders at every tick with full
+            lighting. None renders none, which is ten times faster.
+        fast: render `Sim.render` without shadows, reflections and anti-aliasing.
     """
-    prepare()  # robosuite reads the environment at its import
+    prepare()  # robosuite reads the environment variables at its import
     install()
     contexts.import_robosuite()
     from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
@@ -55,14 +58,14 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
 
 
 class LiberoSim(Sim):
-    """As `Sim`; the arm takes absolute targets here too."""
+    """A `Sim` of a LIBERO task, which takes absolute targets too."""
 
     def __init__(self, task: Task, control, init_states: np.ndarray, can_render: bool, language: str, fast: bool):
         super().__init__(task, control.env, can_render, fast)
         self.control, self.init_states, self.language = control, init_states, language
 
     def _restart(self, seed: int) -> None:
-        self.env.object_property_initializers.clear()  # LIBERO adds to them at every reset: each would draw one more
+        self.env.object_property_initializers.clear()  # else it grows, and draws more, at every reset
         self.control.reset()
         if seed < len(self.init_states):
             self.control.set_init_state(self.init_states[seed])
@@ -71,15 +74,15 @@ class LiberoSim(Sim):
         self.env.robots[0].controller.use_delta = False
 
     def raw(self) -> dict[str, np.ndarray]:
-        """What robosuite observes by itself, up to 2 ms before the step's end: what policies on pictures are shown."""
+        """Return the observations of robosuite, up to 2 ms old, which policies on images get."""
         return self.env._get_observations()
 
     def corners(self, name: str) -> np.ndarray:
-        """(n, 3) corners, in the base frame, of all the shapes that an object collides with."""
+        """Return the corners (n, 3), in the base frame, of all collision shapes of an object."""
         return np.concatenate(self.shapes(name))
 
     def shapes(self, name: str) -> list[np.ndarray]:
-        """(n, 3) corners, in the base frame, of each convex shape that an object or a fixture collides with."""
+        """Return the corners (n, 3), in the base frame, of each convex collision shape of an object or fixture."""
         import mujoco
 
         model, data = self.mujoco.model._model, self.mujoco.data._data
@@ -104,21 +107,27 @@ class LiberoSim(Sim):
         return found
 
     def close(self):
+        """Close the environment."""
         self.control.close()
 
 
 def install() -> None:
-    """Check that LIBERO and its assets are there, and write the configuration that its first import would ask for."""
+    """Check that LIBERO and its assets are installed, and write the configuration that its import would ask for.
+
+    Raises:
+        ImportError: LIBERO is not installed, or another package of that name is.
+        FileNotFoundError: its assets are missing.
+    """
     if (spec := find_spec("libero")) is None:
         raise ImportError(
-            "LIBERO is not installed. hf-libero pins robosuite 1.4.0, so in this order:\n"
+            "LIBERO is not installed. hf-libero requires robosuite 1.4.0, so install both in this order:\n"
             "    pip install hf-libero\n    pip install --no-deps 'robosuite==1.4.1'"
         )
     try:
         distribution("hf-libero")
     except PackageNotFoundError:
         raise ImportError(
-            "the module `libero` here is not of hf-libero. PyPI's `libero` is a stranger's package: "
+            "the installed module `libero` is not that of hf-libero. `libero` on PyPI is an unrelated package. Run "
             "pip uninstall libero; pip install hf-libero"
         ) from None
     root = Path(next(iter(spec.submodule_search_locations or ()))) / "libero"
@@ -127,7 +136,7 @@ def install() -> None:
     assets = root / "assets" if (root / "assets").is_dir() else cached
     if missing := [name for name in FOLDERS if not (assets / name).is_dir()]:
         raise FileNotFoundError(
-            f"LIBERO's assets are not in {assets}: it lacks {', '.join(missing)}. Fetch them with\n"
+            f"LIBERO's assets are not complete: {assets} lacks {', '.join(missing)}. Download them with\n"
             f"    hf download lerobot/libero-assets --repo-type dataset --local-dir {cached}"
         )
     if not config.exists():

@@ -1,16 +1,16 @@
-"""Demonstrations in LIBERO's own columns, as `lerobot-eval --env.type=libero` shows them to a policy.
+"""Write demonstrations in LIBERO's own columns, as `lerobot-eval --env.type=libero` gives them to a policy.
 
-t  steps of an episode
+t  ticks of an episode
 
     observation.images.image    (size, size, 3) RGB, agentview
     observation.images.image2   the same, robot0_eye_in_hand
     observation.state           (8,) of the hand: position 3 (m, world), rotation vector 3 (rad), finger joints 2 (m)
-    action                      (7,) in [-1, 1]: 5 cm, half a radian about the world's axes, gripper (+1 closes)
+    action                      (7,) in [-1, 1]: 5 cm, half a radian about the axes of the world, gripper (+1 closes)
 
-and the task in words. Three things surprise. Pictures are half a turn off what OpenGL gives, by LeRobot as in LIBERO's
-data: upright, but mirrored. The rotation is of the body `right_hand`, a quarter turn about z off the frame in which the
-actions turn the arm. And what is observed is robosuite's own observation, not the simulator's present state: it may be
-2 ms older, and is rendered with shadows, reflections and anti-aliasing, slowly, as in `lerobot-eval`.
+The dataset also has the task description. Note three conventions. Images are turned by half a turn from those of
+OpenGL, as in LeRobot and in LIBERO's data, so they are upright but mirrored. The rotation is that of the body
+`right_hand`, a quarter turn about z off the frame of the actions. The observations are those of robosuite, which may be
+2 ms old. Their images have shadows, reflections and anti-aliasing, as in `lerobot-eval`, so they are slow to render.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from action_heads_lab.sim import libero
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN
-from action_heads_lab.sim.dataset import Columns, picture, provenance_of, run_again, write
+from action_heads_lab.sim.dataset import Columns, image_feature, provenance_of, run_again, write
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.frames import Pose, rotation_vector
 
@@ -37,7 +37,7 @@ ACTION = ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
 
 
 def save_libero(demonstrations: Demonstrations, folder: str | Path, size: int = 256) -> Path:
-    """Write `folder`, which must not exist; every episode is run again for its pictures, of `size` pixels a side."""
+    """Write a new folder. Every episode is run again to render its images of `size` by `size` pixels."""
     sim = libero.make(demonstrations.task, pixels=size)
 
     def episodes() -> Iterable[tuple[str, Columns]]:
@@ -55,14 +55,14 @@ def save_libero(demonstrations: Demonstrations, folder: str | Path, size: int = 
 
 
 def observed(raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What robosuite observes -> what a policy is shown: pictures uint8, state (8,) float32."""
+    """Convert the observations of robosuite to those of a policy: images uint8, state (8,) float32."""
     state = [raw["robot0_eef_pos"], rotation_vector(raw["robot0_eef_quat"]), raw["robot0_gripper_qpos"]]
     seen = {name: np.ascontiguousarray(raw[camera][::-1, ::-1]) for name, camera in CAMERAS.items()}
     return seen | {"observation.state": np.concatenate(state).astype(np.float32)}
 
 
 def relative(now: Pose, target: Pose, gripper: float) -> np.ndarray:
-    """The command (7,) that takes the controller's site from one pose to another, as far as one step goes."""
+    """Return the command (7,) that moves the controller's site from one pose towards another, within one step."""
     step = (target.p - now.p) / MAX_STEP
     turn = Rotation.from_matrix(target.R @ now.R.T).as_rotvec() / MAX_TURN
     return np.clip(np.concatenate([step, turn, [gripper]]), -1, 1).astype(np.float32)
@@ -86,6 +86,6 @@ def _columns(sim: libero.LiberoSim, demonstrations: Demonstrations, episode: int
 
 def _features(size: int) -> dict[str, Any]:
     numbers = {"observation.state": STATE, "action": ACTION}
-    return {name: picture(size) for name in CAMERAS} | {
+    return {name: image_feature(size) for name in CAMERAS} | {
         name: {"dtype": "float32", "shape": (len(names),), "names": names} for name, names in numbers.items()
     }

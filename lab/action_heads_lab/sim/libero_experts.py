@@ -1,7 +1,6 @@
-"""The scripted experts of LIBERO's tables, where things stand close: a grasp is chosen for the room it leaves the hand.
+"""Scripted experts of LIBERO, where objects stand close together and a grasp must leave room for the hand.
 
-Lengths are metres, angles radians, poses in the robot base frame, z up. As in `experts.py`, numbers were tuned by
-watching the failures.
+Lengths are metres, angles radians, poses in the robot base frame, z up. As in `experts.py`, numbers were tuned by hand.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from action_heads_lab.sim.frames import Pose
 # The open hand in the frame of the TCP, z down, as boxes over x and y: half sizes, centre, and the z of its lower end.
 HAND = ((0.032, 0.104), (0.0, 0.0), -0.038)
 FINGERS = [((0.011, 0.011), (0.0, side), 0.0) for side in (-0.049, 0.049)]
-ROOM = 0.004  # what is enough
-TILT = 0.2  # rad: stretched out over the cabinet, the hand does not point straight down
-# Ways to take a thing across its thinner side: turn of the hand, shift along the thing.
+ROOM = 0.004  # enough room
+TILT = 0.2  # rad: a hand that is stretched out over the cabinet does not point straight down
+# Grasps of an object across its thinner side: turn of the hand, shift along the object.
 WAYS = [(0.0, 0.0), (0.0, 0.022), (0.0, -0.022), (0.35, 0.0), (-0.35, 0.0), (0.35, 0.015), (-0.35, -0.015)]
 
 
 def into_basket(arm: Arm, item: str) -> None:
-    """LIBERO-Object: whatever stands on the floor, grasped across its thinner side, over the basket's wall and down."""
+    """Solve LIBERO-Object: grasp an item across its thinner side, move it over the wall of the basket, and drop it."""
     take(arm, item, lift=0.26)
     basket, held = arm.sim.corners("basket_1"), arm.sim.corners(item)
     over = middle_of(basket) + arm.tcp.p - middle_of(held)
@@ -37,14 +36,14 @@ def into_basket(arm: Arm, item: str) -> None:
 
 
 def onto_plate(arm: Arm, bowl: str) -> None:
-    """LIBERO-Spatial: the bowl by its rim, wherever it stands, onto the middle of the plate."""
+    """Solve LIBERO-Spatial: take the bowl by its rim and put it onto the middle of the plate."""
     take_by_rim(arm, bowl)
     plate = arm.sim.corners("plate_1")
     set_down(arm, bowl, np.array([*middle_of(plate)[:2], plate[:, 2].max()]))
 
 
 def take(arm: Arm, item: str, lift: float) -> None:
-    """Across its thinner side, where neighbours leave room."""
+    """Grasp an item across its thinner side, where its neighbours leave room."""
     corners = arm.sim.corners(item)
     fingers, middle = _thinner_side(corners[:, :2], arm.home_fingers)
     top, bottom = corners[:, 2].max(), corners[:, 2].min()
@@ -63,11 +62,11 @@ def take(arm: Arm, item: str, lift: float) -> None:
 
 
 def take_by_rim(arm: Arm, bowl: str) -> None:
-    """A bowl, wherever it stands."""
+    """Grasp a bowl by its rim."""
     arm.insistence = 0.15
     arm.go(_rim(arm, bowl)[0].raised(0.12), OPEN, tol=0.03, turn_tol=TILT)
-    grasp, back = _rim(arm, bowl)  # it may have been falling: look again
-    # Slowly, since an arm that goes down fast is 2 cm off to the front.
+    grasp, back = _rim(arm, bowl)  # it may have been falling, so compute it again
+    # Slowly, since an arm that goes down fast ends 2 cm too far to the front.
     arm.pick(grasp, above=0.06, lift=0.0, tol=0.006, turn_tol=TILT, steps=12, speed=0.5)
     if back.any():
         arm.go(Pose(arm.tcp.p + back, grasp.R), CLOSED, tol=0.008, turn_tol=TILT, steps=12)
@@ -75,7 +74,7 @@ def take_by_rim(arm: Arm, bowl: str) -> None:
 
 
 def set_down(arm: Arm, item: str, spot: np.ndarray) -> None:
-    """The held `item`, as upright as it is held, with its middle on `spot` (3,)."""
+    """Set down the held `item`, with its middle on `spot` (3,)."""
     R, goal = arm.tcp.R, _resting(arm, item, spot)
     arm.go(
         Pose(np.array([*arm.tcp.p[:2], max(arm.tcp.p[2], goal[2] + 0.08)]), R),
@@ -86,7 +85,7 @@ def set_down(arm: Arm, item: str, spot: np.ndarray) -> None:
     )
     over = np.array([*goal[:2], max(goal[2] + 0.06, arm.tcp.p[2] - 0.05)])
     arm.go(Pose(over, R), CLOSED, tol=0.012, turn_tol=TILT, steps=90)
-    target = Pose(_resting(arm, item, spot), R)  # look again: a bowl tilts in the fingers
+    target = Pose(_resting(arm, item, spot), R)  # again, since a bowl tilts in the fingers
     arm.go(target.raised(0.05), CLOSED, tol=0.012, turn_tol=TILT, steps=60)
     arm.go(target, CLOSED, tol=0.006, turn_tol=TILT, steps=40, speed=0.5)
     arm.grip(OPEN, steps=8)
@@ -94,9 +93,10 @@ def set_down(arm: Arm, item: str, spot: np.ndarray) -> None:
 
 
 def _rim(arm: Arm, bowl: str) -> tuple[Pose, np.ndarray]:
-    """Where on the rim to take it: near home, within reach, away from neighbours; in a drawer, further inside.
+    """Return the grasp on the rim of a bowl, and a correction (3,) of the hand after it.
 
-    There the closing fingers push the bowl away, perhaps under the lid: also the way (3,) that undoes that.
+    The grasp is near home, within reach and away from neighbours. In a drawer it is further inside the bowl, where the
+    closing fingers push the bowl away, which the correction undoes.
     """
     corners = arm.sim.corners(bowl)
     middle, radius = middle_of(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
@@ -116,7 +116,7 @@ def _rim(arm: Arm, bowl: str) -> tuple[Pose, np.ndarray]:
 
 
 def _resting(arm: Arm, item: str, spot: np.ndarray) -> np.ndarray:
-    """Where the TCP is when the held `item`, as it sits in the hand now, is over `spot` (3,), and on it."""
+    """Return the position of the TCP that puts the held `item` onto `spot` (3,), from its pose in the hand."""
     held = arm.sim.corners(item)
     target = spot + arm.tcp.p - middle_of(held)
     target[2] = spot[2] + 0.004 + arm.tcp.p[2] - held[:, 2].min()
@@ -124,12 +124,12 @@ def _resting(arm: Arm, item: str, spot: np.ndarray) -> np.ndarray:
 
 
 def around(sim, item: str) -> list[np.ndarray]:
-    """(n, 3) corners of each shape of everything on the table but `item`."""
+    """Return the corners (n, 3) of each shape on the table except those of `item`."""
     return [shape for name in sim.env.obj_body_id if name != item for shape in sim.shapes(name)]
 
 
 def room_at(grasp: Pose, shapes: list[np.ndarray]) -> float:
-    """How far (m), sideways, an open hand that comes down to `grasp` stays from all shapes; below 0 it touches."""
+    """Return the horizontal distance (m) between an open hand at `grasp` and all shapes, negative if they touch."""
     tcp, room = grasp.raised(-PADS), 1.0
     for shape in shapes:
         points = (shape - tcp.p) @ tcp.R
@@ -142,12 +142,12 @@ def room_at(grasp: Pose, shapes: list[np.ndarray]) -> float:
 
 
 def middle_of(corners: np.ndarray) -> np.ndarray:
-    """Of the box around corners (n, 3), along the base axes."""
+    """Return the middle of the bounding box of corners (n, 3)."""
     return (corners.max(0) + corners.min(0)) / 2
 
 
 def _thinner_side(corners: np.ndarray, home: float) -> tuple[float, np.ndarray]:
-    """Corners (n, 2) from above -> heading across which they are thinnest, if that is near home, and their middle."""
+    """Return the heading across which corners (n, 2) are thinnest, preferably near home, and their middle."""
     best = None
     for turn in np.linspace(-np.pi / 2, np.pi / 2, 37)[:-1]:
         across = np.array([np.cos(home + turn), np.sin(home + turn)])

@@ -1,9 +1,8 @@
-"""The scripted experts of LIBERO-Goal: one table, ten things to do at it.
+"""Scripted experts of LIBERO-Goal, which has ten tasks at one table.
 
 Lengths are metres, angles radians, poses in the robot base frame, z up; the cabinet is on the right (-y), its drawers
-open to the left. As in `experts.py`, numbers were tuned by watching the failures. Handles, and where things are set
-down, are constants of the scene, in the frame of a body that the task observes; the front of the stove is a place on
-the table.
+open to the left. As in `experts.py`, numbers were tuned by hand. Positions of handles and of places to set objects down
+are constants in the frame of a body that the task observes. The front of the stove is a position on the table.
 """
 
 from __future__ import annotations
@@ -20,26 +19,30 @@ CABINET, DRAWER, LEFT = "wooden_cabinet_1_main", "wooden_cabinet_1_cabinet_{}", 
 
 SPOTS = {
     "stove": ("flat_stove_1_burner", np.array([0.0, 0.0, 0.026])),
-    "cabinet": (CABINET, np.array([0.04, 0.0, 0.223])),  # on its near half
-    "drawer": (DRAWER.format("top"), np.array([0.003, 0.006, 0.18])),  # 2 cm above its floor: the fingers must clear it
+    "cabinet": (CABINET, np.array([0.04, 0.0, 0.223])),  # on the near half
+    "drawer": (DRAWER.format("top"), np.array([0.003, 0.006, 0.18])),  # 2 cm above its floor, for the fingers
 }
 HANDLES = {"top": np.array([0.0, -0.102, 0.184]), "middle": np.array([0.0, -0.102, 0.110])}
 FRONT_OF_STOVE = np.array([0.61, 0.20])  # x, y
-FULLY_OPEN, BOWL_FITS = 0.155, -0.105  # how far a drawer comes out of the cabinet; y of the drawer's body
+FULLY_OPEN, BOWL_FITS = 0.155, -0.105  # opening of a drawer; y of the body of the drawer
 
 
 def open_middle_drawer(arm: Arm) -> None:
+    """Open the middle drawer."""
     _open_drawer(arm, "middle", arm.sim.body(CABINET).p[1] + FULLY_OPEN)
 
 
 def bowl_to(arm: Arm, where: str) -> None:
-    """Onto stove or cabinet."""
+    """Put the bowl onto the stove or the cabinet."""
     take_by_rim(arm, BOWL)
     set_down(arm, BOWL, _in_body(arm, *SPOTS[where]))
 
 
 def bowl_into_drawer(arm: Arm) -> None:
-    """The top drawer, which then hangs over the bowl: the hand leans away from it, as the bowl's wall does."""
+    """Open the top drawer and put the bowl inside.
+
+    The open drawer hangs over the bowl, so the hand leans away from it.
+    """
     _open_drawer(arm, "top", BOWL_FITS)
     arm.grip(OPEN, 6)
     arm.go(Pose(arm.tcp.p + 0.06 * LEFT, arm.tcp.R), OPEN, tol=0.02, turn_tol=0.3, steps=20)
@@ -58,9 +61,9 @@ def bowl_into_drawer(arm: Arm) -> None:
 
 
 def plate_to_stove(arm: Arm) -> None:
-    """Drawn over the table by the rim; again, since it slips. Pushed from behind, it climbs onto the fingers."""
+    """Pull the plate over the table by its rim, repeatedly, since it slips. A pushed plate climbs onto the fingers."""
     arm.insistence = 0.15
-    side = np.radians(100)  # of the plate: the far finger clears the cream cheese
+    side = np.radians(100)  # of the plate, so that the far finger clears the cream cheese
     while True:
         middle, radius, top = _round(arm, PLATE)
         rim = middle[:2] + (radius - 0.01) * np.array([np.cos(side), np.sin(side)])
@@ -75,13 +78,14 @@ def plate_to_stove(arm: Arm) -> None:
 
 
 def cheese_into_bowl(arm: Arm) -> None:
+    """Put the cream cheese into the bowl."""
     take(arm, CHEESE, lift=0.15)
     middle, _, top = _round(arm, BOWL)
     set_down(arm, CHEESE, np.array([*middle[:2], top - 0.02]))
 
 
 def turn_on_stove(arm: Arm) -> None:
-    """By the bar on its knob, from above."""
+    """Turn the bar on the knob of the stove, from above."""
     arm.insistence = 0.15
     grasp = Pose(arm.sim.body("flat_stove_1_button").p + 0.04 * UP, arm.home)
     arm.go(grasp.raised(0.08), OPEN, tol=0.012, turn_tol=TILT)
@@ -91,13 +95,14 @@ def turn_on_stove(arm: Arm) -> None:
 
 
 def bottle_onto_cabinet(arm: Arm) -> None:
+    """Put the bottle onto the cabinet."""
     _take_bottle(arm, 0.0)
     set_down(arm, BOTTLE, _in_body(arm, *SPOTS["cabinet"]))
 
 
 def bottle_onto_rack(arm: Arm) -> None:
-    """Along the upper board, which rises to the right, its foot at the board's lower end."""
-    _take_bottle(arm, -0.4)  # leaning to the other side first, the hand need not lean as far as the bottle
+    """Put the bottle along the upper board of the rack, which rises to the right, with its foot at the lower end."""
+    _take_bottle(arm, -0.4)  # a grasp that leans to the other side lets the hand lean less later
     bottle = arm.sim.body(f"{BOTTLE}_main")
     foot = _in_body(arm, "wine_rack_1_main", np.array([0.0, -0.071, 0.239]))
     goal, off_board = Pose(foot, _leaning(bottle.R, 0.95)), np.array([0.0, 0.52, 0.85])
@@ -109,23 +114,23 @@ def bottle_onto_rack(arm: Arm) -> None:
 
 
 def _open_drawer(arm: Arm, drawer: str, far: float) -> None:
-    """By its handle, fingers above and below, until its body is at y `far`; again, should they slip off."""
+    """Pull a drawer by its handle until its body is at y `far`, and grasp again if the fingers slip off."""
     arm.insistence = 0.15
     body, R = DRAWER.format(drawer), _leaning(arm.home, -1.2)
     handle = Pose(_in_body(arm, body, HANDLES[drawer]), R)
     arm.go(Pose(_back(handle, 0.08).p + 0.05 * LEFT + 0.09 * UP, R), OPEN, tol=0.03, turn_tol=0.3, steps=60)
     while arm.sim.body(body).p[1] < far:
-        # From a little below, since another handle may be above.
+        # The hand comes from a little below, since another handle may be above.
         arm.go(_back(handle, 0.08).raised(-0.01), OPEN, tol=0.012, turn_tol=0.15, steps=60)
         arm.go(handle, OPEN, tol=0.005, turn_tol=0.15, steps=40, speed=0.5)
         arm.grip(CLOSED, 8, at=handle)
         while arm.sim.body(body).p[1] < far and np.linalg.norm(arm.tcp.p - handle.p) < 0.03:
-            arm.toward(Pose(arm.tcp.p + 0.02 * LEFT, R), CLOSED)  # slowly, or they slip
+            arm.toward(Pose(arm.tcp.p + 0.02 * LEFT, R), CLOSED)  # slowly, so that the fingers do not slip
             handle = Pose(_in_body(arm, body, HANDLES[drawer]), R)
 
 
 def _take_bottle(arm: Arm, lean: float) -> None:
-    """By the neck, with fingers along base x: a quarter turn from home, the way for which the wrist has room."""
+    """Take the bottle by its neck, with the fingers along base x, for which the wrist has room."""
     arm.insistence = 0.15
     neck = arm.sim.body(f"{BOTTLE}_main").p + 0.12 * UP
     R = _leaning(turn_z(np.pi / 2) @ arm.home, lean)
@@ -133,21 +138,21 @@ def _take_bottle(arm: Arm, lean: float) -> None:
 
 
 def _leaning(R: np.ndarray, angle: float) -> np.ndarray:
-    """`R` (3, 3) turned about base x: a hand that points down then points more to the left."""
+    """Return `R` (3, 3) turned about base x, so that a hand that points down points more to the left."""
     return Rotation.from_euler("x", angle).as_matrix() @ R
 
 
 def _back(pose: Pose, distance: float) -> Pose:
-    """The hand `distance` m back from where it points."""
+    """Return the pose of the hand moved back by `distance` m against its direction."""
     return Pose(pose.p - distance * pose.R[:, 2], pose.R)
 
 
 def _in_body(arm: Arm, body: str, point: np.ndarray) -> np.ndarray:
-    """A `point` (3,) of the frame of `body` -> (3,) in the base frame."""
+    """Convert a `point` (3,) from the frame of `body` to the base frame."""
     return (arm.sim.body(body) @ Pose(point, np.eye(3))).p
 
 
 def _round(arm: Arm, item: str) -> tuple[np.ndarray, float, float]:
-    """Of a bowl or plate: the middle (3,), the radius, and the z of its rim."""
+    """Return the middle (3,), the radius and the z of the rim of a bowl or plate."""
     corners = arm.sim.corners(item)
     return middle_of(corners), float(np.ptp(corners[:, :2], axis=0).mean()) / 2, float(corners[:, 2].max())

@@ -1,4 +1,4 @@
-"""LIBERO's tasks for which an expert is here, in the order of their suites: `libero_object/3`, `libero_goal/9`."""
+"""LIBERO tasks that have an expert, in the order of their suites: `libero_object/3`, `libero_goal/9`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from action_heads_lab.sim import libero_experts as experts
 from action_heads_lab.sim import libero_goal as goal
 from action_heads_lab.sim.tasks import Task
 
-STEPS, GOAL_STEPS = 280, 300  # the suites' own limits, of experts too
+STEPS, GOAL_STEPS = 280, 300  # ticks; the limits of the suites, which hold for experts too
 GROCERIES = (
     "alphabet_soup",
     "cream_cheese",
@@ -21,7 +21,7 @@ GROCERIES = (
     "chocolate_pudding",
     "orange_juice",
 )
-# Where the bowl is that is meant. There is another one, elsewhere: `akita_black_bowl_2`.
+# Places of the bowl of the task. There is another bowl elsewhere, `akita_black_bowl_2`.
 PLACES = (
     "between_the_plate_and_the_ramekin",
     "next_to_the_ramekin",
@@ -36,7 +36,7 @@ PLACES = (
 )
 
 CABINET, BOWL, BOTTLE = "wooden_cabinet_1_main", "akita_black_bowl_1_main", "wine_bottle_1_main"
-# Two bodies each, since one policy is told of them in all ten: what moves, and where it goes or what it is part of.
+# Two bodies per task, since one policy observes them in all ten: the moving one, and its goal or what it is part of.
 GOALS = (
     ("open_the_middle_drawer_of_the_cabinet", ("wooden_cabinet_1_cabinet_middle", CABINET), goal.open_middle_drawer),
     ("put_the_bowl_on_the_stove", (BOWL, "flat_stove_1_burner"), partial(goal.bowl_to, where="stove")),

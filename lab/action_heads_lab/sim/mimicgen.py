@@ -1,7 +1,7 @@
-"""The paper's eight tasks of MimicGen, and the guard that says how to install what PyPI has not.
+"""The eight MimicGen tasks of the paper, and a check that says how to install MimicGen, which is not on PyPI.
 
-Names are those of the official data sets. MimicGen is NVIDIA's, under a licence for non-commercial use: nothing of it
-is in this package.
+Names are those of the official datasets. MimicGen is by NVIDIA, under a licence for non-commercial use. This package
+contains nothing of it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no
 def _cleanup(
     name: str, cabinet: str, thing: str, hold: tuple[float, float, float], along: int, above: float, limit: int
 ) -> Task:
-    """Of the arguments of `mimicgen_experts.into_drawer`."""
+    """Return a task from the arguments of `mimicgen_experts.into_drawer`."""
     expert = partial(mimicgen_experts.into_drawer, cabinet=cabinet, thing=thing, hold=hold, along=along, above=above)
     objects = (thing, f"{cabinet}_base", f"{cabinet}_drawer_link")
     return Task(name, objects, expert, expert_steps=600, rollout_steps=limit, noise=0.1, suite="mimicgen")
 
 
-# The rollouts' limits are the paper's. square_d2 moves the peg: its expert is that of NutAssemblySquare.
+# The limits of rollouts are those of the paper. square_d2 moves the peg, and uses the expert of NutAssemblySquare.
 TASKS = {
     "stack_d1": Task("Stack_D1", ("cubeA_main", "cubeB_main"), experts.stack, 300, 270, noise=0.3, suite="mimicgen"),
     "stack_three_d1": Task(
@@ -67,25 +67,29 @@ TASKS = {
 
 
 def check() -> None:
-    """Say what to install where MimicGen is not, without importing it."""
+    """Check that MimicGen is installed, without importing it.
+
+    Raises:
+        ImportError: it is missing, has no assets, or another package has its name.
+    """
     spec = find_spec("mimicgen")
     if spec is None or spec.origin is None:
         raise ImportError(
-            f"MimicGen is not installed. It is on GitHub alone and works as an editable checkout:\n    {INSTALL}\n"
-            "Never `pip install mimicgen`: on PyPI a stranger's package has that name."
+            f"MimicGen is not installed. It is only on GitHub, and works as an editable checkout:\n    {INSTALL}\n"
+            "Do not `pip install mimicgen`, which is an unrelated package on PyPI."
         )
     package = Path(spec.origin).parent
     if not (package / "envs" / "robosuite").is_dir():
         raise ImportError(
-            f"{package} is not NVlabs' MimicGen but a stranger's of that name: uninstall it, then\n    {INSTALL}"
+            f"{package} is not NVlabs' MimicGen but another package of that name. Uninstall it, then run\n    {INSTALL}"
         )
     if not (package / "models" / "robosuite" / "assets").is_dir():
         raise ImportError(
-            f"{package} has no assets: a wheel of MimicGen lacks them. Install its checkout with -e:\n    {INSTALL}"
+            f"{package} has no assets, since a wheel of MimicGen lacks them. Install the checkout:\n    {INSTALL}"
         )
 
 
 def register() -> None:
-    """Import MimicGen, which adds its environments to robosuite, or say what to install."""
+    """Import MimicGen, which adds its environments to robosuite. Raises ImportError if it is not installed."""
     check()
     import_module("mimicgen")

@@ -1,7 +1,7 @@
-"""The scripted experts of MimicGen's finer tasks: what is held is steered by where it is, not by where the hand is.
+"""Scripted experts of MimicGen's precise tasks, which control the pose of the held object instead of the hand.
 
 Lengths are metres, angles radians, poses in the robot base frame, z up. As in `experts.py`, numbers were tuned by
-watching the failures; sizes are those of MimicGen's models.
+hand. Sizes are those of MimicGen's models.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from action_heads_lab.sim.experts import hand_for, within_reach
 from action_heads_lab.sim.frames import UP, Pose, turn_z
 
 NEEDLE = "needle_obj_root"
-TRIPOD, RING = "tripod_obj_root", 0.088  # m: the ring over the tripod's origin
+TRIPOD, RING = "tripod_obj_root", 0.088  # m: height of the ring over the origin of the tripod
 POD, MACHINE = "coffee_pod_main", "coffee_machine_root"
 EITHER_WAY = np.array([-1.0, 0.0, 1.0])
 
 
 def threading(arm: Arm) -> None:
-    """A needle, 10 mm thick and held by its handle, through a square hole of 16 mm, from the side within reach."""
+    """Put a needle, 10 mm thick and held by its handle, through a square hole of 16 mm, from the side within reach."""
     needle, ring = arm.sim.body(NEEDLE), arm.sim.body(TRIPOD)  # the axis of the ring is the tripod's x
     back = needle.R[:, 1]  # of the needle, from its point to its handle
     across = wrap(heading(back) + np.pi / 2 - arm.home_fingers, np.pi)
     goals = []
-    for side in (ring.R[:, 0], -ring.R[:, 0]):  # where the handle is when the point goes in
+    for side in (ring.R[:, 0], -ring.R[:, 0]):  # side of the handle when the point goes in
         turn = wrap(heading(side) - heading(back))
         goals += [(turn + more, (ring.p + 0.15 * side)[:2]) for more in 2 * np.pi * EITHER_WAY]
     grasp_turn, turn = within_reach(across + np.pi * EITHER_WAY, goals)
@@ -41,7 +41,8 @@ def threading(arm: Arm) -> None:
             here = np.array([*arm.sim.body(NEEDLE).p[:2], over])
             bring(arm, NEEDLE, Pose(here, turn_z(yaw + share * turn)), tol=0.05, turn_tol=0.3, steps=30)
 
-    # The tripod drops 5 mm at reset: look again. The needle's origin is 2 cm behind its middle, 8 cm behind its point.
+    # The tripod drops 5 mm at reset, so read its pose again. The origin of the needle is 2 cm behind its middle and
+    # 8 cm behind its point.
     goal = Pose(arm.sim.body(TRIPOD).p + RING * UP, turn_z(yaw + turn))
     ahead = -goal.R[:, 1]
     bring(arm, NEEDLE, Pose(goal.p - 0.13 * ahead + 0.07 * UP, goal.R), tol=0.02, turn_tol=0.1, steps=80)
@@ -50,7 +51,7 @@ def threading(arm: Arm) -> None:
 
 
 def three_piece_assembly(arm: Arm) -> None:
-    """The first piece into the square hole of the base, the second over the first one's ridge."""
+    """Put the first piece into the square hole of the base, and the second over the ridge of the first."""
     for piece, below, sides, high, deep, grasp_at in (
         ("piece_1_root", "base_root", 4, 0.032, 0.055, 0.04),
         ("piece_2_root", "piece_1_root", 2, 0.065, 0.085, 0.06),
@@ -79,12 +80,12 @@ def three_piece_assembly(arm: Arm) -> None:
 
 
 def coffee(arm: Arm) -> None:
-    """A pod into the holder of the machine, then the lid shut: pushed from behind until it falls, and pressed down."""
+    """Put a pod into the holder of the machine, push the lid from behind until it falls, and press it down."""
     pod, machine = arm.sim.body(POD), arm.sim.body(MACHINE)
-    R = arm.fingers_along(heading(machine.R[:, 0]))  # beside the open lid is room for the thin side of the hand
-    arm.go(arm.tcp.raised(0.12), OPEN, tol=0.03, steps=20)  # else the wrist pushes the machine away
+    R = arm.fingers_along(heading(machine.R[:, 0]))  # the thin side of the hand fits beside the open lid
+    arm.go(arm.tcp.raised(0.12), OPEN, tol=0.03, steps=20)  # otherwise the wrist pushes the machine away
     arm.pick(Pose(pod.p + 0.02 * UP, R), above=0.10, lift=0.27)
-    machine = arm.sim.body(MACHINE)  # it stands free, and may have been touched
+    machine = arm.sim.body(MACHINE)  # it is not fixed, and may have moved
     R = arm.fingers_along(heading(machine.R[:, 0]))
     seat = Pose(machine.p + machine.R @ [0.0, 0.106, 0.0725], arm.sim.body(POD).R)
     bring(arm, POD, seat.raised(0.09), tol=0.012, steps=80)
@@ -93,7 +94,7 @@ def coffee(arm: Arm) -> None:
     arm.grip(OPEN, steps=6)
 
     def at(y: float, z: float) -> Pose:
-        """The TCP at (0, y, z) of the machine."""
+        """Return the pose of the TCP at (0, y, z) in the frame of the machine."""
         return Pose(machine.p + machine.R @ [0.0, y, z], R)
 
     for y, z, tol in ((0.11, 0.24, 0.02), (-0.03, 0.24, 0.02), (-0.03, 0.165, 0.01)):
@@ -104,17 +105,21 @@ def coffee(arm: Arm) -> None:
 
 
 def into_drawer(arm: Arm, cabinet: str, thing: str, hold: tuple[float, float, float], along: int, above: float) -> None:
-    """Open the drawer, put the thing in, shut it.
+    """Open the drawer, put the object in, and close it.
 
-    hold    where the thing is held, in its own frame
-    along   its axis along which the fingers are not
-    above   height of the thing over the middle of the drawer when it is let go
+    Args:
+        arm: the arm.
+        cabinet: body of the cabinet.
+        thing: body of the object.
+        hold: position of the grasp in the frame of the object.
+        along: index of the axis of the object that the fingers are across.
+        above: height of the object over the middle of the drawer when it is released.
     """
     slide_drawer(arm, cabinet, 0.13)
     it = arm.sim.body(thing)
     spot = it.p + it.R @ hold
     upright = arm.fingers_along(heading(it.R[:, along]) + np.pi / 2)
-    near = np.linalg.norm(spot[:2])  # to the robot's foot, where an elbow has no room above an upright hand
+    near = np.linalg.norm(spot[:2])  # to the robot; too near, the elbow has no room
     R = leaning(spot, 0.35) @ upright if near < 0.36 else upright
     arm.go(Pose(spot + 0.22 * UP, R), OPEN, tol=0.03, turn_tol=0.2, steps=60)  # above the drawer
     arm.pick(Pose(spot, R), above=0.10, lift=0.05)
@@ -134,23 +139,23 @@ def into_drawer(arm: Arm, cabinet: str, thing: str, hold: tuple[float, float, fl
 
 
 def slide_drawer(arm: Arm, cabinet: str, opening: float) -> None:
-    """Slide the drawer until it is `opening` m open, by closed fingers between its front and the bar of its handle."""
+    """Slide the drawer until it is `opening` m open, with closed fingers behind the bar of its handle."""
     drawer = arm.sim.body(f"{cabinet}_drawer_link")
     R = arm.fingers_along(heading(drawer.R[:, 0]))
     for height, tol in ((0.20, 0.02), (0.14, 0.006), (0.02, 0.01)):
         arm.go(Pose(drawer.p + drawer.R @ [0.0, -0.128, height], R), CLOSED, tol=tol, steps=60)
     for _ in range(100):
         drawer = arm.sim.body(f"{cabinet}_drawer_link")
-        missing = (arm.sim.body(f"{cabinet}_base").inverse() @ drawer).p[1] + 0.01 + opening  # m, to go in its -y
+        missing = (arm.sim.body(f"{cabinet}_base").inverse() @ drawer).p[1] + 0.01 + opening  # m, along its -y
         if abs(missing) < 0.005:
             break
-        lead = np.clip(3 * missing, -0.04, 0.04) + 0.012 * np.sign(missing)  # 12 mm: the fingers' room behind the bar
+        lead = np.clip(3 * missing, -0.04, 0.04) + 0.012 * np.sign(missing)  # 12 mm: room of the fingers behind the bar
         arm.toward(Pose(drawer.p + drawer.R @ [0.0, -0.128 - lead, 0.02], R), CLOSED)
     arm.go(arm.tcp.raised(0.15), CLOSED, tol=0.03, steps=20)
 
 
 def steer(arm: Arm, body: str, goal: Pose, speed: float = 1.0) -> None:
-    """One step of the held `body` towards `goal`, asking for more than is missing: an arm stops short, fingers give."""
+    """Move the held `body` towards `goal` for one tick, with a target beyond it, since the arm stops short."""
     held = arm.sim.body(body)
     beyond = np.clip(2 * (goal.p - held.p), -0.02, 0.02)
     turn = np.clip(Rotation.from_matrix(goal.R @ held.R.T).as_rotvec(), -0.1, 0.1)
@@ -159,7 +164,7 @@ def steer(arm: Arm, body: str, goal: Pose, speed: float = 1.0) -> None:
 
 
 def bring(arm: Arm, body: str, goal: Pose, tol: float, turn_tol=0.05, steps=60, speed=1.0) -> None:
-    """Steer until `body` is within `tol` m and `turn_tol` rad of `goal`, or for `steps` steps at most."""
+    """Steer until `body` is within `tol` m and `turn_tol` rad of `goal`, or for at most `steps` ticks."""
     for _ in range(steps):
         held = arm.sim.body(body)
         angle = Rotation.from_matrix(goal.R @ held.R.T).magnitude()
@@ -169,7 +174,7 @@ def bring(arm: Arm, body: str, goal: Pose, tol: float, turn_tol=0.05, steps=60, 
 
 
 def slide(arm: Arm, body: str, goal: Pose, along: np.ndarray, tol: float, steps=80) -> None:
-    """Steer to `goal` on the line through it `along` (3,), forwards only while within `tol` m of the line."""
+    """Steer to `goal` on the line through it `along` (3,), and move forwards only within `tol` m of the line."""
     for _ in range(steps):
         to_go = (goal.p - arm.sim.body(body).p) @ along
         if to_go < 0.003:
@@ -180,13 +185,13 @@ def slide(arm: Arm, body: str, goal: Pose, along: np.ndarray, tol: float, steps=
 
 
 def _turn_up_here(arm: Arm, turn: float) -> None:
-    """A long way for the wrist: turn half of it before going down."""
+    """Do half of a large turn before the hand goes down."""
     if abs(turn) > 1.2:
         arm.go(Pose(arm.tcp.p, turn_z(turn / 2) @ arm.home), OPEN, turn_tol=0.2, steps=30)
 
 
 def draw_in(arm: Arm, grip: float) -> None:
-    """Come back from the edge of reach: a straight arm cannot pull unless the fingers lean towards the robot."""
+    """Come back from the edge of reach with leaning fingers, since a straight arm cannot pull an upright hand."""
     upright = arm.tcp.R
     for _ in range(3):
         here = arm.tcp.p
@@ -196,5 +201,5 @@ def draw_in(arm: Arm, grip: float) -> None:
 
 
 def leaning(at: np.ndarray, angle: float) -> np.ndarray:
-    """(3, 3): turns a hand that is `at` some place so that its fingers point towards the robot's foot by `angle`."""
+    """Return the rotation (3, 3) that leans a hand at `at` by `angle`, with its fingers towards the robot's foot."""
     return Rotation.from_rotvec(angle * np.cross(UP, at) / np.linalg.norm(at[:2])).as_matrix()

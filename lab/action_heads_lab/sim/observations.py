@@ -1,6 +1,6 @@
-"""What a policy with cameras is shown of an environment, by the names under which recordings keep it.
+"""Observations of a policy in the simulation, by the names that its recording uses.
 
-s  observation steps, the last of them now     d  numbers of the state     H, W  pixels
+s  observations, the last of which is current     d  size of the state     H, W  pixels
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from action_heads_lab.sim.tasks import get_task
 if TYPE_CHECKING:
     from action_heads_lab.sim.envs import Sim
 
-ARM = 11  # the first numbers of what is observed are the arm's own: TCP position 3, rotation 6, fingers 2
+ARM = 11  # an observation begins with the state of the arm: TCP position 3, rotation 6, fingers 2
 STATE, ENVIRONMENT = "observation.state", "observation.environment_state"
 
 
 @dataclass(frozen=True)
 class Sight:
-    """Which of it a policy sees.
+    """The observations and actions of a policy.
 
     Attributes:
-        state: columns of numbers, in order.
-        cameras: pixels a side of the pictures of each.
-        steps: how many observations, the last of them now.
-        delta: whether actions say how to move on from where the hand is, not where to be.
-        dialect: of the names and frames, see `conventions.py`.
-        apart: of our own recordings with cameras: `observation.state` is the arm alone, and where the objects are is
-            in `observation.environment_state`. Without cameras, and before that was so, it is all of that.
+        state: state columns, in order.
+        cameras: camera -> height and width of its images.
+        steps: number of observations, the last of which is current.
+        delta: whether actions are relative to the pose of the hand.
+        dialect: dialect of names and frames, see `conventions.py`.
+        apart: whether `observation.state` is the arm only and `observation.environment_state` the objects, as in
+            recordings with cameras of `action-heads record`. In recordings without cameras, and in old ones,
+            `observation.state` has both.
     """
 
     state: tuple[str, ...] = ()
@@ -43,9 +44,9 @@ class Sight:
     apart: bool = False
 
     def look(self, sim: Sim) -> dict[str, np.ndarray]:
-        """One observation: "state" (d,) float32, and by camera pictures (H, W, 3) uint8."""
+        """Return one observation: "state" (d,) float32, and images (H, W, 3) uint8 by camera."""
         dialect = DIALECTS[self.dialect]
-        seen = {name: dialect.picture(sim, size, name) for name, size in self.cameras.items()}
+        seen = {name: dialect.image(sim, size, name) for name, size in self.cameras.items()}
         if self.state:
             there = dialect.show(sim)
             there = set_apart(there) if self.apart else there
@@ -53,19 +54,19 @@ class Sight:
         return seen
 
     def target(self, sim: Sim, action: np.ndarray) -> np.ndarray:
-        """What an action (10,) of the policy means to `Sim.step`."""
+        """Return the target for `Sim.step` of an action (10,) of the policy."""
         return DIALECTS[self.dialect].target(sim, action, self.delta)
 
 
 def set_apart(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns of ours whose `observation.state` tells of the arm alone."""
+    """Return the columns with an `observation.state` of the arm only."""
     return {**columns, STATE: columns[STATE][..., :ARM]}
 
 
 def is_apart(state: Sequence[str], width: int) -> bool:
-    """Whether so many numbers of these columns are of a recording that sets the objects apart.
+    """Return whether these columns, `width` numbers in total, have the objects in a column of their own.
 
-    An object is 12 numbers, and joints are 6 or 7: the width alone tells.
+    An object has 12 numbers and an arm 6 or 7 joints, so the width is enough to decide.
     """
     others = {"observation.eef": 9, "observation.gripper": 2, "observation.joint_position": 7}
     known = sum(others.get(name, 0) for name in state)
@@ -73,7 +74,7 @@ def is_apart(state: Sequence[str], width: int) -> bool:
 
 
 def shown(task: str, state: Sequence[str], apart: bool) -> int:
-    """How many numbers our own columns have together, of a task."""
+    """Return the total width of these columns of `action-heads record`, for a task."""
     row = get_task(task)
     widths = {
         STATE: ARM if apart else row.observation_size,

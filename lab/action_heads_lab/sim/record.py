@@ -1,7 +1,7 @@
-"""Recording demonstrations of a scripted expert, state only, over worker processes.
+"""Record demonstrations of a scripted expert, without images, in worker processes.
 
-DART-style noise (Laskey et al. 2017): what the arm executes is disturbed, what is recorded is not, so that the
-demonstrations show how to come back from where a policy may stray. Only successes are kept.
+Noise in the style of DART (Laskey et al. 2017) disturbs the executed actions but not the recorded ones, so that
+demonstrations show how to recover from deviations. Only successful episodes are kept.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from action_heads_lab.sim.frames import Pose, rotation_from_6d, rotation_to_6d
 from action_heads_lab.sim.tasks import get_task
 from action_heads_lab.sim.workers import Workers
 
-SEEDS = 10_000  # recording `seed` draws episodes from SEEDS * (seed + 1) upwards; below SEEDS is for rollouts
-HOLD = 12  # steps (0.6 s) for which one disturbance lasts; shorter ones average out before they move the arm
+SEEDS = 10_000  # recording `seed` uses episode seeds from SEEDS * (seed + 1) on; those below SEEDS are for rollouts
+HOLD = 12  # ticks (0.6 s) of one disturbance; shorter ones average out before they move the arm
 
 
 def record(
@@ -38,15 +38,24 @@ def record(
     workers: int | None = None,
     path: str | Path | None = None,
 ) -> Demonstrations:
-    """`episodes` successful demonstrations of the task's expert.
+    """Record successful demonstrations of a task's expert.
 
-    noise    standard deviation of the disturbance, as a fraction of the largest step (5 cm a step); default: the task's
-    workers  processes of simulation; default: one a core
-    path     an .npz to keep them in. If it already holds this very recording it is loaded and nothing is run. It is
-             written in one piece at the end, so a recording that was killed leaves nothing behind: start it again.
+    The result does not depend on `workers`. Worker processes are spawned, so a script that calls this needs
+    `if __name__ == "__main__":`.
 
-    The result depends on `task, episodes, seed, noise` and not on `workers`. Processes are spawned: a script that calls
-    this needs `if __name__ == "__main__":`.
+    Args:
+        task: the name of a task.
+        episodes: number of successful episodes.
+        seed: seed of the recording.
+        noise: standard deviation of the disturbance, as a fraction of the largest step (5 cm per tick). Default: that
+            of the task.
+        workers: number of simulation processes. Default: one per core.
+        path: an .npz file to save to. If it already holds this recording, it is loaded instead. It is written at the
+            end in one piece, so an interrupted recording leaves no file.
+
+    Raises:
+        ValueError: an argument is out of range, or `path` holds another recording.
+        RuntimeError: the expert fails too often.
     """
     row = get_task(task)
     noise = row.noise if noise is None else float(noise)
@@ -65,14 +74,14 @@ def record(
 
 
 def check_simulator(task: str) -> None:
-    """Say in one error what a task's simulation lacks, rather than from every process that is to run it.
+    """Check that the simulation of a task is installed, before worker processes start.
 
     Raises:
         ImportError: a package is not installed. The message says how to install it.
-        FileNotFoundError: LIBERO's assets are not there.
+        FileNotFoundError: LIBERO's assets are missing.
     """
     if lacking := missing("sim"):
-        raise ImportError(f"the task {task} needs {', '.join(lacking)}, not installed here. {remedy('sim')}")
+        raise ImportError(f"the task {task} needs {', '.join(lacking)}, which is not installed. {remedy('sim')}")
     suite = get_task(task).suite
     if suite == "mimicgen":
         mimicgen.check()
@@ -85,15 +94,15 @@ def _reuse(path: Path, task: str, episodes: int, seed: int, noise: float) -> Dem
     has = (found.task, len(found.seed), int(found.seed[0]) // SEEDS - 1, found.noise)
     if has != (task, episodes, seed, noise):
         raise ValueError(
-            f"{path} holds another recording: (task, episodes, seed, noise) = {has}, asked for "
-            f"{(task, episodes, seed, noise)}. Delete it or choose another path."
+            f"{path} holds another recording: its (task, episodes, seed, noise) is {has}, expected "
+            f"{(task, episodes, seed, noise)}. Delete it, or choose another path"
         )
     return found
 
 
 @dataclass(frozen=True)
 class Episode:
-    """n steps of one seed; dtypes as in `Demonstrations`."""
+    """The n ticks of one seed, with the dtypes of `Demonstrations`."""
 
     seed: int
     success: bool
@@ -103,7 +112,7 @@ class Episode:
 
 
 def together(episodes: Sequence[Episode], task: str, noise: float) -> Demonstrations:
-    """Episodes end to end."""
+    """Concatenate episodes."""
     return Demonstrations(
         observation=np.concatenate([episode.observation for episode in episodes]),
         action=np.concatenate([episode.action for episode in episodes]),
@@ -116,9 +125,9 @@ def together(episodes: Sequence[Episode], task: str, noise: float) -> Demonstrat
 
 
 def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers: int | None) -> list[Episode]:
-    """The first `episodes` seeds in a row that succeed, whichever worker is done first."""
+    """Record the first seeds that succeed, independently of the order in which workers finish."""
     first, most = SEEDS * (seed + 1), min(SEEDS, 20 + 10 * episodes)
-    kept, later, following = [], {}, 0  # later: arrived before the seeds in front of them
+    kept, later, following = [], {}, 0  # later: episodes that arrived before those of smaller seeds
     with (
         Workers(min(cores() if workers is None else workers, episodes), Recorder, task, noise) as pool,
         tqdm(total=episodes, desc=f"recording {task}") as bar,
@@ -141,13 +150,13 @@ def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers:
                 bar.set_postfix(tries=following)
             if following >= most and len(kept) < episodes:
                 raise RuntimeError(
-                    f"the {task} expert succeeded in {len(kept)} of {following} tries; lower the noise ({noise})"
+                    f"the {task} expert succeeded in {len(kept)} of {following} tries. Lower the noise ({noise})"
                 )
     return kept
 
 
 class Recorder:
-    """Lives in a worker: seed -> Episode."""
+    """A recorder in a worker process, which maps a seed to an episode."""
 
     def __init__(self, task: str, noise: float):
         self.sim, self.noise = make(task), noise
@@ -157,7 +166,7 @@ class Recorder:
 
 
 def run_expert(sim: Sim, seed: int, noise: float = 0.0, before_step: Callable[[], None] = lambda: None) -> Episode:
-    """Reset to `seed`, let the task's expert work, and write down every step of it."""
+    """Reset to `seed`, run the expert of the task, and return every tick of it."""
     sim.reset(seed)
     rng = np.random.default_rng(seed)
     observations, actions, joints = [], [], []
@@ -165,11 +174,11 @@ def run_expert(sim: Sim, seed: int, noise: float = 0.0, before_step: Callable[[]
 
     def execute(action):
         nonlocal push
-        if len(actions) % HOLD == 0:  # half of the time undisturbed; turns are pushed less than moves
+        if len(actions) % HOLD == 0:  # undisturbed half of the time; rotations are disturbed less
             push = noise * rng.normal(size=6) * [1, 1, 1, 0.3, 0.3, 0.3] * rng.integers(2)
         before_step()
         observations.append(sim.observe())
-        actions.append(action)  # what the expert wanted, not what the noise makes of it
+        actions.append(action)  # the action of the expert, without the noise
         joints.append(sim.joint_position)
         sim.step(disturb(action, sim.tcp, push) if noise else action)
 
@@ -185,7 +194,7 @@ def run_expert(sim: Sim, seed: int, noise: float = 0.0, before_step: Callable[[]
 
 
 def disturb(action: np.ndarray, tcp: Pose, push: np.ndarray) -> np.ndarray:
-    """The target (10,) moved by `push` (6,), in units of the largest step and turn, which still bound the result."""
+    """Return the target (10,) moved by `push` (6,), in units of the largest step and turn, and clipped to them."""
     R = rotation_from_6d(action[3:9])
     step = (action[:3] - tcp.p) / MAX_STEP
     turn = Rotation.from_matrix(R @ tcp.R.T).as_rotvec() / MAX_TURN

@@ -1,4 +1,4 @@
-"""Success rates as a table and a picture, each with its 95 % interval."""
+"""Table and figure of success rates with their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from action_heads._util.extras import require
 from action_heads.head import ActionHead
 from action_heads.io import files
 
-TRIAL = "trial.json"  # in a head's folder: what it did on a task, for its card
+TRIAL = "trial.json"  # in the folder of a head: its results on a task, for its card
 
 COLOURS = {
     "decoupled": "#2a6f97",
@@ -25,14 +25,14 @@ COLOURS = {
 
 
 def wilson(successes: int, episodes: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a success rate."""
+    """Return Wilson's 95 % interval of a success rate."""
     ends = require("scipy.stats", "train").binomtest(successes, episodes).proportion_ci(method="wilson")
     return float(ends.low), float(ends.high)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One trained policy and what it did."""
+    """The results of one trained policy."""
 
     name: str
     frozen: int
@@ -57,20 +57,20 @@ class Row:
 
 
 def save_trial(folder: Path, head: ActionHead, rows: Sequence[Row], what: str, command: str) -> None:
-    """Leave rows about a head in its folder, where its card finds them; `what` says task, data and adapter."""
-    told: list[dict[str, Any]] = [
+    """Save the rows of a head in its folder, for its card. `what` names task, data and adapter."""
+    results: list[dict[str, Any]] = [
         {"name": row.name, "trainable": row.trainable, "successes": row.successes}
         | {"episodes": row.episodes, "interval": row.interval}
         for row in rows
     ]
-    record = {"fingerprint": head.fingerprint(), "what": what, "command": command, "rows": told}
+    record = {"fingerprint": head.fingerprint(), "what": what, "command": command, "rows": results}
     files.write_text(folder / TRIAL, json.dumps(record, indent=2) + "\n")
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown."""
+    """Return the rows as a Markdown table."""
     lines = [
-        "| run | frozen | trainable | success | 95 % interval | steps to success | training |",
+        "| run | frozen | trainable | success | 95 % interval | ticks to success | training |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
@@ -84,7 +84,7 @@ def table(rows: list[Row]) -> str:
 
 
 def draw(rows: list[Row], title: str, path: Path) -> None:
-    """Success with intervals on the left, training loss on the right."""
+    """Draw success rates with intervals on the left, and training losses on the right."""
     require("matplotlib", "train").use("Agg")
     import matplotlib.pyplot as plt
 

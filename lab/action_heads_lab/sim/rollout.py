@@ -1,9 +1,9 @@
-"""Closed-loop evaluation: episodes in worker processes, one network call for all of them.
+"""Roll out a policy: episodes run in worker processes, and the policy answers all of them in one batch.
 
-b  episodes that ask for a chunk     c  2 observations, 2 * o     h  horizon of the policy
+b  episodes that need a chunk     c  2 observations, 2 * o     h  horizon of the policy
 
-All episodes advance in step: everyone executes its chunk, then the policy sees everyone at once. The composition of
-each batch is then the same in every run, and with a seeded policy so is the result.
+All episodes execute their chunks, and then the policy is called once for all of them. So the batches, and with a seeded
+policy the result, are the same in every run.
 """
 
 from __future__ import annotations
@@ -27,28 +27,32 @@ from action_heads_lab.sim.tasks import get_task
 from action_heads_lab.sim.video import write_grid
 from action_heads_lab.sim.workers import Workers
 
-# cond (b, c) float32, or what a `Sight` shows by name, each (b, s, ...) -> actions (b, h, 10), h >= execute
+# cond (b, c) float32, or observations of a `Sight` by name, each (b, s, ...) -> actions (b, h, 10), h >= execute
 Policy = Callable[[Any], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The outcome of e episodes, in the order of the seeds asked for."""
+    """The outcome of e episodes, in the order of their seeds."""
 
     task: str
     success: np.ndarray  # (e,) bool
-    length: np.ndarray  # (e,) steps until success, or the task's limit
+    length: np.ndarray  # (e,) ticks until success, or the limit of the task
     seed: np.ndarray  # (e,)
     policy_seconds: float  # wall time inside the policy
-    environment_seconds: float  # wall time of everything else: resets, physics, pictures
+    environment_seconds: float  # wall time of everything else: resets, physics, images
 
     @property
     def rate(self) -> float:
+        """The success rate."""
         return float(np.mean(self.success))
 
     @property
     def standard_error(self) -> float:
-        """Of the rate, binomial. Twenty episodes leave about 0.1: take 50 or more to compare policies."""
+        """The binomial standard error of the rate.
+
+        It is about 0.1 for 20 episodes, so use 50 or more to compare policies.
+        """
         return math.sqrt(self.rate * (1 - self.rate) / len(self.success))
 
     def __str__(self) -> str:
@@ -69,22 +73,34 @@ def rollout(
     description: str | None = None,
     sight: Sight | None = None,
 ) -> Rollouts:
-    """Run `policy` once from every seed. Seeds from 10,000 upwards are those of recordings: do not evaluate there.
+    """Roll out `policy` once from every seed.
 
-    policy    cond (b, 2 * o) float32, the previous and the newest observation -> actions (b, h, 10) absolute targets,
-              the first of which answers the newest observation; b is at most `batch` and shrinks towards the end
-    execute   how many actions of each chunk are carried out before the policy is asked again
-    sight     what the policy is shown instead: pictures, chosen columns, any number of observations
-    workers   processes of simulation; default: one a core, at most one an episode of the batch
-    video     an .mp4 of the first `film` episodes, side by side; green border success, red failure
+    An episode ends at success or after the `rollout_steps` of the task. Worker processes are spawned, so a script that
+    calls this needs `if __name__ == "__main__":`.
 
-    An episode ends at success or after the task's `rollout_steps`. Processes are spawned: a script that calls this
-    needs `if __name__ == "__main__":`.
+    Args:
+        task: the name of a task.
+        policy: function of cond (b, 2 * o) float32, the previous and the newest observation, that returns actions
+            (b, h, 10), absolute targets. The first action answers the newest observation. b is at most `batch`.
+        seeds: one per episode. Those from 10,000 on are used by recordings, so do not evaluate there.
+        execute: number of actions of a chunk that are executed before the policy is called again.
+        batch: largest number of episodes that run at once.
+        workers: number of simulation processes. Default: one per core, and at most one per episode of the batch.
+        video: an .mp4 of the first `film` episodes side by side, with a green border for success and red for failure.
+        film: number of episodes in the video.
+        progress: show a progress bar.
+        description: text of the progress bar. Default: the task.
+        sight: observations to give to the policy instead: images, chosen columns, any number of observations.
+
+    Raises:
+        ValueError: an argument is out of range, or the policy returns actions of a wrong shape or not finite ones.
     """
     limit = get_task(task).rollout_steps
     episodes = [Episode(int(seed)) for seed in seeds]
     if not episodes or execute < 1 or batch < 1:
-        raise ValueError(f"need a seed, execute >= 1 and batch >= 1; got {len(episodes)} seeds, {execute=}, {batch=}")
+        raise ValueError(
+            f"expected at least one seed, execute >= 1 and batch >= 1, got {len(episodes)} seeds, {execute=}, {batch=}"
+        )
     filmed = episodes[:film] if video is not None else []
     waiting, free = deque(episodes), deque(range(min(batch, len(episodes))))
     running: dict[int, Episode] = {}  # by slot; slot s lives in worker s % workers
@@ -133,31 +149,31 @@ def rollout(
 
 
 def _together(conds: list[Any]) -> Any:
-    """Of b episodes: (b, c), or by name (b, s, ...)."""
+    """Stack the conditions of b episodes: (b, c), or (b, s, ...) by name."""
     return stack(conds) if isinstance(conds[0], dict) else np.stack(conds)
 
 
 def _ask(policy: Policy, cond: Any, execute: int) -> np.ndarray:
-    """What the policy answers to cond (b, c), or by name (b, s, ...), checked -> (b, execute, 10)."""
+    """Return the checked actions (b, execute, 10) of the policy for cond (b, c), or (b, s, ...) by name."""
     actions = np.asarray(policy(cond))
     shape = next(iter(cond.values())).shape if isinstance(cond, dict) else cond.shape
     if actions.ndim != 3 or len(actions) != shape[0] or actions.shape[1] < execute or actions.shape[2] != ACTION_SIZE:
         raise ValueError(
-            f"for cond {shape} the policy returned {actions.shape}; expected "
-            f"({shape[0]}, at least execute={execute}, {ACTION_SIZE}): absolute targets in physical units"
+            f"for cond {shape} the policy returned actions of shape {actions.shape}; expected "
+            f"({shape[0]}, at least execute={execute}, {ACTION_SIZE}), absolute targets in robot units"
         )
     actions = actions[:, :execute]
     if not np.isfinite(actions).all():
         bad = int((~np.isfinite(actions)).any(axis=(1, 2)).sum())
         raise ValueError(
-            f"the policy returned NaN or infinity in {bad} of {len(actions)} chunks. Did the training diverge, or does "
-            "a normaliser divide by a range of zero?"
+            f"the policy returned NaN or infinity in {bad} of {len(actions)} chunks. Check whether its training "
+            "diverged, or whether a normaliser divides by a range of zero"
         )
     return actions
 
 
 def _perform(pool: Workers, orders: dict) -> dict:
-    """Every worker carries out the orders for its slots; slot -> order becomes slot -> report."""
+    """Send orders by slot to the workers, and return their reports by slot."""
     shares = [
         {slot: order for slot, order in orders.items() if slot % len(pool) == worker} for worker in range(len(pool))
     ]
@@ -172,7 +188,7 @@ def _perform(pool: Workers, orders: dict) -> dict:
 
 @dataclass
 class Episode:
-    """What the parent knows of one episode."""
+    """The state of one episode in the parent process."""
 
     seed: int
     cond: Any = None  # (c,), or by name (s, ...), after the first report
@@ -182,5 +198,6 @@ class Episode:
     frames: list[np.ndarray] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
+        """Add a report of the worker."""
         self.cond, self.length, self.success, self.done = report.cond, report.length, report.success, report.done
         self.frames += report.frames

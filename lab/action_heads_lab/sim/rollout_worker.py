@@ -1,6 +1,6 @@
-"""The far side of a rollout: what a worker process does with its share of the episodes.
+"""Episodes of a rollout in a worker process.
 
-c  the conditioning of a policy: the previous and the newest observation, 2 * o     s  observation steps
+c  condition of a policy: the previous and the newest observation, 2 * o     s  observations of a `Sight`
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FILM_SIZE = 256  # pixels
 
 @dataclass(frozen=True)
 class Start:
-    """An order to begin an episode. The other order is a bare chunk of actions (execute, 10)."""
+    """An order to start an episode. The other kind of order is a chunk of actions (execute, 10)."""
 
     seed: int
     film: bool
@@ -28,17 +28,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Report:
-    """Where an episode stands after an order."""
+    """The state of an episode after an order."""
 
-    cond: Any  # (c,) float32; of a `Sight` a dict of its names, each (s, ...)
+    cond: Any  # (c,) float32; with a `Sight` a dict by name, each (s, ...)
     length: int
     success: bool
     done: bool
-    frames: list[np.ndarray]  # of the steps just made, each (size, size, 3) uint8
+    frames: list[np.ndarray]  # of the last ticks, each (size, size, 3) uint8
 
 
 class Stage:
-    """Lives in a worker: several environments, each built when first needed, and the episodes now running in them."""
+    """The environments of a worker process, each made when it is first needed, with their running episodes."""
 
     def __init__(self, task: str, limit: int, sight: Sight | None = None):
         self.task, self.limit, self.sight = task, limit, sight
@@ -53,7 +53,7 @@ class Stage:
     def _start(self, slot: int, order: Start) -> Report:
         play = self.plays.get(slot)
         render = order.film or bool(self.sight and self.sight.cameras)
-        if play is None or play.sim.can_render != render:  # rendering makes resets slow: only where it is wanted
+        if play is None or play.sim.can_render != render:  # rendering slows resets, so only if needed
             if play is not None:
                 play.sim.close()
             play = self.plays[slot] = Play(self._make(render), self.limit, self.sight)
@@ -64,24 +64,25 @@ class Stage:
 
 
 class Play:
-    """One environment and its episode. Without a `Sight`, the policy sees the previous and the newest observation."""
+    """An environment and its episode. Without a `Sight`, the policy gets the previous and the newest observation."""
 
     def __init__(self, sim: Sim, limit: int, sight: Sight | None = None):
         self.sim, self.limit, self.sight = sim, limit, sight
 
     def start(self, seed: int, film: bool = False) -> Report:
+        """Start the episode of a seed."""
         self.newest, self.length, self.film = self.sim.reset(seed), 0, film
         count = self.sight.steps if self.sight else 2
         self.seen: deque[Any] = deque([self._look()] * count, maxlen=count)
         return self._report(success=False, frames=[])
 
     def act(self, actions: np.ndarray) -> Report:
-        """Carry out actions (execute, 10), or as many of them as it takes to succeed."""
+        """Execute actions (execute, 10) until the episode ends."""
         success, frames = False, []
         for left, action in zip(range(len(actions), 0, -1), actions, strict=True):
             self.newest = self.sim.step(self.sight.target(self.sim, action) if self.sight else action)
             self.length += 1
-            if left <= len(self.seen):  # what came before will be forgotten when the policy is asked
+            if left <= len(self.seen):  # earlier observations are dropped before the policy is called
                 self.seen.append(self._look())
             if self.film:
                 frames.append(self.sim.render(FILM_SIZE))
@@ -99,5 +100,5 @@ class Play:
 
 
 def stack(seen) -> dict[str, np.ndarray]:
-    """Several of what `Sight.look` gives, along a new first axis."""
+    """Stack observations of `Sight.look` along a new first axis."""
     return {name: np.stack([one[name] for one in seen]) for name in seen[0]}

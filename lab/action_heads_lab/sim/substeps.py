@@ -1,7 +1,7 @@
-"""robosuite's control step, to the same bits in two thirds of the time.
+"""A tick of robosuite with the same result, to the bit, in two thirds of the time.
 
-In every substep of the physics robosuite computes the forward dynamics three times, and looks after observables of its
-own that nothing here reads. One pass in two halves does: what the controller reads, and what its torques cause.
+In every substep robosuite computes the forward dynamics three times and updates observables that are not used here. One
+pass in two halves is enough: the values that the controller reads, and the effect of its torques.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from action_heads._util.extras import require
 
 
 def step(env, action: np.ndarray) -> None:
-    """`env.step(action)` of robosuite, LIBERO or MimicGen; an environment that takes its own pictures steps as ever."""
+    """Do `env.step(action)` of robosuite, LIBERO or MimicGen. An environment that renders images steps as usual."""
     if env.use_camera_obs:
         env.step(action)
         return
@@ -20,7 +20,7 @@ def step(env, action: np.ndarray) -> None:
     sim = env.sim
     model, data = sim.model._model, sim.data._data
     env.timestep += 1
-    sim.forward = _nothing  # the controller calls it; the first half has just done that
+    sim.forward = _nothing  # the controller calls it, but the first half has done its work
     try:
         for substep in range(int(env.control_timestep / env.model_timestep)):
             mujoco.mj_step1(model, data)

@@ -1,4 +1,4 @@
-"""The tasks: one row each. A new robosuite task is an expert in `experts.py` and a row here."""
+"""Tasks of robosuite, one row each. A new task needs an expert in `experts.py` and a row here."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from functools import partial
 from action_heads._util.names import nearest
 from action_heads_lab.sim import experts
 
-ROBOTS = ("Panda", "UR5e")  # robosuite's names of its arms; both hold the Panda's gripper
+ROBOTS = ("Panda", "UR5e")  # names of robosuite; both arms have the gripper of the Panda
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the rest of the package needs to know of one robosuite environment. Steps are at 20 Hz."""
+    """The description of one environment. A step is a tick, at 20 Hz."""
 
-    name: str  # robosuite's name of the environment
-    objects: tuple[str, ...]  # MuJoCo bodies that move and matter: they are what the observation tells
+    name: str  # name of the environment in robosuite
+    objects: tuple[str, ...]  # MuJoCo bodies that are part of the observation
     expert: Callable  # expert(arm) drives an `Arm` through the task
-    expert_steps: int  # an expert that needs more has failed
-    rollout_steps: int  # a policy that needs more has failed; roughly twice what the expert takes
+    expert_steps: int  # limit of the expert
+    rollout_steps: int  # limit of a policy, roughly twice what the expert takes
     noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
-    suite: str = "robosuite"  # or mimicgen, libero: what brings the environment
-    robot: str = "Panda"  # or another of ROBOTS, in robosuite's own environments
+    suite: str = "robosuite"  # or mimicgen or libero, the package of the environment
+    robot: str = "Panda"  # or another of ROBOTS, in environments of robosuite
 
     @property
     def observation_size(self) -> int:
-        """o: TCP position 3, rotation 6, fingers 2; each object position 3, rotation 6, position from the TCP 3."""
+        """The size o: TCP position 3, rotation 6, fingers 2; per object position 3, rotation 6, position from TCP 3."""
         return 11 + 12 * len(self.objects)
 
 
@@ -46,8 +46,8 @@ TASKS = {
     for task in (
         Task("Lift", ("cube_main",), experts.lift, expert_steps=300, rollout_steps=120, noise=0.3),
         Task("Stack", ("cubeA_main", "cubeB_main"), experts.stack, expert_steps=300, rollout_steps=250, noise=0.4),
-        # height (m): how far above its centre an object is grasped. across: the heading of the fingers relative to
-        # the object's x axis, along its thin side; None for round objects, which are grasped as the hand comes.
+        # height (m): distance of the grasp above the centre of the object. across: heading of the fingers relative to
+        # the x axis of the object, along its thin side; None for round objects, which need no turn.
         _pick_place("Can", height=0.02, across=None),
         _pick_place("Milk", height=0.04, across=0.0),
         _pick_place("Bread", height=0.00, across=0.0),
@@ -59,20 +59,20 @@ TASKS = {
 
 
 def description(name: str) -> str:
-    """What a task is called in recordings, for who reads language: on LIBERO its sentence, elsewhere its name."""
+    """Return the description of a task for recordings: its sentence on LIBERO, and its name elsewhere."""
     task = get_task(name)
     return task.name.replace("_", " ") if task.suite == "libero" else name
 
 
 def get_task(name: str) -> Task:
-    """Of robosuite, MimicGen or LIBERO; robosuite's also on another of ROBOTS, as "Lift@UR5e"."""
+    """Return a task of robosuite, MimicGen or LIBERO. Tasks of robosuite may name another arm, as "Lift@UR5e"."""
     plain, at, robot = name.partition("@")
     if plain in TASKS:
         if at and robot not in ROBOTS:
             near = nearest(robot, ROBOTS)
             raise ValueError(f"unknown robot {robot!r} in the task {name!r}{near}; known robots: {', '.join(ROBOTS)}")
         return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
-    from action_heads_lab.sim import libero, mimicgen  # they are built on this file
+    from action_heads_lab.sim import libero, mimicgen  # here, since they import this file
 
     others = mimicgen.TASKS | libero.TASKS
     if name not in others:

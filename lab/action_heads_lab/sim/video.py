@@ -1,4 +1,4 @@
-"""Several episodes in one mp4.
+"""Write several episodes side by side to one mp4.
 
 t frames, s x s pixels, RGB uint8.
 """
@@ -19,14 +19,14 @@ RUNNING, SUCCESS, FAILURE = (40, 40, 40), (60, 180, 75), (220, 50, 47)
 
 
 def write_grid(path: str | Path, clips: list[tuple[np.ndarray, bool]], fps: int = CONTROL_HZ) -> None:
-    """A grid of `clips`, each (frames (t, s, s, 3), success). What has ended shows its last frame and its outcome."""
+    """Write a grid of `clips`, each (frames (t, s, s, 3), success). Ended clips show their last frame and outcome."""
     imageio = require("imageio.v2", extra="sim")
     columns = math.ceil(math.sqrt(len(clips)))
     rows = math.ceil(len(clips) / columns)
     blank = np.zeros_like(clips[0][0][0])
-    # half a second of standing still at the end, so that the last outcome can be seen
+    # The video stands still for half a second at the end, so that the last outcome can be seen.
     longest = max(len(frames) for frames, _ in clips) + fps // 2
-    # x264 halves the colour planes and so wants even sides; macro_block_size=2 keeps imageio from asking for 16
+    # x264 halves the colour planes, so it needs even sizes. macro_block_size=2 stops imageio from requiring 16.
     with drafted(path) as draft, imageio.get_writer(draft, format="FFMPEG", fps=fps, macro_block_size=2) as writer:
         for t in range(longest):
             tiles = [_tile(frames, success, t) for frames, success in clips]
@@ -36,7 +36,7 @@ def write_grid(path: str | Path, clips: list[tuple[np.ndarray, bool]], fps: int 
 
 
 def _tile(frames: np.ndarray, success: bool, t: int) -> np.ndarray:
-    """The picture of one clip at time t, framed in its outcome once it is over -> (s, s, 3)."""
+    """Return the image (s, s, 3) of a clip at frame t, with a border that shows the outcome after its end."""
     over = t >= len(frames) - 1
     tile = np.empty_like(frames[0])
     tile[:] = (SUCCESS if success else FAILURE) if over else RUNNING

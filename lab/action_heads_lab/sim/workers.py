@@ -1,4 +1,4 @@
-"""A few processes that each hold an object too heavy to pickle, and answer messages with it."""
+"""Worker processes that each hold an object that cannot be pickled, and answer messages with it."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 
 class Workers:
-    """`n` processes; each calls `build(*arguments)` once and then `reply = built(message)` for every message.
+    """A pool of `n` processes. Each calls `build(*arguments)` once, and then `built(message)` for every message.
 
-    Spawned, not forked: neither torch's threads nor a GL context survive a fork. Exceptions in a worker, and its death,
-    are raised in the parent. Leaving the `with` block ends the processes, whatever they are doing.
+    Processes are spawned, since threads of torch and GL contexts do not survive a fork. An exception in a worker, or
+    its death, is raised in the parent. Leaving the `with` block ends the processes at once.
     """
 
     def __init__(self, n: int, build: Callable[..., Callable[[Any], Any]], *arguments: Any):
         if n < 1:
-            raise ValueError(f"at least one worker is needed, got {n}")
+            raise ValueError(f"n must be at least 1, got {n}")
         self._n, self._build, self._arguments = n, build, arguments
 
     def __enter__(self) -> Workers:
@@ -30,14 +30,14 @@ class Workers:
         self._pipes: list[Connection] = []
         self._processes = []
         threads = os.environ.get("OMP_NUM_THREADS")
-        os.environ["OMP_NUM_THREADS"] = "1"  # 7 x 7 matrices gain nothing from threads, and n workers fill the cores
+        os.environ["OMP_NUM_THREADS"] = "1"  # small matrices gain nothing from threads, and n workers fill the cores
         try:
             for _ in range(self._n):
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(there, self._build, self._arguments), daemon=True)
                 with _uninterrupted():
                     process.start()
-                there.close()  # ours: only then does the worker's death end the pipe
+                there.close()  # the parent closes its copy, so that the pipe ends when the worker dies
                 self._pipes.append(here)
                 self._processes.append(process)
         finally:
@@ -57,26 +57,27 @@ class Workers:
         return self._n
 
     def ready(self) -> list[int]:
-        """Wait until some workers have something to say; which."""
+        """Wait for messages, and return the workers that have one."""
         some = wait(self._pipes)
         return [worker for worker, pipe in enumerate(self._pipes) if pipe in some]
 
     def send(self, worker: int, message: Any) -> None:
+        """Send a message to a worker."""
         try:
             self._pipes[worker].send(message)
         except (BrokenPipeError, ConnectionResetError):
-            self.receive(worker)  # it is gone; its last words say why
+            self.receive(worker)  # the worker has died; this raises its error
             raise
 
     def receive(self, worker: int) -> Any:
-        """The reply to the oldest unanswered message."""
+        """Return the reply to the oldest unanswered message, or raise the error of the worker."""
         try:
             good, reply = self._pipes[worker].recv()
         except (EOFError, ConnectionResetError):
             self._processes[worker].join(timeout=5)
             raise RuntimeError(
-                f"simulation worker {worker} died without a word (exit code {self._processes[worker].exitcode}). Exit "
-                f"code 1: does the script guard its calls with `if __name__ == '__main__':`? -9: out of memory."
+                f"simulation worker {worker} died (exit code {self._processes[worker].exitcode}). If it is 1, the "
+                "script may lack `if __name__ == '__main__':` around its calls. -9 means out of memory"
             ) from None
         if good is None:
             raise ImportError(reply)
@@ -87,7 +88,7 @@ class Workers:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Processes that are started here ignore Ctrl-C, which reaches them too: the parent ends them."""
+    """Make processes started in this context ignore Ctrl-C, which reaches them too. The parent ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -104,11 +105,11 @@ def _serve(pipe: Connection, build: Callable, arguments: tuple) -> None:
         while True:
             pipe.send((True, built(pipe.recv())))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
-        pass  # the parent is gone
+        pass  # the parent has ended
     except ImportError as error:
-        pipe.send((None, str(error)))  # something is to be installed: where it was missed is no matter
+        pipe.send((None, str(error)))  # a package is missing, for which a traceback is not needed
     except BaseException:
         pipe.send((False, traceback.format_exc()))
     finally:
         pipe.close()
-        os._exit(0)  # EGL's destructors complain at a regular exit
+        os._exit(0)  # a regular exit would print errors of EGL's destructors

@@ -66,7 +66,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Path:
-    """Run `action-heads export`: load the adapter, write the file, compare it with the policy and print the metadata."""
+    """Run `action-heads export`: write the file, compare it with the policy and print its metadata."""
     check_out(Path(config.out))
     encoder = Path(config.adapter) / "encoder.safetensors"
     if encoder.exists() and config.tokens is not None:

@@ -42,7 +42,7 @@ class AdapterFlags(PreTrainedConfig):
     hidden_dim: int | None = None
     """Hidden width of the adapter; None for a single linear map."""
     through: str | None = None
-    """Where the adapter acts: code, blocks or both; None for all that the head supports."""
+    """Part of the head through which the adapter acts: code, blocks or both; None for all that the head supports."""
     relearn_step: bool = False
     """Also train the head's own step modulation, as the paper does."""
 
@@ -60,7 +60,7 @@ class NoiseFlags(AdapterFlags):
     levels: str = FIT.levels
     """Distribution of noise levels in training: uniform, logit_normal, beta or last."""
     noise_samples: int = FIT.noise_samples
-    """How many times each chunk is noised in a training step."""
+    """Number of times that each chunk is noised in a training step."""
     prefixes: bool = FIT.prefixes
     """Also train the policy to continue committed actions, for real-time chunking."""
 
@@ -141,14 +141,14 @@ class DAEConfig(OptimizerFlags):
     num_inference_steps: int | None = None
     """Denoising steps of a chunk; None for the sampler's default."""
     compile: str | None = None
-    """How the head computes when acting: auto, native, packed, inductor, graph or eager; None: not compiled."""
+    """Method of computing the head when acting: auto, native, packed, inductor, graph or eager; None: not compiled."""
 
     cameras: list[str] | None = None
     """Keys of the images that the policy sees; None for all of the dataset's, [] for none."""
     state: bool = True
-    """Whether the policy sees observation.state."""
+    """Let the policy see observation.state."""
     environment_state: bool | None = None
-    """Whether it sees observation.environment_state; None: only if there are no cameras."""
+    """Let it see observation.environment_state; None: only if there are no cameras."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """Image encoder of every camera."""
     text: TextConfig | None = None

@@ -1,4 +1,4 @@
-"""What all commands share: options read into a settings class, and errors that end a command as a shell expects."""
+"""Parsing of options into a settings class, and errors that end a command as a shell expects."""
 
 from __future__ import annotations
 

@@ -39,15 +39,15 @@ class VisionConfig:
         ValueError: a value is not valid, or two values contradict each other.
     """
 
-    backbone: str = "resnet18"
-    weights: str | None = None
-    train: bool = True
-    features: int = 64
-    pool: str = "mean"
-    resize: tuple[int, int] | None = None
-    crop: tuple[int, int] | None = None
-    jitter: float = 0.0
-    shared: bool = False
+    backbone: str = "resnet18"  # resnet18, resnet50, or the Hub id or folder of a transformers vision model
+    weights: str | None = None  # weights of a ResNet: imagenet, or None for random ones
+    train: bool = True  # whether the backbone trains
+    features: int = 64  # numbers for each camera and observation
+    pool: str = "mean"  # pooling of a transformer's tokens: mean or cls (the first)
+    resize: tuple[int, int] | None = None  # height and width in pixels to which images are resized first
+    crop: tuple[int, int] | None = None  # height and width in pixels of the crop, random in training
+    jitter: float = 0.0  # in training, brightness, contrast and saturation vary within 1 ± jitter
+    shared: bool = False  # use one network for all cameras instead of one for each
 
     def __post_init__(self):
         check_width("vision.features", self.features, limits.WIDTH)
@@ -95,9 +95,9 @@ class TextConfig:
         ValueError: a value is not valid.
     """
 
-    model: str = "distilbert-base-uncased"
-    pool: str = "sum"
-    features: int | None = None
+    model: str = "distilbert-base-uncased"  # Hub id or folder of a transformers text model
+    pool: str = "sum"  # pooling of the tokens' last hidden states: sum or mean
+    features: int | None = None  # width of a trained projection of the text vector; None for no projection
 
     def __post_init__(self):
         check_fields(vars(self), TextConfig, "the text config")

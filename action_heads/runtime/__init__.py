@@ -1,1 +1,1 @@
-"""Acting fast and elsewhere: compiled policies, exported files, a server."""
+"""Compiled policies, exported files, the server and its client, and the executor."""

@@ -1,4 +1,4 @@
-"""Where compiled code is kept. It is run by whoever loads it, so only this user may be able to write there."""
+"""The cache of compiled code. Loading it runs it, so only this user may be able to write there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def cache_dir() -> Path:
-    """ACTION_HEADS_CACHE, or the user's cache."""
+    """Return the folder ACTION_HEADS_CACHE, or one in the user's cache."""
     if given := os.environ.get("ACTION_HEADS_CACHE"):
         return Path(given).expanduser().absolute()
     try:

@@ -1,4 +1,4 @@
-"""`policy.compile()`: the same policy on a head that computes faster, by the best path that a device has.
+"""`policy.compile()`: the same policy on a head that computes faster, by the fastest method of its device.
 
 Axes: b batch, h horizon, a action, c condition, n tokens.
 """
@@ -24,7 +24,7 @@ from action_heads.runtime.shared_weights import FastHead
 
 
 class Compiled(NamedTuple):
-    """How a policy computes, and why so. `reason` says what stood in the way of something faster, if anything did."""
+    """The method and dtype of a compiled policy. `reason` says what ruled out a faster method, if anything did."""
 
     method: str
     dtype: torch.dtype
@@ -32,9 +32,14 @@ class Compiled(NamedTuple):
 
 
 class CompiledPolicy(Policy):
-    """Samples as the policy it was compiled from, whose adapter and statistics it shares: train that one, act here.
+    """A policy with a compiled head, which shares adapter and statistics with the policy it was compiled from.
 
-    Only the head was compiled, which is frozen: what is learned or loaded into the adapter later counts here at once.
+    It only acts: train the original policy. Only the frozen head is compiled, so whatever the adapter learns or loads
+    later takes effect here at once.
+
+    Examples:
+        >>> fast = policy.compile()
+        >>> chunk = fast.sample(cond, steps=10)  # (b h a) in robot units
     """
 
     head: FastHead  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -49,7 +54,7 @@ class CompiledPolicy(Policy):
 
     @property
     def source(self) -> Policy:
-        """The policy it was compiled from."""
+        """The policy that this one was compiled from."""
         return self._source[0]
 
     @property
@@ -97,7 +102,7 @@ class CompiledPolicy(Policy):
         return not all(torch.equal(p, self._projections[name]) for name, p in head.projections.items())
 
     def __reduce__(self) -> tuple:
-        """Compiled anew where a copy is made: compiled code can't be copied."""
+        """Compile again where a copy is made, because compiled code can't be copied."""
         return compile_policy, (self.source, self.compiled.method, self.compiled.dtype)
 
     def _apply(self, fn, recurse=True):
@@ -109,7 +114,7 @@ class CompiledPolicy(Policy):
 
 
 def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
-    """What `ConditionedHead.compile` says."""
+    """Compile a policy; see `ConditionedHead.compile`."""
     if method not in ("auto", *METHODS):
         raise ValueError(f"unknown method {method!r}; choose one of auto, {', '.join(METHODS)}")
     policy = uncompiled(policy)
@@ -131,7 +136,7 @@ def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> Co
 
 
 def uncompiled(policy: Policy) -> Any:
-    """The policy itself, or the one that it was compiled from."""
+    """Return the policy itself, or the one that it was compiled from."""
     return policy.source if isinstance(policy, CompiledPolicy) else policy
 
 
@@ -139,7 +144,7 @@ WHY = {"graph": "one CUDA graph holds the whole loop", "native": "the whole netw
 
 
 def choose(head: Denoiser, method: str, dtype: torch.dtype) -> tuple[str, str]:
-    """The method to use in place of `auto`, or of one that can't be used here, and why."""
+    """Return the method to use for `auto`, or instead of one that can't be used here, and the reason."""
     if not head.frozen:
         return "eager", "the head trains along, and only a frozen one can be compiled: head.freeze() first"
     device = head.device.type

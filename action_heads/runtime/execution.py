@@ -24,11 +24,16 @@ class Samples(Protocol):
 
 
 class Executor:
-    """Called once a control tick with the condition of that moment; gives the action (b a) for it, in robot units.
+    """A loop that turns chunks into one action per control tick.
 
-    It is synchronous: a call that is `due` waits for the policy. So `delay` shows what late chunks do to a task, and
-    hides no computing time. For that a loop samples beside the control loop, and asks for itself:
-    `policy.sample(cond, previous=left, committed=d)`.
+    Call it once a tick with the present condition. It returns the action (b a) of that tick in robot units. It is
+    synchronous: a call that is `due` waits for the policy. So `delay` simulates late chunks, but hides no computing
+    time. To hide it, sample in another thread: `policy.sample(cond, previous=left, committed=d)`.
+
+    Examples:
+        >>> executor = Executor(policy, execute=8, steps=10)
+        >>> for _ in range(100):
+        ...     action = executor(encode(observation) if executor.due else None)  # (b a)
 
     Args:
         policy: `sample(cond)` makes chunks (b h a).
@@ -76,20 +81,26 @@ class Executor:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: a new episode begins."""
+        """Forget all chunks. Call it when a new episode begins."""
         self.tick = 0
         self.chunks: list[Tensor] = []  # what is left of each, oldest first, from the present tick on
         self.last: Tensor | None = None  # the action of the last tick, as it was given out
 
     @property
     def due(self) -> bool:
-        """Whether the next call asks the policy. Else it needs no condition, so no encoder has to run."""
+        """True if the next call samples a chunk. Otherwise it needs no condition, so no encoder has to run."""
         return self.tick % self.execute == 0
 
     def __call__(self, cond: Condition | None = None, **now: Any) -> Tensor:
-        """Condition (b, c) of this tick, None if not `due` -> action (b a). `now` is for `sample`, such as `mask`.
+        """Return the action (b a) of this tick.
 
-        An error, such as a chunk that holds NaN, changes nothing: the next call asks the policy again.
+        Args:
+            cond: Condition (b c), or tokens (b n c); None if the executor is not `due`.
+            **now: Further arguments of `policy.sample` for this tick, such as `mask`.
+
+        Raises:
+            ValueError: `cond` is missing, or the chunk is not finite, too short or of another shape than before. The
+                executor is then unchanged, and the next call samples again.
         """
         chunks = self.chunks
         if self.due:
@@ -109,7 +120,7 @@ class Executor:
         return action
 
     def _renewed(self, cond: Condition, now: dict[str, Any]) -> list[Tensor]:
-        """The chunks to act on, with a new one, which is checked before it is taken."""
+        """Return the chunks to act on with a new one, which is checked first."""
         last = self.chunks[-1] if self.chunks else None
         goes_on = last is not None and (self.warm_start is not None or self.delay)
         options = vars(Continue(last, self.delay, self.warm_start)) if goes_on else {}
@@ -118,7 +129,7 @@ class Executor:
         return [*(self.chunks if self.ensemble is not None else ()), chunk]
 
     def _check(self, chunk: Any, cond: Condition) -> None:
-        """A chunk is finite floats (b h a), for the robots that there are and with enough steps."""
+        """Raise a ValueError unless a chunk is finite floats (b h a) for these robots, with enough time steps."""
         rows = {len(part) for part in parts(cond) if isinstance(part, Tensor)}
         expected = f"expected floats ({' or '.join(map(str, rows)) or 'batch'}, steps, action)"
         if not isinstance(chunk, Tensor):

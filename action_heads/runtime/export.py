@@ -1,4 +1,4 @@
-"""`action-heads export`: head, adapter and sampling loop as one file that runs without this library.
+"""`action-heads export`: write head, adapter and sampling loop as one file that runs without this library.
 
 Axes: b batch, h horizon, a action, c condition, n tokens.
 """
@@ -36,13 +36,14 @@ class ExportConfig:
     Attributes:
         adapter: folder or Hub id of a saved adapter, which points to its head.
         out: the file to write.
-        format: "onnx" (onnxruntime), "torch" (torch.export, for Python and for compiling further) or "aoti" (compiled
-            for this machine's processor, for C++ and Python with torch).
-        steps, sampler, spacing: as in `policy.sample`; fixed in the file.
-        batch: chunks at once, fixed in the file.
-        tokens: how many tokens a condition has, with a mask; none for vectors. An adapter that pools by attention or by
-            the last token needs it. One that pools by the mean may have been trained on either, which nobody can know
-            from it: without `tokens` the file takes the mean.
+        format: onnx (for onnxruntime), torch (torch.export, for Python) or aoti (compiled for this processor, for C++
+            and for Python with torch).
+        steps: denoising steps, fixed in the file; the sampler's own number if not given.
+        sampler: sampler, fixed in the file; not ddpm, which draws noise in every step.
+        spacing: spacing of the denoising steps, as in `policy.sample`, fixed in the file.
+        batch: chunks that the file computes at once.
+        tokens: number of tokens of a condition, which then comes with a mask. If not given, a condition is one vector;
+            an adapter that pools by attention or by the last token needs tokens.
     """
 
     adapter: str
@@ -65,7 +66,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Path:
-    """Entry point of the command."""
+    """Run `action-heads export`: write the file, compare it with the policy and print its metadata."""
     check_out(Path(config.out))
     encoder = Path(config.adapter) / "encoder.safetensors"
     if encoder.exists() and config.tokens is not None:
@@ -87,7 +88,15 @@ def export(config: ExportConfig) -> Path:
 
 @torch.no_grad()
 def export_policy(policy: Policy, config: ExportConfig) -> Path:
-    """Write `policy` as `config` says (whose `adapter` is not read), whole or not at all. Returns the file."""
+    """Write `policy` as `config` says and return the file. An error leaves no partial file.
+
+    Args:
+        policy: A policy on the CPU whose head is frozen.
+        config: The file, its format and the sampling; `config.adapter` is not read.
+
+    Raises:
+        ValueError: The file can't be written, the head is not frozen or not on the CPU, or `tokens` is needed.
+    """
     check_out(Path(config.out))
     if not policy.head.frozen:
         raise ValueError("the head trains along: head.freeze() it before it is exported")
@@ -108,7 +117,7 @@ def export_policy(policy: Policy, config: ExportConfig) -> Path:
 
 
 def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said: str) -> None:
-    """Weights inside: even the largest head but `unet`'s 244M stays below ONNX's 2 GB."""
+    """Write an ONNX file with its weights inside, which the format limits to 2 GB."""
     for module in ("onnx", "onnxscript"):
         require(module, "export")
     if torch.__version__ < "2.6":
@@ -168,14 +177,14 @@ def check_out(path: Path) -> None:
 
 @torch.no_grad()
 def difference(policy: Policy, config: ExportConfig) -> float:
-    """How far what was written is from `policy`, in robot units, on one batch of random input."""
+    """Return the largest difference in robot units between the file and `policy`, on one batch of random inputs."""
     loop = SamplingLoop(policy, Sampling(config.sampler, config.steps, config.spacing))
     example = loop.example(config.batch, config.tokens)
     return float((run(Path(config.out), config.format, example) - loop(**example)).abs().max())
 
 
 def run(path: Path, format: str, example: dict[str, Tensor]) -> Tensor:
-    """The chunk that a written file makes of inputs by name."""
+    """Return the chunk (b h a) that a written file computes from named inputs."""
     if format == "onnx":
         session = require("onnxruntime", "export").InferenceSession(path, providers=["CPUExecutionProvider"])
         return torch.as_tensor(session.run(None, {name: tensor.numpy() for name, tensor in example.items()})[0])

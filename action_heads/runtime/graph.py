@@ -1,4 +1,4 @@
-"""A head whose whole sampling loop is one CUDA graph: one launch a chunk in place of a thousand.
+"""A head whose whole sampling loop is one CUDA graph, so that a chunk takes one launch instead of a thousand.
 
 Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusion steps.
 """
@@ -41,7 +41,7 @@ class GraphHead(FastHead):
         generator: torch.Generator | None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """As `ActionHead.denoise`, by the graph for these shapes and this plan, which the first call captures."""
+        """Denoise as `ActionHead.denoise` does, by a graph that the first call with these shapes and plan captures."""
         self.fell_back = why_not_graphed(cond, plan, prefix)
         if self.fell_back:
             return super().denoise(table, cond, modulation, noise, plan, generator, prefix)
@@ -56,7 +56,7 @@ class GraphHead(FastHead):
 
 
 def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix | None) -> str:
-    """What stands in the way of a graph for one call, or nothing."""
+    """Return why a call can't use a graph, or an empty string."""
     if plan.noise is not None:
         return "this sampler draws noise at every step, which a graph can't draw from your generator"
     if prefix is not None:
@@ -65,7 +65,7 @@ def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix
 
 
 def capture(loop: Callable[..., Tensor], *example: Tensor) -> Callable[..., Tensor]:
-    """A function of tensors as a CUDA graph. Inputs are copied into the graph's own, the output out of it."""
+    """Capture a function of tensors as a CUDA graph, which copies its inputs in and its output out."""
     with torch.inference_mode(False), torch.no_grad():  # the inputs are written to in every mode
         inputs = [tensor.detach().clone() for tensor in example]
         stream = torch.cuda.Stream()

@@ -34,7 +34,7 @@ class InductorHead(FastHead):
         self.programs: Recent[Callable[[Tensor, Tensor], Tensor]] = Recent(KEPT)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """As `ActionHead.predict`, by the program for these shapes, which the first call compiles."""
+        """Predict as `ActionHead.predict` does, by a program that the first call with these shapes compiles."""
         key = (x_t.shape, values.shape, id(modulation))
         return self.programs.get(key, lambda: self._program(modulation))(x_t, values)
 
@@ -58,7 +58,7 @@ def cache_dir() -> Path:
 
 
 def why_no_inductor() -> str:
-    """What stands in the way, or nothing."""
+    """Return why inductor can't be used here, or an empty string."""
     try:
         cache.private(cache_dir(), "set TORCHINDUCTOR_CACHE_DIR to a folder of your own")
     except OSError as error:

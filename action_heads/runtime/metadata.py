@@ -1,4 +1,4 @@
-"""What an exported file says of itself: what its numbers mean, and which head and adapter they come from."""
+"""The metadata of an exported file: what its numbers mean, and which head and adapter they come from."""
 
 from __future__ import annotations
 

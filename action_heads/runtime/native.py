@@ -1,4 +1,4 @@
-"""A head whose network runs in C++ of our own, in one call: native.cpp, compiled for this processor in 2 seconds.
+"""A head whose network runs in one call of native.cpp, which is compiled for this processor in 2 seconds.
 
 Axes: b batch, h horizon, a action, w width, P modulation values of all sites.
 """
@@ -35,7 +35,7 @@ EPS = 1e-5  # of every norm, as nn.LayerNorm has it
 
 
 class Shape(ctypes.Structure):
-    """As in native.cpp."""
+    """The C++ struct `Shape` of native.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in (*SIZES, *SLOTS, "rms")),
@@ -44,7 +44,7 @@ class Shape(ctypes.Structure):
 
 
 class NativeHead(FastHead):
-    """The same head. Of bfloat16 are its blocks' maps and what they multiply alone: all sums keep 32 bits."""
+    """A head that computes in C++. Only the blocks' linear layers and their inputs use bfloat16; sums keep 32 bits."""
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head, head.dtype)
@@ -60,7 +60,7 @@ class NativeHead(FastHead):
         self.places = addresses(self.ends), addresses(self.blocks)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """As `ActionHead.predict`, without gradients."""
+        """Predict as `ActionHead.predict` does, without gradients."""
         shape, threads, chunks = self.shapes[modulation.mechanism.name], torch.get_num_threads(), len(x_t)
         self.check(x_t, values, shape)
         x_t, values = plain(x_t), plain(values)
@@ -73,7 +73,7 @@ class NativeHead(FastHead):
         return out
 
     def check(self, x_t: Tensor, values: Tensor, shape: Shape) -> None:
-        """C++ would read and write beyond what is there."""
+        """Raise a ValueError for shapes with which C++ would read or write out of bounds."""
         b, h, total = len(x_t), shape.horizon, shape.depth * shape.values
         fits = values.ndim == 3 and len(values) in (1, b) and values.shape[1] in (1, h) and values.shape[2] == total
         if x_t.shape != (b, h, shape.action) or not fits:
@@ -86,23 +86,23 @@ class NativeHead(FastHead):
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """As C++ reads it."""
+    """Return a tensor as C++ reads it: float32 and contiguous."""
     return tensor.detach().float().contiguous()
 
 
 def addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array:
-    """Where tensors lie in memory; 0 for what there is not."""
+    """Return the addresses of tensors; 0 for None."""
     return (ctypes.c_void_p * len(tensors))(*(0 if tensor is None else tensor.data_ptr() for tensor in tensors))
 
 
 def ends(backbone: MLPBackbone) -> list[Tensor]:
-    """The weights before and after the blocks, in the order of native.cpp."""
+    """Return the weights before and after the blocks, in the order of native.cpp."""
     parts = backbone.embed, backbone.norm, backbone.out
     return [plain(part.get_parameter(name)) for part in parts for name in ("weight", "bias")]
 
 
 def shape_of(head: Denoiser, mechanism: type[Adapter]) -> Shape:
-    """What native.cpp must know of a head under a mechanism."""
+    """Return the sizes that native.cpp needs for a head and a mechanism."""
     c, sites = head.config, head.backbone.sites
     site = sites[0]
     offset, where = 0, dict.fromkeys(SLOTS, -1)
@@ -114,7 +114,7 @@ def shape_of(head: Denoiser, mechanism: type[Adapter]) -> Shape:
 
 
 def packed(block: MLPBlock, dtype: torch.dtype, columns: int) -> list[Tensor | None]:
-    """The weights of a block in the order and the layout of native.cpp."""
+    """Return the weights of a block in the order and layout of native.cpp."""
 
     def panels(weight: Tensor) -> Tensor:
         """(n k) -> (n / columns, k, columns), of bfloat16 with pairs of inputs side by side."""
@@ -128,7 +128,7 @@ def packed(block: MLPBlock, dtype: torch.dtype, columns: int) -> list[Tensor | N
 
 
 def why_not_native(head: Denoiser, dtype: torch.dtype) -> str:
-    """What stands in the way, or nothing."""
+    """Return why native.cpp can't compute this head, or an empty string."""
     backbone, config = head.backbone, head.config
     if head.device.type != "cpu" or sys.platform != "linux":
         return "our own C++ is for CPUs under Linux"
@@ -148,7 +148,7 @@ def why_not_native(head: Denoiser, dtype: torch.dtype) -> str:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """native.cpp, compiled for this processor by the first call on a machine and kept in its cache.
+    """Return the library of native.cpp, which the first call on a machine compiles and caches.
 
     Raises:
         OSError: it can't be compiled here, and why.
@@ -194,7 +194,7 @@ def mapped(path: Path) -> ctypes.CDLL:
 
 
 def openmp() -> tuple[str, ...]:
-    """The OpenMP that torch has loaded, so that both use one set of threads; the compiler's own if that is unknown."""
+    """Return the OpenMP library that torch loaded, so that both share threads, or else the compiler's own flag."""
     maps = Path("/proc/self/maps")
     lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.exists() else []
     paths = {line.split(maxsplit=5)[5] for line in lines if "gomp" in line}  # the sixth field, which may have spaces
@@ -204,7 +204,7 @@ def openmp() -> tuple[str, ...]:
 
 
 def _processor() -> str:
-    """Model and instructions of this processor."""
+    """Return model and instruction sets of this processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     told = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}

@@ -1,4 +1,4 @@
-"""A head whose linear maps are packed for oneDNN: no compiler, no waiting, most of what there is to gain on a CPU.
+"""A head whose linear layers are packed for oneDNN: most of the speedup on a CPU, without a compiler.
 
 torch multiplies with MKL in fp32 and packs the weights anew in every call. With the few rows of one chunk that takes as
 long as the product; and on AMD's processors MKL is slower than oneDNN. These are the operators that torch's own
@@ -38,7 +38,7 @@ class PackedLinear(nn.Module):
         self.shape = tuple(weight.shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(... i) -> (... o)."""
+        """Map (... i) to (... o)."""
         x_cast = x.to(self.dtype)
         return torch.ops.mkldnn._linear_pointwise(x_cast, self.packed, self.bias, self.after, [], self.algorithm).to(x)
 
@@ -47,7 +47,7 @@ class PackedLinear(nn.Module):
 
 
 class PackedHead(FastHead):
-    """The same head, packed for single chunks. Of bfloat16 the maps alone are: norms and sums keep 32 bits."""
+    """A head packed for single chunks. Only the linear layers use bfloat16; norms and sums keep 32 bits."""
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head, dtype if dtype == torch.float32 else head.dtype)
@@ -71,12 +71,12 @@ def worth_packing(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def kept(backbone: Backbone) -> tuple[nn.Module, ...]:
-    """Parts that stay as they are: projections from and to actions, which may train, and what is read once."""
+    """Return the parts that stay as they are: projections, which may train, and the step embedding."""
     return *backbone.projections, backbone.step
 
 
 def why_not_packed(head: Denoiser) -> str:
-    """What stands in the way, or nothing."""
+    """Return why a head can't be packed, or an empty string."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return "this torch was built without oneDNN"
     if head.device.type != "cpu":

@@ -29,33 +29,37 @@ SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # what ma
 
 
 class RemoteError(ConnectionError):
-    """No chunk came from the server. The message says what happened and what to do; no chunk can come later.
+    """An error of the server or the connection, after which no chunk of this request can arrive.
 
-    All that can go wrong with a server is one of these: none is there, it is late (`RemoteTimeout`), it refuses
-    (`RemoteRefusal`), it closed the connection, it speaks another version, or its answer is no chunk of this policy's
-    shape. The next call connects again.
+    There is no server, it is late (`RemoteTimeout`), it refuses the request (`RemoteRefusal`), it closed the
+    connection, it speaks another version of the protocol, or its answer is not a valid chunk. The next call connects again.
     """
 
 
 class RemoteTimeout(RemoteError, TimeoutError):
-    """Nothing came within `timeout`."""
+    """The server did not answer within `timeout`."""
 
 
 class RemoteRefusal(RemoteError, ValueError):
-    """The server can't do what was asked for: the request must change. The connection stays."""
+    """The server refused a request, which must change. The connection stays open."""
 
 
 class RemotePolicy(Acts):
-    """A policy at `url`, such as "ws://192.168.1.5:8765": for `Executor`, or for a loop of your own.
+    """The client of a policy that `action-heads serve` runs on another machine.
 
-    A chunk is checked before it is returned: its shape, its dtype, finite values, and that it answers this request.
+    It samples as a local policy does, for `Executor` or for a loop of your own. Each chunk is checked before it is
+    returned: shape, dtype, finite values, and that it answers this request.
 
     Args:
-        timeout: seconds to wait for the connection, and for each chunk from when it is asked for. Then a
-            `RemoteTimeout`: a robot must not wait on.
+        url: Address of the server, such as "ws://192.168.1.5:8765".
+        timeout: Seconds to wait for the connection and for each chunk, after which a `RemoteTimeout` is raised.
 
     Raises:
-        RemoteError: no policy there that this release understands. `sample` raises it too.
+        RemoteError: No compatible policy is served at `url`. `sample` raises it too.
+
+    Examples:
+        >>> with RemotePolicy("ws://192.168.1.5:8765") as policy:
+        ...     chunk = policy.sample(cond, steps=10)  # (b h a) in robot units
     """
 
     def __init__(self, url: str, timeout: float = 1.0):
@@ -75,7 +79,7 @@ class RemotePolicy(Acts):
     def act(
         self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
     ) -> Tensor:
-        """As of any policy. A generator here seeds one there: reproducible, but other numbers."""
+        """Sample a chunk (b h a) on the server. `generator` seeds one there: reproducible, but with other numbers."""
         for name, value in (("cond", cond), ("mask", mask), ("previous", continued.previous)):
             check_tensors(name, value)
         seed = (
@@ -94,7 +98,7 @@ class RemotePolicy(Acts):
         raise RemoteRefusal(f"refused by the server: {str(reply['error'])[:1000]}")
 
     def close(self) -> None:
-        """Say goodbye. A later `sample` connects again."""
+        """Close the connection. A later `sample` connects again."""
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()

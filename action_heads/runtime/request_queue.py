@@ -1,4 +1,4 @@
-"""Whose request is computed next: one at a time, in an order that is fair to every client."""
+"""A queue that computes one request at a time, in an order that is fair to every client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole sampling loop as one module, for what runs without us: (noise, cond) -> chunk in robot units.
+"""The whole sampling loop as one module, for exported files: (noise, cond) -> chunk in robot units.
 
 Axes: b batch, h horizon, a action, c condition, n tokens, P modulation values of all sites, T diffusion steps.
 """
@@ -16,9 +16,9 @@ from action_heads.runtime.compiled import uncompiled
 
 
 class SamplingLoop(nn.Module):
-    """Adapter, planned modulation, k evaluations of the network, statistics: what `policy.sample` does after its noise.
+    """The computation of `policy.sample` from noise on: adapter, modulation, k evaluations and denormalisation.
 
-    A copy, of what acting needs alone: the step embedding has become a table.
+    It is a copy of only the parts that acting needs. The step embedding is replaced by a table.
     """
 
     table: Tensor
@@ -48,13 +48,13 @@ class SamplingLoop(nn.Module):
         self.eval()
 
     def forward(self, noise: Tensor, cond: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Noise (b h a), cond (b c), or tokens (b n c) with mask (b n), true where valid -> chunk (b h a)."""
+        """Return the chunk (b h a) for noise (b h a) and cond (b c), or tokens (b n c) with mask (b n)."""
         policy = self.policy
         x = policy.head.denoise(self.table, policy.modulate(cond, mask), policy.modulation, noise, self.plan, None)
         return policy.normalizer.unnormalize(x)
 
     def example(self, batch: int, tokens: int | None) -> dict[str, Tensor]:
-        """Inputs to trace with, by name."""
+        """Return named example inputs for tracing."""
         config = self.policy.head.config
         generator = torch.Generator().manual_seed(0)
         inputs = {"noise": torch.randn((batch, config.horizon, config.space.dim), generator=generator)}

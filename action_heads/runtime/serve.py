@@ -1,6 +1,6 @@
-"""`action-heads serve`: a policy for a robot whose computer is another one. Its client is `RemotePolicy`.
+"""`action-heads serve`: serve a policy to robots over the network. Its client is `RemotePolicy`.
 
-There is no password and no encryption: bind it to an address that only robots can reach, or go through a tunnel.
+The server has no password and no encryption. Bind it to an address that only robots can reach, or use a tunnel.
 
 Axes: b batch, h horizon, a action, c condition, n tokens.
 """
@@ -55,16 +55,16 @@ class ServeConfig:
 
     Attributes:
         adapter: folder or Hub id of a saved adapter, which points to its head.
-        host: address to listen at; this machine alone if not given.
-        port: to listen at.
-        device: "cpu" or "cuda".
-        method: how it is compiled; see `ConditionedHead.compile`. "inductor" compiles again for every batch size, and
-            all clients wait for it.
+        host: address to listen on; the default accepts connections from this machine only.
+        port: port to listen on.
+        device: cpu or cuda.
+        method: how the policy is compiled: auto, native, packed, inductor, graph or eager. inductor compiles again for
+            every batch size, and all clients wait meanwhile.
         bf16: compute the head's network in bfloat16.
-        largest: the most that one request may ask for, in rows of its batch times evaluations of the network. All other
-            clients wait while it is computed. If not given, what this machine computes in half a second, at most 640.
-        clients: how many connections are kept. When one more comes, one that never had a chunk is closed, else the one
-            that was silent longest.
+        largest: largest request, in batch rows times evaluations of the network; other clients wait while it is
+            computed. If not given, what this machine computes in half a second, at most 640.
+        clients: number of connections kept. One more closes a connection that never got a chunk, or else the one that
+            was silent longest.
     """
 
     adapter: str
@@ -83,7 +83,7 @@ class ServeConfig:
 
 
 def serve(config: ServeConfig) -> None:
-    """Entry point of the command; until Ctrl-C."""
+    """Run `action-heads serve` until Ctrl-C."""
     policy = ConditionedHead.from_pretrained(config.adapter, device=config.device)
     policy = policy.compile(config.method, dtype=torch.bfloat16 if config.bf16 else None)
     one = seconds(policy)
@@ -102,7 +102,7 @@ def serve(config: ServeConfig) -> None:
 
 
 def seconds(policy: Policy) -> float:
-    """Return the time of one evaluation for one row. What is made by a first call is made then."""
+    """Return the seconds of one evaluation for one row, after a warm-up."""
     cond, times = zeros(policy.adapter.config.cond_dim, 1, policy.head.device), []
     for _ in range(4):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Heads that share another one's weights and compute in a way of their own: a faster head is the same head."""
+"""Heads that share the weights of another head and compute faster."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """What was made for the most recent keys, such as shapes; no more than `kept`."""
+    """A cache of at most `kept` values for the most recent keys, such as shapes."""
 
     def __init__(self, kept: int):
         self.kept = kept
@@ -28,7 +28,7 @@ class Recent(Generic[T]):
         return len(self.made)
 
     def get(self, key: tuple, make: Callable[[], T]) -> T:
-        """What is kept under a key, made if there is nothing."""
+        """Return the value of a key, made by `make` if there is none."""
         if key not in self.made:
             self.made[key] = make()
             if len(self.made) > self.kept:
@@ -38,7 +38,7 @@ class Recent(Generic[T]):
 
 
 class FastHead(Denoiser):
-    """A head made of another one's parts, with its network in a precision of its own. Its subclasses are faster."""
+    """A head that shares the parts of another one, with its network in another precision. Subclasses are faster."""
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head.config, cast(head, dtype), head.modulation, head.objective, head.normalizer)
@@ -47,7 +47,7 @@ class FastHead(Denoiser):
 
     @property
     def original(self) -> Denoiser:
-        """The head whose parts it shares, and whose weights count."""
+        """The head whose parts this one shares."""
         return self._original[0]
 
     @property
@@ -62,7 +62,7 @@ class FastHead(Denoiser):
 
 
 def cast(head: Denoiser, dtype: torch.dtype) -> Backbone:
-    """A head's network, or a copy of it in another precision. Features of the step keep the precision of the head."""
+    """Return a head's network, or a copy in another precision whose step embedding keeps the head's precision."""
     if head.dtype == dtype:
         return head.backbone
     network = copy.deepcopy(head.backbone).to(dtype)
@@ -71,7 +71,7 @@ def cast(head: Denoiser, dtype: torch.dtype) -> Backbone:
 
 
 def rebuilt(module: M, replace: Callable[[nn.Module], nn.Module | None]) -> M:
-    """The same tree over the same weights, with what `replace` gives in the place of parts that it knows."""
+    """Return the same module tree over the same weights, with each part replaced for which `replace` returns one."""
     new = copy.copy(module)
     new._modules = {
         name: None if part is None else replace(part) or rebuilt(part, replace)

@@ -1,4 +1,4 @@
-"""Counted work: what a call asks of the machine, in numbers that do not depend on how busy it is.
+"""Counts of the work of a call, which do not depend on how busy the machine is.
 
 Axes: b batch, h horizon, a action, c condition, w width, u hidden units, r code, P modulation values, k evaluations.
 """
@@ -28,7 +28,7 @@ class Work:
 
 
 class Counter(TorchDispatchMode):
-    """Counts operators and the memory that they return, in a thread."""
+    """A dispatch mode that counts operators and the memory they return, in one thread."""
 
     def __init__(self):
         super().__init__()
@@ -45,12 +45,12 @@ class Counter(TorchDispatchMode):
 
 
 def storage(tensor: Tensor) -> int:
-    """What tensors that share memory have in common."""
+    """Return an identifier of the memory of a tensor, which views of it share."""
     return tensor.untyped_storage()._cdata
 
 
 def count(call: Callable[[], object]) -> Work:
-    """The work of a call. Call it once before, so that tables which are made once do not count."""
+    """Return the work of a call. Call it once before, so that tables built on first use are not counted."""
     with FlopCounterMode(display=False) as flops:
         call()
     with Counter() as counter:

@@ -1,4 +1,4 @@
-"""What a policy's card says beyond LeRobot's own: what is frozen, what was trained, and how to go on."""
+"""The section that a policy's model card adds to LeRobot's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def section(policy: DAEPolicy) -> str:
-    """Markdown: the parts of a policy with their frozen and trained parameters, and its layout of actions."""
+    """Return Markdown with the parts of a policy, their frozen and trained parameters, and the action layout."""
     config, conditioned, encoder = policy.config, policy.conditioned, policy.encoder
     counts = policy.counts()
     rows = "".join(f"| {part} | {frozen:,} | {trained:,} |\n" for part, (frozen, trained) in counts.items())

@@ -21,57 +21,70 @@ from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
 
 FIT = FitConfig()
-# What a checkpoint was made for: with other values its weights would mean nothing.
+# The fields that give a checkpoint's weights their meaning. They can't change after training.
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
     *("n_obs_steps", "horizon", "action_layout", "gripper", "cameras", "state"),
 )
 
 
-# draccus calls the fields of a nested dataclass by two names. To keep the flags, those of one idea are a base class,
-# which gives them to the shared dataclass that checks them. draccus finds help along single bases alone.
+# A nested dataclass would change the flags' names (`--policy.adapter.mechanism`). So each group of flags is a base
+# class, which passes its values to the shared dataclass that checks them. The bases form a single chain, and each
+# field has its text below it, because there draccus, LeRobot's parser, finds help texts.
 
 
 @dataclass
 class AdapterFlags(PreTrainedConfig):
-    """The adapter, as of `AdapterConfig`."""
+    """The flags of the adapter, checked by `AdapterConfig`."""
 
     adapter: str = "adaln_zero"
+    """Adapter mechanism: film, adaln_zero, adarmsnorm, or another for which the head was pretrained."""
     hidden_dim: int | None = None
+    """Hidden width of the adapter; None for a single linear map."""
     through: str | None = None
+    """Part of the head through which the adapter acts: code, blocks or both; None for all that the head supports."""
     relearn_step: bool = False
+    """Also train the head's own step modulation, as the paper does."""
 
     @property
     def adapter_config(self) -> AdapterConfig:
-        """The settings of the adapter, which `make` makes of the width of a condition."""
+        """The adapter's settings; its `make` takes the width of a condition and builds the adapter."""
         with called(lambda name: spelled("adapter" if name == "mechanism" else name)):
             return AdapterConfig(self.adapter, 0, self.hidden_dim, self.relearn_step, self.through)
 
 
 @dataclass
 class NoiseFlags(AdapterFlags):
-    """How training noises chunks, as of `NoiseConfig`."""
+    """The flags of the noise that training adds to chunks, checked by `NoiseConfig`."""
 
     levels: str = FIT.levels
+    """Distribution of noise levels in training: uniform, logit_normal, beta or last."""
     noise_samples: int = FIT.noise_samples
+    """Number of times that each chunk is noised in a training step."""
     prefixes: bool = FIT.prefixes
+    """Also train the policy to continue committed actions, for real-time chunking."""
 
     @property
     def noise(self) -> NoiseConfig:
-        """The settings of `ConditionedHead.loss`."""
+        """The settings that `ConditionedHead.loss` takes."""
         with called(spelled):
             return NoiseConfig(self.levels, self.noise_samples, self.prefixes)
 
 
 @dataclass
 class OptimizerFlags(NoiseFlags):
-    """How a policy is optimised by LeRobot's trainer."""
+    """The flags of the optimiser that LeRobot's trainer builds."""
 
     optimizer_lr: float = FIT.lr
+    """Peak learning rate of the adapter, the projections and a head that trains along."""
     optimizer_encoder_lr: float = 3e-4
+    """Peak learning rate of the observation encoder."""
     optimizer_weight_decay: float = FIT.weight_decay
+    """Weight decay of AdamW."""
     optimizer_grad_clip_norm: float = FIT.clip
+    """Largest norm of the gradient."""
     scheduler_warmup_steps: int = FIT.warmup
+    """Training steps of linear warm-up."""
 
     def get_optimizer_preset(self) -> AdamWConfig:
         return AdamWConfig(
@@ -87,58 +100,61 @@ class OptimizerFlags(NoiseFlags):
 @PreTrainedConfig.register_subclass("dae")
 @dataclass
 class DAEConfig(OptimizerFlags):
-    """A frozen action head, an adapter and an observation encoder.
+    """The settings of a policy: a frozen action head, an adapter and an observation encoder.
 
-    Attributes:
-        head: a bundled name, a folder or a Hub id, with `head_revision` of the last.
-        head_mode: "decoupled" (pretrained, frozen), "random-frozen" or "normal" (trains), both fresh by `head_seed`.
-        adapter: "film", "adaln_zero", "adarmsnorm" and others; `hidden_dim`, `through` and `relearn_step` as of
-            `action_heads.adapters.Adapter`.
-        action_layout: what the columns of the dataset's action mean: see `action_heads.actions.layouts`.
-        gripper: what the dataset writes for open and for closed. Given as a flag, it is a declaration and counts.
-        canonical_rotations: write every decoded rotation by itself (w >= 0, angles up to pi), for a controller that
-            refuses other numbers. They jump by a whole turn; otherwise each is written nearest to the one before it.
-        n_obs_steps: observations that the policy sees, the last of them now.
-        horizon: steps of a chunk; the head's if not given. Another one reshapes the head.
-        n_action_steps: ticks until the next chunk.
-        ensemble, warm_start: as of `action_heads.Executor`.
-        sampler, num_inference_steps: of sampling.
-        compile: how chunks are computed when acting: "auto", or another method of `ConditionedHead.compile`.
-        levels, noise_samples, prefixes: of training, as of `ConditionedHead.loss`.
-        cameras: keys of the images that the policy sees, all of the dataset's if not given; [] for none.
-        state: whether it sees observation.state, and observation.environment_state as far as the next flag says.
-        environment_state: whether it sees observation.environment_state, the poses of objects that only a simulation
-            knows. If not given, a policy without cameras does, and one with cameras does not.
-        vision, text: as of `action_heads.encoders`. Without `text` the task's description is not read.
-        optimizer_lr, optimizer_encoder_lr: of adapter (and projections, and a head that trains), and of the encoder.
-        built: what the policy was built as; written by it, so that reloading needs no other file.
-        noise_step: batches that the policy was trained on; written by it, so that a resumed run draws on.
+    Each field is a flag, `--policy.<field>`. LeRobot prints the text below a field as its help.
+
+    Examples:
+        >>> config = DAEConfig(head="dae/mlp-5m-fk-delta", action_layout="libero", hidden_dim=64)
+        >>> config.adapter_config.mechanism
+        'adaln_zero'
     """
 
     head: str = "dae/mlp-5m-fk"
+    """Bundled name, folder or Hub id of the pretrained head."""
     head_revision: str | None = None
+    """Revision of the head on the Hub: a branch, tag or commit."""
     head_mode: str = "decoupled"
+    """Decoupled (pretrained and frozen), random-frozen, or normal (a fresh head that trains along)."""
     head_seed: int = 0
+    """Seed of a fresh head, for head_mode random-frozen and normal."""
 
     action_layout: str | None = None
+    """Meaning of the dataset's action columns, such as pose_6d, libero or joints_6; None: by their names."""
     gripper: tuple[float, float] = UNDECLARED
+    """Two values that the dataset writes for an open and for a closed gripper."""
     canonical_rotations: bool = False
+    """Decode each rotation by itself (w >= 0, angles up to pi), which may jump by a whole turn."""
 
     n_obs_steps: int = 2
+    """Number of observations that the policy sees; the last one is the present."""
     horizon: int | None = None
+    """Time steps of a chunk; None for the head's own, another value reshapes the head."""
     n_action_steps: int = 8
+    """Ticks until the next chunk is made."""
     ensemble: float | None = None
+    """Rate of temporal ensembling, such as 0.01; None to use the newest chunk alone."""
     warm_start: float | None = None
+    """Share of noise, in (0, 1], at which a chunk starts from the previous one; None for pure noise."""
     sampler: str = "ddim"
+    """Sampler of chunks: ddim, ddpm, dpmpp_2m, euler, heun or one_step."""
     num_inference_steps: int | None = None
+    """Denoising steps of a chunk; None for the sampler's default."""
     compile: str | None = None
+    """Method of computing the head when acting: auto, native, packed, inductor, graph or eager; None: not compiled."""
 
     cameras: list[str] | None = None
+    """Keys of the images that the policy sees; None for all of the dataset's, [] for none."""
     state: bool = True
+    """Let the policy see observation.state."""
     environment_state: bool | None = None
+    """Let it see observation.environment_state; None: only if there are no cameras."""
     vision: VisionConfig = field(default_factory=VisionConfig)
+    """Image encoder of every camera."""
     text: TextConfig | None = None
+    """Encoder of the task's description; None: the description is not read."""
 
+    # LeRobot's normalisation by kind of feature; ACTION must be IDENTITY, since the head normalises actions itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
         default_factory=lambda: {
             "VISUAL": NormalizationMode.IDENTITY,
@@ -149,7 +165,9 @@ class DAEConfig(OptimizerFlags):
     )
 
     built: dict[str, Any] | None = None
+    """Record of the parts that the policy was built from; the policy writes it, do not set it."""
     noise_step: int = 0
+    """Number of training batches so far; the policy writes it, do not set it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,12 +190,12 @@ class DAEConfig(OptimizerFlags):
             )
 
     def chunk(self) -> int:
-        """Steps of a chunk; looks at the head's config file if no flag says it."""
+        """Return the time steps of a chunk, read from the head's config file if no flag gives them."""
         horizon = self.horizon or horizon_of(self)
         if self.n_action_steps > horizon:
             raise ValueError(
-                f"--policy.n_action_steps={self.n_action_steps} is more than a chunk has, {horizon}: lower it, or set "
-                "--policy.horizon"
+                f"--policy.n_action_steps={self.n_action_steps} is more than the {horizon} time steps of a chunk: "
+                "lower it, or set --policy.horizon"
             )
         return horizon
 
@@ -194,7 +212,7 @@ class DAEConfig(OptimizerFlags):
         return None
 
     def validate_features(self) -> None:
-        """What the policy needs of a dataset, by the flag that asks for it."""
+        """Raise a ValueError unless the dataset has what the flags ask for."""
         if absent := [camera for camera in self.cameras or [] if camera not in self.image_features]:
             raise ValueError(
                 f"--policy.cameras names {', '.join(absent)}; the images here are "
@@ -209,17 +227,17 @@ class DAEConfig(OptimizerFlags):
 
     @property
     def state_features(self) -> dict[str, int]:
-        """Width of every column of numbers that the policy sees, in order."""
+        """The width of each state column that the policy sees, in order."""
         found = {"observation.state": self.robot_state_feature, "observation.environment_state": self.env_state_feature}
         return {key: feature.shape[0] for key, feature in found.items() if feature is not None}
 
     def shape(self) -> dict[str, Any]:
-        """The flags that a checkpoint's weights depend on, as plain JSON."""
+        """Return the flags that a checkpoint's weights depend on, ready for JSON."""
         values = {name: getattr(self, name) for name in SHAPE}
         return values | {"gripper": list(self.gripper)}
 
     def check_unchanged(self) -> None:
-        """A checkpoint is what it was trained as: a flag that says otherwise is an error, not ignored."""
+        """Raise a ValueError if a flag differs from what the checkpoint was trained with."""
         assert self.built is not None
         saved, given = self.built["flags"], self.shape()
         if changed := [name for name in SHAPE if saved[name] != given[name]]:

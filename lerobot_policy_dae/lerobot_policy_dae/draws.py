@@ -27,7 +27,7 @@ class Draws:
         self.evaluated = 0  # batches since the last one of training
 
     def next(self, training: bool, device: torch.device) -> tuple[torch.Generator, AbstractContextManager[None]]:
-        """The noise of one batch, and a context in which torch's generator on the CPU draws its augmentation."""
+        """Return the generator of a batch's noise and a context in which torch's CPU generator draws augmentation."""
         seed = self.seed = torch.initial_seed() if self.seed is None else self.seed
         at = (seed, self.config.noise_step, process())
         if not training:
@@ -39,5 +39,5 @@ class Draws:
 
 
 def process() -> int:
-    """The number of this process among those that train together."""
+    """Return the rank of this process among those that train together."""
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0

@@ -1,4 +1,4 @@
-"""The head of a policy: made of what the flags name, or made again, without a look at its files, from a record.
+"""The head of a policy: built from the flags, or rebuilt from the record in a checkpoint.
 
 A policy's checkpoint holds all weights, those of the frozen head too, and its config a record of what they belong to.
 So reloading needs no download. Until the weights are in, a head that is made again is a random one.
@@ -44,21 +44,21 @@ flag = partial(flags.flag, spell=spelled)
 
 
 def horizon_of(config: DAEConfig) -> int:
-    """Steps of a chunk of the head that is named, from its config file alone."""
+    """Return the time steps of a chunk of the named head, from its config file alone."""
     with flag("head"):
         folder = hub.find(config.head, ["config.json"], revision=config.head_revision)
         return HeadConfig.from_dict(files.read_json(folder / "config.json")).horizon
 
 
 def make_head(config: DAEConfig, space: ActionSpace) -> ActionHead:
-    """The head that the flags name, in its mode, for a layout of actions and a horizon."""
+    """Return the head that the flags name, in its mode, for an action space and a horizon."""
     with flag("head"):
         pretrained = ActionHead.from_pretrained(config.head, revision=config.head_revision)
     return modes.shaped(pretrained, config.head_mode, config.head_seed, space, config.horizon)
 
 
 def record(head: ActionHead) -> dict[str, Any]:
-    """What making a head again asks for, and the fingerprint of what is frozen in it, as plain JSON."""
+    """Return what rebuilding a head needs and the fingerprint of its frozen weights, ready for JSON."""
     reshaped = head.original is not head
     return {
         "config": _bare(head.config),
@@ -69,7 +69,7 @@ def record(head: ActionHead) -> dict[str, Any]:
 
 
 def make_again(saved: dict[str, Any]) -> ActionHead:
-    """A head as it was recorded, with random weights: `seal` it once its own are loaded."""
+    """Rebuild a recorded head with random weights. Call `seal` once its own weights are loaded."""
     check_record(saved)
     config = HeadConfig.from_dict(saved["config"])
     with torch.random.fork_rng(devices=[]):
@@ -114,7 +114,7 @@ def seal(head: ActionHead, saved: dict[str, Any]) -> None:
 
 
 def frozen_fingerprint(head: ActionHead) -> str:
-    """Of everything in a head that never trains: all of it, or all but the projections of a reshaped one."""
+    """Return the fingerprint of all that never trains in a head: everything but a reshaped head's projections."""
     weights = {name: tensor for name, tensor in head.state_dict().items() if name not in head.projections}
     return files.fingerprint(weights, head.config.contract())
 
@@ -128,5 +128,5 @@ def check_whole(weights: Mapping[str, Tensor], built: Mapping[str, Any], file: s
 
 
 def _bare(config: HeadConfig) -> dict[str, Any]:
-    """Without the record of its training, which stays with the head's own files."""
+    """Return a config without its training record, which stays with the head's own files."""
     return dataclasses.replace(config, training={}, fingerprint="").to_dict()

@@ -1,4 +1,4 @@
-"""What LeRobot's real-time chunking hands back of the last chunk: how much of it is left, and how much is padding.
+"""The remainder of the last chunk, as LeRobot's real-time chunking hands it back with padding.
 
 Axes: b batch, n steps as handed over, h horizon, d columns of the dataset's action.
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def check_left_over(previous: Tensor, rows: int, width: int, device: torch.device) -> Tensor:
-    """What is left (n d), for every row, or (b n d) -> (b n d) float32 on a device."""
+    """Return the remainder (n d) or (b n d) as (b n d) in float32 on a device."""
     if not isinstance(previous, Tensor):
         raise ValueError(
             f"prev_chunk_left_over is a {type(previous).__name__}, expected a torch tensor (steps, {width})"
@@ -32,7 +32,7 @@ def check_left_over(previous: Tensor, rows: int, width: int, device: torch.devic
 
 
 def check_chunk(chunk: Tensor) -> None:
-    """A chunk (b h d) that a robot is sent is finite: rows of zeros of a head, say, are no rotation."""
+    """Raise a ValueError unless a chunk (b h d) is finite; a rotation of zeros, for example, decodes to NaN."""
     if not chunk.isfinite().all():
         row, step, column = (~chunk.isfinite()).nonzero()[0].tolist()
         raise ValueError(
@@ -42,7 +42,7 @@ def check_chunk(chunk: Tensor) -> None:
 
 
 def check_delay(delay: int) -> int:
-    """Ticks, a whole number of at least 0."""
+    """Return the delay in ticks as an integer of at least 0."""
     try:
         return max(0, operator.index(delay))
     except TypeError:
@@ -50,7 +50,7 @@ def check_delay(delay: int) -> int:
 
 
 def really_left(previous: Tensor, last: Tensor | None) -> list[int]:
-    """How many steps of each row (b n d) are the end of the last chunk (b h d), the others being padding."""
+    """Return how many steps of each row (b n d) are the end of the last chunk (b h d). The rest is padding."""
     previous = previous.cpu()
     if not previous.isfinite().all():
         raise ValueError("prev_chunk_left_over holds NaN or infinity: pass on what predict_action_chunk returned last")
@@ -59,14 +59,14 @@ def really_left(previous: Tensor, last: Tensor | None) -> list[int]:
 
 
 def in_groups(left: list[int]) -> list[tuple[slice, int]]:
-    """Rows that can be sampled together, with what is left of them: all, or each by itself where that differs."""
+    """Return groups of rows that can be sampled together, each with its number of remaining steps."""
     if len(set(left)) == 1:
         return [(slice(None), left[0])]
     return [(slice(i, i + 1), steps) for i, steps in enumerate(left)]
 
 
 def _steps(previous: Tensor, last: Tensor | None) -> int:
-    """Of (n d): the most of its first steps that end the last chunk (h d), with nothing but zeros behind them.
+    """Return how many first steps of (n d) end the last chunk (h d), with only zeros behind them.
 
     Rows of zeros may be real too, as deltas of an arm that stands still: the chunk says so. One that is not known, as
     after a restart, can't, and then rows of zeros at the end are taken for padding.

@@ -39,13 +39,20 @@ logger = logging.getLogger(__name__)
 
 
 class DAEPolicy(PreTrainedPolicy):
-    """Encoder and adapter train through a head that stays what it is.
+    """A LeRobot policy whose encoder and adapter train through a frozen action head.
 
     Args:
-        config: see `DAEConfig`. A new policy writes into it what it was built as.
-        dataset_stats: of the dataset to train on, by feature: a new policy takes the range of the actions from it.
-        dataset_meta: its metadata: names of the action's columns, and the descriptions of its tasks.
-        rebuild: make again what `config.built` records, without looking for any file, with weights to be loaded.
+        config: Settings of the policy. A new policy records in it what it was built from.
+        dataset_stats: Statistics of the dataset by feature. A new policy takes the range of the actions from them.
+        dataset_meta: Metadata of the dataset: names of the action columns and descriptions of the tasks.
+        rebuild: Build what `config.built` records, without reading files, for weights that are loaded afterwards.
+
+    Raises:
+        ValueError: The flags contradict each other or the dataset. The message names the flag.
+
+    Examples:
+        >>> policy = DAEPolicy.from_pretrained("outputs/train/checkpoints/last/pretrained_model")
+        >>> action = policy.select_action(preprocessor(observation))  # (b d), the dataset's columns
     """
 
     config_class = DAEConfig  # type: ignore[assignment]
@@ -126,7 +133,7 @@ class DAEPolicy(PreTrainedPolicy):
             return layout_of(config.action_layout, config.action_feature.shape[0], names, config.gripper)
 
     def _normalizer(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> Normalizer:
-        """The range of the task's own actions, saved with the policy: fine-tuning and resuming keep it."""
+        """Return the range of the task's actions. It is saved with the policy, and fine-tuning and resuming keep it."""
         if dataset_stats is None or ACTION not in dataset_stats:
             raise ValueError(
                 "a new policy takes the range of its actions from a dataset: train it with --dataset.repo_id, or load "
@@ -138,7 +145,7 @@ class DAEPolicy(PreTrainedPolicy):
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]
-        """As LeRobot's. Everything comes from the checkpoint: neither head nor encoder is looked for again."""
+        """Load a policy as LeRobot does. Everything comes from the checkpoint; no head or encoder is downloaded."""
         policy = super().from_pretrained(pretrained_name_or_path, rebuild=True, **kwargs)
         policy.learn_tasks(kwargs.get("dataset_meta"))
         return policy
@@ -147,7 +154,7 @@ class DAEPolicy(PreTrainedPolicy):
     def _load_as_safetensor(  # type: ignore[override]
         cls, model: DAEPolicy, model_file: str, map_location: str, strict: bool
     ) -> DAEPolicy:
-        """All weights or an error, whatever `strict`; then the head is frozen, and its weights are checked."""
+        """Load all weights whatever `strict` says, then freeze the head and check its weights."""
         tensors, _ = load_tensors(model_file)
         try:
             model.load_state_dict(tensors)
@@ -183,7 +190,7 @@ class DAEPolicy(PreTrainedPolicy):
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def forward(self, batch: dict[str, Any]) -> tuple[Tensor, None]:
-        """The denoising loss of a batch with actions (b h d), observations (b s ...) and action_is_pad (b h).
+        """Return the denoising loss of a batch with actions (b h d), observations (b s ...) and action_is_pad (b h).
 
         Noise and augmentation are drawn for this step and this process, each from a generator of its own.
         """
@@ -196,35 +203,35 @@ class DAEPolicy(PreTrainedPolicy):
             return self.observed.loss(chunks, task, generator=noise, **vars(config.noise)), None
 
     def condition(self, batch: dict[str, Any]) -> Tensor:
-        """What the adapter reads (b c), of observations with an axis of steps."""
+        """Return the condition (b c) of observations (b s ...)."""
         return self.observed.condition(*self.observations.inputs(batch))
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The adapter with whatever of the head trains, and the encoder at a learning rate of its own."""
+        """Return two groups: adapter and trainable parts of the head, and the encoder with its own learning rate."""
         adapter, encoder = self.observed.parameter_groups()
         own: list[dict[str, Any]] = [{"params": encoder, "lr": self.config.optimizer_encoder_lr}]
         return [{"params": adapter}] + (own if encoder else [])
 
     def _get_default_peft_targets(self) -> dict[str, Any]:
-        """Of `--peft.*`: the adapter's linear maps. What belongs to the frozen head has none."""
+        """Return the default targets of `--peft.*`: the adapter's linear layers, none of the frozen head."""
         linear = [name for name, module in self.conditioned.adapter.named_modules() if type(module) is nn.Linear]
         return {"target_modules": [f"conditioned.adapter.{name}" for name in linear if not name.startswith("step.")]}
 
     # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def reset(self) -> None:
-        """A new episode begins."""
+        """Forget observations and chunks. Call it when a new episode begins."""
         self.observations = Observations(self.config)
         self.executor.reset()
         self._last: Tensor | None = None  # the last chunk (b h d) of `predict_action_chunk`
 
     def decode(self, actions: Tensor, last: Tensor | None = None) -> Tensor:
-        """A head's actions (b a) or chunk (b h a) -> the dataset's columns, continued from `last` (b d)."""
+        """Return actions (b a) or a chunk (b h a) in the dataset's columns, continued from `last` (b d)."""
         return self.layout.decode(actions, last, canonical=self.config.canonical_rotations)
 
     @property
     def acting(self) -> Policy:
-        """What makes chunks: encoder aside, the policy itself, or, with `--policy.compile`, the same compiled."""
+        """The policy that samples chunks, compiled if `--policy.compile` is set."""
         if self.config.compile is None:
             return self.conditioned
         if not self._compiled or self._compiled[0].stale:
@@ -233,7 +240,7 @@ class DAEPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
-        """One observation of every robot -> its next action (b d); a new chunk is made every `n_action_steps`."""
+        """Return the next action (b d) of each robot, with a new chunk every `n_action_steps` ticks."""
         self.eval()
         self.observations.add(batch)  # checked before it is remembered
         cond = None
@@ -245,7 +252,7 @@ class DAEPolicy(PreTrainedPolicy):
     def predict_action_chunk(  # type: ignore[override]
         self, batch: dict[str, Any], inference_delay: int = 0, prev_chunk_left_over: Tensor | None = None, **_: Any
     ) -> Tensor:
-        """Observations, with an axis of steps or the present alone, which is repeated -> a chunk (b h d).
+        """Return a chunk (b h d) for observations (b s ...), or for the present alone, which is repeated.
 
         Args:
             inference_delay: ticks that will have passed when the chunk is ready: it continues the actions of these, as
@@ -275,7 +282,7 @@ class DAEPolicy(PreTrainedPolicy):
         return chunk
 
     def _continued(self, cond: Tensor, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
-        """A chunk (b h d) that begins with as many of the actions left (b n d) as are executed meanwhile."""
+        """Return a chunk (b h d) that begins with the remaining actions (b n d) that are executed meanwhile."""
         committed = min(delay, left.shape[1])
         if not committed:
             return self.decode(
@@ -286,17 +293,17 @@ class DAEPolicy(PreTrainedPolicy):
         return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:
-        """Whether the head denoises a chunk as a whole, so that it can continue one. Train it with `prefixes`."""
+        """Return whether the head can continue a chunk, since it mixes time. Train it with `prefixes`."""
         return self.conditioned.head.backbone.mixes_time
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def counts(self) -> dict[str, tuple[int, int]]:
-        """Frozen and trainable parameters of every part."""
+        """Return the numbers of frozen and of trainable parameters of each part."""
         return {name: (count["frozen"], count["trained"]) for name, count in self.observed.parts().items()}
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """LeRobot's card, and what is frozen and what was trained."""
+        """Return LeRobot's model card with a section on what is frozen and what was trained."""
         card = super().generate_model_card(*args, **kwargs)
         card.text += section(self)
         return card

@@ -1,4 +1,4 @@
-"""A batch of LeRobot -> what `ObservationEncoder` reads, with the last few steps where LeRobot gives the present alone.
+"""Batches of LeRobot as inputs of `ObservationEncoder`, with past observations where LeRobot gives only the present.
 
 Axes: b batch, s observation steps, H and W pixels, d state.
 """
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 def settle(config: DAEConfig) -> ObservationConfig:
-    """What is observed, by flags and dataset; what is not is taken out of the config's features."""
+    """Return what is observed, by flags and dataset, and remove all other features from the config."""
     config.cameras = list(config.image_features) if config.cameras is None else list(config.cameras)
     if config.environment_state is None:
         config.environment_state = not config.cameras
@@ -45,7 +45,7 @@ def settle(config: DAEConfig) -> ObservationConfig:
 
 
 def contract_of(config: DAEConfig) -> Contract:
-    """Return what the numbers mean of a policy that is made; its checkpoint does not keep the rate of the dataset."""
+    """Return the contract of a policy, without a rate because its checkpoint does not keep the dataset's."""
     state = tuple(config.state_features) if config.state else ()
     shapes = {camera: config.image_features[camera].shape for camera in config.cameras or []}
     sizes = {camera: (height, width) for camera, (*_, height, width) in shapes.items()}
@@ -53,7 +53,7 @@ def contract_of(config: DAEConfig) -> Contract:
 
 
 class Observations:
-    """Remembers the last observations of an episode; repeats the first until there are enough."""
+    """The last observations of an episode. The first one is repeated until there are enough."""
 
     def __init__(self, config: DAEConfig):
         self.config = config
@@ -65,7 +65,7 @@ class Observations:
         return [*(self.config.cameras or []), *(self.config.state_features if self.config.state else ())]
 
     def add(self, batch: dict[str, Any]) -> None:
-        """One more step: images (b 3 H W), state (b d). What is refused leaves the remembered steps as they were."""
+        """Add an observation: images (b 3 H W), state (b d). An error leaves the remembered ones unchanged."""
         self.check(batch)
         self._task(batch)
         present = {key: batch[key] for key in self.keys}
@@ -79,12 +79,12 @@ class Observations:
         self.past.extend([present] * (1 if self.past else self.config.n_obs_steps))
 
     def stacked(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """The remembered steps, with the present task."""
+        """Return the remembered observations (b s ...) with the present task."""
         steps = {key: torch.stack([step[key] for step in self.past], dim=1) for key in self.keys}
         return steps | {TASK: batch.get(TASK)}
 
     def with_steps(self, batch: dict[str, Any], acting: bool = False) -> dict[str, Any]:
-        """A batch that has an axis of steps already, or its present repeated. NaN is looked for when acting."""
+        """Return a batch (b s ...), with the present repeated if it has no axis s. When acting, NaN is refused."""
         self.check(batch)
         if acting:
             present = {key: batch[key] for key in self.keys}
@@ -94,13 +94,13 @@ class Observations:
         return steps | {TASK: batch.get(TASK)}
 
     def inputs(self, batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor | None, list[str] | None]:
-        """Images (b s 3 H W) by camera, state (b s d), and tasks: what the encoder is called with."""
+        """Return the encoder's inputs: images (b s 3 H W) by camera, state (b s d), and tasks."""
         images = {key: batch[key] for key in self.config.cameras or []}
         columns = [batch[key] for key in self.config.state_features] if self.config.state else []
         return images, torch.cat(columns, dim=-1) if columns else None, self._task(batch)
 
     def check(self, batch: dict[str, Any]) -> None:
-        """What was trained on must be there."""
+        """Raise a ValueError unless all that the policy was trained on is there, in the same shapes."""
         if absent := [key for key in self.keys if key not in batch]:
             there = ", ".join(key for key in batch if key.startswith("observation.")) or "none"
             raise ValueError(
@@ -113,7 +113,7 @@ class Observations:
             self._check_size(camera, tuple(batch[camera].shape[-2:]))
 
     def _check_shape(self, key: str, x: Any) -> None:
-        """Images and numbers are floats, with or without an axis of steps, as wide as in training."""
+        """Raise a ValueError unless a feature is floats as wide as in training, with or without the axis s."""
         camera = key in (self.config.cameras or [])
         if not isinstance(x, Tensor) or not x.is_floating_point():
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
@@ -134,7 +134,7 @@ class Observations:
         )
 
     def _check_rows(self, present: dict[str, Tensor]) -> None:
-        """All features of a step describe the same robots, and those of the steps before."""
+        """Raise a ValueError unless all features describe the same number of robots as before."""
         rows = {key: len(x) for key, x in present.items()}
         before = {len(x) for x in self.past[-1].values()} if self.past else set()
         if len({*rows.values(), *before}) > 1:
@@ -145,7 +145,7 @@ class Observations:
             )
 
     def _warn_of_far(self, present: dict[str, Tensor]) -> None:
-        """Say once of each column that it is far outside of what was normalised, as without a floor it may be."""
+        """Warn once for each feature whose normalised values are far outside the training data."""
         for key in self.config.state_features if self.config.state else ():
             mode = self.config.normalization_mapping.get(self.config.input_features[key].type)  # type: ignore[index]
             far = present[key].abs().flatten(0, -2).amax(0) > FAR
@@ -161,14 +161,14 @@ class Observations:
             )
 
     def _check_size(self, camera: str, size: tuple[int, ...]) -> None:
-        """A network that takes any size, or a crop, would see everything larger or smaller than in training."""
+        """Raise a ValueError if images have another size than in training and would be seen at another scale."""
         vision, trained = self.config.vision, tuple(self.config.image_features[camera].shape[-2:])
         if size != trained and vision.resize is None and (vision.is_resnet or vision.crop):
             (h, w), (height, width) = size, trained
             raise ValueError(
                 f"{camera} has {h} x {w} pixels, and the policy was trained on {height} x {width}: give it these, in "
                 f"lerobot-eval by --env.observation_height={height} --env.observation_width={width}, or train with "
-                f"--policy.vision.resize='[{height}, {width}]', which brings any picture to this size"
+                f"--policy.vision.resize='[{height}, {width}]', which resizes every image to this size"
             )
 
     def _with_steps(self, key: str, x: Tensor) -> Tensor:

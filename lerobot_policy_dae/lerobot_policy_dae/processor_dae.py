@@ -61,7 +61,7 @@ class normalizer_processor(NormalizerProcessorStep):
         return found.to(tensor.dtype) if tensor.is_floating_point() else found
 
     def _scale(self, key: str, mode: NormalizationMode) -> tuple[Tensor, Tensor]:
-        """Centre and divisor (d) of a feature, in float32."""
+        """Return centre (d) and divisor (d) of a feature, in float32."""
         stats, names = self._tensor_stats[key], PAIRS[mode]
         if absent := [name for name in names if stats.get(name) is None]:
             raise ValueError(
@@ -87,7 +87,12 @@ def make_dae_pre_post_processors(
 ) -> tuple[
     PolicyProcessorPipeline[dict[str, Any], dict[str, Any]], PolicyProcessorPipeline[PolicyAction, PolicyAction]
 ]:
-    """LeRobot calls this by its name, for a policy that is new; else it reads the saved pipelines."""
+    """Return the pre- and postprocessor of a new policy. LeRobot finds this function by its name.
+
+    Args:
+        config: Settings of the policy.
+        dataset_stats: Statistics of the dataset by feature, with which observations are normalised.
+    """
     before, after = make_default_pre_post_processors(config, dataset_stats)
     before.steps = [_with_floor(step) if type(step) is NormalizerProcessorStep else step for step in before.steps]
     return before, after

@@ -1,4 +1,4 @@
-"""Where in a LeRobot dataset a NaN is: its statistics say that there is one, those of its episodes say where."""
+"""Checks of a LeRobot dataset's action statistics, which name the episodes that hold NaN."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def where_not_finite(dataset_meta: Any, column: str, shown: int = 5) -> str:
 
 
 def _episodes(root: Path, column: str) -> list[int]:
-    """Numbers of the episodes, from the table that LeRobot keeps beside the data (v3.0)."""
+    """Return the numbers of these episodes, from the table that LeRobot keeps beside the data (v3.0)."""
     import pyarrow.parquet as pq
 
     names, found = [f"stats/{column}/min", f"stats/{column}/max"], []

@@ -1,4 +1,4 @@
-"""The package's own file: one .npz of plain arrays, episodes laid end to end; see docs/guides/recordings.md for its keys."""
+"""The package's own recording format: one .npz of plain arrays, episodes end to end (docs/guides/recordings.md)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class Npz(Recording):
         self.data = read_arrays(self.path, self.source)
         for key in ("episode_start", "episode_length"):
             if key not in self.data:
-                raise BadData(f"{self.source} lacks {key}; it has {', '.join(self.data)}. See docs/guides/recordings.md")
+                raise BadData(
+                    f"{self.source} lacks {key}; it has {', '.join(self.data)}. See docs/guides/recordings.md"
+                )
         self.starts, self.lengths = (self._whole_numbers(key) for key in ("episode_start", "episode_length"))
         numbers = {key: array for key, array in self.data.items() if array.dtype.kind in "fiu" and array.ndim}
         self.widths = {key: math.prod(array.shape[1:]) for key, array in numbers.items()}

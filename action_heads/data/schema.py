@@ -273,7 +273,8 @@ def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
     nearest, declared = min(candidates, key=lambda one: (len(differs(*one)) / len(one[0].columns()), -len(one[1])))
     raise ValueError(
         f"{source}: no column map fits. It has {listed(widths)}. The nearest, {nearest.name}, lacks "
-        f"{', '.join(differs(nearest, declared))}. Write a map of your own: ?columns=MAP.json, see docs/guides/recordings.md"
+        f"{', '.join(differs(nearest, declared))}. Write a map of your own: "
+        "?columns=MAP.json, see docs/guides/recordings.md"
     )
 
 

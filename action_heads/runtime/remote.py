@@ -32,7 +32,8 @@ class RemoteError(ConnectionError):
     """An error of the server or the connection, after which no chunk of this request can arrive.
 
     There is no server, it is late (`RemoteTimeout`), it refuses the request (`RemoteRefusal`), it closed the
-    connection, it speaks another version of the protocol, or its answer is not a valid chunk. The next call connects again.
+    connection, it speaks another version of the protocol, or its answer is not a valid
+    chunk. The next call connects again.
     """
 
 

@@ -17,8 +17,8 @@ from action_heads.cli.commands import known
 PAGE = Path(__file__).resolve().parents[1] / "reference" / "cli.md"
 HEAD = """# Command line
 
-This page is written by `uv run docs/_site/cli_page.py` from the settings of each command. `action-heads <command> --help`
-shows the same texts.
+This page is written by `uv run docs/_site/cli_page.py` from the settings of each command.
+`action-heads <command> --help` shows the same texts.
 """
 
 

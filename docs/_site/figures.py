@@ -44,9 +44,10 @@ class Drawing:
         w, h = self.size
         head = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" width="{w}" height="{h}" '
-            f'font-family="Helvetica, Arial, sans-serif" font-size="14" fill="{INK}">\n'
+            f'font-family="Helvetica, Arial, sans-serif" font-size="13" fill="{INK}">\n'
             '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-            f'<path d="M0,0 L8,4 L0,8 z" fill="{INK}"/></marker></defs>\n<rect width="{w}" height="{h}" fill="#ffffff"/>\n'
+            f'<path d="M0,0 L8,4 L0,8 z" fill="{INK}"/></marker></defs>\n'
+            f'<rect width="{w}" height="{h}" fill="#ffffff"/>\n'
         )
         path.write_text(head + "\n".join(self.parts) + "\n</svg>\n", encoding="utf-8")
 

@@ -109,7 +109,9 @@ class TestStopping:
             Trainer, "train_step", lambda self, batch: train_step(self, batch) * (float("nan") if self.step == 9 else 1)
         )
         monkeypatch.setattr(loop, "READ_EVERY", 2)
-        with pytest.raises(Diverged, match=r"the loss of training step 9 is nan.*state, of training step 6.*--lr below 0.001"):
+        with pytest.raises(
+            Diverged, match=r"the loss of training step 9 is nan.*state, of training step 6.*--lr below 0.001"
+        ):
             pretrain(tiny(tmp_path))
         assert checkpoint.read(tmp_path / "state")["step"] == 6
         assert (tmp_path / "state" / "step-6.safetensors").exists()

@@ -35,7 +35,7 @@ STATE = 11  # what the arm knows of itself: tool position 3, rotation 6, fingers
 
 
 def train(tap: Tap, head: ActionHead, demonstrations: Demonstrations, pictures: Tensor, steps: int) -> ConditionedHead:
-    """An adapter on the frozen head, from embeddings and the arm's state."""
+    """Train an adapter on the frozen head, from embeddings and the arm's state."""
     cached = embed(tap, pictures.split(1), Path("outputs/attach_to_vlm"), processed, batch_size=128, shard_size=1024)
     _, *chunks = demonstrations.chunks(head.config.horizon)
     actions, is_pad = (torch.from_numpy(part[::EVERY]) for part in chunks)
@@ -50,7 +50,7 @@ def train(tap: Tap, head: ActionHead, demonstrations: Demonstrations, pictures: 
 
 
 def roll_out(sim: Sim, tap: Tap, policy: ConditionedHead, episodes: int, blind: bool) -> int:
-    """Closed loop, a new picture for every 8 actions; how many unseen episodes succeed."""
+    """Roll out in closed loop with a new image every 8 actions; return how many unseen episodes succeed."""
     successes = 0
     executor = Executor(policy, execute=8, generator=torch.Generator().manual_seed(0))
     for episode in (bar := trange(episodes, desc="rolling out", unit="episode")):

@@ -80,19 +80,19 @@ def is_number(value: object) -> bool:
 
 
 def positive(value: object, most: float, where: str) -> float:
-    """A number above 0 and up to `most`."""
+    """Return a number above 0 and up to `most`."""
     if not is_number(value) or not 0 < float(value) <= most:  # type: ignore[arg-type]
         raise BadData(f"{where} must be a number above 0 and up to {most:g}, but is {short(value)}")
     return float(value)  # type: ignore[arg-type]
 
 
 def whole(value: object, where: str, least: int = 0, most: int = 2**40) -> int:
-    """A whole number within bounds."""
+    """Return a whole number within bounds."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise BadData(f"{where} must be a whole number from {least} to {most}, but is {short(value)}")
     return value
 
 
 def short(value: object) -> str:
-    """A value as an error message shows it."""
+    """Return a value as an error message shows it."""
     return limits.shown(value, 80)

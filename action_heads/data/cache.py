@@ -27,7 +27,7 @@ FORMAT = 2  # of the files below: another number never meets them
 
 
 def folder() -> Path:
-    """Where tables are kept: `ACTION_HEADS_CACHE`, or action-heads in the user's cache folder."""
+    """Return the cache folder: `ACTION_HEADS_CACHE`, or action-heads in the user's cache folder."""
     if chosen := os.environ.get("ACTION_HEADS_CACHE"):
         return Path(chosen).expanduser() / "trajectories"
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "action-heads" / "trajectories"
@@ -81,7 +81,7 @@ class Table:
 
 
 def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Table], None]) -> Trajectories:
-    """The table of this identity (anything JSON can hold), built now if it was not before.
+    """Return the table of this identity (anything JSON can hold), built now if it was not before.
 
     It is written beside its place and renamed into it whole: a run that is cut leaves nothing that looks finished.
     """

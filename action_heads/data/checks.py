@@ -199,7 +199,7 @@ def _check_pose(raw: Raw, schema: Schema, arm: Arm, base: np.ndarray | None, whe
 
 
 def _lever(away: Tensor, matrix: Tensor, anywhere: bool) -> Tensor:
-    """The part (k, 3) of what lies between tip and recorded point (k, 3) that turns with the tip (k, 3, 3).
+    """Return the part (k, 3) of what lies between tip and recorded point (k, 3) that turns with the tip (k, 3, 3).
 
     A median, which a few wrong rows do not move; but where the base may stand anywhere, least squares tell the two
     constants apart.
@@ -222,5 +222,5 @@ def _matrix(rotation: Tensor, form: str) -> Tensor:
 
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """The turn between rotations (k, 3, 3) -> (k,) rad."""
+    """Return the turn between rotations (k, 3, 3) -> (k,) rad."""
     return (((a.mT @ b).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1).acos()

@@ -52,7 +52,7 @@ def _poses(
 
 
 def _gripper(raw: Raw, schema: Schema) -> np.ndarray:
-    """A gripper that was not recorded, wholly or in some rows (NaN), counts as open."""
+    """Count a gripper that was not recorded, wholly or in some rows (NaN), as open."""
     if raw.gripper is None:
         return np.full(len(raw), -1.0, dtype=np.float32)
     share = (raw.gripper - schema.gripper_open) / (schema.gripper_closed - schema.gripper_open)
@@ -60,7 +60,7 @@ def _gripper(raw: Raw, schema: Schema) -> np.ndarray:
 
 
 def resample(steps: Steps, recorded_hz: float, rate_hz: float) -> Steps:
-    """The same motion at another rate: joints and positions on straight lines, rotations on great arcs.
+    """Resample a motion to another rate: joints and positions linearly, rotations along great arcs.
 
     The gripper keeps the value it had last. A rate above the recorded one adds steps, not knowledge.
     """

@@ -25,7 +25,7 @@ DEMO = re.compile(r"demo_\d{1,9}")
 
 @contextmanager
 def opened(path: Path, source: str) -> Iterator[Any]:
-    """A file for reading; errors within that are the library's are this file's."""
+    """Open a file for reading. Errors of the library inside the block become errors about this file."""
     if not path.exists():
         raise FileNotFoundError(f"{source}: there is no file {path}")
     h5py = require("h5py", "data")
@@ -37,7 +37,7 @@ def opened(path: Path, source: str) -> Iterator[Any]:
 
 
 def child(group: Any, name: str, where: str) -> Any:
-    """What lies under a name in a group; None where there is none. Links that lead out of the file are refused."""
+    """Return what a name in a group stands for, or None. Links that lead out of the file are refused."""
     h5py = require("h5py", "data")
     link = group.get(name, getlink=True)
     if link is None:
@@ -55,7 +55,7 @@ def child(group: Any, name: str, where: str) -> Any:
 
 
 def group_of(group: Any, name: str, where: str) -> Any:
-    """The group under a name; None where there is none."""
+    """Return the group under a name; None where there is none."""
     found = child(group, name, where)
     if found is not None and not isinstance(found, require("h5py", "data").Group):
         raise BadData(f"{where}/{name} must be a group of columns, but is a {type(found).__name__}")
@@ -63,7 +63,7 @@ def group_of(group: Any, name: str, where: str) -> Any:
 
 
 def columns(demo: Any, where: str) -> dict[str, Any]:
-    """The datasets of a demonstration that hold a row a step: those of `obs`, by their own names, and `actions`."""
+    """Return a demonstration's datasets with a row per time step: those of `obs`, by name, and `actions`."""
     h5py, found = require("h5py", "data"), {}
     if (obs := group_of(demo, "obs", where)) is not None:
         for name in obs:
@@ -79,14 +79,14 @@ def columns(demo: Any, where: str) -> dict[str, Any]:
 
 
 def steps(found: Mapping[str, Any]) -> int:
-    """How many steps a demonstration has: those of its actions, or of the longest column where it has none."""
+    """Return the number of time steps of a demonstration: of its actions, or else of its longest column."""
     if "actions" in found:
         return len(found["actions"])
     return max((len(data) for data in found.values()), default=0)
 
 
 def first_with_steps(file: Any, demos: list[str], source: str) -> str:
-    """The demonstration whose columns stand for all: an empty one has none, or none of the right width."""
+    """Return the demonstration whose columns stand for all: an empty one has none, or none of the right width."""
     full = (name for name in demos if steps(columns(file["data"][name], f"{source}, {name}")))
     return next(full, demos[0])
 
@@ -99,7 +99,7 @@ def widths(found: Mapping[str, Any]) -> dict[str, int]:
 
 
 def numbers(data: Any, where: str) -> np.ndarray:
-    """A column of a demonstration (t, width), float64."""
+    """Return a column of a demonstration (t, width), float64."""
     check_array(data, where)
     values = np.asarray(data[()], np.float64)
     return values.reshape(len(values), math.prod(values.shape[1:]))
@@ -123,7 +123,7 @@ def check_array(data: Any, where: str) -> None:
 
 
 def demonstrations(file: Any, spec: Spec) -> list[str]:
-    """The names of a file's demonstrations, by number; with ?filter_key= those of that list alone."""
+    """Return the names of a file's demonstrations, by number; with ?filter_key= those of that list alone."""
     data = group_of(file, "data", str(spec))
     demos = [name for name in data or () if DEMO.fullmatch(name)]
     if not demos:
@@ -137,7 +137,7 @@ def demonstrations(file: Any, spec: Spec) -> list[str]:
 
 
 def _filtered(file: Any, key: str, demos: list[str], spec: Spec) -> list[str]:
-    """The demonstrations that a list in the file's `mask` names."""
+    """Return the demonstrations that a list in the file's `mask` names."""
     mask = group_of(file, "mask", str(spec))
     if mask is None or key not in mask:
         known = ", ".join(mask) if mask is not None and len(mask) else "no list at all"
@@ -154,7 +154,7 @@ def _filtered(file: Any, key: str, demos: list[str], spec: Spec) -> list[str]:
 
 
 def text_attribute(node: Any, name: str, where: str) -> str | None:
-    """An attribute that is text; None where it is not there."""
+    """Return an attribute that is text; None where it is not there."""
     if name not in node.attrs:
         return None
     value = node.attrs[name]
@@ -170,7 +170,7 @@ def text_attribute(node: Any, name: str, where: str) -> str | None:
 
 
 def json_attribute(node: Any, name: str, where: str) -> Any:
-    """An attribute that is JSON text; None where it is missing, empty or says nothing."""
+    """Return an attribute that is JSON text; None where it is missing, empty or says nothing."""
     text = text_attribute(node, name, where)
     if text is None or not text.strip():
         return None
@@ -178,7 +178,7 @@ def json_attribute(node: Any, name: str, where: str) -> Any:
 
 
 def settings(file: Any, source: str) -> dict[str, Any]:
-    """The environment's arguments that a file carries; none where it carries none, or hollow ones."""
+    """Return the environment's arguments that a file carries; none where it carries none, or hollow ones."""
     arguments = json_attribute(file["data"], "env_args", source) or {}
     if isinstance(arguments, dict):
         arguments = arguments.get("env_kwargs") or {}
@@ -191,7 +191,7 @@ def settings(file: Any, source: str) -> dict[str, Any]:
 
 
 def control_hz(spec: Spec, arguments: Mapping[str, Any]) -> float:
-    """Steps a second: as the spec says, or as the file says, or robosuite's 20."""
+    """Return the rate in Hz: from the spec, or from the file, or robosuite's 20."""
     if "recorded_hz" in spec.options:
         return spec.number("recorded_hz", RATE_HZ)
     if (rate := arguments.get("control_freq")) is None:
@@ -200,7 +200,7 @@ def control_hz(spec: Spec, arguments: Mapping[str, Any]) -> float:
 
 
 def descriptions(file: Any, demos: list[str], spec: Spec) -> list[str] | None:
-    """What is done in each demonstration, where the file says it: its own attributes go before those of the whole."""
+    """Return the task text of each demonstration, from its own attributes or else from those of the file."""
     data = group_of(file, "data", str(spec))
     common = _instruction(data, str(spec))
     found = [_instruction(data[name], f"{spec}, {name}") or common for name in demos]

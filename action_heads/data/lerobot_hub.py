@@ -1,4 +1,4 @@
-"""Where the files of a LeRobotDataset are: in a folder here, or on the Hub."""
+"""Locate the files of a LeRobotDataset: in a local folder, or on the Hub."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def fetching(spec: Spec) -> Iterator[None]:
 
 
 def folder_of(spec: Spec) -> Path | None:
-    """The folder that a spec names; None where it can only be a dataset on the Hub."""
+    """Return the folder that a spec names; None where it can only be a dataset on the Hub."""
     root = Path(spec.where).expanduser()
     if root.exists():
         if not (root / "meta/info.json").exists():

@@ -108,7 +108,7 @@ class Images:
 
 
 def decoder() -> str:
-    """What decodes videos. lerobot's own choice tries anew for each image, and complains, where torchcodec fails."""
+    """Return the decoder of videos. lerobot's own choice would retry torchcodec, and warn, for each image."""
     try:
         importlib.import_module("torchcodec")
     except (ImportError, OSError, RuntimeError):

@@ -30,7 +30,7 @@ class Feature:
 
     @property
     def width(self) -> int:
-        """How many numbers it has in a row."""
+        """Return the number of values in a row."""
         return math.prod(self.shape)
 
     @property
@@ -40,7 +40,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Info:
-    """What meta/info.json says."""
+    """The contents of meta/info.json."""
 
     features: Mapping[str, Feature]
     fps: float
@@ -123,7 +123,7 @@ def _feature(feature: object, where: str) -> Feature:
 
 
 def _names(names: object, width: int) -> tuple[str, ...] | None:
-    """What numbers are called: a list, an object with one (`{"axes": [...]}`), or name -> place. None if not clear."""
+    """Return the names of a feature's numbers: a list, an object with one (`{"axes": [...]}`), or name -> index."""
     if isinstance(names, dict) and names:
         if all(isinstance(place, int) for place in names.values()):
             names = sorted(names, key=names.__getitem__)
@@ -135,7 +135,7 @@ def _names(names: object, width: int) -> tuple[str, ...] | None:
 
 
 def _pattern(text: object, where: str) -> str:
-    """A path with places for numbers, which stays within the dataset's folder."""
+    """Return a path with places for numbers, which stays within the dataset's folder."""
     fine = isinstance(text, str) and len(text) < 1000 and "\0" not in text and _PATTERN.fullmatch(text)
     if not fine or PurePosixPath(str(text)).is_absolute() or ".." in PurePosixPath(str(text)).parts:
         raise BadData(
@@ -184,7 +184,7 @@ def read_episodes(root: Path, info: Info, source: str) -> list[Episode]:
 
 
 def _check_counts(rows: list[dict[str, Any]], info: Info, source: str) -> None:
-    """What is said twice must be the same twice."""
+    """Check that counts which the file states twice agree."""
     for row in rows:
         begin, end = row.get("dataset_from_index"), row.get("dataset_to_index")
         if isinstance(begin, int) and isinstance(end, int) and end - begin != row["length"]:

@@ -31,7 +31,7 @@ class Rows:
         self._orders: dict[Path, np.ndarray] = {}
 
     def name(self, path: Path) -> str:
-        """A file as messages call it."""
+        """Return a file as messages call it."""
         return path.relative_to(self.root).as_posix()
 
     def read(self, path: Path, widths: dict[str, int]) -> dict[str, np.ndarray]:
@@ -46,7 +46,7 @@ class Rows:
         return found if sorted_already else {name: values[order] for name, values in found.items()}
 
     def places(self) -> np.ndarray:
-        """Where each row (N,) stands in the files laid end to end, as they are."""
+        """Return the position of each row (N,) in the files, laid end to end."""
         for path in self.files:
             self.order(path)
         found, offset = np.empty(int(self.lengths.sum()), np.int64), 0
@@ -60,7 +60,7 @@ class Rows:
         return found
 
     def order(self, path: Path) -> np.ndarray:
-        """The row (n,) of a file that each step of its episodes has; raise unless each has one."""
+        """Return the row (n,) of a file that each step of its episodes has; raise unless each has one."""
         if path not in self._orders:
             self._orders[path] = self._order(path)
         return self._orders[path]
@@ -124,7 +124,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def column_values(column: Any, width: int, where: str) -> np.ndarray:
-    """A column of numbers, or of lists of them, -> (rows, width); a missing number is NaN."""
+    """Return a column of numbers, or of lists of them, -> (rows, width); a missing number is NaN."""
     rows = len(column)
     with reading(where):
         flat, each = column.combine_chunks(), 1

@@ -1,4 +1,4 @@
-"""What Stage 1 takes from a recording.
+"""The motion that Stage 1 takes from a recording.
 
 Axes: `t` steps of one episode, `j` joints.
 """

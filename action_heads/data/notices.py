@@ -1,4 +1,4 @@
-"""What is legal in a recording but seldom meant: collected while it is read, and told whenever it is opened.
+"""Notices about recordings that are legal but probably not meant. They are collected while a file is read.
 
 Axes: `t` steps of one episode.
 """
@@ -34,7 +34,7 @@ class Told:
             self.largest = max(self.largest, float(np.abs(raw.joints).max()))
 
     def warnings(self) -> list[str]:
-        """What is to be told, a sentence or two each."""
+        """Return the notices, a sentence or two each."""
         return [text for text in (self._gripper(), self._joints()) if text]
 
     def _gripper(self) -> str:

@@ -1,4 +1,4 @@
-"""From a spec to windows of a checked recording."""
+"""Open a recording from its spec, check it, and cut it into windows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def open_windows(spec: Spec, steps: int, split: str = "train") -> Windows:
 
 
 def find_arm(name: str, tip: str | None = None) -> Arm:
-    """The arm of that name, `panda`, or of that model file as far as a tip."""
+    """Return the arm of that name, `panda`, or of that model file as far as a tip."""
     if name != "panda":
         from action_heads.kinematics.model import read_arm
 
@@ -61,7 +61,7 @@ def find_arm(name: str, tip: str | None = None) -> Arm:
 
 
 def read(spec: Spec) -> Trajectories:
-    """The whole of a recording, from the cache where it was read before."""
+    """Return the whole of a recording, from the cache where it was read before."""
     recording = READERS[spec.kind](spec)
     schema = recording.schema
     arm = None if schema.arm is None else find_arm(schema.arm, spec.options.get("tip"))
@@ -113,7 +113,7 @@ def read(spec: Spec) -> Trajectories:
 
 
 def _base(spec: Spec, schema: Schema, arm: Arm | None) -> np.ndarray | None:
-    """Where the arm stands (3,), m; None where poses are in its base frame, or are not needed, or stay in the world."""
+    """Return the position (3,) of the arm's base in m, or None where poses need no such shift."""
     given = spec.options.get("base")
     needed = schema.world and (schema.joints is None or arm is None)
     if given is None and needed:

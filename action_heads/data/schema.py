@@ -1,4 +1,4 @@
-"""Which columns of a recording mean what, in which units and frames.
+"""Schemas: the meaning, units and frames of a recording's columns.
 
 Those that come with the package were written down from what others say of the datasets: DROID's from LeRobot's
 port of it, MimicGen's and LIBERO's in the paper's form from what its code reads, LIBERO's in LeRobot's form from our
@@ -52,7 +52,7 @@ class Column:
         return cls(name, slice(first, int(stop) if stop else None))
 
     def width(self, full: int) -> int:
-        """How many values it takes of a column with so many; 0 where it reaches beyond them."""
+        """Return the number of values that it takes of a column of this width, or 0 if the column is too narrow."""
         edges = [edge for edge in (self.part.start, self.part.stop) if edge is not None]
         return 0 if any(abs(edge) > full for edge in edges) else len(range(full)[self.part])
 
@@ -110,7 +110,7 @@ class Schema:
             raise ValueError(f"schema {self.name}: gripper_open and gripper_closed are both {self.gripper_open:g}")
 
     def _check_types(self) -> None:
-        """A map may come from a file: every value must be of its own kind before it is used."""
+        """Check the types of all values, since a map may come from a file."""
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
             if kind == "float":
@@ -132,12 +132,12 @@ class Schema:
                     raise ValueError(f"schema {self.name}: {part}: {error}") from error
 
     def columns(self) -> dict[str, Column]:
-        """What is mapped: part of a motion -> column."""
+        """Return the mapped columns: part of a motion -> column."""
         parts = {key: getattr(self, key) for key in ("joints", "position", "rotation", "gripper")}
         return {key: Column.parse(value) for key, value in parts.items() if value is not None}
 
     def lacks(self, widths: Mapping[str, int]) -> list[str]:
-        """What is missing or too narrow among columns of these widths."""
+        """Return the columns that are missing or too narrow, given the widths of those that exist."""
         expected = {"position": 3, "rotation": ROTATION_WIDTHS[self.rotation_form], "gripper": 1}
         problems = []
         for part, column in self.columns().items():
@@ -157,7 +157,7 @@ class Schema:
 
     @classmethod
     def from_json(cls, path: str | Path) -> Schema:
-        """A user's own map."""
+        """Return a user's own map."""
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: give the JSON file of a column map")
@@ -253,7 +253,7 @@ def listed(widths: Mapping[str, int]) -> str:
 
 
 def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
-    """The schema of that name, or the one whose columns are all among these (name -> number of values)."""
+    """Return the schema of that name, or the one whose columns are all among these (name -> number of values)."""
     if name is not None and name not in SCHEMAS:
         raise ValueError(
             f"{source}: unknown schema {name!r}; choose from {', '.join(SCHEMAS)}, or give ?columns=MAP.json"
@@ -279,7 +279,7 @@ def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
 
 
 def check(schema: Schema, widths: Mapping[str, int], source: str) -> Schema:
-    """A user's own map, refused where the recording lacks what it names."""
+    """Return a user's own map, refused where the recording lacks what it names."""
     if problems := schema.lacks(widths):
         raise BadData(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {listed(widths)}")
     return schema

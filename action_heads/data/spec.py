@@ -88,7 +88,7 @@ class Spec:
         return f"{self.kind}:{self.where}" + (f"?{options}" if options else "") + weight
 
     def number(self, key: str, default: float, most: float = MOST_HZ) -> float:
-        """An option that is a positive number, or its default where it is not given."""
+        """Return an option that is a positive number, or its default where it is not given."""
         if key not in self.options:
             return default
         try:

@@ -89,7 +89,7 @@ class Steps:
 
 
 def batches(windows: Windows, rows: Any, workers: int, pin: bool = False) -> Generator[Sample]:
-    """Samples of the rows that are asked for, stacked; read and decoded ahead by so many processes."""
+    """Yield the requested rows as stacked samples, read and decoded ahead by so many processes."""
     loader = DataLoader(
         windows,
         batch_sampler=rows,
@@ -102,7 +102,7 @@ def batches(windows: Windows, rows: Any, workers: int, pin: bool = False) -> Gen
 
 
 def deaf(worker: int) -> None:
-    """A Ctrl-C goes to all processes of a terminal: it is the trainer who decides when to stop."""
+    """Ignore Ctrl-C, which goes to all processes of a terminal: the trainer decides when to stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What Stage 1 needs to know of an arm: its joints' limits, a posture to work from, and forward kinematics.
+"""An arm as Stage 1 needs it: joint limits, a posture to start from, and forward kinematics.
 
 Axes: `...` any leading axes, `j` joints from base to wrist. Units: rad and rad/s (m and m/s for a sliding joint), m.
 """

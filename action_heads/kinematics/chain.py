@@ -55,7 +55,7 @@ class Chain:
         return position.expand(batch).movedim(0, -1), columns.movedim((1, 0), (-2, -1))
 
     def _values(self, joints: Tensor) -> Tensor:
-        """The arm's joints (j, ...) -> those of the chain, among them the ones that follow."""
+        """Return the arm's joints (j, ...) -> those of the chain, among them the ones that follow."""
         if self.count == len(self.joints):
             return joints
         own, values = iter(joints), []
@@ -66,7 +66,7 @@ class Chain:
 
 
 def _fixed(position: Tensor, axes: tuple[Tensor, ...], joint: Joint) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The running frame, moved by a joint's fixed transform."""
+    """Return the running frame, moved by a joint's fixed transform."""
     return position + _mix(axes, joint.offset), tuple(_mix(axes, column) for column in joint.axes.T)
 
 

@@ -39,14 +39,14 @@ class Element:
         return [child for child in self.children if child.tag in tags]
 
     def one(self, tag: str) -> Element | None:
-        """The child of that tag; two of them would contradict each other."""
+        """Return the child of that tag; two of them would contradict each other."""
         found = self.all(tag)
         if len(found) > 1:
             raise found[1].error(f"{self} has {len(found)} elements <{tag}>; expected one: remove the others")
         return found[0] if found else None
 
     def walk(self) -> Iterator[Element]:
-        """The element and all below it."""
+        """Return the element and all below it."""
         waiting: list[Element] = [self]
         while waiting:
             element = waiting.pop()
@@ -67,7 +67,7 @@ class Element:
                     raise self.error(f"it has the {what} {_short(name)!r}, which is unknown; did you mean {near[0]!r}?")
 
     def text(self, name: str) -> str:
-        """An attribute that must be there and say something."""
+        """Return an attribute that must be there and say something."""
         value = self.attributes.get(name, "").strip()
         if not value:
             raise self.error(f"it has no {name!r}; give it one")
@@ -80,7 +80,7 @@ class Element:
         return value
 
     def numbers(self, name: str, counts: int | tuple[int, ...], largest: float = FARTHEST) -> list[float] | None:
-        """The numbers of an attribute, so many of them, none larger; None where the attribute is not given."""
+        """Return the numbers of an attribute, so many of them, none larger; None where the attribute is not given."""
         if name not in self.attributes:
             return None
         text, counts = self.attributes[name], (counts,) if isinstance(counts, int) else counts
@@ -109,7 +109,7 @@ class Document:
         self.root = self.parse(path)
 
     def parse(self, path: Path) -> Element:
-        """The root of another file of this document."""
+        """Return the root of another file of this document."""
         self.read_already.add(path.resolve())
         if len(self.read_already) > MOST_FILES:
             raise ValueError(f"{self.path} includes more than {MOST_FILES} files; join some of them")

@@ -88,7 +88,7 @@ class Reader:
                 waiting.append((child, inner))
 
     def merged(self, element: Element, childclass: str, tag: str | None = None) -> Element:
-        """An element with the defaults of its class."""
+        """Return an element with the defaults of its class."""
         name = self._class(element, childclass, "class")
         full = _over(self.classes[name].get(tag or element.tag, {}), element.attributes)
         return Element(element.tag, full, element.path, element.line)
@@ -222,7 +222,7 @@ def read_mjcf(document: Document) -> Skeleton:
 
 
 def _over(defaults: dict[str, str], own: dict[str, str]) -> dict[str, str]:
-    """An element's own attributes over those of its class; of orientations there is one."""
+    """Return an element's own attributes over those of its class; of orientations there is one."""
     turned = any(name in own for name in ORIENTATIONS)
     return {name: value for name, value in defaults.items() if not (turned and name in ORIENTATIONS)} | own
 

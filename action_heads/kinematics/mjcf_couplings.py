@@ -1,4 +1,4 @@
-"""What <equality> of MJCF says of joints and bodies that hang together beyond the tree."""
+"""Couplings of joints and bodies beyond the tree, from <equality> of MJCF."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _of_joints(element: Element, movers: dict[str, Mover]) -> Coupling:
 
 
 def _of_tendons(root: Element, element: Element) -> set[str]:
-    """The joints of the tendons that an <equality> <tendon> names."""
+    """Return the joints of the tendons that an <equality> <tendon> names."""
     names = {element.attributes.get("tendon1"), element.attributes.get("tendon2")}
     tendons = [each for section in root.all("tendon") for each in section.children]
     chosen = [each for each in tendons if each.attributes.get("name") in names]
@@ -61,7 +61,7 @@ def _of_tendons(root: Element, element: Element) -> set[str]:
 
 
 def _link(reader: Reader, element: Element, end: str) -> int | None:
-    """The link of body1 or site1, body2 or site2; None for the world."""
+    """Return the link of body1 or site1, body2 or site2; None for the world."""
     body, site = element.attributes.get(f"body{end}"), element.attributes.get(f"site{end}")
     if body in (None, "world") and site is None:
         return None

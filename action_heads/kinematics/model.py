@@ -38,7 +38,7 @@ LIMB = "a serial arm is made of turning and sliding joints, and its base is fixe
 
 @dataclass(frozen=True)
 class Drive:
-    """How a joint of the chain moves with a joint of the file: `scale * value + shift`; without end unless bounded."""
+    """A joint of the chain as a function of a joint of the file: `scale * value + shift`, within bounds if any."""
 
     source: str
     scale: float
@@ -46,7 +46,7 @@ class Drive:
 
 
 def read_arm(path: str | Path, tip: str | None = None) -> Arm:
-    """The arm of a .urdf or an MJCF .xml file, from its root to `tip`, a link; by default its last one.
+    """Return the arm of a .urdf or an MJCF .xml file, from its root to `tip`, a link; by default its last one.
 
     Poses are those of `tip`, seen from the model's root link; in MJCF, from the body that stands on the world. Raises
     ValueError, with file and element, for all that can't be read, or is no serial arm, or leaves a choice.
@@ -103,7 +103,7 @@ def _check_loops(skeleton: Skeleton, end: Frame) -> None:
 
 
 def _drive(skeleton: Skeleton, mover: Mover) -> Drive | float:
-    """The joint of the file that a joint follows, itself if it follows none; a number if it stands still."""
+    """Return the joint of the file that a joint follows, itself if it follows none; a number if it stands still."""
     source, scale, shift, passed = mover.name, 1.0, 0.0, set[str]()
     while coupling := skeleton.couplings.get(source):
         if coupling.trouble:
@@ -123,7 +123,7 @@ def _drive(skeleton: Skeleton, mover: Mover) -> Drive | float:
 
 
 def _free(movers: list[Mover], drives: dict[str, Drive | float]) -> list[Mover]:
-    """The joints of the arm: the first one on the chain of all that move together."""
+    """Return the joints of the arm: the first one on the chain of all that move together."""
     free, sources = [], set[str]()
     for mover in movers:
         drive = drives[mover.name]
@@ -163,7 +163,7 @@ def _joints(skeleton: Skeleton, end: Frame, drives: dict[str, Drive | float]) ->
 
 
 def _follows(numbers: dict[str, tuple[int, Drive]], drive: Drive) -> tuple[int, float, float] | None:
-    """How a joint follows an earlier one of the arm, if it does."""
+    """Return the rule by which a joint follows an earlier one of the arm, or None."""
     if drive.source not in numbers:
         numbers[drive.source] = (len(numbers), drive)
         return None
@@ -172,7 +172,7 @@ def _follows(numbers: dict[str, tuple[int, Drive]], drive: Drive) -> tuple[int, 
 
 
 def _onto_z(axis: np.ndarray) -> np.ndarray:
-    """A rotation (3, 3) whose third column is the axis; for an axis of the frame itself, one of zeros and ones."""
+    """Return a rotation (3, 3) whose third column is the axis; of zeros and ones for an axis of the frame."""
     if abs(axis[2]) > 1 - 1e-12:
         return np.diag([1.0, np.sign(axis[2]), np.sign(axis[2])])
     x = np.cross([0.0, 0.0, 1.0], axis)
@@ -225,7 +225,7 @@ def _limits(
 
 
 def _drive_or_none(skeleton: Skeleton, mover: Mover) -> Drive | None:
-    """As `_drive`, of a joint that is not of the arm: what is wrong with its coupling is no matter."""
+    """Return `_drive` of a joint outside the arm, or None where its coupling is invalid, which does not matter."""
     try:
         drive = _drive(skeleton, mover)
     except ValueError:
@@ -234,7 +234,7 @@ def _drive_or_none(skeleton: Skeleton, mover: Mover) -> Drive | None:
 
 
 def _range(mover: Mover) -> tuple[float, float]:
-    """The position limits of a joint, infinite where it has none, checked."""
+    """Return the position limits of a joint, infinite where it has none, checked."""
     if mover.limits is None or max(map(abs, mover.limits)) > ENDLESS:
         return -math.inf, math.inf
     low, high = mover.limits
@@ -261,7 +261,7 @@ def _speed(mover: Mover) -> float:
 
 
 def _home(skeleton: Skeleton, free: list[Mover], lower: Tensor, upper: Tensor, continuous: tuple[bool, ...]) -> Tensor:
-    """The keyframe named "home", else the first one, else the middle of every joint's range."""
+    """Return the keyframe named "home", else the first one, else the middle of every joint's range."""
     if not skeleton.keyframes:
         return (lower + upper) / 2
     named = [key for key in skeleton.keyframes if key[0] == "home"]

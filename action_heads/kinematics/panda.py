@@ -60,7 +60,7 @@ FRAMES = {
 
 
 def forward(joints: Tensor, frame: str = "tcp") -> tuple[Tensor, Tensor]:
-    """The pose of `frame` in the robot base frame.
+    """Return the pose of `frame` in the robot base frame.
 
     joints (..., 7) rad -> position (..., 3) m, matrix (..., 3, 3) whose columns are the frame's axes.
 
@@ -99,7 +99,7 @@ def _turn(x: Tensor, y: Tensor, cos: Tensor | float, sin: Tensor | float) -> tup
 
 
 def reframe(position: Tensor, matrix: Tensor, source: str, target: str = "tcp") -> tuple[Tensor, Tensor]:
-    """The pose of one of `FRAMES` (..., 3), (..., 3, 3) -> the pose of another, both in the same outer frame."""
+    """Return the pose of one of `FRAMES` (..., 3), (..., 3, 3) -> the pose of another, both in the same outer frame."""
     _check_frame(source)
     _check_frame(target)
     (along, about), (further, turned) = FRAMES[source], FRAMES[target]

@@ -19,7 +19,7 @@ FILE = "data/panda_kinematics_15hz.npz"
 
 
 def recorded_trajectories() -> Trajectories:
-    """The bundled recordings.
+    """Return the bundled recordings.
 
     A gripper is recorded from 0 open to 1 closed and is cut at 0.5. One source has no gripper (NaN): it counts as open.
     """

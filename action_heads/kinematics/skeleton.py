@@ -1,4 +1,4 @@
-"""What a robot's file says of how it moves: links, what moves each of them, and what couples the movers.
+"""The kinematic content of a robot's file: links, the joints that move them, and couplings of joints.
 
 Axes: 3 metres along x y z. Units: rad, m. Angles and axes are in the frame of the link that is moved.
 """
@@ -75,7 +75,7 @@ class Skeleton:
     keyframes: list[tuple[str, Element, dict[str, float]]] = field(default_factory=list)
 
     def up(self, link: int) -> Iterator[int]:
-        """The link and all that carry it, up to the root."""
+        """Return the link and all that carry it, up to the root."""
         at: int | None = link
         while at is not None:
             yield at
@@ -85,12 +85,12 @@ class Skeleton:
         return list(self.up(link))[::-1]
 
     def movers(self, link: int) -> list[Mover]:
-        """What moves a link, from its root on."""
+        """Return the joints that move a link, from the root on."""
         return [mover for at in self.chain(link) for mover in self.links[at].movers]
 
 
 def unit(vector: list[float] | np.ndarray, element: Element, what: str) -> np.ndarray:
-    """A direction, which must be one."""
+    """Return a direction, which must be one."""
     length = float(np.linalg.norm(vector))
     if length < 1e-8:
         raise element.error(f"its {what} is zero; give it a direction, such as 0 0 1")
@@ -98,7 +98,7 @@ def unit(vector: list[float] | np.ndarray, element: Element, what: str) -> np.nd
 
 
 def turn(axis: np.ndarray, angle: float) -> np.ndarray:
-    """The rotation (3, 3) about an axis (3,) of length one."""
+    """Return the rotation (3, 3) about an axis (3,) of length one."""
     x, y, z = axis
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross

@@ -1,4 +1,4 @@
-"""Where an arm ends: at a link that its user names, else at the only end that is no finger.
+"""Find the end of an arm: a link that the user names, or else the only end that is not a finger.
 
 Fingers and jaws are told by their names, by coming in pairs and by being coupled. What only looks like one is not
 decided here: the error says which tip takes it for a joint of the arm, and which for a jaw.
@@ -30,7 +30,7 @@ Frame = tuple[int, str, np.ndarray, np.ndarray]  # of a link: its number, the na
 
 
 def find_tip(skeleton: Skeleton, tip: str | None, path: Path) -> Frame:
-    """The link that carries the arm's end, and the end's frame in it."""
+    """Return the link that carries the arm's end, and the end's frame in it."""
     at_link = np.zeros(3), np.eye(3)
     if tip is not None:
         # A joint or site may have the name of a link: a tip is a link before all else.
@@ -65,7 +65,7 @@ def _listed(names: list[str]) -> str:
 
 
 class _Fingers:
-    """Which links hang on fingers alone."""
+    """Find the links that only fingers carry."""
 
     def __init__(self, skeleton: Skeleton):
         self.skeleton = skeleton
@@ -128,7 +128,7 @@ class _Fingers:
         return fingers
 
     def _named(self, number: int, mover: Mover) -> bool:
-        """Whether the names of a joint, its class or its link say that it is a finger's or a jaw's."""
+        """Return whether the names of a joint, its class or its link say that it belongs to a finger or a jaw."""
         link = self.skeleton.links[number].name
         if mover.kind not in ("turns", "slides") or (mover.kind == "slides" and not _short_slide(mover)):
             return False
@@ -157,7 +157,7 @@ class _Fingers:
         return "it has no joint that moves anything. Give the robot's own file"
 
     def doubt(self, end: int) -> tuple[Mover, str, str] | None:
-        """The last joint, why it may be a jaw, and the link before it."""
+        """Return the last joint, why it may be a jaw, and the link before it."""
         last = self.moved[end]
         link = self.skeleton.links[last]
         if link.parent is None or len(self.skeleton.movers(end)) < 2 or not link.movers:

@@ -30,7 +30,7 @@ ANY = 1e300  # of limits: what a joint without end is given, such as 1e16, is re
 
 
 def read_urdf(document: Document) -> Skeleton:
-    """The links of a <robot> in an order in which parents come first."""
+    """Return the links of a <robot> in an order in which parents come first."""
     robot = document.root
     if robot.tag != "robot":
         raise robot.error("a URDF file begins with <robot>; give an MJCF file the ending .xml")

@@ -29,12 +29,12 @@ class Batch(NamedTuple):
     signal: Tensor | None  # (b c)
 
     def to(self, device: torch.device) -> Batch:
-        """On a device; from pinned memory while the device still computes."""
+        """Move the batch to a device, from pinned memory without waiting for it."""
         signal = None if self.signal is None else self.signal.to(device, non_blocking=True)
         return Batch(self.x0.to(device, non_blocking=True), signal)
 
     def pinned(self) -> Batch:
-        """In memory that a GPU can fetch by itself."""
+        """Copy the batch to pinned memory, from which a GPU can fetch it by itself."""
         return Batch(self.x0.pin_memory(), None if self.signal is None else self.signal.pin_memory())
 
 

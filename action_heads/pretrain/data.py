@@ -1,4 +1,4 @@
-"""Where Stage 1's chunks come from: named sources of an arm's motion, mixed, seen as actions of a task to come.
+"""Sources of Stage 1's chunks: motion of an arm, mixed, and converted to actions.
 
 Axes: b windows, h horizon, s steps of a window, j joints, a action.
 """
@@ -40,7 +40,7 @@ class Synthetic:
 
 
 def source(name: str, steps: int, split: str = "train") -> Synthetic | Windows:
-    """A source of windows of so many steps by its spec, such as `synthetic:panda` or `lerobot:lerobot/droid_1.0.1`."""
+    """Return a source of windows by its spec, such as `synthetic:panda` or `lerobot:lerobot/droid_1.0.1`."""
     spec = Spec.parse(name)
     return Synthetic(spec, steps) if spec.kind == "synthetic" else open_windows(spec, steps, split)
 
@@ -75,7 +75,7 @@ class Mixture:
         ]
 
     def split(self, n: int) -> list[int]:
-        """How many of n windows each source gives."""
+        """Return the number of windows, of n, that each source gives."""
         return _split(self.shares, n)
 
     def __call__(self, n: int, generator: torch.Generator) -> Motion:
@@ -108,7 +108,7 @@ def _shares(specs: Sequence[Spec]) -> np.ndarray:
 
 
 def _split(shares: np.ndarray, n: int) -> list[int]:
-    """How many of n each share gets: whole numbers first, then one more to the largest remainders."""
+    """Split n by shares: whole numbers first, then one more to the largest remainders."""
     exact = shares * n
     counts = np.floor(exact + 1e-9).astype(int)
     counts[np.argsort(counts - exact, kind="stable")[: n - counts.sum()]] += 1
@@ -150,7 +150,7 @@ def _size(source: Synthetic | Windows) -> dict[str, float | str]:
 
 
 def window(space: ActionSpace, horizon: int) -> int:
-    """How many steps of motion a chunk is made of: a delta needs the pose it starts from."""
+    """Return the number of time steps of motion that a chunk needs: a delta also needs the pose it starts from."""
     return horizon + (space.mode == "delta")
 
 

@@ -64,7 +64,7 @@ class EvaluateConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """Return the folder of the results."""
         if self.out is not None:
             return self.out
         local = Path(self.head).expanduser()
@@ -83,7 +83,7 @@ class HeldOut:
 
     @property
     def episodes(self) -> dict[str, int]:
-        """How many held-out episodes windows are drawn from, of each recorded source."""
+        """Return the number of held-out episodes of each recorded source."""
         counts = {spec: source.record[0].get("episodes") for spec, source in self.sources.items()}
         return {spec: int(count) for spec, count in counts.items() if count}
 
@@ -172,7 +172,7 @@ def sample(head: ActionHead, n: int, steps: int, mechanism: str) -> Tensor:
 
 @torch.no_grad()
 def own_loss(head: ActionHead, actions: Tensor, mechanism: str) -> Mean:
-    """The head's own training loss on chunks (b h a), unconditional, in its own normalised units."""
+    """Return the head's own training loss on chunks (b h a), unconditional, in its own normalised units."""
     rng, x0 = noise_generator(), head.normalizer.normalize(actions)
     losses = [objective.loss(head, None, part, None, mechanism, rng) for part in x0.chunk(BATCHES)]
     return Mean.of(torch.stack(losses))
@@ -180,12 +180,12 @@ def own_loss(head: ActionHead, actions: Tensor, mechanism: str) -> Mean:
 
 @torch.no_grad()
 def noise_generator() -> torch.Generator:
-    """The same noise for every head, and other numbers than the chunks were drawn with."""
+    """Return the generator of the noise: the same for every head, and not the one that drew the chunks."""
     return generator("evaluation noise", 0)
 
 
 def clean_errors(head: ActionHead, actions: Tensor, mechanism: str, units: Normalizer) -> tuple[Tensor, Tensor]:
-    """How far off the clean chunk is that the head sees in a noisy one: mean squares (b,), and noise shares (b,).
+    """Return the error of the clean chunk that the head predicts: mean squares (b,), and noise shares (b,).
 
     In `units`, whatever the head's own and whatever it predicts, so that heads can be compared. Every head meets the
     same noise, spread evenly over its noise levels.
@@ -224,7 +224,7 @@ def denoising(head: ActionHead, chunks: dict[str, Tensor], units: Normalizer) ->
 def _held_out_row(
     held_out: HeldOut, chunks: dict[str, Tensor], real: Tensor, units: Normalizer, far: float, samples: int
 ) -> dict[str, Any]:
-    """The same of real chunks: their measures, how far draws of them are apart, and the error of the mean chunk."""
+    """Measure real chunks in the same way: their measures, the distance of draws, the error of the mean chunk."""
     space = held_out.space
     others = [torch.cat(list(held_out.draw(samples, 2 + i).values())) for i in range(FLOOR_DRAWS)]
     floor = torch.tensor([energy_distance(units.normalize(x), units.normalize(real)).mean for x in others])
@@ -246,7 +246,7 @@ def _means(values: dict[str, Tensor]) -> dict[str, dict[str, float]]:
 
 
 def _label(name: str, given: str, taken: Collection[str] = ()) -> str:
-    """What a head is called in the table: its own name, or what the user typed where that says more."""
+    """Return a head's label in the table: its own name, or what the user typed where that says more."""
     return given if name == "unnamed" or name in taken else name
 
 

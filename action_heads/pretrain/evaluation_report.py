@@ -62,7 +62,7 @@ The same distance after fewer sampling steps ({_first(results)}).
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table that is aligned in a terminal, too: the first column to the left, all others to the right."""
+    """Return a Markdown table that is aligned in a terminal too: the first column left, the others right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -74,7 +74,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw(results: Mapping[str, Any], paths: Mapping[str, Tensor], space: ActionSpace) -> bytes:
-    """The picture, a PNG: errors over noise, distance over steps, paths of chunks (b h a) of the first mechanism."""
+    """Draw the figure, a PNG: errors over noise, distance over steps, paths of chunks (b h a)."""
     require("matplotlib", "train").use("Agg")
     import matplotlib.pyplot as plt
 
@@ -133,7 +133,7 @@ def _draw_paths(figure: Any, paths: Mapping[str, Tensor], colours: Mapping[str, 
 
 
 def _path(chunks: Tensor, space: ActionSpace) -> Tensor:
-    """Where the first hand goes (b h 3); deltas are added up from where the chunk begins."""
+    """Return the path of the first hand (b h 3). Deltas are summed from the start of the chunk."""
     position = chunks[..., space.slices("position")[0]]
     return position if space.mode == "absolute" else pad(position.cumsum(1), (0, 0, 1, 0))
 
@@ -144,7 +144,7 @@ def _colours(labels: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _alone(results: Mapping[str, Any]) -> str:
-    """The caveat without which the numbers of an `mlp` look like a failure."""
+    """Return the caveat without which the numbers of an `mlp` look like a failure."""
     alone = [label for label, head in results["heads"].items() if label != "random" and not head["mixes_time"]]
     return (
         f"{' and '.join(alone)} denoises each step of a chunk alone, so its unconditional chunks jump from step to "
@@ -166,7 +166,7 @@ def _magnified(results: Mapping[str, Any]) -> str:
 
 
 def _alike(results: Mapping[str, Any]) -> str:
-    """What standard errors over windows leave out, where windows are of recorded episodes."""
+    """Say what standard errors over windows leave out, if windows share recorded episodes."""
     if not (episodes := results.get("episodes")):
         return ""
     of = ", ".join(f"{count} of `{spec}`" for spec, count in episodes.items())
@@ -177,7 +177,7 @@ def _alike(results: Mapping[str, Any]) -> str:
 
 
 def _denoising(results: Mapping[str, Any]) -> str:
-    """A table for each source."""
+    """Return a table for each source."""
     tables = []
     for spec in results["data"]:
         header = [spec, "loss", "all noise", "0-25 %", "25-50 %", "50-75 %", "75-100 %"]

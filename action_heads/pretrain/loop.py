@@ -42,7 +42,7 @@ def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
 
 
 def finish(trainer: Trainer, command: str) -> ActionHead:
-    """The averaged weights become the head; its record says how it was made."""
+    """Write the averaged weights as the head, with a record of its training."""
     accelerator, out = trainer.accelerator, trainer.config.folder
     speeds = speed.measure(trainer)
     if trainer.ema:

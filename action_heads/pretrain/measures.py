@@ -1,4 +1,4 @@
-"""What can be measured of chunks: are they motion that a robot could make, and are they the motion of the data?
+"""Measures of chunks: whether a robot could execute them, and whether they resemble the data.
 
 Axes: b and n, m chunks, h horizon, a action, d = h·a entries of a chunk, k parts of one kind (arms).
 Every mean comes with its standard error.
@@ -31,12 +31,12 @@ class Mean(NamedTuple):
 
 
 def reach(actions: Tensor, space: ActionSpace) -> float:
-    """The farthest that a hand in these chunks (b h a) is from the robot's base, m: the arm's reach, as far as seen."""
+    """Return the largest distance, in m, of a hand in these chunks (b h a) from the robot's base."""
     return float(_parts(actions, space, "position").norm(dim=-1).max())
 
 
 def chunk_measures(actions: Tensor, space: ActionSpace, reach: float) -> dict[str, Tensor]:
-    """Of each chunk (b h a) in robot units, as far as its space has such parts (b,).
+    """Measure each chunk (b h a) in robot units, as far as its space has the parts (b,).
 
     in_reach: share of steps within `reach` metres of the base. Deltas say nothing of where the hand is: left out there.
     step_mm: mean path length of a step. acceleration_mm: root of the mean squared second difference of the path, in

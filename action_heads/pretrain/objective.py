@@ -104,7 +104,7 @@ class CodeEncoder(nn.Module):
 
 
 def signal_readers(head: ActionHead, kind: str, width: int) -> nn.ModuleDict | None:
-    """The throw-away networks that read a signal of `width` values: only the head is kept.
+    """Return the throw-away networks that read a signal of `width` values: only the head is kept.
 
     `code` learns a few dimensions that say what a chunk does, and the head's own map from them to modulation, which
     is kept: an adapter will aim with it. `joints` and `pose` are the paper's (section IV-D), one adapter a mechanism:

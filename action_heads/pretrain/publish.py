@@ -30,7 +30,7 @@ class PublishError(OSError):
 
 
 class Published(NamedTuple):
-    """Where a folder went: the page to look at, and the revision that `from_pretrained` takes."""
+    """The place of an uploaded folder: its page, and the revision that `from_pretrained` takes."""
 
     url: str
     revision: str
@@ -89,7 +89,7 @@ def _publish(config: PublishConfig) -> Published | None:
 
 
 def check(folder: Path, repo: str = "") -> ActionHead:
-    """The head in a folder, frozen; all that keeps it from being published is told at once."""
+    """Return the head in a folder, frozen; all that keeps it from being published is told at once."""
     if not folder.is_dir():
         raise not_a_folder(folder)
     problems = [f"{name} is missing" for name in NEEDED if not (folder / name).is_file()]

@@ -1,4 +1,4 @@
-"""What a pretraining run says, and what it leaves to look at."""
+"""Texts and figures of a pretraining run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def opening(trainer: Trainer) -> str:
-    """What is going to happen, where."""
+    """Return the text printed before the first training step."""
     c, o, folder = trainer.config, trainer.config.optimiser, trainer.config.folder
     from_step = f", going on from step {trainer.step:,}" if trainer.step else ""
     return (
@@ -44,7 +44,7 @@ def record(trainer: Trainer, command: str, speeds: dict[str, int | None]) -> dic
 
 
 def closing(head: ActionHead, out: Path) -> str:
-    """Where everything lies and what to do next."""
+    """Return the text printed at the end: the files, and what to do next."""
     training = head.config.training
     rate = {name: "-" if value is None else f"{value:,}" for name, value in training["chunks_per_second"].items()}
     return (

@@ -1,4 +1,4 @@
-"""What decides a pretraining run: one frozen, validated dataclass, which is also the command line."""
+"""Settings of a pretraining run: one frozen, validated dataclass, which is also the command line."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class PretrainConfig(Settings):
 
     @property
     def folder(self) -> Path:
-        """Where the head goes. No default names a corpus: only who chose the data may say what it is."""
+        """Return the folder of the head. No default names a corpus: only the user knows what the data is."""
         resized = self.width or self.depth
         size = "{}x{}".format(*self.shape) if resized else self.size
         return self.out or Path("heads") / f"{self.arch}-{size}"
@@ -142,7 +142,7 @@ class PretrainConfig(Settings):
         return found
 
     def head(self) -> HeadConfig:
-        """The head that this run makes."""
+        """Return the head that this run makes."""
         width, depth = self.shape
         return HeadConfig(
             name=self.name or self.folder.resolve().name,

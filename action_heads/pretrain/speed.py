@@ -1,4 +1,4 @@
-"""What a run's speed is made of: the source alone, and the optimiser step alone."""
+"""The parts of a run's speed: the source alone, and the optimiser step alone."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def wait(trainer: Trainer) -> None:
 
 @contextmanager
 def untouched(trainer: Trainer) -> Iterator[None]:
-    """Steps taken inside are taken back."""
+    """Undo the training steps that are taken inside the block."""
     step, tensors = trainer.step, {name: t.detach().clone() for name, t in trainer.state_dict().items()}
     try:
         yield

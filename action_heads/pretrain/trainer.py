@@ -61,13 +61,13 @@ class Trainer(Training[Batch]):
         self._evaluation: list[Batch] = []
 
     def draw(self, step: int) -> Batch:
-        """What this process trains on in a step, on the CPU."""
+        """Draw the batch of this process for a training step, on the CPU."""
         rank = self.accelerator.process_index
         batch = self.batches.draw(self.share, generator("batch", self.config.seed, step, rank))
         return batch.pinned() if self.accelerator.device.type == "cuda" else batch
 
     def coming(self) -> Generator[Batch]:
-        """The batches from this step to the last, drawn while others are trained on."""
+        """Yield the batches from this training step to the last, drawn ahead."""
         return ahead(self.draw, range(self.step, self.config.optimiser.steps), self.config.workers)
 
     def train_step(self, batch: Batch | None = None) -> Tensor:

@@ -33,7 +33,7 @@ IMAGE, WORDS = 60, (3, 7, 5)  # the id of a piece of the picture; "lift the cube
 
 
 def tiny_vlm() -> SmolVLMForConditionalGeneration:
-    """A SigLIP of 64 patches, which a pixel shuffle makes 16 tokens of a language model; random weights."""
+    """Build a random SmolVLM: a SigLIP of 64 patches, of which a pixel shuffle makes 16 tokens."""
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     text = shape | {"model_type": "llama", "vocab_size": 64, "num_key_value_heads": 4, "initializer_range": 0.1}
     text |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -60,7 +60,7 @@ def lift() -> Sim:
 
 
 def recorded() -> tuple[Demonstrations, Tensor]:
-    """The demonstrations of this folder, and what the wrist camera saw in every second step (k h w 3) uint8."""
+    """Load the demonstrations of this folder, and the wrist camera's image of every second time step (k h w 3)."""
     with np.load(PICTURES) as file:
         return Demonstrations.load(RECORDING), torch.from_numpy(file["wrist"])
 
@@ -93,7 +93,7 @@ def photograph(sim: Sim, recording: Demonstrations) -> np.ndarray:
 
 
 def teach(vlm: SmolVLMForConditionalGeneration, pictures: Tensor, recording: Demonstrations, steps: int) -> None:
-    """The stand-in for pretraining: the last word's token learns where the cube is and how it is turned."""
+    """Train the stand-in for pretraining: the last word's token learns the cube's position and rotation."""
     where, last = locations(recording), int(recording.episode_length[-8:].sum()) // EVERY  # 8 episodes are held out
     tap, answer = Tap(vlm, train="full"), nn.Linear(64, where.shape[1])
     mean, std = where[:-last].mean(0), where[:-last].std(0)

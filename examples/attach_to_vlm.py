@@ -1,15 +1,15 @@
-"""A vision-language model on a frozen head: from pictures to success in physics, in a minute, without a download.
+"""A vision-language model on a frozen head: from images to success in physics, in a minute, without a download.
 
 uv run examples/attach_to_vlm.py
 
-Lift in robosuite: the wrist camera sees the cube, the model sees the picture, the head moves the arm. Model and
+Lift in robosuite: the wrist camera sees the cube, the model sees the image, the head moves the arm. Model and
 head are frozen; what trains is an adapter, on demonstrations whose embeddings are made once and kept. The model is a
 tiny SmolVLM, see tiny_vlm/make.py. A real one:
 
     vlm = AutoModelForImageTextToText.from_pretrained("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", dtype="bfloat16")
     tap = Tap(vlm, layer=16)   # also Qwen/Qwen2.5-VL-3B-Instruct, google/paligemma-3b-pt-224, ...; or train="lora"
 
-The control is trained and rolled out with every picture replaced by grey: what is left to it is the arm's own state.
+The control is trained and rolled out with every image replaced by grey: what is left to it is the arm's own state.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from action_heads.vlm import Tap, embed
 STATE = 11  # what the arm knows of itself: tool position 3, rotation 6, fingers 2
 
 
-def train(tap: Tap, head: ActionHead, demonstrations: Demonstrations, pictures: Tensor, steps: int) -> ConditionedHead:
+def train(tap: Tap, head: ActionHead, demonstrations: Demonstrations, images: Tensor, steps: int) -> ConditionedHead:
     """Train an adapter on the frozen head, from embeddings and the arm's state."""
-    cached = embed(tap, pictures.split(1), Path("outputs/attach_to_vlm"), processed, batch_size=128, shard_size=1024)
+    cached = embed(tap, images.split(1), Path("outputs/attach_to_vlm"), processed, batch_size=128, shard_size=1024)
     _, *chunks = demonstrations.chunks(head.config.horizon)
     actions, is_pad = (torch.from_numpy(part[::EVERY]) for part in chunks)
     state = torch.from_numpy(demonstrations.observation[::EVERY, :STATE])
@@ -59,8 +59,8 @@ def roll_out(sim: Sim, tap: Tap, policy: ConditionedHead, episodes: int, blind: 
         for _ in range(sim.task.rollout_steps):
             seen = {}
             if executor.due:
-                picture = torch.from_numpy(sim.render(PIXELS, CAMERA).copy())[None]
-                tokens, mask = tap(**processed(grey(picture) if blind else picture))
+                image = torch.from_numpy(sim.render(PIXELS, CAMERA).copy())[None]
+                tokens, mask = tap(**processed(grey(image) if blind else image))
                 state = torch.from_numpy(observation[None, :STATE])
                 seen = {"cond": {"tokens": tokens, "state": state}, "mask": {"tokens": mask}}
             observation = sim.step(executor(**seen)[0].numpy())
@@ -71,21 +71,21 @@ def roll_out(sim: Sim, tap: Tap, policy: ConditionedHead, episodes: int, blind: 
     return successes
 
 
-def grey(pictures: Tensor) -> Tensor:
-    """Not black: SmolVLM takes a picture of zeros for padding and leaves it out."""
-    return torch.full_like(pictures, 127)
+def grey(images: Tensor) -> Tensor:
+    """Not black: SmolVLM takes an image of zeros for padding and leaves it out."""
+    return torch.full_like(images, 127)
 
 
 def main(head: str = "dae/mlp-0.7m-fk", steps: int = 400, episodes: int = 20) -> None:
     """Train an adapter and roll it out, seeing and blind."""
     torch.set_num_threads(1)  # models as small as these gain nothing from more
     began, sim, rows = time.monotonic(), lift(), []
-    demonstrations, pictures = recorded()
+    demonstrations, images = recorded()
     tap = Tap(AutoModelForImageTextToText.from_pretrained(HERE, dtype=torch.float32))
     frozen = ActionHead.from_pretrained(head)
     for blind in (False, True):
         print("\nblind" if blind else f"\n{demonstrations}")
-        policy = train(tap, frozen, demonstrations, grey(pictures) if blind else pictures, steps)
+        policy = train(tap, frozen, demonstrations, grey(images) if blind else images, steps)
         rows.append(("blind" if blind else "seeing", roll_out(sim, tap, policy, episodes, blind)))
     print(f"\n{policy}\nof the model {sum(p.numel() for p in tap.parameters()):,} parameters are frozen too")
     for name, successes in rows:

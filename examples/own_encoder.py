@@ -2,7 +2,7 @@
 
 uv run examples/own_encoder.py
 
-The task is a toy: a picture shows a dot, and the chunk is a straight reach to where the dot is. Encoder and adapter
+The task is a toy: an image shows a dot, and the chunk is a straight reach to where the dot is. Encoder and adapter
 train together; the gradient passes through the frozen head into the encoder.
 """
 
@@ -18,19 +18,19 @@ DOWN = torch.tensor([1.0, 0, 0, 0, -1.0, 0])  # the hand points down: first two 
 
 
 def draw(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Pictures (n, 1, 32, 32), reaching chunks (n, 16, 10), goals (n, 2) in metres."""
+    """Images (n, 1, 32, 32), reaching chunks (n, 16, 10), goals (n, 2) in metres."""
     goal = torch.rand(n, 2) * 0.4 - 0.2
     axis = torch.linspace(-0.25, 0.25, PIXELS)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     distance = (x - goal[:, 0, None, None]) ** 2 + (y - goal[:, 1, None, None]) ** 2
-    picture = torch.exp(-distance / (2 * 0.02**2))[:, None]
+    image = torch.exp(-distance / (2 * 0.02**2))[:, None]
     s = torch.linspace(0, 1, 16)[:, None]
     progress = s**3 * (10 + s * (6 * s - 15))  # minimum jerk
     start = torch.tensor([0.0, 0.0])
     xy = start + progress * (goal[:, None] - start)
     position = torch.cat([xy + torch.tensor([0.5, 0.0]), torch.full((n, 16, 1), 0.2)], dim=-1)
     chunk = torch.cat([position, DOWN.expand(n, 16, 6), torch.full((n, 16, 1), -1.0)], dim=-1)
-    return picture, chunk, goal
+    return image, chunk, goal
 
 
 def main() -> None:
@@ -52,16 +52,16 @@ def main() -> None:
     optimizer = torch.optim.AdamW([*encoder.parameters(), *policy.trainable_parameters()], lr=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in (bar := trange(STEPS)):
-        picture, chunk, _ = draw(BATCH)
-        loss = policy.loss(chunk, encoder(picture))
+        image, chunk, _ = draw(BATCH)
+        loss = policy.loss(chunk, encoder(image))
         loss.backward()
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         bar.set_postfix(loss=f"{loss.item():.4f}")
 
-    picture, _, goal = draw(200)
-    for name, shown in {"seeing": picture, "blind": torch.zeros_like(picture)}.items():
+    image, _, goal = draw(200)
+    for name, shown in {"seeing": image, "blind": torch.zeros_like(image)}.items():
         with torch.no_grad():
             reached = policy.sample(encoder(shown), steps=10)[:, -1, :2] - torch.tensor([0.5, 0.0])
         print(f"{name}: the last action is {1e3 * (reached - goal).norm(dim=1).mean():.0f} mm from the dot")

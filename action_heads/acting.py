@@ -122,7 +122,7 @@ class Policy(Acts, nn.Module):
         head.assert_frozen()
         self.check_cond(cond, mask, on_host(cond))
         check_generator(generator)
-        plan = head.plan(sampling, continued.level(head))
+        plan = head.plan(sampling, continued.first_level(head))
         noise = head.noise(len(parts(cond)[0]), generator)
         x, prefix = continued.begin(self, noise, plan)
         values = self.modulate(cond, mask)

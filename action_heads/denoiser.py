@@ -134,7 +134,7 @@ class Denoiser(Freezable):
 
         return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
 
-    def plan(self, sampling: Sampling, start: int | None = None) -> samplers.Schedule:
+    def plan(self, sampling: Sampling, first_level: int | None = None) -> samplers.Schedule:
         """A sampler's tables on this head's device, made once.
 
         `start`, for a chunk known in part, is the noisiest level: mix in noise as of the plan's `timesteps[0]`.
@@ -143,9 +143,9 @@ class Denoiser(Freezable):
 
         def make() -> samplers.Schedule:
             path = noise_path(self.config.objective)
-            return samplers.schedule(name, path, steps, spacing=spacing, start=start).to(device)
+            return samplers.schedule(name, path, steps, spacing=spacing, first_level=first_level).to(device)
 
-        return kept(self._plans, (name, steps, spacing, start, device), make)
+        return kept(self._plans, (name, steps, spacing, first_level, device), make)
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """Where sampling starts: standard normal (b h a)."""

@@ -1,6 +1,7 @@
-"""Policies as what acts: the public door `sample`, and a head with an adapter behind it.
+"""The base classes of policies: `sample` with its options, and a head with an adapter behind it.
 
-Axes: b batch, h horizon, a action, c condition, n tokens, P modulation values of all sites, T diffusion steps.
+Axes: b batch, h horizon, a action, c condition, n tokens (of `previous`: time steps), P modulation values of all sites,
+T noise levels.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Acts:
-    """Makes chunks of conditions, here or on another computer.
+    """The interface of everything that makes chunks from conditions, on this computer or on another one.
 
-    `sample` is for users. It makes one object of how to sample and one of what to continue, and these are passed on.
+    Users call `sample`. It collects its options in two objects and passes them to `act`, which subclasses implement.
     """
 
     def sample(
@@ -44,36 +45,59 @@ class Acts:
         committed: int | None = None,
         start: float | None = None,
     ) -> Tensor:
-        """Action chunks (b h a) in robot units, for conditions (b, c) or tokens (b, n, c).
+        """Denoise action chunks for conditions.
 
-        Every call checks that the condition and the chunk are finite and the frozen head is what it was.
+        Every call checks that conditions and chunks are finite and that the frozen head is unchanged.
 
         Args:
-            steps: of the sampler, 10 if not given, 1 for "one_step". Each is one network evaluation; with "heun" two,
-                and one for the last.
-            sampler: "ddim" or "euler", which are the same; "ddpm", with fresh noise at each step; "dpmpp_2m" or "heun",
-                of second order; "one_step", for heads and adapters trained where noise is high.
-            spacing: which noise levels are visited: "trailing", or "leading" as in the paper's configuration.
-            generator: makes the result reproducible. Of a remote policy it seeds one there, which draws other numbers.
-            previous: (b, n, a), what is left of the last chunk in robot units: its first step is the new one's first.
-            committed: so many of its steps are being executed; the new chunk begins with them and continues them
-                (real-time chunking). On backbones that mix time, trained with `prefixes=True`.
-            start: share of noise in (0, 1] to start from, over `previous` (warm start): fewer steps then do.
+            cond: conditions (b c), or tokens (b n c); a dict of these for an adapter of several sources.
+            mask: (b n), true where a token counts; a dict for several sources.
+            steps: number of denoising steps; if None 10, or 1 for "one_step". Each step evaluates the network once,
+                with "heun" twice except for the last.
+            sampler: "ddim" or its synonym "euler"; "ddpm", which adds noise in each step; "dpmpp_2m" or "heun", of
+                second order; "one_step", for heads and adapters trained at high noise levels.
+            spacing: the noise levels that are visited: "trailing", or "leading" as in the paper's configuration.
+            generator: makes the result reproducible. A remote policy draws other random numbers from the same seed.
+            previous: the rest of the previous chunk (b n a) in robot units, from the first time step of the new chunk.
+            committed: number of time steps of `previous` that are being executed. The new chunk starts with them and
+                continues them (real-time chunking). It needs a backbone that mixes time, trained with `prefixes=True`.
+            start: share of noise in (0, 1] that is added to `previous` to start from (warm start), so that fewer
+                steps suffice.
+
+        Returns:
+            Chunks (b h a) in robot units: metres, 6-D rotations, gripper -1 open to +1 closed, radians for joints.
+
+        Raises:
+            ValueError: an argument has a wrong shape, type or range, or the weights of the adapter are damaged so that
+                actions would be NaN or infinite.
+            RuntimeError: the frozen head was changed.
+
+        Examples:
+            >>> import torch
+            >>> from action_heads import ActionHead
+            >>> from action_heads.adapters import AdaLNZero
+            >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=512))
+            >>> cond = torch.randn(2, 512)
+            >>> chunk = policy.sample(cond, steps=10, generator=torch.Generator().manual_seed(0))
+            >>> chunk.shape
+            torch.Size([2, 16, 10])
+            >>> policy.sample(cond, steps=3, previous=chunk[:, 8:], start=0.3).shape  # after 8 executed actions
+            torch.Size([2, 16, 10])
         """
         return self.act(cond, Sampling(sampler, steps, spacing), Continue(previous, committed, start), mask, generator)
 
     def act(
         self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
     ) -> Tensor:
-        """Sample a chunk (b h a), as `sample` does."""
+        """Denoise chunks (b h a) as `sample` does, with its options in two objects."""
         raise NotImplementedError
 
 
 class Policy(Acts, nn.Module):
-    """A head and an adapter, which together make chunks: what is trained, compiled, or handed out by a bank."""
+    """A head with an adapter; the base class of policies that train, that are compiled, or that come from a bank."""
 
-    own_normalizer: Normalizer | None  # statistics of the task's own actions, if there are any
-    only_acts = "this policy only acts"
+    own_normalizer: Normalizer | None  # statistics of the task's own actions; None for the head's
+    only_acts = "this policy can only sample"
 
     def __init__(self, head: Denoiser, adapter: Adapter):
         super().__init__()
@@ -82,34 +106,40 @@ class Policy(Acts, nn.Module):
 
     @property
     def modulation(self) -> HeadModulation:
-        """By the diffusion step and by the code: the head's, or the adapter's own if it relearns it."""
+        """The modulation by noise level and by code: the head's, or the adapter's copy with `relearn_step`."""
         return self.adapter.step or self.head.modulation_of(self.adapter.name)  # type: ignore[return-value]
 
     @property
     def normalizer(self) -> Normalizer:
+        """The normalizer of actions: the policy's own, or else the head's."""
         return self.head.normalizer if self.own_normalizer is None else self.own_normalizer
 
     def step_values(self, t: Tensor | None = None) -> Tensor:
-        """Modulation by the diffusion step at t (...), or at all steps -> (... or T, P).
-
-        The head's, or the adapter's own if it relearns it.
-        """
+        """Return the step modulation at noise levels t (...), or at all levels: (... P) or (T P)."""
         if self.head.frozen and self.adapter.step is None:
             table = self.head.step_table(self.adapter.name)
             return table if t is None else table[t]
         return self.head.step_values(self.modulation, t)
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
-        """Modulation by the condition (b, 1 or h, P), through the code and through the adapter's own map."""
+        """Return the modulation by the condition (b, 1 or h, P)."""
         return self.adapter(cond, mask, self.modulation.steer)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """For the optimiser: the adapter's parameters (and the head's, if it is not frozen)."""
+        """Iterate over the parameters to optimise: the adapter's, and the head's if it is not frozen.
+
+        Examples:
+            >>> import torch
+            >>> from action_heads import ActionHead
+            >>> from action_heads.adapters import FiLM
+            >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(FiLM(cond_dim=512))
+            >>> optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=1e-3)
+        """
         self.head.assert_frozen()
         return (p for p in self.parameters() if p.requires_grad)
 
     def requires_grad_(self, requires_grad: bool = True) -> Policy:
-        """As in torch, for the adapter; a frozen head stays frozen."""
+        """Do as torch does for the adapter and a trainable head; a frozen head stays frozen."""
         self.adapter.requires_grad_(requires_grad)
         self.head.requires_grad_(requires_grad)
         return self
@@ -118,71 +148,90 @@ class Policy(Acts, nn.Module):
     def act(
         self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
     ) -> Tensor:
+        """Denoise chunks (b h a) as `sample` does, with its options in two objects."""
         head = self.head
         head.assert_frozen()
         self.check_cond(cond, mask, on_host(cond))
         check_generator(generator)
-        plan = head.plan(sampling, continued.level(head))
+        plan = head.plan(sampling, continued.first_level(head))
         noise = head.noise(len(parts(cond)[0]), generator)
         x, prefix = continued.begin(self, noise, plan)
         values = self.modulate(cond, mask)
         x = head.denoise(self.step_values(), values, self.modulation, x, plan, generator, prefix)
         chunk = self.normalizer.unnormalize(x)
-        if prefix:  # bit for bit what is being executed
+        if prefix:  # Normalising and back rounds, but the committed actions must be exactly those being executed.
             chunk[:, : prefix.given.shape[1]] = prefix.given
         self._assert_finite(chunk, values, cond, mask)
         return chunk
 
     def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
-        """Raise a ValueError that says what is wrong with a condition; its numbers are looked at if `values`."""
+        """Raise a ValueError if a condition or its mask is invalid. `values` checks the numbers too."""
         check_condition(cond, mask, self.adapter.config.cond_dim, values)
 
     def _assert_finite(self, chunk: Tensor, values: Tensor, cond: Condition, mask: Mask) -> None:
-        """Raise if a chunk must not reach a robot. On an accelerator this waits for it, as whoever acts does anyway.
+        """Raise a ValueError if a chunk must not reach a robot. This waits for an accelerator, as acting does anyway.
 
-        Modulation values (b, 1 or h, P) are looked at too: sampling clips, which makes a number of an infinity.
+        Modulation values (b, 1 or h, P) are checked too, since the clipping of sampling turns infinity into a number.
         """
         if torch.compiler.is_compiling() or is_capturing(chunk) or (chunk.isfinite().all() & values.isfinite().all()):
             return
         self.check_cond(cond, mask, values=True)
         raise ValueError(
-            "the policy made NaN or infinite actions of a finite condition: the adapter's weights are damaged or its "
-            "training diverged; load an earlier checkpoint"
+            "the policy computed NaN or infinite actions from a finite condition, so the adapter's weights are damaged "
+            "or its training diverged. Load an earlier checkpoint."
         )
 
     def compile(self, method: str = "auto", *, dtype: torch.dtype | None = None) -> CompiledPolicy:  # pyright: ignore
-        """The same policy with its frozen head compiled for its device: the same `sample`, the same chunks, sooner.
+        """Return a faster policy with the same `sample`, whose frozen head is compiled for its device.
 
-        `.compiled` says what was chosen, and what stood in the way of more. The adapter is shared, and may learn on.
+        It gives the same chunks, up to rounding, and shares the adapter, which may train further.
 
         Args:
-            method: "auto"; "native" (CPU, our own C++, compiled in 2 s); "packed" (CPU, no compiler); "inductor" (a C++
-                compiler and minutes); "graph" (CUDA).
-            dtype: of the head's network, torch.bfloat16 or torch.float32; the head's own if not given.
+            method: "auto", "native" (CPU, our C++ kernels, compiled in 2 s), "packed" (CPU, needs no compiler),
+                "inductor" (needs a C++ compiler and takes minutes) or "graph" (CUDA graphs).
+            dtype: dtype of the head's network, torch.bfloat16 or torch.float32; the head's own if None.
+
+        Returns:
+            The policy. If the method cannot be used here, a slower one is. The attribute `compiled` names the method
+            and the reason.
+
+        Raises:
+            ValueError: an unknown method, or another dtype.
+
+        Examples:
+            >>> import torch
+            >>> from action_heads import ActionHead
+            >>> from action_heads.adapters import AdaLNZero
+            >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=512))
+            >>> fast = policy.compile("packed")
+            >>> fast.sample(torch.randn(1, 512)).shape
+            torch.Size([1, 16, 10])
         """
         from action_heads.runtime.compiled import compile_policy
 
         return compile_policy(self, method, dtype)
 
     def refuse(self, *_: Any, **__: Any) -> Any:
-        """Raise a RuntimeError in place of what only a policy that trains can do."""
+        """Raise a RuntimeError, in place of methods that only a `ConditionedHead` has."""
         raise RuntimeError(self.only_acts)
 
     loss = forward = save_adapter = load_adapter = push_adapter = refuse
 
     def _used_parameters(self) -> list[nn.Parameter]:
-        """What this policy computes with: the step modulations of other adapters are not."""
+        """Return the parameters that this policy computes with, without the modulation of other mechanisms."""
         return list({p for module in (self.head.backbone, self.modulation, self.adapter) for p in module.parameters()})
 
     @property
     def num_frozen(self) -> int:
+        """The number of frozen parameters that the policy computes with."""
         return sum(p.numel() for p in self._used_parameters() if not p.requires_grad)
 
     @property
     def num_trainable(self) -> int:
+        """The number of parameters that train."""
         return sum(p.numel() for p in self._used_parameters() if p.requires_grad)
 
 
 def is_capturing(tensor: Tensor) -> bool:
-    """Return whether a CUDA graph is being recorded, in which nothing may wait."""
+    """Return whether a CUDA graph is being captured, during which nothing may wait for the device."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()

@@ -1,6 +1,6 @@
-"""Many tasks on one head: a batch in which every row may have an adapter of its own.
+"""`AdapterBank`: many adapters on one head, one for each row of a batch.
 
-Axes: b batch, h horizon, a action, P modulation values of all sites.
+Axes: b batch, h horizon, a action, c condition, P modulation values of all sites.
 """
 
 from __future__ import annotations
@@ -24,19 +24,30 @@ Weights = dict[str, Tensor]
 
 
 class AdapterBank:
-    """Adapters of one shape on one head, by the name of their task.
+    """A collection of adapters on one head, by task name, for batches whose rows are different tasks.
 
-        bank = AdapterBank(head)
-        bank.add("stack", "me/stack")  # a policy, a folder or a Hub id; a name added again is swapped
-        chunk = bank.on(["stack", "lift", "stack"]).sample(cond)  # one task a row
+    All adapters must have the same settings. The head denoises the whole batch at once. The adapters' weights are
+    copied and multiplied row by row, so many small adapters (`through="code"`) cost about as much as one, and large
+    ones take memory for each row.
 
-    The head computes a batch as ever; adapters are computed row by row in one batched product, with weights that are
-    copied for the batch. So small adapters (`through="code"`) cost nearly what one does; large ones cost their memory.
+    Args:
+        head: the head of all adapters.
+
+    Examples:
+        >>> import torch
+        >>> from action_heads import ActionHead, AdapterBank
+        >>> from action_heads.adapters import AdaLNZero
+        >>> head = ActionHead.from_pretrained("dae/mlp-0.7m-fk")
+        >>> bank = AdapterBank(head)
+        >>> for task in ("stack", "lift"):
+        ...     bank.add(task, head.attach(AdaLNZero(cond_dim=512, through="code")))
+        >>> bank.on(["stack", "lift", "stack"]).sample(torch.randn(3, 512)).shape  # one task for each row
+        torch.Size([3, 16, 10])
     """
 
     def __init__(self, head: ActionHead):
         self.head = head
-        self._adapters: dict[str, tuple[Weights, Weights]] = {}  # weights of each, and statistics of its actions
+        self._adapters: dict[str, tuple[Weights, Weights]] = {}  # the weights and the action statistics of each
         self._template: Adapter | None = None
 
     def __len__(self) -> int:
@@ -47,12 +58,21 @@ class AdapterBank:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the tasks."""
         return tuple(self._adapters)
 
     def add(self, name: str, policy: ConditionedHead | str | Path, **kwargs) -> None:
-        """Take up a trained adapter, or swap the one of that name; options as of `ActionHead.load_adapter`.
+        """Add a trained adapter, or replace the one of that name.
 
-        The weights are copied: training the policy on changes nothing here.
+        The weights are copied, so training the policy further does not change the bank.
+
+        Args:
+            name: name of the task.
+            policy: the policy, or the folder or Hub id of a saved adapter.
+            kwargs: options for the Hub, as in `ActionHead.load_adapter`.
+
+        Raises:
+            ValueError: the adapter has another head or other settings than the bank, or trains parts of the head.
         """
         if isinstance(policy, str | Path):
             policy = self.head.load_adapter(policy, **kwargs)
@@ -62,65 +82,74 @@ class AdapterBank:
         self._adapters[name] = copied(policy.adapter.state_dict()), copied(policy.normalizer.state_dict())
 
     def remove(self, name: str) -> None:
-        """Forget an adapter. Policies made by `on` keep what they copied."""
+        """Remove an adapter. Policies that `on` returned keep their copies."""
         del self._adapters[self._known(name)]
         if not self._adapters:
             self._template = None
 
     def on(self, tasks: Sequence[str]) -> RowPolicy:
-        """A policy for batches of these tasks, one a row: to `sample` with, not to train."""
+        """Return a policy for batches of these tasks, one for each row. It can `sample`, but not train.
+
+        Raises:
+            ValueError: there are no tasks, or one is not in the bank.
+        """
         if not tasks or isinstance(tasks, str):
-            raise ValueError(f"tasks are names, one a row of the batch, got {tasks!r}")
+            raise ValueError(f"tasks must be a list of names, one for each row of the batch; got {tasks!r}")
         weights, statistics = zip(*(self._adapters[self._known(task)] for task in tasks), strict=True)
         assert self._template is not None
         return RowPolicy(self.head, self._template, stacked(weights), RowNormalizer(**stacked(statistics)))
 
     def _known(self, name: str) -> str:
         if name not in self._adapters:
-            raise ValueError(f"no adapter for {name!r}; the bank has {', '.join(self.names) or 'none yet'}: add it")
+            raise ValueError(
+                f"the bank has no adapter for {name!r}. It has {', '.join(self.names) or 'none yet'}. Add it with "
+                "bank.add(name, policy)."
+            )
         return name
 
     def _check(self, name: str, policy: ConditionedHead) -> None:
         if policy.head is not self.head and policy.head.fingerprint() != self.head.fingerprint():
             raise ValueError(
-                f"the adapter for {name!r} belongs to {policy.head.config.name} ({policy.head.fingerprint()}), this "
-                f"bank to {self.head.config.name} ({self.head.fingerprint()}): all share one head"
+                f"the adapter for {name!r} belongs to the head {policy.head.config.name} "
+                f"({policy.head.fingerprint()}), but this bank has the head {self.head.config.name} "
+                f"({self.head.fingerprint()}). Use one bank for each head."
             )
         if policy.head.original is not policy.head or policy.adapter.step is not None:
             raise ValueError(
-                f"the adapter for {name!r} has parts of a head of its own (relearn_step, or a reshaped head), which "
-                "rows of one batch can't share: train it without"
+                f"the adapter for {name!r} trains parts of its head (relearn_step, or a reshaped head), which the rows "
+                "of one batch cannot share. Train it without them."
             )
         if self._template is not None and policy.adapter.config != self._template.config:
             raise ValueError(
-                f"the adapter for {name!r} is {policy.adapter.config}, those of this bank are "
-                f"{self._template.config}: keep one bank for each shape"
+                f"the adapter for {name!r} is {policy.adapter.config}, but the adapters of this bank are "
+                f"{self._template.config}. Use one bank for each setting."
             )
 
 
 def copied(state: Mapping[str, Tensor]) -> Weights:
+    """Return copies of all tensors, detached."""
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def stacked(rows: Sequence[Weights]) -> Weights:
-    """Tensors (...) of each row -> (b, ...) by name."""
+    """Stack the tensors (...) of all rows to (b ...), by name."""
     return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 class RowPolicy(Policy):
-    """A policy whose adapter differs from row to row. It has nothing to train. One thread at a time may use it."""
+    """A policy with a different adapter for each row. It cannot train, and only one thread at a time may use it."""
 
-    only_acts = "a policy of a bank only acts: train, save and load each adapter by a policy of its own"
+    only_acts = "a policy of an AdapterBank can only sample. Train, save and load each adapter with its own policy."
 
     def __init__(self, head: ActionHead, template: Adapter, weights: Weights, statistics: RowNormalizer):
-        # A copy: rows are computed by lending it their weights for a moment, which another thread must not see.
+        # `functional_call` replaces the weights of this copy for a moment, which no other thread must see.
         super().__init__(head, copy.deepcopy(template))
         self.own_normalizer = statistics
         self._weights = weights
         self.eval()
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
-        """As of any policy (b, 1 or h, P); row i through adapter i."""
+        """Return the modulation by the condition (b, 1 or h, P), with adapter i for row i."""
 
         def row(weights: Weights, cond: Condition, mask: Mask) -> Tensor:
             one = (batched(cond), batched(mask), self.modulation.steer)
@@ -129,23 +158,25 @@ class RowPolicy(Policy):
         return torch.func.vmap(row, in_dims=(0, 0, None if mask is None else 0))(self._weights, cond, mask)
 
     def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
+        """Also check that there are as many conditions as tasks."""
         super().check_cond(cond, mask, values)
         if (given := len(parts(cond)[0])) != (rows := len(self.normalizer.scale)):
-            raise ValueError(f"{rows} tasks came with {given} conditions: one task a row")
+            raise ValueError(f"{rows} tasks came with {given} conditions; pass one condition for each task")
 
 
 def batched(cond: Any) -> Any:
-    """A condition or mask of one row as a batch of one."""
+    """Add a batch axis to the condition or mask of one row."""
     if isinstance(cond, Mapping):
         return {name: part[None] for name, part in cond.items()}
     return None if cond is None else cond[None]
 
 
 class RowNormalizer(Normalizer):
-    """Statistics (b a) of each row's own, for chunks (b h a)."""
+    """A normalizer with different statistics (b a) for each row of chunks (b h a)."""
 
     def __init__(self, offset: Tensor, scale: Tensor):
         super().__init__(offset[:, None], scale[:, None])
 
     def extra_repr(self) -> str:
+        """Return the number of rows."""
         return f"{len(self.scale)} rows"

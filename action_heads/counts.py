@@ -1,4 +1,4 @@
-"""How much an adapter trains, known before it is attached: for comparing adapters and heads at one size."""
+"""Parameter counts of adapters before they are attached, to compare adapters and heads at the same size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,27 @@ from action_heads.adapters.config import THROUGH
 from action_heads.head import ActionHead
 
 A = TypeVar("A", bound=Adapter)
-WIDEST = limits.WIDTH  # units of a reading network: its own map alone then has 268 million parameters
+WIDEST = limits.WIDTH  # the largest hidden_dim; one layer then has 268 million parameters
 
 
 def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[str, int], **options: Any) -> int:
-    """How many parameters such an adapter would train on a head, beside what trains of the head itself.
+    """Return the number of parameters that an adapter would train on a head.
 
-    It is built on the meta device, which knows shapes and holds no numbers. Options as of the adapter.
+    The adapter is built on the meta device, so this takes no memory. Parameters of a head that trains along are not
+    counted.
+
+    Args:
+        head: the head.
+        adapter: an adapter class, such as `FiLM`.
+        cond_dim: width of the condition, or widths by source.
+        options: other options of the adapter.
+
+    Examples:
+        >>> from action_heads import ActionHead
+        >>> from action_heads.adapters import FiLM
+        >>> from action_heads.counts import trained
+        >>> trained(ActionHead.from_pretrained("dae/mlp-5m-fk"), FiLM, 512, through="code", hidden_dim=64)
+        41152
     """
     own = head.modulation_of(adapter.name)
     with torch.device("meta"):
@@ -33,11 +47,28 @@ def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[st
 def match_trainable(
     head: ActionHead, adapter: type[A], cond_dim: int | Mapping[str, int], target: int, **options: Any
 ) -> A:
-    """The adapter that trains as near to `target` parameters on a head as its `hidden_dim` can bring it.
+    """Return an adapter that trains about `target` parameters on a head.
+
+    `hidden_dim` is chosen so that the number comes as near to the target as it can.
 
     Args:
-        adapter: a class, such as `FiLM`.
-        options: of the adapter, all but `hidden_dim`.
+        head: the head.
+        adapter: an adapter class, such as `FiLM`.
+        cond_dim: width of the condition, or widths by source.
+        target: number of trained parameters.
+        options: other options of the adapter, except `hidden_dim`.
+
+    Raises:
+        ValueError: no `hidden_dim` comes near the target. The message gives the range that can be reached.
+
+    Examples:
+        >>> from action_heads import ActionHead
+        >>> from action_heads.adapters import FiLM
+        >>> from action_heads.counts import match_trainable
+        >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+        >>> adapter = match_trainable(head, FiLM, 512, 100_000, through="code")
+        >>> adapter.config.hidden_dim, head.attach(adapter).num_trainable
+        (139, 99865)
     """
 
     def count(hidden_dim: int) -> int:
@@ -49,8 +80,8 @@ def match_trainable(
         paths = THROUGH if head.config.coded else ("blocks",)
         by_path = {path: trained(head, adapter, cond_dim, **given | {"through": path}) for path in paths}
         raise ValueError(
-            f"{adapter.name} can't train {target:,} parameters on {head.config.name}: so it trains {least:,} to "
-            f"{most:,} (hidden_dim 1 to {WIDEST:,}); at least "
+            f"{adapter.name} cannot train {target:,} parameters on {head.config.name}. With these options it trains "
+            f"{least:,} to {most:,} (hidden_dim from 1 to {WIDEST:,}). The smallest numbers are "
             + ", ".join(f"{smallest:,} with through={path!r}" for path, smallest in by_path.items())
         )
     above = bisect_left(range(1, WIDEST), target, key=count) + 1

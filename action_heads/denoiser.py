@@ -1,6 +1,6 @@
 """`Denoiser`: the computation of a head, from noise and modulation values to a chunk.
 
-Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusion steps.
+Axes: b batch, h horizon, a action, P modulation values of all sites, T noise levels.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ T = TypeVar("T", Tensor, samplers.Schedule)
 
 
 def kept(tables: dict[Any, tuple[T, int]], key: Any, make: Callable[[], T]) -> T:
-    """Return the table under a key; it is made if there is none yet, or if somebody wrote to it."""
+    """Return the cached table under a key; make it if it is missing, or if somebody wrote to it."""
     value, before = tables.get(key, (None, 0))
     if value is None or (not torch.compiler.is_compiling() and writes(value) != before):
-        # No inference tensors, even if a table is first asked for while acting: training may use it later.
+        # Training may use the table later, so it must not be an inference tensor, even if sampling needs it first.
         with torch.inference_mode(False), torch.no_grad():
             value = make()
             tables[key] = value, writes(value)
@@ -40,15 +40,15 @@ def kept(tables: dict[Any, tuple[T, int]], key: Any, make: Callable[[], T]) -> T
 
 
 def writes(table: Tensor | samplers.Schedule) -> int:
-    """Return how often torch wrote to a table."""
+    """Count the writes to a table, by torch's version counters."""
     return sum(tensor._version for tensor in (table.tensors if isinstance(table, samplers.Schedule) else (table,)))
 
 
 class Denoiser(Freezable):
-    """A backbone with its modulation by the step, its objective and statistics, and the loop that drives them.
+    """A backbone with its own modulation, objective and normalizer, and the denoising loop.
 
-    `ActionHead` is one that is built, loaded and published. Those of `action_heads.runtime` share the parts of a head
-    and compute `predict` or `denoise` faster.
+    `ActionHead` is a denoiser that can be built, loaded and published. The denoisers of `action_heads.runtime` share
+    the parts of a head and compute `predict` or `denoise` faster.
     """
 
     def __init__(
@@ -70,40 +70,40 @@ class Denoiser(Freezable):
 
     @property
     def device(self) -> torch.device:
-        """Where the head computes."""
+        """The device of the head."""
         return self.objective.alpha.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision of the network's weights; statistics and noise levels are always float32."""
+        """The dtype of the network's weights. Statistics and noise levels are always float32."""
         return next(self.backbone.out.parameters()).dtype
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits for all weights, statistics and what they mean."""
+        """Return 32 hex digits that identify the weights, the statistics and their meaning."""
         raise NotImplementedError
 
     def modulation_of(self, mechanism: str) -> HeadModulation:
-        """The head's own modulation for a mechanism; refuses one it was not pretrained for."""
+        """Return the head's own modulation for a mechanism, or raise a ValueError if it was not pretrained for it."""
         if mechanism not in self.modulation:
             raise ValueError(
-                f"{self.config.name} was pretrained for {', '.join(self.modulation)}, not for {mechanism!r}: "
-                "choose one of these adapters, or pretrain a head with that mechanism"
+                f"{self.config.name} was pretrained for {', '.join(self.modulation)}, not for {mechanism!r}. Choose "
+                "one of these adapters, or pretrain a head with --mechanisms."
             )
         return self.modulation[mechanism]  # type: ignore[return-value]
 
     def step_values(self, modulation: HeadModulation, t: Tensor | None = None) -> Tensor:
-        """W_t·f(t) at steps t (...), or at every diffusion step -> (... or T, P)."""
+        """Compute the step modulation at noise levels t (...), or at all levels: (... P) or (T P)."""
         steps = torch.arange(self.config.objective.train_steps, device=self.device)
         return modulation(self.backbone.step(steps), steps if t is None else t)
 
     def step_table(self, mechanism: str) -> Tensor:
-        """W_t·f(t) of a frozen head at every diffusion step (T, P), computed once."""
+        """Return a frozen head's step modulation at every noise level (T P), computed once."""
         modulation = self.modulation_of(mechanism)
         weight = modulation.expand.weight
         return kept(self._tables, (mechanism, weight.device, weight.dtype), lambda: self.step_values(modulation))
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """The objective's prediction (b h a) for a noisy chunk (b h a) under modulation values (b, 1 or h, P)."""
+        """Predict the objective's target (b h a) for noisy chunks (b h a) under modulation values (b, 1 or h, P)."""
         dtype = self.dtype
         return self.backbone(x_t.to(dtype), modulation.at_sites(values.to(dtype))).float()
 
@@ -117,14 +117,21 @@ class Denoiser(Freezable):
         generator: torch.Generator | None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """Run a sampler's plan from noise (b h a), under values by step (T P) and by condition (b, 1 or h, P).
+        """Denoise chunks (b h a) in network units by a sampler's plan.
 
-        The network sees a prefix throughout; what it leads to is the rest of the chunk.
+        Args:
+            table: step modulation at every noise level (T P).
+            cond: modulation by the condition (b, 1 or h, P); None for unconditional chunks.
+            modulation: the modulation for the mechanism of these values.
+            noise: noisy chunks to start from (b h a).
+            plan: the sampler's plan.
+            generator: generator of the noise that the sampler adds.
+            prefix: committed first actions, shown to the network in every step.
         """
         steps = table[plan.timesteps][:, None, None]
         if prefix:
             steps = prefix.step_values(table, steps, self.config.horizon)
-        by_step = steps.unbind()  # views, made once: the loop itself only computes
+        by_step = steps.unbind()  # The views are made once, outside the loop.
         shares = self.objective.shares(plan.timesteps)
 
         def predict_x0(x: Tensor, i: int) -> Tensor:
@@ -134,21 +141,21 @@ class Denoiser(Freezable):
 
         return samplers.run(plan, noise, predict_x0, lambda: self.noise(len(noise), generator))
 
-    def plan(self, sampling: Sampling, start: int | None = None) -> samplers.Schedule:
-        """A sampler's tables on this head's device, made once.
+    def plan(self, sampling: Sampling, first_level: int | None = None) -> samplers.Schedule:
+        """Return a sampler's plan on this head's device, made once.
 
-        `start`, for a chunk known in part, is the noisiest level: mix in noise as of the plan's `timesteps[0]`.
+        `first_level` is the noisiest level of a warm start: the chunk gets noise of the level `timesteps[0]`.
         """
         name, steps, spacing, device = sampling.sampler, sampling.steps, sampling.spacing, self.device
 
         def make() -> samplers.Schedule:
             path = noise_path(self.config.objective)
-            return samplers.schedule(name, path, steps, spacing=spacing, start=start).to(device)
+            return samplers.schedule(name, path, steps, spacing=spacing, first_level=first_level).to(device)
 
-        return kept(self._plans, (name, steps, spacing, start, device), make)
+        return kept(self._plans, (name, steps, spacing, first_level, device), make)
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
-        """Where sampling starts: standard normal (b h a)."""
+        """Draw standard normal noise (b h a), from which sampling starts."""
         return self.objective.random_noise((batch, self.config.horizon, self.config.space.dim), generator)
 
     @torch.no_grad()
@@ -161,9 +168,24 @@ class Denoiser(Freezable):
         sampler: str = "ddim",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Unconditional chunks (b h a) in robot units: what the head knows of motion before it knows a task.
+        """Sample unconditional chunks (b h a) in robot units: motion as in Stage 1, before any task.
 
-        Steps and samplers as in `ConditionedHead.sample`.
+        Args:
+            batch: number of chunks.
+            mechanism: the mechanism whose step modulation is used; the head's first if None.
+            steps: number of denoising steps, as in `ConditionedHead.sample`.
+            sampler: as in `ConditionedHead.sample`.
+            generator: makes the result reproducible.
+
+        Raises:
+            ValueError: an argument is invalid, or the head does not support the mechanism.
+            RuntimeError: the frozen head was changed.
+
+        Examples:
+            >>> from action_heads import ActionHead
+            >>> head = ActionHead.from_pretrained("dae/mlp-0.7m-fk")
+            >>> head.sample(8).shape
+            torch.Size([8, 16, 10])
         """
         self.assert_frozen()
         check_count("batch", batch)

@@ -1,6 +1,6 @@
-"""Stage 2 on data that fits in memory: train what a policy declares trainable.
+"""Stage 2 on data that fits in memory: train the adapter of a policy.
 
-Axes: n samples, h horizon, a action, c condition.
+Axes: n chunks of the data, h horizon, a action, m tokens, c condition.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from action_heads.policy import ConditionedHead
 
 
 class Schedule(Protocol):
-    """What `cosine` reads of a configuration."""
+    """The settings that `cosine` needs."""
 
     @property
     def steps(self) -> int: ...
@@ -38,18 +38,25 @@ PRECISIONS = ("auto", "fp32", "bf16")
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Stage 2 of the recipe.
+    """Settings of `fit`.
 
     Attributes:
-        steps, batch_size: optimiser steps, and chunks in each.
-        lr, warmup: peak of a cosine that ends at zero, after so many steps of linear warm-up.
-        weight_decay, clip, ema: of AdamW; largest gradient norm; largest decay of the moving average.
-        seed: of batches, noise and its level.
-        precision: "fp32", "bf16" (autocast), or "auto": bf16 where the device computes it faster.
-        levels: how noise levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last" (the
-            noisiest alone, which is all that sampling with "one_step" visits).
-        noise_samples: how often each chunk of a batch is noised. Its condition is read once.
-        prefixes: also train to continue committed steps, for real-time chunking on backbones that mix time.
+        steps: training steps.
+        batch_size: chunks of a batch.
+        lr: peak learning rate, which falls to zero along a cosine.
+        warmup: training steps of linear warm-up.
+        weight_decay: weight decay of AdamW.
+        clip: largest norm of the gradient.
+        ema: largest decay of the weights' moving average.
+        seed: seed of batches, noise and noise levels.
+        precision: "fp32", "bf16" (autocast), or "auto" for bf16 where the device computes it faster.
+        levels: distribution of noise levels: "uniform", "logit_normal" (prefers the middle), "beta" (prefers the
+            noisier) or "last" (only the noisiest, the one level that the sampler "one_step" visits).
+        noise_samples: number of noised copies of each chunk in a batch; they share one reading of the condition.
+        prefixes: also train to continue committed actions (real-time chunking), on backbones that mix time.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     steps: int = 2000
@@ -84,17 +91,46 @@ def fit(
     keep: Callable[[int], None] | None = None,
     keep_at: Collection[int] = (),
 ) -> list[float]:
-    """Train on actions (n h a) in robot units and conditions (n c); the policy keeps the averaged weights.
+    """Train the adapter of a policy, and a head that is not frozen, with AdamW.
 
-    Conditions may be tokens (n, m, c) with a mask (n, m), what `action_heads.vlm.embed` cached, or a dict of such for
-    an adapter of several sources. `keep(step)` is called after the steps `keep_at`, while the policy holds its average.
+    The policy ends in evaluation mode with the moving average of its weights. The same seed and precision give the same
+    weights on the same machine.
 
-    Returns the loss of every step. The same seed and precision on the same machine give the same weights.
+    Args:
+        policy: the policy to train.
+        actions: chunks (n h a) in robot units.
+        cond: conditions (n c), tokens (n m c), embeddings cached by `action_heads.vlm.embed`, or a dict of these for
+            an adapter of several sources.
+        mask: (n m), true where a token counts; a dict for several sources.
+        is_pad: (n h), true where an action is padding and must not count.
+        config: the settings.
+        description: text of the progress bar.
+        keep: called with the number of a training step in `keep_at`, while the policy has its averaged weights.
+        keep_at: training steps after which `keep` is called.
+
+    Returns:
+        The loss of every training step.
+
+    Raises:
+        ValueError: the arguments differ in their number of rows, or `ConditionedHead.loss` refuses them.
+
+    Examples:
+        >>> import torch
+        >>> from action_heads import ActionHead
+        >>> from action_heads.adapters import AdaLNZero
+        >>> from action_heads.fit import FitConfig, fit
+        >>> head = ActionHead.from_pretrained("dae/mlp-0.7m-fk")
+        >>> policy = head.attach(AdaLNZero(cond_dim=32, through="code"))
+        >>> actions, cond = head.sample(64), torch.randn(64, 32)
+        >>> losses = fit(policy, actions, cond, config=FitConfig(steps=3))
+        >>> len(losses)
+        3
     """
     rows = [len(part) for part in (actions, *parts(cond), *parts(mask), is_pad) if part is not None]
     if len(set(rows)) > 1:
         raise ValueError(
-            f"actions, cond, mask (of each source) and is_pad must have as many rows, a chunk each: got {rows}"
+            "actions, cond, mask and is_pad must have the same number of rows, one for each chunk; got "
+            f"{', '.join(map(str, rows))}"
         )
     tqdm = require("tqdm.auto", "train").tqdm
     device = policy.head.device
@@ -132,7 +168,7 @@ def fit(
             if keep and step + 1 in keep_at:
                 with ema.averaged():
                     keep(step + 1)
-            if step % 50 == 49:  # seldom: reading a loss waits for the accelerator
+            if step % 50 == 49:  # Reading a loss waits for the accelerator, so it is done rarely.
                 bar.set_postfix(loss=f"{torch.stack(losses[-50:]).mean():.4f}")
     ema.copy_to_model()
     policy.eval()
@@ -140,6 +176,6 @@ def fit(
 
 
 def cosine(step: int, config: Schedule) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+    """Return the learning rate of a training step: linear warm-up, then half a cosine down to zero."""
     warm = min(1.0, (step + 1) / config.warmup)
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))

@@ -1,4 +1,4 @@
-"""A module that can be made a constant, for good: frozen is a promise."""
+"""The frozen promise: a module whose parameters cannot change after `freeze`."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Freezable(nn.Module):
-    """After `freeze`: no gradients, evaluation mode whatever `train()` says, and no weight that differs.
+    """A module that can be frozen for good.
 
-    Loading other weights is refused. A change by any other way is an error of the next call that computes with the
-    module or writes it to a file.
+    After `freeze` it has no gradients, stays in evaluation mode even after `train()`, and raises an error if other
+    weights are loaded. Any other change raises an error in the next call that computes with the module or saves it.
     """
 
     _frozen = False
     _watch: Watch | None = None
-    _rounded = False  # whether it was cast to a dtype that does not hold its weights
+    _rounded = False  # whether a cast to a shorter dtype rounded its weights
 
     @property
     def frozen(self) -> bool:
-        """Whether `freeze` was called; there is no way back."""
+        """True after `freeze`, which cannot be undone."""
         return self._frozen
 
     @property
     def left_out(self) -> frozenset[nn.Module]:
-        """Modules that the promise leaves out: of a reshaped head, all that belong to its new actions."""
+        """The modules that do not become frozen: in a reshaped head, those that depend on its new action space."""
         return frozenset()
 
     @property
     def projections(self) -> dict[str, Tensor]:
-        """Parameters that the promise leaves out, by name: those of a reshaped head from and to actions."""
+        """The parameters that do not become frozen, by name: a reshaped head's projections from and to actions."""
         left_out = {p for module in self.left_out for p in module.parameters(recurse=False)}
         return {name: p for name, p in self.named_parameters() if p in left_out} if left_out else {}
 
     def freeze(self) -> Self:
-        """Make every weight a constant, for good; of a reshaped head, all but its new projections."""
+        """Freeze every parameter for good; in a reshaped head all except its new projections."""
         trained = set(self.projections.values())
         if not self._frozen:
-            for module in self.modules():  # each, since any part can be loaded into on its own
+            for module in self.modules():  # each of them, since `load_state_dict` of any part must be checked
                 if trained.isdisjoint(module.parameters(recurse=False)):
                     module._register_load_state_dict_pre_hook(refuse_other_weights, with_module=True)
         self._frozen = True
@@ -58,22 +58,26 @@ class Freezable(nn.Module):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Do as torch does, except that frozen parameters stay frozen."""
         super().requires_grad_(requires_grad and not self.frozen)
         for p in self.projections.values():
             p.requires_grad_(requires_grad)
         return self
 
     def train(self, mode: bool = True) -> Self:
+        """Do as torch does, except that a frozen module stays in evaluation mode."""
         return super().train(mode and not self.frozen)
 
     def assert_frozen(self, thorough: bool = False) -> None:
-        """Raise unless a frozen module is, but for what the promise leaves out, exactly what it was.
+        """Raise an error if a frozen module has changed. A module that is not frozen passes.
 
-        Every `loss` and `sample` calls it, for some 50 us; whatever writes a file calls it with `thorough`, which reads
-        every weight. A module that is not frozen passes.
+        Every `loss` and `sample` calls this, which takes about 50 µs. Every save calls it with `thorough`.
+
+        Args:
+            thorough: read every weight, instead of torch's version counters.
 
         Raises:
-            RuntimeError: a weight was changed or made trainable, or a part replaced; the message names it.
+            RuntimeError: a parameter was changed, replaced or made trainable. The message names it.
         """
         if not self._frozen or torch.compiler.is_compiling():
             return
@@ -82,18 +86,23 @@ class Freezable(nn.Module):
         trained = {p for p in self.parameters() if p.requires_grad} - set(self.projections.values())
         if self.training or trained:
             raise RuntimeError(
-                "a frozen head was made trainable behind its back: call head.freeze(), or build a new one"
+                "parameters of a frozen head were made trainable. Call head.freeze() to freeze them again, or build a "
+                "head that is not frozen."
             )
         if self._watch is not None and (changes := self._watch.changes(self)):
             shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
             raise RuntimeError(
-                f"a frozen head was changed behind its back: {shown} is not what it was. Adapters trained on it would "
-                "belong to no head that can be loaded again. Load it anew with ActionHead.from_pretrained; to change "
-                "weights, build a head that is not frozen"
+                f"a frozen head was changed: {shown} differs. Adapters trained on it would not fit any head that can "
+                "be loaded. Load the head again with ActionHead.from_pretrained; to change weights, build a head that is "
+                "not frozen."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move or cast, as `to` and its kin do; what is moved must arrive, and what was rounded stays so."""
+        """Move or cast the module for `to` and similar calls, and check that no value was lost.
+
+        Casting to a shorter dtype rounds the weights. Casting back to a longer one is refused, since it would not
+        restore them.
+        """
         if self._watch is None:
             return super()._apply(fn, recurse)
         self.assert_frozen()
@@ -108,10 +117,10 @@ class Freezable(nn.Module):
             for name, now in after.items():
                 now.data = before[name]
             raise RuntimeError(
-                f"moving a frozen head lost {lost[0]}: use to(device) or to(dtype), not to_empty"
+                f"moving a frozen head lost the values of {lost[0]}. Use to(device) or to(dtype), not to_empty."
                 if lost
-                else "this frozen head was rounded to a shorter dtype, and a longer one does not bring its weights "
-                "back: load it again with ActionHead.from_pretrained(..., dtype=torch.float32)"
+                else "this frozen head was rounded to a shorter dtype, so casting it to a longer one would not restore "
+                "its weights. Load it again with ActionHead.from_pretrained(..., dtype=torch.float32)."
             )
         self._rounded |= not all(now.is_meta or same(now.to(before[name]), before[name]) for name, now in after.items())
         self._watch = Watch(self)
@@ -119,11 +128,12 @@ class Freezable(nn.Module):
 
 
 def same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal in shape and in every value."""
     return torch.equal(one.detach(), other)
 
 
 def thawed(part: M) -> M:
-    """A trainable copy of a part of a frozen module, which nothing was promised of."""
+    """Return a trainable copy of a part of a frozen module."""
     part = copy.deepcopy(part)
     for module in part.modules():
         module._load_state_dict_pre_hooks.clear()
@@ -133,9 +143,9 @@ def thawed(part: M) -> M:
 
 
 def refuse_other_weights(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before anything is copied into a module of a frozen head: what is to be loaded must be what is there.
+    """Raise a ValueError if a state to load differs from the module's own; a hook before `load_state_dict` copies.
 
-    What is absent changes nothing, and torch reports it where loading is to be complete. PEFT loads parts.
+    A missing parameter changes nothing, and torch reports it if loading is strict. PEFT loads partial states.
     """
     own = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
     for name, tensor in own.items():
@@ -144,6 +154,6 @@ def refuse_other_weights(module: nn.Module, state_dict: dict[str, Any], prefix: 
             continue
         if given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
             raise ValueError(
-                f"the head is frozen and the state to load has another {prefix}{name}: load the head it came from with "
-                "ActionHead.from_pretrained, or load into a head that is not frozen yet"
+                f"the head is frozen, but the state to load has a different {prefix}{name}. Load the head that the "
+                "state came from with ActionHead.from_pretrained, or load into a head that is not frozen."
             )

@@ -1,4 +1,4 @@
-"""A golden input and output beside a head's weights, replayed by whoever wants to know that the two still agree.
+"""Golden outputs: noise and the chunks that a head made of it, saved with the weights so that tests can replay them.
 
 Axes: h horizon, a action.
 """
@@ -20,7 +20,7 @@ NAME = "golden.safetensors"
 
 @torch.no_grad()
 def replay(head: ActionHead, noise: Tensor) -> dict[str, Tensor]:
-    """Ten DDIM steps from given noise (1 h a), unconditional, in robot units: one chunk (1 h a) a mechanism."""
+    """Sample one unconditional chunk (1 h a), in robot units, per mechanism, by ten DDIM steps from noise (1 h a)."""
     plan, noise = head.plan(Sampling("ddim", 10)), noise.to(head.device)
     modulation = {name: head.modulation_of(name) for name in head.config.mechanisms}
     return {
@@ -30,20 +30,20 @@ def replay(head: ActionHead, noise: Tensor) -> dict[str, Tensor]:
 
 
 def save(head: ActionHead, folder: str | Path) -> None:
-    """Write noise and what the head makes of it."""
+    """Write noise and the head's chunks for it into `folder`."""
     noise = head.noise(1, torch.Generator().manual_seed(0))
     files.save_tensors({"noise": noise, **replay(head, noise)}, Path(folder) / NAME)
 
 
 def largest_difference(head: ActionHead, folder: str | Path) -> float:
-    """How far the head is from its golden outputs, in robot units."""
+    """Return the largest difference between the head's chunks and its golden ones, in robot units."""
     saved = load(head, Path(folder) / NAME)
     outputs = replay(head, saved.pop("noise"))
     return max(float((outputs[name].cpu() - expected).abs().max()) for name, expected in saved.items())
 
 
 def load(head: ActionHead, file: Path) -> dict[str, Tensor]:
-    """The golden noise and chunks (1 h a), one for each mechanism of the head, finite."""
+    """Load and check the golden noise and the chunks (1 h a) of each mechanism."""
     saved, _ = files.load_tensors(file)
     chunk = torch.empty(1, head.config.horizon, head.config.space.dim, device="meta")
     expected = dict.fromkeys(("noise", *head.config.mechanisms), chunk)

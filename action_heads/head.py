@@ -1,4 +1,4 @@
-"""`ActionHead`: what is pretrained, published, loaded and frozen.
+"""`ActionHead`: a denoiser of action chunks that is pretrained, published, loaded and frozen.
 
 Axes: h horizon, a action.
 """
@@ -27,25 +27,45 @@ if TYPE_CHECKING:
 
 
 class ActionHead(Denoiser):
-    """A denoising backbone with its step modulation, objective, action space and statistics.
+    """A denoiser of action chunks: a backbone with its own modulation, objective, action space and statistics.
 
-    Modulation is the sum W_t·f(t) + E·z(c) + W_c·f(c). W_t, from the diffusion step, and E, from a code
-    of motion, are pretrained and belong to the head; z and W_c are an adapter's and start at zero, so that a head with
-    a fresh adapter is the unconditional head.
+    Load one with `from_pretrained` and attach an adapter with `attach`. A new `ActionHead(config)` is random and
+    trainable, for Stage 1 (pretraining on motion without observations). `freeze` freezes it for good, as
+    `from_pretrained` does: it has no gradients, stays in evaluation mode even after `train()`, and raises an error if
+    weights are loaded that differ in a single bit.
 
-    A new head is random and trainable, for Stage 1. `freeze` (and every `from_pretrained`) makes it a constant: no
-    gradients, evaluation mode whatever `train()` says, and loading weights that differ in a single bit is an error.
+    The modulation of its layers is the sum W_t·f(t) + E·z(c) + W_c·f(c), for a noise level t and a condition c. W_t and
+    E, which maps a motion code z, are pretrained and belong to the head. z and W_c belong to an adapter and start at
+    zero, so a head with a fresh adapter samples like the head alone.
+
+    This follows Decoupled Action Expert (arXiv 2511.12101), section III; the motion code is this library's addition.
+
+    Args:
+        config: shape, objective and action space.
+
+    Examples:
+        >>> import torch
+        >>> from action_heads import ActionHead
+        >>> from action_heads.adapters import AdaLNZero
+        >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")  # bundled with the package, frozen
+        >>> policy = head.attach(AdaLNZero(cond_dim=2048))  # only the adapter trains
+        >>> cond, actions = torch.randn(8, 2048), head.sample(8)  # conditions, and chunks in robot units
+        >>> optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=1e-3)
+        >>> policy.loss(actions, cond).backward()
+        >>> optimizer.step()
+        >>> policy.sample(cond, steps=10).shape
+        torch.Size([8, 16, 10])
     """
 
     def __init__(self, config: HeadConfig):
         backbone, modulation = config.build()
         super().__init__(config, backbone, modulation, Objective(config.objective), Normalizer.identity(config.space))
-        # Where an adapter's pointer leads: filled when the head is loaded or published.
+        # The place that an adapter's pointer names. Loading and publishing set it.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
         self._fingerprint: str | None = None
 
     def freeze(self) -> Self:
-        """Make the head a constant: no gradients, evaluation mode, and an error where a weight is not what it was."""
+        """Freeze the head for good: no gradients, evaluation mode, and an error if a weight changes."""
         if not self.frozen:
             self._fingerprint = None
             self._tables.clear()
@@ -55,30 +75,58 @@ class ActionHead(Denoiser):
 
     @property
     def original(self) -> ActionHead:
-        """Itself; of a reshaped head, the one it was made of."""
+        """The head that a reshaped head was made from; otherwise this head."""
         return self
 
     def fingerprint(self) -> str:
-        """Return 32 hex digits for all weights, statistics and what they mean.
+        """Return 32 hex digits that identify the weights, the statistics and their meaning.
 
-        They are the same for a bfloat16 file loaded as float32, and stay those of the file if the head is cast.
+        A head loaded from a file keeps the file's fingerprint if it is cast to another dtype.
+
+        Raises:
+            RuntimeError: the frozen head was changed.
         """
         self.assert_frozen()
         return self._fingerprint or files.fingerprint(self.state_dict(), self.config.contract())
 
     def pointer(self) -> dict[str, str | None]:
-        """What an adapter's file says of its head: name, fingerprint, place. A reshaped head points to its origin."""
+        """Return what an adapter's file stores about its head: name, fingerprint and place of the original head."""
         head = self.original
         return {"name": head.config.name, "fingerprint": head.fingerprint(), **head.source}
 
     # ── attaching ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def attach(self, adapter: Adapter, *, normalizer: Normalizer | None = None) -> ConditionedHead:
-        """Put a trainable adapter on this head. Heads are shared, not copied: many adapters may use one.
+        """Attach a trainable adapter to this head, which gives a policy.
+
+        The head is shared, not copied, so many adapters can use it.
 
         Args:
-            adapter: a fresh one; it moves to the head's device and stays float32, whatever the head is.
-            normalizer: statistics of the task's own actions, saved with the adapter; the head's if not given.
+            adapter: a new adapter. It moves to the head's device, and its parameters are float32 for any head.
+            normalizer: normalizer for the actions of your task, saved with the adapter; the head's if None. Pass one
+                if your actions leave the range in which the head was trained.
+
+        Returns:
+            The policy, with `loss` to train and `sample` to act.
+
+        Raises:
+            ValueError: the adapter is not an adapter object or is attached already, the head was not pretrained for
+                its mechanism, or the normalizer has another width than the head's actions.
+
+        Examples:
+            >>> import torch
+            >>> from action_heads import ActionHead, Normalizer
+            >>> from action_heads.adapters import AdaLNZero
+            >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+            >>> policy = head.attach(AdaLNZero(cond_dim=512, through="code", hidden_dim=64))
+            >>> print(policy)
+            ConditionedHead(dae/mlp-5m-fk + AdaLNZero, cond_dim=512: 5,198,090 frozen and 41,152 trainable parameters)
+
+            With statistics of your own actions, chunks (n h a) in robot units:
+
+            >>> actions = torch.randn(100, 16, 10)
+            >>> normalizer = Normalizer.fit(actions, head.config.space)
+            >>> policy = head.attach(AdaLNZero(cond_dim=512), normalizer=normalizer)
         """
         from action_heads.policy import ConditionedHead
 
@@ -87,34 +135,86 @@ class ActionHead(Denoiser):
         return ConditionedHead(self, adapter, normalizer)
 
     def build(self, adapter: Adapter) -> None:
-        """Create the parameters of an adapter as this head needs them; `attach` does it."""
+        """Create the parameters of an adapter for this head. `attach` calls this."""
         own = self.modulation_of(adapter.name)
         code = self.config.rank if self.config.coded else None
         adapter.build(self.config.width, own.values, code, self.config.horizon if own.per_position else None)
 
     def reshape(self, *, space: ActionSpace | None = None, horizon: int | None = None) -> ActionHead:
-        """The same frozen trunk for other actions: new projections from and to them train with the adapter.
+        """Return a head with the same frozen inner layers for another action space or horizon.
+
+        Its projections from and to actions are new. They train with the adapter and are saved with it. A reshaped head
+        takes one adapter, and `attach` needs a `normalizer` for the new actions.
 
         Args:
-            space: layout of one action, such as `ActionSpace((("joint", 7), ("gripper", 1)))`.
-            horizon: steps of a chunk.
+            space: layout of one action; this head's if None.
+            horizon: time steps of a chunk; this head's if None.
+
+        Raises:
+            ValueError: the head is not frozen, or the backbone cannot have this horizon.
+
+        Examples:
+            >>> import torch
+            >>> from action_heads import ActionHead, ActionSpace, Normalizer
+            >>> from action_heads.adapters import AdaLNZero
+            >>> head = ActionHead.from_pretrained("dae/mlp-0.7m-fk")
+            >>> space = ActionSpace((("joint", 6), ("gripper", 1)))
+            >>> reshaped = head.reshape(space=space, horizon=8)
+            >>> actions = torch.rand(32, 8, 7)  # joint angles in radians, gripper from -1 to +1
+            >>> policy = reshaped.attach(AdaLNZero(cond_dim=512), normalizer=Normalizer.fit(actions, space))
+            >>> policy.sample(torch.randn(2, 512)).shape
+            torch.Size([2, 8, 7])
         """
         from action_heads.reshape import reshape
 
         return reshape(self, space, horizon)
 
     def in_mode(self, mode: str, *, seed: int = 0) -> ActionHead:
-        """The head to attach to in one of the paper's training modes; whatever else is done with it stays the same.
+        """Return the head to attach to in one of the training modes that the paper compares.
 
-        "decoupled" is this frozen head itself. "random-frozen" and "normal" are new heads of the same config, device
-        and statistics, with fresh weights by `seed`: the one frozen too, the other to train along with its adapter.
+        Everything else in an experiment stays the same. The new heads have this head's config, device and statistics.
+
+        Args:
+            mode: "decoupled" for this frozen head itself, "random-frozen" for a new random head that is frozen, or
+                "normal" for a new random head that trains along with its adapter.
+            seed: seed of the random weights.
+
+        Raises:
+            ValueError: an unknown mode, "decoupled" for a head that is not frozen, or another mode for a reshaped head.
+
+        Examples:
+            >>> from action_heads import ActionHead
+            >>> from action_heads.adapters import FiLM
+            >>> head = ActionHead.from_pretrained("dae/mlp-0.7m-fk")
+            >>> control = head.in_mode("random-frozen", seed=1).attach(FiLM(cond_dim=512))
+            >>> head.in_mode("normal").attach(FiLM(cond_dim=512)).num_frozen
+            0
         """
         from action_heads.modes import in_mode
 
         return in_mode(self, mode, seed)
 
     def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
-        """Attach a saved adapter: a folder, or a Hub id with the options of `from_pretrained`."""
+        """Attach a saved adapter to this head, which gives a policy in evaluation mode.
+
+        Args:
+            path: a folder, or a Hub id.
+            kwargs: options for the Hub, as in `from_pretrained`: `revision`, `cache_dir`, `token`,
+                `local_files_only`, `force_download`.
+
+        Raises:
+            HeadNotFoundError: there is no adapter at `path`.
+            WeightFileError: the file is damaged.
+            ValueError: the adapter was trained on another head, or another release wrote it.
+
+        Examples:
+            >>> import tempfile
+            >>> from action_heads import ActionHead
+            >>> from action_heads.adapters import AdaLNZero
+            >>> head = ActionHead.from_pretrained("dae/mlp-0.7m-fk")
+            >>> folder = head.attach(AdaLNZero(cond_dim=512)).save_adapter(tempfile.mkdtemp())
+            >>> policy = head.load_adapter(folder)
+        """
         from action_heads.policy import ConditionedHead
 
         return ConditionedHead.load(self, path, **kwargs)
@@ -135,12 +235,33 @@ class ActionHead(Denoiser):
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
     ) -> ActionHead:
-        """Load a head, frozen and in evaluation mode, from a bundled name, a local folder or a Hub id.
+        """Load a pretrained head, frozen and in evaluation mode.
+
+        In a name such as `dae/mlp-5m-fk`, "mlp" is the backbone, "5m" stands for 5 million parameters of the denoiser
+        (the backbone with its step embedding), and "fk" for the training data: motion made by forward kinematics.
+        `action-heads heads` lists the bundled heads.
+
+        Args:
+            name_or_path: the name of a bundled head, a local folder, or a Hub id "owner/name".
+            revision: branch, tag or commit of a Hub repository.
+            subfolder: folder within the local folder or the repository.
+            cache_dir: folder of the Hub's cache.
+            token: token for the Hub, or whether to use the stored one.
+            local_files_only: use only the cache, without network.
+            force_download: download again what the cache already holds.
+            dtype: dtype of the weights, such as torch.bfloat16 or "bfloat16".
+            device: device of the head, such as "cuda".
 
         Raises:
-            HeadNotFoundError: nothing by that name, or the Hub can't be reached.
-            WeightFileError: the weights are no safetensors file, truncated, or not this config's.
-            ValueError: the config is of another version or has unknown keys.
+            HeadNotFoundError: there is no head of that name, or the Hub cannot be reached.
+            WeightFileError: the weights are damaged, or do not fit the config.
+            ValueError: another release wrote the config, or an option is invalid.
+
+        Examples:
+            >>> from action_heads import ActionHead
+            >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+            >>> head.frozen, head.config.horizon, head.config.space.dim
+            (True, 16, 10)
         """
         from action_heads import head_file
         from action_heads.pointer import absolute
@@ -167,15 +288,40 @@ class ActionHead(Denoiser):
         return head
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | str | None = None) -> Path:
-        """Write config.json, model.safetensors and, if there is none yet, a card. `dtype` casts the weights."""
+        """Save the head: config.json, model.safetensors and, if the folder has none, a model card (README.md).
+
+        Args:
+            folder: the folder, created if needed.
+            dtype: dtype of the saved weights; the head's own if None.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RuntimeError: the frozen head was changed.
+
+        Examples:
+            >>> import tempfile
+            >>> from action_heads import ActionHead, HeadConfig
+            >>> folder = ActionHead(HeadConfig(name="me/tiny", width=32, depth=2)).save_pretrained(tempfile.mkdtemp())
+            >>> sorted(file.name for file in folder.iterdir())
+            ['README.md', 'config.json', 'model.safetensors']
+        """
         from action_heads import head_file
 
         return head_file.save(self, Path(folder), None if dtype is None else as_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **kwargs) -> str:
-        """Publish as a model repository in one commit; options as in `action_heads.io.hub.push`. Returns the URL.
+        """Publish the head as one commit to a model repository, and return the URL.
 
-        `action-heads publish` checks the folder first, and what arrived afterwards.
+        The command `action-heads publish` also checks the folder before, and the published files afterwards.
+
+        Args:
+            repo_id: the repository, "owner/name".
+            kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
+
+        Raises:
+            PushError: the Hub refused or could not be reached.
         """
         from action_heads.pretrain.publish import upload
 
@@ -189,13 +335,14 @@ class ActionHead(Denoiser):
 
     @property
     def num_parameters(self) -> int:
+        """The number of all parameters, with the modulation for every mechanism."""
         return sum(p.numel() for p in self.parameters())
 
     def __repr__(self) -> str:
         c = self.config
         return (
             f"ActionHead({c.name}: {c.backbone} {c.width}x{c.depth}, chunks of {c.horizon} x {c.space.dim} "
-            f"({c.space.mode}), predicts {c.objective.prediction}, takes {', '.join(c.mechanisms)}"
-            f"{f', has a code of {c.rank}' if c.coded else ''}; "
+            f"({c.space.mode}), predicts {c.objective.prediction}, adapters {', '.join(c.mechanisms)}"
+            f"{f', motion code of {c.rank} numbers' if c.coded else ''}; "
             f"{self.num_parameters:,} parameters, {'frozen' if self.frozen else 'trainable'})"
         )

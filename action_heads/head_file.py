@@ -1,4 +1,4 @@
-"""A saved head: config.json, model.safetensors and a card, written together and checked against each other."""
+"""The folder of a saved head: config.json, model.safetensors and a model card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write a head, its weights cast to `dtype`, and a card if there is none yet."""
+    """Write a head with its weights cast to `dtype`, and a card if the folder has none."""
     head.assert_frozen(thorough=True)
     weights = {
         name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
@@ -34,15 +34,15 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
 
 
 def load(folder: Path) -> ActionHead:
-    """The head in a folder, in float32 and trainable still."""
+    """Load the head in a folder, in float32 and not frozen yet."""
     with files.naming(folder / CONFIG):
         config = HeadConfig.from_dict(files.read_json(folder / CONFIG))
     tensors, _ = files.load_tensors(folder / WEIGHTS)
-    check_layout(tensors, config.layout(), folder / WEIGHTS)  # on the meta device: before a head takes memory
-    with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the user's seed
+    check_layout(tensors, config.layout(), folder / WEIGHTS)  # The layout takes no memory, unlike a head.
+    with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
         head = ActionHead(config)
     check_values(tensors, head.state_dict(), folder / WEIGHTS)
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    # Of what was loaded, not of what was read.
+    # The check covers the loaded weights instead of the file's, so it would notice an error in loading too.
     SEAL.check(config.to_dict(), head.state_dict(), folder / WEIGHTS)
     return head

@@ -1,6 +1,6 @@
-"""The modulation that belongs to a head: by the diffusion step, and by a code of motion.
+"""The head's own modulation: by noise level, and by motion code.
 
-Axes: b batch, f step features, r rank, P modulation values of all sites, T diffusion steps.
+Axes: b batch, h horizon, f features of a noise level, r rank, P modulation values of all sites, T noise levels.
 """
 
 from __future__ import annotations
@@ -16,36 +16,39 @@ if TYPE_CHECKING:
 
 
 class HeadModulation(nn.Module):
-    """E·(R·f(t) + z): a few dimensions r, which one frozen map E spreads over all sites, for one mechanism.
+    """The head's modulation E·(R·f(t) + z) for one mechanism: E maps r dimensions to the values of all sites.
 
-    f(t) is a curve, so few dimensions hold it. A code z (b r) is what Stage 1 taught the head to be steered by: the
-    same map makes a pose, a speed, a moment to close the gripper of it. An adapter may aim with a code instead of, or
-    beside, a map of its own to every modulation value. The code zero changes nothing.
+    Features f(t) of a noise level lie on a curve, so r dimensions suffice. The motion code z (r) is what Stage 1
+    taught the head to be directed by: E turns it into a pose, a speed, or a moment to close the gripper. An adapter
+    may output a code, in place of or beside its own map to all modulation values. A zero code changes nothing.
 
-    `layers` is what else a mechanism needs to read its values, if anything: cross-attention's projections.
+    Args:
+        mechanism: the adapter class of the mechanism.
+        backbone: the backbone whose sites are modulated.
+        rank: dimensions r.
     """
 
     def __init__(self, mechanism: type[Adapter], backbone: Backbone, rank: int):
         super().__init__()
         self.mechanism, self.sites = mechanism, backbone.sites
         self.values = sum(mechanism.sizes(backbone.sites))
-        # whether each step of a chunk may have values of its own
+        # Whether the time steps of a chunk can have different values.
         self.per_position = mechanism.per_position and backbone.per_position
         self.reduce = nn.Linear(backbone.step.width, rank, bias=False)
         self.expand = nn.Linear(rank, self.values)
         self.layers = mechanism.layers(backbone.sites)
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
-        """Features f of all steps (T, f), steps t (...) -> modulation by the step (..., P)."""
-        # Picked while narrow: the gradient of picking rows is a scatter, slow at the width of a modulation.
+        """Return the step modulation (... P) at noise levels t (...), given the features of all levels (T f)."""
+        # Rows are picked at width r, because the gradient of picking is a scatter, which is slow at width P.
         reduced = self.reduce(features.to(self.reduce.weight.dtype))
         return self.expand(reduced[t])
 
     def steer(self, code: Tensor) -> Tensor:
-        """Codes z (b, 1 or h, r) -> modulation by them (b, 1 or h, P)."""
+        """Return the modulation (b, 1 or h, P) by codes z (b, 1 or h, r)."""
         weight = self.expand.weight
         return nn.functional.linear(code.to(weight.dtype), weight)
 
     def at_sites(self, values: Tensor) -> list[Modulation]:
-        """Values (b, 1 or h, P) -> the modulation of every site."""
+        """Divide values (b, 1 or h, P) into the modulation of every site."""
         return self.mechanism.modulations(values, self.sites, self.layers)

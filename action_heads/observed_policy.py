@@ -1,4 +1,4 @@
-"""`ObservedPolicy`: observation encoder, adapter and head as one object, from observations to actions.
+"""`ObservedPolicy`: observation encoder, adapter and head in one object, from observations to actions.
 
 Axes: b batch, s observation steps, H and W pixels, d state, c condition, h horizon, a action of the head,
 e columns of the recording's action.
@@ -26,13 +26,31 @@ Images = Mapping[str, Tensor]
 
 
 class ObservedPolicy(nn.Module):
-    """A conditioned head with the encoder of its observations. `action-heads adapt` trains one and LeRobot wraps one.
+    """A policy with the encoder of its observations. `action-heads adapt` trains one, and LeRobot's policy wraps one.
 
     Args:
-        encoder: makes the condition.
+        encoder: the encoder, which makes the condition.
         policy: the head with its adapter.
-        contract: what the numbers mean.
-        training: the record of the training run, which is saved along.
+        contract: meaning of the recording's columns.
+        training: record of the training run, which is saved with the policy.
+
+    Raises:
+        ValueError: the adapter's `cond_dim` is not that of the encoder.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> from action_heads import ActionHead, ObservedPolicy
+        >>> from action_heads.actions.contract import Contract
+        >>> from action_heads.adapters import AdaLNZero
+        >>> from action_heads.encoders import ObservationConfig, ObservationEncoder
+        >>> encoder = ObservationEncoder(ObservationConfig(state_dim=7, observation_steps=2))  # joint angles alone
+        >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(encoder.cond_dim))
+        >>> contract = Contract(("joints",), {}, "action", "pose_6d", gripper=(-1.0, 1.0), rate_hz=20.0)
+        >>> observed = ObservedPolicy(encoder, policy, contract)
+        >>> observed.sample(state=torch.zeros(1, 2, 7)).shape  # columns as in the recording
+        torch.Size([1, 16, 10])
+        >>> loaded = ObservedPolicy.from_pretrained(observed.save(tempfile.mkdtemp()))
     """
 
     def __init__(
@@ -45,36 +63,46 @@ class ObservedPolicy(nn.Module):
         super().__init__()
         if policy.adapter.config.cond_dim != encoder.cond_dim:
             raise ValueError(
-                f"the adapter reads conditions of {policy.adapter.config.cond_dim}, the encoder makes "
-                f"{encoder.cond_dim}: attach one with cond_dim=encoder.cond_dim"
+                f"the adapter was built for cond_dim={policy.adapter.config.cond_dim}, but the encoder makes "
+                f"conditions of width {encoder.cond_dim}. Attach an adapter with cond_dim=encoder.cond_dim."
             )
         self.encoder, self.policy, self.contract = encoder, policy, contract
         self.layout = contract.layout
         self.training_record = training or {}
 
-    # ── observing, learning, acting ──────────────────────────────────────────────────────────────────────────────
+    # ── observing, training, acting ──────────────────────────────────────────────────────────────────────────────
 
     def condition(
         self, images: Images | None = None, state: Tensor | None = None, task: list[str] | None = None
     ) -> Tensor:
-        """Encode observations: images (b s 3 H W) by camera, state (b s d), b descriptions of the task -> (b c).
+        """Encode observations to conditions (b c).
 
-        Images are uint8, or floats in [0, 1].
+        Args:
+            images: images (b s 3 H W) by camera, uint8, or floats in [0, 1].
+            state: proprioception (b s d), in the units of the recording.
+            task: b descriptions of the task.
+
+        Raises:
+            ValueError: an observation is missing, or has another shape or type than the encoder expects.
         """
         given = images or {}
-        seen = {
+        observed = {
             name: (given[name] if given[name].is_floating_point() else given[name].float() / 255)
             for name in self.encoder.config.cameras
             if name in given
         }
         if self.contract.blind:
-            seen, state = hidden(seen, state)
-        return self.encoder(seen, state, task)
+            observed, state = hidden(observed, state)
+        return self.encoder(observed, state, task)
 
     def loss(self, batch: Mapping[str, Any], task: list[str] | None = None, **options: Any) -> Tensor:
-        """Denoising loss (scalar) of a batch with `actions` (b h a), `is_pad`, `state` and `images`.
+        """Return the denoising loss of a batch, a scalar.
 
-        `state` may have the width 0 or be None, and `is_pad` may be None.
+        Args:
+            batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` by camera, and `state` (b s d),
+                which may be None or of width 0.
+            task: b descriptions of the task.
+            options: other options of `ConditionedHead.loss`.
         """
         state = batch["state"]
         cond = self.condition(batch["images"], state if state is not None and state.shape[-1] else None, task)
@@ -88,20 +116,27 @@ class ObservedPolicy(nn.Module):
         task: list[str] | None = None,
         **sampling: Any,
     ) -> Tensor:
-        """Observations -> chunks (b h e) in the columns of the recording. `sampling` as of `ConditionedHead.sample`."""
+        """Denoise chunks (b h e) for observations, in the columns and units of the recording.
+
+        Args:
+            images: as in `condition`.
+            state: as in `condition`.
+            task: as in `condition`.
+            sampling: options of `ConditionedHead.sample`, such as `steps` and `generator`.
+        """
         return self.layout.decode(self.policy.sample(self.condition(images, state, task), **sampling))
 
     @property
     def device(self) -> torch.device:
-        """Where the head is."""
+        """The device of the head."""
         return self.policy.head.device
 
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """List the parameters that train: those of the adapter and of a head that trains along, and the encoder's."""
+        """Return the parameters that train, in two lists: those of adapter and head, and those of the encoder."""
         return list(self.policy.trainable_parameters()), [p for p in self.encoder.parameters() if p.requires_grad]
 
     def parts(self) -> dict[str, dict[str, int]]:
-        """Count frozen and trained parameters of every part."""
+        """Count the frozen and the trained parameters of every part."""
 
         def count(part: nn.Module, trains: bool) -> int:
             return sum(p.numel() for p in part.parameters() if p.requires_grad == trains)
@@ -110,9 +145,9 @@ class ObservedPolicy(nn.Module):
         return {name: {"frozen": count(part, False), "trained": count(part, True)} for name, part in parts.items()}
 
     def counts(self) -> dict[str, Any]:
-        """Return the counts that a record of training holds: `parts`, and what head and adapter compute with.
+        """Return the parameter counts for the training record: by part, and those that head and adapter compute with.
 
-        The latter is less than the whole head, which has modulations for other adapters too.
+        A policy does not compute with the whole head, which also has modulation for other mechanisms.
         """
         used = {"frozen": self.policy.num_frozen, "trained": self.policy.num_trainable}
         return {"parameters": self.parts(), "computed_with": used}
@@ -120,9 +155,16 @@ class ObservedPolicy(nn.Module):
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def save(self, folder: str | Path) -> Path:
-        """Write policy.json, encoder.safetensors, adapter.safetensors, and a head that is nowhere else into head/.
+        """Save the policy: policy.json, encoder.safetensors, adapter.safetensors and, if needed, the head.
 
-        A head that trained along is frozen first: from here on it is a head like any other.
+        A head that is saved nowhere else is written into the subfolder head/. A head that trained along is frozen
+        first.
+
+        Args:
+            folder: the folder, created if needed.
+
+        Returns:
+            The folder.
         """
         return observed_policy_file.save(self, Path(folder))
 
@@ -135,10 +177,21 @@ class ObservedPolicy(nn.Module):
         device: torch.device | str = "cpu",
         **kwargs: Any,
     ) -> ObservedPolicy:
-        """Load the whole from a folder or a Hub id, in evaluation mode; `kwargs` as of `hub.find`.
+        """Load a saved policy in evaluation mode.
 
-        Neither the encoder's own weights nor its model are looked for again. A head that was moved is found near the
-        folder, by its fingerprint, or is passed as `head`.
+        Pretrained weights of the encoder are in the folder, so nothing else is downloaded for it. If the head's folder
+        was moved, the head is searched near the policy's folder by its name and fingerprint.
+
+        Args:
+            path: a folder, or a Hub id.
+            head: the head, or its place, in place of the saved pointer.
+            device: device of the policy.
+            kwargs: options for the Hub, as in `ActionHead.from_pretrained`.
+
+        Raises:
+            HeadNotFoundError: there is no policy at `path`, or its head is not found.
+            WeightFileError: a file is damaged, or files of different runs were mixed.
+            ValueError: another release wrote a file.
         """
         device = as_device(device)
         names = [observed_policy_file.CONFIG, observed_policy_file.ENCODER, adapter_file.NAME]
@@ -148,11 +201,11 @@ class ObservedPolicy(nn.Module):
         return policy.to(device).eval()
 
 
-AdaptedPolicy = ObservedPolicy  # the name by which `action_heads.adapt` offers it
+AdaptedPolicy = ObservedPolicy  # the name of the class in `action_heads.adapt`
 
 
 def hidden(images: dict[str, Tensor], state: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Hide observations, as a control: images become grey and the state stays; a state without images becomes zero."""
+    """Hide observations, as a control: images become grey, and a state without images becomes zero."""
     if images:
         return {name: torch.full_like(x, GREY) for name, x in images.items()}, state
     return images, None if state is None else torch.zeros_like(state)

@@ -1,4 +1,4 @@
-"""`ConditionedHead`: a frozen head and one trainable adapter, which together are a policy.
+"""`ConditionedHead`: a frozen head with one trainable adapter, which is a policy.
 
 Axes: b batch, h horizon, a action, c condition, n tokens.
 """
@@ -27,10 +27,28 @@ from action_heads.io import files, hub
 
 
 class ConditionedHead(Policy):
-    """What `ActionHead.attach` returns: `loss` to train the adapter, `sample` to act.
+    """A policy: a head with an adapter. `loss` trains the adapter, and `sample` makes action chunks.
 
-    Only the adapter's parameters train. If the head is not frozen (Stage 1, or normal training as a control), it
-    trains along.
+    `ActionHead.attach` returns one. Only the adapter trains. A head that is not frozen trains along, which is the
+    control "normal" of `ActionHead.in_mode`.
+
+    Args:
+        head: the head.
+        adapter: a new adapter.
+        normalizer: normalizer for the actions of the task; the head's if None.
+
+    Raises:
+        ValueError: the adapter is attached already, or does not fit the head.
+
+    Examples:
+        >>> import torch
+        >>> from action_heads import ActionHead
+        >>> from action_heads.adapters import AdaLNZero
+        >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=512))
+        >>> actions, cond = torch.randn(8, 16, 10).clamp(-1, 1), torch.randn(8, 512)
+        >>> loss = policy.loss(actions, cond)  # a scalar, for backward()
+        >>> policy.sample(cond).shape
+        torch.Size([8, 16, 10])
     """
 
     head: ActionHead  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -38,20 +56,20 @@ class ConditionedHead(Policy):
     def __init__(self, head: ActionHead, adapter: Adapter, normalizer: Normalizer | None = None):
         if adapter.is_built:
             raise ValueError(
-                "this adapter is attached to a head already: attach a fresh one, or move its weights with "
-                "policy.save_adapter(folder) and head.load_adapter(folder)"
+                "this adapter is already attached to a head. Attach a new one, or move its weights with "
+                "policy.save_adapter(folder) and head.load_adapter(folder)."
             )
         if normalizer is not None and len(normalizer.scale) != head.config.space.dim:
             raise ValueError(
-                f"the normalizer has {len(normalizer.scale)} dimensions, the head's actions {head.config.space.dim}: "
-                "fit it with Normalizer.fit(actions, head.config.space)"
+                f"the normalizer has {len(normalizer.scale)} dimensions, but the head's actions have "
+                f"{head.config.space.dim}. Fit it with Normalizer.fit(actions, head.config.space)."
             )
         own = head.modulation_of(adapter.name)
         head.build(adapter)
         if adapter.config.relearn_step:
             adapter.step = thawed(own).float()
         for name, other in head.modulation.items():
-            if name != adapter.name and not head.frozen:  # not computed with here, so not trained here
+            if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
                 other.requires_grad_(False)
         super().__init__(head, adapter.to(head.device))
         self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(head.device)
@@ -71,21 +89,35 @@ class ConditionedHead(Policy):
         noise_samples: int = 1,
         prefixes: bool = False,
     ) -> Tensor:
-        """Denoising loss, a scalar: the mean squared error of the prediction at a random noise level a row.
+        """Return the denoising loss, a scalar: the mean squared error of the prediction at random noise levels.
 
-        Shapes are always checked, and that a frozen head is what it was. NaNs and units are looked for in every call on
-        a CPU, in the first on an accelerator.
+        Shapes are checked in every call, and so is that a frozen head is unchanged. On a CPU every call also checks for
+        NaN and for units; on an accelerator only the first call does, since these checks wait for it.
 
         Args:
             actions: chunks (b h a) in robot units.
-            cond: (b, c), or tokens (b, n, c); a dict of them for an adapter of several sources.
-            mask: (b, n), true where a token counts; a dict for several sources.
-            is_pad: (b, h), true where an action is padding and must not count.
-            generator: for the noise and its level.
-            levels: how levels are drawn: "uniform", "logit_normal" (the middle), "beta" (the noisier) or "last".
-            noise_samples: how often each chunk is noised; its condition is read once.
-            prefixes: show the first steps of half of the chunks clean, as `sample` does with committed ones, and count
-                the others alone. On backbones that mix time.
+            cond: conditions (b c), or tokens (b n c); a dict of these for an adapter of several sources.
+            mask: (b n), true where a token counts; a dict for several sources.
+            is_pad: (b h), true where an action is padding and must not count.
+            generator: generator of the noise and its levels.
+            levels: distribution of the noise levels: "uniform", "logit_normal" (prefers the middle), "beta" (prefers
+                the noisier) or "last" (only the noisiest).
+            noise_samples: number of noised copies of each chunk; they share one reading of the condition.
+            prefixes: show the first actions of half of the chunks without noise, as `sample` shows committed ones, and
+                do not count them. It needs a backbone that mixes time.
+
+        Raises:
+            ValueError: an argument has a wrong shape, dtype or range.
+            RuntimeError: the frozen head was changed.
+
+        Examples:
+            >>> import torch
+            >>> from action_heads import ActionHead
+            >>> from action_heads.adapters import AdaLNZero
+            >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=32, pool="attention"))
+            >>> actions = torch.randn(8, 16, 10).clamp(-1, 1)
+            >>> tokens, mask = torch.randn(8, 5, 32), torch.ones(8, 5, dtype=torch.bool)
+            >>> policy.loss(actions, tokens, mask=mask).backward()
         """
         self.head.assert_frozen()
         look = self._look(actions, "loss")
@@ -93,7 +125,7 @@ class ConditionedHead(Policy):
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
         self.check_cond(cond, mask, look)
         if len(actions) != (rows := len(parts(cond)[0])):
-            raise ValueError(f"{len(actions)} action chunks came with {rows} conditions: the batch sizes must agree")
+            raise ValueError(f"{len(actions)} action chunks came with {rows} conditions; pass one condition for each chunk")
         objective = self.head.objective
         x0 = self.normalizer.normalize(actions.float())
         if look:
@@ -111,14 +143,14 @@ class ConditionedHead(Policy):
                 t = t.masked_fill(clean, 0)
         values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
         loss = denoising_loss(self.head, x0, Noise(t, noise, clean), values, self.modulation, pad)
-        # A batch of padding alone is an error; where saying so would wait for an accelerator, NaN says it.
+        # A batch of only padding is an error. Where raising it would wait for an accelerator, the loss becomes NaN.
         return loss if look or is_pad is None else loss.masked_fill(is_pad.all(), torch.nan)
 
-    # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss
+    # accelerate and DDP wrap `forward`, so it is the loss, whose gradients they synchronise.
     forward = loss
 
     def _look(self, tensor: Tensor, call: str) -> bool:
-        """Whether to look for NaNs and odd units in training: an accelerator would wait, so there the first time."""
+        """Return whether to check values in training: always on a CPU, in the first call on an accelerator."""
         if torch.compiler.is_compiling():
             return False
         look = on_host(tensor) or call not in self._looked_at
@@ -128,30 +160,85 @@ class ConditionedHead(Policy):
     # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def save_adapter(self, folder: str | Path) -> Path:
-        """Write adapter.safetensors: the adapter alone, with a pointer to its head (place, revision, fingerprint).
+        """Save the adapter alone as adapter.safetensors, with a pointer to its head.
 
-        With it go the policy's own statistics, and the projections of a reshaped head.
+        The file also holds the policy's own normalizer, if it has one, and the projections of a reshaped head. The
+        pointer holds the head's name, place, revision and fingerprint.
+
+        Args:
+            folder: the folder, created if needed.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: the head is not frozen, so it would have to be saved too.
+            RuntimeError: the frozen head was changed.
+
+        Examples:
+            >>> import tempfile
+            >>> from action_heads import ActionHead, ConditionedHead
+            >>> from action_heads.adapters import AdaLNZero
+            >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=512))
+            >>> folder = policy.save_adapter(tempfile.mkdtemp())
+            >>> ConditionedHead.from_pretrained(folder).head.config.name  # the head is found by the pointer
+            'dae/mlp-0.7m-fk'
         """
         return adapter_file.save(self, Path(folder))
 
     def push_adapter(self, repo_id: str, **kwargs) -> str:
-        """Publish the adapter as a model repository of its own; options as in `action_heads.io.hub.push`."""
+        """Publish the adapter with a model card as a model repository, and return the URL.
+
+        Args:
+            repo_id: the repository, "owner/name".
+            kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
+
+        Raises:
+            ValueError: the head is neither bundled nor on the Hub, so nobody could load the adapter.
+            PushError: the Hub refused or could not be reached.
+
+        Examples:
+            >>> policy.push_adapter("me/stack", private=True)  # doctest: +SKIP
+            'https://huggingface.co/me/stack/commit/...'
+        """
         path = self.head.pointer()["path"]
         if path is None or Path(path).is_dir():
-            raise ValueError(f"the head is only here ({path or 'in memory'}): publish it first with head.push_to_hub")
+            raise ValueError(
+                f"the head is only {'in memory' if path is None else f'in the local folder {path}'}, so nobody could "
+                "load this adapter. Publish the head first with head.push_to_hub(repo_id)."
+            )
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(folder)
             files.write_text(Path(folder) / "README.md", adapter_card(self, repo_id))
             return hub.push(folder, repo_id, **kwargs)
 
     def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
-        """Load weights saved by `save_adapter` into this policy: a folder, or a Hub id. All or nothing."""
+        """Load the weights of a saved adapter of the same shape into this policy, and return the policy.
+
+        If an error is raised, the policy is unchanged.
+
+        Args:
+            path: a folder, or a Hub id.
+            kwargs: options for the Hub, as in `ActionHead.load_adapter`.
+
+        Raises:
+            HeadNotFoundError: there is no adapter at `path`.
+            WeightFileError: the file is damaged.
+            ValueError: the adapter has other settings, or was trained on another head.
+
+        Examples:
+            >>> import tempfile
+            >>> from action_heads import ActionHead
+            >>> from action_heads.adapters import AdaLNZero
+            >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=512))
+            >>> policy = policy.load_adapter(policy.save_adapter(tempfile.mkdtemp()))
+        """
         adapter_file.load_into(self, self.load(self.head, path, **kwargs), path)
         return self
 
     @classmethod
     def load(cls, head: ActionHead, path: str | Path, **kwargs) -> ConditionedHead:
-        """A new policy from a head and a saved adapter; see `ActionHead.load_adapter`."""
+        """Attach a saved adapter to a head; see `ActionHead.load_adapter`."""
         names = [adapter_file.NAME]
         return hub.load(path, lambda folder: adapter_file.load(head, folder / names[0]), names, **kwargs)[0]
 
@@ -166,10 +253,31 @@ class ConditionedHead(Policy):
         device: torch.device | str = "cpu",
         **kwargs,
     ) -> ConditionedHead:
-        """Load an adapter and the head it points to; for a robot, which needs nothing else.
+        """Load an adapter and the head that it points to. A robot needs nothing else.
 
-        A head that was moved is found near the adapter, by its fingerprint, or is passed as `head`. `revision` is the
-        adapter's; the other options (`cache_dir`, `token`, `local_files_only`, ...) are for both.
+        If the head's folder was moved, the head is searched near the adapter by its name and fingerprint.
+
+        Args:
+            path: the adapter's folder, or its Hub id.
+            head: the head, or its place, in place of the pointer.
+            revision: branch, tag or commit of the adapter's repository.
+            dtype: dtype of the head's weights, such as torch.bfloat16 or "bfloat16".
+            device: device of the policy.
+            kwargs: options for the Hub, for both the adapter and the head: `cache_dir`, `token`, `local_files_only`,
+                `force_download`.
+
+        Raises:
+            HeadNotFoundError: there is no adapter at `path`, or its head is not found.
+            WeightFileError: a file is damaged.
+            ValueError: the adapter was trained on another head than `head`, or another release wrote a file.
+
+        Examples:
+            >>> import tempfile
+            >>> from action_heads import ActionHead, ConditionedHead
+            >>> from action_heads.adapters import FiLM
+            >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(FiLM(cond_dim=512))
+            >>> folder = policy.save_adapter(tempfile.mkdtemp())
+            >>> loaded = ConditionedHead.from_pretrained(folder, dtype="bfloat16")
         """
         from action_heads.pointer import load_head
 
@@ -183,5 +291,6 @@ class ConditionedHead(Policy):
     def __repr__(self) -> str:
         return (
             f"ConditionedHead({self.head.config.name} + {type(self.adapter).__name__}, "
-            f"cond_dim={self.adapter.config.cond_dim}: {self.num_frozen:,} frozen, {self.num_trainable:,} trainable)"
+            f"cond_dim={self.adapter.config.cond_dim}: {self.num_frozen:,} frozen and {self.num_trainable:,} trainable "
+            "parameters)"
         )

@@ -1,4 +1,4 @@
-"""A head's trunk for another layout of actions, or another horizon: joints, two arms, chunks of 8 or 50.
+"""Frozen heads for another action space or horizon, such as joints, two arms, or chunks of 8 or 50 time steps.
 
 Axes: b batch, h horizon, a action, w width.
 """
@@ -19,31 +19,38 @@ from action_heads.policy import ConditionedHead
 
 
 class ReshapedHead(ActionHead):
-    """The frozen trunk of another head between new projections from and to actions, which train with an adapter."""
+    """The frozen inner layers of a head between new projections from and to actions, which train with the adapter."""
 
     def __init__(self, config: HeadConfig, original: ActionHead):
         super().__init__(config)
-        self._original = (original,)  # in a tuple, so that torch does not count it as a part of this head
+        self._original = (original,)  # A tuple hides it from torch, which would register it as a submodule.
         self._taken = False
 
     @property
     def left_out(self) -> frozenset[nn.Module]:
+        """The projections and the normalizer, which are not frozen."""
         return frozenset(m for part in (*self.backbone.projections, self.normalizer) for m in part.modules())
 
     @property
     def original(self) -> ActionHead:
+        """The head that this one was made from."""
         return self._original[0]
 
     def attach(self, adapter: Adapter, *, normalizer: Normalizer | None = None) -> ConditionedHead:
-        """As of any head, but once, since its projections train with the adapter; and it has no statistics to go by."""
+        """Attach an adapter, once. The projections train with it, and `normalizer` is required.
+
+        Raises:
+            ValueError: an adapter is attached already, or `normalizer` is missing.
+        """
         if self._taken:
             raise ValueError(
-                "this reshaped head has an adapter already, and its projections train with that one: "
-                "call reshape again for another"
+                "this reshaped head already has an adapter, with which its projections train. Call reshape again for "
+                "another adapter."
             )
         if normalizer is None:
             raise ValueError(
-                "a reshaped head has no statistics of its new actions: pass normalizer=Normalizer.fit(actions, space)"
+                "a reshaped head has no statistics of its new actions. Pass "
+                "normalizer=Normalizer.fit(actions, head.config.space)."
             )
         policy = super().attach(adapter, normalizer=normalizer)
         self._taken = True
@@ -51,14 +58,14 @@ class ReshapedHead(ActionHead):
 
 
 def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | None = None) -> ReshapedHead:
-    """A new head with `head`'s trunk, frozen, and new projections from and to actions, which train with the adapter.
+    """Return a new head with the frozen inner layers of `head` and random projections. See `ActionHead.reshape`.
 
-    The trunk is what lies between the projections, blocks, norms, step embedding and modulation, in float32. What in
-    it depends on the horizon (`mixer`'s maps over time) is resampled to the new one. The projections are random.
+    The inner layers are all but the projections: blocks, norms, step embedding and modulation, in float32. The linear
+    maps over time of `mixer` are resampled to the new horizon.
     """
     if not head.frozen:
-        raise ValueError("only a frozen head is reshaped, since its trunk is to stay what it is: head.freeze() first")
-    original = head.original  # maps over time that are resampled twice would not be what they were
+        raise ValueError("reshape needs a frozen head, but this one is trainable; call head.freeze() first")
+    original = head.original  # Reshape the original again, since resampling twice would lose information.
     config = dataclasses.replace(
         original.config,
         name=f"{original.config.name}-reshaped",
@@ -78,15 +85,15 @@ def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | N
 
 
 def trunk(head: ActionHead) -> list[nn.Parameter]:
-    """Return what a reshaped head keeps: all parameters but those of the projections, in their order."""
+    """Return the parameters that a reshaped head keeps, in order: all but those of the projections."""
     new = {p for part in head.backbone.projections for p in part.parameters()}
     return [p for p in head.parameters() if p not in new]
 
 
 def resample(weight: Tensor, horizon: int) -> Tensor:
-    """A map over time (h h), or its bias (h), for another horizon: as much influence over the same share of a chunk."""
+    """Resample a linear map over time (h h), or its bias (h), to another horizon by bilinear interpolation."""
     old, image = len(weight), weight[None, None] if weight.ndim == 2 else weight[None, None, None]
     size = (horizon, horizon) if weight.ndim == 2 else (1, horizon)
     new = torch.nn.functional.interpolate(image, size=size, mode="bilinear", align_corners=True)[0, 0]
-    # A step now sums over more or fewer others: rows keep the size they had.
+    # Each time step now sums over more or fewer others, so rows are scaled to keep their sums.
     return new * old / horizon if weight.ndim == 2 else new[0]

@@ -1,4 +1,4 @@
-"""One denoising loss for both stages: the numbers of before it was one, and those of its formula, bit for bit."""
+"""Tests of the denoising loss against recorded numbers and, bit for bit, against its formula."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from action_heads import ActionHead
 from action_heads.diffusion.loss import Noise, corrupt, denoising_loss
 from action_heads.pretrain import objective
 
-# Written down when each stage had a loss of its own: by backbone, without and with clean steps.
+# Recorded when each stage had its own loss function: by backbone, without and with clean time steps.
 STAGE_1 = {
     "mlp": (0.43304750323, None),
     "mixer": (0.40415546298, 0.40559321642),
@@ -35,7 +35,7 @@ def padding() -> torch.Tensor:
 @pytest.mark.parametrize("backbone", STAGE_1)
 def test_stage_1_has_the_numbers_of_before(backbone, mixed):
     if (expected := STAGE_1[backbone][mixed]) is None:
-        pytest.skip("it denoises every step alone, so it has no clean steps")
+        pytest.skip("this backbone does not mix time steps, so it has no clean ones")
     torch.manual_seed(0)
     head = ActionHead(tiny_config(backbone))
     readers = objective.signal_readers(head, "code", 160)
@@ -48,7 +48,7 @@ def test_stage_1_has_the_numbers_of_before(backbone, mixed):
 @pytest.mark.parametrize("backbone", STAGE_2)
 def test_stage_2_has_the_numbers_of_before(backbone, prefixes, padded):
     if (expected := STAGE_2[backbone][2 * prefixes + padded]) is None:
-        pytest.skip("it denoises every step alone, so it has no clean steps")
+        pytest.skip("this backbone does not mix time steps, so it has no clean ones")
     policy, is_pad = trained_policy(tiny_head(backbone), "film"), padding() if padded else None
     loss = policy.loss(actions(), conditions(), is_pad=is_pad, generator=generator(2), prefixes=prefixes)
     assert loss.item() == pytest.approx(expected, rel=1e-5)

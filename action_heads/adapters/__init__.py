@@ -1,4 +1,4 @@
-"""Trainable conditioning adapters: condition -> modulation."""
+"""Trainable adapters, which turn a condition into the modulation of a frozen head."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ ADAPTERS.update({adapter.name: adapter for adapter in MECHANISMS})
 
 
 def check_adapter(adapter: Any) -> None:
-    """An adapter is an object, not its name or its class."""
+    """Raise a ValueError if an adapter's name or class is given in place of an adapter object."""
     if isinstance(adapter, Adapter):
         return
     name = adapter if isinstance(adapter, str) else getattr(adapter, "name", "")
     wanted = ADAPTERS.get(name, ADAPTERS["adaln_zero"]).__name__
     given = repr(adapter) if isinstance(adapter, (str, type)) else f"a {type(adapter).__name__}"
     raise ValueError(
-        f"attach takes an adapter, got {given}: pass {wanted}(cond_dim=...), with the width of your encoder's output. "
-        f"action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}"
+        f"attach needs an adapter object, got {given}. Pass {wanted}(cond_dim=...), with the width of your encoder's "
+        f"output. action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}."
     )
 
 

@@ -11,9 +11,10 @@ from action_heads.adapters.base import Adapter, Modulation
 
 
 class AdaLNModulation(Modulation):
-    """What enters a branch left a norm, so scaling and shifting it is adaptive layer norm.
+    """Scale and shift of a branch's input.
 
-    (The first block of a post-norm backbone gets the embedded chunk, which no norm has seen.)
+    The input comes from a layer norm, so this is adaptive layer norm. Only the first block of a post-norm backbone
+    takes the embedded chunk, which is not normalised.
     """
 
     def __init__(self, values: Tensor):
@@ -24,7 +25,10 @@ class AdaLNModulation(Modulation):
 
 
 class AdaLN(Adapter):
-    """x ← x + F(norm(x) · (1 + scale) + shift)."""
+    """An adapter by AdaLN: x ← x + F(norm(x) · (1 + scale) + shift).
+
+    AdaLN is DiT's adaptive layer norm (Peebles & Xie 2023, section 3.2). See `Adapter` for the arguments.
+    """
 
     name = "adaln"
     modulation = AdaLNModulation
@@ -32,6 +36,8 @@ class AdaLN(Adapter):
 
 
 class AdaLNZeroModulation(AdaLNModulation):
+    """Scale and shift of a branch's input, and a gate on its output."""
+
     def __init__(self, values: Tensor):
         self.scale, self.shift, self.gate = values.chunk(3, dim=-1)
 
@@ -40,10 +46,16 @@ class AdaLNZeroModulation(AdaLNModulation):
 
 
 class AdaLNZero(Adapter):
-    """x ← x + (1 + gate) · F(norm(x) · (1 + scale) + shift).
+    """An adapter by AdaLN-Zero: x ← x + (1 + gate) · F(norm(x) · (1 + scale) + shift).
 
-    In DiT the zero-initialised gate closes every block, because there the trunk is still to be trained. Here the
-    trunk is pretrained and the adapter starts at what it does, so zero means the pretrained gate.
+    AdaLN-Zero is from DiT (Peebles & Xie 2023, section 3.2). DiT's gate starts at 0 and closes every block, since its
+    backbone starts untrained. Here the backbone is pretrained, so an adapter's gate of 0 leaves the pretrained gate
+    unchanged. See `Adapter` for the arguments.
+
+    Examples:
+        >>> from action_heads.adapters import AdaLNZero
+        >>> AdaLNZero(cond_dim=2048, through="code", hidden_dim=64).config.through
+        'code'
     """
 
     name = "adaln_zero"

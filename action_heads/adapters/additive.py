@@ -1,4 +1,4 @@
-"""Additive injection: the plainest mechanism of the paper's comparison (Decoupled Action Expert, section IV-E).
+"""Additive injection, the simplest mechanism in the paper's comparison (Decoupled Action Expert, section IV-E).
 
 Axes: b batch, h horizon, w width.
 """
@@ -11,6 +11,8 @@ from action_heads.adapters.base import Adapter, Modulation
 
 
 class AdditiveModulation(Modulation):
+    """A shift of a branch's input."""
+
     def __init__(self, values: Tensor):
         self.shift = values
 
@@ -19,7 +21,7 @@ class AdditiveModulation(Modulation):
 
 
 class Additive(Adapter):
-    """x ← x + F(norm(x) + shift)."""
+    """An adapter by additive injection: x ← x + F(norm(x) + shift). See `Adapter` for the arguments."""
 
     name = "additive"
     modulation = AdditiveModulation

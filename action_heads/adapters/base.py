@@ -1,7 +1,7 @@
-"""What every adapter shares: reading a condition, and one zero-initialised map to the modulation of all sites.
+"""The base class of adapters: read a condition, then map it to the modulation of all sites, starting at zero.
 
-Axes: b batch, h horizon, n tokens, c condition, w width, u hidden units, p modulation values of one site, P of all,
-r code.
+Axes: b batch, h horizon, n tokens, c condition, w width, u hidden units, p modulation values of one site, P modulation
+values of all sites, r code.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from action_heads.adapters.config import AdapterConfig
 
 @dataclass(frozen=True)
 class Site:
-    """A residual branch of a backbone, where modulation acts: width of what enters, and hidden units within."""
+    """A layer of a backbone that takes modulation: a residual branch."""
 
-    width: int
-    hidden: int
-    attends: bool = False  # whether it is self-attention
+    width: int  # of the branch's input and output
+    hidden: int  # hidden units of the branch
+    attends: bool = False  # whether the branch is self-attention
 
 
-# Where modulation values act in a branch of two maps, and which width of its site says how many there are.
+# The places in a branch where modulation values act, and the attribute of `Site` that gives their number.
 SLOTS = {
     "enter_scale": "width",
     "enter_shift": "width",
@@ -40,63 +40,78 @@ SLOTS = {
 
 
 class Modulation:
-    """How one site is modulated. The identity here; each mechanism overrides what it touches."""
+    """The modulation of one site. This class is the identity; each mechanism overrides the methods that it needs."""
 
     def __init__(self, values: Tensor):
-        """Values (b, 1 or h, p): what the mechanism needs for one site, the same or different for each step."""
+        """Take the values of one site (b, 1 or h, p), which are the same or different for each time step."""
 
     def enter(self, x: Tensor) -> Tensor:
-        """Acts on the branch's input (b h w)."""
+        """Modulate the branch's input (b h w)."""
         return x
 
     def hidden(self, y: Tensor) -> Tensor:
-        """Acts on the activated hidden units (b h u)."""
+        """Modulate the activated hidden units (b h u)."""
         return y
 
     def leave(self, y: Tensor) -> Tensor:
-        """Acts on the branch before it joins the residual stream (b h w)."""
+        """Modulate the branch's output (b h w), before it is added to the residual stream."""
         return y
 
     def normalize(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        """Normalises the residual stream (b h w)."""
+        """Normalise the residual stream (b h w)."""
         return norm(x)
 
     def prepend(self, x: Tensor) -> Tensor:
-        """Puts tokens before the embedded chunk (b h w) -> (b, n + h, w). For backbones that attend, as the next."""
+        """Put tokens before the embedded chunk, (b h w) -> (b, n + h, w), in backbones with self-attention."""
         return x
 
     def attend(self, x: Tensor) -> Tensor:
-        """Adds to the residual stream (b h w) after self-attention what else is attended to."""
+        """Add cross-attention to the residual stream (b h w), after self-attention."""
         return x
 
 
 class Adapter(nn.Module):
-    """A small trainable network from a condition to the modulation of a frozen backbone.
+    """A small trainable network that turns a condition into the modulation of a frozen head.
 
-    The condition is read once, at the width of the head (c -> w -> w), so that a 2048-d embedding costs 0.6M
-    parameters rather than one map a block. From there it acts through the head's code of motion, a few dimensions
-    which Stage 1 taught the head to follow, or through a map of its own to the modulation of every block, or both.
-    Each starts at zero: a fresh adapter is the pretrained unconditional head.
+    Use a subclass, such as `AdaLNZero`, and attach it with `ActionHead.attach`. The condition is read once, at the
+    width w of the head (c -> w -> w), so a 2048-d embedding costs 0.6M parameters instead of one large map for each
+    block. From there the adapter acts through the motion code, a few dimensions by which Stage 1 taught the head to be
+    directed, through its own map to the modulation of every block, or through both. Both start at zero, so a fresh
+    adapter leaves the head unconditional.
 
     Args:
-        cond_dim: width c of the condition: a vector (b, c), or tokens (b, n, c), which are pooled. Or widths by name,
-            such as {"tokens": 960, "state": 8}: conditions and masks then come by these names.
-        hidden_dim: width of the reading network; the head's own width if not given.
-        relearn_step: also train the head's own modulation, starting from what it is. This is the paper's recipe, in
-            which only backbone and step embedding stay frozen.
-        through: "code" (the smallest adapters), "blocks" (as in the paper), or "both"; if not given, all the head has.
-        pool: what is read of tokens: their "mean", the "last" valid one, or "attention" by four learned queries.
-        per_step: aim at a code for every step of the chunk, rather than one for all. A chunk then need not be one
-            motion of those that Stage 1 saw; a backbone that mixes time has seen none with codes that differ.
+        cond_dim: width c of the condition, which is a vector (b c), or tokens (b n c) that are pooled. For several
+            sources, a dict of widths such as {"tokens": 960, "state": 8}; conditions and masks are then dicts too.
+        hidden_dim: width of the network that reads the condition; the head's width if None.
+        relearn_step: also train a copy of the head's step modulation. In the paper's recipe only the backbone and its
+            step embedding are frozen.
+        through: path of the adapter: "code" (the fewest parameters), "blocks" (as in the paper) or "both". If None,
+            "both", or "blocks" for a head without a code.
+        pool: pooling of tokens: "mean", "last" (the last valid token) or "attention" (by four learned queries).
+        per_step: give every time step of the chunk its own code, so that a chunk need not be one of the motions of
+            Stage 1. A backbone that mixes time has never seen chunks whose codes differ.
+
+    Raises:
+        ValueError: an argument is invalid.
+
+    Examples:
+        >>> from action_heads.adapters import FiLM
+        >>> FiLM(cond_dim=512, through="code")
+        FiLM(
+          mechanism=film, cond_dim=512, through=code, pool=mean
+          (standard): Standardizer()
+        )
+        >>> FiLM(cond_dim={"tokens": 960, "state": 8}, pool="attention").config.cond_dim
+        {'state': 8, 'tokens': 960}
     """
 
     name: ClassVar[str]
     modulation: ClassVar[type[Modulation]]
-    # Whether each step of a chunk may have values of its own, as noise levels that differ within a chunk ask for.
+    # Whether the time steps of a chunk can have different values, as is needed if their noise levels differ.
     per_position: ClassVar[bool] = True
-    # What the values of a site are, in their order: keys of `SLOTS`. None if they are something else, such as tokens.
+    # The values of a site in their order, as keys of `SLOTS`. Empty if the values are something else, such as tokens.
     slots: ClassVar[tuple[str, ...]] = ()
-    rms: ClassVar[bool] = False  # whether blocks normalise by the root mean square in place of the variance
+    rms: ClassVar[bool] = False  # whether blocks use root-mean-square norms instead of layer norms
     is_built = False
 
     def __init__(
@@ -113,42 +128,48 @@ class Adapter(nn.Module):
         if not isinstance(cond_dim, Mapping):
             check_width("cond_dim", cond_dim, CONDITION)
         self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, pool, per_step)
-        self.step: nn.Module | None = None  # the relearned modulation of the head, if any
+        self.step: nn.Module | None = None  # a trainable copy of the head's modulation, with `relearn_step`
         self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)
 
     @classmethod
     def sizes(cls, sites: Sequence[Site]) -> list[int]:
-        """How the P values of all sites are divided."""
+        """Return the number of values of each site, whose sum is P."""
         return [sum(getattr(site, SLOTS[slot]) for slot in cls.slots) for site in sites]
 
     @classmethod
     def layers(cls, sites: Sequence[Site]) -> nn.ModuleList | None:
-        """What else a head must learn in Stage 1 to read the values, if anything. It belongs to the head."""
+        """Return the layers that a head needs besides to use the values; Stage 1 trains them. None for most."""
         return None
 
     @classmethod
     def modulations(
         cls, values: Tensor, sites: Sequence[Site], layers: nn.ModuleList | None = None
     ) -> list[Modulation]:
-        """Values (b, 1 or h, P), and what `layers` made, trained -> the modulation of every site."""
+        """Divide values (b, 1 or h, P) into the modulation of every site; `layers` are the head's, trained."""
         return [cls.modulation(part) for part in values.split(cls.sizes(sites), dim=-1)]
 
     def build(self, width: int, values: int, code: int | None = None, horizon: int | None = None) -> None:
-        """Create the parameters, for a head of some width, P values, a code of so many dimensions, or none.
+        """Create the parameters for a head. `ActionHead.attach` calls this.
 
-        The horizon is that of chunks whose steps may differ in their modulation; none if they may not.
-        `ActionHead.attach` calls this.
+        Args:
+            width: the head's width w.
+            values: number P of modulation values.
+            code: dimensions of the head's code; None if it has none.
+            horizon: time steps of a chunk; None if they cannot be modulated differently.
+
+        Raises:
+            ValueError: the head does not have what the adapter's settings need.
         """
         through = self.config.through or ("both" if code else "blocks")
         if through != "blocks" and not code:
             raise ValueError(
-                f"this head was pretrained without a code, so an adapter can't act through {through!r}: use "
-                "through='blocks', or a head that was pretrained with --signal code"
+                f"through={through!r} needs a head with a code, but this head was pretrained without one. Use "
+                "through='blocks', or a head that was pretrained with --signal code."
             )
         if self.config.per_step and (through == "blocks" or not horizon):
             raise ValueError(
-                "per_step aims at a code for every step of a chunk: it needs a path through the code, a backbone that "
-                f"modulates steps apart (not unet) and a mechanism that does (no tokens); here through={through!r}"
+                f"per_step=True does not work here, with through={through!r}. It needs through='code' or 'both', a "
+                "backbone other than unet, and a mechanism without tokens."
             )
         self.config = replace(self.config, through=through)
         width = self.config.hidden_dim or width
@@ -162,9 +183,24 @@ class Adapter(nn.Module):
         self.is_built = True
 
     def standardize(self, cond: Condition, mask: Mask = None) -> None:
-        """Take the statistics of conditions, so that raw robot states or unscaled embeddings may be passed in.
+        """Standardise conditions from now on by the statistics of these; for raw states or unscaled embeddings.
 
-        Args as in `forward`: (n, c), or tokens (n, m, c) with a mask (n, m); of several sources those to standardise.
+        Call it before training, with the conditions of the training data. The statistics are saved with the adapter.
+
+        Args:
+            cond: conditions (n c), or tokens (n m c). For several sources a dict; sources left out stay unscaled.
+            mask: (n m), true where a token counts; for several sources a dict.
+
+        Raises:
+            ValueError: a condition or mask has another shape than the adapter expects, or invalid values.
+
+        Examples:
+            >>> import torch
+            >>> from action_heads.adapters import FiLM
+            >>> adapter = FiLM(cond_dim=7)
+            >>> adapter.standardize(40 + 3 * torch.randn(1000, 7))  # joint angles in degrees, for example
+            >>> adapter.standard.mean.round(decimals=-1)
+            tensor([40., 40., 40., 40., 40., 40., 40.])
         """
         sources = self.config.cond_dim
         if isinstance(sources, Mapping) and isinstance(cond, Mapping):
@@ -173,17 +209,19 @@ class Adapter(nn.Module):
         self.standard.fit(cond, mask)  # type: ignore[operator]
 
     def forward(self, cond: Condition, mask: Mask = None, steer: Steer | None = None) -> Tensor:
-        """Condition (b, c), or tokens (b, n, c) with mask (b, n) true where valid -> modulation (b, 1 or h, P).
+        """Compute the modulation (b, 1 or h, P) from a condition.
 
-        Several conditions come by name, and so do their masks. `steer` is the head's map from codes (b, 1 or h, r) to
-        modulation.
+        Args:
+            cond: (b c), or tokens (b n c); a dict for several sources.
+            mask: (b n), true where a token counts; a dict for several sources.
+            steer: the head's map from codes (b, 1 or h, r) to modulation.
         """
         features = self.read(self.pool(self.standard(cond), mask))
         if self.aim is None:
-            assert self.generate is not None, "an adapter that does not aim generates"
+            assert self.generate is not None, "an adapter has a path through the code or through the blocks"
             return self.generate(features).unsqueeze(1)
         values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
-        assert steer is not None, "an adapter that aims needs the head's map from codes"
+        assert steer is not None, "a path through the code needs the head's map from codes"
         return values + steer(rearrange(self.aim(features), "b (h r) -> b h r", h=self.codes))
 
     def extra_repr(self) -> str:
@@ -194,7 +232,7 @@ Steer = Callable[[Tensor], Tensor]
 
 
 def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """A map that starts as zero."""
+    """Return a linear map whose weights and bias are zero."""
     linear = nn.Linear(inputs, outputs)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

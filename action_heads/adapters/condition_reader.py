@@ -1,4 +1,6 @@
-"""How an adapter reads a condition: standardise, pool tokens, map to the width of its network; each source on its own.
+"""The layers with which an adapter reads a condition: standardise it, pool its tokens, map it to the adapter's width.
+
+Each of several named sources has its own layers.
 
 Axes: b batch, n tokens, c condition, i attention heads, w width.
 """
@@ -16,7 +18,7 @@ from action_heads.actions.normalize import ANY_UNIT, floored
 
 
 class Standardizer(KeepFloat32):
-    """(cond - mean) / std, the identity until it is fitted."""
+    """The map (cond - mean) / std, which is the identity until it is fitted."""
 
     mean: Tensor
     std: Tensor
@@ -27,14 +29,14 @@ class Standardizer(KeepFloat32):
         self.register_buffer("std", torch.ones(cond_dim))
 
     def fit(self, cond: Tensor, mask: Tensor | None = None) -> None:
-        """Statistics of conditions (..., c), where a mask (...) is true, with the floor of `normalize.floored`."""
+        """Fit to conditions (..., c), only where a mask (...) is true; `normalize.floored` bounds the divisors."""
         cond = cond if mask is None else cond[mask.bool()]
         cond = cond.detach().reshape(-1, len(self.mean)).float()
         mean = cond.mean(0)
         self.set(mean, floored(cond.std(0, correction=0), mean, ANY_UNIT))
 
     def set(self, mean: Tensor, std: Tensor) -> None:
-        """Take statistics (c) as they are, for conditions whose units are known."""
+        """Set the statistics (c) directly, for conditions whose units are known."""
         self.mean.copy_(mean)
         self.std.copy_(std)
 
@@ -43,28 +45,29 @@ class Standardizer(KeepFloat32):
 
 
 class Pool(nn.Module):
-    """Tokens (b n c) and a mask (b n), true where they count -> (b c). A vector (b c) is its own only token."""
+    """A pooling of tokens (b n c) under a mask (b n), true where a token counts, to (b c). It keeps vectors (b c)."""
 
     def forward(self, cond: Tensor, mask: Tensor | None) -> Tensor:
         if cond.ndim == 2:
             return cond
         valid = torch.ones_like(cond[..., 0], dtype=torch.bool) if mask is None else mask.bool()
-        # where, not a product: what stands in padding may be NaN
+        # `where` instead of a product, since padding may be NaN.
         return self.pool(torch.where(valid.unsqueeze(-1), cond, 0), valid)
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
+        """Pool tokens (b n c), which are zero where `valid` (b n) is false."""
         raise NotImplementedError
 
 
 class Mean(Pool):
-    """The mean of valid tokens."""
+    """The mean of the valid tokens."""
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
         return tokens.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
 
 
 class Last(Pool):
-    """The last valid token of a row, whichever side the padding is on: in a causal model it has seen all the others."""
+    """The last valid token of a row, with padding on either side. In a causal model it depends on all others."""
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:
         last = torch.where(valid, torch.arange(valid.shape[1], device=valid.device), 0).amax(1)
@@ -72,13 +75,12 @@ class Last(Pool):
 
 
 class Attention(Pool):
-    """softmax(tokens · q_i / √c) · tokens by four learned queries -> (b i c), begins as the mean of each.
+    """Attention by four learned queries, softmax(tokens · q_i / √c) · tokens -> (b i c), which starts as the mean.
 
-    A learned query sees tokens through a key projection that is as constant as itself: one vector a head says as much.
-    The value projection is `Read`'s.
+    There is no key projection, because it would only multiply a constant query. `Read` is the value projection.
 
-    A vector is its own only token, so its weight is 1 whatever the queries are. They then get a gradient of zero, not
-    none: DDP waits for the gradient of every parameter, and whether a source is a vector shows only when it comes.
+    A vector counts as one token of weight 1, whatever the queries are. The queries then get a zero gradient, since DDP
+    waits for the gradient of every parameter.
     """
 
     heads = 4
@@ -100,7 +102,7 @@ POOLS: dict[str, Callable[[int], Pool]] = {"mean": lambda _: Mean(), "last": lam
 
 
 class Read(nn.Linear):
-    """Pooled (b c) -> (b w); of several attention heads (b i c) each feeds its share of the w units."""
+    """A linear map from a pooled condition (b c) to (b w). Each attention head of (b i c) feeds its share of w."""
 
     def forward(self, input: Tensor) -> Tensor:
         x = input.to(self.weight.dtype)
@@ -112,29 +114,33 @@ class Read(nn.Linear):
 
 
 class Each(nn.ModuleDict):
-    """One module for each source of a condition, applied to its own."""
+    """One module for each named source of a condition."""
 
     def forward(self, cond: Mapping[str, Tensor], *masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         return {name: module(cond[name], *(of(mask, name) for mask in masks)) for name, module in self.items()}
 
 
 class Standardizers(Each):
+    """One standardizer for each named source."""
+
     def fit(self, cond: Mapping[str, Tensor], mask: Mapping[str, Tensor] | None = None) -> None:
+        """Fit those of the given sources."""
         for name, part in cond.items():
             self[name].fit(part, of(mask, name))  # type: ignore[operator]
 
 
 class ReadAll(Each):
-    """What is read of each source, added up: none drowns in a wider one."""
+    """The sum of one linear map for each source, so that a wide source does not drown a narrow one."""
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:  # type: ignore[override]
         return torch.stack(list(super().forward(x).values())).sum(0)
 
 
 def of(masks: Mapping[str, Tensor] | None, name: str) -> Tensor | None:
+    """Return the mask of a source, or None."""
     return None if masks is None else masks.get(name)
 
 
 def for_sources(widths: Any, make: Callable[[int], nn.Module], several: type[Each] = Each) -> nn.Module:
-    """The module of one condition, or one for each source by name."""
+    """Make one module for a condition of one width, or one for each named source."""
     return several({k: make(v) for k, v in widths.items()}) if isinstance(widths, Mapping) else make(widths)

@@ -1,4 +1,4 @@
-"""What an adapter is made of, and the one way to make it."""
+"""The configuration of an adapter, and the table of mechanisms."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from action_heads.adapters.base import Adapter
 
 THROUGH = ("code", "blocks", "both")
-ADAPTERS: dict[str, type[Adapter]] = {}  # the mechanisms by name; the package fills it
+ADAPTERS: dict[str, type[Adapter]] = {}  # The mechanisms by name. The package's __init__ fills it.
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """Everything needed to make an adapter, or to make one again: it is written beside the weights.
+    """Settings of an adapter, which are saved with its weights.
 
     Attributes:
-        mechanism: film, adaln_zero, adarmsnorm, and what else the head was pretrained for.
-        cond_dim: width of the condition, or widths by name; 0 as long as it is not known, in settings.
-        hidden_dim: width of the adapter's reading network.
-        relearn_step: also train the head's own modulation, as the paper does.
-        through: code, blocks or both: where the adapter acts.
-        pool: how tokens are pooled.
-        per_step: a code for every step of the chunk, rather than one for all.
+        mechanism: film, adaln_zero, adarmsnorm, or another mechanism that the head was pretrained for.
+        cond_dim: width of the condition, or widths by source; 0 in settings that do not know it yet.
+        hidden_dim: width of the network that reads the condition.
+        relearn_step: also train the head's own step modulation, as in the paper.
+        through: path of the adapter: code, blocks or both.
+        pool: pooling of tokens: mean, last or attention.
+        per_step: give every time step of the chunk its own code.
     """
 
     mechanism: str
@@ -46,19 +46,22 @@ class AdapterConfig:
         if self.through is not None and not (isinstance(self.through, str) and self.through in THROUGH):
             given = shown(self.through)
             with about("through"):
-                raise ValueError(f"unknown path {given}; an adapter acts through {', '.join(map(repr, THROUGH))}")
+                raise ValueError(f"unknown path {given} for through; choose one of {', '.join(map(repr, THROUGH))}")
         if not isinstance(self.pool, str) or self.pool not in POOLS:
-            raise ValueError(f"unknown pooling {shown(self.pool)}; tokens are pooled by {', '.join(map(repr, POOLS))}")
+            raise ValueError(f"unknown pool={shown(self.pool)}; choose one of {', '.join(map(repr, POOLS))}")
         if isinstance(self.cond_dim, Mapping):
             for name, width in self.cond_dim.items():
                 if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
                     given = shown(name)
-                    raise ValueError(f"a source can't be called {given}: torch takes no dots, nor names of its own")
+                    raise ValueError(
+                        f"a source of cond_dim cannot be called {given}: the name must be a string without dots that "
+                        "is not an attribute of torch.nn.ModuleDict"
+                    )
                 check_width(f"cond_dim[{name!r}]", width, limits.CONDITION)
-            # In one order, whatever file or dict it came from: sums of floats depend on it.
+            # Sources are sorted, because the order of a sum of floats changes its last bits.
             object.__setattr__(self, "cond_dim", dict(sorted(self.cond_dim.items())))
             if not self.cond_dim:
-                raise ValueError("cond_dim names no source: give widths by name, or one width")
+                raise ValueError("cond_dim is an empty dict; pass the width of each source by name, or one integer")
             check_width("the number of sources in cond_dim", len(self.cond_dim), limits.SOURCES)
         elif self.cond_dim != 0:
             check_width("cond_dim", self.cond_dim, limits.CONDITION)
@@ -69,11 +72,11 @@ class AdapterConfig:
             condition = sum(self.cond_dim.values()) if isinstance(self.cond_dim, Mapping) else self.cond_dim
             hidden = self.hidden_dim or 1
             check_parameters("this adapter", condition * hidden + hidden**2)
-        if self.cond_dim == 0:  # one that was made may be of a class of the user's own
+        if self.cond_dim == 0:  # The mechanism of an adapter that exists may be a user's own class.
             check_choices(self, mechanism=ADAPTERS)
 
     def make(self, cond_dim: int | Mapping[str, int]) -> Adapter:
-        """Make the adapter for a condition of some width, to be attached to a head."""
+        """Return a new adapter for a condition of width `cond_dim`, to be attached to a head."""
         check_choices(self, mechanism=ADAPTERS)
         options = {name: value for name, value in vars(self).items() if name not in ("mechanism", "cond_dim")}
         return ADAPTERS[self.mechanism](cond_dim, **options)

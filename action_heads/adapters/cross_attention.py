@@ -1,4 +1,4 @@
-"""Cross-attention to tokens, as in diffusion policy's transformer (Decoupled Action Expert, section IV-E).
+"""Cross-attention to tokens, as in Diffusion Policy's transformer (Decoupled Action Expert, section IV-E).
 
 Axes: b batch, h horizon, n tokens, w width.
 """
@@ -15,7 +15,7 @@ from action_heads.adapters.tokens import TokenAdapter
 
 
 class CrossAttentionLayer(nn.Module):
-    """W_o attention(W_q norm(x), W_k tokens, W_v tokens): x (b h w), tokens (b n w) -> (b h w)."""
+    """The map W_o attention(W_q norm(x), W_k tokens, W_v tokens), for x (b h w) and tokens (b n w) -> (b h w)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -26,28 +26,31 @@ class CrossAttentionLayer(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        dtype = self.norm.weight.dtype  # relearned, it is float32 on any head
+        dtype = self.norm.weight.dtype  # A relearned layer is float32, whatever the head is.
         x, tokens = x.to(dtype), tokens.to(dtype)
         k, v = self.key_value(tokens).chunk(2, dim=-1)
         return self.out(attend(self.query(self.norm(x)), k, v, self.heads))
 
 
 class CrossAttentionModulation(Modulation):
+    """Tokens for the cross-attention after a self-attention branch."""
+
     def __init__(self, values: Tensor, layer: nn.Module):
         self.tokens, self.layer = values, layer
 
     def attend(self, x: Tensor) -> Tensor:
-        # Contiguous: torch multiplies one row that stands for all by another routine, whose last bits differ.
+        # The tokens are made contiguous, because torch multiplies an expanded row by another routine, which rounds
+        # differently.
         tokens = self.tokens.expand(len(x), -1, -1).contiguous()
         return x + self.layer(x, tokens).to(x.dtype)
 
 
 class CrossAttention(TokenAdapter):
-    """x ← x + W_o attention(W_q norm(x), W_k tokens, W_v tokens), after each self-attention.
+    """An adapter by cross-attention: x ← x + W_o attention(W_q norm(x), W_k tokens, W_v tokens).
 
-    Norms and projections belong to the head: Stage 1 trains them and they freeze with it, so that tokens are all that
-    trains, read as the head has learned to. In the paper this does not survive freezing (MimicGen 61.3 -> 19.8 %).
-    `relearn_step=True` trains a copy of them too.
+    It acts after each self-attention. The norms and projections belong to the head: Stage 1 trains them, and they are
+    frozen with it, so only the tokens train. `relearn_step=True` trains a copy of them too. In the paper freezing costs
+    this mechanism most of its success (MimicGen 61.3 % to 19.8 %). See `Adapter` for the arguments.
     """
 
     name = "cross_attention"

@@ -1,4 +1,4 @@
-"""FiLM (Perez et al. 2018), as the paper's DP-MLP uses it: scale and shift of the hidden units of every block.
+"""FiLM (Perez et al. 2018) as in the paper's DP-MLP: scale and shift of the hidden units of every block.
 
 Axes: b batch, h horizon, u hidden units.
 """
@@ -11,6 +11,8 @@ from action_heads.adapters.base import Adapter, Modulation
 
 
 class FiLMModulation(Modulation):
+    """Scale and shift of the hidden units."""
+
     def __init__(self, values: Tensor):
         self.scale, self.shift = values.chunk(2, dim=-1)
 
@@ -19,7 +21,10 @@ class FiLMModulation(Modulation):
 
 
 class FiLM(Adapter):
-    """Hidden units y ← y · (1 + scale) + shift."""
+    """An adapter by FiLM, the paper's mechanism for DP-MLP: hidden units y ← y · (1 + scale) + shift.
+
+    FiLM is from Perez et al. 2018. See `Adapter` for the arguments.
+    """
 
     name = "film"
     modulation = FiLMModulation

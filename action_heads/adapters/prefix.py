@@ -1,6 +1,6 @@
-"""Prefix tokens: conditioning through the backbone's own self-attention (Decoupled Action Expert, section IV-E).
+"""Prefix tokens, which condition through the backbone's self-attention (Decoupled Action Expert, section IV-E).
 
-Not the committed prefix of a chunk, which is `action_heads.diffusion.continuing`.
+The committed prefix of a chunk is something else: see `action_heads.diffusion.continuing`.
 
 Axes: b batch, h horizon, n tokens, w width.
 """
@@ -17,6 +17,8 @@ from action_heads.adapters.tokens import TokenAdapter
 
 
 class PrefixModulation(Modulation):
+    """Tokens before the embedded chunk."""
+
     def __init__(self, values: Tensor):
         self.tokens = values
 
@@ -25,10 +27,10 @@ class PrefixModulation(Modulation):
 
 
 class PrefixTokens(TokenAdapter):
-    """x ← [tokens, x] before the first layer; after the last, the chunk alone is read.
+    """An adapter by prefix tokens: x ← [tokens, x] before the first layer; the last layer's tokens are dropped.
 
-    The tokens are all that trains: how the chunk attends to them is frozen. In the paper this does not survive
-    freezing (MimicGen 56.3 -> 19.5 %).
+    Only the tokens train; the self-attention by which the chunk reads them is frozen. In the paper freezing costs this
+    mechanism most of its success (MimicGen 56.3 % to 19.5 %). See `Adapter` for the arguments.
     """
 
     name = "prefix"

@@ -1,4 +1,4 @@
-"""What the token mechanisms share: modulation values that are tokens, for the whole network.
+"""The base class of the mechanisms whose modulation values are tokens.
 
 Axes: b batch, n tokens, w width, P modulation values of all sites.
 """
@@ -15,11 +15,11 @@ from action_heads.adapters.base import Adapter, Site
 
 
 class TokenAdapter(Adapter):
-    """The P = n·w values are n tokens, which all sites share.
+    """An adapter whose P = n·w modulation values are n tokens of width w, shared by all sites.
 
-    The diffusion step's tokens, the code's and the condition's are summed, as the values of every mechanism are, so
-    that tokens too are planned before the denoising loop and a fresh adapter changes nothing. A chunk has one set of
-    them: its steps can't be told different noise levels.
+    The tokens of the noise level, of the code and of the condition are summed, as in every mechanism. So they are
+    computed before the denoising loop, and a fresh adapter changes nothing. A chunk has one set of tokens, so its time
+    steps cannot have different noise levels.
     """
 
     tokens: ClassVar[int] = 8
@@ -31,5 +31,5 @@ class TokenAdapter(Adapter):
 
     @classmethod
     def as_tokens(cls, values: Tensor) -> Tensor:
-        """Values (b, 1, P) -> tokens (b n w)."""
+        """Reshape values (b, 1, P) to tokens (b n w)."""
         return rearrange(values, "b 1 (n w) -> b n w", n=cls.tokens)

@@ -1,4 +1,4 @@
-"""Denoising backbones: (x_t (b h a), modulation) -> (b h a). They know no condition, schedule or robot."""
+"""Backbones, the networks that denoise: a noisy chunk x_t (b h a) and the modulation of each site -> (b h a)."""
 
 from action_heads.backbones.base import Backbone
 from action_heads.backbones.mixer import MixerBackbone

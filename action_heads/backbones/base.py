@@ -1,6 +1,6 @@
-"""What every backbone shares: the step embedding, and what it declares of itself.
+"""The base class of backbones, and the embedding of noise levels.
 
-Axes: b batch, h horizon, a action, n steps, w width.
+Axes: b batch, h horizon, a action, n noise levels, w width.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from action_heads.adapters.base import Modulation, Site
 
 
 class Backbone(nn.Module):
-    """A denoiser (x_t (b h a), modulation of its sites) -> (b h a). It knows no condition, schedule or robot.
+    """A network from a noisy chunk x_t (b h a) and the modulation of its sites to a prediction (b h a).
 
-    `step` makes the features of the diffusion step.
+    It depends on conditions and noise levels only through the modulation. `step` computes the features of noise levels.
     """
 
-    mixes_time: ClassVar[bool]  # whether a chunk is denoised as a whole
-    per_position: ClassVar[bool] = True  # whether each step of a chunk may be modulated differently
-    mechanisms: ClassVar[tuple[str, ...]]  # adapters it can take
+    mixes_time: ClassVar[bool]  # whether the output at one time step depends on the input at others
+    per_position: ClassVar[bool] = True  # whether the time steps of a chunk can be modulated differently
+    mechanisms: ClassVar[tuple[str, ...]]  # names of the mechanisms that it supports
 
     sites: list[Site]
     step: StepEmbedding
@@ -32,25 +32,25 @@ class Backbone(nn.Module):
 
     @classmethod
     def check(cls, *, width: int, depth: int, horizon: int) -> None:
-        """Refuse a shape that this backbone can't have; any will do here."""
+        """Raise a ValueError if the backbone cannot have this shape. The base class accepts any."""
 
     @property
     def projections(self) -> tuple[nn.Module, ...]:
-        """All that knows the width of an action. A reshaped head has new ones, which train with its adapter."""
+        """The layers whose size depends on the action. A reshaped head gets new ones, which train with its adapter."""
         return self.embed, self.out
 
     @property
     def over_time(self) -> list[nn.Linear]:
-        """Maps over the steps of a chunk (h h), which are resampled for another horizon."""
+        """The linear maps over time (h h), which `reshape` resamples for another horizon."""
         return []
 
     def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:
-        """Noisy chunk (b h a) and one modulation a site -> the objective's prediction (b h a)."""
+        """Predict the objective's target (b h a) from a noisy chunk (b h a) and the modulation of each site."""
         raise NotImplementedError
 
 
 class StepEmbedding(nn.Module):
-    """Diffusion step (n,) to features f(t) (n, w): sinusoids, then Linear, Mish, Linear, Mish."""
+    """The map from noise levels t (n,) to features f(t) (n w): sinusoids, then Linear, Mish, Linear, Mish."""
 
     def __init__(self, width: int, expansion: int = 4):
         super().__init__()
@@ -58,9 +58,9 @@ class StepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Linear(expansion * width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        # No buffer: cast to bfloat16 with the head, frequencies would be 0.2 rad off at the last step.
+        # The frequencies are no buffer, since a cast to bfloat16 would move the last angle by 0.2 rad.
         frequencies = torch.exp(-math.log(10000) / (self.waves - 1) * torch.arange(self.waves, device=t.device))
         angles = t[:, None] * frequencies
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        # The last Mish is the paper's activation in front of every FiLM generator.
+        # In the paper this last Mish precedes every FiLM generator.
         return nn.functional.mish(self.mlp(waves.to(next(self.mlp.parameters()).dtype)))

@@ -1,4 +1,4 @@
-"""DP-MLP with one linear map over time in each block, so that a chunk is denoised as a whole.
+"""The backbone `mixer`: DP-MLP with one linear map over time in each block, so that time steps are denoised jointly.
 
 Axes: b batch, h horizon, w width.
 """
@@ -13,7 +13,7 @@ from action_heads.backbones.mlp import MLPBackbone, MLPBlock
 
 
 class MixerBlock(MLPBlock):
-    """An `MLPBlock` whose branch first mixes the steps of the chunk, the same way in every channel."""
+    """An `MLPBlock` whose branch first mixes the time steps of the chunk, by the same map in every channel."""
 
     def __init__(self, width: int, hidden: int, horizon: int):
         super().__init__(width, hidden)
@@ -28,7 +28,7 @@ class MixerBlock(MLPBlock):
 
 
 class MixerBackbone(MLPBackbone):
-    """`mlp` plus time mixing: 272 more parameters a block at horizon 16."""
+    """The backbone `mlp` with time mixing, which adds 272 parameters to each block at horizon 16."""
 
     mixes_time = True
 
@@ -37,4 +37,5 @@ class MixerBackbone(MLPBackbone):
         return [block.mix for block in self.blocks if isinstance(block, MixerBlock)]
 
     def block(self, horizon: int) -> nn.Module:
+        """Return a new block."""
         return MixerBlock(self.width, self.hidden, horizon)

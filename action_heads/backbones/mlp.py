@@ -1,4 +1,4 @@
-"""DP-MLP (Decoupled Action Expert, arXiv 2511.12101, section III-B, eq. 4).
+"""The backbone `mlp`: DP-MLP (Decoupled Action Expert, arXiv 2511.12101, section III-B, eq. 4).
 
 Axes: b batch, h horizon, a action, w width, u hidden units of a block.
 """
@@ -17,7 +17,7 @@ from action_heads.backbones.base import Backbone, StepEmbedding
 
 
 class PerPositionLinear(nn.Module):
-    """One linear map for each step of the chunk: (b h a) -> (b h w). It is what tells the steps apart."""
+    """One linear map for each time step, (b h a) -> (b h w). Nothing else in DP-MLP distinguishes the time steps."""
 
     def __init__(self, horizon: int, inputs: int, outputs: int):
         super().__init__()
@@ -26,12 +26,12 @@ class PerPositionLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(horizon, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        by_step = rearrange(x, "b h a -> h b a") @ self.weight  # plain products, for whatever runs or exports this
+        by_step = rearrange(x, "b h a -> h b a") @ self.weight  # Plain matrix products can be exported.
         return rearrange(by_step, "h b w -> b h w") + self.bias
 
 
 class MLPBlock(nn.Module):
-    """x ← norm(x + W_2 GELU(W_1 x)); the modulation acts on what enters, on the hidden units, on what leaves."""
+    """The block x ← norm(x + W_2 GELU(W_1 x)), modulated at the branch's input, hidden units and output."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -47,10 +47,10 @@ class MLPBlock(nn.Module):
 
 
 class MLPBackbone(Backbone):
-    """The paper's DP-MLP: every step of a chunk is denoised alone, given the modulation.
+    """The paper's DP-MLP, which denoises every time step of a chunk independently, given the modulation.
 
-    The Jacobian of output step i with respect to input step j is exactly zero, so a chunk cannot keep two modes
-    apart. That is faithful to the paper; `mixer` is the one that mixes time.
+    The Jacobian of the output at one time step with respect to the input at another is exactly zero. Therefore a chunk
+    cannot commit to one of two ways to do a task. This is faithful to the paper; `mixer` mixes time steps.
     """
 
     mixes_time = False
@@ -67,6 +67,7 @@ class MLPBackbone(Backbone):
         self.out = nn.Linear(width, action_dim)
 
     def block(self, horizon: int) -> nn.Module:
+        """Return a new block."""
         return MLPBlock(self.width, self.hidden)
 
     def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:

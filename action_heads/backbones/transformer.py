@@ -1,4 +1,4 @@
-"""A transformer in the shape of the paper's DP-T (Decoupled Action Expert, arXiv 2511.12101, section IV-E).
+"""The backbone `transformer`, in the shape of the paper's DP-T (Decoupled Action Expert, arXiv 2511.12101, IV-E).
 
 Axes: b batch, h horizon, n tokens before the chunk, a action, w width, u hidden units of a branch.
 """
@@ -16,7 +16,7 @@ from action_heads.backbones.base import Backbone, StepEmbedding
 
 
 class Embedding(nn.Module):
-    """One linear map for all steps of the chunk, and a learned position for each: (b h a) -> (b h w)."""
+    """One linear map for all time steps, and a learned position for each: (b h a) -> (b h w)."""
 
     def __init__(self, horizon: int, inputs: int, outputs: int):
         super().__init__()
@@ -28,7 +28,7 @@ class Embedding(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """x ← x + W_o attention(W_q y, W_k y, W_v y), y = norm(x), over all of the sequence: nothing is causal."""
+    """The branch x ← x + W_o attention(W_q y, W_k y, W_v y), y = norm(x), over the whole sequence (not causal)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -44,7 +44,7 @@ class SelfAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """x ← x + W_2 GELU(W_1 norm(x))."""
+    """The branch x ← x + W_2 GELU(W_1 norm(x))."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -59,9 +59,10 @@ class FeedForward(nn.Module):
 
 
 class TransformerBackbone(Backbone):
-    """Pre-norm layers of two branches, each a site of its own: what the paper compares its seven mechanisms on.
+    """Pre-norm transformer layers of two branches, each of which is a site.
 
-    6,853,642 parameters at 256 x 8, with the step embedding.
+    The paper compares its seven mechanisms on this backbone. It has 6,853,642 parameters at width 256 and depth 8,
+    with the step embedding.
     """
 
     mixes_time = True

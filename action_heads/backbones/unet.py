@@ -1,6 +1,6 @@
-"""DP-C, the U-Net over time of Diffusion Policy (Chi et al. 2023, arXiv 2303.04137), as in arXiv 2511.12101.
+"""The backbone `unet`: DP-C of arXiv 2511.12101, the U-Net over time of Diffusion Policy (Chi et al. 2023).
 
-Axes: b batch, h horizon, halved at every level, a action, i inputs of a block, u channels of a level.
+Axes: b batch, h horizon (halved at every level), a action, i inputs of a block, u channels of a level.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from action_heads.adapters.base import Modulation, Site
 from action_heads.backbones.base import Backbone, StepEmbedding
 
 KERNEL, GROUPS = 5, 8
-STEP = 256  # features of the diffusion step, as in the paper's runs on LIBERO, whatever the width
+STEP = 256  # features of a noise level for any width, as in the paper's runs on LIBERO
 
 
 class Entry(nn.Module):
-    """What enters a block (b i h), mapped for its branch, and for the residual stream around it (both b u h)."""
+    """The two maps of a block's input (b i h): to its branch, and to the residual stream around it (both b u h)."""
 
     def __init__(self, inputs: int, channels: int):
         super().__init__()
@@ -32,7 +32,7 @@ class Entry(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """W_0 x + σ(norm(W_2 * m(σ(norm(W_1 * x))))), with σ Mish, * convolution over time and m the modulation."""
+    """The block W_0 x + σ(norm(W_2 * m(σ(norm(W_1 * x))))): σ is Mish, * convolution over time, m modulation."""
 
     def __init__(self, enter: nn.Module, channels: int):
         super().__init__()
@@ -43,12 +43,12 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], m: Modulation) -> Tensor:
         y, stream = self.enter(x)
-        y = m.hidden(mish(self.norm(y)).mT).mT  # modulation acts on (b h u)
+        y = m.hidden(mish(self.norm(y)).mT).mT  # Modulation acts on (b h u).
         return stream + mish(self.norm_after(self.conv(y)))
 
 
 class TwoBlocks(nn.Module):
-    """What stands at each resolution, on either side and at the bottom."""
+    """The two blocks at each resolution, on both sides and at the bottom."""
 
     def __init__(self, enter: nn.Module, channels: int):
         super().__init__()
@@ -60,15 +60,15 @@ class TwoBlocks(nn.Module):
 
 
 class UNetBackbone(Backbone):
-    """The paper's DP-C: `depth` levels of resolution, of `width` channels, twice as many at each next one.
+    """The paper's DP-C: `depth` levels of resolution with `width` channels at the first and twice as many at each next.
 
-    244M parameters at width 512 and depth 3. A block has as many hidden units as its level has channels, so `expansion`
-    is that of the step embedding alone. As in the original, what leaves the first level goes down only: the last skip
-    connection joins at half the horizon.
+    It has 244M parameters at width 512 and depth 3. A block has as many hidden units as its level has channels, so
+    `expansion` only sets the width of the step embedding. As in the original, the first level has no skip connection:
+    the last one joins at half the horizon.
     """
 
     mixes_time = True
-    per_position = False  # the steps of a chunk are fewer at every next level
+    per_position = False  # Each next level halves the number of time steps.
     mechanisms = ("film",)
 
     def __init__(self, *, action_dim: int, horizon: int, width: int, depth: int, expansion: int):
@@ -79,8 +79,7 @@ class UNetBackbone(Backbone):
         sites = [*channels, channels[-1], *(narrow for _, narrow in up)]
         self.sites = [Site(u, u) for u in sites for _ in range(2)]
         self.step = StepEmbedding(STEP, expansion)
-        # Both maps from actions, so that nothing behind them knows the width of one: the first block enters through
-        # this, and has no entry of its own.
+        # Both maps from actions are here and not in the first block, so that only `projections` depend on the action.
         self.embed = Entry(action_dim, width)
         entries = [nn.Identity(), *(Entry(narrow, wide) for narrow, wide in pairwise(channels))]
         self.down = nn.ModuleList(TwoBlocks(enter, u) for enter, u in zip(entries, channels, strict=True))
@@ -95,11 +94,11 @@ class UNetBackbone(Backbone):
     @classmethod
     def check(cls, *, width: int, depth: int, horizon: int) -> None:
         if width % GROUPS:
-            raise ValueError(f"the width of a unet is normalised in {GROUPS} groups: {width} is not a multiple of it")
+            raise ValueError(f"the width of a unet must be a multiple of {GROUPS}, its number of groups; got {width}")
         if horizon % (parts := 2 ** (depth - 1)):
             raise ValueError(
-                f"a unet of depth {depth} halves a chunk {depth - 1} times, so its horizon must be a multiple of "
-                f"{parts}, such as {max(1, round(horizon / parts)) * parts}, got {horizon}"
+                f"a unet of depth {depth} halves the horizon {depth - 1} times, so the horizon must be a multiple of "
+                f"{parts}; got {horizon}. Use {max(1, round(horizon / parts)) * parts}, for example."
             )
 
     def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Random numbers from a generator, or from torch's own.
+"""Random numbers from a given generator, or from torch's default one.
 
-`torch.compile` traces a batch of another size with symbolic shapes, and there torch 2.11 refuses `generator=None` where
-it takes no generator at all. So everything that is drawn in `loss` and `sample` is drawn here.
+`loss` and `sample` draw all random numbers here, because `generator=None` must not reach torch: when `torch.compile`
+traces with symbolic shapes, torch 2.11 accepts a missing `generator` but refuses None.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Generator = torch.Generator | None  # torch's own where there is none
+Generator = torch.Generator | None  # None: torch's default generator
 
 
 def normal(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
-    """Standard normal numbers."""
+    """Draw standard normal numbers."""
     return torch.randn(tuple(shape), device=device, **_of(generator))
 
 
 def uniform(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
-    """Numbers in [0, 1)."""
+    """Draw uniform numbers from [0, 1)."""
     return torch.rand(tuple(shape), device=device, **_of(generator))
 
 
 def integers(end: int, shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
-    """Whole numbers, long, from 0 to end - 1."""
+    """Draw int64 numbers from 0 to `end` - 1, all equally likely."""
     return torch.randint(end, tuple(shape), device=device, **_of(generator))
 
 

@@ -1,6 +1,7 @@
-"""Which noise levels training visits: a name -> random levels, long, from 0 (almost clean) to T - 1 (almost noise).
+"""Distributions of the noise levels that training visits.
 
-Papers give a density over u in [0, 1]. Where their time runs from noise to data it is turned round here.
+Each function draws int64 levels from 0 (almost clean) to T - 1 (almost pure noise). Papers give a density over [0, 1];
+a paper whose time runs from noise to data is reversed here.
 """
 
 from __future__ import annotations
@@ -18,32 +19,32 @@ Shape = tuple[int, ...]
 
 
 def uniform(steps: int, shape: Shape, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Each of T levels as often as any other."""
+    """Draw each of the T levels with equal probability."""
     return draws.integers(steps, shape, generator, device)
 
 
 def logit_normal(steps: int, shape: Shape, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Mostly the middle, where predicting is hardest (Esser et al. 2024, section 3.1, with m = 0 and s = 1)."""
+    """Prefer the middle levels, where prediction is hardest (Esser et al. 2024, section 3.1, m = 0 and s = 1)."""
     return level(draws.normal(shape, generator, device).sigmoid(), steps)
 
 
 def beta(steps: int, shape: Shape, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """More often the noisier (π0, Black et al. 2024, appendix B).
+    """Prefer the noisier levels (π0, Black et al. 2024, appendix B).
 
-    There τ runs from noise to data and (s - τ)/s ~ Beta(1.5, 1) with s = 0.999; the noise is 1 - τ. The distribution
-    function of Beta(1.5, 1) is u^1.5.
+    In the paper τ runs from noise to data and (s - τ)/s ~ Beta(1.5, 1) with s = 0.999, so the noise is 1 - τ. The
+    cumulative distribution function of Beta(1.5, 1) is u^1.5, which is inverted here.
     """
     noise = 1 - 0.999 * (1 - draws.uniform(shape, generator, device) ** (1 / 1.5))
     return level(noise, steps)
 
 
 def last(steps: int, shape: Shape, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    """Only the noisiest, which is all that the sampler "one_step" visits."""
+    """Return the noisiest level everywhere. The sampler "one_step" visits no other."""
     return torch.full(shape, steps - 1, device=device)
 
 
 def level(u: Tensor, steps: int) -> Tensor:
-    """The level whose share of [0, 1] u lies in."""
+    """Return the level for u in [0, 1], which is divided into `steps` equal parts."""
     return (u * steps).long().clamp(max=steps - 1)
 
 
@@ -56,19 +57,19 @@ LEVELS: dict[str, Callable[[int, Shape, torch.Generator | None, torch.device], T
 
 
 def check_levels(name: str) -> None:
-    """Raise for a name that is none of `LEVELS`."""
+    """Raise a ValueError if a name is not a key of `LEVELS`."""
     if name not in LEVELS:
         raise ValueError(f"unknown levels {name!r}; choose one of {', '.join(LEVELS)}")
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
-    """How training noises a chunk.
+    """Settings of the noise that training adds to chunks.
 
     Attributes:
-        levels: of noise: uniform, logit_normal, beta or last.
-        noise_samples: how often each chunk is noised.
-        prefixes: also train to continue committed steps, for real-time chunking.
+        levels: distribution of the noise levels: uniform, logit_normal, beta or last.
+        noise_samples: number of noised copies of each chunk in a batch.
+        prefixes: also train to continue committed time steps, for real-time chunking.
     """
 
     levels: str = "uniform"

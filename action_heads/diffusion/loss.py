@@ -1,4 +1,4 @@
-"""The denoising loss of both stages: noise a chunk, predict, compare.
+"""The denoising loss of both training stages: add noise to a chunk, predict, and compare.
 
 Axes: b batch, h horizon, a action, P modulation values of all sites.
 """
@@ -16,15 +16,21 @@ if TYPE_CHECKING:
 
 
 class Noise(NamedTuple):
-    """What is mixed into chunks, and at which levels."""
+    """Noise for a batch of chunks.
 
-    t: Tensor  # (b, 1 or h)
-    values: Tensor  # (b h a) standard normal
-    clean: Tensor | None = None  # (b, 1 or h) true for steps that are shown as they are, and don't count
+    Attributes:
+        t: noise levels (b, 1 or h).
+        values: standard normal numbers (b h a).
+        clean: (b, 1 or h), true at time steps that get no noise and do not count in the loss.
+    """
+
+    t: Tensor
+    values: Tensor
+    clean: Tensor | None = None
 
 
 def corrupt(head: Denoiser, x0: Tensor, noise: Noise) -> Tensor:
-    """Return normalised chunks x0 (b h a) with noise in all steps but the clean ones."""
+    """Add noise to normalised chunks x0 (b h a), except at clean time steps."""
     x_t = head.objective.add_noise(x0, noise.values, noise.t)
     return x_t if noise.clean is None else torch.where(noise.clean[..., None], x0, x_t)
 
@@ -37,9 +43,17 @@ def denoising_loss(
     modulation: HeadModulation,
     is_pad: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean squared error (scalar) of the prediction for chunks x0 (b h a) under values (b, 1 or h, P).
+    """Return the mean squared error of the prediction, a scalar.
 
-    Neither the steps that are padding (b h) nor the clean ones count; where none is left, it is 0.
+    Time steps that are padding or clean do not count. If none is left, the loss is 0.
+
+    Args:
+        head: the denoiser.
+        x0: normalised chunks (b h a).
+        noise: the noise to add.
+        values: modulation values (b, 1 or h, P).
+        modulation: the head's modulation for the mechanism of these values.
+        is_pad: (b h), true where an action is padding.
     """
     output = head.predict(corrupt(head, x0, noise), values, modulation)
     error = (output - head.objective.target(x0, noise.values, noise.t)).square().mean(-1)

@@ -1,8 +1,8 @@
-"""Noise schedules: the share of signal and of noise at every level.
+"""Noise schedules: the shares of signal and noise at every noise level.
 
-Cosine levels, Nichol & Dhariwal 2021; flow, Lipman et al. 2023.
+The cosine schedule is from Nichol & Dhariwal 2021, the straight path of flow matching from Lipman et al. 2023.
 
-Axes: T levels. Time runs from clean to noise: level 0 is almost clean, level T - 1 almost pure noise.
+Axes: T noise levels. Level 0 is almost clean, level T - 1 almost pure noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def squaredcos_cap_v2(steps: int) -> Tensor:
-    """Cumulative signal power ᾱ (steps,) in float64, the product of 1 - β with β capped at 0.999."""
+    """Return the cumulative signal power ᾱ (steps,), float64: the product of 1 - β, with β at most 0.999.
+
+    The name is the one in diffusers.
+    """
 
     def power(u: float) -> float:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -30,7 +33,7 @@ def squaredcos_cap_v2(steps: int) -> Tensor:
 
 @cache
 def noise_path(config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
-    """Share of signal α and of noise σ at every level (T,), float64, from almost clean to noise."""
+    """Return the shares of signal α and noise σ at every noise level, both (T,) float64, from clean to noise."""
     if config.prediction == "flow":
         sigma = torch.arange(1, config.train_steps + 1, dtype=torch.float64) / config.train_steps
         return 1 - sigma, sigma

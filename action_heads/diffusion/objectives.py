@@ -1,8 +1,9 @@
-"""What the network predicts, and how noise is mixed in.
+"""Objectives: the target that a network predicts, and the way noise is mixed into chunks.
 
-DDPM, Ho et al. 2020; v, Salimans & Ho 2022; flow, Lipman et al. 2023.
+ε and x_0 are from DDPM (Ho et al. 2020), v from Salimans & Ho 2022, flow from Lipman et al. 2023.
 
-Axes: b batch, h horizon, a action. Time runs from clean to noise: step 0 is almost clean, step T - 1 almost pure noise.
+Axes: b batch, h horizon, a action, k denoising steps, T noise levels. Noise levels t run from clean to noise: 0 is
+almost clean, T - 1 almost pure noise.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ PREDICTIONS = ("epsilon", "x0", "v", "flow")
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What the network predicts, over how many noise levels; `clip` bounds predicted actions while sampling.
+    """Settings of an objective.
 
-    `epsilon`, `x0` and `v` = αε - σx_0 are on the paper's path, 100 levels of `squaredcos_cap_v2`; `flow` predicts the
-    velocity ε - x_0 on the straight path (1 - σ)x_0 + σε.
+    Attributes:
+        prediction: target of the network. "epsilon", "x0" and "v" = αε - σx_0 use the paper's noise path, the cosine
+            schedule `squaredcos_cap_v2`. "flow" is the velocity ε - x_0 on the straight path (1 - σ)x_0 + σε.
+        train_steps: number T of noise levels.
+        clip: bound on predicted clean actions while sampling, in network units, where actions lie roughly in [-1, 1].
+
+    Raises:
+        ValueError: an unknown prediction, or a number that is not positive.
     """
 
     prediction: str = "x0"
@@ -36,7 +43,7 @@ class ObjectiveConfig:
     def __post_init__(self):
         check_choice("prediction", self.prediction, PREDICTIONS)
         if type(self.train_steps) is not int or self.train_steps < 1:
-            raise ValueError(f"train_steps must be at least 1, an integer, got {shown(self.train_steps)}")
+            raise ValueError(f"train_steps must be an integer of at least 1, got {shown(self.train_steps)}")
         check_width("train_steps", self.train_steps, TRAIN_STEPS)
         check_number("clip", self.clip)
         if self.clip <= 0:
@@ -44,7 +51,7 @@ class ObjectiveConfig:
 
 
 class Objective(KeepFloat32):
-    """x_t = α_t x_0 + σ_t ε, and the conversions between x_0, ε and the network's output."""
+    """The noise path x_t = α_t x_0 + σ_t ε, and conversions between x_0, ε and the output of the network."""
 
     alpha: Tensor
     sigma: Tensor
@@ -59,44 +66,51 @@ class Objective(KeepFloat32):
     def random_steps(
         self, shape: tuple[int, ...], generator: torch.Generator | None = None, levels: str = "uniform"
     ) -> Tensor:
-        """Noise levels, long, from one of `LEVELS`."""
+        """Draw int64 noise levels from the distribution `levels`, a key of `LEVELS`."""
         check_levels(levels)
         device = self.alpha.device if generator is None else generator.device
         return LEVELS[levels](self.config.train_steps, shape, generator, device).to(self.alpha.device)
 
     def random_noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Standard normal, drawn where the generator is: a CPU generator gives the same numbers on every machine."""
+        """Draw standard normal noise on the generator's device, so a CPU generator gives the same noise everywhere."""
         device = self.alpha.device if generator is None else generator.device
         return draws.normal(shape, generator, device).to(self.alpha.device)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """x_t (b h a) from x0 and noise (b h a) at steps t (b 1) or (b h)."""
+        """Return x_t (b h a), from x0 (b h a) and noise (b h a) at noise levels t (b 1) or (b h)."""
         return self.alpha[t, None] * x0 + self.sigma[t, None] * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-        """What the network should have said (b h a) at steps t (b 1) or (b h)."""
+        """Return the training target of the network (b h a) at noise levels t (b 1) or (b h)."""
         return CONVERSIONS[self.config.prediction][0](x0, noise, self.alpha[t, None], self.sigma[t, None])
 
     def to_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """The clean chunk that the network's output implies at steps t (b 1) or (b h), clipped (b h a)."""
+        """Return the clipped clean chunk (b h a) that an output implies at noise levels t (b 1) or (b h)."""
         return self.clean(output, x_t, self.alpha[t, None], self.sigma[t, None])
 
     def clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """`to_x0` by shares of signal and noise that broadcast with (b h a)."""
+        """Do the same as `to_x0`, for shares of signal and noise that broadcast with (b h a)."""
         x0 = CONVERSIONS[self.config.prediction][1](output, x_t, alpha, sigma)
         return x0.clamp(-self.config.clip, self.config.clip)
 
     def shares(self, t: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Signal and noise, α and σ, at each of the steps t (k,): scalars on the device, read once for a whole loop."""
+        """Return a pair (α, σ) of scalar tensors for each noise level in t (k,), to be read once for a whole loop."""
         return list(zip(self.alpha[t].unbind(), self.sigma[t].unbind(), strict=True))
 
     def convert(self, output: Tensor, x_t: Tensor, t: Tensor, to: str, of: str | None = None) -> Tensor:
-        """What a network that predicts `to` would have said (b h a), from what one that predicts `of` said of x_t at t.
+        """Convert an output between kinds of prediction, without clipping.
 
-        `of` is this head's own prediction if not given; nothing is clipped. x_0 and ε mean the same on any path. v
-        belongs to shares with α² + σ² = 1 and a flow's velocity to shares with α + σ = 1. A chunk on one path lies on
-        the other too, divided by √(α² + σ²) or α + σ, and v and the velocity are what is said of it there. So
-        everything converts into everything, except from ε where there is no signal: there it says nothing of x_0.
+        x_0 and ε have the same meaning on any noise path. v is defined where α² + σ² = 1, and the velocity of a flow
+        where α + σ = 1. A chunk on one path also lies on the other after division by √(α² + σ²) or α + σ, so v and the
+        velocity are converted there. Every kind converts into every other, except ε at a level without signal, where
+        it does not determine x_0.
+
+        Args:
+            output: prediction (b h a) of kind `of`.
+            x_t: the noisy chunk (b h a).
+            t: noise levels (b 1) or (b h).
+            to: kind to return, one of `PREDICTIONS`.
+            of: kind of `output`; this objective's own if None.
         """
         alpha, sigma = self.alpha[t, None], self.sigma[t, None]
         given = of or self.config.prediction
@@ -109,12 +123,12 @@ class Objective(KeepFloat32):
 
 
 def own_path(prediction: str, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x_t and its shares of signal and noise, divided so that they lie on the path where a prediction is at home."""
+    """Scale x_t and its shares of signal and noise onto the noise path on which a kind of prediction is defined."""
     size = alpha + sigma if prediction == "flow" else torch.hypot(alpha, sigma)
     return x_t / size, alpha / size, sigma / size
 
 
-# For each prediction: the target from (x0, noise, α, σ), and x0 back from (output, x_t, α, σ).
+# For each kind of prediction: the target from (x0, noise, α, σ), and x0 from (output, x_t, α, σ).
 CONVERSIONS = {
     "epsilon": (lambda x0, noise, alpha, sigma: noise, lambda out, x, alpha, sigma: (x - sigma * out) / alpha),
     "x0": (lambda x0, noise, alpha, sigma: x0, lambda out, x, alpha, sigma: out),

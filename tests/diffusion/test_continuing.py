@@ -1,4 +1,4 @@
-"""Committed prefixes and warm starts, on every backbone with every mechanism."""
+"""Tests of committed prefixes and warm starts, on every backbone with every mechanism."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def mixing(policy) -> bool:
     return policy.head.backbone.mixes_time
 
 
-# The others refuse: see `test_training_shows_prefixes_clean_and_counts_the_rest`.
+# The other backbones raise an error: see `test_training_shows_prefixes_clean_and_counts_the_rest`.
 where_time_is_mixed = pytest.mark.parametrize(
     ("backbone", "mechanism"),
     [(name, m) for name, kind in BACKBONES.items() if kind.mixes_time for m in kind.mechanisms],
@@ -36,7 +36,7 @@ def test_begins_with_what_is_committed_bit_for_bit_and_goes_on_otherwise(policy)
     free = policy.sample(conditions(), steps=4, generator=generator())
     held = policy.sample(conditions(), generator=generator(), committed=3, **options)
     assert torch.equal(held[:, :3], last_chunk()[:, :3])
-    assert not torch.equal(held[:, 3:], free[:, 3:])  # the prefix was seen
+    assert not torch.equal(held[:, 3:], free[:, 3:])  # The network used the prefix.
     other = {"steps": 4, "previous": last_chunk() + 0.05}
     assert not torch.equal(policy.sample(conditions(), generator=generator(), committed=3, **other)[:, 3:], held[:, 3:])
     numpy = policy.sample(conditions(), generator=generator(), committed=np.int64(3), **options)
@@ -55,7 +55,7 @@ def test_every_sampler_continues(sampler):
 
 @where_time_is_mixed
 def test_a_prefix_is_shown_clean_at_every_level(policy, monkeypatch):
-    """What the network sees: the committed steps as they are, modulated as the cleanest level where they may be."""
+    """The network sees committed time steps without noise, modulated as the cleanest level where levels may differ."""
     seen, predict = [], policy.head.predict
 
     def spy(x, values, modulation):
@@ -67,23 +67,24 @@ def test_a_prefix_is_shown_clean_at_every_level(policy, monkeypatch):
     table, plan = policy.step_values(), policy.head.plan(Sampling("ddim", 3))
     for (first, values), t in zip(seen, plan.timesteps, strict=True):
         torch.testing.assert_close(first, policy.normalizer.normalize(last_chunk()[:, :3]))
-        told = t.expand(4, 1)
+        levels = t.expand(4, 1)
         if takes_levels_per_step(policy.head, policy.modulation):
-            told = t.repeat(4, 16)
-            told[:, :3] = 0
-        torch.testing.assert_close(values, table[told], atol=1e-5, rtol=1e-5)
+            levels = t.repeat(4, 16)
+            levels[:, :3] = 0
+        torch.testing.assert_close(values, table[levels], atol=1e-5, rtol=1e-5)
 
 
 def test_a_backbone_that_mixes_no_time_refuses():
     policy = trained_policy(tiny_head("mlp"))
-    with pytest.raises(ValueError, match=r"mlp denoises every step of a chunk alone.*use a head that mixes time"):
+    message = r"mlp denoises every time step of a chunk independently.*Use a head that mixes time"
+    with pytest.raises(ValueError, match=message):
         policy.sample(conditions(), previous=last_chunk(), committed=2)
-    assert policy.sample(conditions(), previous=last_chunk(), start=0.5).isfinite().all()  # a warm start it can
+    assert policy.sample(conditions(), previous=last_chunk(), start=0.5).isfinite().all()  # A warm start works.
 
 
 def test_warm_start_stays_near_and_pure_noise_forgets(policy):
     previous = last_chunk(16)
-    low = policy.head.plan(Sampling("ddim", 1), start=0)
+    low = policy.head.plan(Sampling("ddim", 1), first_level=0)
     assert low.timesteps.tolist() == [0]
     x0 = policy.normalizer.normalize(previous)
     near, far = (
@@ -91,13 +92,13 @@ def test_warm_start_stays_near_and_pure_noise_forgets(policy):
     )
     assert far.shape == near.shape == previous.shape
     fresh = policy.sample(conditions(), steps=2, generator=generator())
-    # At full noise a trace of the last chunk is left: the cosine path ends at a signal share of 0.0005.
+    # At full noise a trace of the previous chunk remains, since the cosine path ends at a signal share of 0.0005.
     assert (far - fresh).abs().max() < 0.05 * (near - fresh).abs().max() + 0.02
     assert x0.isfinite().all()
 
 
 def test_warm_start_begins_with_the_last_chunk_and_its_end_repeated(monkeypatch):
-    """What the network sees first, from the same generator."""
+    """The network first sees the previous chunk, its last action repeated, with noise from the same generator."""
     policy = trained_policy(tiny_head("mixer"))
     seen, predict = [], policy.head.predict
     monkeypatch.setattr(policy.head, "predict", lambda x, *rest: seen.append(x.clone()) or predict(x, *rest))
@@ -119,15 +120,15 @@ def test_a_low_start_takes_as_many_steps_as_there_are_levels(sampler):
 def test_prefixes_are_drawn():
     head = tiny_head("mixer")
     clean = random_prefixes(head, torch.Size((4000, 16, 10)), generator())
-    assert 0.45 < clean[:, 0].float().mean() < 0.5  # of half, of which one in sixteen has length 0
+    assert 0.45 < clean[:, 0].float().mean() < 0.5  # Half have a prefix; of these, one in sixteen has length 0.
     assert not clean[:, -1].any()
     assert (clean.int().diff(dim=1) <= 0).all()
 
 
 def test_training_shows_prefixes_clean_and_counts_the_rest(policy, monkeypatch):
-    """On every backbone that mixes time, with every mechanism; the others refuse."""
+    """Training with prefixes works on every backbone that mixes time, with every mechanism; others raise an error."""
     if not mixing(policy):
-        with pytest.raises(ValueError, match="denoises every step of a chunk alone"):
+        with pytest.raises(ValueError, match="denoises every time step of a chunk independently"):
             policy.loss(actions(), conditions(), prefixes=True)
         return
     head, g = policy.head, generator(3)
@@ -142,8 +143,8 @@ def test_training_shows_prefixes_clean_and_counts_the_rest(policy, monkeypatch):
     x, values, output = seen[0]
     torch.testing.assert_close(x[clean], x0[clean])
     torch.testing.assert_close(x[~clean], head.objective.add_noise(x0, noise, t)[~clean])
-    told = t.masked_fill(clean, 0) if takes_levels_per_step(head, policy.modulation) else t
-    torch.testing.assert_close(values, policy.step_values(told) + policy.modulate(conditions(32)))
+    levels = t.masked_fill(clean, 0) if takes_levels_per_step(head, policy.modulation) else t
+    torch.testing.assert_close(values, policy.step_values(levels) + policy.modulate(conditions(32)))
     torch.testing.assert_close(loss, (output - x0).square().mean(-1)[~clean].mean())
 
 
@@ -165,7 +166,7 @@ def test_targets_at_clean_steps_do_not_count(policy, monkeypatch):
 
 @pytest.mark.parametrize(("backbone", "mechanism"), [("mixer", "film"), ("unet", "film"), ("transformer", "prefix")])
 def test_training_with_prefixes_learns_to_continue(backbone, mechanism):
-    """Chunks are one of two lines: after committed steps of one, only that one is right."""
+    """Every chunk is one of two lines; after committed actions of one line, the policy continues that line."""
     torch.manual_seed(0)
     head = ActionHead(tiny_config(backbone, width=16, depth=2, mechanisms=(mechanism,)))
     side = torch.randint(2, (2048, 1, 1), generator=generator()) * 1.2 - 0.6
@@ -174,29 +175,29 @@ def test_training_with_prefixes_learns_to_continue(backbone, mechanism):
     fit(policy, chunks, torch.zeros(2048, 7), config=FitConfig(steps=150, lr=5e-3, ema=0.98, prefixes=True))
     previous = torch.tensor([0.6, -0.6]).repeat(50)[:, None, None].expand(-1, 4, 10)
     chunk = policy.sample(torch.zeros(100, 7), previous=previous, committed=4, generator=generator())
-    assert (chunk[:, 4:, 0].sign() == previous[:, :1, 0].sign()).float().mean() > 0.85  # by chance 0.5
+    assert (chunk[:, 4:, 0].sign() == previous[:, :1, 0].sign()).float().mean() > 0.85  # 0.5 by chance
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"committed": 2}, "pass what is left of it as previous"),
-        ({"start": 0.5}, "pass what is left of it as previous"),
-        ({"previous": last_chunk(4), "committed": 5}, "committed=5, with 4 steps left"),
+        ({"committed": 2}, "committed=2 and start=None need previous. Pass the rest of the previous chunk"),
+        ({"start": 0.5}, "committed=None and start=0.5 need previous"),
+        ({"previous": last_chunk(4), "committed": 5}, "committed=5 is out of range: previous has 4 time steps"),
         ({"previous": last_chunk(16), "committed": 16}, "fewer than a chunk"),
         ({"previous": last_chunk(4), "committed": -1}, "committed=-1"),
-        ({"previous": last_chunk(4), "start": 0.0}, "above 0 and at most 1"),
+        ({"previous": last_chunk(4), "start": 0.0}, "above 0 and at most 1 .*; got 0.0"),
         (
             {"previous": last_chunk(4, batch=3), "start": 0.5},
             r"previous has shape \(3, 4, 10\); expected \(4, 1 to 16, 10\)",
         ),
-        ({"previous": last_chunk(0), "committed": 1}, "previous has 0 steps"),
-        ({"previous": last_chunk()}, "previous does nothing without committed= or start="),
-        ({"previous": last_chunk().numpy(), "committed": 1}, "got a ndarray: use torch.as_tensor"),
-        ({"previous": last_chunk().tolist(), "start": 0.5}, "got a list: use torch.as_tensor"),
-        ({"previous": last_chunk().to("meta"), "committed": 1}, r"on meta, the head on cpu: use previous.to\('cpu'\)"),
+        ({"previous": last_chunk(0), "committed": 1}, "previous has 0 time steps"),
+        ({"previous": last_chunk()}, "previous has no effect without committed= or start="),
+        ({"previous": last_chunk().numpy(), "committed": 1}, "got a ndarray; convert it with torch.as_tensor"),
+        ({"previous": last_chunk().tolist(), "start": 0.5}, "got a list; convert it with torch.as_tensor"),
+        ({"previous": last_chunk().to("meta"), "committed": 1}, r"on meta, but .* on cpu. Use previous.to\('cpu'\)"),
         ({"previous": last_chunk() / 0, "committed": 1}, "NaN or infinite"),
-        ({"previous": last_chunk(), "committed": 2.0}, r"an integer, got 2\.0"),
+        ({"previous": last_chunk(), "committed": 2.0}, r"an integer, a number of time steps; got 2\.0"),
     ],
 )
 def test_refusals(options, message):

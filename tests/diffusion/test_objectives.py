@@ -1,4 +1,4 @@
-"""Noise path and conversions, against diffusers."""
+"""Tests of noise paths and conversions against diffusers."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_bad_config(wrong):
 
 
 def mixed(prediction: str):
-    """An objective in 64 bits, with x0, noise, x_t and levels at which all predictions say something of x0."""
+    """Return a float64 objective, x0, noise, x_t, and levels t at which every prediction determines x0."""
     objective = Objective(ObjectiveConfig(prediction=prediction))
     for name in ("alpha", "sigma"):
         setattr(objective, name, getattr(objective, name).double())
@@ -81,9 +81,9 @@ def mixed(prediction: str):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_predictions_convert_there_and_back(prediction, of, to):
     objective, *_, x_t, t = mixed(prediction)
-    said = torch.randn_like(x_t)
-    there = objective.convert(said, x_t, t, to=to, of=of)
-    torch.testing.assert_close(objective.convert(there, x_t, t, to=of, of=to), said, rtol=0, atol=1e-5)
+    output = torch.randn_like(x_t)
+    there = objective.convert(output, x_t, t, to=to, of=of)
+    torch.testing.assert_close(objective.convert(there, x_t, t, to=of, of=to), output, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("to", PREDICTIONS)
@@ -97,7 +97,7 @@ def test_conversion_is_what_another_head_of_this_path_would_say(prediction, to):
 
 
 def test_a_flow_reads_as_the_angle_that_it_turns_by():
-    """There v is the derivative along the circle α = cos φ, σ = sin φ, from whichever path a chunk comes."""
+    """A flow converts to v, the derivative along the circle α = cos φ, σ = sin φ."""
     objective, x0, noise, x_t, t = mixed("flow")
     angle = torch.atan2(objective.sigma[t, None], objective.alpha[t, None])
     v = objective.convert(noise - x0, x_t, t, to="v")
@@ -107,9 +107,9 @@ def test_a_flow_reads_as_the_angle_that_it_turns_by():
 def test_own_prediction_converts_to_x0_as_in_sampling():
     for prediction in PREDICTIONS:
         objective = Objective(ObjectiveConfig(prediction=prediction, clip=1e6))
-        said, x_t, t = torch.randn(99, 16, 10), torch.randn(99, 16, 10), torch.arange(99)[:, None]
-        x0 = objective.convert(said, x_t, t, to="x0")
-        torch.testing.assert_close(x0, objective.to_x0(said, x_t, t), rtol=1e-5, atol=1e-5)
+        output, x_t, t = torch.randn(99, 16, 10), torch.randn(99, 16, 10), torch.arange(99)[:, None]
+        x0 = objective.convert(output, x_t, t, to="x0")
+        torch.testing.assert_close(x0, objective.to_x0(output, x_t, t), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [{"to": "score"}, {"to": "x0", "of": "score"}])

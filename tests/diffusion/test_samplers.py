@@ -1,4 +1,4 @@
-"""Samplers against diffusers' schedulers, driven by the same arbitrary network, and against an ODE that is known."""
+"""Tests of the samplers against diffusers' schedulers with the same arbitrary network, and against a known ODE."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THEIR_NAMES = {"x0": "sample", "v": "v_prediction", "flow": "flow_prediction"}
 
 
 def network(x: torch.Tensor, t: int) -> torch.Tensor:
-    """Anything smooth that depends on x and t."""
+    """Return any smooth function of x and t."""
     return torch.tanh(0.7 * x.roll(1, dims=-1) + 0.01 * t) - 0.2 * x
 
 
@@ -59,7 +59,7 @@ def test_parity_with_diffusers(kind, steps, spacing, prediction):
         timestep_spacing=spacing,
     )
     scheduler.set_timesteps(steps)
-    # DDIM there keeps the unclipped ε by default; deriving it from the clipped chunk is its other option, and ours.
+    # DDIM in diffusers keeps the unclipped ε by default. We derive ε from the clipped chunk, which is its other option.
     options = {"use_clipped_model_output": True} if kind == "ddim" else {}
     x, noise = start(), generator(3)
     for t in scheduler.timesteps:
@@ -73,7 +73,7 @@ def test_parity_with_diffusers(kind, steps, spacing, prediction):
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 20, 100])
 @pytest.mark.parametrize("kind", ["dpmpp_2m", "euler"])
 def test_parity_with_diffusers_unclipped(kind, steps, spacing, prediction):
-    """These do not clip there. Given our levels: 2M's leading ones are others there."""
+    """Samplers that do not clip in diffusers agree at our noise levels; its 2M visits other levels for "leading"."""
     plan = samplers.schedule(kind, PATH, steps, spacing=spacing)
     common = {
         "num_train_timesteps": 100,
@@ -84,7 +84,7 @@ def test_parity_with_diffusers_unclipped(kind, steps, spacing, prediction):
     if kind == "euler":
         scheduler = diffusers.EulerDiscreteScheduler(**common)
         scheduler.set_timesteps(timesteps=plan.timesteps.tolist())
-        x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt()  # it samples along x/α
+        x = x * (scheduler.sigmas[0] ** 2 + 1).sqrt()  # diffusers samples x/α
     else:
         scheduler = diffusers.DPMSolverMultistepScheduler(
             **common, algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", final_sigmas_type="zero"
@@ -92,7 +92,7 @@ def test_parity_with_diffusers_unclipped(kind, steps, spacing, prediction):
         scheduler.set_timesteps(timesteps=plan.timesteps.tolist())
     for t in scheduler.timesteps:
         x = scheduler.step(network(scheduler.scale_model_input(x, t), int(t)), t, x).prev_sample
-    # Their Euler's x/α is in the thousands at first, and in 32 bits; so is what an ε prediction says of x_0.
+    # In diffusers x/α starts in the thousands, and x_0 from an ε prediction too, so float32 loses digits.
     torch.testing.assert_close(run(plan, prediction, start()), x, rtol=1e-3, atol=1e-3 if kind == "euler" else 1e-4)
 
 
@@ -103,7 +103,7 @@ def test_parity_with_diffusers_on_the_straight_path(kind, steps):
         kind == "dpmpp_2m"
         and "use_flow_sigmas" not in signature(diffusers.DPMSolverMultistepScheduler.__init__).parameters
     ):
-        pytest.skip("this diffusers has no DPM-Solver++ on the straight path: it is older than 0.32")
+        pytest.skip("diffusers before 0.32 has no DPM-Solver++ on the straight path")
     plan = samplers.schedule(kind, noise_path(ObjectiveConfig(prediction="flow")), steps)
     scheduler = {
         "dpmpp_2m": lambda: diffusers.DPMSolverMultistepScheduler(
@@ -113,7 +113,7 @@ def test_parity_with_diffusers_on_the_straight_path(kind, steps):
         "heun": lambda: diffusers.FlowMatchHeunDiscreteScheduler(100),
     }[kind]()
     scheduler.set_timesteps(steps)
-    # Ours, since theirs stand elsewhere: level t has the noise (t + 1)/100.
+    # The noise of our level t is (t + 1)/100; diffusers would visit other levels.
     visited = (plan.timesteps + 1) / 100
     scheduler.timesteps = visited * 100
     scheduler.sigmas = torch.cat([visited, torch.zeros(1)])
@@ -129,7 +129,7 @@ def test_parity_with_diffusers_on_the_straight_path(kind, steps):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("kind", ["ddim", "heun"])
 def test_one_ode_for_all_paths(kind, prediction):
-    """Any head, along x̄ = x/(α + σ) over s = σ/(α + σ) by rules as in a textbook, is the same head along its path."""
+    """Textbook steps of x̄ = x/(α + σ) over s = σ/(α + σ) give the same chunk as our sampler on any noise path."""
     objective = Objective(ObjectiveConfig(prediction=prediction, clip=1e6))
     plan = samplers.schedule(kind, noise_path(objective.config), 10)
     visited = plan.timesteps.unique().flip(0)
@@ -153,7 +153,7 @@ def test_one_ode_for_all_paths(kind, prediction):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("sampler", MANY)
 def test_one_gaussian_is_sampled_exactly(sampler, prediction):
-    """Where the ideal denoiser of N(0, 0.5²) is known, 100 steps arrive at 0.5 (ancestral steps a little below it)."""
+    """With the ideal denoiser of N(0, 0.5²), 100 steps reach a standard deviation of 0.5 (ancestral ones nearly)."""
     config = ObjectiveConfig(prediction=prediction, clip=100.0)
     objective, path = Objective(config), noise_path(config)
     plan = samplers.schedule(sampler, path, 100)
@@ -172,18 +172,18 @@ def test_one_gaussian_is_sampled_exactly(sampler, prediction):
     assert abs(x.std().item() - 0.5) < 0.02
 
 
-FAR, SPREAD = 0.6, 0.3  # two Gaussians at ± FAR: x̂_0 is known and not linear
+FAR, SPREAD = 0.6, 0.3  # Two Gaussians at ± FAR: x̂_0 is known, and is not linear in x.
 
 
 def two_modes(x, alpha, sigma):
-    """The ideal x̂_0, and ε̂, of two Gaussians."""
+    """Return the ideal x̂_0 and ε̂ of two Gaussians."""
     power = alpha**2 * SPREAD**2 + sigma**2
     side = FAR * torch.tanh(alpha * FAR * x / power)
     return (alpha * SPREAD**2 * x + sigma**2 * side) / power, sigma * (x - alpha * side) / power
 
 
 def even_path() -> samplers.Path:
-    """1280 levels, even in log α/σ: smooth in every solver's own coordinates."""
+    """Return 1280 levels at equal distances in log α/σ, which is smooth in every solver's own coordinates."""
     power = (2 * torch.linspace(9, -6, 1280, dtype=torch.float64)).sigmoid()
     return power.sqrt(), (1 - power).sqrt()
 
@@ -196,9 +196,9 @@ PATHS = {
 
 
 def errors(sampler: str, path: str, steps: tuple[int, ...], first: int | None) -> list[float]:
-    """Largest distance from the end of the ODE, for each number of steps."""
+    """Return the largest distance from the exact solution of the ODE, for each number of steps."""
     alpha, sigma = PATHS[path]
-    plans = [samplers.schedule(sampler, PATHS[path], n, start=first) for n in steps]
+    plans = [samplers.schedule(sampler, PATHS[path], n, first_level=first) for n in steps]
     x = torch.linspace(-2.5, 2.5, 21, dtype=torch.float64)
     t = plans[0].timesteps[0]
 
@@ -230,7 +230,7 @@ def errors(sampler: str, path: str, steps: tuple[int, ...], first: int | None) -
     ],
 )
 def test_order_of_convergence(sampler, path, order, first):
-    """The error falls as 1/steps^order, from pure noise and from a level halfway."""
+    """The error falls as 1/steps^order, both from pure noise and from a level halfway."""
     found = errors(sampler, path, (20, 40, 80, 160), first)
     assert abs(math.log2(found[0] / found[-1]) / 3 - order) < 0.15, found
 
@@ -238,10 +238,10 @@ def test_order_of_convergence(sampler, path, order, first):
 @pytest.mark.parametrize("first", [None, 639])
 @pytest.mark.parametrize("path", ["straight", "cosine"])
 def test_second_order_pays(path, first):
-    """On the paths of heads, at 79 or 80 evaluations.
+    """Second-order samplers are more accurate than Euler's at 79 or 80 evaluations on the noise paths of heads.
 
-    The order shows less there: near the clean end, levels of the straight path lie far apart in log α/σ, 2M's
-    coordinate, and those of the cosine path in s, Heun's, where σ falls as the root of time.
+    The exact order is not reached there. Near the clean end the levels of the straight path lie far apart in 2M's
+    coordinate, log α/σ, and those of the cosine path lie far apart in Heun's coordinate s.
     """
     euler, two_m = (errors(name, path, (80,), first)[0] for name in ("euler", "dpmpp_2m"))
     assert two_m < 0.2 * euler
@@ -262,9 +262,9 @@ def test_trailing_starts_at_pure_noise(steps):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_starts_later(sampler, prediction):
-    """From a given level the same number of steps, and the clean chunk at the end if the network knows it."""
+    """A warm start takes as many steps, and ends at the clean chunk if the network predicts it."""
     path = noise_path(ObjectiveConfig(prediction=prediction))
-    plan = samplers.schedule(sampler, path, start=30)
+    plan = samplers.schedule(sampler, path, first_level=30)
     assert plan.timesteps[0] == 30
     assert plan.evaluations == samplers.schedule(sampler, path).evaluations
     x0 = start().clamp(-1, 1)
@@ -293,7 +293,7 @@ def test_ddim_with_eta_one_is_ancestral():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_loop_is_one_graph(sampler):
-    """Nothing in it asks for a number on the host: that would break the graph, and wait for an accelerator."""
+    """The loop compiles to one graph, since it reads no number on the host, which would wait for an accelerator."""
     plan = samplers.schedule(sampler, PATH, None if sampler == "one_step" else 3)
 
     def loop(x):
@@ -326,11 +326,11 @@ def test_samples_stay_where_the_head_works(sampler, prediction):
     ("options", "message"),
     [
         ({"steps": 2.5}, "must be an integer"),
-        ({"steps": 0}, "between 1 and the 100"),
-        ({"steps": 101}, "between 1 and the 100"),
+        ({"steps": 0}, "between 1 and 100, the noise levels of the head; got 0"),
+        ({"steps": 101}, "between 1 and 100, the noise levels of the head"),
         ({"sampler": "rk45"}, "choose one of ddim, ddpm, dpmpp_2m, euler, heun, one_step"),
         ({"spacing": "linspace"}, "choose one of trailing, leading"),
-        ({"sampler": "one_step", "steps": 10}, "got steps=10.*leave both out"),
+        ({"sampler": "one_step", "steps": 10}, "got steps=10.*Leave both out"),
         ({"sampler": "one_step", "spacing": "leading"}, "one evaluation at the noisiest level"),
     ],
 )
@@ -342,19 +342,20 @@ def test_bad_requests(options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"start": 100}, "integer between 0 and 99, got 100"),
-        ({"start": -1}, "integer between 0 and 99"),
-        ({"start": 4}, "the 5 noise levels up to start=4, got 10"),
+        ({"first_level": 100}, "integer between 0 and 99, got 100"),
+        ({"first_level": -1}, "integer between 0 and 99"),
+        ({"first_level": 4}, "between 1 and 5, the noise levels from 4 down.*; got 10"),
     ],
 )
-def test_bad_starts(options, message):
+def test_bad_first_levels(options, message):
     with pytest.raises(ValueError, match=message):
         tiny_head().plan(Sampling("heun", 10), **options)
 
 
 def test_counts_may_be_numpy_s():
-    """As they come out of a table or a sweep."""
-    assert torch.equal(samplers.timesteps(100, np.int64(10), start=np.int32(50)), samplers.timesteps(100, 10, start=50))  # pyright: ignore
+    """NumPy integers, which come out of a table or a sweep, work like Python's."""
+    found = samplers.timesteps(100, np.int64(10), first_level=np.int32(50))  # pyright: ignore
+    assert torch.equal(found, samplers.timesteps(100, 10, first_level=50))
     for wrong in (np.float64(10), 10.0, np.int64(0)):
         with pytest.raises(ValueError, match="steps must be an integer"):
             samplers.timesteps(100, wrong)  # pyright: ignore

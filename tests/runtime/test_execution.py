@@ -124,7 +124,7 @@ def test_chunks_that_run_out():
 
 
 def test_a_delay_asks_for_a_backbone_that_mixes_time():
-    with pytest.raises(ValueError, match="mlp denoises every step of a chunk alone"):
+    with pytest.raises(ValueError, match="mlp denoises every time step of a chunk independently"):
         Executor(trained_policy(tiny_head("mlp")), delay=1)
 
 

@@ -93,8 +93,8 @@ class Freezable(nn.Module):
             shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
             raise RuntimeError(
                 f"a frozen head was changed: {shown} differs. Adapters trained on it would not fit any head that can "
-                "be loaded. Load the head again with ActionHead.from_pretrained; to change weights, build a head that is "
-                "not frozen."
+                "be loaded. Load the head again with ActionHead.from_pretrained; to change weights, build a head that "
+                "is not frozen."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -125,7 +125,9 @@ class ConditionedHead(Policy):
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
         self.check_cond(cond, mask, look)
         if len(actions) != (rows := len(parts(cond)[0])):
-            raise ValueError(f"{len(actions)} action chunks came with {rows} conditions; pass one condition for each chunk")
+            raise ValueError(
+                f"{len(actions)} action chunks came with {rows} conditions; pass one condition for each chunk"
+            )
         objective = self.head.objective
         x0 = self.normalizer.normalize(actions.float())
         if look:

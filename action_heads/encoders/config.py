@@ -24,16 +24,16 @@ class VisionConfig:
         backbone: "resnet18", "resnet50", or the Hub id or folder of a transformers vision model (SigLIP, DINOv2, CLIP,
             ViT ...), which always loads its pretrained weights.
         weights: pretrained weights of a ResNet, "imagenet", or None for random ones.
-        train: whether the backbone trains. A frozen backbone gets no gradient and stays in evaluation mode. The layers
-            that turn its output into features always train.
-        features: number of features per camera and observation step. Those of a ResNet are the coordinates of half as
-            many keypoints.
+        train (bool): whether the backbone trains. A frozen backbone gets no gradient and stays in evaluation mode.
+            The layers that turn its output into features always train.
+        features (int): number of features per camera and observation step. Those of a ResNet are the coordinates of
+            half as many keypoints.
         pool: how the tokens of a transformer are pooled, "mean" or "cls" for the first token.
         resize: (height, width) in pixels to which images are resized first.
         crop: (height, width) in pixels of the window cut out after that, at random positions in training and at the
             centre in evaluation.
         jitter: colour jitter in training. Brightness, contrast and saturation vary by factors within 1 ± jitter.
-        shared: whether all cameras share one network.
+        shared (bool): whether all cameras share one network.
 
     Raises:
         ValueError: a value is not valid, or two values contradict each other.
@@ -87,7 +87,7 @@ class TextConfig:
     """A frozen encoder of the task's description.
 
     Attributes:
-        model: Hub id or folder of a transformers text model.
+        model (str): Hub id or folder of a transformers text model.
         pool: how the last hidden states of the tokens are pooled, "sum" as in the paper, or "mean".
         features: width of a trained projection of the pooled vector; None for the vector itself.
 

@@ -82,7 +82,7 @@ def test_actions_are_what_a_head_reads_of_them():
 
 def test_the_schema_is_of_liberos_tasks(tmp_path):
     RecordConfig("libero_object/3", tmp_path, schema="libero")
-    with pytest.raises(ValueError, match="take libero_object/0"):
+    with pytest.raises(ValueError, match="Use libero_object/0"):
         RecordConfig("Lift", tmp_path, schema="libero")
     with pytest.raises(ValueError, match="leave --cameras out"):
         RecordConfig("libero_object/3", tmp_path, schema="libero", cameras=("agentview",))

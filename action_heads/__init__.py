@@ -1,6 +1,6 @@
-"""Pretrained, frozen action heads and the small trainable adapters that attach them to any encoder.
+"""Pretrained, frozen action heads for robot policies, and small trainable adapters that attach them to any encoder.
 
-Names are imported at their first use (PEP 562): `action-heads --help` must not wait for torch.
+Names are imported at their first use (PEP 562), so that `action-heads --help` does not wait for torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m action_heads`: the same as `action-heads`."""
+"""The command `python -m action_heads`, which is the same as `action-heads`."""
 
 from action_heads.cli import main
 

@@ -1,4 +1,4 @@
-"""Import moved modules by their old names, with a DeprecationWarning. To be removed in release 0.2."""
+"""Imports of moved modules by their old names, with a DeprecationWarning. Release 0.2 will remove them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ EXTRAS = {"action_heads_lab": "sim", "lerobot_policy_dae": "lerobot"}
 
 
 def new_name(name: str) -> str | None:
-    """Return where a module of an old name is now, or None for any other name."""
+    """Return the new name of a module by its old name, or None for any other name."""
     if name in MODULES:
         return MODULES[name]
     for old, new in PACKAGES.items():
@@ -72,7 +72,7 @@ def new_name(name: str) -> str | None:
 
 
 class MovedFinder(MetaPathFinder, Loader):
-    """Import the module of the new name in place of the old one; both names are one module object."""
+    """An importer that returns the module of the new name for the old name, so both are one module object."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -99,6 +99,6 @@ class MovedFinder(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Answer for the old names before others do: a moved package's path would make second copies of its modules."""
+    """Install the finder in front of all others, which would import second copies of modules in a moved package."""
     if not any(isinstance(finder, MovedFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, MovedFinder())

@@ -1,4 +1,4 @@
-"""Model cards for the Hub: what a head or an adapter is, how it was made, how it is used, what it can't do."""
+"""Model cards of heads and adapters: description, use, training, results, limitations and licence."""
 
 from __future__ import annotations
 
@@ -54,21 +54,30 @@ CITATION = """```bibtex
 
 
 def origin(spec: str) -> str:
-    """`kind:where` of a data source: no option and no weight changes whose it is.
+    """Return `kind:where` of a data source, without options and weight, which do not change its owner.
 
-    Not `pretrain.sources.Spec`, which brings every reader along and refuses what other releases wrote.
+    `pretrain.sources.Spec` is not used here, since it imports every reader and rejects what other releases wrote.
     """
     return re.sub(r"@(\d+(\.\d+)?|\.\d+)$", "", spec).partition("?")[0]
 
 
 def credit(spec: str, training: Mapping[str, Any]) -> str | None:
-    """Whom a data source is owed to and under which licence: the head's own record first, then what is known here."""
+    """Return the credit and licence of a data source, from the head's record if it has one, else from `CREDITS`."""
     own, where = training.get("credits", {}), origin(spec)
     return own.get(spec) or own.get(where) or CREDITS.get(where) or CREDITS.get(where.partition(":")[0])
 
 
 def head_card(head: ActionHead, repo_id: str | None = None, folder: Path | None = None) -> str:
-    """README.md of a head, under its own name or a repository's, with what `folder` holds of pictures and results."""
+    """Return the model card (README.md) of a head.
+
+    Args:
+        head: the head.
+        repo_id: the name on the card; the head's own if None.
+        folder: the head's folder, whose figures and results the card shows, and whose older card's notes are kept.
+
+    Raises:
+        ValueError: a file of results in `folder` is damaged.
+    """
     c, name = head.config, repo_id or head.config.name
     there = {path.name for path in folder.iterdir()} if folder is not None and folder.is_dir() else set()
     adapter = _class_name(c.mechanisms[0])
@@ -113,7 +122,7 @@ chunk = policy.sample(torch.randn(1, 512), steps=10)  # (1, {c.horizon}, {c.spac
 
 
 def _training(training: Mapping[str, Any], there: set[str]) -> str:
-    """Data and its credit, the command, and the rest of the record but for its settings, which config.json has."""
+    """Return data and credits, the command, and the training record without its settings, which config.json holds."""
     if not training:
         return "Not trained: random weights.\n"
     data = training.get("data", [])
@@ -128,12 +137,12 @@ def _training(training: Mapping[str, Any], there: set[str]) -> str:
 
 
 def measured(path: Path) -> str | None:
-    """Fingerprint of the weights that a measurement is of: one of older weights says nothing about these."""
+    """Return the fingerprint of the weights that a file of results is about, since older weights do not count."""
     return _shown(path, lambda record: record.get("fingerprint"))
 
 
 def _shown(path: Path, show: Callable[[Mapping[str, Any]], T]) -> T:
-    """`show` of what a JSON file of results holds; the `ValueError` of a damaged one names it."""
+    """Return `show` of the content of a JSON file of results. If it is damaged, raise a ValueError that names it."""
     try:
         return show(read_json(path))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
@@ -141,6 +150,7 @@ def _shown(path: Path, show: Callable[[Mapping[str, Any]], T]) -> T:
 
 
 def _evaluation(folder: Path, there: set[str]) -> str:
+    """Return the tables and the figure of `action-heads evaluate-head`."""
     from action_heads.pretrain.evaluation_report import markdown
 
     # One level down: the card has a title already.
@@ -150,7 +160,7 @@ def _evaluation(folder: Path, there: set[str]) -> str:
 
 
 def _trial(record: Mapping[str, Any]) -> str:
-    """What the head did on a task, beside its controls (`action_heads_lab.sim.report.save_trial`)."""
+    """Return the success rates of this head and its controls on a task (`action_heads_lab.sim.report.save_trial`)."""
     rows = [
         f"| {row['name']} | {row['trainable']:,} | {row['successes']} of {row['episodes']} | "
         f"{row['interval'][0]:.0%} to {row['interval'][1]:.0%} |\n"
@@ -163,7 +173,7 @@ def _trial(record: Mapping[str, Any]) -> str:
 
 
 def _latency(record: Mapping[str, Any], backbone: str) -> str:
-    """Rows of `benchmarks/latency.py` that are about this backbone."""
+    """Return the rows of `benchmarks/latency.py` for this backbone."""
     rows = [row for row in record["results"] if str(row["what"]).startswith(backbone)]
     machine = record.get("machine", {})
     on = machine.get("gpu") or f"{machine.get('processor', 'unknown processor')}, {machine.get('threads', '?')} threads"
@@ -188,17 +198,18 @@ def _limitations(head: ActionHead) -> str:
 
 
 def _kept(folder: Path | None) -> str:
-    """What a user wrote below the line of an earlier card."""
+    """Return what a user wrote below the line of an earlier card."""
     card = folder / "README.md" if folder is not None else None
     return card.read_text(encoding="utf-8").partition(KEPT)[2] if card is not None and card.exists() else ""
 
 
 def _class_name(mechanism: str) -> str:
+    """Return the name of a mechanism's adapter class."""
     return ADAPTERS[mechanism].__name__
 
 
 def adapter_card(policy: ConditionedHead, repo_id: str) -> str:
-    """README.md of an adapter."""
+    """Return the model card (README.md) of an adapter."""
     name = type(policy.adapter).__name__
     return (
         FRONT_MATTER.format(tag=policy.adapter.name, licence="apache-2.0")

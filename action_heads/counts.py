@@ -14,7 +14,7 @@ from action_heads.adapters.config import THROUGH
 from action_heads.head import ActionHead
 
 A = TypeVar("A", bound=Adapter)
-WIDEST = limits.WIDTH  # the largest hidden_dim; one layer then has 268 million parameters
+WIDEST = limits.WIDTH  # units of a reading network: its own map alone then has 268 million parameters
 
 
 def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[str, int], **options: Any) -> int:
@@ -80,8 +80,8 @@ def match_trainable(
         paths = THROUGH if head.config.coded else ("blocks",)
         by_path = {path: trained(head, adapter, cond_dim, **given | {"through": path}) for path in paths}
         raise ValueError(
-            f"{adapter.name} cannot train {target:,} parameters on {head.config.name}. With these options it trains "
-            f"{least:,} to {most:,} (hidden_dim from 1 to {WIDEST:,}). The smallest numbers are "
+            f"{adapter.name} can't train {target:,} parameters on {head.config.name}: so it trains {least:,} to "
+            f"{most:,} (hidden_dim 1 to {WIDEST:,}); at least "
             + ", ".join(f"{smallest:,} with through={path!r}" for path, smallest in by_path.items())
         )
     above = bisect_left(range(1, WIDEST), target, key=count) + 1

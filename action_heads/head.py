@@ -60,7 +60,7 @@ class ActionHead(Denoiser):
     def __init__(self, config: HeadConfig):
         backbone, modulation = config.build()
         super().__init__(config, backbone, modulation, Objective(config.objective), Normalizer.identity(config.space))
-        # The place that an adapter's pointer names. Loading and publishing set it.
+        # Where an adapter's pointer leads: filled when the head is loaded or published.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
         self._fingerprint: str | None = None
 
@@ -342,7 +342,7 @@ class ActionHead(Denoiser):
         c = self.config
         return (
             f"ActionHead({c.name}: {c.backbone} {c.width}x{c.depth}, chunks of {c.horizon} x {c.space.dim} "
-            f"({c.space.mode}), predicts {c.objective.prediction}, adapters {', '.join(c.mechanisms)}"
-            f"{f', motion code of {c.rank} numbers' if c.coded else ''}; "
+            f"({c.space.mode}), predicts {c.objective.prediction}, takes {', '.join(c.mechanisms)}"
+            f"{f', has a code of {c.rank}' if c.coded else ''}; "
             f"{self.num_parameters:,} parameters, {'frozen' if self.frozen else 'trainable'})"
         )

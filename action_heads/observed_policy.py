@@ -63,14 +63,14 @@ class ObservedPolicy(nn.Module):
         super().__init__()
         if policy.adapter.config.cond_dim != encoder.cond_dim:
             raise ValueError(
-                f"the adapter was built for cond_dim={policy.adapter.config.cond_dim}, but the encoder makes "
-                f"conditions of width {encoder.cond_dim}. Attach an adapter with cond_dim=encoder.cond_dim."
+                f"the adapter reads conditions of {policy.adapter.config.cond_dim}, the encoder makes "
+                f"{encoder.cond_dim}: attach one with cond_dim=encoder.cond_dim"
             )
         self.encoder, self.policy, self.contract = encoder, policy, contract
         self.layout = contract.layout
         self.training_record = training or {}
 
-    # ── observing, training, acting ──────────────────────────────────────────────────────────────────────────────
+    # ── observing, learning, acting ──────────────────────────────────────────────────────────────────────────────
 
     def condition(
         self, images: Images | None = None, state: Tensor | None = None, task: list[str] | None = None
@@ -86,14 +86,14 @@ class ObservedPolicy(nn.Module):
             ValueError: an observation is missing, or has another shape or type than the encoder expects.
         """
         given = images or {}
-        observed = {
+        seen = {
             name: (given[name] if given[name].is_floating_point() else given[name].float() / 255)
             for name in self.encoder.config.cameras
             if name in given
         }
         if self.contract.blind:
-            observed, state = hidden(observed, state)
-        return self.encoder(observed, state, task)
+            seen, state = hidden(seen, state)
+        return self.encoder(seen, state, task)
 
     def loss(self, batch: Mapping[str, Any], task: list[str] | None = None, **options: Any) -> Tensor:
         """Return the denoising loss of a batch, a scalar.
@@ -201,7 +201,7 @@ class ObservedPolicy(nn.Module):
         return policy.to(device).eval()
 
 
-AdaptedPolicy = ObservedPolicy  # the name of the class in `action_heads.adapt`
+AdaptedPolicy = ObservedPolicy  # the name by which `action_heads.adapt` offers it
 
 
 def hidden(images: dict[str, Tensor], state: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:

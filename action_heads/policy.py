@@ -56,20 +56,20 @@ class ConditionedHead(Policy):
     def __init__(self, head: ActionHead, adapter: Adapter, normalizer: Normalizer | None = None):
         if adapter.is_built:
             raise ValueError(
-                "this adapter is already attached to a head. Attach a new one, or move its weights with "
-                "policy.save_adapter(folder) and head.load_adapter(folder)."
+                "this adapter is attached to a head already: attach a fresh one, or move its weights with "
+                "policy.save_adapter(folder) and head.load_adapter(folder)"
             )
         if normalizer is not None and len(normalizer.scale) != head.config.space.dim:
             raise ValueError(
-                f"the normalizer has {len(normalizer.scale)} dimensions, but the head's actions have "
-                f"{head.config.space.dim}. Fit it with Normalizer.fit(actions, head.config.space)."
+                f"the normalizer has {len(normalizer.scale)} dimensions, the head's actions {head.config.space.dim}: "
+                "fit it with Normalizer.fit(actions, head.config.space)"
             )
         own = head.modulation_of(adapter.name)
         head.build(adapter)
         if adapter.config.relearn_step:
             adapter.step = thawed(own).float()
         for name, other in head.modulation.items():
-            if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
+            if name != adapter.name and not head.frozen:  # not computed with here, so not trained here
                 other.requires_grad_(False)
         super().__init__(head, adapter.to(head.device))
         self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(head.device)
@@ -125,9 +125,7 @@ class ConditionedHead(Policy):
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
         self.check_cond(cond, mask, look)
         if len(actions) != (rows := len(parts(cond)[0])):
-            raise ValueError(
-                f"{len(actions)} action chunks came with {rows} conditions; pass one condition for each chunk"
-            )
+            raise ValueError(f"{len(actions)} action chunks came with {rows} conditions: the batch sizes must agree")
         objective = self.head.objective
         x0 = self.normalizer.normalize(actions.float())
         if look:
@@ -145,10 +143,10 @@ class ConditionedHead(Policy):
                 t = t.masked_fill(clean, 0)
         values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
         loss = denoising_loss(self.head, x0, Noise(t, noise, clean), values, self.modulation, pad)
-        # A batch of only padding is an error. Where raising it would wait for an accelerator, the loss becomes NaN.
+        # A batch of padding alone is an error; where saying so would wait for an accelerator, NaN says it.
         return loss if look or is_pad is None else loss.masked_fill(is_pad.all(), torch.nan)
 
-    # accelerate and DDP wrap `forward`, so it is the loss, whose gradients they synchronise.
+    # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss
     forward = loss
 
     def _look(self, tensor: Tensor, call: str) -> bool:
@@ -205,10 +203,7 @@ class ConditionedHead(Policy):
         """
         path = self.head.pointer()["path"]
         if path is None or Path(path).is_dir():
-            raise ValueError(
-                f"the head is only {'in memory' if path is None else f'in the local folder {path}'}, so nobody could "
-                "load this adapter. Publish the head first with head.push_to_hub(repo_id)."
-            )
+            raise ValueError(f"the head is only here ({path or 'in memory'}): publish it first with head.push_to_hub")
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(folder)
             files.write_text(Path(folder) / "README.md", adapter_card(self, repo_id))
@@ -293,6 +288,5 @@ class ConditionedHead(Policy):
     def __repr__(self) -> str:
         return (
             f"ConditionedHead({self.head.config.name} + {type(self.adapter).__name__}, "
-            f"cond_dim={self.adapter.config.cond_dim}: {self.num_frozen:,} frozen and {self.num_trainable:,} trainable "
-            "parameters)"
+            f"cond_dim={self.adapter.config.cond_dim}: {self.num_frozen:,} frozen, {self.num_trainable:,} trainable)"
         )

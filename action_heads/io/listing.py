@@ -1,6 +1,6 @@
-"""Parameter counts of heads, and a line for each bundled head.
+"""How large a head is, counted one way everywhere, and a line for each bundled head.
 
-Counts are read from shapes without importing torch, so that `action-heads heads` answers at once.
+Read from shapes alone, without torch: `action-heads heads` answers at once.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from action_heads.io import hub
 
 @dataclass(frozen=True)
 class Sizes:
-    """The parameter counts of a head.
+    """Parameters of a head.
 
     Attributes:
-        denoiser: parameters of the backbone with its step embedding. The size in a head's name is this count: "5m"
-            stands for 4,782,346.
-        modulation: parameters of the head's own modulation, by mechanism. A policy uses one mechanism.
+        denoiser: of the network with its step embedding. It is what a size in a name means: 4,782,346 is "5m".
+        modulation: mechanism -> those of the head's own modulation for it. A policy uses one of them.
     """
 
     denoiser: int
@@ -40,7 +39,7 @@ class Sizes:
 
 
 def sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
-    """Count parameters by the names of a head's tensors. Tensors of other parts are statistics and do not count."""
+    """Count parameters by their names in a head; what belongs to neither part is statistics, not parameters."""
     denoiser, modulation = 0, {}
     for name, shape in shapes.items():
         part, _, rest = name.partition(".")
@@ -53,7 +52,7 @@ def sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
 
 
 def sizes_of_file(path: Path) -> Sizes:
-    """Count the parameters in a head's model.safetensors from its header: eight bytes of length, then JSON."""
+    """Count the parameters of a head's model.safetensors by its header: eight bytes of length, then JSON."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
@@ -61,14 +60,14 @@ def sizes_of_file(path: Path) -> Sizes:
 
 
 def lines() -> Iterator[str]:
-    """Yield a line that describes each bundled head."""
+    """Describe each bundled head in a line."""
     for name, folder in hub.bundled().items():
         c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         space, dim = c["space"], sum(width for _, width in c["space"]["parts"])
         counts = sizes_of_file(folder / "model.safetensors")
         yield (
             f"{name}: {c['backbone']} {c['width']}x{c['depth']}, chunks of {c['horizon']} x {dim} ({space['mode']}), "
-            f"predicts {c['objective']['prediction']}, adapters {', '.join(c['mechanisms'])}"
-            f"{', motion code of {} numbers'.format(c['rank']) if c['coded'] else ''}; "
+            f"predicts {c['objective']['prediction']}, takes {', '.join(c['mechanisms'])}"
+            f"{', has a code of {}'.format(c['rank']) if c['coded'] else ''}; "
             f"{counts.total:,} parameters, {counts.denoiser:,} of them the denoiser"
         )

@@ -94,7 +94,7 @@ class CompiledPolicy(Policy):
 
     @property
     def stale(self) -> bool:
-        """Whether the policy it was compiled from has moved, or a reshaped head's projections have changed since."""
+        """Return whether the policy it was compiled from has moved, or its projections have changed."""
         head = self.source.head
         if head.device != self._device:
             return True

@@ -1,4 +1,4 @@
-"""From chunks to one action a tick: receding horizon, temporal ensembling, warm starts, real-time chunking.
+"""Turn chunks into one action per tick: receding horizon, temporal ensembling, warm starts, real-time chunking.
 
 Axes: b batch (robots), h horizon, a action, c condition, n steps left of a chunk, d columns of a robot's own action.
 """

@@ -40,7 +40,7 @@ finally:
 
 
 def settings() -> list:
-    """The settings class of every sub-command that can be imported here, and of reproduce.py."""
+    """Return the settings class of every sub-command that can be imported here, and of reproduce.py."""
     found = []
     for name, command in known().items():
         module, _, kind = command.settings.partition(":")
@@ -62,7 +62,7 @@ def bare(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def said(arguments: list[str], capsys) -> str:
-    """What a mistake ends with."""
+    """Return what a mistake ends with."""
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2

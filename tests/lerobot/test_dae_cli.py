@@ -25,7 +25,7 @@ for line in sys.argv[1:]:
 
 
 def run(*command: str) -> str:
-    """A command with the reach task within its reach, and no network."""
+    """Return a command with the reach task within its reach, and no network."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -32,7 +32,7 @@ NOW = present(batch(1, steps=1))
 
 
 def mixing(folder, monkeypatch, layout: str, **flags) -> DAEPolicy:
-    """A policy that continues chunks, of any layout."""
+    """Return a policy that continues chunks, of any layout."""
     low, high = RANGES[layout]
     monkeypatch.setitem(STATS, ACTION, {"min": np.array(low), "max": np.array(high)})
     return tiny_policy(folder, "mixer", n_obs_steps=1, action_layout=layout, **features(len(low)) | flags)
@@ -333,7 +333,7 @@ def test_canonical_rotations_are_a_flag(tmp_path, monkeypatch):
 
 
 def drawn(policy: DAEPolicy, steps: int, monkeypatch, **options) -> list[list[int]]:
-    """The noise levels of so many training steps."""
+    """Return the noise levels of so many training steps."""
     objective, levels = type(policy.conditioned.head.objective), []
     draw = objective.random_steps
     monkeypatch.setattr(objective, "random_steps", lambda *a, **k: levels.append(draw(*a, **k)) or levels[-1])

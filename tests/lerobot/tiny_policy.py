@@ -29,7 +29,7 @@ def head_folder(folder, backbone: str = "mlp") -> str:
 
 
 def meta(*tasks: str) -> Any:
-    """What a policy reads of a dataset's metadata."""
+    """Return what a policy reads of a dataset's metadata."""
     return SimpleNamespace(features={ACTION: {"names": None}}, tasks=SimpleNamespace(index=list(tasks)))
 
 

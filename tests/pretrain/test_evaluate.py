@@ -24,7 +24,7 @@ def few(head, **options) -> EvaluateConfig:
 
 @pytest.fixture
 def saved(tmp_path):
-    """A tiny head's folder."""
+    """Return a tiny head's folder."""
     return tiny_head("mixer").save_pretrained(tmp_path / "tiny")
 
 

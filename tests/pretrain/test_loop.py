@@ -63,7 +63,7 @@ class TestStopping:
 
     @pytest.fixture
     def asked_at(self, monkeypatch):
-        """A function (step, signal): let it arrive in the middle of that step."""
+        """Return a function (step, signal): let it arrive in the middle of that step."""
         train_step = Trainer.train_step
 
         def at(step: int, number: int) -> None:

@@ -27,7 +27,7 @@ RECORD = {
 
 
 def save(head: ActionHead, folder, **record) -> ActionHead:
-    """What pretraining leaves in a folder, in milliseconds."""
+    """Return what pretraining leaves in a folder, in milliseconds."""
     head.config = dataclasses.replace(head.config, training={**RECORD, **record})
     head.save_pretrained(folder)
     loaded = ActionHead.from_pretrained(folder)
@@ -39,7 +39,7 @@ def save(head: ActionHead, folder, **record) -> ActionHead:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A publishable head, with the training state beside it that must stay at home."""
+    """Return a publishable head, with the training state beside it that must stay at home."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "heads" / "tiny"
     save(tiny_head("mixer"), folder)

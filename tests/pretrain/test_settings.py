@@ -20,7 +20,7 @@ from action_heads.training.optimiser import OptimiserConfig
 
 @pytest.fixture
 def on_the_command_line(monkeypatch):
-    """A function of arguments: the settings that `action-heads pretrain` makes of them."""
+    """Return a function of arguments: the settings that `action-heads pretrain` makes of them."""
     asked = []
     monkeypatch.setattr(loop, "pretrain", lambda config, command: asked.append((config, command)))
 

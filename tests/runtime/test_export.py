@@ -89,7 +89,7 @@ def test_aoti(tmp_path):
 
 
 def check_metadata(policy, config: ExportConfig, evaluations: int) -> None:
-    """What a robot must know to use the numbers, and which head and adapter they are of."""
+    """Return what a robot must know to use the numbers, and which head and adapter they are of."""
     said = read_metadata(config.out)
     assert said["space"] == policy.head.config.space.to_dict()
     assert said["units"] == {

@@ -43,7 +43,7 @@ def running(policy, **options):
 
 
 def raw(port: int) -> socket.socket:
-    """A connection whose handshake is done, without a library that would keep it honest."""
+    """Return a connection whose handshake is done, without a library that would keep it honest."""
     peer = socket.create_connection(("127.0.0.1", port), timeout=5)
     head = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     peer.sendall(f"{head}Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode())
@@ -52,7 +52,7 @@ def raw(port: int) -> socket.socket:
 
 
 def frame(data: bytes, opcode: int = 0x82) -> bytes:
-    """A masked frame whose mask is zero."""
+    """Return a masked frame whose mask is zero."""
     size = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xff" + len(data).to_bytes(8, "big")
     return bytes([opcode]) + size + b"\0\0\0\0" + data
 
@@ -143,7 +143,7 @@ def bombs(port: int) -> list:
 
 
 def compressed(port: int) -> list:
-    """A frame that says that it is compressed, which was not agreed upon."""
+    """Return a frame that says that it is compressed, which was not agreed upon."""
     peer = raw(port)
     peer.sendall(frame(os.urandom(100), 0xC2))
     return [peer]

@@ -55,7 +55,7 @@ def tensor(rng: random.Random, shape: tuple[int, ...], dtype: str = "float32") -
 
 
 def sound(rng: random.Random) -> dict:
-    """A request that could be one, as msgpack's objects."""
+    """Return a request that could be one, as msgpack's objects."""
     floats = wire.encode(torch.randn(2, 3, COND_DIM))
     left = wire.encode(torch.zeros(2, rng.randint(1, 16), 10))
     mask = wire.encode(torch.ones(2, 3, dtype=torch.bool))
@@ -66,7 +66,7 @@ def sound(rng: random.Random) -> dict:
 
 
 def mutated(rng: random.Random, request: dict) -> object:
-    """The request with one to three things wrong, at any depth."""
+    """Return the request with one to three things wrong, at any depth."""
     request = copy.deepcopy(request)
     for _ in range(rng.randint(1, 3)):
         name = rng.choice([*TYPES, "cond", "unknown"])
@@ -100,7 +100,7 @@ def mutated(rng: random.Random, request: dict) -> object:
 
 
 def noisy(rng: random.Random, data: bytes) -> bytes | str:
-    """The message with some bytes changed, cut or doubled."""
+    """Return the message with some bytes changed, cut or doubled."""
     raw = bytearray(data)
     how = rng.random()
     if how < 0.6:

@@ -29,7 +29,7 @@ def network(head, mechanism: str, batch: int, per_step: bool = False, seed: int 
 
 @pytest.fixture
 def threads():
-    """Sets the number of torch's threads, for one test."""
+    """Set the number of torch's threads, for one test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -127,7 +127,7 @@ def test_a_head_in_bfloat16_can_be_computed_in_float32():
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """An empty cache, on disk and in memory."""
+    """Return an empty cache, on disk and in memory."""
     monkeypatch.setenv("ACTION_HEADS_CACHE", str(tmp_path))
     library.cache_clear()
     yield tmp_path

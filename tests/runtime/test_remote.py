@@ -28,7 +28,7 @@ CHUNK = torch.zeros(4, 16, 10)
 
 @contextlib.contextmanager
 def speaking(*replies, hello=HELLO, greet=None):
-    """A server that sends these, one list a request; a number is a pause, None closes the connection."""
+    """Run a server that sends these, one list a request; a number is a pause, None closes the connection."""
     said = list(replies)
 
     def handle(connection):

@@ -42,7 +42,7 @@ def remote(url):
 
 
 def drawn(seed: int) -> torch.Generator:
-    """The generator that the server makes of a client's."""
+    """Return the generator that the server makes of a client's."""
     return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator(seed))))
 
 

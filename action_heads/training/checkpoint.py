@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -186,11 +185,7 @@ def _load_tensors(trainer: Training, record: Mapping[str, Any], folder: Path) ->
     """Load the tensors of a state, and check that they belong to its record and fit the trainer."""
     path = folder / record["tensors"]
     tensors, _ = files.load_tensors(path)
-    if not SEAL.check(record, tensors, path):
-        warnings.warn(
-            f"{folder} was saved by an older release, without a fingerprint, so changes to it cannot be detected",
-            stacklevel=4,
-        )
+    SEAL.check_or_warn(record, tensors, path)
     expected = {name: tensor for name, tensor in trainer.state_dict().items() if not name.startswith("optimizer.")}
     if trainer.ema is None:  # only the main process has an average
         expected |= {name: tensor for name, tensor in tensors.items() if name.startswith("ema.")}

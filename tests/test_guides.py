@@ -1,43 +1,34 @@
-"""The code of the guides runs, their commands have the flags they name, and their links lead somewhere."""
+"""The code of the guides runs, their commands have the flags they name, and the links of all pages lead somewhere."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pages import DOCS, ROOT, run
 
 from action_heads import ActionHead, Executor
 from action_heads._util.flat import leaves
 from action_heads.cli.commands import known
 
-ROOT = Path(__file__).parent.parent
-GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+GUIDES = sorted((DOCS / "guides").glob("*.md"))
 REPOSITORY = "https://github.com/action-heads/action-heads/"
-
-
-def run(name: str) -> dict:
-    """Execute the Python blocks of a guide in order and return the names that they define."""
-    page, names = ROOT / "docs" / "guides" / name, {}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        exec(compile(block, str(page), "exec"), names)
-    return names
 
 
 def test_the_guide_to_deployment_runs(tmp_path, monkeypatch):
     pytest.importorskip("websockets")
     monkeypatch.chdir(tmp_path)
-    assert run("deploy.md")["action"].shape == (1, 10)
+    assert run(DOCS / "guides" / "deploy.md")["action"].shape == (1, 10)
     assert (tmp_path / "policy.pt2").exists()
 
 
 def test_the_guide_to_evaluation_runs():
     pytest.importorskip("scipy")
-    names = run("evaluate.md")
+    names = run(DOCS / "guides" / "evaluate.md")
     assert (round(names["low"], 2), round(names["high"], 2)) == (0.87, 0.99)
     assert names["policy"].num_trainable == names["random_frozen"].num_trainable < names["normal"].num_trainable
     env = SimpleNamespace(reset=lambda seed: None, step=lambda action: None, success=lambda: True)
@@ -46,7 +37,7 @@ def test_the_guide_to_evaluation_runs():
 
 
 def test_the_guide_to_recordings_runs():
-    names = run("recordings.md")
+    names = run(DOCS / "guides" / "recordings.md")
     assert names["poses"].shape == (256, 16, 10)
     assert names["joints"].shape == (256, 16, 7)
 
@@ -54,7 +45,7 @@ def test_the_guide_to_recordings_runs():
 def test_the_guide_to_pretraining_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ActionHead.from_pretrained("dae/mlp-0.7m-fk").save_pretrained("heads/mlp-0.3m-my-arm")
-    assert run("pretrain.md")["policy"].num_trainable
+    assert run(DOCS / "guides" / "pretrain.md")["policy"].num_trainable
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
@@ -70,8 +61,8 @@ def test_commands_have_the_flags_that_a_guide_names(page):
         assert {word[2:] for word in words if word.startswith("--")} <= flags, line
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
-def test_links_between_guides_and_into_the_repository_lead_somewhere(page):
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_links_to_headings_and_into_the_repository_lead_somewhere(page):
     """The site's strict build finds links to pages that do not exist; this finds headings and files that do not."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
+from pages import DOCS, blocks, run
 
-DOCS = Path(__file__).parent.parent / "docs"
-PAGES = {page.relative_to(DOCS).as_posix(): page for page in (DOCS / "get-started.md", DOCS / "faq.md")} | {
-    page.relative_to(DOCS).as_posix(): page for page in sorted((DOCS / "concepts").glob("*.md"))
-}
-BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+PAGES = [DOCS / "get-started.md", DOCS / "faq.md", *sorted((DOCS / "concepts").glob("*.md"))]
 
 
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if BLOCK.search(page.read_text("utf-8"))])
-def test_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", filter(blocks, PAGES), ids=lambda page: page.name)
+def test_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    for block in BLOCK.findall(PAGES[name].read_text("utf-8")):
-        exec(compile(block, name, "exec"), names)
+    run(page)
 
 
 def test_all_pages_with_code_were_found():
-    assert sum(len(BLOCK.findall(page.read_text("utf-8"))) for page in PAGES.values()) > 10
+    assert sum(len(blocks(page)) for page in PAGES) > 10

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
+from pages import DOCS, ROOT, blocks, run
 
-ROOT = Path(__file__).parent.parent
-
-
-def blocks(path: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+GUIDES = DOCS / "guides"
 
 
 def test_first_block_runs_offline(tmp_path, monkeypatch, capsys):
@@ -26,7 +22,7 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
     project, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md"))
     (address,) = re.findall(r'^Repository = "(https://[^"]+)"$', project, re.MULTILINE)
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)
-    assert len(links) > 10
+    assert len(links) > 15
     assert [target for _, target in links if not target.startswith(("https://", "#"))] == []
     ours = [(image, target) for image, target in links if "github.com" in target]
     for image, target in ours:
@@ -41,26 +37,20 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
 
 def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    page, names = ROOT / "docs" / "guides" / "act-in-real-time.md", {}
+    page = GUIDES / "act-in-real-time.md"
     assert len(blocks(page)) == 9
-    for block in blocks(page):
-        exec(compile(block, str(page), "exec"), names)
-    assert names["policy"].head.config.horizon == 50
+    assert run(page)["policy"].head.config.horizon == 50
 
 
 def test_encoders_run_offline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("torchvision")
-    page = ROOT / "docs" / "guides" / "attach-encoder.md"
+    page = GUIDES / "attach-encoder.md"
     assert len(blocks(page)) == 7
-    names = {}
-    for block in blocks(page):
-        exec(compile(block, str(page), "exec"), names)
-    assert names["chunk"].shape == (4, 16, 10)
+    assert run(page)["chunk"].shape == (4, 16, 10)
 
 
 def test_the_papers_systems_run_by_name():
-    page, names = ROOT / "docs" / "guides" / "reproduce.md", {}
-    (block,) = blocks(page)
-    exec(compile(block, str(page), "exec"), names)
-    assert names["policy"].num_frozen == 4_782_346
+    page = GUIDES / "reproduce.md"
+    assert len(blocks(page)) == 1
+    assert run(page)["policy"].num_frozen == 4_782_346

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
+from pages import DOCS, blocks
 from recorded import tiny
 
 from action_heads._util.flat import leaves
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 
-PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "adapt.md").read_text()
+PAGE = DOCS / "guides" / "adapt.md"
 
 
 def test_loading_as_on_the_page(folder, vit):
     adapt(tiny(folder, encoder=vit))
-    loading, ticking = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    loading, ticking = blocks(PAGE)
     names = {
         "images": {"agentview": torch.rand(1, 2, 3, 16, 16)},
         "state": torch.rand(1, 2, 4),
@@ -29,7 +29,8 @@ def test_loading_as_on_the_page(folder, vit):
 
 
 def test_every_flag_that_is_named_exists():
-    named = set(re.findall(r"`--([a-z-]+)", PAGE)) | set(re.findall(r" --([a-z-]+) ", PAGE))
+    text = PAGE.read_text(encoding="utf-8")
+    named = set(re.findall(r"`--([a-z-]+)", text)) | set(re.findall(r" --([a-z-]+) ", text))
     known = {name.replace("_", "-") for name in leaves(AdaptConfig)}
     assert len(named & known) > 20
     assert named - known <= {"size", "demos"}, named - known

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
+from pages import DOCS, blocks
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -16,7 +14,7 @@ import transformers
 from small import actions
 from tiny_vlms import IMAGE
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "attach-vlm.md"
+PAGE = DOCS / "guides" / "attach-vlm.md"
 
 
 def processor(images: torch.Tensor, text: str, return_tensors: str) -> dict[str, torch.Tensor]:
@@ -36,9 +34,8 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     samples = [{"image": torch.randn(3, 32, 32), "text": "lift", "actions": actions(1)[0]} for _ in range(4)]
     inputs = processor(image, "<image>lift the cube", "pt")
     names = {"image": image, "samples": samples, "inputs": inputs, "chunk": actions(1)}
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 8
-    for block in blocks:
+    assert len(blocks(PAGE)) == 8
+    for block in blocks(PAGE):
         exec(compile(block.replace("steps=2000", "steps=2"), str(PAGE), "exec"), names)
     assert names["action"].shape == (1, 16, 10)
     assert names["cached"][:][0].shape == (4, 5, tiny_vlms.WIDTH)  # four of the image and a word

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from pages import DOCS, ROOT, blocks
 
 pytest.importorskip("transformers")
 pytest.importorskip("diffusers")
@@ -26,7 +25,7 @@ from torch import nn
 from action_heads.adapters import AdaLNZero
 from action_heads.vlm import Tap, prefix_tokens
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "guides" / "replace-expert.md"
+PAGE = DOCS / "guides" / "replace-expert.md"
 PREFIXES = {"smolvla": tiny.smolvla, "pi0": lambda: tiny.pi("pi0"), "pi05": lambda: tiny.pi("pi05")}
 TOKENS = {
     "smolvla": tiny.PATCHES + tiny.WORDS + 1,
@@ -183,7 +182,7 @@ def test_what_reaches_groots_action_head(monkeypatch):
 
 
 def test_the_counts_on_the_results_page_are_those_of_the_command(monkeypatch):
-    monkeypatch.syspath_prepend(str(PAGE.parents[2] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     names = ("seams", "experts", "common")
     try:
         command = importlib.import_module("seams")
@@ -230,9 +229,8 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     }
     # For each section: the shape of its chunk, and what the loss trained besides the adapter.
     shapes = {1: (2, 16, 10), 3: (2, 16, 10), 4: (2, 20, 8), 5: (2, 15, 2), 6: (2, 16, 10), 7: (2, 16, 10)}
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 7
-    for i, block in enumerate(blocks, 1):
+    assert len(blocks(PAGE)) == 7
+    for i, block in enumerate(blocks(PAGE), 1):
         exec(compile(block, str(PAGE), "exec"), names)
         if i in shapes:
             assert names["action"].shape == shapes[i], i

@@ -3,8 +3,9 @@
     uv run python tests/kills.py --kills 50                 # by turns pretrain, adapt and record
 
 A reader looks at the folder all the while: whatever is visible must be whole. Runs are forked from this process, which
-has imported everything, so that kills hit work and not imports. Recording draws its episodes instead of simulating
-them: the simulation writes nothing.
+has imported everything, so that kills hit work and not imports. It has run nothing itself: a library that has started
+threads (Arrow, OpenMP) may hang for ever in a process forked from it. Recording draws its episodes instead of
+simulating them: the simulation writes nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import importlib
 import io
 import itertools
 import json
@@ -26,11 +28,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent / "adapt"), str(Path(__file__).parent)]
-os.environ["ACCELERATE_USE_CPU"] = "true"
+os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}  # one thread, or a process must not be forked
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from accelerate.state import AcceleratorState  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
@@ -95,6 +96,13 @@ RUNS: dict[str, Callable[[Path, Path], None]] = {
     "record": run_record,
 }
 
+TRAINING = ["accelerate", "tensorboardX", "torch._dynamo", "torch._inductor.config", "yaml"]
+LATE_IMPORTS = {
+    "pretrain": TRAINING,
+    "adapt": TRAINING,
+    "record": ["action_heads_lab.sim.dataset", "lerobot.datasets.lerobot_dataset"],
+}
+
 
 def read(out: Path) -> None:
     """Load whatever is there, as a reader who knows nothing of the run."""
@@ -127,6 +135,9 @@ def read(out: Path) -> None:
 
 def forked(act: Callable[[], None], log: Path) -> int:
     """Start a process. Its errors are appended to `log`."""
+    threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    forkable = [thread for thread in threads if thread != "jemalloc_bg_thd"]  # which starts again after a fork
+    assert len(forkable) <= 1, f"{threads}: a process with threads may hang when it is forked"
     if pid := os.fork():
         return pid
     try:
@@ -231,7 +242,7 @@ def main() -> None:
 
 
 def prepare(work: Path, runs: list[str]) -> None:
-    """Make the data, and run each once here, so that no process that is forked spends its time on imports."""
+    """Make the data, and import what a run imports late, so that no process that is forked spends its time on it."""
     if "adapt" in runs:
         from recorded import hdf5
         from small import tiny_head
@@ -239,8 +250,8 @@ def prepare(work: Path, runs: list[str]) -> None:
         hdf5(work / "demos.hdf5")
         tiny_head().save_pretrained(work / "head")
     for name in runs:
-        RUNS[name](work / f"{name}-first" / "out", work)
-    AcceleratorState._reset_state(reset_partial_state=True)
+        for module in LATE_IMPORTS[name]:
+            importlib.import_module(module)
 
 
 if __name__ == "__main__":

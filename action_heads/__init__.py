@@ -44,7 +44,7 @@ __all__ = [
     "WeightFileError",
 ]
 
-# Where each of these names is defined.
+# The module that defines each name.
 _MODULES = {
     "bank": ("AdapterBank",),
     "config": ("HeadConfig",),
@@ -68,7 +68,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
         return value
-    # `import action_heads` once imported these modules too, so `action_heads.head` works without an import of its own.
+    # Earlier releases imported these modules too, so `action_heads.head` must work after `import action_heads`.
     if not name.startswith("_") and find_spec(f"{__name__}.{name}"):
         return import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ from types import ModuleType
 
 from action_heads._util.extras import remedy
 
-# New package -> the names of modules, below `action_heads`, that moved there.
+# New package -> the old names, below `action_heads`, of the modules that moved there.
 _HOMES = {
     "action_heads._util": "attention checks conditions ema extras limits machine names precision",
     "action_heads.actions": "layouts normalize rotations spaces unwrap",
@@ -22,7 +22,7 @@ _HOMES = {
     "action_heads.runtime": "execution",
     "action_heads.data": "adapt.windows",
 }
-# Old name of a package -> its new name, for it and all below.
+# Old name of a package -> new name of the package. Its modules moved with it.
 PACKAGES = {
     "action_heads.lerobot": "lerobot_policy_dae",
     "action_heads.pretrain.sources": "action_heads.data",
@@ -88,13 +88,13 @@ class MovedFinder(MetaPathFinder, Loader):
         top = new.partition(".")[0]
         try:
             found = import_module(new)
-            if found.__file__ is None:  # the folder of a clone, in which Python was started
+            if found.__file__ is None:  # Python was started in a clone, and this is a folder of it.
                 raise ModuleNotFoundError(f"No module named {top!r}", name=top)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != top:
                 raise
             raise ImportError(f"{old} moved to {new}, which is not installed. {remedy(EXTRAS[top])}") from error
-        warnings.warn(f"{old} moved to {new}; the old name goes with release 0.2", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{old} moved to {new}. Release 0.2 will remove the old name.", DeprecationWarning, stacklevel=2)
         sys.modules[old] = found
 
 

@@ -96,8 +96,8 @@ class Acts:
 class Policy(Acts, nn.Module):
     """A head with an adapter; the base class of policies that train, that are compiled, or that come from a bank."""
 
-    own_normalizer: Normalizer | None  # statistics of the task's own actions, if there are any
-    only_acts = "this policy only acts"
+    own_normalizer: Normalizer | None  # statistics of the task's own actions; None for the head's
+    only_acts = "this policy can only sample"
 
     def __init__(self, head: Denoiser, adapter: Adapter):
         super().__init__()
@@ -159,7 +159,7 @@ class Policy(Acts, nn.Module):
         values = self.modulate(cond, mask)
         x = head.denoise(self.step_values(), values, self.modulation, x, plan, generator, prefix)
         chunk = self.normalizer.unnormalize(x)
-        if prefix:  # bit for bit what is being executed
+        if prefix:  # Normalising and back rounds, but the committed actions must be exactly those being executed.
             chunk[:, : prefix.given.shape[1]] = prefix.given
         self._assert_finite(chunk, values, cond, mask)
         return chunk
@@ -177,8 +177,8 @@ class Policy(Acts, nn.Module):
             return
         self.check_cond(cond, mask, values=True)
         raise ValueError(
-            "the policy made NaN or infinite actions of a finite condition: the adapter's weights are damaged or its "
-            "training diverged; load an earlier checkpoint"
+            "the policy computed NaN or infinite actions from a finite condition, so the adapter's weights are damaged "
+            "or its training diverged. Load an earlier checkpoint."
         )
 
     def compile(self, method: str = "auto", *, dtype: torch.dtype | None = None) -> CompiledPolicy:  # pyright: ignore

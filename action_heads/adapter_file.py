@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from action_heads.policy import ConditionedHead
 
 VERSION = 3
-UNSEALED = 2  # the version of files without a fingerprint of their own
+UNSEALED = 2  # the version of files without their own fingerprint
 NAME = "adapter.safetensors"
 SEAL = Seal()
-SINCE = {"pool": "mean", "per_step": False}  # what files of this version may lack, and what it was then
-KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape", if the head was reshaped
+SINCE = {"pool": "mean", "per_step": False}  # settings that older files lack, with their values then
+KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape" for a reshaped head
 KINDS = {"version": int, "adapter": Any, "own_normalizer": bool, "head": dict[str, str | None]}
 RESHAPE = dict[str, Any] | None
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
@@ -43,7 +43,10 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     """Write the policy's own tensors and the pointer to its head, replacing an older file atomically."""
     head = policy.head
     if not head.frozen:
-        raise ValueError("the head trains along, and its weights would be lost: head.freeze() and save it first")
+        raise ValueError(
+            "save_adapter does not save the head, whose weights train along here and would be lost. Call head.freeze() "
+            "and head.save_pretrained(folder) first."
+        )
     head.assert_frozen(thorough=True)
     header = {HEADER: json.dumps(describe(policy), sort_keys=True)}
     save_tensors(own_state(policy), folder / NAME, header)
@@ -80,12 +83,13 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
     saved, found, head = config["head"], head.pointer(), head.original
     if saved["fingerprint"] != found["fingerprint"]:
         raise ValueError(
-            f"the adapter in {file} was trained on {saved['name']} with fingerprint {saved['fingerprint']}; "
-            f"this head is {found['name']} with fingerprint {found['fingerprint']}: load the one it was trained on"
+            f"the adapter in {file} was trained on the head {saved['name']} with fingerprint {saved['fingerprint']}, "
+            f"but this head is {found['name']} with fingerprint {found['fingerprint']}. Load the head that the adapter "
+            "was trained on."
         )
     what = f"the adapter's config in {file}"
     adapter = strict(AdapterConfig, config["adapter"], what, SINCE)
-    with torch.random.fork_rng(devices=[]):  # as in ActionHead.from_pretrained
+    with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
         if shape := config.get("reshape"):
             space, dtype = ActionSpace.from_dict(shape["space"]), head.dtype
             head = head.reshape(space=space, horizon=shape["horizon"]).to(dtype)
@@ -105,7 +109,7 @@ def load_into(policy: ConditionedHead, other: ConditionedHead, path: str | Path)
     """Copy the own tensors of `other`, which was loaded from `path`, into a policy of the same shape."""
     if (mine := shape(policy)) != (theirs := shape(other)):
         raise ValueError(
-            f"{path} holds {theirs}, this policy has {mine}: use head.load_adapter(path) to build a policy from it"
+            f"{path} holds {theirs}, but this policy has {mine}. Build a new policy with head.load_adapter(path)."
         )
     policy.adapter.load_state_dict(other.adapter.state_dict())
     with torch.no_grad():
@@ -137,8 +141,8 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
         raise WeightFileError(f"{file} was not written by save_adapter: its header lacks a config") from error
     if version not in (UNSEALED, VERSION):
         raise ValueError(
-            f"{file} has version {version!r} and this release reads versions {UNSEALED} and {VERSION}: "
-            "upgrade with `pip install -U action-heads`, or save the adapter again"
+            f"{file} has version {version!r}, but this release reads versions {UNSEALED} and {VERSION}. Upgrade with "
+            "`pip install -U action-heads`, or save the adapter again."
         )
     wanted = KEYS if version == UNSEALED else KEYS | {"fingerprint"}
     if (
@@ -146,15 +150,17 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
         or not isinstance(config["head"], dict)
         or config["head"].keys() != POINTER
     ):
-        raise ValueError(f"{file} has an incomplete or unknown config in its header: {config}")
+        raise ValueError(f"{file} has a config with missing or unknown keys in its header: {shown(config, 2000)}")
     if not all(fits(config.get(key), kind) for key, kind in KINDS.items()) or not fits(config.get("reshape"), RESHAPE):
-        raise ValueError(f"{file} has a config in its header whose values are of other types: {shown(config)}")
+        raise ValueError(f"{file} has a config with values of wrong types in its header: {shown(config)}")
     if config.get("reshape") is not None and config["reshape"].keys() != {"space", "horizon"}:
-        raise ValueError(f"{file} has an incomplete reshape in its header: {shown(config['reshape'])}")
+        raise ValueError(
+            f"{file} has an invalid reshape in its header: {shown(config['reshape'])}; expected space and horizon"
+        )
     if version == UNSEALED:
         warnings.warn(
-            f"{file} was saved before adapters had a fingerprint, so a damaged weight in it would go unseen: load and "
-            "save it once with this release",
+            f"{file} is of an older release and has no fingerprint, so damaged weights cannot be detected. Load and "
+            "save it once with this release to add one.",
             stacklevel=4,
         )
     return tensors, config

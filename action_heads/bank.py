@@ -47,7 +47,7 @@ class AdapterBank:
 
     def __init__(self, head: ActionHead):
         self.head = head
-        self._adapters: dict[str, tuple[Weights, Weights]] = {}  # weights of each, and statistics of its actions
+        self._adapters: dict[str, tuple[Weights, Weights]] = {}  # the weights and the action statistics of each
         self._template: Adapter | None = None
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class AdapterBank:
         """The names of the tasks."""
         return tuple(self._adapters)
 
-    def add(self, name: str, policy: ConditionedHead | str | Path, **kwargs) -> None:
+    def add(self, name: str, policy: ConditionedHead | str | Path, **kwargs: Any) -> None:
         """Add a trained adapter, or replace the one of that name.
 
         The weights are copied, so training the policy further does not change the bank.
@@ -69,7 +69,7 @@ class AdapterBank:
         Args:
             name: name of the task.
             policy: the policy, or the folder or Hub id of a saved adapter.
-            kwargs: options for the Hub, as in `ActionHead.load_adapter`.
+            **kwargs: options for the Hub, as in `ActionHead.load_adapter`.
 
         Raises:
             ValueError: the adapter has another head or other settings than the bank, or trains parts of the head.
@@ -94,31 +94,35 @@ class AdapterBank:
             ValueError: there are no tasks, or one is not in the bank.
         """
         if not tasks or isinstance(tasks, str):
-            raise ValueError(f"tasks are names, one a row of the batch, got {tasks!r}")
+            raise ValueError(f"tasks must be a list of names, one for each row of the batch; got {tasks!r}")
         weights, statistics = zip(*(self._adapters[self._known(task)] for task in tasks), strict=True)
         assert self._template is not None
         return RowPolicy(self.head, self._template, stacked(weights), RowNormalizer(**stacked(statistics)))
 
     def _known(self, name: str) -> str:
         if name not in self._adapters:
-            raise ValueError(f"no adapter for {name!r}; the bank has {', '.join(self.names) or 'none yet'}: add it")
+            raise ValueError(
+                f"the bank has no adapter for {name!r}. It has {', '.join(self.names) or 'none yet'}. Add it with "
+                "bank.add(name, policy)."
+            )
         return name
 
     def _check(self, name: str, policy: ConditionedHead) -> None:
         if policy.head is not self.head and policy.head.fingerprint() != self.head.fingerprint():
             raise ValueError(
-                f"the adapter for {name!r} belongs to {policy.head.config.name} ({policy.head.fingerprint()}), this "
-                f"bank to {self.head.config.name} ({self.head.fingerprint()}): all share one head"
+                f"the adapter for {name!r} belongs to the head {policy.head.config.name} "
+                f"({policy.head.fingerprint()}), but this bank has the head {self.head.config.name} "
+                f"({self.head.fingerprint()}). Use one bank for each head."
             )
         if policy.head.original is not policy.head or policy.adapter.step is not None:
             raise ValueError(
-                f"the adapter for {name!r} has parts of a head of its own (relearn_step, or a reshaped head), which "
-                "rows of one batch can't share: train it without"
+                f"the adapter for {name!r} trains parts of its head (relearn_step, or a reshaped head), which the rows "
+                "of one batch cannot share. Train it without them."
             )
         if self._template is not None and policy.adapter.config != self._template.config:
             raise ValueError(
-                f"the adapter for {name!r} is {policy.adapter.config}, those of this bank are "
-                f"{self._template.config}: keep one bank for each shape"
+                f"the adapter for {name!r} is {policy.adapter.config}, but the adapters of this bank are "
+                f"{self._template.config}. Use one bank for each setting."
             )
 
 
@@ -135,10 +139,10 @@ def stacked(rows: Sequence[Weights]) -> Weights:
 class RowPolicy(Policy):
     """A policy with a different adapter for each row. It cannot train, and only one thread at a time may use it."""
 
-    only_acts = "a policy of a bank only acts: train, save and load each adapter by a policy of its own"
+    only_acts = "a policy of an AdapterBank can only sample. Train, save and load each adapter with its own policy."
 
     def __init__(self, head: ActionHead, template: Adapter, weights: Weights, statistics: RowNormalizer):
-        # A copy: rows are computed by lending it their weights for a moment, which another thread must not see.
+        # `functional_call` replaces the weights of this copy for a moment, which no other thread must see.
         super().__init__(head, copy.deepcopy(template))
         self.own_normalizer = statistics
         self._weights = weights
@@ -157,7 +161,7 @@ class RowPolicy(Policy):
         """Also check that there are as many conditions as tasks."""
         super().check_cond(cond, mask, values)
         if (given := len(parts(cond)[0])) != (rows := len(self.normalizer.scale)):
-            raise ValueError(f"{rows} tasks came with {given} conditions: one task a row")
+            raise ValueError(f"{rows} tasks came with {given} conditions; pass one condition for each task")
 
 
 def batched(cond: Any) -> Any:

@@ -22,16 +22,17 @@ _RECORDED = (
     "2.2 hours of recorded Franka Panda joint motion: Ctrl-World's DROID set-up recordings, LILA and haptic-skin "
     "(all MIT; credits in `action_heads/kinematics/data/README.md`)"
 )
-# Of a source, or of all of its kind.
+# Credits by source, or by kind of source.
 CREDITS = {
     "synthetic": "synthetic motion, no recording",
     "synthetic:panda": "synthetic minimum-jerk motion through the Franka Panda's forward kinematics; no recording",
     "recorded:panda": _RECORDED,
-    "npz:panda_kinematics": _RECORDED,  # the same file by its other name
+    "npz:panda_kinematics": _RECORDED,  # another name of the same file
     "lerobot:lerobot/droid_1.0.1": (
         "DROID, CC BY 4.0; Khazatsky et al. 2024, [arXiv 2403.12945](https://arxiv.org/abs/2403.12945)"
     ),
 }
+REPOSITORY, PAPER = "https://github.com/action-heads/action-heads", "https://arxiv.org/abs/2511.12101"
 KEPT = "<!-- What stands below this line is yours: it is kept whenever this card is written again. -->\n"
 
 FRONT_MATTER = """---
@@ -42,7 +43,9 @@ tags: [robotics, action-head, diffusion-policy, {tag}]
 ---
 """
 
-CITATION = """```bibtex
+CITATION = """action-heads is an independent implementation, not by the authors of the paper. Please cite the paper:
+
+```bibtex
 @article{decoupled_action_expert,
   title = {Decoupled Action Expert: Confining Task Knowledge to the Conditioning Pathway},
   author = {Zhou and Lin and Fu and Li and Zhou and Wu},
@@ -51,6 +54,42 @@ CITATION = """```bibtex
 }
 ```
 """
+
+MODES = {
+    "absolute": "absolute targets",
+    "delta": "changes from one time step to the next",
+}
+# The columns of a chunk: meaning and unit by kind of part.
+COLUMNS = {
+    "position": ("x, y, z of the tool centre point", "m"),
+    "rotation": ("rotation of the tool: the first two rows of its rotation matrix", "none"),
+    "gripper": ("gripper", "-1 open to +1 closed"),
+    "joint": ("joint angles", "rad"),
+}
+RECORD = {  # the keys of a training record, as the card names them
+    "minutes": "training time, minutes",
+    "machine": "precision and device",
+    "steps": "training steps",
+    "batch_size": "chunks in a batch",
+    "chunks": "chunks in training",
+    "signal": "Stage 1 conditioned on",
+    "held_out_loss": "held-out loss without a condition",
+    "held_out_loss_with_signal": "held-out loss with Stage 1's conditioning",
+    "chunks_per_second": "chunks per second",
+    "seed": "seed",
+    "sources": "shares of the data",
+}
+LOSSES = (
+    "The held-out loss is the mean squared error of the prediction, in normalised units, on motion that was not used "
+    "for training. It cannot reach 0, since noise hides which motion it was.\n"
+)
+RUNS = {
+    "decoupled": "this head, frozen; only the adapter trains",
+    "random-frozen": "a head with random weights, frozen; the same adapter trains",
+    "random-relearned": "as random-frozen, but the head's step modulation trains too",
+    "normal": "a head with random weights; everything trains",
+    "blind": "this head, frozen, but the adapter gets no observations",
+}
 
 
 def origin(spec: str) -> str:
@@ -82,33 +121,39 @@ def head_card(head: ActionHead, repo_id: str | None = None, folder: Path | None 
     there = {path.name for path in folder.iterdir()} if folder is not None and folder.is_dir() else set()
     adapter = _class_name(c.mechanisms[0])
     counts = sizes({name: parameter.shape for name, parameter in head.named_parameters()})
-    front = FRONT_MATTER.format(tag=c.backbone, licence=str(c.training.get("licence", "apache-2.0")).lower())
+    licence = str(c.training.get("licence", "apache-2.0")).lower()
     sections = [
         f"""# {name}
 
-A frozen, task-agnostic action head for [action-heads](https://arxiv.org/abs/2511.12101): it was pretrained on motion
-alone, without a single observation, and is steered by a small trainable adapter.
-
+A pretrained, frozen action head for robot policies, for the library [action-heads]({REPOSITORY}). It is a diffusion
+model that denoises chunks of {c.horizon} actions. It was pretrained on motion alone, without images or other
+observations, as in [Decoupled Action Expert]({PAPER}). To use it, attach a small adapter, which turns the output of
+your encoder or VLM into modulation of the head. The adapter is the only part that trains.
+{_size(name, counts.denoiser)}
 ```python
 import torch
 from action_heads import ActionHead
 from action_heads.adapters import {adapter}
 
 head = ActionHead.from_pretrained("{name}")  # frozen
-policy = head.attach({adapter}(cond_dim=512))  # the only thing that trains: policy.loss(actions, cond).backward()
-chunk = policy.sample(torch.randn(1, 512), steps=10)  # (1, {c.horizon}, {c.space.dim}) in robot units
+policy = head.attach({adapter}(cond_dim=512))  # cond_dim: width of your encoder's output
+
+cond = torch.randn(8, 512)  # output of your encoder, one row for each chunk
+actions = head.sample(8)  # in place of your demonstrations: chunks (8, {c.horizon}, {c.space.dim}) in robot units
+policy.loss(actions, cond).backward()  # gradients for policy.trainable_parameters() alone
+chunk = policy.sample(cond, steps=10)  # (8, {c.horizon}, {c.space.dim}) in robot units
+policy.save_adapter("out/my-task")  # the adapter, with a pointer to this head
 ```
 
-| | |
+| property | value |
 |---|---|
 | backbone | `{c.backbone}`, width {c.width}, {c.depth} blocks |
 | parameters | {counts}; all frozen |
-| takes | {", ".join(c.mechanisms)} |
-| steered through | {f"a code of {c.rank} dimensions, every block, or both" if c.coded else "every block"} |
-| predicts | {c.objective.prediction}, {c.objective.train_steps} diffusion steps |
-| action | {", ".join(f"{kind} {width}" for kind, width in c.space.parts)}; chunks of {c.horizon} steps |
-| mode, frame | {c.space.mode}; {c.space.frame} |
+| adapters | {", ".join(f"`{_class_name(m)}`" for m in c.mechanisms)} |
+| an adapter acts through | {f"a motion code of {c.rank} numbers, every block, or both" if c.coded else "every block"} |
+| objective | predicts {c.objective.prediction}, {c.objective.train_steps} noise levels |
 """,
+        "## Actions\n\n" + _actions(head),
         "## Training\n\n" + _training(c.training, there),
     ]
     if folder is not None and "evaluation.json" in there and measured(folder / "evaluation.json") == head.fingerprint():
@@ -117,23 +162,61 @@ chunk = policy.sample(torch.randn(1, 512), steps=10)  # (1, {c.horizon}, {c.spac
         sections.append(_shown(folder / "trial.json", _trial))
     if folder is not None and "latency.json" in there:
         sections.append(_shown(folder / "latency.json", lambda record: _latency(record, c.backbone)))
-    sections += ["## Limitations\n\n" + _limitations(head), "## Citation\n\n" + CITATION]
-    return front + "\n".join(sections) + "\n" + KEPT + _kept(folder)
+    sections += ["## Limitations\n\n" + _limitations(head), f"## Licence\n\nThe licence of the weights is {licence}.\n"]
+    sections.append("## Citation\n\n" + CITATION)
+    return FRONT_MATTER.format(tag=c.backbone, licence=licence) + "\n".join(sections) + "\n" + KEPT + _kept(folder)
+
+
+def _size(name: str, denoiser: int) -> str:
+    """Return a sentence on the size in a head's name, if it has one."""
+    if (size := re.search(r"-(\d+(\.\d+)?)m(-|$)", name)) is None:
+        return ""
+    return (
+        f"\nThe size in the name, `{size[1]}m`, stands for {size[1]} million parameters: those of the denoiser, which "
+        f"is the backbone with its step embedding ({denoiser:,}).\n"
+    )
+
+
+def _actions(head: ActionHead) -> str:
+    """Return the meaning of every column of a chunk, with units, mode and frame."""
+    c, rows, at = head.config, [], 0
+    for kind, width in c.space.parts:
+        meaning, unit = COLUMNS[kind]
+        columns = f"{at}" if width == 1 else f"{at} to {at + width - 1}"
+        rows.append(f"| {columns} | {meaning} | {unit} |\n")
+        at += width
+    return (
+        f"A chunk is {c.horizon} consecutive actions of {c.space.dim} numbers. They are {MODES[c.space.mode]}. "
+        f"Frame: {c.space.frame}. `policy.loss` expects chunks in these units, and `policy.sample` returns them.\n\n"
+        f"| columns | meaning | unit |\n|---|---|---|\n{''.join(rows)}"
+    )
 
 
 def _training(training: Mapping[str, Any], there: set[str]) -> str:
     """Return data and credits, the command, and the training record without its settings, which config.json holds."""
     if not training:
-        return "Not trained: random weights.\n"
+        return "This head was not trained: its weights are random.\n"
     data = training.get("data", [])
     lines = ["Data:", "", *(f"- `{spec}`: {credit(spec, training) or 'no credit on record'}" for spec in data), ""]
     if command := training.get("command"):
         lines += ["```bash", command, "```", ""]
-    said = ("settings", "command", "data", "credits")
-    lines += [f"- {k.replace('_', ' ')}: `{json.dumps(v)}`" for k, v in training.items() if k not in said]
+    apart = ("settings", "command", "data", "credits", "licence")
+    rows = [f"| {RECORD.get(k, k.replace('_', ' '))} | {_text(v)} |" for k, v in training.items() if k not in apart]
+    lines += ["| record | value |", "|---|---|", *rows] if rows else []
+    if "held_out_loss" in training:
+        lines += ["", LOSSES.rstrip()]
     if "curves.png" in there:
-        lines += ["", "![Training and held-out loss over steps](curves.png)"]
+        lines += ["", "![Training and held-out loss over training steps](curves.png)"]
     return "\n".join(lines) + "\n"
+
+
+def _text(value: Any) -> str:
+    """Return a value of a training record as text for a table."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{k.replace('_', ' ')} {_text(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return (value if isinstance(value, str) else json.dumps(value)).replace("|", "\\|")
 
 
 def measured(path: Path) -> str | None:
@@ -146,29 +229,33 @@ def _shown(path: Path, show: Callable[[Mapping[str, Any]], T]) -> T:
     try:
         return show(read_json(path))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): measure again, or remove it") from error
+        raise ValueError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Measure again, or remove it."
+        ) from error
 
 
 def _evaluation(folder: Path, there: set[str]) -> str:
     """Return the tables and the figure of `action-heads evaluate-head`."""
     from action_heads.pretrain.evaluation_report import markdown
 
-    # One level down: the card has a title already.
+    # Headings move one level down, since the card has a title.
     text = _shown(folder / "evaluation.json", markdown).replace("\n## ", "\n### ").replace("# ", "## ", 1)
-    picture = "\n![Error over noise, distance over sampling steps, and paths of chunks](evaluation.png)\n"
-    return text + (picture if "evaluation.png" in there else "")
+    figure = "\n![Error over noise, distance over denoising steps, and paths of chunks](evaluation.png)\n"
+    return text + (figure if "evaluation.png" in there else "")
 
 
 def _trial(record: Mapping[str, Any]) -> str:
     """Return the success rates of this head and its controls on a task (`action_heads_lab.sim.report.save_trial`)."""
     rows = [
         f"| {row['name']} | {row['trainable']:,} | {row['successes']} of {row['episodes']} | "
-        f"{row['interval'][0]:.0%} to {row['interval'][1]:.0%} |\n"
+        f"{row['interval'][0]:.0%} to {row['interval'][1]:.0%} | {RUNS.get(row['name'], '')} |\n"
         for row in record["rows"]
     ]
     return (
-        f"## On a task\n\n{record['what']}, by\n\n    {record['command']}\n\n"
-        f"| run | trained parameters | success | 95 % interval |\n|---|---:|---:|---:|\n{''.join(rows)}"
+        f"## On a task\n\n{record['what']}. Success is counted over episodes with initial states that are not in the "
+        f"demonstrations. The command was\n\n    {record['command']}\n\n"
+        "| run | trained parameters | success | 95 % interval | setting |\n|---|---:|---:|---:|---|\n"
+        f"{''.join(rows)}"
     )
 
 
@@ -182,17 +269,16 @@ def _latency(record: Mapping[str, Any], backbone: str) -> str:
 
 
 def _limitations(head: ActionHead) -> str:
-    space = head.config.space
     lines = [
-        "By itself it does no task: it needs an adapter trained on yours.",
-        "A low denoising loss on held-out motion is no promise of success on a task, which only roll-outs measure.",
-        f"It knows the motion of the data above, as {space.mode} actions in this frame: {space.frame}. Another robot, "
-        "frame or control rate is untested unless the tables above say so.",
+        "The head does no task by itself. It needs an adapter that you train on your task.",
+        "A low loss on held-out motion does not guarantee success on a task. Only rollouts measure that.",
+        "The head was trained only on the data above. Other robots, frames or control rates are untested unless a "
+        "table above includes them.",
     ]
     if not head.backbone.mixes_time:
         lines.append(
-            f"`{head.config.backbone}` denoises each step of a chunk alone: its unconditional chunks jump from step to "
-            "step, and a chunk cannot keep two ways of doing a task apart."
+            f"The backbone `{head.config.backbone}` denoises each action of a chunk independently. Unconditional "
+            "chunks therefore jump between time steps, and a chunk cannot commit to one of two ways to do a task."
         )
     return "".join(f"- {line}\n" for line in lines)
 
@@ -210,20 +296,28 @@ def _class_name(mechanism: str) -> str:
 
 def adapter_card(policy: ConditionedHead, repo_id: str) -> str:
     """Return the model card (README.md) of an adapter."""
-    name = type(policy.adapter).__name__
+    c, space, adapter = policy.adapter.config, policy.head.config.space, type(policy.adapter).__name__
+    if isinstance(c.cond_dim, Mapping):
+        takes = f"a dict of {', '.join(f'{name} ({width})' for name, width in c.cond_dim.items())}"
+        example = f"{{{', '.join(f'{name!r}: torch.randn(1, {width})' for name, width in c.cond_dim.items())}}}"
+    else:
+        takes, example = f"width {c.cond_dim}", f"torch.randn(1, {c.cond_dim})"
     return (
         FRONT_MATTER.format(tag=policy.adapter.name, licence="apache-2.0")
         + f"""# {repo_id}
 
-A {name} adapter of {policy.num_trainable:,} trained parameters for the frozen head `{policy.head.config.name}`.
-It reads a condition of width {policy.adapter.config.cond_dim}. Of the head it computes with {policy.num_frozen:,}
-frozen parameters: the denoiser, and the modulation for this kind of adapter.
+A trained {adapter} adapter for the frozen action head `{policy.head.config.name}`, for the library
+[action-heads]({REPOSITORY}). The adapter has {policy.num_trainable:,} trained parameters.
+It turns a condition, which is the output of an encoder ({takes}), into modulation of the head, and the head
+denoises action chunks. The policy also computes with {policy.num_frozen:,} frozen parameters of the head.
 
 ```python
+import torch
 from action_heads import ConditionedHead
 
-policy = ConditionedHead.from_pretrained("{repo_id}")
-actions = policy.sample(cond, steps=10)
+policy = ConditionedHead.from_pretrained("{repo_id}")  # loads the head too
+cond = {example}  # output of your encoder
+actions = policy.sample(cond, steps=10)  # (1, {policy.head.config.horizon}, {space.dim}) in robot units
 ```
 """
     )

@@ -28,7 +28,7 @@ MOST = {
     "horizon": limits.HORIZON,
     "rank": limits.RANK,
 }
-UNIVERSAL = ("film", "adaln_zero", "adarmsnorm")  # what one head is pretrained for at once
+UNIVERSAL = ("film", "adaln_zero", "adarmsnorm")  # the mechanisms that a head is pretrained for by default
 
 
 @dataclass(frozen=True)
@@ -81,25 +81,27 @@ class HeadConfig:
             check_width(name, getattr(self, name), most)
         if self.width % 2 or self.width < 4:
             raise ValueError(
-                f"width must be even and at least 4, for the sines and cosines of the step, got {self.width}"
+                f"width must be even and at least 4, for the sines and cosines of the step embedding; got {self.width}"
             )
         check_choice("backbone", self.backbone, BACKBONES)
         BACKBONES[self.backbone].check(width=self.width, depth=self.depth, horizon=self.horizon)
         if isinstance(self.mechanisms, str):
-            raise ValueError(f"mechanisms is a tuple of names, got {self.mechanisms!r}: write ({self.mechanisms!r},)")
+            raise ValueError(
+                f"mechanisms must be a tuple of names, got {self.mechanisms!r}; write ({self.mechanisms!r},)"
+            )
         if not isinstance(self.mechanisms, (tuple, list)) or not all(isinstance(m, str) for m in self.mechanisms):
-            raise ValueError(f"mechanisms is a tuple of names, got {shown(self.mechanisms)}")
+            raise ValueError(f"mechanisms must be a tuple of names, got {shown(self.mechanisms)}")
         object.__setattr__(self, "mechanisms", tuple(self.mechanisms))
         if len(set(self.mechanisms)) < len(self.mechanisms):
-            raise ValueError(f"mechanisms names one twice: {', '.join(self.mechanisms)}")
+            raise ValueError(f"mechanisms must not contain a name twice, got {', '.join(self.mechanisms)}")
         able = BACKBONES[self.backbone].mechanisms
         if not self.mechanisms:
             object.__setattr__(self, "mechanisms", tuple(name for name in UNIVERSAL if name in able))
         if unable := [name for name in self.mechanisms if name not in able]:
             known = [name for name in unable if name in ADAPTERS]
             raise ValueError(
-                f"{self.backbone} can't be conditioned by {', '.join(map(repr, unable))}: it takes {', '.join(able)}"
-                + (f"; {', '.join(known)} acts on what it does not have" if known else "")
+                f"the backbone {self.backbone} does not support {', '.join(map(repr, unable))}; it supports "
+                f"{', '.join(able)}" + (f". {', '.join(known)} acts on layers that it does not have." if known else "")
             )
         check_fields(vars(self), HeadConfig, "the head's config")
         check_parameters("this head", self.about())
@@ -159,17 +161,17 @@ class HeadConfig:
                 another release wrote the file, so nothing is guessed.
         """
         if not isinstance(values, dict):
-            raise ValueError(f"a head's config is a JSON object, got {type(values).__name__}")
+            raise ValueError(f"a head's config must be a JSON object, got {type(values).__name__}")
         values = dict(values)
         version = values.pop("version", None)
         if type(version) is not int or version != VERSION:
             remedy = (
-                "it was made by an older release: pretrain it again, or install that release"
+                "An older release wrote it: pretrain the head again, or install that release."
                 if type(version) is int and version < VERSION
-                else "upgrade with `pip install -U action-heads`, or publish the head again"
+                else "Upgrade with `pip install -U action-heads`, or publish the head again."
             )
             raise ValueError(
-                f"this config has version {shown(version)}, this release of action-heads reads version {VERSION}: "
+                f"this config has version {shown(version)}, but this release of action-heads reads version {VERSION}. "
                 f"{remedy}"
             )
         if "objective" in values:
@@ -192,12 +194,12 @@ def strict(cls: type, values: Any, what: str, since: dict[str, Any] | None = Non
         ValueError: the JSON does not fit the dataclass.
     """
     if not isinstance(values, dict):
-        raise ValueError(f"{what} is a JSON object, got {shown(values)}")
+        raise ValueError(f"{what} must be a JSON object, got {shown(values)}")
     values = (since or {}) | values
     fields = limits.types_of(cls)
     if unknown := sorted(values.keys() - fields.keys()):
         raise ValueError(f"unknown keys in {what}: {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
     if missing := sorted(fields.keys() - values.keys()):
-        raise ValueError(f"{what} lacks {', '.join(missing)}: it is not complete")
+        raise ValueError(f"{what} lacks {', '.join(missing)}")
     check_fields(values, cls, what)
     return cls(**values)

@@ -14,7 +14,7 @@ from action_heads.adapters.config import THROUGH
 from action_heads.head import ActionHead
 
 A = TypeVar("A", bound=Adapter)
-WIDEST = limits.WIDTH  # units of a reading network: its own map alone then has 268 million parameters
+WIDEST = limits.WIDTH  # the largest hidden_dim; one layer then has 268 million parameters
 
 
 def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[str, int], **options: Any) -> int:
@@ -27,7 +27,7 @@ def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[st
         head: the head.
         adapter: an adapter class, such as `FiLM`.
         cond_dim: width of the condition, or widths by source.
-        options: other options of the adapter.
+        **options: other options of the adapter.
 
     Examples:
         >>> from action_heads import ActionHead
@@ -56,7 +56,7 @@ def match_trainable(
         adapter: an adapter class, such as `FiLM`.
         cond_dim: width of the condition, or widths by source.
         target: number of trained parameters.
-        options: other options of the adapter, except `hidden_dim`.
+        **options: other options of the adapter, except `hidden_dim`.
 
     Raises:
         ValueError: no `hidden_dim` comes near the target. The message gives the range that can be reached.
@@ -68,7 +68,7 @@ def match_trainable(
         >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")
         >>> adapter = match_trainable(head, FiLM, 512, 100_000, through="code")
         >>> adapter.config.hidden_dim, head.attach(adapter).num_trainable
-        (139, 99865)
+        (139, 99727)
     """
 
     def count(hidden_dim: int) -> int:
@@ -80,8 +80,8 @@ def match_trainable(
         paths = THROUGH if head.config.coded else ("blocks",)
         by_path = {path: trained(head, adapter, cond_dim, **given | {"through": path}) for path in paths}
         raise ValueError(
-            f"{adapter.name} can't train {target:,} parameters on {head.config.name}: so it trains {least:,} to "
-            f"{most:,} (hidden_dim 1 to {WIDEST:,}); at least "
+            f"{adapter.name} cannot train {target:,} parameters on {head.config.name}. With these options it trains "
+            f"{least:,} to {most:,} (hidden_dim from 1 to {WIDEST:,}). The smallest numbers are "
             + ", ".join(f"{smallest:,} with through={path!r}" for path, smallest in by_path.items())
         )
     above = bisect_left(range(1, WIDEST), target, key=count) + 1

@@ -32,7 +32,7 @@ def kept(tables: dict[Any, tuple[T, int]], key: Any, make: Callable[[], T]) -> T
     """Return the cached table under a key; make it if it is missing, or if somebody wrote to it."""
     value, before = tables.get(key, (None, 0))
     if value is None or (not torch.compiler.is_compiling() and writes(value) != before):
-        # No inference tensors, even if a table is first asked for while acting: training may use it later.
+        # Training may use the table later, so it must not be an inference tensor, even if sampling needs it first.
         with torch.inference_mode(False), torch.no_grad():
             value = make()
             tables[key] = value, writes(value)
@@ -86,8 +86,8 @@ class Denoiser(Freezable):
         """Return the head's own modulation for a mechanism, or raise a ValueError if it was not pretrained for it."""
         if mechanism not in self.modulation:
             raise ValueError(
-                f"{self.config.name} was pretrained for {', '.join(self.modulation)}, not for {mechanism!r}: "
-                "choose one of these adapters, or pretrain a head with that mechanism"
+                f"{self.config.name} was pretrained for {', '.join(self.modulation)}, not for {mechanism!r}. Choose "
+                "one of these adapters, or pretrain a head with --mechanisms."
             )
         return self.modulation[mechanism]  # type: ignore[return-value]
 
@@ -131,7 +131,7 @@ class Denoiser(Freezable):
         steps = table[plan.timesteps][:, None, None]
         if prefix:
             steps = prefix.step_values(table, steps, self.config.horizon)
-        by_step = steps.unbind()  # views, made once: the loop itself only computes
+        by_step = steps.unbind()  # The views are made once, outside the loop.
         shares = self.objective.shares(plan.timesteps)
 
         def predict_x0(x: Tensor, i: int) -> Tensor:

@@ -129,7 +129,8 @@ def fit(
     rows = [len(part) for part in (actions, *parts(cond), *parts(mask), is_pad) if part is not None]
     if len(set(rows)) > 1:
         raise ValueError(
-            f"actions, cond, mask (of each source) and is_pad must have as many rows, a chunk each: got {rows}"
+            "actions, cond, mask and is_pad must have the same number of rows, one for each chunk; got "
+            f"{', '.join(map(str, rows))}"
         )
     tqdm = require("tqdm.auto", "train").tqdm
     device = policy.head.device
@@ -167,7 +168,7 @@ def fit(
             if keep and step + 1 in keep_at:
                 with ema.averaged():
                     keep(step + 1)
-            if step % 50 == 49:  # seldom: reading a loss waits for the accelerator
+            if step % 50 == 49:  # Reading a loss waits for the accelerator, so it is done rarely.
                 bar.set_postfix(loss=f"{torch.stack(losses[-50:]).mean():.4f}")
     ema.copy_to_model()
     policy.eval()

@@ -26,7 +26,7 @@ class Freezable(nn.Module):
 
     _frozen = False
     _watch: Watch | None = None
-    _rounded = False  # whether it was cast to a dtype that does not hold its weights
+    _rounded = False  # whether a cast to a shorter dtype rounded its weights
 
     @property
     def frozen(self) -> bool:
@@ -48,7 +48,7 @@ class Freezable(nn.Module):
         """Freeze every parameter for good; in a reshaped head all except its new projections."""
         trained = set(self.projections.values())
         if not self._frozen:
-            for module in self.modules():  # each, since any part can be loaded into on its own
+            for module in self.modules():  # each of them, since `load_state_dict` of any part must be checked
                 if trained.isdisjoint(module.parameters(recurse=False)):
                     module._register_load_state_dict_pre_hook(refuse_other_weights, with_module=True)
         self._frozen = True
@@ -86,14 +86,15 @@ class Freezable(nn.Module):
         trained = {p for p in self.parameters() if p.requires_grad} - set(self.projections.values())
         if self.training or trained:
             raise RuntimeError(
-                "a frozen head was made trainable behind its back: call head.freeze(), or build a new one"
+                "parameters of a frozen head were made trainable. Call head.freeze() to freeze them again, or build a "
+                "head that is not frozen."
             )
         if self._watch is not None and (changes := self._watch.changes(self)):
             shown = ", ".join(changes[:3]) + (f" and {len(changes) - 3} more" if len(changes) > 3 else "")
             raise RuntimeError(
-                f"a frozen head was changed behind its back: {shown} is not what it was. Adapters trained on it would "
-                "belong to no head that can be loaded again. Load it anew with ActionHead.from_pretrained; to change "
-                "weights, build a head that is not frozen"
+                f"a frozen head was changed: {shown} differs. Adapters trained on it would not fit any head that can "
+                "be loaded. Load the head again with ActionHead.from_pretrained; to change weights, build a head "
+                "that is not frozen."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -116,10 +117,10 @@ class Freezable(nn.Module):
             for name, now in after.items():
                 now.data = before[name]
             raise RuntimeError(
-                f"moving a frozen head lost {lost[0]}: use to(device) or to(dtype), not to_empty"
+                f"moving a frozen head lost the values of {lost[0]}. Use to(device) or to(dtype), not to_empty."
                 if lost
-                else "this frozen head was rounded to a shorter dtype, and a longer one does not bring its weights "
-                "back: load it again with ActionHead.from_pretrained(..., dtype=torch.float32)"
+                else "this frozen head was rounded to a shorter dtype, so casting it to a longer one would not restore "
+                "its weights. Load it again with ActionHead.from_pretrained(..., dtype=torch.float32)."
             )
         self._rounded |= not all(now.is_meta or same(now.to(before[name]), before[name]) for name, now in after.items())
         self._watch = Watch(self)
@@ -153,6 +154,6 @@ def refuse_other_weights(module: nn.Module, state_dict: dict[str, Any], prefix: 
             continue
         if given.shape != tensor.shape or not torch.equal(given.to(tensor), tensor):
             raise ValueError(
-                f"the head is frozen and the state to load has another {prefix}{name}: load the head it came from with "
-                "ActionHead.from_pretrained, or load into a head that is not frozen yet"
+                f"the head is frozen, but the state to load has a different {prefix}{name}. Load the head that the "
+                "state came from with ActionHead.from_pretrained, or load into a head that is not frozen."
             )

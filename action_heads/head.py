@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -60,7 +60,7 @@ class ActionHead(Denoiser):
     def __init__(self, config: HeadConfig):
         backbone, modulation = config.build()
         super().__init__(config, backbone, modulation, Objective(config.objective), Normalizer.identity(config.space))
-        # Where an adapter's pointer leads: filled when the head is loaded or published.
+        # The place that an adapter's pointer names. Loading and publishing set it.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
         self._fingerprint: str | None = None
 
@@ -194,12 +194,12 @@ class ActionHead(Denoiser):
 
         return in_mode(self, mode, seed)
 
-    def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
+    def load_adapter(self, path: str | Path, **kwargs: Any) -> ConditionedHead:
         """Attach a saved adapter to this head, which gives a policy in evaluation mode.
 
         Args:
             path: a folder, or a Hub id.
-            kwargs: options for the Hub, as in `from_pretrained`: `revision`, `cache_dir`, `token`,
+            **kwargs: options for the Hub, as in `from_pretrained`: `revision`, `cache_dir`, `token`,
                 `local_files_only`, `force_download`.
 
         Raises:
@@ -311,17 +311,21 @@ class ActionHead(Denoiser):
 
         return head_file.save(self, Path(folder), None if dtype is None else as_dtype(dtype))
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> str:
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the head as one commit to a model repository, and return the URL.
 
         The command `action-heads publish` also checks the folder before, and the published files afterwards.
 
         Args:
             repo_id: the repository, "owner/name".
-            kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
+            **kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
 
         Raises:
             PushError: the Hub refused or could not be reached.
+
+        Examples:
+            >>> head.push_to_hub("me/mlp-5m-mine", private=True)  # doctest: +SKIP
+            'https://huggingface.co/me/mlp-5m-mine/commit/...'
         """
         from action_heads.pretrain.publish import upload
 
@@ -342,7 +346,7 @@ class ActionHead(Denoiser):
         c = self.config
         return (
             f"ActionHead({c.name}: {c.backbone} {c.width}x{c.depth}, chunks of {c.horizon} x {c.space.dim} "
-            f"({c.space.mode}), predicts {c.objective.prediction}, takes {', '.join(c.mechanisms)}"
-            f"{f', has a code of {c.rank}' if c.coded else ''}; "
+            f"({c.space.mode}), predicts {c.objective.prediction}, adapters {', '.join(c.mechanisms)}"
+            f"{f', motion code of {c.rank} numbers' if c.coded else ''}; "
             f"{self.num_parameters:,} parameters, {'frozen' if self.frozen else 'trainable'})"
         )

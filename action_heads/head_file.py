@@ -38,11 +38,11 @@ def load(folder: Path) -> ActionHead:
     with files.naming(folder / CONFIG):
         config = HeadConfig.from_dict(files.read_json(folder / CONFIG))
     tensors, _ = files.load_tensors(folder / WEIGHTS)
-    check_layout(tensors, config.layout(), folder / WEIGHTS)  # on the meta device: before a head takes memory
-    with torch.random.fork_rng(devices=[]):  # building draws random weights; loading must not move the user's seed
+    check_layout(tensors, config.layout(), folder / WEIGHTS)  # The layout takes no memory, unlike a head.
+    with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
         head = ActionHead(config)
     check_values(tensors, head.state_dict(), folder / WEIGHTS)
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    # Of what was loaded, not of what was read.
+    # The check covers the loaded weights instead of the file's, so it would notice an error in loading too.
     SEAL.check(config.to_dict(), head.state_dict(), folder / WEIGHTS)
     return head

@@ -19,8 +19,8 @@ MODES = {
     "normal": "random head, everything trains",
 }
 
-# Fresh heads draw from seeds of their own: a head pretrained with seed 0 began with the weights that seed 0 draws, and
-# an adapter made after torch.manual_seed(0) begins with the same numbers too.
+# Random heads use other seeds than everything else. A head pretrained with seed 0 started from the weights that seed 0
+# draws, and an adapter made after torch.manual_seed(0) starts from the same random numbers.
 APART = 1000
 
 
@@ -30,19 +30,19 @@ def in_mode(head: ActionHead, mode: str, seed: int = 0) -> ActionHead:
         raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
     if mode == "decoupled":
         if not head.frozen:
-            raise ValueError("in mode 'decoupled' the head is a constant, and this one trains: call head.freeze()")
+            raise ValueError("mode 'decoupled' needs a frozen head, but this one is trainable; call head.freeze()")
         return head
     if head.original is not head:
         raise ValueError(
-            "this is a reshaped head: "
+            f"in_mode({mode!r}) does not work on a reshaped head. "
             + (
-                "for normal training of its shape build a new one, ActionHead(head.config)"
+                "For normal training with its shape, build a new head with ActionHead(head.config)."
                 if mode == "normal"
-                else f"reshape a random one instead, with the original's in_mode({mode!r}).reshape(...)"
+                else f"Reshape a random head instead: head.original.in_mode({mode!r}).reshape(...)."
             )
         )
     random = random_like(head, f"{head.config.name}-{mode}", APART + seed).to(head.device)
-    # Frozen, it computes as the pretrained one does. What trains stays float32, which small steps need.
+    # A frozen head uses the precision of the pretrained one. A trainable head stays float32, for small updates.
     return random if mode == "normal" else random.to(head.dtype).freeze()
 
 
@@ -60,7 +60,7 @@ def shaped(head: ActionHead, mode: str, seed: int, space: ActionSpace, horizon: 
     shape = dataclasses.replace(own, space=space, horizon=horizon or own.horizon)
     if own.space.parts == space.parts and own.space.mode == space.mode and own.horizon == shape.horizon:
         return head.in_mode(mode, seed=seed)
-    if mode == "normal":  # everything is fresh and trains: there is no trunk to keep
+    if mode == "normal":  # Everything is random and trains, so there are no pretrained layers to keep.
         return fresh(type(head), shape, f"{own.name}-normal", APART + seed).to(head.device)
     return head.in_mode(mode, seed=seed).reshape(space=space, horizon=shape.horizon)
 
@@ -74,8 +74,8 @@ def random_like(head: ActionHead, name: str, seed: int) -> ActionHead:
 
 def fresh(kind: type[ActionHead], config: HeadConfig, name: str, seed: int) -> ActionHead:
     """Build a head in standard initialisation on the CPU, without changing any random state."""
-    # torch.manual_seed would seed every accelerator too, which nothing here could take back.
+    # torch.manual_seed would also seed every accelerator, whose state `fork_rng` does not restore here.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)
-        # It was trained on nothing, so it has no record either.
+        # The head is not trained, so it has no training record.
         return kind(dataclasses.replace(config, name=name, training={}, fingerprint=""))

@@ -32,7 +32,7 @@ class HeadModulation(nn.Module):
         super().__init__()
         self.mechanism, self.sites = mechanism, backbone.sites
         self.values = sum(mechanism.sizes(backbone.sites))
-        # whether each step of a chunk may have values of its own
+        # Whether the time steps of a chunk can have different values.
         self.per_position = mechanism.per_position and backbone.per_position
         self.reduce = nn.Linear(backbone.step.width, rank, bias=False)
         self.expand = nn.Linear(rank, self.values)
@@ -40,7 +40,7 @@ class HeadModulation(nn.Module):
 
     def forward(self, features: Tensor, t: Tensor) -> Tensor:
         """Return the step modulation (... P) at noise levels t (...), given the features of all levels (T f)."""
-        # Picked while narrow: the gradient of picking rows is a scatter, slow at the width of a modulation.
+        # Rows are picked at width r, because the gradient of picking is a scatter, which is slow at width P.
         reduced = self.reduce(features.to(self.reduce.weight.dtype))
         return self.expand(reduced[t])
 

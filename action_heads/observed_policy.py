@@ -63,14 +63,14 @@ class ObservedPolicy(nn.Module):
         super().__init__()
         if policy.adapter.config.cond_dim != encoder.cond_dim:
             raise ValueError(
-                f"the adapter reads conditions of {policy.adapter.config.cond_dim}, the encoder makes "
-                f"{encoder.cond_dim}: attach one with cond_dim=encoder.cond_dim"
+                f"the adapter was built for cond_dim={policy.adapter.config.cond_dim}, but the encoder makes "
+                f"conditions of width {encoder.cond_dim}. Attach an adapter with cond_dim=encoder.cond_dim."
             )
         self.encoder, self.policy, self.contract = encoder, policy, contract
         self.layout = contract.layout
         self.training_record = training or {}
 
-    # ── observing, learning, acting ──────────────────────────────────────────────────────────────────────────────
+    # ── observing, training, acting ──────────────────────────────────────────────────────────────────────────────
 
     def condition(
         self, images: Images | None = None, state: Tensor | None = None, task: list[str] | None = None
@@ -86,14 +86,14 @@ class ObservedPolicy(nn.Module):
             ValueError: an observation is missing, or has another shape or type than the encoder expects.
         """
         given = images or {}
-        seen = {
+        observed = {
             name: (given[name] if given[name].is_floating_point() else given[name].float() / 255)
             for name in self.encoder.config.cameras
             if name in given
         }
         if self.contract.blind:
-            seen, state = hidden(seen, state)
-        return self.encoder(seen, state, task)
+            observed, state = hidden(observed, state)
+        return self.encoder(observed, state, task)
 
     def loss(self, batch: Mapping[str, Any], task: list[str] | None = None, **options: Any) -> Tensor:
         """Return the denoising loss of a batch, a scalar.
@@ -102,7 +102,7 @@ class ObservedPolicy(nn.Module):
             batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` by camera, and `state` (b s d),
                 which may be None or of width 0.
             task: b descriptions of the task.
-            options: other options of `ConditionedHead.loss`.
+            **options: other options of `ConditionedHead.loss`.
         """
         state = batch["state"]
         cond = self.condition(batch["images"], state if state is not None and state.shape[-1] else None, task)
@@ -122,7 +122,7 @@ class ObservedPolicy(nn.Module):
             images: as in `condition`.
             state: as in `condition`.
             task: as in `condition`.
-            sampling: options of `ConditionedHead.sample`, such as `steps` and `generator`.
+            **sampling: options of `ConditionedHead.sample`, such as `steps` and `generator`.
         """
         return self.layout.decode(self.policy.sample(self.condition(images, state, task), **sampling))
 
@@ -186,7 +186,7 @@ class ObservedPolicy(nn.Module):
             path: a folder, or a Hub id.
             head: the head, or its place, in place of the saved pointer.
             device: device of the policy.
-            kwargs: options for the Hub, as in `ActionHead.from_pretrained`.
+            **kwargs: options for the Hub, as in `ActionHead.from_pretrained`.
 
         Raises:
             HeadNotFoundError: there is no policy at `path`, or its head is not found.
@@ -201,7 +201,7 @@ class ObservedPolicy(nn.Module):
         return policy.to(device).eval()
 
 
-AdaptedPolicy = ObservedPolicy  # the name by which `action_heads.adapt` offers it
+AdaptedPolicy = ObservedPolicy  # the name of the class in `action_heads.adapt`
 
 
 def hidden(images: dict[str, Tensor], state: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:

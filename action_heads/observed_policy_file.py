@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 CONFIG, ENCODER, HEAD = "policy.json", "encoder.safetensors", "head"
-KINDS = {  # what policy.json holds, beside its fingerprint
+KINDS = {  # the keys of policy.json and their types, besides its fingerprint
     "version": int,
     "observation": dict[str, Any],
     "architecture": dict[str, Any],
@@ -33,11 +33,11 @@ KINDS = {  # what policy.json holds, beside its fingerprint
     "fingerprints": dict[str, str],
     "training": dict[str, Any],
 }
-# The adapter's and the head's own fingerprints are among what policy.json says, and in the adapter's file.
+# policy.json and the adapter's file hold the fingerprints of the adapter and the head, so this one covers them too.
 SEAL = Seal(
     ("training",),
-    f"{{path}} and {ENCODER} have fingerprint {{found}}, but were saved as {{given}}: one was changed, or they are of "
-    "different runs. Download or save them again",
+    f"{{path}} and {ENCODER} have fingerprint {{found}}, but were saved with {{given}}: one of them was changed, or "
+    "they are of different runs. Download or save them again.",
 )
 Parts = tuple[ObservationEncoder, ConditionedHead, Contract, dict[str, Any]]
 
@@ -80,7 +80,9 @@ def load(folder: Path, head: ActionHead | str | Path | None, **kwargs: Any) -> P
     options = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
     policy = ConditionedHead.from_pretrained(folder, head=head, **options)
     if files.fingerprint(adapter_file.own_state(policy)) != record["fingerprints"].get("adapter"):
-        raise files.WeightFileError(f"encoder, adapter and {CONFIG} in {folder} are of different runs: save again")
+        raise files.WeightFileError(
+            f"the adapter and {CONFIG} in {folder} are of different runs. Save or download the policy again."
+        )
     with files.naming(folder / CONFIG):
         contract.check_space(policy.head.config.space)
     return encoder, policy, contract, record["training"]
@@ -92,14 +94,18 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     version = record.get("version") if isinstance(record, dict) else None
     if type(version) is not int or version != VERSION:
         raise ValueError(
-            f"{path} has version {shown(version)}, this release of action-heads reads {VERSION}: "
-            "upgrade with `pip install -U action-heads`, or train again"
+            f"{path} has version {shown(version)}, but this release of action-heads reads version {VERSION}. Upgrade "
+            "with `pip install -U action-heads`, or train again."
         )
     if record.keys() - {SEAL.key} != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
-        raise ValueError(f"{path} needs {', '.join(KINDS)}, each of its type: it is damaged; download or save it again")
+        raise ValueError(
+            f"{path} is damaged: it must hold {', '.join(KINDS)}, each of its type. Download or save it again."
+        )
     SEAL.check_or_warn(record, weights, path, ". Load and save the policy once to add it")
     if record["fingerprints"].get("encoder") != files.fingerprint(weights):
-        raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} are of different runs: save again")
+        raise files.WeightFileError(
+            f"{ENCODER} and {CONFIG} in {path.parent} are of different runs. Save or download the policy again."
+        )
     return record
 
 

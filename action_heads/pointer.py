@@ -14,7 +14,7 @@ from typing import Any
 from action_heads.head import ActionHead
 from action_heads.io import files, hub
 
-UP, DEEP = 4, 3  # folders above the adapter that are looked in, and trailing parts of the pointer that are looked for
+UP, DEEP = 4, 3  # Search in so many folders above the adapter, for so many trailing parts of the pointer's path.
 
 
 def load_head(
@@ -26,7 +26,7 @@ def load_head(
         pointer: name, fingerprint, path, revision and subfolder of the head.
         file: the file that the pointer was read from.
         head: the head itself, or its place; replaces the pointer.
-        options: options of `ActionHead.from_pretrained`.
+        **options: options of `ActionHead.from_pretrained`.
 
     Raises:
         HeadNotFoundError: the head is not at the pointer's place, nor near the file.
@@ -39,17 +39,17 @@ def load_head(
     path = pointer["path"]
     if path is None:
         raise ValueError(
-            f"the head {pointer['name']} that {file} was trained on was never saved: load it yourself and pass it as "
-            "head="
+            f"{file} was trained on the head {pointer['name']}, which was never saved. Load or build that head and "
+            "pass it as head=."
         )
     for folder in candidates(path, pointer["subfolder"], file):
         if fingerprint_in(folder) == pointer["fingerprint"]:
             return ActionHead.from_pretrained(folder, **options)
     if is_folder(path):
         raise hub.HeadNotFoundError(
-            f"{file} points to its head, {pointer['name']} with fingerprint {pointer['fingerprint']}, in the folder "
-            f"{path}: it is not there, nor near {file.parent}. If it was moved, pass head=, the folder or the Hub id "
-            "of that head"
+            f"{file} points to the head {pointer['name']} with fingerprint {pointer['fingerprint']} in the folder "
+            f"{path}, but it is neither there nor near {file.parent}. If it was moved, pass its folder or Hub id as "
+            "head=."
         )
     at = {"revision": pointer["revision"], "subfolder": pointer["subfolder"]}
     return ActionHead.from_pretrained(path, **at, **options)

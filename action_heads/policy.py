@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class ConditionedHead(Policy):
         >>> from action_heads import ActionHead
         >>> from action_heads.adapters import AdaLNZero
         >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=512))
-        >>> actions, cond = torch.randn(8, 16, 10).clamp(-1, 1), torch.randn(8, 512)
+        >>> actions, cond = policy.head.sample(8), torch.randn(8, 512)  # in place of demonstrations
         >>> loss = policy.loss(actions, cond)  # a scalar, for backward()
         >>> policy.sample(cond).shape
         torch.Size([8, 16, 10])
@@ -56,20 +57,20 @@ class ConditionedHead(Policy):
     def __init__(self, head: ActionHead, adapter: Adapter, normalizer: Normalizer | None = None):
         if adapter.is_built:
             raise ValueError(
-                "this adapter is attached to a head already: attach a fresh one, or move its weights with "
-                "policy.save_adapter(folder) and head.load_adapter(folder)"
+                "this adapter is already attached to a head. Attach a new one, or move its weights with "
+                "policy.save_adapter(folder) and head.load_adapter(folder)."
             )
         if normalizer is not None and len(normalizer.scale) != head.config.space.dim:
             raise ValueError(
-                f"the normalizer has {len(normalizer.scale)} dimensions, the head's actions {head.config.space.dim}: "
-                "fit it with Normalizer.fit(actions, head.config.space)"
+                f"the normalizer has {len(normalizer.scale)} dimensions, but the head's actions have "
+                f"{head.config.space.dim}. Fit it with Normalizer.fit(actions, head.config.space)."
             )
         own = head.modulation_of(adapter.name)
         head.build(adapter)
         if adapter.config.relearn_step:
             adapter.step = thawed(own).float()
         for name, other in head.modulation.items():
-            if name != adapter.name and not head.frozen:  # not computed with here, so not trained here
+            if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
                 other.requires_grad_(False)
         super().__init__(head, adapter.to(head.device))
         self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(head.device)
@@ -115,7 +116,7 @@ class ConditionedHead(Policy):
             >>> from action_heads import ActionHead
             >>> from action_heads.adapters import AdaLNZero
             >>> policy = ActionHead.from_pretrained("dae/mlp-0.7m-fk").attach(AdaLNZero(cond_dim=32, pool="attention"))
-            >>> actions = torch.randn(8, 16, 10).clamp(-1, 1)
+            >>> actions = policy.head.sample(8)  # in place of demonstrations (8, 16, 10)
             >>> tokens, mask = torch.randn(8, 5, 32), torch.ones(8, 5, dtype=torch.bool)
             >>> policy.loss(actions, tokens, mask=mask).backward()
         """
@@ -125,7 +126,9 @@ class ConditionedHead(Policy):
         self.head.config.space.validate(actions, self.head.config.horizon, values=look)
         self.check_cond(cond, mask, look)
         if len(actions) != (rows := len(parts(cond)[0])):
-            raise ValueError(f"{len(actions)} action chunks came with {rows} conditions: the batch sizes must agree")
+            raise ValueError(
+                f"{len(actions)} action chunks came with {rows} conditions; pass one condition for each chunk"
+            )
         objective = self.head.objective
         x0 = self.normalizer.normalize(actions.float())
         if look:
@@ -143,10 +146,10 @@ class ConditionedHead(Policy):
                 t = t.masked_fill(clean, 0)
         values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
         loss = denoising_loss(self.head, x0, Noise(t, noise, clean), values, self.modulation, pad)
-        # A batch of padding alone is an error; where saying so would wait for an accelerator, NaN says it.
+        # A batch of only padding is an error. Where raising it would wait for an accelerator, the loss becomes NaN.
         return loss if look or is_pad is None else loss.masked_fill(is_pad.all(), torch.nan)
 
-    # accelerate and DDP wrap `forward`, and what they are to synchronise is the loss
+    # accelerate and DDP wrap `forward`, so it is the loss, whose gradients they synchronise.
     forward = loss
 
     def _look(self, tensor: Tensor, call: str) -> bool:
@@ -186,12 +189,12 @@ class ConditionedHead(Policy):
         """
         return adapter_file.save(self, Path(folder))
 
-    def push_adapter(self, repo_id: str, **kwargs) -> str:
+    def push_adapter(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the adapter with a model card as a model repository, and return the URL.
 
         Args:
             repo_id: the repository, "owner/name".
-            kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
+            **kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
 
         Raises:
             ValueError: the head is neither bundled nor on the Hub, so nobody could load the adapter.
@@ -203,20 +206,23 @@ class ConditionedHead(Policy):
         """
         path = self.head.pointer()["path"]
         if path is None or Path(path).is_dir():
-            raise ValueError(f"the head is only here ({path or 'in memory'}): publish it first with head.push_to_hub")
+            raise ValueError(
+                f"the head is only {'in memory' if path is None else f'in the local folder {path}'}, so nobody could "
+                "load this adapter. Publish the head first with head.push_to_hub(repo_id)."
+            )
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(folder)
             files.write_text(Path(folder) / "README.md", adapter_card(self, repo_id))
             return hub.push(folder, repo_id, **kwargs)
 
-    def load_adapter(self, path: str | Path, **kwargs) -> ConditionedHead:
+    def load_adapter(self, path: str | Path, **kwargs: Any) -> ConditionedHead:
         """Load the weights of a saved adapter of the same shape into this policy, and return the policy.
 
         If an error is raised, the policy is unchanged.
 
         Args:
             path: a folder, or a Hub id.
-            kwargs: options for the Hub, as in `ActionHead.load_adapter`.
+            **kwargs: options for the Hub, as in `ActionHead.load_adapter`.
 
         Raises:
             HeadNotFoundError: there is no adapter at `path`.
@@ -234,7 +240,7 @@ class ConditionedHead(Policy):
         return self
 
     @classmethod
-    def load(cls, head: ActionHead, path: str | Path, **kwargs) -> ConditionedHead:
+    def load(cls, head: ActionHead, path: str | Path, **kwargs: Any) -> ConditionedHead:
         """Attach a saved adapter to a head; see `ActionHead.load_adapter`."""
         names = [adapter_file.NAME]
         return hub.load(path, lambda folder: adapter_file.load(head, folder / names[0]), names, **kwargs)[0]
@@ -248,7 +254,7 @@ class ConditionedHead(Policy):
         revision: str | None = None,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
-        **kwargs,
+        **kwargs: Any,
     ) -> ConditionedHead:
         """Load an adapter and the head that it points to. A robot needs nothing else.
 
@@ -260,7 +266,7 @@ class ConditionedHead(Policy):
             revision: branch, tag or commit of the adapter's repository.
             dtype: dtype of the head's weights, such as torch.bfloat16 or "bfloat16".
             device: device of the policy.
-            kwargs: options for the Hub, for both the adapter and the head: `cache_dir`, `token`, `local_files_only`,
+            **kwargs: options for the Hub, for both the adapter and the head: `cache_dir`, `token`, `local_files_only`,
                 `force_download`.
 
         Raises:
@@ -288,5 +294,6 @@ class ConditionedHead(Policy):
     def __repr__(self) -> str:
         return (
             f"ConditionedHead({self.head.config.name} + {type(self.adapter).__name__}, "
-            f"cond_dim={self.adapter.config.cond_dim}: {self.num_frozen:,} frozen, {self.num_trainable:,} trainable)"
+            f"cond_dim={self.adapter.config.cond_dim}: {self.num_frozen:,} frozen and {self.num_trainable:,} trainable "
+            "parameters)"
         )

@@ -23,7 +23,7 @@ class ReshapedHead(ActionHead):
 
     def __init__(self, config: HeadConfig, original: ActionHead):
         super().__init__(config)
-        self._original = (original,)  # in a tuple, so that torch does not count it as a part of this head
+        self._original = (original,)  # A tuple hides it from torch, which would register it as a submodule.
         self._taken = False
 
     @property
@@ -44,12 +44,13 @@ class ReshapedHead(ActionHead):
         """
         if self._taken:
             raise ValueError(
-                "this reshaped head has an adapter already, and its projections train with that one: "
-                "call reshape again for another"
+                "this reshaped head already has an adapter, with which its projections train. Call reshape again for "
+                "another adapter."
             )
         if normalizer is None:
             raise ValueError(
-                "a reshaped head has no statistics of its new actions: pass normalizer=Normalizer.fit(actions, space)"
+                "a reshaped head has no statistics of its new actions. Pass "
+                "normalizer=Normalizer.fit(actions, head.config.space)."
             )
         policy = super().attach(adapter, normalizer=normalizer)
         self._taken = True
@@ -63,8 +64,8 @@ def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | N
     maps over time of `mixer` are resampled to the new horizon.
     """
     if not head.frozen:
-        raise ValueError("only a frozen head is reshaped, since its trunk is to stay what it is: head.freeze() first")
-    original = head.original  # maps over time that are resampled twice would not be what they were
+        raise ValueError("reshape needs a frozen head, but this one is trainable; call head.freeze() first")
+    original = head.original  # Reshape the original again, since resampling twice would lose information.
     config = dataclasses.replace(
         original.config,
         name=f"{original.config.name}-reshaped",
@@ -94,5 +95,5 @@ def resample(weight: Tensor, horizon: int) -> Tensor:
     old, image = len(weight), weight[None, None] if weight.ndim == 2 else weight[None, None, None]
     size = (horizon, horizon) if weight.ndim == 2 else (1, horizon)
     new = torch.nn.functional.interpolate(image, size=size, mode="bilinear", align_corners=True)[0, 0]
-    # A step now sums over more or fewer others: rows keep the size they had.
+    # Each time step now sums over more or fewer others, so rows are scaled to keep their sums.
     return new * old / horizon if weight.ndim == 2 else new[0]

@@ -1,10 +1,10 @@
-"""Fixtures over the registries: a test that takes `policy` runs for every backbone with every adapter."""
+"""Fixtures over the registries, so that a test with `policy` runs for every backbone with every adapter."""
 
 from __future__ import annotations
 
 import os
 
-# One thread for each of the processes that share the cores. It must be set before torch is imported.
+# Each of the processes that share the cores gets one thread. This must be set before torch is imported.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,7 +17,7 @@ from action_heads.backbones import BACKBONES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc):
-    """Every backbone, every mechanism, or, in a test of both, every mechanism on every backbone that takes it."""
+    """Parametrise by backbone, by mechanism, or by every mechanism on every backbone that supports it."""
     marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     named = {name for names in marks for name in ([names] if isinstance(names, str) else names)}
     wanted = [name for name in ("backbone", "mechanism") if name in metafunc.fixturenames and name not in named]

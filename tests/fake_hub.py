@@ -1,7 +1,7 @@
-"""A Hugging Face Hub small enough to read: one HTTP server on 127.0.0.1, repositories in a dict, no git.
+"""A small Hugging Face Hub for tests: one HTTP server on 127.0.0.1, with repositories in a dict and no git.
 
 Use: `from fake_hub import fake_hub_fixture  # noqa: F401`, then take the fixture `fake_hub`. It gives the test a cache
-and a token of its own, so that no test touches the user's.
+and a token of its own, so that no test touches those of the user.
 """
 
 import base64
@@ -15,7 +15,7 @@ import pytest
 
 
 class FakeHub(ThreadingHTTPServer):
-    """`branches[repo][branch]` is a commit's hash, `trees[hash]` its files as {path: bytes}."""
+    """The state of the Hub: `branches[repo][branch]` is a commit's hash, `trees[hash]` its files {path: bytes}."""
 
     daemon_threads = True
 
@@ -25,15 +25,15 @@ class FakeHub(ThreadingHTTPServer):
         self.branches: dict[str, dict[str, str]] = {}
         self.trees: dict[str, dict[str, bytes]] = {}
         self.gated: dict[str, str] = {}  # repo -> the token that opens it
-        self.requests: list[str] = []  # "METHOD /path", as they came
+        self.requests: list[str] = []  # "METHOD /path" of every request, in order
         self.agents: set[str] = set()
-        self.status: int | None = None  # answer everything with this status
-        self.commit_status: int | None = None  # answer commits, and nothing else, with this status
-        self.tamper: str | None = None  # alter a byte of this file whenever it is committed
+        self.status: int | None = None  # the status of every answer
+        self.commit_status: int | None = None  # the status of answers to commits only
+        self.tamper: str | None = None  # the file of which a byte is changed whenever it is committed
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def commit(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
-        """All of `files`, or none, become the next commit of a branch; returns its hash."""
+        """Add all of `files` as the next commit of a branch, or none on an error; return its hash."""
         branches = self.branches.setdefault(repo, {})
         tree = {**self.trees.get(branches.get(branch, ""), {}), **files}
         sha = hashlib.sha1(repr((repo, sorted(tree.items()))).encode()).hexdigest()
@@ -111,26 +111,26 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def point_at(url: str, monkeypatch) -> None:
-    """Make `url` the Hub: HF_ENDPOINT for processes to come, and what the client made of it when it was imported."""
+    """Make `url` the Hub: set HF_ENDPOINT for new processes, and the constants that the client made of it."""
     from huggingface_hub import constants, file_download
 
     monkeypatch.setenv("HF_ENDPOINT", url)
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    for module in (constants, file_download):  # before 1.0 the second has its own copy of this name
+    for module in (constants, file_download):  # Before 1.0 the second module has its own copy.
         template = url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
 
 
 @pytest.fixture(name="fake_hub")
 def fake_hub_fixture(tmp_path, monkeypatch):
-    """A fresh, empty Hub that every call in the test talks to."""
+    """Start an empty Hub that every call in the test talks to."""
     from huggingface_hub import constants
 
     hub = FakeHub()
     point_at(hub.url, monkeypatch)
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_test")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # a test run may well set it
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # The environment of the tests may set it.
     yield hub
     hub.shutdown()
     hub.server_close()

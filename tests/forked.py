@@ -1,4 +1,4 @@
-"""Other processes, forked from the test: what they raise comes back as text, and they can be killed."""
+"""Helpers that run code in forked processes, return their errors as text, and kill them."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def fork() -> int:
-    """`os.fork`, with one thread in the child: OpenMP's other threads don't follow, and it would wait for them."""
+    """Fork with one thread in the child, since it would wait for OpenMP's other threads, which do not follow."""
     if (pid := os.fork()) == 0:
         torch.set_num_threads(1)
     return pid
 
 
 def outcome(act: Callable[[], object]) -> str:
-    """Run `act` in another process. Returns "done", or the error as `repr`."""
+    """Run `act` in another process, and return "done" or the `repr` of its error."""
     return outcomes(act, 1)[0]
 
 
 def outcomes(act: Callable[[], object], count: int) -> list[str]:
-    """Run `act` in so many processes at once. Returns what each came to."""
+    """Run `act` in several processes at once, and return the outcome of each."""
     return [_said(*child) for child in [_started(act) for _ in range(count)]]
 
 
@@ -55,7 +55,7 @@ def _said(pid: int, read: int) -> str:
 
 
 def command(act: Callable[[], object], said: Path) -> int:
-    """Start `act` in another process, as a command that prints to a file. Returns the process's id."""
+    """Start `act` in another process, as a command that prints to a file, and return the process id."""
     if pid := fork():
         return pid
     code = 1
@@ -72,16 +72,16 @@ def command(act: Callable[[], object], said: Path) -> int:
 
 @contextmanager
 def inside(context: Callable[[], object]):
-    """Another process stays inside a context until it is killed, which happens at the end of the `with` block.
+    """Keep another process inside a context until the end of the `with` block, which kills it.
 
-    It has a child of its own, forked inside, which outlives it by a second.
+    It has a child that was forked inside the context and outlives it by a second.
     """
     read, write = os.pipe()
     if (pid := fork()) == 0:
         try:
             with context():  # type: ignore[attr-defined]
                 if os.fork() == 0:
-                    os.write(write, b"in")  # by now it has let go of what was locked
+                    os.write(write, b"in")  # By now it has released its locks.
                     time.sleep(1)
                     os._exit(0)
                 signal.pause()
@@ -98,7 +98,7 @@ def inside(context: Callable[[], object]):
 
 
 def as_nobody(act: Callable[[], object]) -> Callable[[], object]:
-    """The same, by a user for whom permissions count."""
+    """Return `act` to be run by a user for whom file permissions count."""
 
     def run() -> object:
         if os.geteuid() == 0:

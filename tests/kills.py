@@ -1,11 +1,11 @@
-"""Kill runs at random moments and start them again; what they leave must be what a run leaves that was let alone.
+"""Kill runs at random moments and restart them; they must leave the same files as an undisturbed run.
 
-    uv run python tests/kills.py --kills 50                 # by turns pretrain, adapt and record
+    uv run python tests/kills.py --kills 50                 # alternates between pretrain, adapt and record
 
-A reader looks at the folder all the while: whatever is visible must be whole. Runs are forked from this process, which
-has imported everything, so that kills hit work and not imports. It has run nothing itself: a library that has started
-threads (Arrow, OpenMP) may hang for ever in a process forked from it. Recording draws its episodes instead of
-simulating them: the simulation writes nothing.
+A reader loads the folder all the time, since whatever is visible must be complete. Runs are forked from this process,
+which has imported everything, so that kills hit work instead of imports. It runs nothing itself: once a library has
+started threads (Arrow, OpenMP), a process that is forked may hang for ever. Recording draws random episodes in place of
+simulating them, since the simulation writes no files.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from action_heads.pretrain.trainer import Trainer  # noqa: E402
 from action_heads.training import curve  # noqa: E402
 from action_heads.training.optimiser import OptimiserConfig  # noqa: E402
 
-# Of these the bytes tell of time and speed.
+# The bytes of these files depend on time and speed.
 TIMED = {"config.json", "README.md", "policy.json", "results.json", "state.json"}
 
 
-def quick_picture(curves: dict, path: Path, title: str) -> None:
-    """What is drawn in place of the curve, which takes longer than a run."""
+def quick_figure(curves: dict, path: Path, title: str) -> None:
+    """Return a file in place of the figure of the curves, whose drawing takes longer than a run."""
     picture = io.BytesIO()
     Image.new("RGB", (64, 64)).save(picture, format="PNG")
     files.write_together(path.parent, {path.name: picture.getvalue()})
@@ -105,7 +105,7 @@ LATE_IMPORTS = {
 
 
 def read(out: Path) -> None:
-    """Load whatever is there, as a reader who knows nothing of the run."""
+    """Load everything in the folder, as a reader who knows nothing of the run."""
     if not out.is_dir():
         return
     for path in sorted(out.rglob("*")):
@@ -120,7 +120,7 @@ def read(out: Path) -> None:
                 data = path.read_bytes()
                 assert data.endswith(b"IEND\xaeB`\x82"), f"{path} is half a picture"
         except FileNotFoundError:
-            pass  # removed, as older states are
+            pass  # It was removed, as older training states are.
         except files.WeightFileError:
             if path.exists():
                 raise
@@ -134,7 +134,7 @@ def read(out: Path) -> None:
 
 
 def forked(act: Callable[[], None], log: Path) -> int:
-    """Start a process. Its errors are appended to `log`."""
+    """Start a process that appends its errors to `log`."""
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     forkable = [thread for thread in threads if thread != "jemalloc_bg_thd"]  # which starts again after a fork
     assert len(forkable) <= 1, f"{threads}: a process with threads may hang when it is forked"
@@ -160,7 +160,7 @@ def keeps_reading(work: Path, name: str) -> None:
 
 
 def left(place: Path) -> dict[str, str]:
-    """Every file below, with a digest of it where it is to be the same bits; hidden ones too."""
+    """Return every file below, hidden ones included, with a digest if its bytes must be the same."""
     found = {}
     for path in sorted(place.rglob("*")):
         name = str(path.relative_to(place))
@@ -170,14 +170,14 @@ def left(place: Path) -> dict[str, str]:
 
 
 def digest(path: Path) -> str:
-    """Of an adapter, only of its tensors: its pointer names the folder of a head that was saved with it."""
+    """Return a digest of a file, but only of the tensors of an adapter, whose pointer names a folder."""
     if path.name == "adapter.safetensors":
         return files.fingerprint(files.load_tensors(path)[0])
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def undisturbed(name: str, work: Path, log: Path) -> tuple[dict[str, str], float]:
-    """What a run leaves that is let alone, and how long it takes."""
+    """Return the files of an undisturbed run, and its duration."""
     began = time.monotonic()
     place = work / f"{name}-whole"
     pid = forked(functools.partial(RUNS[name], place / "out", work), log)
@@ -187,7 +187,7 @@ def undisturbed(name: str, work: Path, log: Path) -> tuple[dict[str, str], float
 
 
 def kill_and_compare(name: str, kills: int, dice: random.Random, work: Path) -> dict[str, int]:
-    """Kill the command so many times, anew in an empty folder whenever it was faster, and count what was seen."""
+    """Kill the command `kills` times, starting in an empty folder whenever it finished, and count the readings."""
     log, attempts = work / f"{name}.log", itertools.count()
     whole, seconds = undisturbed(name, work, log)
     counts = {"kills": 0, "finished": 0, "drafts": 0}
@@ -212,7 +212,7 @@ def kill_and_compare(name: str, kills: int, dice: random.Random, work: Path) -> 
                 raise SystemExit(f"{name}, after {counts}, left other files than an undisturbed run: {other}")
             if counts["kills"] >= kills:
                 return counts
-            if dice.random() < 0.5:  # else it is run again, finished as it is
+            if dice.random() < 0.5:  # Otherwise the finished run would be run again.
                 place = work / f"{name}-killed-{next(attempts):03}"
     finally:
         if os.waitpid(reader, os.WNOHANG) != (0, 0):
@@ -222,7 +222,7 @@ def kill_and_compare(name: str, kills: int, dice: random.Random, work: Path) -> 
 
 
 def main() -> None:
-    curve.draw_curve = quick_picture
+    curve.draw_curve = quick_figure
     Trainer.evaluate.__wrapped__.__defaults__ = (1,)
     Trainer.evaluate_unconditional.__wrapped__.__defaults__ = (64,)
     options = argparse.ArgumentParser(description=__doc__)
@@ -231,7 +231,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     given = options.parse_args()
     torch.set_num_threads(1)
-    tqdm.monitor_interval = 0  # its thread may hold a lock while a process is forked
+    tqdm.monitor_interval = 0  # Its thread may hold a lock while a process is forked.
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         prepare(work, given.runs)
@@ -242,7 +242,7 @@ def main() -> None:
 
 
 def prepare(work: Path, runs: list[str]) -> None:
-    """Make the data, and import what a run imports late, so that no process that is forked spends its time on it."""
+    """Make the data, and import what a run imports late, so that forked processes spend no time on imports."""
     if "adapt" in runs:
         from recorded import hdf5
         from small import tiny_head

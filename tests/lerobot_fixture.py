@@ -1,6 +1,6 @@
-"""LeRobotDatasets of version 3 as lerobot 0.6.1 writes them, without lerobot: the layout, not the statistics.
+"""Writers of LeRobotDatasets of version 3 that need no lerobot, in the layout of lerobot 0.6.1, without statistics.
 
-Checked by hand against the real one: same files, same column names and types, same order.
+The layout was compared by hand with lerobot's: same files, same column names and types, same order.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DROID = Path(__file__).parent / "data" / "droid_3_episodes.npz"
 
 
 def write(folder: Path, episodes: Sequence[dict[str, np.ndarray]], fps: int, a_file: int = 2, **info: Any) -> Path:
-    """Episodes, each column (t, width), -> a dataset in `folder` with `a_file` episodes in each data file."""
+    """Write episodes, each column (t, width), as a dataset in `folder`, with `a_file` episodes in each data file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -32,7 +32,7 @@ def write(folder: Path, episodes: Sequence[dict[str, np.ndarray]], fps: int, a_f
             columns: dict[str, Any] = {}
             for name, values in episode.items():
                 values = values.astype(np.float32)
-                # a feature of one number is a plain column, not a list of one
+                # A feature of one number is a plain column, without lists.
                 columns[name] = (
                     pa.array(values[:, 0])
                     if values.shape[1] == 1
@@ -75,7 +75,7 @@ def write(folder: Path, episodes: Sequence[dict[str, np.ndarray]], fps: int, a_f
 
 
 def droid_episodes() -> list[dict[str, np.ndarray]]:
-    """Three true episodes with the low-dimensional columns that lerobot/droid_1.0.1 has."""
+    """Return three real episodes with the low-dimensional columns of lerobot/droid_1.0.1."""
     data = np.load(DROID, allow_pickle=False)
     names = {
         "observation.state.joint_position": "joint_position",
@@ -88,7 +88,7 @@ def droid_episodes() -> list[dict[str, np.ndarray]]:
         now = slice(start, start + length)
         episode = {column: data[key][now] for column, key in names.items()}
         episode["observation.state.gripper_position"] = data["gripper"][now, None]
-        # The file holds only the state of the gripper: it stands in for the command, which the schema reads.
+        # The file holds only the gripper's state, which here stands in for the command that the schema reads.
         episode["action.gripper_position"] = data["gripper"][now, None]
         episode["observation.state"] = np.concatenate((data["joint_position"][now], data["gripper"][now, None]), axis=1)
         episodes.append(episode)
@@ -96,5 +96,5 @@ def droid_episodes() -> list[dict[str, np.ndarray]]:
 
 
 def droid(folder: Path, **info: Any) -> Path:
-    """The three DROID episodes as a dataset of two data files."""
+    """Write the three DROID episodes as a dataset of two data files."""
     return write(folder, droid_episodes(), 15, **info)

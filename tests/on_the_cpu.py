@@ -1,4 +1,4 @@
-"""A fixture for the conftests of trainers' tests: on the CPU, also on a machine with a GPU, since bits are compared."""
+"""A fixture that runs trainers on the CPU even on a machine with a GPU, because their tests compare bits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small heads that behave as the shipped ones do, in milliseconds."""
+"""Small random heads and policies for fast tests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ COND_DIM = 7
 
 
 def tiny_config(backbone: str = "mlp", **changes) -> HeadConfig:
-    """For all mechanisms that the backbone takes."""
+    """Return a config for all mechanisms that the backbone supports."""
     mechanisms = BACKBONES[backbone].mechanisms
     settings = {"name": "test/tiny", "backbone": backbone, "mechanisms": mechanisms, "width": 16, "depth": 3, "rank": 4}
     return HeadConfig(**settings | changes)
 
 
 def tiny_head(backbone: str = "mlp", seed: int = 0, **changes) -> ActionHead:
-    """A frozen random head with statistics that are not the identity."""
+    """Return a frozen random head whose normalizer is not the identity."""
     torch.manual_seed(seed)
     head = ActionHead(tiny_config(backbone, **changes))
     head.normalizer = Normalizer.from_range([-0.5, -0.4, 0.0], [0.7, 0.4, 0.9], head.config.space)
@@ -27,7 +27,7 @@ def tiny_head(backbone: str = "mlp", seed: int = 0, **changes) -> ActionHead:
 
 
 def trained_policy(head: ActionHead, mechanism: str | None = None, **options):
-    """A policy whose adapter, by default AdaLN-Zero where the head takes it, is not at its zero initialisation."""
+    """Return a policy whose adapter, by default AdaLN-Zero if the head supports it, is not at its zero start."""
     taken = head.config.mechanisms
     mechanism = mechanism or ("adaln_zero" if "adaln_zero" in taken else taken[0])
     policy = head.attach(ADAPTERS[mechanism](COND_DIM, **options))
@@ -38,7 +38,7 @@ def trained_policy(head: ActionHead, mechanism: str | None = None, **options):
 
 
 def actions(batch: int = 4, seed: int = 0) -> torch.Tensor:
-    """Chunks (b, 16, 10) in the range of the tiny head's space."""
+    """Return chunks (b, 16, 10) in the range of the tiny head's normalizer."""
     generator = torch.Generator().manual_seed(seed)
     return 0.8 * torch.rand((batch, 16, 10), generator=generator) - 0.2
 

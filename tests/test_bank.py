@@ -1,4 +1,4 @@
-"""Many adapters in one batch: each row is what its own policy would have made of it."""
+"""Tests that each row of a bank's batch is what its own policy makes of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASKS = ["stack", "lift", "stack", "pour"]
 
 
 def policies(head, **options):
-    """Three trained adapters; one of them has statistics of its own."""
+    """Return three trained policies, one of them with its own normalizer."""
     made = {}
     for seed, name in enumerate(("stack", "lift", "pour")):
         torch.manual_seed(seed)
@@ -82,7 +82,7 @@ def test_a_policy_of_a_bank_only_acts(tmp_path):
     head = tiny_head()
     rows = bank_of(head, policies(head)).on(TASKS)
     for call in (lambda: rows.loss(0, 0), lambda: rows.save_adapter(tmp_path), lambda: rows.load_adapter(tmp_path)):
-        with pytest.raises(RuntimeError, match="only acts"):
+        with pytest.raises(RuntimeError, match="can only sample"):
             call()
 
 
@@ -136,17 +136,17 @@ def test_training_on_changes_nothing_in_the_bank():
 def test_refusals():
     head = tiny_head()
     bank = bank_of(head, policies(head, through="code"))
-    with pytest.raises(ValueError, match="no adapter for 'sweep'; the bank has stack, lift, pour"):
+    with pytest.raises(ValueError, match=r"the bank has no adapter for 'sweep'. It has stack, lift, pour"):
         bank.on(["sweep"])
-    with pytest.raises(ValueError, match="names, one a row"):
+    with pytest.raises(ValueError, match="must be a list of names, one for each row"):
         bank.on("stack")
-    with pytest.raises(ValueError, match="no adapter for 'stack'; the bank has none yet"):
+    with pytest.raises(ValueError, match=r"the bank has no adapter for 'stack'. It has none yet"):
         AdapterBank(head).on(["stack"])
     with pytest.raises(ValueError, match="2 tasks came with 3 conditions"):
         bank.on(["stack", "lift"]).sample(conditions(3))
-    with pytest.raises(ValueError, match="one bank for each shape"):
+    with pytest.raises(ValueError, match="Use one bank for each setting"):
         bank.add("sweep", head.attach(AdaLNZero(COND_DIM, through="code", hidden_dim=5)))
     with pytest.raises(ValueError, match="relearn_step"):
         bank.add("sweep", head.attach(AdaLNZero(COND_DIM, relearn_step=True)))
-    with pytest.raises(ValueError, match="all share one head"):
+    with pytest.raises(ValueError, match="Use one bank for each head"):
         bank.add("sweep", trained_policy(tiny_head(seed=1), "adaln_zero", through="code"))

@@ -1,4 +1,4 @@
-"""Every head that comes with the package, replayed."""
+"""Tests of every bundled head, against its golden outputs and its promises."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_carries_its_contract(name):
 
 @pytest.mark.parametrize("name", HEADS)
 def test_has_learned_motion(name):
-    """On recorded motion that was held out, against a random head of the same shape."""
+    """Every bundled head has less than half the loss of a random head on held-out recorded motion."""
     head = ActionHead.from_pretrained(name)
     torch.manual_seed(0)
     losses = [unconditional_loss(candidate, head.normalizer) for candidate in (head, ActionHead(head.config))]
@@ -69,15 +69,15 @@ def unconditional_loss(head, normalizer) -> float:
 @pytest.mark.parametrize("mechanism", UNIVERSAL)
 @pytest.mark.parametrize("name", HEADS)
 def test_samples_are_motion(name, mechanism):
-    """Unconditional chunks: rotations near orthonormal, grippers near ±1, positions within reach and smooth."""
+    """Unconditional chunks have nearly orthonormal rotations, grippers near ±1, and smooth positions within reach."""
     head = ActionHead.from_pretrained(name)
     chunks = head.sample(64, mechanism=mechanism, steps=20, generator=generator())
     position, rows, gripper = chunks[..., :3], chunks[..., 3:9].unflatten(-1, (2, 3)), chunks[..., 9]
     gram = rows @ rows.mT
-    assert (gram - torch.eye(2)).abs().median() < 0.1  # a random head: 0.3 to 0.4
+    assert (gram - torch.eye(2)).abs().median() < 0.1  # A random head has 0.3 to 0.4.
     assert (gripper.abs() - 1).abs().median() < 0.05
     assert position.norm(dim=-1).max() < 2
-    if head.backbone.mixes_time:  # mlp denoises every step alone, so its unconditional chunks are not one motion
+    if head.backbone.mixes_time:  # Unconditional chunks of mlp are not one motion.
         assert position.diff(dim=1).norm(dim=-1).median() < 0.05
 
 

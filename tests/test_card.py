@@ -1,4 +1,4 @@
-"""Cards: whom the data is owed to."""
+"""Tests of model cards: credits of data, and results that are damaged."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from small import tiny_head
+from small import tiny_config, tiny_head
 
-from action_heads.card import credit, head_card
+from action_heads import ActionHead, ActionSpace
+from action_heads.adapters import FiLM
+from action_heads.card import adapter_card, credit, head_card
 
 DROID = "lerobot:lerobot/droid_1.0.1"
 
@@ -51,14 +53,31 @@ def test_crediting_brings_no_reader_along():
     assert done.stdout.strip() == "[]"
 
 
+def test_the_card_explains_the_size_and_every_column():
+    space = ActionSpace((("joint", 7), ("gripper", 1)), mode="delta")
+    card = head_card(ActionHead(tiny_config(space=space)), "me/mlp-0.3m-arm")
+    assert "`0.3m`, stands for 0.3 million parameters" in card
+    assert "changes from one time step to the next" in card
+    assert "| 0 to 6 | joint angles | rad |\n| 7 | gripper | -1 open to +1 closed |" in card
+    assert "size in the name" not in head_card(tiny_head())
+
+
+@pytest.mark.parametrize("sources", [7, {"tokens": 7, "state": 3}])
+def test_the_condition_on_an_adapters_card_fits_the_adapter(sources):
+    policy, names = tiny_head().attach(FiLM(sources)), {}
+    (line,) = [line for line in adapter_card(policy, "me/stack").splitlines() if line.startswith("cond = ")]
+    exec(f"import torch; {line}", names)
+    assert policy.sample(names["cond"]).shape == (1, 16, 10)
+
+
 @pytest.mark.parametrize("name", ["evaluation.json", "trial.json", "latency.json"])
 @pytest.mark.parametrize("damage", ["", "[]", "3", "{", "{}", '{"rows": [{}]}', '{"results": 3}', "[" * 100_000])
 def test_damaged_results_are_named(name, damage, tmp_path):
-    """Those that fit no head are left out; what can't be shown is an error that names the file."""
+    """Results that cannot be shown raise an error that names the file."""
     head = tiny_head()
     text = damage
     if damage.startswith("{") and damage.endswith("}"):
         text = json.dumps(json.loads(damage) | {"fingerprint": head.fingerprint()})
     (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=rf"{name} is damaged .*measure again, or remove it"):
+    with pytest.raises(ValueError, match=rf"{name} is damaged .*Measure again, or remove it"):
         head_card(head, folder=tmp_path)

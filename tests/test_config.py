@@ -1,4 +1,4 @@
-"""The head's config: there and back, and strict."""
+"""Tests of the head's config: round trips, and strict checks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_is_frozen():
         ({"width": 2}, "width must be even and at least 4"),
         ({"depth": 1.5}, "depth must be a positive integer"),
         ({"backbone": "gru"}, "choose one of mlp, mixer"),
-        ({"mechanisms": ("prefix",)}, r"mlp can't be conditioned by 'prefix': it takes film, additive"),
+        ({"mechanisms": ("prefix",)}, r"mlp does not support 'prefix'; it supports film, additive"),
     ],
 )
 def test_bad_values(wrong, message):
@@ -48,9 +48,9 @@ def test_bad_values(wrong, message):
 @pytest.mark.parametrize(
     ("version", "remedy"),
     [
-        (VERSION - 1, "made by an older release: pretrain it again, or install that release"),
-        (VERSION + 1, "upgrade with"),
-        (None, "upgrade with"),
+        (VERSION - 1, "An older release wrote it: pretrain the head again, or install that release"),
+        (VERSION + 1, "Upgrade with"),
+        (None, "Upgrade with"),
     ],
 )
 def test_another_version_names_its_remedy(version, remedy):

@@ -1,4 +1,4 @@
-"""Counts known before attaching are the counts after it."""
+"""Tests that parameter counts before attaching are those after it, and agree in README, cards and code."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_no_other_hidden_dim_comes_closer(backbone, mechanism, through, relearn_
 
 @pytest.mark.parametrize("name", sorted(hub.bundled()))
 def test_readme_card_list_and_code_count_the_same(name):
-    """The denoiser is what the size in a name means; a policy computes with it and with one modulation."""
+    """The size in a name is that of the denoiser; a policy computes with it and with one modulation."""
     folder = hub.bundled()[name]
     head = ActionHead.from_pretrained(name)
     counts = sizes({key: parameter.shape for key, parameter in head.named_parameters()})
@@ -85,7 +85,7 @@ def test_a_size_means_the_denoiser_of_an_mlp():
 
 
 def test_adapters_and_heads_can_be_compared_at_one_size():
-    """The paper's table of mechanisms compares adapters of 0.57M to 6.5M."""
+    """All mechanisms can be compared at one size, unlike the 0.57M to 6.5M of the paper's table."""
     head = ActionHead(HeadConfig()).freeze()
     sizes = [head.attach(match_trainable(head, ADAPTERS[m], 512, 500_000)).num_trainable for m in head.modulation]
     assert max(abs(size - 500_000) for size in sizes) < 0.02 * 500_000
@@ -115,12 +115,12 @@ def test_a_matched_adapter_is_an_ordinary_one():
 def test_targets_out_of_reach_are_refused():
     head = tiny_head()
     least = [trained(head, FiLM, COND_DIM, hidden_dim=1, through=path) for path in THROUGH]
-    expected = f"at least {least[0]:,} with through='code', {least[1]:,} with through='blocks', {least[2]:,} with"
-    with pytest.raises(ValueError, match=f"film can't train 99 parameters on test/tiny: so it trains .*; {expected}"):
+    expected = f"are {least[0]:,} with through='code', {least[1]:,} with through='blocks', {least[2]:,} with"
+    with pytest.raises(ValueError, match=f"film cannot train 99 parameters on test/tiny.*it trains .*{expected}"):
         match_trainable(head, FiLM, COND_DIM, 99, through="blocks")
-    with pytest.raises(ValueError, match=f"hidden_dim 1 to {WIDEST:,}"):
+    with pytest.raises(ValueError, match=f"hidden_dim from 1 to {WIDEST:,}"):
         match_trainable(head, FiLM, COND_DIM, 10**12)
     with pytest.raises(ValueError, match="pretrained for film"):
         match_trainable(tiny_head("unet"), ADAPTERS["adaln"], COND_DIM, 1000)
-    with pytest.raises(ValueError, match=r"99 parameters.*at least [0-9,]+ with through='blocks'$"):
+    with pytest.raises(ValueError, match=r"99 parameters.*smallest numbers are [0-9,]+ with through='blocks'$"):
         match_trainable(tiny_head(coded=False), FiLM, COND_DIM, 99)

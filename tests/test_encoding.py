@@ -1,4 +1,4 @@
-"""Every text file is read and written as UTF-8, whatever the encoding of the system: it is another on Windows."""
+"""A test that every text file is read and written as UTF-8, whatever the encoding of the system, as on Windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDERS = ("action_heads", "lab", "lerobot_policy_dae", "benchmarks", "examples"
 
 
 def without_encoding(source: str) -> list[int]:
-    """The lines of a source that open a text file in the system's encoding."""
+    """Return the lines of a source file that open a text file in the system's encoding."""
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return [call.lineno for call in calls if _opens_text(call) and "encoding" not in {k.arg for k in call.keywords}]
 

@@ -1,4 +1,4 @@
-"""Stage 2 in memory."""
+"""Tests of `fit`."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_noise_is_an_option(noise):
 
 def test_rows_must_agree():
     policy = tiny_head().attach(AdaLNZero(COND_DIM))
-    with pytest.raises(ValueError, match="got \\[8, 4\\]"):
+    with pytest.raises(ValueError, match="same number of rows, one for each chunk; got 8, 4"):
         fit(policy, actions(8), conditions(4))
 
 

@@ -1,4 +1,4 @@
-"""Settings of small dataclasses: small, flat outside, and read from files as they were before they were nested."""
+"""Tests of nested settings: flat for flags, and readable from files of before they were nested."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from action_heads.adapters import ADAPTERS, AdapterConfig
 from action_heads.io import files
 
 ROOT = Path(__file__).parent.parent
-BEFORE = ROOT / "tests/data/settings"  # written by the release before
+BEFORE = ROOT / "tests/data/settings"  # written by an earlier release
 MOST = 25
-# Another value of each type, and where the type does not tell it, of each name.
+# Other valid values by the name of a field, where its type alone does not suggest one.
 OTHERS: dict[str, Any] = {
     **{"data": "robomimic:a.hdf5", "mode": "normal", "adapter": "film", "through": "code", "action_layout": "libero"},
     **{"encoder": "resnet50", "train_encoder": "frozen", "weights": "imagenet", "pool": "cls", "schedule": "constant"},
@@ -29,7 +29,7 @@ OTHERS: dict[str, Any] = {
 
 
 def kinds() -> list[type[Settings]]:
-    """Every settings class that has parts."""
+    """Return every settings class that has parts."""
     found = []
     for module, name in (("adapt", "AdaptConfig"), ("pretrain", "PretrainConfig")):
         settings = pytest.importorskip(f"action_heads.{module}.settings")
@@ -38,7 +38,7 @@ def kinds() -> list[type[Settings]]:
 
 
 def other(kind: type[Settings], name: str) -> Any:
-    """A value that a field may have instead of its default."""
+    """Return a valid value of a field other than its default."""
     default = leaves(kind)[name].default
     if name == "data" and isinstance(default, tuple):
         return (OTHERS["data"],)

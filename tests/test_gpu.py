@@ -1,4 +1,4 @@
-"""What must hold on CUDA; run by hand with `pytest -m gpu`."""
+"""Tests on CUDA, to be run by hand with `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.gpu
 def test_same_numbers_as_on_the_cpu(policy):
     """A CPU generator gives a head on CUDA the same noise.
 
-    Without TF32, which cuDNN uses for convolutions by default and which keeps 10 bits of a float.
+    TF32 is off here. cuDNN uses it for convolutions by default, and it keeps only 10 bits of a float.
     """
     expected = policy.sample(conditions(), generator=generator())
     loss = policy.loss(actions(), conditions(), generator=generator())
@@ -47,7 +47,7 @@ def test_adapter_trains_on_a_shipped_head(dtype):
 
 @pytest.fixture
 def on_the_gpu():
-    """Other tests may have settled accelerate on the CPU."""
+    """Reset accelerate, which other tests may have set to the CPU."""
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -58,7 +58,7 @@ def on_the_gpu():
 )
 @pytest.mark.usefixtures("on_the_gpu")
 def test_pretrains_in_bf16(tmp_path, arch, size):
-    """`auto` is bf16 here; weights and their average stay fp32, and a resumed run is a finished run."""
+    """Precision `auto` is bf16 on a GPU; weights and averages stay fp32, and a finished run is not trained again."""
     optimiser = OptimiserConfig(steps=400, batch_size=256, warmup=20)
     config = PretrainConfig(out=tmp_path, arch=arch, size=size, optimiser=optimiser, save_every=200)
     head = pretrain(config)
@@ -81,7 +81,7 @@ def test_pretraining_takes_pinned_batches_to_fp32_weights(tmp_path):
 
 @pytest.mark.parametrize("options", [{}, {"steps": 1}, {"sampler": "heun"}, {"sampler": "dpmpp_2m"}])
 def test_a_graph_is_eager(policy, options):
-    """For every backbone and adapter, at several batch sizes; each replay with noise and conditions of its own."""
+    """A graph gives the eager chunks for every backbone, adapter and batch size, whatever noise and conditions are."""
     there = copy.deepcopy(policy).to("cuda")
     fast = there.compile()
     assert fast.compiled.method == "graph"

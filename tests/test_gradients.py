@@ -1,4 +1,4 @@
-"""One backward pass gives every trainable parameter a gradient, so plain DDP trains whatever is attached."""
+"""Tests that one backward pass gives every trainable parameter a gradient, as plain DDP needs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from action_heads.backbones import BACKBONES
 from action_heads.policy import ConditionedHead
 
 WIDTHS = {"tokens": 6, "state": 3, "text": 5}
-# Which condition an adapter of these widths may be given: vectors, tokens, with and without masks, and both mixed.
+# The kinds of conditions for adapters of these widths: vectors, tokens, with and without masks, and mixed.
 KINDS = {
     "a vector": (6, {"cond": (6,)}),
     "tokens": (6, {"cond": (4, 6)}),
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def condition(kind: str, batch: int = 2):
-    """A condition of a kind, and its mask."""
+    """Return a condition of one kind, and its mask."""
     shapes = dict(KINDS[kind][1])
     masked = shapes.pop("mask", None) is not None
     cond = {name: torch.randn(batch, *shape, generator=generator(1)) for name, shape in shapes.items()}
@@ -84,7 +84,7 @@ def test_a_code_for_every_step(through):
 
 
 def test_whatever_trains_of_the_head(backbone, mechanism):
-    """In normal training everything does, and of a reshaped head the projections."""
+    """The whole head gets gradients in normal training, and the projections of a reshaped head do."""
     head = tiny_head(backbone)
     assert not without_gradient(head.in_mode("normal").attach(ADAPTERS[mechanism](6)), "a vector")
     space = ActionSpace((("joint", 7), ("gripper", 1)))
@@ -94,7 +94,7 @@ def test_whatever_trains_of_the_head(backbone, mechanism):
 
 
 def test_queries_that_choose_nothing_change_nothing():
-    """Of a vector the queries get the gradient zero, and its numbers are, bit for bit, those of any other pooling."""
+    """For a vector the queries get a zero gradient, and the result is that of any other pooling, bit for bit."""
     adapter = tiny_head().attach(AdaLNZero(WIDTHS, pool="attention")).adapter
     with torch.no_grad():
         for pool in adapter.pool.values():
@@ -111,7 +111,7 @@ def test_queries_that_choose_nothing_change_nothing():
 
 
 def train_under_ddp(rank: int, port: int) -> None:
-    """Every pool and every kind of condition: two steps each, since DDP misses a gradient in the next step."""
+    """Train each pooling with each kind of condition for two steps, since DDP misses a gradient one step later."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     try:
@@ -133,7 +133,7 @@ def train_under_ddp(rank: int, port: int) -> None:
     except BaseException:
         dist.destroy_process_group()
         raise
-    os._exit(0)  # gloo's threads may wait for each other for ever when they are taken down in order
+    os._exit(0)  # In an orderly exit gloo's threads may wait for each other forever.
 
 
 def train_in_two() -> None:
@@ -141,7 +141,7 @@ def train_in_two() -> None:
         port = server.getsockname()[1]
     both = torch.multiprocessing.start_processes(train_under_ddp, (port,), nprocs=2, join=False, start_method="fork")
     began = time.monotonic()
-    while not both.join(timeout=5):  # true when both have ended; raises what one has raised
+    while not both.join(timeout=5):  # True when both have ended; raises the error of either.
         if time.monotonic() - began > 300:
             for process in both.processes:
                 process.kill()
@@ -150,7 +150,7 @@ def train_in_two() -> None:
 
 @needs_fork
 def test_two_processes_train_in_plain_ddp():
-    """Forked from a new process, which imports all of it once: after a backward pass autograd may refuse a fork."""
+    """Two processes train in plain DDP, forked from a new process, since autograd may refuse a fork after backward."""
     code = "import torch._dynamo; from test_gradients import train_in_two; train_in_two()"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Saving, loading and refusing heads."""
+"""Tests of saving and loading heads, and of the errors for damaged ones."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def edit_config(folder, **changes):
         (lambda f: edit_config(f, horizon=8), WeightFileError, "backbone.embed"),
         (lambda f: edit_config(f, objective=OBJECTIVE | {"prediction": "epsilon"}), WeightFileError, "was changed"),
         (lambda f: edit_config(f, objective={}), ValueError, "the objective lacks clip"),
-        (lambda f: edit_config(f, objective=None), ValueError, "the objective is a JSON object"),
+        (lambda f: edit_config(f, objective=None), ValueError, "the objective must be a JSON object"),
         (lambda f: edit_config(f, mechanisms=5), ValueError, "mechanisms .* must be of type tuple"),
         (lambda f: edit_config(f, depth=True), ValueError, "depth .* must be of type int"),
         (lambda f: edit_config(f, backbone="diffusion"), ValueError, "choose one of mlp, mixer"),
@@ -115,7 +115,7 @@ def test_spoilt_heads_are_refused(spoil, error, message, tmp_path):
 
 
 def test_a_save_cut_short_is_refused(tmp_path):
-    """New weights, then the machine dies before the new config: the two do not agree."""
+    """A folder with new weights but the old config, as after a power cut, is refused."""
     folder = tiny_head(seed=0).save_pretrained(tmp_path / "head")
     config = (folder / "config.json").read_bytes()
     tiny_head(seed=1).save_pretrained(folder)
@@ -129,12 +129,12 @@ def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
     assert "me/tiny" in url
     loaded = ActionHead.from_pretrained("me/tiny")
     assert loaded.source["path"] == "me/tiny"
-    assert len(loaded.source["revision"]) == 40  # the commit, which later pushes do not move
+    assert len(loaded.source["revision"]) == 40  # The commit does not move with later pushes.
     assert torch.equal(loaded.sample(1, generator=generator()), head.sample(1, generator=generator()))
 
 
 def test_a_failing_save_leaves_the_older_head(tmp_path, monkeypatch):
-    """Whichever of the files can't be written."""
+    """If any of the files cannot be written, the older head remains."""
     folder = tiny_head(seed=0).save_pretrained(tmp_path / "head")
     for failing in ("model.safetensors", "config.json"):
         real = os.open
@@ -168,7 +168,7 @@ def test_loading_leaves_the_users_seed_alone(tmp_path):
 
 def test_an_adapter_of_a_head_that_is_only_here_is_not_pushed(fake_hub, tmp_path):
     policy = trained_policy(ActionHead.from_pretrained(tiny_head().save_pretrained(tmp_path / "head")))
-    with pytest.raises(ValueError, match=r"publish it first with head\.push_to_hub"):
+    with pytest.raises(ValueError, match=r"Publish the head first with head\.push_to_hub"):
         policy.push_adapter("me/stack")
 
 
@@ -185,7 +185,7 @@ def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
 
 def test_no_part_of_a_frozen_head_can_be_loaded_into(head):
     other = tiny_head(head.config.backbone, seed=1)
-    with pytest.raises(ValueError, match="is frozen and the state to load has another"):
+    with pytest.raises(ValueError, match="is frozen, but the state to load has a different"):
         head.backbone.load_state_dict(other.backbone.state_dict())
     head.backbone.load_state_dict(head.backbone.state_dict())
     twin = copy.deepcopy(head)
@@ -194,7 +194,7 @@ def test_no_part_of_a_frozen_head_can_be_loaded_into(head):
 
 
 def test_a_head_that_was_saved_knows_where(tmp_path):
-    """Normal training, then frozen: head and adapter saved side by side come back together."""
+    """A head that trained along, was frozen and saved beside its adapter is found by the adapter."""
     head = tiny_head().in_mode("normal")
     policy = trained_policy(head)
     head.freeze().save_pretrained(tmp_path / "head")
@@ -217,7 +217,7 @@ def test_policies_survive_pickling(policy):
 
 @pytest.mark.parametrize("wrong", ["adaln_zero", ADAPTERS["adaln_zero"], None, 3])
 def test_attach_takes_an_adapter(wrong):
-    with pytest.raises(ValueError, match=r"pass AdaLNZero\(cond_dim=\.\.\.\)"):
+    with pytest.raises(ValueError, match=r"Pass AdaLNZero\(cond_dim=\.\.\.\)"):
         tiny_head().attach(wrong)
 
 
@@ -234,7 +234,7 @@ def test_dtype_and_device_go_by_name(head, tmp_path):
 
 
 def test_a_header_that_says_integers_is_refused(head, tmp_path):
-    """One byte of the header makes other numbers of the same bits."""
+    """A header that was damaged to claim integers is refused."""
     file = head.save_pretrained(tmp_path) / "model.safetensors"
     whole = file.read_bytes()
     for was, now in ((b'"F32"', b'"I32"'), (b'"F32"', b'"U32"')):

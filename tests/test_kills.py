@@ -1,4 +1,4 @@
-"""A few kills at random moments; fifty of each command are tried by hand, with `tests/kills.py`."""
+"""A test with a few kills at random moments. `tests/kills.py` tries fifty of each command by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One switch: what each mode shares with the pretrained head, and what is its own."""
+"""Tests of the training modes: what each shares with the pretrained head, and what it does not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FRESH = [mode for mode in MODES if mode != "decoupled"]
 
 
 def moved(head: ActionHead, mode: str) -> set[str]:
-    """The parameters of the policy that training in a mode changes: the code that is the same for each."""
+    """Train in a mode, by the same code for each, and return the names of the parameters that changed."""
     policy = head.in_mode(mode).attach(ADAPTERS["film"](COND_DIM))
     before = {name: p.clone() for name, p in policy.named_parameters()}
     fit(policy, actions(32), conditions(32), config=FitConfig(steps=3, batch_size=8))
@@ -32,7 +32,7 @@ def test_modes_differ_in_what_trains(head):
 def test_decoupled_is_the_head_itself():
     head = tiny_head()
     assert head.in_mode("decoupled") is head
-    with pytest.raises(ValueError, match=r"this one trains: call head\.freeze\(\)"):
+    with pytest.raises(ValueError, match=r"this one is trainable; call head\.freeze\(\)"):
         ActionHead(head.config).in_mode("decoupled")
 
 
@@ -61,7 +61,7 @@ def test_the_seed_decides_and_the_callers_is_left_alone():
     one, same, other = (head.in_mode("random-frozen", seed=seed) for seed in (0, 0, 1))
     assert torch.equal(torch.rand(3), expected)
     assert one.fingerprint() == same.fingerprint() != other.fingerprint()
-    assert head.in_mode("normal", seed=1).fingerprint() == other.fingerprint()  # modes differ in what trains alone
+    assert head.in_mode("normal", seed=1).fingerprint() == other.fingerprint()  # Modes differ only in what trains.
 
 
 def test_what_is_frozen_keeps_its_precision_and_what_trains_has_32_bits():
@@ -77,15 +77,15 @@ def test_refusals():
         tiny_head().in_mode("frozen")
     reshaped = tiny_head().reshape(horizon=8)
     assert reshaped.in_mode("decoupled") is reshaped
-    with pytest.raises(ValueError, match=r"reshape a random one instead.*in_mode\('random-frozen'\)\.reshape"):
+    with pytest.raises(ValueError, match=r"Reshape a random head instead.*in_mode\('random-frozen'\)\.reshape"):
         reshaped.in_mode("random-frozen")
-    with pytest.raises(ValueError, match=r"build a new one, ActionHead\(head\.config\)"):
+    with pytest.raises(ValueError, match=r"build a new head with ActionHead\(head\.config\)"):
         reshaped.in_mode("normal")
     assert tiny_head().in_mode("random-frozen").reshape(horizon=8).config.horizon == 8
 
 
 def test_every_fresh_head_is_seeded_apart_from_stage_1():
-    """The first weights that a seed draws belong to the head that Stage 1 began with, whatever the layout."""
+    """No random head has the weights that Stage 1 started from, which are the first that a seed draws."""
     pretrained = tiny_head()
     other = ActionSpace((("joint", 7), ("gripper", 1)))
     for seed in (0, 1):

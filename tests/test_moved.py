@@ -1,4 +1,4 @@
-"""Modules that moved are found under their old names, as the same objects, with a warning."""
+"""Tests that modules which moved are importable by their old names, as the same objects, with a warning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from action_heads import _moved
 
 OLD = [*sorted(_moved.MODULES), *_moved.PACKAGES, "action_heads.pretrain.sources.npz", "action_heads.lerobot.draws"]
-# What must be installed for a moved module.
+# The distribution that a moved module needs.
 NEEDED = {
     "action_heads.data": ("accelerate", "h5py", "pyarrow"),
     "action_heads_lab": ("robosuite", "scipy", "tqdm"),
@@ -21,7 +21,7 @@ NEEDED = {
 
 
 def is_installed(module: str) -> bool:
-    """A folder of that name is not enough: tests/lerobot and the clone's lerobot_policy_dae are on the path."""
+    """Return whether a distribution is installed; a folder of its name on the path does not count."""
     spec = find_spec(module)
     return spec is not None and spec.origin is not None
 

@@ -1,4 +1,4 @@
-"""`ObservedPolicy`: what it observes, what a contract hides, and that it learns through the head as any policy does."""
+"""Tests of `ObservedPolicy`: its observations, the blind control, its loss, and its folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_is_what_adapt_calls_an_adapted_policy():
 
 @pytest.mark.parametrize("observed", OBSERVED)
 def test_blind_hides_images_or_else_the_state(observed):
-    """Of images the state beside them stays, since the control asks what the images are good for."""
+    """The control hides images and keeps a state beside them; a state without images becomes zero."""
     seeing, blind = made(observed), made(observed, replace(CONTRACT, blind=True))
     one, other = batch(observed, 0), batch(observed, 1)
 
@@ -84,7 +84,7 @@ def test_what_trains_is_in_one_group(observed):
 
 @pytest.mark.parametrize("observed", ["state", "images"])
 def test_a_folder_without_a_rate_is_read_again(observed, tmp_path):
-    """Policies of LeRobot do not know the rate of their dataset."""
+    """A policy without a rate, such as one of LeRobot, can be saved and loaded."""
     policy, given = made(observed, replace(CONTRACT, rate_hz=None)), batch(observed)
     again = ObservedPolicy.from_pretrained(policy.save(tmp_path))
     assert again.contract == policy.contract

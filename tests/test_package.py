@@ -1,4 +1,4 @@
-"""What importing costs, what the command says, and what a missing extra is called."""
+"""Tests of the imports, the command line and the names of extras."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from action_heads import __version__
 from action_heads._util.extras import CLONE, MODULES, missing, remedy, require
 
 ROOT = Path(__file__).parent.parent
-# Modules whose distribution has another name.
+# Modules whose distribution has a different name.
 DISTRIBUTIONS = {"tensorboardX": "tensorboardx", "action_heads_lab": "action-heads-lab"}
 
 HEAVY = (
@@ -34,7 +34,7 @@ HEAVY = (
 
 
 def test_import_brings_no_extra():
-    """Importing costs little more than importing torch: none of these may come along."""
+    """Importing the package imports none of the optional packages."""
     modules = "sys, action_heads, action_heads.adapters, action_heads.adapt, action_heads.encoders, action_heads.vlm"
     code = f"import {modules}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -42,7 +42,7 @@ def test_import_brings_no_extra():
 
 
 def test_adapters_have_one_identity():
-    """The top level's `adapters` is a link to `action_heads/adapters`; only the second is a package's name."""
+    """Adapters have one identity: the link `adapters` at the top of the repository is no package."""
     import action_heads.adapters
 
     assert action_heads.adapters.FiLM.__module__ == "action_heads.adapters.film"
@@ -67,12 +67,12 @@ def test_every_name_of_the_package_is_there_and_unknown_ones_are_not():
 
 
 def requirements(text: str) -> set[str]:
-    """Names of distributions, in small letters, of a list in pyproject.toml."""
+    """Return the lower-case names of distributions in a list of requirements in pyproject.toml."""
     return {re.split(r"[\[<>=!;~ ]", entry)[0].lower() for entry in re.findall(r'"([^"]+)"', text)}
 
 
 def declared() -> dict[str, set[str]]:
-    """Extra -> the distributions that it brings, also through other extras and this workspace's distributions."""
+    """Return the distributions that each extra brings, also through other extras and distributions of the workspace."""
 
     def extras(file: str) -> dict[str, str]:
         part = (ROOT / file).read_text(encoding="utf-8").partition("[project.optional-dependencies]")[2]
@@ -99,7 +99,7 @@ def declared() -> dict[str, set[str]]:
 
 
 def required() -> list[tuple[str, str, str]]:
-    """(file, module, extra) of every call of `require` in the package."""
+    """Return (file, module, extra) for every call of `require` in the package."""
     found = []
     packages = ("action_heads", "lab/action_heads_lab", "lerobot_policy_dae/lerobot_policy_dae")
     for path in sorted(path for package in packages for path in (ROOT / package).rglob("*.py")):
@@ -116,7 +116,7 @@ def test_every_extra_that_is_named_exists_and_brings_what_is_missing():
     assert len(required()) > 30
     for file, module, extra in required():
         assert extra in extras, f"{file} names the extra {extra!r}, which pyproject.toml does not have"
-        top = module.partition(".")[0].replace("datasets", "lerobot")  # LeRobot brings it
+        top = module.partition(".")[0].replace("datasets", "lerobot")  # LeRobot brings it.
         assert DISTRIBUTIONS.get(top, top).lower() in extras[extra], f"{file}: {extra!r} does not bring {module}"
     for extra, modules in MODULES.items():
         for module in modules:
@@ -140,7 +140,7 @@ def test_what_is_missing_is_found_without_importing_it(monkeypatch):
 
 
 def test_the_names_of_distributions_are_right():
-    """So far as they are installed here."""
+    """The names of distributions are right, as far as they are installed here."""
     found = packages_distributions()
     for module, distribution in DISTRIBUTIONS.items():
         if find_spec(module) and module in found:

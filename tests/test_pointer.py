@@ -1,4 +1,4 @@
-"""Adapters and heads that were moved after training."""
+"""Tests of adapters and heads that were moved after training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def chunk(policy):
 
 @pytest.fixture
 def made(tmp_path):
-    """A head and an adapter trained on it, as `--head heads/mine` in some working folder makes them."""
+    """Save a head and an adapter trained on it, as `--head heads/mine` does in some working folder."""
     head = tiny_head()
     root = tmp_path / "there"
     head.save_pretrained(root / "heads" / "mine")
@@ -56,25 +56,27 @@ def test_another_head_of_that_name_is_not_taken(made):
     root, _ = made
     shutil.rmtree(root / "heads" / "mine")
     tiny_head(seed=1).save_pretrained(root / "heads" / "mine")
-    with pytest.raises(HeadNotFoundError, match=r"points to its head, test/tiny with fingerprint .* pass head="):
+    with pytest.raises(
+        HeadNotFoundError, match=r"points to the head test/tiny with fingerprint .* pass its folder or Hub id as head="
+    ):
         ConditionedHead.from_pretrained(root / "runs" / "lift")
 
 
 def test_a_head_that_is_gone_is_passed(made, tmp_path):
     root, expected = made
     shutil.move(root / "heads" / "mine", tmp_path / "elsewhere" / "renamed")
-    with pytest.raises(HeadNotFoundError, match="If it was moved, pass head="):
+    with pytest.raises(HeadNotFoundError, match="If it was moved, pass its folder or Hub id as head="):
         ConditionedHead.from_pretrained(root / "runs" / "lift")
     place = tmp_path / "elsewhere" / "renamed"
     for head in (place, str(place), ActionHead.from_pretrained(place)):
         assert torch.equal(chunk(ConditionedHead.from_pretrained(root / "runs" / "lift", head=head)), expected)
-    with pytest.raises(ValueError, match="was trained on test/tiny with fingerprint"):
+    with pytest.raises(ValueError, match="was trained on the head test/tiny with fingerprint"):
         ConditionedHead.from_pretrained(root / "runs" / "lift", head=tiny_head(seed=1))
 
 
 def test_a_head_that_was_never_saved(tmp_path):
     policy = trained_policy(tiny_head())
     policy.save_adapter(tmp_path)
-    with pytest.raises(ValueError, match="was never saved: load it yourself and pass it as head="):
+    with pytest.raises(ValueError, match=r"was never saved. Load or build that head and pass it as head="):
         ConditionedHead.from_pretrained(tmp_path)
     assert torch.equal(chunk(ConditionedHead.from_pretrained(tmp_path, head=tiny_head())), chunk(policy))

@@ -1,4 +1,4 @@
-"""The promises of a conditioned head: what trains, what is frozen, what comes back from disk."""
+"""Tests of `ConditionedHead`: what trains, what is frozen, and what is saved and loaded."""
 
 from __future__ import annotations
 
@@ -81,17 +81,17 @@ def test_nothing_thaws_a_frozen_head(policy, tamper):
 
 @pytest.mark.parametrize("whole", [False, True])
 def test_other_weights_cannot_be_loaded_into_a_frozen_head(backbone, mechanism, whole):
-    """Neither directly nor through a module around it, as trainers do with checkpoints; and nothing is half-loaded."""
+    """Other weights cannot be loaded directly or through a module around the head, and nothing is half-loaded."""
     policy, other = (trained_policy(tiny_head(backbone, seed=seed), mechanism) for seed in (0, 1))
     before = bits(policy)
     target, state = (policy, other.state_dict()) if whole else (policy.head, other.head.state_dict())
-    with pytest.raises(ValueError, match="frozen and the state to load has another"):
+    with pytest.raises(ValueError, match="frozen, but the state to load has a different"):
         target.load_state_dict(state, strict=False)
     assert same(before, bits(policy))
 
 
 def test_a_part_may_be_loaded_where_loading_need_not_be_complete(policy):
-    """As PEFT does, whose files hold its own weights alone."""
+    """A partial state, such as a file of PEFT, can be loaded if loading is not strict."""
     before, part = bits(policy.head), {"adapter.read.0.bias": torch.ones_like(policy.adapter.read[0].bias)}
     policy.load_state_dict(part, strict=False)
     assert same(before, bits(policy.head))
@@ -100,9 +100,9 @@ def test_a_part_may_be_loaded_where_loading_need_not_be_complete(policy):
 
 def test_a_weight_thawed_behind_the_heads_back_is_caught(policy):
     next(policy.head.parameters()).requires_grad = True
-    with pytest.raises(RuntimeError, match="made trainable behind its back"):
+    with pytest.raises(RuntimeError, match="frozen head were made trainable"):
         policy.loss(actions(), conditions())
-    with pytest.raises(RuntimeError, match="made trainable behind its back"):
+    with pytest.raises(RuntimeError, match="frozen head were made trainable"):
         policy.trainable_parameters()
 
 
@@ -118,13 +118,13 @@ def test_an_unfrozen_head_trains_along():
 
 
 def test_counts(policy):
-    """Trainable is what gets a gradient; frozen is what an output depends on and does not."""
+    """Trainable parameters get gradients; frozen ones are all others that the output depends on."""
     policy.loss(actions(), conditions()).backward()
     assert policy.num_trainable == sum(p.grad.numel() for p in policy.parameters() if p.grad is not None)
     others = [m for name, m in policy.head.modulation.items() if name != policy.adapter.name]
     unused = sum(p.numel() for module in others for p in module.parameters())
     assert policy.num_frozen == policy.head.num_parameters - unused
-    assert f"{policy.num_frozen:,} frozen, {policy.num_trainable:,} trainable" in repr(policy)
+    assert f"{policy.num_frozen:,} frozen and {policy.num_trainable:,} trainable" in repr(policy)
 
 
 def test_two_adapters_share_one_head(head):
@@ -154,7 +154,7 @@ def test_loss_falls(head, mechanism):
 
 
 def test_loss_is_the_mean_squared_error_of_the_prediction():
-    """Recomputed by hand from the same noise."""
+    """The loss equals the mean squared error computed by hand from the same noise."""
     policy = trained_policy(tiny_head())
     g, objective = generator(4), policy.head.objective
     t = torch.randint(100, (4, 1), generator=g)
@@ -201,9 +201,9 @@ def test_padding_does_not_count(policy):
     other = actions()
     other[1, 10:] = 0.123
     one, two = (policy.loss(a, conditions(), is_pad=is_pad, generator=generator(2)) for a in (actions(), other))
-    if not policy.head.backbone.mixes_time:  # otherwise the network sees padding, though no error is taken there
+    if not policy.head.backbone.mixes_time:  # Elsewhere the network sees padding, whose error does not count.
         torch.testing.assert_close(one, two)
-    # Summed over rows with and without padding, each weighted by the steps that count, nothing is lost.
+    # The losses of rows with and without padding, weighted by their counted actions, give the same sum.
     whole = policy.loss(actions(), conditions(), generator=generator(2))
     rest = policy.loss(actions(), conditions(), is_pad=~is_pad, generator=generator(2))
     torch.testing.assert_close(one * (~is_pad).sum() + rest * is_pad.sum(), whole * is_pad.numel())
@@ -216,7 +216,7 @@ def test_a_batch_of_padding_alone_is_an_error(policy):
 
 def test_where_saying_so_would_wait_a_batch_of_padding_alone_has_no_loss(policy, monkeypatch):
     policy.loss(actions(), conditions())
-    monkeypatch.setattr("action_heads._util.conditions.CPU", torch.device("meta"))  # the CPU counts as an accelerator
+    monkeypatch.setattr("action_heads._util.conditions.CPU", torch.device("meta"))  # The CPU acts as an accelerator.
     assert policy.loss(actions(), conditions(), is_pad=torch.ones(4, 16, dtype=torch.bool)).isnan()
     some = torch.arange(16).expand(4, 16) > 7
     assert policy.loss(actions(), conditions(), is_pad=some).isfinite()
@@ -242,7 +242,7 @@ def test_acting_never_lets_a_broken_condition_through(policy, value, accelerator
 def test_acting_never_lets_a_broken_adapter_through(policy, value):
     with torch.no_grad():
         next(p for p in reversed(list(policy.adapter.parameters())) if p.ndim == 1)[0] = value
-    with pytest.raises(ValueError, match="NaN or infinite actions of a finite condition"):
+    with pytest.raises(ValueError, match="NaN or infinite actions from a finite condition"):
         policy.sample(conditions())
 
 
@@ -273,7 +273,7 @@ def test_samples_are_in_robot_units(head):
 
 
 def test_dtypes(policy):
-    """A half-precision encoder on a full-precision head, and the reverse."""
+    """A half-precision encoder works on a full-precision head, and the reverse."""
     reference = policy.sample(conditions(), generator=generator())
     half = policy.sample(conditions().bfloat16(), generator=generator())
     assert half.dtype == torch.float32
@@ -346,13 +346,13 @@ def test_units_out_of_reach_are_warned_of():
 
 def test_normalizer_of_another_space_is_refused(head):
     joints = ActionSpace((("joint", 7),))
-    with pytest.raises(ValueError, match="7 dimensions, the head's actions 10"):
+    with pytest.raises(ValueError, match="7 dimensions, but the head's actions have 10"):
         head.attach(ADAPTERS[head.config.mechanisms[0]](COND_DIM), normalizer=Normalizer.identity(joints))
 
 
 def test_an_adapter_belongs_to_one_head():
     adapter = tiny_head().attach(AdaLNZero(COND_DIM)).adapter
-    with pytest.raises(ValueError, match="attached to a head already"):
+    with pytest.raises(ValueError, match="already attached to a head"):
         tiny_head("mixer").attach(adapter)
 
 
@@ -401,7 +401,7 @@ def test_adapter_of_another_kind_is_refused_and_nothing_is_loaded(head, tmp_path
     folder = trained_policy(head, head.config.mechanisms[0]).save_adapter(tmp_path / "a")
     policy = trained_policy(head, head.config.mechanisms[-1], hidden_dim=5)
     before = bits(policy)
-    with pytest.raises(ValueError, match=r"use head\.load_adapter"):
+    with pytest.raises(ValueError, match=r"Build a new policy with head\.load_adapter"):
         policy.load_adapter(folder)
     assert same(before, bits(policy))
 
@@ -424,7 +424,7 @@ MECHANISM = {
     "hidden_dim": None,
     "relearn_step": False,
     "through": "both",
-}  # as in files from before adapters had `per_step`
+}  # as in files of before `per_step`
 
 
 @pytest.mark.parametrize(
@@ -433,8 +433,8 @@ MECHANISM = {
         (lambda f: edit_header(f, version=1), ValueError, "version 1"),
         (lambda f: edit_header(f, version=...), WeightFileError, "lacks a config"),
         (lambda f: edit_header(f, colour="red"), ValueError, "colour"),
-        (lambda f: edit_header(f, head=None), ValueError, "incomplete or unknown config"),
-        (lambda f: edit_header(f, adapter=None), ValueError, "is a JSON object"),
+        (lambda f: edit_header(f, head=None), ValueError, "missing or unknown keys"),
+        (lambda f: edit_header(f, adapter=None), ValueError, "must be a JSON object"),
         (lambda f: edit_header(f, adapter=MECHANISM | {"mechanism": "lora"}), ValueError, "choose one of film"),
         (
             lambda f: edit_header(f, adapter=MECHANISM | {"relearn_step": 3}),
@@ -522,7 +522,7 @@ def test_an_adapter_of_before_fingerprints_loads_with_a_warning(tmp_path):
     config = json.loads(metadata["action_heads"]) | {"version": 2}
     del config["fingerprint"]
     save_tensors(tensors, tmp_path / "adapter.safetensors", {"action_heads": json.dumps(config)})
-    with pytest.warns(UserWarning, match="saved before adapters had a fingerprint"):
+    with pytest.warns(UserWarning, match="older release and has no fingerprint"):
         old = head.load_adapter(tmp_path)
     assert torch.equal(
         old.sample(conditions(), generator=generator()), policy.sample(conditions(), generator=generator())

@@ -1,4 +1,4 @@
-"""What a new user runs first, and the code of the docs."""
+"""Tests that the code of the README and the documentation runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_first_block_runs_offline(tmp_path, monkeypatch, capsys):
 
 
 def test_links_work_on_pypi_and_lead_to_what_is_here():
-    """One address of the repository, that of pyproject.toml, and no relative link: PyPI has no such pages."""
+    """Links use the repository address of pyproject.toml and none is relative, since PyPI has no such pages."""
     project, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "README.md"))
     (address,) = re.findall(r'^Repository = "(https://[^"]+)"$', project, re.MULTILINE)
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", page)

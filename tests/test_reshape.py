@@ -1,4 +1,4 @@
-"""A frozen trunk under other actions: what trains, what stays, what is saved."""
+"""Tests of reshaped heads: what trains, what stays frozen, and what is saved."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_counts_say_what_trains():
 
 
 def test_trunk_is_the_heads_bit_for_bit(head):
-    reshaped = head.reshape(space=BIMANUAL)  # the same horizon: nothing to resample
+    reshaped = head.reshape(space=BIMANUAL)  # The horizon is the same, so nothing is resampled.
     assert len(trunk(reshaped)) > 10
     assert all(torch.equal(own, theirs) for own, theirs in zip(trunk(reshaped), trunk(head), strict=True))
 
@@ -79,7 +79,7 @@ def test_saved_with_the_adapter(head, tmp_path):
     assert torch.equal(loaded.sample(conditions(), generator=generator()), expected)
     other = reshaped_policy(head, BIMANUAL, 48)
     assert torch.equal(other.load_adapter(tmp_path / "a").sample(conditions(), generator=generator()), expected)
-    with pytest.raises(ValueError, match=r"this policy has .*chunks of 16 x"):
+    with pytest.raises(ValueError, match=r"but this policy has .*chunks of 16 x"):
         head.attach(ADAPTERS[policy.adapter.name](COND_DIM)).load_adapter(tmp_path / "a")
 
 
@@ -100,10 +100,10 @@ def test_frozen_is_still_a_promise():
     policy.requires_grad_(False)
     assert not any(p.requires_grad for p in policy.parameters())
     other = tiny_head(seed=1).state_dict()
-    with pytest.raises(ValueError, match="is frozen and the state to load has another"):
+    with pytest.raises(ValueError, match="is frozen, but the state to load has a different"):
         policy.head.load_state_dict(policy.head.state_dict() | {k: v for k, v in other.items() if "blocks.0.up" in k})
     next(policy.head.backbone.blocks.parameters()).requires_grad_(True)
-    with pytest.raises(RuntimeError, match="made trainable behind its back"):
+    with pytest.raises(RuntimeError, match="frozen head were made trainable"):
         policy.head.assert_frozen()
 
 
@@ -116,7 +116,7 @@ def test_it_can_become_a_head_of_its_own(tmp_path):
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="only a frozen head"):
+    with pytest.raises(ValueError, match="reshape needs a frozen head"):
         ActionHead(tiny_head().config).reshape(horizon=8)
     with pytest.raises(ValueError, match=r"no statistics.*normalizer=Normalizer\.fit"):
         tiny_head().reshape(space=JOINTS).attach(ADAPTERS["film"](COND_DIM))
@@ -127,7 +127,7 @@ def test_refusals():
 
 @pytest.mark.parametrize("horizon", [8, 50])
 def test_a_map_over_time_keeps_what_it_does(horizon):
-    """An average over the chunk stays one, and so does a shift by a share of it."""
+    """A resampled map that averages the chunk still does, and so does one that shifts by a share of it."""
     old, (short, long) = 16, (torch.linspace(0, 1, n) for n in (16, horizon))
     mean = torch.full((old, old), 1 / old)
     torch.testing.assert_close(resample(mean, horizon) @ long, torch.full((horizon,), 0.5), atol=1e-4, rtol=0)
@@ -160,7 +160,7 @@ def test_reshaping_again_is_from_the_original(tmp_path):
 
 def test_one_adapter_for_its_projections():
     policy = reshaped_policy(tiny_head(), JOINTS, 16)
-    with pytest.raises(ValueError, match="has an adapter already"):
+    with pytest.raises(ValueError, match="already has an adapter"):
         policy.head.attach(ADAPTERS["film"](COND_DIM), normalizer=policy.normalizer)
 
 

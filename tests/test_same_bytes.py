@@ -1,4 +1,4 @@
-"""Whatever is saved twice is saved the same: by two processes, whose hashes are of different seeds."""
+"""A test that two processes with different hash seeds save the same bytes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ trainer.policy.save(out / "policy")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below, where the pointer to the policy's own head names no folder."""
+    """Return the content of every file below a folder, without the place of the policy's own head."""
     here = str(folder).encode()
     paths = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): path.read_bytes().replace(here, b"FOLDER") for path in paths}

@@ -1,4 +1,4 @@
-"""torch's own transformer layers with the weights of ours: what both must compute."""
+"""torch's transformer layers with the weights of our branches, for tests that compare both."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import nn
 
 
 def layers_of(net) -> list[tuple[nn.Module, nn.Module]]:
-    """The branches of a `TransformerBackbone`, two by two: self-attention and MLP."""
+    """Return the branches of a `TransformerBackbone` in pairs: self-attention and MLP."""
     return list(zip(net.branches[::2], net.branches[1::2], strict=True))
 
 
 def as_torch_s(kind: type, attention, mlp):
-    """An encoder or decoder layer of torch with the weights of our two branches, the MLP's norm as its second."""
+    """Return torch's encoder or decoder layer with the weights of our two branches."""
     width, hidden = mlp.up.in_features, mlp.up.out_features
     options = {"dropout": 0.0, "activation": "gelu", "batch_first": True, "norm_first": True}
-    layer = kind(width, max(1, width // 64), hidden, **options).train()  # no fused path, which has other sums
+    layer = kind(width, max(1, width // 64), hidden, **options).train()  # Evaluation mode rounds differently.
     copy_attention(layer.self_attn, [attention.qkv], attention.out)
     pairs = ((layer.norm1, attention.norm), (layer.norm2, mlp.norm), (layer.linear1, mlp.up), (layer.linear2, mlp.down))
     for theirs, ours in pairs:
@@ -24,7 +24,7 @@ def as_torch_s(kind: type, attention, mlp):
 
 
 def copy_attention(theirs: nn.MultiheadAttention, projections: list[nn.Linear], out: nn.Linear) -> None:
-    """Into torch's attention: queries, keys and values, however many maps they are in, and the output's."""
+    """Copy our projections of queries, keys and values, and of the output, into torch's attention."""
     theirs.in_proj_weight.data = torch.cat([p.weight.data for p in projections])
     theirs.in_proj_bias.data = torch.cat([p.bias.data for p in projections])
     theirs.out_proj.load_state_dict(out.state_dict())

@@ -23,8 +23,8 @@ def check_adapter(adapter: Any) -> None:
     wanted = ADAPTERS.get(name, ADAPTERS["adaln_zero"]).__name__
     given = repr(adapter) if isinstance(adapter, (str, type)) else f"a {type(adapter).__name__}"
     raise ValueError(
-        f"attach takes an adapter, got {given}: pass {wanted}(cond_dim=...), with the width of your encoder's output. "
-        f"action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}"
+        f"attach needs an adapter object, got {given}. Pass {wanted}(cond_dim=...), with the width of your encoder's "
+        f"output. action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}."
     )
 
 

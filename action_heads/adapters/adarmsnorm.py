@@ -15,7 +15,8 @@ class AdaRMSNormModulation(AdaLNZeroModulation):
 
     def normalize(self, x: Tensor, norm: nn.LayerNorm) -> Tensor:
         y = nn.functional.rms_norm(x, norm.normalized_shape, norm.weight, norm.eps)
-        # An RMS norm has no bias. Where the head trains along, its bias gets the gradient zero, which DDP waits for.
+        # An RMS norm has no bias. If the head trains along, its unused bias gets a zero gradient, since DDP waits for
+        # the gradient of every parameter.
         return y + 0 * norm.bias if norm.bias is not None and norm.bias.requires_grad else y
 
 

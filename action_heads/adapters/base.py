@@ -24,12 +24,12 @@ from action_heads.adapters.config import AdapterConfig
 class Site:
     """A layer of a backbone that takes modulation: a residual branch."""
 
-    width: int
-    hidden: int
-    attends: bool = False  # whether it is self-attention
+    width: int  # of the branch's input and output
+    hidden: int  # hidden units of the branch
+    attends: bool = False  # whether the branch is self-attention
 
 
-# Where modulation values act in a branch of two maps, and which width of its site says how many there are.
+# The places in a branch where modulation values act, and the attribute of `Site` that gives their number.
 SLOTS = {
     "enter_scale": "width",
     "enter_shift": "width",
@@ -107,11 +107,11 @@ class Adapter(nn.Module):
 
     name: ClassVar[str]
     modulation: ClassVar[type[Modulation]]
-    # Whether each step of a chunk may have values of its own, as noise levels that differ within a chunk ask for.
+    # Whether the time steps of a chunk can have different values, as is needed if their noise levels differ.
     per_position: ClassVar[bool] = True
-    # What the values of a site are, in their order: keys of `SLOTS`. None if they are something else, such as tokens.
+    # The values of a site in their order, as keys of `SLOTS`. Empty if the values are something else, such as tokens.
     slots: ClassVar[tuple[str, ...]] = ()
-    rms: ClassVar[bool] = False  # whether blocks normalise by the root mean square in place of the variance
+    rms: ClassVar[bool] = False  # whether blocks use root-mean-square norms instead of layer norms
     is_built = False
 
     def __init__(
@@ -128,7 +128,7 @@ class Adapter(nn.Module):
         if not isinstance(cond_dim, Mapping):
             check_width("cond_dim", cond_dim, CONDITION)
         self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, pool, per_step)
-        self.step: nn.Module | None = None  # the relearned modulation of the head, if any
+        self.step: nn.Module | None = None  # a trainable copy of the head's modulation, with `relearn_step`
         self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)
 
     @classmethod
@@ -163,13 +163,13 @@ class Adapter(nn.Module):
         through = self.config.through or ("both" if code else "blocks")
         if through != "blocks" and not code:
             raise ValueError(
-                f"this head was pretrained without a code, so an adapter can't act through {through!r}: use "
-                "through='blocks', or a head that was pretrained with --signal code"
+                f"through={through!r} needs a head with a code, but this head was pretrained without one. Use "
+                "through='blocks', or a head that was pretrained with --signal code."
             )
         if self.config.per_step and (through == "blocks" or not horizon):
             raise ValueError(
-                "per_step aims at a code for every step of a chunk: it needs a path through the code, a backbone that "
-                f"modulates steps apart (not unet) and a mechanism that does (no tokens); here through={through!r}"
+                f"per_step=True does not work here, with through={through!r}. It needs through='code' or 'both', a "
+                "backbone other than unet, and a mechanism without tokens."
             )
         self.config = replace(self.config, through=through)
         width = self.config.hidden_dim or width
@@ -218,10 +218,10 @@ class Adapter(nn.Module):
         """
         features = self.read(self.pool(self.standard(cond), mask))
         if self.aim is None:
-            assert self.generate is not None, "an adapter that does not aim generates"
+            assert self.generate is not None, "an adapter has a path through the code or through the blocks"
             return self.generate(features).unsqueeze(1)
         values = 0 if self.generate is None else self.generate(features).unsqueeze(1)
-        assert steer is not None, "an adapter that aims needs the head's map from codes"
+        assert steer is not None, "a path through the code needs the head's map from codes"
         return values + steer(rearrange(self.aim(features), "b (h r) -> b h r", h=self.codes))
 
     def extra_repr(self) -> str:

@@ -51,7 +51,7 @@ class Pool(nn.Module):
         if cond.ndim == 2:
             return cond
         valid = torch.ones_like(cond[..., 0], dtype=torch.bool) if mask is None else mask.bool()
-        # where, not a product: what stands in padding may be NaN
+        # `where` instead of a product, since padding may be NaN.
         return self.pool(torch.where(valid.unsqueeze(-1), cond, 0), valid)
 
     def pool(self, tokens: Tensor, valid: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from action_heads.adapters.base import Adapter
 
 THROUGH = ("code", "blocks", "both")
-ADAPTERS: dict[str, type[Adapter]] = {}  # the mechanisms by name; the package fills it
+ADAPTERS: dict[str, type[Adapter]] = {}  # The mechanisms by name. The package's __init__ fills it.
 
 
 @dataclass(frozen=True)
@@ -46,19 +46,22 @@ class AdapterConfig:
         if self.through is not None and not (isinstance(self.through, str) and self.through in THROUGH):
             given = shown(self.through)
             with about("through"):
-                raise ValueError(f"unknown path {given}; an adapter acts through {', '.join(map(repr, THROUGH))}")
+                raise ValueError(f"unknown path {given} for through; choose one of {', '.join(map(repr, THROUGH))}")
         if not isinstance(self.pool, str) or self.pool not in POOLS:
-            raise ValueError(f"unknown pooling {shown(self.pool)}; tokens are pooled by {', '.join(map(repr, POOLS))}")
+            raise ValueError(f"unknown pool={shown(self.pool)}; choose one of {', '.join(map(repr, POOLS))}")
         if isinstance(self.cond_dim, Mapping):
             for name, width in self.cond_dim.items():
                 if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):
                     given = shown(name)
-                    raise ValueError(f"a source can't be called {given}: torch takes no dots, nor names of its own")
+                    raise ValueError(
+                        f"a source of cond_dim cannot be called {given}: the name must be a string without dots that "
+                        "is not an attribute of torch.nn.ModuleDict"
+                    )
                 check_width(f"cond_dim[{name!r}]", width, limits.CONDITION)
-            # In one order, whatever file or dict it came from: sums of floats depend on it.
+            # Sources are sorted, because the order of a sum of floats changes its last bits.
             object.__setattr__(self, "cond_dim", dict(sorted(self.cond_dim.items())))
             if not self.cond_dim:
-                raise ValueError("cond_dim names no source: give widths by name, or one width")
+                raise ValueError("cond_dim is an empty dict; pass the width of each source by name, or one integer")
             check_width("the number of sources in cond_dim", len(self.cond_dim), limits.SOURCES)
         elif self.cond_dim != 0:
             check_width("cond_dim", self.cond_dim, limits.CONDITION)
@@ -69,7 +72,7 @@ class AdapterConfig:
             condition = sum(self.cond_dim.values()) if isinstance(self.cond_dim, Mapping) else self.cond_dim
             hidden = self.hidden_dim or 1
             check_parameters("this adapter", condition * hidden + hidden**2)
-        if self.cond_dim == 0:  # one that was made may be of a class of the user's own
+        if self.cond_dim == 0:  # The mechanism of an adapter that exists may be a user's own class.
             check_choices(self, mechanism=ADAPTERS)
 
     def make(self, cond_dim: int | Mapping[str, int]) -> Adapter:

@@ -26,7 +26,7 @@ class CrossAttentionLayer(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        dtype = self.norm.weight.dtype  # relearned, it is float32 on any head
+        dtype = self.norm.weight.dtype  # A relearned layer is float32, whatever the head is.
         x, tokens = x.to(dtype), tokens.to(dtype)
         k, v = self.key_value(tokens).chunk(2, dim=-1)
         return self.out(attend(self.query(self.norm(x)), k, v, self.heads))
@@ -39,7 +39,8 @@ class CrossAttentionModulation(Modulation):
         self.tokens, self.layer = values, layer
 
     def attend(self, x: Tensor) -> Tensor:
-        # Contiguous: torch multiplies one row that stands for all by another routine, whose last bits differ.
+        # The tokens are made contiguous, because torch multiplies an expanded row by another routine, which rounds
+        # differently.
         tokens = self.tokens.expand(len(x), -1, -1).contiguous()
         return x + self.layer(x, tokens).to(x.dtype)
 

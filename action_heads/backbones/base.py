@@ -21,9 +21,9 @@ class Backbone(nn.Module):
     It depends on conditions and noise levels only through the modulation. `step` computes the features of noise levels.
     """
 
-    mixes_time: ClassVar[bool]  # whether a chunk is denoised as a whole
-    per_position: ClassVar[bool] = True  # whether each step of a chunk may be modulated differently
-    mechanisms: ClassVar[tuple[str, ...]]  # adapters it can take
+    mixes_time: ClassVar[bool]  # whether the output at one time step depends on the input at others
+    per_position: ClassVar[bool] = True  # whether the time steps of a chunk can be modulated differently
+    mechanisms: ClassVar[tuple[str, ...]]  # names of the mechanisms that it supports
 
     sites: list[Site]
     step: StepEmbedding
@@ -58,9 +58,9 @@ class StepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Linear(expansion * width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        # No buffer: cast to bfloat16 with the head, frequencies would be 0.2 rad off at the last step.
+        # The frequencies are no buffer, since a cast to bfloat16 would move the last angle by 0.2 rad.
         frequencies = torch.exp(-math.log(10000) / (self.waves - 1) * torch.arange(self.waves, device=t.device))
         angles = t[:, None] * frequencies
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
-        # The last Mish is the paper's activation in front of every FiLM generator.
+        # In the paper this last Mish precedes every FiLM generator.
         return nn.functional.mish(self.mlp(waves.to(next(self.mlp.parameters()).dtype)))

@@ -26,7 +26,7 @@ class PerPositionLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(horizon, outputs).uniform_(-bound, bound))
 
     def forward(self, x: Tensor) -> Tensor:
-        by_step = rearrange(x, "b h a -> h b a") @ self.weight  # plain products, for whatever runs or exports this
+        by_step = rearrange(x, "b h a -> h b a") @ self.weight  # Plain matrix products can be exported.
         return rearrange(by_step, "h b w -> b h w") + self.bias
 
 

@@ -16,7 +16,7 @@ from action_heads.adapters.base import Modulation, Site
 from action_heads.backbones.base import Backbone, StepEmbedding
 
 KERNEL, GROUPS = 5, 8
-STEP = 256  # features of the diffusion step, as in the paper's runs on LIBERO, whatever the width
+STEP = 256  # features of a noise level for any width, as in the paper's runs on LIBERO
 
 
 class Entry(nn.Module):
@@ -43,7 +43,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor | tuple[Tensor, Tensor], m: Modulation) -> Tensor:
         y, stream = self.enter(x)
-        y = m.hidden(mish(self.norm(y)).mT).mT  # modulation acts on (b h u)
+        y = m.hidden(mish(self.norm(y)).mT).mT  # Modulation acts on (b h u).
         return stream + mish(self.norm_after(self.conv(y)))
 
 
@@ -68,7 +68,7 @@ class UNetBackbone(Backbone):
     """
 
     mixes_time = True
-    per_position = False  # the steps of a chunk are fewer at every next level
+    per_position = False  # Each next level halves the number of time steps.
     mechanisms = ("film",)
 
     def __init__(self, *, action_dim: int, horizon: int, width: int, depth: int, expansion: int):
@@ -79,8 +79,7 @@ class UNetBackbone(Backbone):
         sites = [*channels, channels[-1], *(narrow for _, narrow in up)]
         self.sites = [Site(u, u) for u in sites for _ in range(2)]
         self.step = StepEmbedding(STEP, expansion)
-        # Both maps from actions, so that nothing behind them knows the width of one: the first block enters through
-        # this, and has no entry of its own.
+        # Both maps from actions are here and not in the first block, so that only `projections` depend on the action.
         self.embed = Entry(action_dim, width)
         entries = [nn.Identity(), *(Entry(narrow, wide) for narrow, wide in pairwise(channels))]
         self.down = nn.ModuleList(TwoBlocks(enter, u) for enter, u in zip(entries, channels, strict=True))
@@ -95,11 +94,11 @@ class UNetBackbone(Backbone):
     @classmethod
     def check(cls, *, width: int, depth: int, horizon: int) -> None:
         if width % GROUPS:
-            raise ValueError(f"the width of a unet is normalised in {GROUPS} groups: {width} is not a multiple of it")
+            raise ValueError(f"the width of a unet must be a multiple of {GROUPS}, its number of groups; got {width}")
         if horizon % (parts := 2 ** (depth - 1)):
             raise ValueError(
-                f"a unet of depth {depth} halves a chunk {depth - 1} times, so its horizon must be a multiple of "
-                f"{parts}, such as {max(1, round(horizon / parts)) * parts}, got {horizon}"
+                f"a unet of depth {depth} halves the horizon {depth - 1} times, so the horizon must be a multiple of "
+                f"{parts}; got {horizon}. Use {max(1, round(horizon / parts)) * parts}, for example."
             )
 
     def forward(self, x: Tensor, modulation: Sequence[Modulation]) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -213,7 +213,9 @@ SAMPLERS: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def schedule(name: str, path: Path, steps: int | None = None, *, first_level: int | None = None, **options) -> Schedule:
+def schedule(
+    name: str, path: Path, steps: int | None = None, *, first_level: int | None = None, **options: Any
+) -> Schedule:
     """Plan a sampler by name.
 
     Args:
@@ -221,7 +223,7 @@ def schedule(name: str, path: Path, steps: int | None = None, *, first_level: in
         path: shares of signal and noise (α, σ) at every noise level.
         steps: number of denoising steps. If None, 10, or 1 for "one_step", but no more than there are noise levels.
         first_level: the noisiest level to visit; see `timesteps`.
-        options: other options of the sampler, such as `spacing`.
+        **options: other options of the sampler, such as `spacing`.
 
     Raises:
         ValueError: an unknown sampler, or an option that it does not allow.

@@ -67,7 +67,7 @@ def lines() -> Iterator[str]:
         counts = sizes_of_file(folder / "model.safetensors")
         yield (
             f"{name}: {c['backbone']} {c['width']}x{c['depth']}, chunks of {c['horizon']} x {dim} ({space['mode']}), "
-            f"predicts {c['objective']['prediction']}, takes {', '.join(c['mechanisms'])}"
-            f"{', has a code of {}'.format(c['rank']) if c['coded'] else ''}; "
+            f"predicts {c['objective']['prediction']}, adapters {', '.join(c['mechanisms'])}"
+            f"{', motion code of {} numbers'.format(c['rank']) if c['coded'] else ''}; "
             f"{counts.total:,} parameters, {counts.denoiser:,} of them the denoiser"
         )

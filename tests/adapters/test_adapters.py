@@ -1,4 +1,4 @@
-"""Properties every adapter keeps, whatever it modulates."""
+"""Tests of properties that every adapter has, whatever its mechanism."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from action_heads.fit import FitConfig, fit
 
 
 def test_fresh_adapter_is_the_unconditional_head(head, mechanism):
-    """Bit for bit: zero modulation adds exactly nothing."""
+    """A fresh adapter samples the same chunks as the unconditional head, bit for bit."""
     policy = head.attach(ADAPTERS[mechanism](COND_DIM))
     conditioned = policy.sample(conditions(3), steps=5, generator=generator())
     assert torch.equal(conditioned, head.sample(3, mechanism=mechanism, steps=5, generator=generator()))
@@ -49,7 +49,7 @@ def test_tokens_are_pooled_over_the_mask(head):
     policy = trained_policy(head)
     tokens = torch.randn(2, 5, COND_DIM, generator=generator())
     mask = torch.tensor([[True, True, True, False, False], [True, True, True, True, True]])
-    tokens[0, 3:] = float("nan")  # what stands in padding must not matter
+    tokens[0, 3:] = float("nan")  # The values of padding must not matter.
     pooled = torch.stack([tokens[0, :3].mean(0), tokens[1].mean(0)])
     masked = policy.sample(tokens, mask=mask, generator=generator())
     torch.testing.assert_close(masked, policy.sample(pooled, generator=generator()))
@@ -69,7 +69,7 @@ def test_standardize_is_saved_and_tolerates_constants(head, tmp_path):
 
 
 def test_standardizing_keeps_32_bits():
-    """An embedding far from zero: in bfloat16 its deviations would drown in its mean."""
+    """Standardising stays in float32, since bfloat16 would lose the deviations of an embedding far from zero."""
     head = tiny_head()
     policy = trained_policy(head)
     cond = 1000 + torch.randn(50, COND_DIM, generator=generator())
@@ -80,7 +80,7 @@ def test_standardizing_keeps_32_bits():
 
 
 def test_rms_norm_is_pi0s():
-    """X / sqrt(mean(x²) + ε) · weight: no centring, no bias."""
+    """The norm is x / sqrt(mean(x²) + ε) · weight, without centring or bias, as in π0.5."""
     norm, x = torch.nn.LayerNorm(8), torch.randn(2, 3, 8)
     with torch.no_grad():
         norm.weight.uniform_(0.5, 2)
@@ -93,14 +93,14 @@ def test_rms_norm_is_pi0s():
 def test_relearning_starts_from_the_heads_step_modulation(head, mechanism):
     policy = head.attach(ADAPTERS[mechanism](COND_DIM, relearn_step=True))
     plain = head.attach(ADAPTERS[mechanism](COND_DIM))
-    # The same step modulation, once as a table and once row by row: equal but for the order of sums.
+    # One is a table and one is computed row by row, so they are equal except for the order of sums.
     torch.testing.assert_close(policy.step_values(), plain.step_values())
     assert policy.num_trainable > plain.num_trainable
     assert policy.num_frozen < plain.num_frozen
 
 
 def test_reading_costs_the_bottleneck_not_a_map_a_block():
-    """Decision 2 of the design: 2048-d embedding, under 2M trainable parameters to read it."""
+    """Reading a 2048-d embedding takes less than a million parameters."""
     head = tiny_head(width=256, depth=8)
     policy = head.attach(AdaLNZero(2048))
     assert sum(p.numel() for p in policy.adapter.read.parameters()) < 1_000_000
@@ -134,9 +134,9 @@ def test_paths_train_what_they_declare_and_start_at_nothing(head, mechanism, thr
 def test_an_adapter_takes_what_the_head_has():
     assert tiny_head().attach(ADAPTERS["film"](COND_DIM)).adapter.config.through == "both"
     assert tiny_head(coded=False).attach(ADAPTERS["film"](COND_DIM)).adapter.config.through == "blocks"
-    with pytest.raises(ValueError, match=r"pretrained without a code.*through='blocks'"):
+    with pytest.raises(ValueError, match=r"pretrained without one. Use through='blocks'"):
         tiny_head(coded=False).attach(ADAPTERS["film"](COND_DIM, through="code"))
-    with pytest.raises(ValueError, match="unknown path 'layers'; an adapter acts through 'code', 'blocks', 'both'"):
+    with pytest.raises(ValueError, match="unknown path 'layers' for through; choose one of 'code', 'blocks', 'both'"):
         ADAPTERS["film"](COND_DIM, through="layers")
 
 
@@ -146,7 +146,7 @@ def test_an_adapter_through_the_code_is_small():
 
 
 def test_a_code_for_every_step_moves_that_step_alone(tmp_path):
-    """On `mlp`, which denoises each step alone; where all codes agree it is the plain adapter."""
+    """A time step's own code moves only that time step of an `mlp`; equal codes give the plain adapter's chunk."""
     head = tiny_head()
     policy = head.attach(AdaLNZero(COND_DIM, through="code", per_step=True))
     fresh = policy.sample(conditions(), generator=generator())
@@ -176,5 +176,5 @@ def test_a_code_for_every_step_moves_that_step_alone(tmp_path):
     [("mlp", "adaln_zero", "blocks"), ("unet", "film", "code"), ("transformer", "prefix", "code")],
 )
 def test_codes_for_every_step_are_refused_where_there_are_none(backbone, mechanism, through):
-    with pytest.raises(ValueError, match="per_step aims at a code for every step"):
+    with pytest.raises(ValueError, match=f"per_step=True does not work here, with through='{through}'"):
         tiny_head(backbone).attach(ADAPTERS[mechanism](COND_DIM, through=through, per_step=True))

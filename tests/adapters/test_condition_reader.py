@@ -1,4 +1,4 @@
-"""How an adapter reads a condition: pooling under masks, several sources, and files from before either."""
+"""Tests of the layers that read a condition: pooling under masks, several sources, and older files without them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SOURCES = {"tokens": COND_DIM, "state": 3, "text": 5}
 
 
 def built(cond_dim=COND_DIM, **options):
-    """A policy whose adapter is not at its zero initialisation, nor its pooling at the mean."""
+    """Return a policy whose adapter and pooling are not at their initial values."""
     policy = tiny_head().attach(AdaLNZero(cond_dim, **options))
     with torch.no_grad():
         for p in policy.adapter.parameters():
@@ -41,7 +41,7 @@ MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [0, 0, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]]
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.int32, torch.uint8])
 def test_padding_never_matters(pool, dtype):
-    """Neither its values nor its length, whatever the dtype of the mask: longer rows than in training too."""
+    """Neither the values nor the amount of padding changes a chunk, for any dtype of the mask."""
     policy, clean = built(pool=pool), tokens()
     expected = policy.sample(clean, mask=MASK.bool(), generator=generator())
     spoilt = clean.masked_fill(MASK[..., None] == 0, float("nan"))
@@ -75,13 +75,13 @@ def test_a_vector_is_its_own_only_token(pool):
 
 
 def test_attention_begins_as_the_mean_and_is_multi_head_attention():
-    """Of a learned query: its weights are a softmax over tokens, its values split over heads."""
+    """Attention pooling starts as the mean, and equals torch's multi-head attention with a learned query."""
     mean, fresh = (tiny_head().attach(AdaLNZero(COND_DIM, pool=pool)).adapter for pool in ("mean", "attention"))
     fresh.load_state_dict(mean.state_dict() | {"pool.query": fresh.pool.query})
     torch.testing.assert_close(*(a.read(a.pool(a.standard(tokens()), MASK)) for a in (mean, fresh)))
     adapter, x = built(pool="attention", hidden_dim=8).adapter, tokens()
     attention = torch.nn.MultiheadAttention(8, 4, kdim=COND_DIM, vdim=COND_DIM, batch_first=True)
-    with torch.no_grad():  # keys that are 1 in turn: what is left of W_q q · W_k x is the learned query · x
+    with torch.no_grad():  # With these weights W_q q · W_k x is the learned query · x.
         attention.in_proj_bias.zero_()
         attention.q_proj_weight.copy_(torch.eye(8))
         attention.k_proj_weight.copy_(torch.zeros(8, COND_DIM))
@@ -95,12 +95,12 @@ def test_attention_begins_as_the_mean_and_is_multi_head_attention():
 
 
 def test_attention_finds_a_token_that_the_mean_drowns():
-    """One token of twelve, marked in its first channel, says the number: attention learns to look at it."""
-    said = torch.rand(512, 1, generator=generator()) * 2 - 1
+    """Attention learns to read a number from the one token of twelve that is marked in its first channel."""
+    numbers = torch.rand(512, 1, generator=generator()) * 2 - 1
     x = torch.randn(512, 12, COND_DIM, generator=generator())
     x[..., 0] = 0
     at = torch.randint(12, (512,), generator=generator())
-    x[torch.arange(512), at] = torch.cat([torch.full((512, 1), 3.0), said.expand(-1, COND_DIM - 1)], 1)
+    x[torch.arange(512), at] = torch.cat([torch.full((512, 1), 3.0), numbers.expand(-1, COND_DIM - 1)], 1)
     final = {}
     for name, make in POOLS.items():
         torch.manual_seed(0)
@@ -108,7 +108,7 @@ def test_attention_finds_a_token_that_the_mean_drowns():
         optimizer = torch.optim.Adam([*pool.parameters(), *read.parameters()], 2e-2)
         for _ in range(200):
             optimizer.zero_grad()
-            loss = (read(pool(x, None)) - said).square().mean()
+            loss = (read(pool(x, None)) - numbers).square().mean()
             loss.backward()
             optimizer.step()
         final[name] = loss.item()
@@ -175,7 +175,7 @@ def test_the_order_of_sources_is_nothing():
 
 
 def test_a_small_source_is_not_drowned_by_a_wide_one():
-    """Read on its own, eight numbers weigh as much at the start as two thousand."""
+    """At the start a source of eight numbers has as much weight as one of two thousand."""
     adapter = tiny_head(width=64).attach(AdaLNZero({"tokens": 2048, "state": 8})).adapter
     with torch.no_grad():
         size = {name: read(torch.randn(200, read.in_features)).std() for name, read in adapter.read[0].items()}
@@ -189,9 +189,9 @@ def test_several_sources_train_by_fit():
     fit(policy, actions(12), several(12), mask=mask, config=FitConfig(steps=5, batch_size=4, precision="fp32"))
     moved = {name for name, p in policy.adapter.state_dict().items() if not torch.equal(p, before[name])}
     assert moved >= {f"read.0.{name}.weight" for name in SOURCES} | {"pool.tokens.query", "pool.text.query"}
-    with pytest.raises(ValueError, match=r"as many rows.*\[12, 12, 12, 9\]"):
+    with pytest.raises(ValueError, match="same number of rows, one for each chunk; got 12, 12, 12, 9"):
         fit(policy, actions(12), several(12) | {"text": tokens(9, 4, 5)})
-    with pytest.raises(ValueError, match=r"as many rows.*\[12, 12, 12, 12, 24\]"):
+    with pytest.raises(ValueError, match=r"same number of rows.*got 12, 12, 12, 12, 24"):
         fit(policy, actions(12), several(12), mask={"tokens": MASK.repeat(8, 1)})
 
 
@@ -252,12 +252,12 @@ def test_one_source_or_several():
     with pytest.raises(ValueError, match="takes one condition of width 7, but a dict of several was given"):
         built().sample(several())
     for sources, message in [
-        ({}, "names no source"),
-        ({"a.b": 3}, "can't be called 'a.b'"),
-        ({"values": 3}, "can't be called 'values'"),
+        ({}, "cond_dim is an empty dict"),
+        ({"a.b": 3}, "cannot be called 'a.b'"),
+        ({"values": 3}, "cannot be called 'values'"),
         ({"state": 0}, r"cond_dim\['state'\] must be a positive integer"),
     ]:
         with pytest.raises(ValueError, match=message):
             AdaLNZero(sources)
-    with pytest.raises(ValueError, match="unknown pooling 'max'; tokens are pooled by 'mean', 'last', 'attention'"):
+    with pytest.raises(ValueError, match="unknown pool='max'; choose one of 'mean', 'last', 'attention'"):
         AdaLNZero(COND_DIM, pool="max")

@@ -1,4 +1,4 @@
-"""The token mechanisms: tokens that are modulation values, and who owns what reads them."""
+"""Tests of the mechanisms whose modulation values are tokens, and of the layers that read them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_token_reaches_every_step(mechanism):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mechanism", TOKENS)
 def test_fresh_is_unconditional_where_one_row_stood_for_the_batch(mechanism, dtype):
-    """In bfloat16 a matrix product of one row repeated differs from that of as many rows."""
+    """A fresh adapter is unconditional in bfloat16 too, where a product of one repeated row rounds differently."""
     head = token_head(mechanism, width=64).to(dtype)
     conditioned = head.attach(ADAPTERS[mechanism](COND_DIM)).sample(conditions(16), steps=3, generator=generator())
     assert torch.equal(conditioned, head.sample(16, steps=3, generator=generator()))
@@ -67,12 +67,12 @@ def test_fresh_is_unconditional_where_one_row_stood_for_the_batch(mechanism, dty
 
 @pytest.mark.parametrize("relearn_step", [False, True])
 def test_who_trains_the_layers_of_cross_attention(relearn_step):
-    """Frozen with the head, unless the adapter relearns them; counts and names say so."""
+    """The layers are frozen with the head, unless the adapter relearns them; parameter counts and names agree."""
     head = token_head("cross_attention")
     policy = head.attach(ADAPTERS["cross_attention"](COND_DIM, relearn_step=relearn_step))
     of_head, of_adapter = bits(head), bits(policy.adapter)
     layers = [name for name in of_head if name.startswith("modulation.cross_attention.layers.")]
-    assert len(layers) == head.config.depth * 8  # norm, queries, keys with values, output: weight and bias of each
+    assert len(layers) == head.config.depth * 8  # A weight and a bias for each norm and three projections.
     size = sum(of_head[name].numel() for name in layers)
     assert size == sum(p.numel() for p in head.modulation_of("cross_attention").layers.parameters())
     fit(policy, actions(32), conditions(32), config=FIT)
@@ -106,7 +106,7 @@ def test_relearned_layers_stay_in_32_bits_on_a_half_precision_head():
 
 
 def test_prefix_is_self_attention_over_more_tokens():
-    """An encoder of torch's with our weights, over tokens and chunk, of which the chunk is kept."""
+    """Prefix tokens give the same chunk as torch's encoder layers over the tokens and the chunk."""
     head = token_head("prefix")
     net, modulation = head.backbone, head.modulation_of("prefix")
     x, values = torch.randn(3, 16, 10), torch.randn(3, 1, modulation.values)
@@ -139,5 +139,6 @@ def test_cross_attention_is_torch_s_decoder_without_a_mask():
     [(name, m) for name in BACKBONES for m in TOKENS if m not in BACKBONES[name].mechanisms],
 )
 def test_backbones_that_attend_to_nothing_refuse(backbone, mechanism):
-    with pytest.raises(ValueError, match=f"{backbone} can't be conditioned by '{mechanism}'.*acts on what it does not"):
+    message = f"{backbone} does not support '{mechanism}'.*acts on layers that it does not have"
+    with pytest.raises(ValueError, match=message):
         tiny_config(backbone, mechanisms=(mechanism,))

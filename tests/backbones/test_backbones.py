@@ -1,4 +1,4 @@
-"""The paper's counts and computation, and what each backbone does with time."""
+"""Tests of the backbones against the paper's parameter counts and equations, and of how they mix time steps."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from action_heads.backbones import UNetBackbone
 
 
 def test_paper_size():
-    """Section III-B: 4.78M with the step embedding and without the generators."""
+    """DP-MLP has the paper's 4.78M parameters (section III-B), with the step embedding, without FiLM generators."""
     head = ActionHead(HeadConfig()).freeze()
     assert sum(p.numel() for p in head.backbone.parameters()) == 4_782_346
     assert head.attach(FiLM(512, relearn_step=True)).num_frozen == 4_782_346
 
 
 def test_film_is_dp_mlp():
-    """The paper's equations written out once more, on their own: the same weights give the same numbers."""
+    """The paper's equations, written out again, give the same numbers with the same weights."""
     net = ActionHead(HeadConfig(width=32, depth=2)).backbone
     x, values = torch.randn(3, 16, 10), [torch.randn(3, 1, 2 * 128) for _ in range(2)]
     with torch.no_grad():
@@ -40,14 +40,14 @@ def test_film_is_dp_mlp():
 
 
 def test_transformer_size():
-    """Eight layers of the paper's DP-T at width 256."""
+    """Eight layers of the paper's DP-T at width 256 have 6,853,642 parameters."""
     net = ActionHead(HeadConfig(backbone="transformer")).backbone
     assert sum(p.numel() for p in net.parameters()) == 6_853_642
 
 
 @pytest.mark.parametrize("width", [16, 128, 160])
 def test_transformer_is_torch_s(width):
-    """Layer by layer an `nn.TransformerEncoderLayer` with the same weights; one head, two of 64, two of 80."""
+    """Each layer equals torch's `nn.TransformerEncoderLayer` with the same weights, for one head and for two."""
     net = ActionHead(HeadConfig(backbone="transformer", width=width, depth=2)).backbone
     x = torch.randn(3, 16, 10)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_a_width_that_heads_can_t_share_is_refused():
 
 
 def test_step_embedding_is_diffusion_policys():
-    """Sinusoids of diffusion_policy's SinusoidalPosEmb: sines first, frequencies 10000^(-i / (w/2 - 1))."""
+    """The sinusoids are those of Diffusion Policy: sines first, frequencies 10000^(-i / (w/2 - 1))."""
     step = ActionHead(HeadConfig(width=32, depth=1)).backbone.step
     t = torch.tensor([0, 7, 99])
     angles = t[:, None] * torch.tensor([10000 ** (-i / 15) for i in range(16)])
@@ -74,21 +74,21 @@ def test_step_embedding_is_diffusion_policys():
 
 
 def test_unet_has_the_papers_size():
-    """Section III-B: 244M without the generators; Diffusion Policy's own code has the same, number for number."""
+    """DP-C has the paper's 244M parameters (section III-B), exactly as many as Diffusion Policy's own code."""
     with torch.device("meta"):
         net = UNetBackbone(action_dim=10, horizon=16, width=512, depth=3, expansion=4)
     assert sum(p.numel() for p in net.parameters()) == 244_451_082
 
 
 def convolved(x: torch.Tensor, conv: nn.Conv1d, stride: int = 1) -> torch.Tensor:
-    """Every window of x (b i h), padded by zeros, against the kernel."""
+    """Return the convolution of x (b i h), padded with zeros, window by window."""
     side = conv.weight.shape[-1] // 2
     windows = nn.functional.pad(x, (side, side)).unfold(2, conv.weight.shape[-1], stride)
     return torch.einsum("bihk,oik->boh", windows, conv.weight) + conv.bias[:, None]
 
 
 def spread(x: torch.Tensor, conv: nn.ConvTranspose1d) -> torch.Tensor:
-    """Twice the resolution of x (b u h): each step is laid over four, of which the outermost two are cut off."""
+    """Return the transposed convolution of x (b u h), which doubles the time steps."""
     y = torch.zeros(*x.shape[:2], 2 * x.shape[2] + 2)
     for i in range(x.shape[2]):
         y[:, :, 2 * i : 2 * i + 4] += torch.einsum("bi,iok->bok", x[:, :, i], conv.weight)
@@ -96,7 +96,7 @@ def spread(x: torch.Tensor, conv: nn.ConvTranspose1d) -> torch.Tensor:
 
 
 def grouped(x: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
-    """8 groups of channels, each normalised over its channels and all time, then Mish."""
+    """Normalise 8 groups of channels, each over its channels and all time steps, then apply Mish."""
     groups = x.reshape(len(x), 8, -1)
     y = (groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, correction=0, keepdim=True) + norm.eps).sqrt()
     y = y.reshape(x.shape) * norm.weight[:, None] + norm.bias[:, None]
@@ -104,7 +104,7 @@ def grouped(x: torch.Tensor, norm: nn.GroupNorm) -> torch.Tensor:
 
 
 def test_film_is_dp_c():
-    """Diffusion Policy's U-Net written out once more, on its own: the same weights give the same numbers."""
+    """Diffusion Policy's U-Net, written out again, gives the same numbers with the same weights."""
     net = ActionHead(HeadConfig(backbone="unet", width=16, depth=2, horizon=8)).backbone
     x, values = torch.randn(3, 8, 10), [torch.randn(3, 1, 2 * site.hidden) for site in net.sites]
     per_site = iter(values)
@@ -130,12 +130,12 @@ def test_film_is_dp_c():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"horizon": 10}, "halves a chunk 2 times, so its horizon must be a multiple of 4, such as 8, got 10"),
-        ({"horizon": 15}, "such as 16, got 15"),
-        ({"horizon": 1}, "such as 4, got 1"),
+        ({"horizon": 10}, "halves the horizon 2 times, so .* must be a multiple of 4; got 10. Use 8, for example"),
+        ({"horizon": 15}, "got 15. Use 16"),
+        ({"horizon": 1}, "got 1. Use 4"),
         ({"depth": 8}, "a unet of depth 8 .* a multiple of 128"),
-        ({"width": 20}, "normalised in 8 groups: 20 is not a multiple"),
-        ({"mechanisms": ("adaln",)}, "unet can't be conditioned by 'adaln': it takes film; adaln acts on what it does"),
+        ({"width": 20}, "must be a multiple of 8, its number of groups; got 20"),
+        ({"mechanisms": ("adaln",)}, "unet does not support 'adaln'; it supports film. adaln acts on layers that it"),
     ],
 )
 def test_shapes_that_no_unet_has_are_refused_by_the_config(wrong, message):
@@ -144,7 +144,7 @@ def test_shapes_that_no_unet_has_are_refused_by_the_config(wrong, message):
 
 
 def time_jacobian(name: str) -> torch.Tensor:
-    """How much output step i moves with input step j (16, 16)."""
+    """Return the influence (16, 16) of the input at time step j on the output at time step i."""
     policy = trained_policy(tiny_head(name))
     values = policy.step_values(torch.tensor([[50]])) + policy.modulate(conditions(1))
 

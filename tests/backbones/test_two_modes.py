@@ -1,4 +1,4 @@
-"""What mixing time is for: a chunk that goes left or right must not do both."""
+"""A test that backbones which mix time keep a chunk in one of two modes, so that it goes left or right, not both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from action_heads.pretrain import objective
 
 
 def consistent_chunks(backbone: str) -> float:
-    """Train on chunks that are +0.8 or -0.8 throughout; the share of samples with one sign throughout."""
+    """Train on chunks that are +0.8 or -0.8 throughout, and return the share of samples with only one sign."""
     torch.manual_seed(0)
     head = ActionHead(tiny_config(backbone=backbone, width=32, depth=2, mechanisms=("film",)))
     optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
@@ -22,8 +22,8 @@ def consistent_chunks(backbone: str) -> float:
         optimizer.step()
         optimizer.zero_grad()
     position = head.freeze().sample(200, steps=20, generator=generator(2))[..., 0]
-    assert (position.abs() - 0.8).abs().median() < 0.15  # both have learned the two values
-    assert 0.2 < (position > 0).float().mean() < 0.8  # and that each is as likely
+    assert (position.abs() - 0.8).abs().median() < 0.15  # The head has learned both values,
+    assert 0.2 < (position > 0).float().mean() < 0.8  # and samples each of them.
     return float(((position > 0).all(1) | (position < 0).all(1)).float().mean())
 
 

@@ -195,7 +195,7 @@ def front_and_body(folder) -> tuple[dict, str]:
     return yaml.safe_load(front), body
 
 
-def test_the_card_is_valid_says_what_must_be_said_and_its_code_runs(folder, fake_hub):
+def test_the_card_is_valid_says_what_must_be_said_and_its_code_runs(folder, fake_hub, tmp_path, monkeypatch):
     latency = {"command": "uv run benchmarks/latency.py", "machine": {"processor": "a CPU", "threads": 2}}
     latency["results"] = [{"what": "mixer + film", "batch": 1, "ms": 45.9}, {"what": "mlp + film", "batch": 1, "ms": 9}]
     (folder / "latency.json").write_text(json.dumps(latency))
@@ -212,7 +212,9 @@ def test_the_card_is_valid_says_what_must_be_said_and_its_code_runs(folder, fake
         "synthetic minimum-jerk motion",
         "](curves.png)",
         "| mixer + film | 1 | 45.9 |",
+        "| 0 to 2 | x, y, z of the tool centre point | m |",
         "## Limitations",
+        "The licence of the weights is apache-2.0",
         "2511.12101",
     ):
         assert says in body
@@ -220,8 +222,10 @@ def test_the_card_is_valid_says_what_must_be_said_and_its_code_runs(folder, fake
     block = re.search(r"```python\n(.*?)```", body, re.DOTALL)
     assert block
     names = {}
+    monkeypatch.chdir(tmp_path)
     exec(compile(block[1], "README.md", "exec"), names)
-    assert names["chunk"].shape == (1, 16, 10)
+    assert names["chunk"].shape == (8, 16, 10)
+    assert (tmp_path / "out/my-task/adapter.safetensors").exists()
 
 
 def test_the_cards_user_part_is_kept_and_a_card_without_one_is_put_aside(folder):
@@ -240,5 +244,5 @@ def test_a_card_for_mlp_and_for_credits_of_ones_own(tmp_path):
     publish(PublishConfig(tmp_path, dry_run=True))
     _, body = front_and_body(tmp_path)
     assert "- `npz:mine.npz`: mine, CC0" in body
-    assert "denoises each step of a chunk alone" in body
+    assert "denoises each action of a chunk independently" in body
     assert files.read_json(tmp_path / "config.json")["training"]["credits"]

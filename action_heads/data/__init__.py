@@ -1,4 +1,4 @@
-"""Recordings of many formats as one: opened, checked, converted, resampled, kept on disk, cut into windows."""
+"""Recordings of every supported format: opened, checked, converted, resampled, cached and cut into windows."""
 
 from action_heads.data.motion import BadData, BadEpisode
 from action_heads.data.opening import find_arm, open_windows

@@ -1,6 +1,6 @@
-"""A recording's table on disk, written once, an episode at a time, and memory-mapped ever after.
+"""The cache of recordings. Each is written once, one episode at a time, and memory-mapped from then on.
 
-Axes: `t` steps of one episode, `N` steps of the table.
+Axes: `t` time steps of one episode, `N` time steps of the table.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from action_heads.io import drafts
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.trajectories import Trajectories
 
-FORMAT = 2  # of the files below: another number never meets them
+FORMAT = 2  # version of the files below; it is part of their folder's name
+REBUILD = "Delete this folder; the next run builds it again from the recording."
 
 
 def folder() -> Path:
-    """Return the cache folder: `ACTION_HEADS_CACHE`, or action-heads in the user's cache folder."""
+    """Return the cache folder: below `$ACTION_HEADS_CACHE` if it is set, or below the user's cache folder."""
     if chosen := os.environ.get("ACTION_HEADS_CACHE"):
         return Path(chosen).expanduser() / "trajectories"
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "action-heads" / "trajectories"
 
 
 class Column:
-    """A .npy file that grows by rows: numpy leaves room in its header for the number of them."""
+    """A .npy file that grows row by row. numpy's header has room for the final number of rows."""
 
     def __init__(self, path: Path, width: tuple[int, ...]):
         self.width, self.rows = width, 0
@@ -58,16 +59,16 @@ class Column:
 
 
 class Table:
-    """The table being written: what `build` of `cached` appends to."""
+    """A table that is being written. The `build` function of `cached` appends episodes to it."""
 
     def __init__(self, path: Path):
         self.path = path
         self.columns: dict[str, Column] = {}
         self.episodes: list[tuple[str, str, int]] = []
-        self.warning = ""  # told whenever the table is opened
+        self.warning = ""  # issued each time the table is opened
 
     def append(self, corpus: str, name: str, steps: Steps) -> None:
-        """One episode."""
+        """Append one episode."""
         for key, values in steps._asdict().items():
             if values is not None:
                 if key not in self.columns:
@@ -81,9 +82,9 @@ class Table:
 
 
 def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Table], None]) -> Trajectories:
-    """Return the table of this identity (anything JSON can hold), built now if it was not before.
+    """Return the table of an identity (any JSON value). Build it first if the cache does not have it.
 
-    It is written beside its place and renamed into it whole: a run that is cut leaves nothing that looks finished.
+    The table is written to a temporary folder, which is renamed at the end. An interrupted run leaves no partial table.
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True, default=str).encode()).hexdigest()[:24]
     place = folder() / key
@@ -100,31 +101,31 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
                 shapes = {key: (column.rows, *column.width) for key, column in table.columns.items()}
                 record = {"identity": identity, "warning": table.warning, "columns": shapes, "episodes": table.episodes}
                 (made / "episodes.json").write_text(json.dumps(record, default=str), encoding="utf-8")
-        except OSError:  # another process was faster, with the same outcome
+        except OSError:  # Another process finished the same table first.
             if not place.exists():
                 raise
     return _load(place, rate_hz, arm)
 
 
 def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
-    remedy = "it is damaged: delete the folder, and it is made anew"
+    damaged = BadData(f"The cached recording {place} is damaged. {REBUILD}")
     try:
-        record = read_object(place / "episodes.json", "the table of a recording")
+        record = read_object(place / "episodes.json", "cached recording")
     except BadData as error:
-        raise BadData(f"{error}. {place} is damaged: delete the folder, and it is made anew") from error
-    with reading(f"{place}", remedy):
+        raise damaged from error
+    with reading(f"The cached recording {place}", REBUILD):
         warning, shapes = record["warning"], {key: tuple(shape) for key, shape in record["columns"].items()}
         corpora, names, lengths = zip(*record["episodes"], strict=True)
         counts = [whole(length, f"{place}, episodes.json: a length") for length in lengths]
         ends = np.cumsum(counts)
-        # Mode "c" reads like "r", but torch takes only arrays that could be written to.
+        # Mode "c" reads the file like "r", but gives writable arrays, which torch requires.
         mapped = {key: np.load(place / f"{key}.npy", mmap_mode="c", allow_pickle=False) for key in shapes}
-        damaged = [key for key in shapes if mapped[key].shape != shapes[key] or mapped[key].dtype != np.dtype("<f4")]
+        wrong = [key for key in shapes if mapped[key].shape != shapes[key] or mapped[key].dtype != np.dtype("<f4")]
         known = {"gripper"} < set(shapes) <= {"joints", "poses", "gripper"} and all(
             isinstance(n, str) for n in (*corpora, *names)
         )
-        if damaged or not known or not isinstance(warning, str) or any(len(a) != ends[-1] for a in mapped.values()):
-            raise BadData(f"{place} is damaged: delete the folder, and it is made anew")
+        if wrong or not known or not isinstance(warning, str) or any(len(a) != ends[-1] for a in mapped.values()):
+            raise damaged
     if warning:
         warnings.warn(warning, stacklevel=4)
     columns: dict[str, Tensor] = {key: torch.from_numpy(array) for key, array in mapped.items()}

@@ -1,6 +1,6 @@
-"""Recordings that are not what they are taken for, found before training: units, orders, frames, holes.
+"""Checks of episodes before training. They find wrong units, component orders, frames and missing values.
 
-Axes: `t` steps of one episode, `j` joints, `k` steps of it looked at.
+Axes: `t` time steps of one episode, `j` joints, `k` time steps that are compared.
 """
 
 from __future__ import annotations
@@ -18,17 +18,30 @@ from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATION_WIDTH
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import FR3_MAX, FR3_MIN, FRAMES, PANDA
 
-BEYOND = 0.05  # rad or m beyond a joint's limit that a calibration may be off
-FAR = 5.0  # m: no arm that stands on a table reaches so far
-UNIT = 1e-2  # how far a quaternion's length may be from 1
-LOOKED_AT = 32  # rows of an episode whose pose is compared with its joints
-NORMALISED = 100.0  # what LeRobot writes for the end of a joint's calibrated range, unless told to write degrees
-FR3 = replace(PANDA, name="fr3", lower=FR3_MIN, upper=FR3_MAX)  # for this check alone: it has other speeds too
-OFF, TURNED = 0.01, 0.05  # m, rad: how far a pose may be from the forward kinematics of its joints
+BEYOND = 0.05  # rad or m by which a joint may exceed its limit, since calibrations are inexact
+FAR = 5.0  # m; farther than any arm on a table reaches
+UNIT = 1e-2  # tolerance of a quaternion's norm around 1
+LOOKED_AT = 32  # rows of an episode whose pose is compared with the joints
+NORMALISED = 100.0  # LeRobot's value at the end of a joint's calibrated range, unless it records degrees
+FR3 = replace(PANDA, name="fr3", lower=FR3_MIN, upper=FR3_MAX)  # for this check only; the FR3's speeds differ too
+OFF, TURNED = 0.01, 0.05  # m, rad; tolerance between a pose and the forward kinematics of its joints
+REPAIR = "Repair the recording, or leave such episodes out with ?bad=skip."
 
 
 def check(raw: Raw, schema: Schema, arm: Arm | None, base: np.ndarray | None, source: str) -> None:
-    """Raise unless an episode can be what its schema says. `base` (3,) m is where the arm stands in the world frame."""
+    """Check that the values of an episode are possible under its schema.
+
+    Args:
+        raw: the episode.
+        schema: the column map.
+        arm: the arm that the joints belong to; None if it is unknown.
+        base: position (3,) of the arm's base in the world frame, in m; None if it is unknown or not needed.
+        source: the recording, for messages.
+
+    Raises:
+        BadEpisode: this episode has impossible values. `?bad=skip` leaves it out.
+        BadData: the column map does not fit the recording.
+    """
     where = f"{source}, episode {raw.name}"
     if not len(raw):
         raise no_steps(where)
@@ -50,8 +63,8 @@ def _check_finite(values: np.ndarray, where: str) -> None:
     bad = np.flatnonzero(~np.isfinite(values).all(-1))
     if len(bad):
         raise BadEpisode(
-            f"{where}: {len(bad)} of {len(values)} rows are NaN or infinite, the first is row {bad[0]}; "
-            "mend the recording, or leave such episodes out with ?bad=skip"
+            f"{where}: {len(bad)} of {len(values)} rows contain NaN or infinite values, the first is row {bad[0]}. "
+            f"{REPAIR}"
         )
 
 
@@ -60,10 +73,14 @@ def _check_joints(joints: np.ndarray, schema: Schema, arm: Arm | None, where: st
     _check_normalised(joints, schema, where)
     if arm is None:
         if np.abs(joints * unit).max() > 4 * np.pi:
-            raise BadData(f"{where}: joints reach {np.abs(joints).max():.4g} rad; {_degrees(schema, joints)}")
+            reach = f"{np.abs(joints).max():.4g} {schema.joints_unit}"
+            raise BadData(f"{where}: joints reach {reach}, more than two turns. {_degrees(schema, joints, where)}")
         return
     if joints.shape[1] != len(arm):
-        raise BadData(f"{where}: {joints.shape[1]} joints, but {arm} has {len(arm)}; give the columns of the arm alone")
+        raise BadData(
+            f"{where}: the recording has {joints.shape[1]} joints, but the arm {arm.name} has {len(arm)}. "
+            "Name the right arm with ?arm=ARM.urdf, or map only the columns of the arm's joints."
+        )
     radians = torch.from_numpy(joints * unit).double()
     inside = arm.within_limits(radians, BEYOND).numpy()
     if inside.all() or (schema.fr3 and arm is PANDA and bool(FR3.within_limits(radians, BEYOND).all())):
@@ -71,49 +88,60 @@ def _check_joints(joints: np.ndarray, schema: Schema, arm: Arm | None, where: st
     row, joint = np.argwhere(~inside)[0]
     bounds = f"[{arm.lower[joint]:.4g}, {arm.upper[joint]:.4g}]"
     other = ", and the episode does not fit the FR3's limits either" if schema.fr3 and arm is PANDA else ""
+    kind = "rad" if arm is PANDA else "rad, or m for a sliding joint"
     problem = (
-        f"{where}, row {row}: joint {joint} is {joints[row, joint] * unit:.4g}, outside {bounds} of {arm.name}{other}"
+        f"{where}, row {row}: joint {joint} is {joints[row, joint] * unit:.4g}, outside the limits {bounds} ({kind}) "
+        f"of {arm.name}{other}"
     )
     if schema.joints_unit == "rad" and np.abs(joints).max() > 4:
         degrees = torch.from_numpy(np.deg2rad(joints)).double()
         if arm.within_limits(degrees, BEYOND).float().mean() > 0.99:
-            raise BadData(f"{problem}; {_degrees(schema, joints)}")
-    raise BadEpisode(f"{problem}; is this the right arm (?arm=...)? Such episodes are left out with ?bad=skip")
+            raise BadData(f"{problem}. {_degrees(schema, joints, where)}")
+    raise BadEpisode(f"{problem}. Check that this is the right arm (?arm=...). {REPAIR}")
 
 
 def _check_normalised(joints: np.ndarray, schema: Schema, where: str) -> None:
-    """Refuse LeRobot's normalised joints, which are cut at -100 and 100, where degrees were declared."""
+    """Raise if joints declared as degrees are LeRobot's normalised joints, which are clipped at -100 and 100."""
     largest = np.abs(joints).max()
     ends = np.abs(np.abs(joints) - NORMALISED) < 1e-3
     if schema.joints_unit == "deg" and largest < NORMALISED + 1e-3 and ends.any():
         row, joint = np.argwhere(ends)[0]
         raise BadData(
-            f"{where}, row {row}: joint {joint} is {joints[row, joint]:.6g} and no joint goes beyond 100: these are "
+            f"{where}, row {row}: joint {joint} is {joints[row, joint]:.6g} and no joint exceeds 100. These are "
             f"LeRobot's normalised joints, not degrees. {_NORMALISED}"
         )
 
 
 _NORMALISED = (
-    "SO-100 and SO-101 arms are recorded so, -100 to 100 over the range of each joint's calibration, unless the robot "
-    "has use_degrees=true: record anew with it, or turn them into radians by the calibration's range_min and range_max"
+    "LeRobot records the joints of SO-100 and SO-101 arms from -100 to 100 over their calibrated range, unless the "
+    "robot has use_degrees=true. Record again with use_degrees=true, or convert the joints to radians with range_min "
+    "and range_max of the calibration."
 )
 
 
-def _degrees(schema: Schema, joints: np.ndarray) -> str:
-    remedy = f'set "joints_unit": "deg" in a column map (now {schema.joints_unit!r})'
-    if np.abs(joints).max() < NORMALISED + 1e-3:  # either is possible: nothing in the numbers tells
-        return f"these look like degrees or like LeRobot's normalised joints. If degrees, {remedy}. {_NORMALISED}"
-    return f"these look like degrees: {remedy}"
+def _map(keys: str, where: str) -> str:
+    """Return the remedy of setting keys of the column map, which only LeRobot datasets have."""
+    if where.startswith("lerobot:"):
+        return f"Set {keys} in a column map (?columns=MAP.json)."
+    return "Files of this format have no column map, so convert the values in the file."
+
+
+def _degrees(schema: Schema, joints: np.ndarray, where: str) -> str:
+    remedy = _map('"joints_unit": "deg"', where)
+    if np.abs(joints).max() < NORMALISED + 1e-3:  # The numbers alone cannot distinguish the two.
+        return f"These look like degrees or like LeRobot's normalised joints. For degrees: {remedy} {_NORMALISED}"
+    return f"These look like degrees. {remedy}"
 
 
 def _check_position(position: np.ndarray, schema: Schema, where: str) -> None:
     distance = np.linalg.norm(position, axis=-1) * POSITION_UNITS[schema.position_unit]
     if distance.max() > FAR:
         row = int((distance > FAR).argmax())
-        problem = f"{where}, row {row}: the hand is {distance[row]:.4g} m away"
+        problem = f"{where}, row {row}: the hand is {distance[row]:.4g} m from the origin, more than {FAR:g} m"
         if schema.position_unit == "m" and np.median(distance) > FAR:
-            raise BadData(f'{problem}; these look like millimetres: set "position_unit": "mm" in a column map')
-        raise BadEpisode(f"{problem}; mend the recording, or leave such episodes out with ?bad=skip")
+            remedy = _map('"position_unit": "mm"', where)
+            raise BadData(f"{problem}. These look like millimetres. {remedy}")
+        raise BadEpisode(f"{problem}. {REPAIR}")
 
 
 def _check_rotation(rotation: np.ndarray, schema: Schema, where: str) -> None:
@@ -127,33 +155,34 @@ def _check_rotation(rotation: np.ndarray, schema: Schema, where: str) -> None:
         what = "rotation matrix"
     elif form == "axis_angle":
         error = np.clip(np.linalg.norm(rotation, axis=-1) - 2 * np.pi, 0, None)
-        what = "rotation vector in rad, longer than a full turn"
+        what = "rotation vector in rad, of at most one full turn"
     else:
         return
     bad = error > UNIT
     if not bad.any():
         return
-    problem = f"{where}, row {bad.argmax()}: {rotation[bad.argmax()].round(4).tolist()} is no {what}"
+    problem = f"{where}, row {bad.argmax()}: {rotation[bad.argmax()].round(4).tolist()} is not a {what}"
     if bad.mean() > 0.5:
-        raise BadData(f"{problem}, and neither are most rows; are these the right columns and is {form!r} their form?")
-    raise BadEpisode(f"{problem}; mend the recording, or leave such episodes out with ?bad=skip")
+        raise BadData(f"{problem}, and neither are most rows. Check the columns, and that rotation_form is {form!r}.")
+    raise BadEpisode(f"{problem}. {REPAIR}")
 
 
 def _check_gripper(gripper: np.ndarray, schema: Schema, where: str) -> None:
     share = (gripper - schema.gripper_open) / (schema.gripper_closed - schema.gripper_open)
-    bad = (share < -0.5) | (share > 1.5)  # NaN is neither: not recorded
+    bad = (share < -0.5) | (share > 1.5)  # NaN is neither; it means that the gripper was not recorded.
     if bad.any():
+        remedy = _map('"gripper_open" and "gripper_closed"', where)
         raise BadData(
             f"{where}, row {bad.argmax()}: the gripper is {gripper[bad.argmax()]:.4g}, but {schema.gripper_open:g} is "
-            f'said to be open and {schema.gripper_closed:g} closed; set "gripper_open" and "gripper_closed"'
+            f"declared as open and {schema.gripper_closed:g} as closed. {remedy}"
         )
 
 
 def _check_pose(raw: Raw, schema: Schema, arm: Arm, base: np.ndarray | None, where: str) -> None:
-    """Compare recorded poses with the forward kinematics of the recorded joints; say what would have fitted.
+    """Compare recorded poses with the forward kinematics of the recorded joints.
 
-    The Panda's frames are known. Of another arm nobody says what was recorded, its flange or some tool: any one frame
-    that is fixed to its tip will do.
+    The error names the rotation form, frame and unit that would fit. The Panda's frames are known. For other arms the
+    recorded frame is unknown (the flange or some tool), so any frame that is fixed to the tip is accepted.
     """
     known = arm is PANDA
     frames = tuple(FRAMES) if known else (schema.frame,)
@@ -163,11 +192,11 @@ def _check_pose(raw: Raw, schema: Schema, arm: Arm, base: np.ndarray | None, whe
     rows = np.unique(np.linspace(0, len(raw) - 1, LOOKED_AT).astype(int))
     joints = torch.from_numpy(raw.joints[rows] * JOINT_UNITS[schema.joints_unit]).double()
     position, rotation = (torch.from_numpy(part[rows]).double() for part in (raw.position, raw.rotation))
-    anywhere = schema.world and base is None  # where the arm stands is not known: compare shapes of motion
+    anywhere = schema.world and base is None  # The base's position is unknown, so only the motion is compared.
     origin = torch.zeros(3).double() if base is None else torch.from_numpy(base).double()
 
     def misfit(form: str, frame: str, unit: str) -> tuple[float, float]:
-        """Median distance in m and angle in rad."""
+        """Return the median distance in m and angle in rad."""
         ours, matrix = arm.forward(joints, frame if known else arm.frame)
         away, turn = position * POSITION_UNITS[unit] - origin - ours, _matrix(rotation, form)
         if not known:
@@ -185,24 +214,25 @@ def _check_pose(raw: Raw, schema: Schema, arm: Arm, base: np.ndarray | None, whe
     best = min(candidates, key=lambda c: sum(x / y for x, y in zip(misfit(*c), (OFF, TURNED), strict=True)))
     taken = f"the {declared[1]}" if known else f"any frame fixed to {arm.frame}"
     problem = (
-        f"{where}: recorded poses are {1000 * off:.3g} mm and {np.rad2deg(turned):.3g} degrees (median) from the "
-        f"forward kinematics of the joints, taken as {declared[0]} of {taken} in {declared[2]}"
+        f"{where}: the recorded poses differ from the forward kinematics of the joints by {1000 * off:.3g} mm and "
+        f"{np.rad2deg(turned):.3g} degrees (median) when they are read as {declared[0]} of {taken} in {declared[2]}"
     )
     if misfit(*best)[0] < OFF and misfit(*best)[1] < TURNED:
         keys = zip(("rotation_form", "frame", "position_unit"), declared, best, strict=True)
         fits = ", ".join(f'"{key}": "{found}"' for key, said, found in keys if said != found)
-        raise BadData(f"{problem}. What fits is {fits}: write that in a column map")
-    remedy = "" if known else "; if the pose is of something else, leave position and rotation out of the column map"
+        raise BadData(f"{problem}. They agree with {fits}. {_map(fits, where)}")
+    remedy = "" if known else " If the pose is of another body, leave position and rotation out of the column map."
     raise BadData(
-        f"{problem}. No order, frame or unit fits: are these the joints of {arm.name}, in the base frame?{remedy}"
+        f"{problem}. No other rotation form, frame or unit fits. Check that these are the joints of {arm.name}, and "
+        f"that the poses are in its base frame.{remedy}"
     )
 
 
 def _lever(away: Tensor, matrix: Tensor, anywhere: bool) -> Tensor:
-    """Return the part (k, 3) of what lies between tip and recorded point (k, 3) that turns with the tip (k, 3, 3).
+    """Return the part (k, 3) of the offsets from tip to recorded point (k, 3) that rotates with the tip (k, 3, 3).
 
-    A median, which a few wrong rows do not move; but where the base may stand anywhere, least squares tell the two
-    constants apart.
+    This is a median, which is robust to a few wrong rows. If the base may stand anywhere, least squares separate the
+    constant offset in the tip's frame from that in the world frame.
     """
     if not anywhere:
         return matrix @ (matrix.mT @ away[..., None])[..., 0].median(0).values
@@ -211,7 +241,7 @@ def _lever(away: Tensor, matrix: Tensor, anywhere: bool) -> Tensor:
 
 
 def _mean(rotations: Tensor) -> Tensor:
-    """Rotations (k, 3, 3) -> the one (3, 3) in their middle: the mean matrix, made a rotation again."""
+    """Return the mean (3, 3) of rotations (k, 3, 3): the mean matrix, projected onto the rotations."""
     u, _, v = torch.linalg.svd(rotations.mean(0))
     return u @ torch.diag(torch.tensor([1.0, 1.0, torch.det(u @ v).sign()]).to(u)) @ v
 
@@ -222,5 +252,5 @@ def _matrix(rotation: Tensor, form: str) -> Tensor:
 
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:
-    """Return the turn between rotations (k, 3, 3) -> (k,) rad."""
+    """Return the angles (k,) between rotations (k, 3, 3), in rad."""
     return (((a.mT @ b).diagonal(dim1=-2, dim2=-1).sum(-1) - 1) / 2).clamp(-1, 1).acos()

@@ -1,6 +1,6 @@
-"""An episode as recorded -> joints, poses and gripper as this package has them, at one rate.
+"""Conversion of recorded episodes to robot units, and resampling to another rate.
 
-Axes: `t` steps of one episode, `j` joints. Units: rad, m, the robot's base frame; gripper -1 open, +1 closed.
+Axes: `t` time steps of one episode, `j` joints. Units: rad, m, the robot's base frame; gripper -1 open, +1 closed.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from action_heads.kinematics.panda import PANDA, reframe
 
 
 class Steps(NamedTuple):
-    """One episode, ready for the table."""
+    """One episode in robot units, ready for the table."""
 
     joints: np.ndarray | None  # (t, j) float32
-    poses: np.ndarray | None  # (t, 9) float32; None where the arm's kinematics gives them
+    poses: np.ndarray | None  # (t, 9) float32; None if the arm's forward kinematics computes them
     gripper: np.ndarray  # (t,) float32
 
 
 def to_steps(raw: Raw, schema: Schema, arm: Arm | None, base: np.ndarray | None) -> Steps:
-    """Units, frames and the gripper's direction. Joints of a known arm go before poses: they say more."""
+    """Convert units, frames and the gripper's direction. Poses are dropped if the joints of a known arm give them."""
     joints = None if raw.joints is None else (raw.joints * JOINT_UNITS[schema.joints_unit]).astype(np.float32)
     poses = None
     if joints is None or arm is None:
@@ -52,7 +52,7 @@ def _poses(
 
 
 def _gripper(raw: Raw, schema: Schema) -> np.ndarray:
-    """Count a gripper that was not recorded, wholly or in some rows (NaN), as open."""
+    """Return the gripper (t,), -1 or +1. Rows where it was not recorded (NaN), or all rows, count as open."""
     if raw.gripper is None:
         return np.full(len(raw), -1.0, dtype=np.float32)
     share = (raw.gripper - schema.gripper_open) / (schema.gripper_closed - schema.gripper_open)
@@ -62,12 +62,12 @@ def _gripper(raw: Raw, schema: Schema) -> np.ndarray:
 def resample(steps: Steps, recorded_hz: float, rate_hz: float) -> Steps:
     """Resample a motion to another rate: joints and positions linearly, rotations along great arcs.
 
-    The gripper keeps the value it had last. A rate above the recorded one adds steps, not knowledge.
+    The gripper keeps its last value. A rate above the recorded one adds time steps, but no information.
     """
     if abs(recorded_hz - rate_hz) < 1e-6:
         return steps
     count = len(steps.gripper)
-    # The last recorded step may be missed by a rounding error: a millionth of a step is forgiven.
+    # Without a tolerance of a millionth of a step, rounding could drop the last recorded step.
     times = np.arange(int(np.floor((count - 1) * rate_hz / recorded_hz + 1e-6)) + 1) * recorded_hz / rate_hz
     before = np.minimum(times.astype(np.int64), max(count - 2, 0))
     after = np.minimum(before + 1, count - 1)

@@ -1,4 +1,4 @@
-"""The formats of recordings, and how one is opened for its observations."""
+"""The readers of all formats, and `open_recording`, which opens a recording with its observations."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from action_heads.data.robomimic import Robomimic
 from action_heads.data.spec import Spec
 
 READERS: dict[str, type[Recording]] = {"npz": Npz, "lerobot": LeRobot, "robomimic": Robomimic}
-OBSERVED = ("lerobot", "robomimic")  # those with observations
+OBSERVED = ("lerobot", "robomimic")  # formats with observations
 
 __all__ = ["READERS", "Recording", "open_recording"]
 
 
 def open_recording(spec: Spec) -> Recording:
-    """Open a recording for Stage 2; whatever is wrong with its episodes, tasks or columns is said now."""
+    """Open a recording for Stage 2, and check its episodes, tasks and columns.
+
+    Raises:
+        ValueError: the format has no observations.
+        BadData: the recording is damaged or contradicts itself.
+    """
     if spec.kind not in OBSERVED:
-        raise ValueError(f"{spec} has no observations: Stage 2 reads lerobot:FOLDER_OR_REPO and robomimic:FILE.hdf5")
+        raise ValueError(f"{spec} has no observations. Stage 2 reads lerobot:FOLDER_OR_REPO and robomimic:FILE.hdf5.")
     return READERS[spec.kind](spec, observed=True)

@@ -1,7 +1,7 @@
-"""LeRobotDataset v3: numbers from its parquet files, without lerobot; images through lerobot's decoders.
+"""A reader of LeRobotDataset v3. It reads numbers from the parquet files itself, and images with lerobot's decoders.
 
-meta/info.json, meta/episodes/chunk-*/file-*.parquet, data/chunk-*/file-*.parquet, videos. Rows, episodes and tasks are
-matched by their indices, never by their places.
+The files are meta/info.json, meta/episodes/chunk-*/file-*.parquet, data/chunk-*/file-*.parquet and videos. Rows,
+episodes and tasks are matched by their indices, never by their positions.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from action_heads.data.recording import Numbers, Recording
 from action_heads.data.schema import Schema, check, choose
 from action_heads.data.spec import Spec
 
-# Robots whose joints LeRobot writes as -100 to 100, unless it is told to write degrees.
+# Robots whose joints LeRobot writes as -100 to 100, unless it is configured to write degrees.
 NORMALISING = re.compile(r"(bi_)?(so_?10[01]|so_|koch|lekiwi|omx)")
-OWN = ("observation.eef", "observation.gripper")  # of what `action-heads record` writes, whose state tells the objects
+# The robot's own state as `action-heads record` writes it. Its observation.state also contains the objects.
+OWN = ("observation.eef", "observation.gripper")
 STATES = ("observation.state", "observation.environment_state")
-OPENPI = ("state",)  # the name in datasets made for openpi
+OPENPI = ("state",)  # the name in datasets for openpi
 
 
 class LeRobot(Recording):
-    """A dataset in a folder, or on the Hub by its repo_id: then its meta and data files are fetched first."""
+    """A dataset in a folder, or on the Hub by its repo_id. Files from the Hub are downloaded when they are needed."""
 
     def __init__(self, spec: Spec, observed: bool = False):
         self.spec, self.source = spec, str(spec)
@@ -45,7 +46,7 @@ class LeRobot(Recording):
 
     @cached_property
     def rows(self) -> Rows:
-        """The data files, fetched when they are first needed."""
+        """The data files, which are downloaded at the first access."""
         self.files.fetch("meta/*", "data/*")
         episodes = read_episodes(self.files.root, self.info, self.source)
         return Rows(self.files.root, episodes, self.source)
@@ -79,13 +80,13 @@ class LeRobot(Recording):
     # ── observations ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _observe(self) -> None:
-        """Look at all rows, tasks and videos before anything is trained."""
+        """Check all rows and tasks before training, and prepare the reading of images."""
         numbers = {episode.name: str(episode.index) for episode in self.rows.episodes}
         self.keep(
             {episode.name: episode.length for episode in self.rows.episodes}, lambda name: f"episode {numbers[name]}"
         )
         self.default_action = "actions" if {"actions", "action"} & self.widths.keys() == {"actions"} else "action"
-        # lerobot refuses what is a tenth of a millisecond off; within a quarter of a frame there is no doubt.
+        # lerobot's own tolerance is 0.1 ms. Within a quarter of a frame the match is unambiguous.
         tolerance = self.spec.number("tolerance_s", 0.25 / self.rate_hz)
         for path in self.rows.files:
             self.rows.order(path)
@@ -94,7 +95,10 @@ class LeRobot(Recording):
         self.cameras = self.images.sizes
 
     def _tasks(self) -> tuple[tuple[str, ...], np.ndarray]:
-        """Descriptions by their task_index, and which of them each row has; one empty one where the files have none."""
+        """Return the task texts, ordered by task_index, and the index into them of each row (N,).
+
+        Without task texts in the files there is a single, empty one.
+        """
         texts = read_tasks(self.files.root, self.source)
         if not texts or "task_index" not in self.info.features:
             return ("",), np.zeros(int(self.lengths.sum()), np.int64)
@@ -105,7 +109,7 @@ class LeRobot(Recording):
             row = int(unknown.argmax())
             raise BadData(
                 f"{self.source}, row {row}: task_index {indices[row]:g} is not in meta/tasks.parquet, which has "
-                f"{', '.join(map(str, known[:10]))}: download it again"
+                f"{', '.join(map(str, known[:10]))}. Download the dataset again."
             )
         return tuple(texts[index] for index in known.tolist()), places
 
@@ -120,7 +124,7 @@ class LeRobot(Recording):
         return found or tuple(name for name in OPENPI if name in self.widths)
 
     def check_cameras(self, names: Sequence[str]) -> None:
-        """Also raise unless the videos of these cameras, or of all, are there; those on the Hub are fetched."""
+        """Check these cameras and their videos, or all if `names` is empty. Download missing videos from the Hub."""
         super().check_cameras(names)
         self.images.check(names or list(self.cameras))
 

@@ -1,4 +1,4 @@
-"""Locate the files of a LeRobotDataset: in a local folder, or on the Hub."""
+"""The location of a LeRobotDataset's files, in a local folder or on the Hub."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from action_heads.data.bounded_reads import BadData
 from action_heads.data.spec import Spec
 from action_heads.io.hub_errors import hub_errors, is_local, reason
 
-VERSION = "v3.0"  # the tag that lerobot looks for on the Hub
+VERSION = "v3.0"  # the tag that lerobot requests from the Hub
 
 
 class Place:
-    """The folder `root` that a spec names, or a snapshot of a dataset on the Hub, to which `fetch` adds files.
+    """The folder `root` of a dataset: a local folder, or a snapshot from the Hub, to which `fetch` adds files.
 
-    With its observations a dataset is looked for where lerobot, which will read its videos, looks.
+    A dataset that is opened with its observations is located as lerobot does, since lerobot reads its videos.
     """
 
     def __init__(self, spec: Spec, observed: bool):
         self.spec = spec
-        self.hub: dict[str, Any] | None = None  # how files are fetched; None where they are here
+        self.hub: dict[str, Any] | None = None  # arguments of a download; None for a local folder
         here = folder_of(spec)
         if observed:
             require("lerobot", "lerobot")
@@ -36,7 +36,7 @@ class Place:
             self.fetch("meta/info.json")
 
     def _as_lerobot(self) -> None:
-        """Take lerobot's own copy; if there is none, fetch by the tag of the version, or else the main branch."""
+        """Use lerobot's own copy. If there is none, download the version's tag, or else the main branch."""
         constants = require("lerobot.utils.constants", "lerobot")
         self.root = Path(constants.HF_LEROBOT_HOME) / self.spec.where
         if (self.root / "meta/info.json").exists() and "revision" not in self.spec.options:
@@ -48,11 +48,11 @@ class Place:
         except OSError as error:
             if "revision" in self.spec.options or not no_revision(error):
                 raise
-            self.hub["revision"] = None  # a dataset without the tag, whose version is looked at then
+            self.hub["revision"] = None  # The dataset lacks the tag; `read_info` checks its version.
             self.fetch("meta/info.json")
 
     def fetch(self, *patterns: str) -> None:
-        """Fetch files of a dataset on the Hub."""
+        """Download files that match the patterns, if the dataset is on the Hub."""
         from huggingface_hub import snapshot_download
 
         if self.hub is not None:
@@ -63,7 +63,7 @@ class Place:
 
 @contextmanager
 def fetching(spec: Spec) -> Iterator[None]:
-    """Say of which dataset, and what helps, if the Hub or the network is at fault: an OSError."""
+    """Turn an error of the Hub or the network into an OSError that names the dataset and the remedy."""
     from huggingface_hub import errors
 
     try:
@@ -72,29 +72,31 @@ def fetching(spec: Spec) -> Iterator[None]:
         if is_local(error):
             raise
         where, revision = spec.where, spec.options.get("revision")
-        # Of a Hub that cannot be reached only the lack of a cached copy is said, not why it cannot.
+        # If the Hub cannot be reached, the error only says that there is no cached copy. Its cause gives the reason.
         reached = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
         cause = reason(reached or error, f"datasets/{where}", revision, "set HF_TOKEN or run `hf auth login`")
         raise OSError(
-            f"{spec}: there is no folder {where} here, and the dataset {where} could not be had from the "
-            f"Hub: {cause}. Where there is no network, name a folder that holds a copy: lerobot:/path/to/it"
+            f"{spec}: there is no folder {where} here, and the dataset {where} could not be downloaded from the "
+            f"Hub: {cause}. Without a network, name a folder that holds a copy: lerobot:/path/to/it"
         ) from error
 
 
 def folder_of(spec: Spec) -> Path | None:
-    """Return the folder that a spec names; None where it can only be a dataset on the Hub."""
+    """Return the local folder of a spec, or None if the spec names a dataset on the Hub."""
     root = Path(spec.where).expanduser()
     if root.exists():
         if not (root / "meta/info.json").exists():
-            raise BadData(f"{spec}: {root} has no meta/info.json, so it is no LeRobotDataset")
+            raise BadData(f"{spec}: {root} has no meta/info.json, so it is not a LeRobotDataset. Name its top folder.")
         return root
     if root.is_absolute() or spec.where.count("/") != 1:
-        raise FileNotFoundError(f"{spec}: there is no folder {spec.where}, and a repo_id is OWNER/NAME")
+        raise FileNotFoundError(
+            f"{spec}: there is no folder {spec.where}. Check the path, or give a dataset on the Hub as OWNER/NAME."
+        )
     return None
 
 
 def no_revision(error: OSError) -> bool:
-    """Tell whether the Hub has the dataset, but not the tag that was asked for."""
+    """Return whether the Hub has the dataset, but not the requested revision."""
     from huggingface_hub import errors
 
     return isinstance(error.__cause__, errors.RevisionNotFoundError)

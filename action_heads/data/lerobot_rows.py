@@ -1,6 +1,6 @@
-"""The data files of a LeRobotDataset v3: rows matched to meta/episodes by episode_index and frame_index.
+"""The data files of a LeRobotDataset v3. Rows are matched to meta/episodes by episode_index and frame_index.
 
-Axes: `n` rows of one file, `N` rows of all episodes, by episode_index and frame_index.
+Axes: `n` rows of one file, `N` rows of all episodes, sorted by episode_index and frame_index.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from action_heads.data.lerobot_info import Episode
 
 
 class Rows:
-    """The rows of some episodes, read a file and a column at a time."""
+    """The rows of a list of episodes, read one file at a time."""
 
     def __init__(self, root: Path, episodes: Sequence[Episode], source: str):
         self.root, self.source, self.episodes = root, source, episodes
@@ -27,26 +27,26 @@ class Rows:
         for episode in episodes:
             self.files.setdefault(episode.file, []).append(episode)
         if missing := [self.name(path) for path in self.files if not path.exists()]:
-            raise BadData(f"{source} lacks {', '.join(missing[:3])} ({len(missing)} files): download it again")
+            raise BadData(f"{source} lacks {', '.join(missing[:3])} ({len(missing)} files). Download it again.")
         self._orders: dict[Path, np.ndarray] = {}
 
     def name(self, path: Path) -> str:
-        """Return a file as messages call it."""
+        """Return the path of a file within the dataset, for messages."""
         return path.relative_to(self.root).as_posix()
 
     def read(self, path: Path, widths: dict[str, int]) -> dict[str, np.ndarray]:
-        """Columns (n, width) of a file, its episodes one after another."""
+        """Read columns (n, width) of a file, with its episodes end to end."""
         where = f"{self.source}, {self.name(path)}"
         table = _read(path, [*widths], where)
         order = self.order(path)
         if len(table) != len(order):
-            raise BadData(f"{where} has {len(table)} rows and had {len(order)} before: it is being written")
+            raise BadData(f"{where} has {len(table)} rows and had {len(order)} before. Wait until it is written.")
         found = {name: column_values(table[name], width, f"{where}, {name}") for name, width in widths.items()}
         sorted_already = (order == np.arange(len(order))).all()
         return found if sorted_already else {name: values[order] for name, values in found.items()}
 
     def places(self) -> np.ndarray:
-        """Return the position of each row (N,) in the files, laid end to end."""
+        """Return the position of each row (N,) among the rows of all files, end to end."""
         for path in self.files:
             self.order(path)
         found, offset = np.empty(int(self.lengths.sum()), np.int64), 0
@@ -60,7 +60,7 @@ class Rows:
         return found
 
     def order(self, path: Path) -> np.ndarray:
-        """Return the row (n,) of a file that each step of its episodes has; raise unless each has one."""
+        """Return the row in the file of each time step (n,) of its episodes; raise a `BadData` if rows are missing."""
         if path not in self._orders:
             self._orders[path] = self._order(path)
         return self._orders[path]
@@ -76,35 +76,38 @@ class Rows:
             for key in ("index", "length")
         )
         if (count := int(lengths.sum())) != len(found):
-            raise BadData(f"{where}: {len(found)} rows, but meta/episodes counts {count}: download it again")
+            raise BadData(f"{where} has {len(found)} rows, but meta/episodes counts {count}. Download it again.")
         wanted = np.repeat(indices, lengths)
         steps = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         order = np.lexsort((frames, found)) if (found != wanted).any() or (frames != steps).any() else np.arange(count)
         if (wrong := found[order] != wanted).any():
             at = int(wrong.argmax())
             raise BadData(
-                f"{where}: meta/episodes counts other rows: row {order[at]} is of episode {found[order][at]:g}, "
-                f"expected {wanted[at]}"
+                f"{where}: row {order[at]} has episode_index {found[order][at]:g}, but by meta/episodes it belongs to "
+                f"episode {wanted[at]}. Download it again."
             )
         if (gap := frames[order] != steps).any():
             of = int(wanted[gap.argmax()])
-            rows = frames[found == of]  # as they stand, so that the message gives the place in the file
+            rows = frames[found == of]  # In the order of the file, so that the message gives the place in it.
             row = int((rows != np.arange(len(rows))).argmax())
-            raise BadData(f"{where}: episode {of} is not contiguous, its row {row} has frame_index {rows[row]:g}")
+            raise BadData(
+                f"{where}: episode {of} is not contiguous, its row {row} has frame_index {rows[row]:g}. "
+                "Record or download it again."
+            )
         return order
 
 
 def _read(path: Path, columns: list[str], where: str) -> Any:
-    """Columns of a parquet file, if they are numbers of a size that can be."""
+    """Read columns of a parquet file; raise a `BadData` unless they hold numbers and have a plausible size."""
     parquet = require("pyarrow.parquet", "data")
     with reading(where):
         file = parquet.ParquetFile(path, page_checksum_verification=True)
         if absent := [name for name in columns if name not in file.schema_arrow.names]:
-            raise BadData(f"{where} lacks {', '.join(absent)}, which meta/info.json promises: download it again")
+            raise BadData(f"{where} lacks {', '.join(absent)}, which meta/info.json lists. Download it again.")
         meta = file.metadata
         size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
         if size > MOST_BYTES or meta.num_rows > MOST_BYTES // 8:
-            raise BadData(f"{where} claims {meta.num_rows} rows in {size} bytes: its header is damaged")
+            raise BadData(f"{where} claims {meta.num_rows} rows in {size} bytes. It is damaged: download it again.")
         for name in columns:
             _check_type(file.schema_arrow.field(name).type, f"{where}, {name}")
         return file.read(columns=columns)
@@ -115,7 +118,7 @@ def _check_type(kind: Any, where: str) -> None:
     while _is_list(inner):
         inner = inner.value_type
     if not (types.is_integer(inner) or types.is_floating(inner) or types.is_boolean(inner)):
-        raise BadData(f"{where} is of type {kind}, where numbers or lists of numbers are expected")
+        raise BadData(f"{where} has type {kind}, but must hold numbers or lists of numbers.")
 
 
 def _is_list(kind: Any) -> bool:
@@ -124,21 +127,21 @@ def _is_list(kind: Any) -> bool:
 
 
 def column_values(column: Any, width: int, where: str) -> np.ndarray:
-    """Return a column of numbers, or of lists of them, -> (rows, width); a missing number is NaN."""
+    """Return a column of numbers, or of lists of numbers, as an array (rows, width). Missing numbers become NaN."""
     rows = len(column)
     with reading(where):
         flat, each = column.combine_chunks(), 1
         while _is_list(flat.type):
             if flat.null_count:
                 at = int(np.flatnonzero(flat.is_null().to_numpy(zero_copy_only=False))[0]) // each
-                raise BadData(f"{where}, row {at}: the list is missing")
+                raise BadData(f"{where}, row {at}: the list is missing. Record or download it again.")
             lengths = flat.value_lengths().to_numpy(zero_copy_only=False)
             if len(lengths) and (lengths != lengths[0]).any():
                 at = int((lengths != lengths[0]).argmax())
-                raise BadData(f"{where}, row {at // each}: {lengths[at]} values, where row 0 has {lengths[0]}")
+                raise BadData(f"{where}, row {at // each} has {lengths[at]} values, but row 0 has {lengths[0]}.")
             each *= int(lengths[0]) if len(lengths) else 1
             flat = flat.flatten()
         values = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float64)
     if values.size != rows * width:
-        raise BadData(f"{where}: {values.size} values in {rows} rows, where meta/info.json promises {width} each")
+        raise BadData(f"{where} has {values.size} values in {rows} rows, but meta/info.json says {width} per row.")
     return values.reshape(rows, width)

@@ -1,6 +1,6 @@
-"""The motion that Stage 1 takes from a recording.
+"""The motion of one episode as recorded, which Stage 1 trains on.
 
-Axes: `t` steps of one episode, `j` joints.
+Axes: `t` time steps of one episode, `j` joints.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["BadData", "BadEpisode", "Raw"]
 
 @dataclass(frozen=True)
 class Raw:
-    """One episode as recorded, before units, frames and checks."""
+    """One episode as recorded, before it is checked and converted."""
 
-    corpus: str  # of which a share is held out
+    corpus: str  # A share of every corpus is held out.
     name: str
     joints: np.ndarray | None  # (t, j)
     position: np.ndarray | None  # (t, 3)
@@ -29,7 +29,7 @@ class Raw:
 
     @classmethod
     def of(cls, corpus: str, name: str, columns: Mapping[str, np.ndarray], schema: Schema) -> Raw:
-        """Take the columns (t, width) that a schema names."""
+        """Build an episode from the columns (t, width) that a schema names."""
         parts = {key: columns[column.name][:, column.part] for key, column in schema.columns().items()}
         joints, position, rotation, gripper = map(parts.get, ("joints", "position", "rotation", "gripper"))
         return cls(corpus, name, joints, position, rotation, None if gripper is None else gripper[:, 0])

@@ -1,7 +1,4 @@
-"""Notices about recordings that are legal but probably not meant. They are collected while a file is read.
-
-Axes: `t` steps of one episode.
-"""
+"""Warnings about recordings that are valid but probably not as intended. They are collected while a file is read."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from action_heads.data.convert import Steps
 from action_heads.data.motion import Raw
 from action_heads.data.schema import Schema
 
-MOVES = 0.02  # of the way from open to closed: a sensor trembles by less
+MOVES = 0.02  # share of the way from open to closed; sensor noise is smaller
 NORMALISED = 100.0
 
 
@@ -25,7 +22,7 @@ class Told:
         self.largest = 0.0
 
     def add(self, raw: Raw, steps: Steps) -> None:
-        """One episode, as recorded and as converted."""
+        """Add an episode, as recorded and as converted."""
         if raw.gripper is not None and np.isfinite(raw.gripper).any():
             self.low = min(self.low, float(np.nanmin(raw.gripper)))
             self.high = max(self.high, float(np.nanmax(raw.gripper)))
@@ -34,7 +31,7 @@ class Told:
             self.largest = max(self.largest, float(np.abs(raw.joints).max()))
 
     def warnings(self) -> list[str]:
-        """Return the notices, a sentence or two each."""
+        """Return the warnings."""
         return [text for text in (self._gripper(), self._joints()) if text]
 
     def _gripper(self) -> str:
@@ -45,16 +42,16 @@ class Told:
         moved = self.high - self.low > MOVES * abs(closed - opened)
         seen = f"moves from {self.low:g} to {self.high:g}" if moved else f"stays at {self.low:g}"
         return (
-            f"{self.source}: the gripper {seen}, and is {always} in every step once it is cut halfway between "
-            f'{opened:g} (open) and {closed:g} (closed). If it opens and closes, set "gripper", "gripper_open" and '
-            '"gripper_closed" in a column map: ?columns=MAP.json'
+            f"{self.source}: the gripper {seen}, and therefore counts as {always} at every time step: the boundary "
+            f"is halfway between {opened:g} (open) and {closed:g} (closed). If it does open and close, set "
+            '"gripper", "gripper_open" and "gripper_closed" in a column map (?columns=MAP.json).'
         )
 
     def _joints(self) -> str:
         if self.schema.joints_unit != "deg" or not self.normalises or self.largest > NORMALISED:
             return ""
         return (
-            f"{self.source}: no joint goes beyond {self.largest:.4g}, and robots of this kind are recorded from -100 "
-            "to 100 over each joint's calibrated range unless use_degrees=true is set. The file does not say which: "
-            "look at how it was recorded, for normalised joints taken as degrees are wrong"
+            f"{self.source}: no joint exceeds {self.largest:.4g}. LeRobot records robots of this kind from -100 to 100 "
+            "over each joint's calibrated range, unless use_degrees=true is set. The file does not say which it was. "
+            "Check how it was recorded: normalised joints that are read as degrees are wrong."
         )

@@ -1,4 +1,4 @@
-"""The package's own recording format: one .npz of plain arrays, episodes end to end (docs/guides/recordings.md)."""
+"""The package's own format: an .npz file of plain arrays, episodes end to end (see docs/guides/recordings.md)."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ MOTION = ("joint_position", "cartesian_position", "gripper")
 
 
 class Npz(Recording):
-    """Joints and/or flange poses, gripper 0 open to 1 closed, and where each episode begins; no observations."""
+    """An .npz file with joints, flange poses or both, and the gripper (0 open, 1 closed). It has no observations."""
 
     def __init__(self, spec: Spec, observed: bool = False):
         self.spec, self.source, self.path = spec, str(spec), Path(spec.where).expanduser()
         if not self.path.exists():
-            raise FileNotFoundError(f"{self.source}: there is no file {self.path}")
+            raise FileNotFoundError(f"{self.source}: there is no file {self.path}. Check the path.")
         self.data = read_arrays(self.path, self.source)
         for key in ("episode_start", "episode_length"):
             if key not in self.data:
                 raise BadData(
-                    f"{self.source} lacks {key}; it has {', '.join(self.data)}. See docs/guides/recordings.md"
+                    f"{self.source} lacks {key}; it has {', '.join(self.data)}. See docs/guides/recordings.md."
                 )
         self.starts, self.lengths = (self._whole_numbers(key) for key in ("episode_start", "episode_length"))
         numbers = {key: array for key, array in self.data.items() if array.dtype.kind in "fiu" and array.ndim}
         self.widths = {key: math.prod(array.shape[1:]) for key, array in numbers.items()}
         for key in MOTION:
             if key in self.data and key not in numbers:
-                raise self._odd(key, "numbers, a row a step, are needed")
+                raise self._odd(key, "expected numbers, with one row per time step")
         self.rate_hz = spec.number("recorded_hz", self._rate())
         self._check_episodes()
 
@@ -55,7 +55,7 @@ class Npz(Recording):
         return state_of(self.path)
 
     def find_schema(self) -> Schema:
-        """Return the map of what the file has."""
+        """Return the column map of the arrays that the file has."""
         schema = NPZ
         if "joint_position" not in self.widths:
             schema = replace(schema, joints=None)
@@ -66,16 +66,16 @@ class Npz(Recording):
         return check(schema, self.widths, self.source)
 
     def _odd(self, key: str, needed: str) -> BadData:
-        """Return the error of an array that is not what is needed."""
+        """Return the error for an array of another shape or dtype than needed."""
         shape, kind = self.data[key].shape, self.data[key].dtype
-        return BadData(f"{self.source}: {key} has shape {shape} and dtype {kind}; {needed}")
+        return BadData(f"{self.source}: {key} has shape {shape} and dtype {kind}; {needed}.")
 
     def _whole_numbers(self, key: str) -> np.ndarray:
         array = self.data[key]
         if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise self._odd(key, "whole numbers (E,) are needed")
+            raise self._odd(key, "expected integers of shape (E,), one per episode")
         if len(array) and (array.min() < 0 or array.max() > 2**40):
-            raise BadData(f"{self.source}: {key} runs from {array.min()} to {array.max()}, which no episode can")
+            raise BadData(f"{self.source}: {key} has values from {array.min()} to {array.max()}, expected 0 to 2**40.")
         return array.astype(np.int64)
 
     def _rate(self) -> float:
@@ -83,35 +83,37 @@ class Npz(Recording):
             return RATE_HZ
         rate = self.data["rate_hz"]
         if rate.size != 1 or rate.dtype.kind not in "fiu":
-            raise self._odd("rate_hz", "one number is needed")
+            raise self._odd("rate_hz", "expected one number")
         return positive(rate.reshape(-1)[0].item(), MOST_HZ, f"{self.source}: rate_hz")
 
     def _texts(self, key: str, otherwise: list[str]) -> list[str]:
-        """One text an episode."""
+        """Return one text per episode from an array, or `otherwise` if the file does not have it."""
         if key not in self.data:
             return otherwise
         array = self.data[key]
         if array.shape != self.lengths.shape or array.dtype.kind not in "Uiu":
-            raise self._odd(key, f"a text for each of {len(self.lengths)} episodes is needed")
+            raise self._odd(key, f"expected a text for each of {len(self.lengths)} episodes")
         return [str(text) for text in array.tolist()]
 
     def _check_episodes(self) -> None:
         if not len(self.starts):
-            raise BadData(f"{self.source} has no episodes")
+            raise BadData(f"{self.source} has no episodes: episode_start is empty.")
         expected = np.cumsum(self.lengths) - self.lengths
         if len(self.starts) != len(self.lengths) or (self.starts != expected).any():
             raise BadData(
-                f"{self.source}: episodes are not contiguous: episode_start must be the sums of episode_length so far"
+                f"{self.source}: episodes are not contiguous. Each episode_start must be the sum of all earlier values "
+                "of episode_length."
             )
         for key in MOTION:
             if key in self.widths and (rows := len(self.data[key])) != self.lengths.sum():
-                raise BadData(f"{self.source}: {key} has {rows} rows, episode_length sums to {self.lengths.sum()}")
+                total = self.lengths.sum()
+                raise BadData(f"{self.source}: {key} has {rows} rows, but episode_length sums to {total}.")
         count = len(self.lengths)
         self.names = tuple(self._texts("name", [f"episode_{i:06d}" for i in range(count)]))
         self.corpora = self._texts("source", [self.path.stem] * count)
 
     def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
-        """Cut all episodes out of the arrays, which are in memory."""
+        """Yield all episodes at once, since the arrays are in memory."""
         rows = int(self.lengths.sum())
         whole = {key: self.data[key].reshape(rows, self.widths[key]) for key in columns}
         yield [
@@ -121,17 +123,19 @@ class Npz(Recording):
 
 
 def read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz file. Nothing is unpickled, and no array is larger than its part of the file."""
+    """Read all arrays of an .npz file. Nothing is unpickled, and no array is larger than its part of the file."""
     where = f"{source}: {path}"
     if path.is_dir() or not zipfile.is_zipfile(path):
-        raise BadData(f"{where} is no .npz file, which is a zip of arrays: write it with numpy.savez")
-    with reading(where, "it is damaged: copy it again"), zipfile.ZipFile(path) as archive:
+        raise BadData(f"{where} is not an .npz file. Write it with numpy.savez.")
+    with reading(where, "It is damaged: copy it again."), zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if (size := sum(entry.file_size for entry in entries)) > MOST_BYTES:
-            raise BadData(f"{where} claims to hold {size} bytes, more than the {MOST_BYTES} that can be read at once")
+            raise BadData(
+                f"{where} claims {size} bytes, but at most {MOST_BYTES} are read. Split it into several files."
+            )
         names = [entry.filename for entry in entries]
         if len(set(names)) < len(names):
-            raise BadData(f"{where} holds an array twice: write it again with numpy.savez")
+            raise BadData(f"{where} contains an array twice. Write it again with numpy.savez.")
         found = {}
         for entry in entries:
             name = entry.filename.removesuffix(".npy")
@@ -139,22 +143,22 @@ def read_arrays(path: Path, source: str) -> dict[str, np.ndarray]:
                 _check_header(part, entry.file_size, f"{where}, {name}")
             with archive.open(entry) as part:
                 found[name] = np.lib.format.read_array(part, allow_pickle=False)
-                if part.read(1):  # the end is where zipfile compares the checksum
-                    raise BadData(f"{where}, {name}: bytes follow the array: write it again with numpy.savez")
+                if part.read(1):  # zipfile compares the checksum only when the end is read.
+                    raise BadData(f"{where}, {name}: there are bytes after the array. Write it again with numpy.savez.")
     return found
 
 
 def _check_header(file: IO[bytes], size: int, where: str) -> None:
-    """Compare what a .npy header promises with the bytes that there are."""
+    """Compare the size that a .npy header claims with the size of its part of the file."""
     major, _ = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
     if dtype.hasobject:
         raise BadData(
-            f"{where} holds pickled objects, which could run code and are never loaded: save plain arrays of numbers "
-            "and strings"
+            f"{where} contains pickled objects, which could run code and are never loaded. Save plain arrays of "
+            "numbers and strings."
         )
     if (promised := file.tell() + math.prod(shape) * dtype.itemsize) != size:
         raise BadData(
-            f"{where}: an array of shape {shape} and dtype {dtype} needs {promised} bytes, the file has {size}"
+            f"{where}: an array of shape {shape} and dtype {dtype} needs {promised} bytes, but the file has {size}."
         )

@@ -15,16 +15,27 @@ from action_heads.data.spec import RATE_HZ, Spec
 from action_heads.kinematics import PANDA, Arm, Trajectories, Windows, recorded_trajectories
 from action_heads.kinematics.trajectories import chosen
 
-BUNDLED = "panda_kinematics"  # the name under which `npz:` finds the recordings that come with the package
-MOST_RAISED = 1000.0  # times: steps that interpolation may make of one
-MOST_SKIPPED = 0.5  # of the episodes: more than that is no accident
+BUNDLED = "panda_kinematics"  # `npz:` with this name opens the recordings that come with the package
+MOST_RAISED = 1000.0  # largest factor by which resampling may raise the rate
+MOST_SKIPPED = 0.5  # largest share of episodes that ?bad=skip may leave out
 
 
 def open_windows(spec: Spec, steps: int, split: str = "train") -> Windows:
-    """Windows of so many steps of a recording's split, after every row of it was checked."""
+    """Open a recording, check every row of it, and return its windows.
+
+    Args:
+        spec: the recording.
+        steps: length of a window in time steps.
+        split: "train", "held_out" or "all".
+
+    Raises:
+        BadData: the recording is damaged, contradicts its column map, or has no window of that length.
+        ValueError: an option of the spec is wrong.
+        OSError: there is no such file or dataset.
+    """
     if spec.kind == "recorded" or (spec.kind == "npz" and spec.where == BUNDLED):
         if spec.kind == "recorded" and spec.where != "panda":
-            raise ValueError(f"{spec}: the package carries recordings of the Panda alone: recorded:panda")
+            raise ValueError(f"{spec}: the package only contains recordings of the Panda. Write recorded:panda.")
         table, short = recorded_trajectories(), "skip"
     else:
         table, short = read(spec), spec.options.get("short", "error")
@@ -32,36 +43,39 @@ def open_windows(spec: Spec, steps: int, split: str = "train") -> Windows:
         few = np.flatnonzero(table.lengths < steps)
         listed = ", ".join(f"{table.names[i]} ({table.lengths[i]})" for i in few[:5])
         raise BadData(
-            f"{spec}: {len(few)} of {len(table)} episodes are shorter than a window of {steps} steps at "
-            f"{table.rate_hz:g} Hz: {listed}{', ...' if len(few) > 5 else ''}. Leave them out with ?short=skip"
+            f"{spec}: {len(few)} of {len(table)} episodes are shorter than a window of {steps} time steps at "
+            f"{table.rate_hz:g} Hz: {listed}{', ...' if len(few) > 5 else ''}. Leave them out with ?short=skip."
         )
     if not (table.lengths >= steps).any():
         raise BadData(
-            f"{spec}: none of its {len(table)} episode(s) holds a window of {steps} steps at {table.rate_hz:g} Hz, the "
-            f"longest has {table.lengths.max()}: give a shorter --horizon, or longer recordings"
+            f"{spec}: none of its {len(table)} episode(s) is as long as a window of {steps} time steps at "
+            f"{table.rate_hz:g} Hz; the longest has {table.lengths.max()}. Lower --horizon, or record longer episodes."
         )
     episodes = chosen(table, split, steps)
     if not episodes.any():
         raise BadData(
-            f"{spec}: its {len(table)} episode(s) leave none of {steps} steps to the split {split!r}, for about one in "
-            "twenty, and at least one of each corpus, is held out: record more, or use the split 'all'"
+            f"{spec}: none of its {len(table)} episode(s) of at least {steps} time steps is in the split {split!r}. "
+            "About one in twenty, and at least one per corpus, is held out. Record more, or use the split 'all'."
         )
     return Windows(table, steps, episodes)
 
 
 def find_arm(name: str, tip: str | None = None) -> Arm:
-    """Return the arm of that name, `panda`, or of that model file as far as a tip."""
+    """Return the Panda for the name `panda`, or the arm of a URDF or MJCF file, up to the link `tip`."""
     if name != "panda":
         from action_heads.kinematics.model import read_arm
 
         return read_arm(name, tip)
     if tip:
-        raise ValueError(f"tip={tip} was given for the Panda, whose actions are poses of its TCP; name its model file")
+        raise ValueError(
+            f"tip={tip} was given for panda, whose actions are always poses of its TCP. For another tip name a URDF or "
+            "MJCF file instead of panda."
+        )
     return PANDA
 
 
 def read(spec: Spec) -> Trajectories:
-    """Return the whole of a recording, from the cache where it was read before."""
+    """Return the motion of a whole recording, from the cache if it has been read before."""
     recording = READERS[spec.kind](spec)
     schema = recording.schema
     arm = None if schema.arm is None else find_arm(schema.arm, spec.options.get("tip"))
@@ -72,8 +86,8 @@ def read(spec: Spec) -> Trajectories:
     skip_empty = skip or spec.options.get("short") == "skip"
     if rate > MOST_RAISED * recorded:
         raise ValueError(
-            f"{spec}: {recorded:g} Hz recorded would become {rate:g} Hz, more than {MOST_RAISED:g} times as many "
-            "steps: give the rate it was recorded at as recorded_hz, or a lower rate"
+            f"{spec}: resampling from {recorded:g} Hz to {rate:g} Hz would give more than {MOST_RAISED:g} times as "
+            "many time steps. Give the recorded rate as ?recorded_hz=, or a lower ?rate=."
         )
 
     def build(table: Table) -> None:
@@ -97,7 +111,7 @@ def read(spec: Spec) -> Trajectories:
             raise BadData(f"{spec}: {len(skipped)} of {count} episodes are bad, the first: {skipped[0]}")
         notes = told.warnings()
         if skipped:
-            notes = [f"{spec}: left out {len(skipped)} of {count} episodes, the first: {skipped[0]}", *notes]
+            notes = [f"{spec}: left out {len(skipped)} of {count} episodes. The first: {skipped[0]}", *notes]
         table.warning = "\n".join(notes)
 
     identity = {
@@ -113,23 +127,23 @@ def read(spec: Spec) -> Trajectories:
 
 
 def _base(spec: Spec, schema: Schema, arm: Arm | None) -> np.ndarray | None:
-    """Return the position (3,) of the arm's base in m, or None where poses need no such shift."""
+    """Return the position (3,) of the arm's base in the world frame, in m; None if poses are not shifted."""
     given = spec.options.get("base")
     needed = schema.world and (schema.joints is None or arm is None)
     if given is None and needed:
         raise BadData(
-            f"{spec}: its poses are in the world frame and there are no joints of a known arm. Say where the "
-            "robot's base stands, in m, as in ?base=-0.56,0,0.912; or keep the world frame with ?base=world, which is "
-            "as good for delta actions, but not for absolute ones"
+            f"{spec}: its poses are in the world frame, and there are no joints of a known arm. Give the position of "
+            "the robot's base in m, as in ?base=-0.56,0,0.912. For delta actions you can also keep the world frame "
+            "with ?base=world; absolute actions need the base."
         )
     if given is None or given == "world" or not schema.world:
         if given not in (None, "world"):
-            raise ValueError(f"{spec}: base was given, but the poses of {schema.name} are in the base frame")
+            raise ValueError(f"{spec}: poses of {schema.name} are in the base frame already. Leave out ?base=.")
         return None
     try:
         base = np.array([float(value) for value in given.split(",")])
     except ValueError:
         base = np.zeros(0)
     if base.shape != (3,) or not np.isfinite(base).all():
-        raise ValueError(f"{spec}: base is x,y,z in m or world, not {given!r}")
+        raise ValueError(f"{spec}: base must be x,y,z in m, or world, but is {given!r}.")
     return base

@@ -1,4 +1,4 @@
-"""robomimic's HDF5, which MimicGen and LIBERO write too: `data/demo_*/obs/...` and `data/demo_*/actions`."""
+"""A reader of robomimic's HDF5 files, which MimicGen and LIBERO also write: `data/demo_*/obs` and `actions`."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ ROBOMIMIC = Schema(
     frame="robosuite_eef",
     world=True,
 )
-# LIBERO's own files: the same numbers, but for the rotation, under other names.
+# LIBERO's own files have the same values under other names, except for the form of the rotation.
 LIBERO = replace(
     ROBOMIMIC, name="libero", joints="joint_states", position="ee_pos", rotation="ee_ori", rotation_form="axis_angle"
 )
 FINGERS = {"robomimic": "robot0_gripper_qpos", "libero": "gripper_states"}
-# The command says what the hand does; the fingers stop at whatever they hold. qpos is for files without actions.
+# The command says open or closed, whereas fingers stop at what they hold. qpos is for files without actions.
 QPOS = {"gripper_open": 0.04, "gripper_closed": 0.0}
-# What Stage 2 shows a policy, in either naming, and where the objects lie, for one without cameras.
+# The default state of a Stage 2 policy in both namings. Policies without cameras also see the objects' poses.
 STATES = (
     ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"),
     ("ee_pos", "ee_ori", "gripper_states", "joint_states"),
 )
 OBJECTS = "object"
-MAKE = "make observations first, with robomimic's dataset_states_to_obs.py"
+MAKE = "Create the observations first, with robomimic's dataset_states_to_obs.py."
 
 
 class Robomimic(Recording):
-    """A file of demonstrations. Columns are those of `obs`, by their own names, and `actions`."""
+    """A file of demonstrations. Its columns are those of `obs`, by their own names, and `actions`."""
 
     default_action = "actions"
 
     def __init__(self, spec: Spec, observed: bool = False):
         self.spec, self.source, self.path = spec, str(spec), Path(spec.where).expanduser()
-        self._open: tuple[int, Any] | None = None  # (process, file): a handle does not survive a fork
+        self._open: tuple[int, Any] | None = None  # (process, file), since a handle does not survive a fork
         with hdf5.opened(self.path, self.source) as file:
             self.demos = hdf5.demonstrations(file, spec)
             self.arguments = hdf5.settings(file, self.source)
@@ -68,7 +68,7 @@ class Robomimic(Recording):
         return [*state_of(self.path), *([listed] if listed else [])]
 
     def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
-        """Read one demonstration after another; the file is closed in between."""
+        """Yield one demonstration after another. The file is closed in between."""
         for name in self.demos:
             where = f"{self.source}, {name}"
             with hdf5.opened(self.path, self.source) as file, reading(where, hdf5.REMEDY):
@@ -78,30 +78,32 @@ class Robomimic(Recording):
             yield [Numbers(self.path.stem, name, values or none)]
 
     def _checked(self, demo: Any, where: str, wanted: Iterable[str]) -> dict[str, Any]:
-        """Return the columns of a demonstration, none of one without steps.
+        """Return the columns of a demonstration; an empty dict if it has no time steps.
 
-        Raise unless it has those that are wanted, a row a step, and as wide as the first demonstration's.
+        Raises:
+            BadData: a wanted column is missing, their numbers of rows differ, or a width is not that of the first
+                demonstration.
         """
         found = hdf5.columns(demo, where)
         if not hdf5.steps(found):
             return {}
         if absent := sorted({*wanted} - found.keys()):
-            raise BadData(f"{where} lacks {', '.join(absent)}; it has {', '.join(sorted(found)) or 'nothing'}")
+            raise BadData(f"{where} lacks {', '.join(absent)}; it has {', '.join(sorted(found)) or 'nothing'}.")
         lengths = {key: len(found[key]) for key in sorted(wanted)}
         if len(different := sorted({*lengths.values()})) > 1:
-            raise BadData(f"{where}: parts have different numbers of steps, {different}: {lengths}")
+            raise BadData(f"{where}: columns have different numbers of rows, {different}: {lengths}.")
         widths = hdf5.widths(found)
         if other := [key for key in wanted if key in self.widths and widths.get(key) != self.widths[key]]:
             raise BadData(
-                f"{where}: {other[0]} has shape {found[other[0]].shape} and type {found[other[0]].dtype}, where "
-                f"{self.widths[other[0]]} numbers a step are expected"
+                f"{where}: {other[0]} has shape {found[other[0]].shape} and dtype {found[other[0]].dtype}, expected "
+                f"{self.widths[other[0]]} numbers per time step, as in {self.first}."
             )
         return found
 
     # ── motion ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def find_schema(self) -> Schema:
-        """Return robomimic's or LIBERO's map, with what the file has of it."""
+        """Return robomimic's or LIBERO's column map, without the columns that the file lacks."""
         found = self.widths
         schema = next(
             (s for s in (ROBOMIMIC, LIBERO) if {s.columns()[key].name for key in ("joints", "position")} & set(found)),
@@ -109,20 +111,21 @@ class Robomimic(Recording):
         )
         if schema is None:
             raise BadData(
-                f"{self.source}: {self.first} has no obs/robot0_*, and neither LIBERO's joint_states or ee_pos, only "
-                f"{', '.join(found) or 'nothing'}: {MAKE}"
+                f"{self.source}: {self.first} has no obs/robot0_* and no joint_states or ee_pos (LIBERO), only "
+                f"{', '.join(found) or 'nothing'}. {MAKE}"
             )
         robots = self._robots()
         if robots != ["Panda"] and "arm" not in self.spec.options:
             raise BadData(
-                f"{self.source} is of {', '.join(robots)}: name one arm by its model file, as in ?arm=ARM.urdf"
+                f"{self.source} was recorded with {', '.join(robots)}; name one arm by its model file, as in "
+                "?arm=ARM.urdf."
             )
         choice = self.spec.options.get("gripper", "action")
         if choice not in ("action", "qpos"):
-            raise ValueError(f"{self.source}: gripper is action or qpos, not {choice!r}")
+            raise ValueError(f"{self.source}: gripper must be action or qpos, but is {choice!r}.")
         if choice == "qpos":
             schema = replace(schema, gripper=f"{FINGERS[schema.name]}[0:1]", **QPOS)
-        # Some files lack joints, some have poses of one kind only: what is there decides, joints first.
+        # Some files lack joints, others lack the position or the rotation. Joints are preferred.
         parts = schema.columns()
         if parts["joints"].name not in found:
             schema = replace(schema, joints=None)
@@ -131,22 +134,22 @@ class Robomimic(Recording):
         return check(schema, found, self.source)
 
     def _robots(self) -> list[str]:
-        """Return the names of the robots; the Panda where the file does not say."""
+        """Return the names of the robots; the Panda if the file does not give any."""
         robots = self.arguments.get("robots") or "Panda"
         robots = [robots] if isinstance(robots, str) else robots
         if not isinstance(robots, list) or not all(isinstance(name, str) for name in robots):
             raise BadData(
-                f"{self.source}: robots in env_args must be a name or a list of names, but is {short(robots)}"
+                f"{self.source}: robots in env_args must be a name or a list of names, but is {short(robots)}."
             )
         return robots
 
     # ── observations ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _observe(self, file: Any, found: Mapping[str, Any]) -> None:
-        """Look at every demonstration: `found` are the columns of the first one that has steps."""
+        """Check every demonstration. `found` are the columns of the first one with time steps."""
         if not found.keys() - {"actions"}:
             states = "only the simulation's states" if "states" in file["data"][self.first] else "no observations"
-            raise BadData(f"{self.source}: {self.first} has {states}, no obs: {MAKE}")
+            raise BadData(f"{self.source}: {self.first} has {states}, but no obs. {MAKE}")
         images = {name: data for name, data in found.items() if data.ndim == 4 and data.shape[-1] == 3}
         self.keys = cameras_by_name(images, lambda name: name.removesuffix("_image").removesuffix("_rgb"))
         self.cameras = {camera: images[key].shape[1:3] for camera, key in self.keys.items()}
@@ -157,13 +160,13 @@ class Robomimic(Recording):
         self.task_of = np.repeat([self.tasks.index(text) for text in told], self.lengths)
 
     def _length(self, demo: Any, where: str) -> int:
-        """Return the steps of a demonstration, which must have the columns and images of the first."""
+        """Return the number of time steps of a demonstration. Its columns and images must be those of the first."""
         found = self._checked(demo, where, {"actions", *self.widths, *self.keys.values()})
         for camera, key in self.keys.items() if found else ():
             if found[key].shape[1:] != (*self.cameras[camera], 3) or found[key].dtype != np.uint8:
                 raise BadData(
-                    f"{where}: {key} has shape {found[key].shape} and type {found[key].dtype}, where pictures "
-                    f"(t, {self.cameras[camera][0]}, {self.cameras[camera][1]}, 3) of uint8 are expected"
+                    f"{where}: {key} has shape {found[key].shape} and dtype {found[key].dtype}, expected images "
+                    f"(t, {self.cameras[camera][0]}, {self.cameras[camera][1]}, 3) of uint8, as in {self.first}."
                 )
         return hdf5.steps(found)
 

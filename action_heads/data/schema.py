@@ -1,8 +1,7 @@
-"""Schemas: the meaning, units and frames of a recording's columns.
+"""Column maps (schemas): the meaning, units and frames of a recording's columns.
 
-Those that come with the package were written down from what others say of the datasets: DROID's from LeRobot's
-port of it, MimicGen's and LIBERO's in the paper's form from what its code reads, LIBERO's in LeRobot's form from our
-reference notes alone. A user's own is a small JSON file.
+The built-in maps follow descriptions of the datasets: `droid` LeRobot's port, `mimicgen` and `libero_dae` the paper's
+code, `libero` our reference notes only. Users write their own map as a small JSON file.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 from action_heads.data.bounded_reads import BadData, is_number, read_object, short
 from action_heads.kinematics.panda import FRAMES
 
-# A rotation's spelling in column maps -> the form of `rotations`.
+# Names of rotation forms in column maps, and in `action_heads.actions.rotations`.
 ROTATIONS = {
     "euler_xyz": "euler_xyz",
     "quat_xyzw": "quaternion",
@@ -32,7 +31,7 @@ POSITION_UNITS = {"m": 1.0, "mm": 1e-3}
 
 @dataclass(frozen=True)
 class Column:
-    """A column, or some of its values: `observation.state[0:7]`, `actions[-1:]`, `observation.state[7]`."""
+    """A column or a part of it, such as `observation.state[0:7]`, `actions[-1:]` or `observation.state[7]`."""
 
     name: str
     part: slice
@@ -42,7 +41,8 @@ class Column:
         match = re.fullmatch(r"([^\[\]]+)(?:\[(-?\d{1,9})?(?:(:)(-?\d{1,9})?)?\])?", text)
         if match is None or text.endswith("[]"):
             raise ValueError(
-                f"{short(text)} is no column: write its name, or a part of it as in observation.state[0:7], actions[-1]"
+                f"{short(text)} is not a column. Write a name, or a part of a column, as in observation.state[0:7] or "
+                "actions[-1]."
             )
         name, start, colon, stop = match.groups()
         first = int(start) if start else None
@@ -52,26 +52,42 @@ class Column:
         return cls(name, slice(first, int(stop) if stop else None))
 
     def width(self, full: int) -> int:
-        """Return the number of values that it takes of a column of this width, or 0 if the column is too narrow."""
+        """Return the number of values that this part has in a column of a width; 0 if the column is too narrow."""
         edges = [edge for edge in (self.part.start, self.part.stop) if edge is not None]
         return 0 if any(abs(edge) > full for edge in edges) else len(range(full)[self.part])
 
 
 @dataclass(frozen=True)
 class Schema:
-    """A column map. A column is a name or a part of one (see `Column`); what a recording lacks is None.
+    """A column map: the columns of the motion, and their units and frames.
+
+    A column is given as a name, or as a part of a column such as `observation.state[0:7]`; None if there is none.
 
     Attributes:
-        name: for messages.
-        joints: joint positions, in `joints_unit` (rad or deg).
-        position: of the hand, in `position_unit` (m or mm).
-        rotation: of the hand, in `rotation_form`: euler_xyz (about fixed axes), quat_xyzw, quat_wxyz, axis_angle,
-            matrix (row by row) or 6d (first two rows).
-        gripper: one number, `gripper_open` where open and `gripper_closed` where closed; cut halfway.
-        frame: what the pose is the pose of: flange, hand, tcp, grip_site, robosuite_eef; another arm's is its own.
-        world: whether poses are in a world frame rather than the robot's base frame.
-        arm: panda, or null where no arm is known: then joints are kept as they are and poses must be recorded.
-        fr3: whether Franka's FR3 is among the arms, as in DROID: its links are the Panda's, its joint limits are not.
+        name: name of the map, for messages.
+        joints: column of the joint positions.
+        position: column of the hand's position.
+        rotation: column of the hand's rotation.
+        gripper: column of the gripper, one number.
+        joints_unit: rad or deg.
+        position_unit: m or mm.
+        rotation_form: euler_xyz (about fixed axes), quat_xyzw, quat_wxyz, axis_angle, matrix (row by row) or 6d
+            (first two rows).
+        gripper_open: the gripper's value when open.
+        gripper_closed: the gripper's value when closed. The boundary is halfway.
+        frame: body of the Panda whose pose is recorded: flange, hand, tcp, grip_site or robosuite_eef.
+        world: whether poses are in a world frame instead of the robot's base frame.
+        arm: panda, the path of a URDF or MJCF file, or None if the arm is unknown; then poses must be recorded.
+        fr3: whether some arms are Franka's FR3, as in DROID. Its links are the Panda's, but its joint limits differ.
+
+    Raises:
+        ValueError: a value has another type or is none of the choices, or the columns do not describe a motion.
+
+    Examples:
+        >>> from action_heads.data import Schema
+        >>> schema = Schema(position="state[0:3]", rotation="state[3:7]", gripper="action[6]", frame="flange")
+        >>> schema.lacks({"state": 7, "action": 6})
+        ['gripper (action[6], 0 of 6 values where 1 are needed)']
     """
 
     name: str = "columns"
@@ -97,17 +113,18 @@ class Schema:
             ("rotation_form", ROTATIONS),
         ):
             if getattr(self, key) not in known:
-                raise ValueError(f"schema {self.name}: {key} is {getattr(self, key)!r}; choose from {', '.join(known)}")
+                raise self._wrong(f"{key} is {getattr(self, key)!r}; choose from {', '.join(known)}")
         if self.arm == "panda" and self.frame not in FRAMES:
-            raise ValueError(
-                f"schema {self.name}: unknown frame {self.frame!r}; the Panda knows {', '.join(map(repr, FRAMES))}"
-            )
+            raise self._wrong(f"unknown frame {self.frame!r}; choose from {', '.join(map(repr, FRAMES))}")
         if (self.position is None) != (self.rotation is None):
-            raise ValueError(f"schema {self.name}: a pose needs both position and rotation")
+            raise self._wrong("a pose needs both position and rotation")
         if self.position is None and (self.joints is None or self.arm is None):
-            raise ValueError(f"schema {self.name}: name the joints of a known arm, or position and rotation, or both")
+            raise self._wrong("name the joints of a known arm, or position and rotation, or both")
         if self.gripper_open == self.gripper_closed:
-            raise ValueError(f"schema {self.name}: gripper_open and gripper_closed are both {self.gripper_open:g}")
+            raise self._wrong(f"gripper_open and gripper_closed are both {self.gripper_open:g}; they must differ")
+
+    def _wrong(self, problem: str) -> ValueError:
+        return ValueError(f"column map {self.name}: {problem}.")
 
     def _check_types(self) -> None:
         """Check the types of all values, since a map may come from a file."""
@@ -121,18 +138,18 @@ class Schema:
                 fine = isinstance(value, str) or (value is None and "None" in kind)
                 what = "text or null" if "None" in kind else "text"
             if not fine:
-                raise ValueError(f"schema {self.name}: {field.name} must be {what}, but is {short(value)}")
+                raise self._wrong(f"{field.name} must be {what}, but is {short(value)}")
         if self.fr3 and self.arm != "panda":
-            raise ValueError(f"schema {self.name}: fr3 widens the Panda's limits, but arm is {self.arm!r}")
+            raise self._wrong(f"fr3 widens the Panda's limits, but arm is {self.arm!r}")
         for part in ("joints", "position", "rotation", "gripper"):
             if (text := getattr(self, part)) is not None:
                 try:
                     Column.parse(text)
                 except ValueError as error:
-                    raise ValueError(f"schema {self.name}: {part}: {error}") from error
+                    raise ValueError(f"column map {self.name}: {part}: {error}") from error
 
     def columns(self) -> dict[str, Column]:
-        """Return the mapped columns: part of a motion -> column."""
+        """Return the columns that the map names, by joints, position, rotation and gripper."""
         parts = {key: getattr(self, key) for key in ("joints", "position", "rotation", "gripper")}
         return {key: Column.parse(value) for key, value in parts.items() if value is not None}
 
@@ -157,15 +174,20 @@ class Schema:
 
     @classmethod
     def from_json(cls, path: str | Path) -> Schema:
-        """Return a user's own map."""
+        """Read a column map from a JSON file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is not JSON, or is not a valid map.
+        """
         path = Path(path)
         if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: give the JSON file of a column map")
+            raise FileNotFoundError(f"{path} does not exist. Give the JSON file of a column map.")
         data = read_object(path, "column map")
         known = {field.name for field in fields(cls)}
         if set(data) - known:
             unknown = ", ".join(sorted(set(data) - known))
-            raise ValueError(f"{path}: unknown keys {unknown}; a column map has {', '.join(sorted(known))}")
+            raise ValueError(f"{path}: unknown keys {unknown}; a column map has {', '.join(sorted(known))}.")
         try:
             return cls(**{"name": path.stem, **data})
         except ValueError as error:
@@ -183,7 +205,7 @@ SCHEMAS = {
             position="observation.state.cartesian_position[0:3]",
             rotation="observation.state.cartesian_position[3:6]",
             rotation_form="euler_xyz",
-            # The command, as in the paper: the state of a hand that is closed on something wide reads as open.
+            # The command, as in the paper. The state of a hand that grasps a wide object would read as open.
             gripper="action.gripper_position",
             frame="flange",
             fr3=True,
@@ -196,7 +218,7 @@ SCHEMAS = {
             gripper="actions[-1:]",
             **_ROBOSUITE,
         ),
-        # As `action-heads record` writes it.
+        # The format of `action-heads record`.
         Schema(
             "robosuite",
             joints="observation.joint_position",
@@ -207,7 +229,7 @@ SCHEMAS = {
             gripper_open=-1.0,
             gripper_closed=1.0,
         ),
-        # As OpenVLA and LeRobot publish it: eight numbers, position, rotation vector, two fingers.
+        # OpenVLA and LeRobot publish eight numbers: position, rotation vector, two fingers.
         Schema(
             "libero",
             position="observation.state[0:3]",
@@ -216,7 +238,7 @@ SCHEMAS = {
             gripper="action[6:7]",
             **_ROBOSUITE,
         ),
-        # As the paper publishes it: eight numbers too, but position, quaternion, one finger.
+        # The paper publishes eight numbers too, but others: position, quaternion, one finger.
         Schema(
             "libero_dae",
             position="observation.state[0:3]",
@@ -227,8 +249,8 @@ SCHEMAS = {
     )
 }
 
-# The widths that the datasets declare. A part such as `observation.state[0:3]` would be found in almost any dataset:
-# a schema that was not asked for by name must meet its own widths.
+# The widths of the datasets' columns. Almost any dataset has a part such as `observation.state[0:3]`, so a schema
+# that was not requested by name is only chosen if these widths match exactly.
 WIDTHS = {
     "droid": {
         "observation.state.joint_position": 7,
@@ -242,21 +264,30 @@ WIDTHS = {
 }
 
 
-# LIBERO in openpi's form, whose columns have no prefix: the same numbers, and found under the same name.
+# LIBERO in openpi's form has the same values in columns without a prefix.
 _OPENPI = replace(SCHEMAS["libero"], position="state[0:3]", rotation="state[3:6]", gripper="actions[6:7]")
 _KNOWN = [(schema, WIDTHS[name]) for name, schema in SCHEMAS.items()] + [(_OPENPI, {"state": 8, "actions": 7})]
 
 
 def listed(widths: Mapping[str, int]) -> str:
-    """Return columns and how many numbers each has, for messages."""
+    """Return the columns and their widths as text, for messages."""
     return ", ".join(f"{column} ({width})" for column, width in widths.items())
 
 
 def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
-    """Return the schema of that name, or the one whose columns are all among these (name -> number of values)."""
+    """Return the built-in schema of that name, or, without a name, the one that fits the columns.
+
+    Args:
+        widths: the recording's numeric columns and their widths.
+        name: name of a schema; None to recognise the dataset.
+        source: the recording, for messages.
+
+    Raises:
+        ValueError: the name is unknown, or columns are missing or too narrow.
+    """
     if name is not None and name not in SCHEMAS:
         raise ValueError(
-            f"{source}: unknown schema {name!r}; choose from {', '.join(SCHEMAS)}, or give ?columns=MAP.json"
+            f"{source}: unknown schema {name!r}; choose from {', '.join(SCHEMAS)}, or give ?columns=MAP.json."
         )
     candidates = [(schema, declared) for schema, declared in _KNOWN if name in (None, schema.name)]
     for schema, declared in candidates:
@@ -269,17 +300,20 @@ def choose(widths: Mapping[str, int], name: str | None, source: str) -> Schema:
             f"{column} with {width} values" for column, width in declared.items() if widths.get(column) != width
         ]
 
-    # Of two that lack as much, the one whose columns are there at all.
+    # Among schemas that lack the same share, prefer the one with more declared columns.
     nearest, declared = min(candidates, key=lambda one: (len(differs(*one)) / len(one[0].columns()), -len(one[1])))
     raise ValueError(
-        f"{source}: no column map fits. It has {listed(widths)}. The nearest, {nearest.name}, lacks "
-        f"{', '.join(differs(nearest, declared))}. Write a map of your own: "
-        "?columns=MAP.json, see docs/guides/recordings.md"
+        f"{source}: no built-in column map fits. The columns (with their widths) are {listed(widths)}. For the nearest "
+        f"map, {nearest.name}, the recording lacks {', '.join(differs(nearest, declared))}. Write a column map of your "
+        "own and pass it as ?columns=MAP.json; see docs/guides/recordings.md."
     )
 
 
 def check(schema: Schema, widths: Mapping[str, int], source: str) -> Schema:
-    """Return a user's own map, refused where the recording lacks what it names."""
+    """Return the schema; raise a `BadData` if the recording lacks a column that it names."""
     if problems := schema.lacks(widths):
-        raise BadData(f"{source}: the map {schema.name} asks for {', '.join(problems)}; it has {listed(widths)}")
+        raise BadData(
+            f"{source} lacks columns of the column map {schema.name}: {', '.join(problems)}. It has (with widths) "
+            f"{listed(widths)}. Name these in the map."
+        )
     return schema

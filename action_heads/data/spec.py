@@ -1,4 +1,4 @@
-"""A data source in one line: `kind:where?option=value&option=value@weight`."""
+"""The one-line form of a source of motion: `kind:where?option=value&option=value@weight`."""
 
 from __future__ import annotations
 
@@ -7,45 +7,58 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MOST_HZ = 10_000.0  # steps a second: more than any robot is recorded at
-RATE_HZ = 15.0  # DROID's, and of everything unless an option says otherwise
+MOST_HZ = 10_000.0  # higher than the rate of any recording
+RATE_HZ = 15.0  # DROID's rate, and the default for all sources
 
-# What every recording may be told, whatever its format.
+# Options of every recording.
 _RECORDED = {
     "arm": "panda, or the path of a URDF or MJCF file",
-    "tip": "the link of that file whose pose the actions are",
-    "rate": "steps a second to resample to, or native",
-    "base": "x,y,z of the robot's base in the world in m, or world to leave poses in the world frame",
-    "short": "error or skip: episodes shorter than a window",
-    "bad": "error or skip: episodes with rows that cannot be",
+    "tip": "link of that file whose pose the actions are",
+    "rate": "rate in Hz to resample to, or native",
+    "base": "x,y,z of the robot's base in the world frame in m, or world to keep the world frame",
+    "short": "error, or skip to leave out episodes shorter than a window",
+    "bad": "error, or skip to leave out episodes with impossible rows",
 }
 OPTIONS = {
-    "synthetic": {"tip": _RECORDED["tip"], "rate": "steps a second"},
+    "synthetic": {"tip": _RECORDED["tip"], "rate": "rate in Hz"},
     "recorded": {},
-    "npz": _RECORDED | {"recorded_hz": "steps a second of the file"},
+    "npz": _RECORDED | {"recorded_hz": "rate of the file in Hz"},
     "lerobot": _RECORDED
     | {
-        "schema": "the name of a column map",
-        "columns": "a JSON file with one",
-        "revision": "branch, tag or commit",
-        "tolerance_s": "seconds that a video's frame may be off its row; of Stage 2",
+        "schema": "name of a built-in column map",
+        "columns": "JSON file of a column map",
+        "revision": "branch, tag or commit on the Hub",
+        "tolerance_s": "largest time between a row and its video frame in s, in Stage 2",
     },
     "robomimic": _RECORDED
     | {
         "gripper": "action or qpos",
-        "recorded_hz": "steps a second of the file",
-        "filter_key": "the name of a list of demonstrations in the file's mask, such as train or valid",
+        "recorded_hz": "rate of the file in Hz",
+        "filter_key": "name of a list of demonstrations in the file's mask, such as train or valid",
     },
 }
 FORMS = (
-    "synthetic:panda, synthetic:ARM.urdf, recorded:panda, npz:FILE.npz, lerobot:REPO_OR_FOLDER, robomimic:FILE.hdf5, "
-    "each with ?option=value and @weight if need be"
+    "synthetic:panda, synthetic:ARM.urdf, recorded:panda, npz:FILE.npz, lerobot:REPO_OR_FOLDER or robomimic:FILE.hdf5, "
+    "with ?option=value&... and @weight where needed"
 )
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One source as a user writes it."""
+    """A source as a user writes it in one line.
+
+    Attributes:
+        kind: synthetic, recorded, npz, lerobot or robomimic.
+        where: file, folder, dataset on the Hub, or name of an arm.
+        options: options by name, as text.
+        weight: share of this source in a mixture, relative to the other weights.
+
+    Examples:
+        >>> from action_heads.data import Spec
+        >>> spec = Spec.parse("lerobot:lerobot/droid_1.0.1?bad=skip@2")
+        >>> spec.kind, spec.where, spec.options, spec.weight
+        ('lerobot', 'lerobot/droid_1.0.1', {'bad': 'skip'}, 2.0)
+    """
 
     kind: str
     where: str
@@ -54,32 +67,32 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Read `kind:where?option=value@weight`; whatever is wrong with it is said at once."""
+        """Parse `kind:where?option=value@weight`; raise a ValueError if it is malformed."""
         body, weight = text, 1.0
         if match := re.search(r"@(\d+(\.\d+)?|\.\d+)$", text):
             body, weight = text[: match.start()], float(match[1])
         head, _, tail = body.partition("?")
         kind, colon, where = head.partition(":")
         if not colon or not where or kind not in OPTIONS:
-            raise ValueError(f"unknown data source {text!r}; choose from {FORMS}")
+            raise ValueError(f"unknown data source {text!r}; choose from {FORMS}.")
         if tail and re.search(r"@[\d.]+$", where):
-            raise ValueError(f"{text!r}: the weight comes last, after the options")
+            raise ValueError(f"{text!r}: the weight must come last, after the options.")
         if not math.isfinite(weight):
-            raise ValueError(f"{text!r} has a weight that is no number: give the source a share as in {head}@2")
+            raise ValueError(f"{text!r} has an infinite weight. Give the source a finite weight, as in {head}@2.")
         if weight <= 0:
-            raise ValueError(f"{text!r} has weight 0: leave the source out, or give it a share as in {head}@2")
+            raise ValueError(f"{text!r} has weight 0. Leave the source out, or give it a weight as in {head}@2.")
         options = {}
         for pair in filter(None, tail.split("&")):
             key, equals, value = pair.partition("=")
             if not equals or not value or key not in OPTIONS[kind]:
                 known = "; ".join(f"{name} ({what})" for name, what in OPTIONS[kind].items()) or "none"
-                raise ValueError(f"{text!r}: {pair!r} is no option of {kind}; its options are {known}")
+                raise ValueError(f"{text!r}: {pair!r} is not an option of {kind}; its options are {known}.")
             if key in options:
-                raise ValueError(f"{text!r}: {key} is given twice; give it once")
+                raise ValueError(f"{text!r}: {key} is given twice. Give it once.")
             options[key] = value
         for key in ("short", "bad"):
             if options.get(key, "error") not in ("error", "skip"):
-                raise ValueError(f"{text!r}: {key} is error or skip, not {options[key]!r}")
+                raise ValueError(f"{text!r}: {key} must be error or skip, but is {options[key]!r}.")
         return cls(kind, where, options, weight)
 
     def __str__(self) -> str:
@@ -88,7 +101,7 @@ class Spec:
         return f"{self.kind}:{self.where}" + (f"?{options}" if options else "") + weight
 
     def number(self, key: str, default: float, most: float = MOST_HZ) -> float:
-        """Return an option that is a positive number, or its default where it is not given."""
+        """Return an option as a positive number of at most `most`, or the default if it is not given."""
         if key not in self.options:
             return default
         try:
@@ -97,6 +110,6 @@ class Spec:
             value = 0.0
         if not 0 < value <= most:
             raise ValueError(
-                f"{self}: {key} must be a positive number, not {self.options[key]!r}; the largest is {most:g}"
+                f"{self}: {key} must be a positive number of at most {most:g}, but is {self.options[key]!r}."
             )
         return value

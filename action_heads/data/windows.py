@@ -1,6 +1,7 @@
-"""Chunks of a recording with what was seen before them: a torch Dataset, and which of it each step trains on.
+"""A torch Dataset of chunks with their observations, and the rows that each training step draws from it.
 
-b batch, s observation steps, h horizon, a action of the head, d state, N rows, H and W pixels
+Axes: b batch, s observation steps, h horizon, a action of the head, d state, N rows, E episodes, H height and W width
+in pixels.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ Sample = dict[str, Any]  # see `Windows.__getitem__`
 
 
 class Windows(Dataset):
-    """One for every row of the chosen episodes.
+    """A dataset of windows, one for every row of the chosen episodes.
 
-    Before the start of an episode its first observation is repeated; after its end its last action, which `is_pad`
-    says. No window looks into another episode.
+    Before the start of an episode its first observation is repeated. After its end its last action is repeated, and
+    `is_pad` is true. No window reaches into another episode.
 
     Args:
-        actions: of all rows, as the head makes them (N a).
-        state: of all rows (N d); d may be 0.
-        cameras: whose pictures are read.
-        episodes: bool (E,).
+        recording: recording with observations.
+        actions: actions of all rows in the head's action space (N a).
+        state: state of all rows (N d); d may be 0.
+        cameras: cameras whose images are read.
+        episodes: chosen episodes, bool (E,).
+        horizon: time steps of a chunk.
+        steps: observation steps.
     """
 
     def __init__(
@@ -55,7 +59,7 @@ class Windows(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """`actions` (h a), `is_pad` (h), `state` (s d), `task` by its number, `images` (s 3 H W) uint8 by camera."""
+        """Return `actions` (h a), `is_pad` (h), `state` (s d), `task` (an index), `images` (s 3 H W) by camera."""
         row = int(self.rows[index])
         episode = int(self.episode_of[row])
         start, end = int(self.starts[episode]), int(self.starts[episode] + self.recording.lengths[episode])
@@ -74,7 +78,7 @@ class Windows(Dataset):
 
 
 class Steps:
-    """The rows of each step, from one to another: a function of step, seed and process alone."""
+    """The rows of each training step in a range. They depend only on the step, the seed and the process."""
 
     def __init__(self, windows: Windows, share: int, seed: int, rank: int, steps: range):
         self.windows, self.share, self.seed, self.rank, self.steps = windows, share, seed, rank, steps
@@ -89,27 +93,27 @@ class Steps:
 
 
 def batches(windows: Windows, rows: Any, workers: int, pin: bool = False) -> Generator[Sample]:
-    """Yield the requested rows as stacked samples, read and decoded ahead by so many processes."""
+    """Yield the requested rows as stacked samples, which `workers` processes read and decode in advance."""
     loader = DataLoader(
         windows,
         batch_sampler=rows,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=deaf,
-        generator=torch.Generator(),  # its own: torch's would move on by a number
+        generator=torch.Generator(),  # Its own generator, since the loader would draw from torch's.
     )
     yield from loader
 
 
 def deaf(worker: int) -> None:
-    """Ignore Ctrl-C, which goes to all processes of a terminal: the trainer decides when to stop."""
+    """Ignore Ctrl-C and SIGTERM in a worker. A terminal sends Ctrl-C to all processes, but the trainer handles it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 
 def held_out(recording: Recording, share: float, seed: int) -> np.ndarray:
-    """Bool (E,): about this share of the episodes, drawn by the seed; none where that is less than one."""
+    """Return which episodes are held out, bool (E,): a share of all, drawn by the seed and rounded down."""
     count = int(share * len(recording.lengths))
     out = np.zeros(len(recording.lengths), dtype=bool)
     drawn = torch.randperm(len(out), generator=generator("episodes", seed))[:count]

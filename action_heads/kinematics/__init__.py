@@ -1,4 +1,4 @@
-"""Motion of an arm for observation-free pretraining: forward kinematics, synthetic and recorded windows."""
+"""Motion of arms for pretraining without observations: forward kinematics, synthetic motion and recorded windows."""
 
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import PANDA, forward

@@ -1,4 +1,4 @@
-"""An arm as Stage 1 needs it: joint limits, a posture to start from, and forward kinematics.
+"""`Arm`: the joint limits, home posture and forward kinematics that Stage 1 needs.
 
 Axes: `...` any leading axes, `j` joints from base to wrist. Units: rad and rad/s (m and m/s for a sliding joint), m.
 """
@@ -14,19 +14,20 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Arm:
-    """A serial arm. `forward(joints (..., j), frame)` gives position (..., 3) and matrix (..., 3, 3) in the base frame.
+    """A serial arm.
 
-    `frame` names the pose that actions are made of, the one a head is trained for.
+    `forward` maps joints (..., j) and the name of a frame to its position (..., 3) and rotation matrix (..., 3, 3) in
+    the base frame. `frame` is the frame whose poses are the actions.
     """
 
     name: str
     lower: Tensor  # (j,)
     upper: Tensor  # (j,)
     velocity: Tensor  # (j,) largest speed
-    home: Tensor  # (j,) what the half of synthetic motion that manipulates moves about
+    home: Tensor  # (j,) centre of the half of synthetic motion that resembles manipulation
     frame: str
     forward: Callable[[Tensor, str], tuple[Tensor, Tensor]]
-    # A continuous joint has no limits: lower and upper bound what is drawn for it, not what may be recorded.
+    # For a continuous joint, lower and upper bound the synthetic motion, but not recorded motion.
     continuous: tuple[bool, ...] = ()
 
     def __len__(self) -> int:
@@ -36,7 +37,7 @@ class Arm:
         return f"Arm({self.name!r}, {len(self)} joints, poses of {self.frame!r})"
 
     def within_limits(self, joints: Tensor, tolerance: float = 0.0) -> Tensor:
-        """Joints (..., j) -> bool (..., j): inside the position limits, widened by a tolerance."""
+        """Return which joints (..., j) are within the position limits, widened by a tolerance: bool (..., j)."""
         lower, upper = self.lower.to(joints) - tolerance, self.upper.to(joints) + tolerance
         inside = (joints >= lower) & (joints <= upper)
         return inside | torch.tensor(self.continuous, device=joints.device) if any(self.continuous) else inside

@@ -1,4 +1,4 @@
-"""XML as a tree of elements that know their file and line. Everything about it is bounded, and nothing is expanded."""
+"""A bounded XML parser. Its elements know their file and line for messages, and entities are not expanded."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Any
 from xml.parsers import expat
 
 LARGEST = 16 * 2**20  # bytes of one file; the largest arms of MuJoCo's Menagerie have 100 kB
-DEEPEST = 200  # elements within each other
-MOST_FILES = 100  # of a model
-MOST = 100_000  # elements of a model, its included files among them
+DEEPEST = 200  # depth of nested elements
+MOST_FILES = 100  # files of a model
+MOST = 100_000  # elements of a model, including its included files
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
-ALIKE = 0.65  # of difflib: one wrong letter of three
-FARTHEST = 1e6  # no number of an arm is larger, but for the limits of a joint that has none
-# What elements may hold that means something here, by their tags: children and attributes.
+ALIKE = 0.65  # similarity for difflib, low enough for one wrong letter in three
+FARTHEST = 1e6  # bound of all numbers of an arm except joint limits
+# For each tag: the children and attributes that the readers use or know.
 Kinds = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 class Element:
-    """A tag with its attributes and children. Its errors begin with where it stands."""
+    """An XML element with its attributes and children. Its errors begin with its file, line and tag."""
 
     def __init__(self, tag: str, attributes: dict[str, str], path: Path, line: int):
         self.tag, self.attributes, self.path, self.line = tag, attributes, path, line
@@ -39,14 +39,14 @@ class Element:
         return [child for child in self.children if child.tag in tags]
 
     def one(self, tag: str) -> Element | None:
-        """Return the child of that tag; two of them would contradict each other."""
+        """Return the child of that tag, or None. Raise a ValueError if there are several."""
         found = self.all(tag)
         if len(found) > 1:
-            raise found[1].error(f"{self} has {len(found)} elements <{tag}>; expected one: remove the others")
+            raise found[1].error(f"{self} has {len(found)} elements <{tag}>, expected one. Remove the others.")
         return found[0] if found else None
 
     def walk(self) -> Iterator[Element]:
-        """Return the element and all below it."""
+        """Yield the element and all its descendants."""
         waiting: list[Element] = [self]
         while waiting:
             element = waiting.pop()
@@ -54,7 +54,7 @@ class Element:
             waiting += reversed(element.children)
 
     def check(self, kinds: Kinds, kind: str | None = None) -> None:
-        """Refuse what would be passed over though it means something: misspelt, or read in another place alone."""
+        """Raise a ValueError for misspelt names, and for names that belong elsewhere, since they would be ignored."""
         tags, attributes = kinds[kind or self.tag]
         for what, found, known, at in (
             ("element", {child.tag for child in self.children}, tags, 0),
@@ -62,36 +62,36 @@ class Element:
         ):
             for name in sorted(found - set(known)):
                 if any(name in each[at] for each in kinds.values()):
-                    raise self.error(f"it has the {what} {name!r}, which does not belong there: move it or remove it")
+                    raise self.error(f"the {what} {name!r} does not belong here. Move it or remove it.")
                 if near := get_close_matches(name.lower(), known, 1, ALIKE):
-                    raise self.error(f"it has the {what} {_short(name)!r}, which is unknown; did you mean {near[0]!r}?")
+                    raise self.error(f"the {what} {_short(name)!r} is unknown; did you mean {near[0]!r}?")
 
     def text(self, name: str) -> str:
-        """Return an attribute that must be there and say something."""
+        """Return a required attribute. Raise a ValueError if it is missing or empty."""
         value = self.attributes.get(name, "").strip()
         if not value:
-            raise self.error(f"it has no {name!r}; give it one")
+            raise self.error(f"the attribute {name!r} is missing. Add it.")
         return value
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
         value = self.attributes.get(name, default)
         if value not in choices:
-            raise self.error(f"{name}={_short(value)!r} is unknown; expected one of {', '.join(choices)}")
+            raise self.error(f"{name}={_short(value)!r} is unknown; expected one of {', '.join(choices)}.")
         return value
 
     def numbers(self, name: str, counts: int | tuple[int, ...], largest: float = FARTHEST) -> list[float] | None:
-        """Return the numbers of an attribute, so many of them, none larger; None where the attribute is not given."""
+        """Return the numbers of an attribute, or None if it is missing. Raise a ValueError for other counts or sizes."""
         if name not in self.attributes:
             return None
         text, counts = self.attributes[name], (counts,) if isinstance(counts, int) else counts
         parts = text.split()
         if len(parts) not in counts or not all(NUMBER.fullmatch(part) for part in parts):
             expected = " or ".join(str(count) for count in counts)
-            hint = "; expand the file with xacro first" if "${" in text else ""
-            raise self.error(f"{name}={_short(text)!r} is not {expected} finite number(s){hint}")
+            hint = " Expand the file with xacro first." if "${" in text else ""
+            raise self.error(f"{name}={_short(text)!r} is not {expected} finite number(s).{hint}")
         values = [float(part) for part in parts]
         if any(abs(value) > largest for value in values):
-            raise self.error(f"{name}={_short(text)!r} is beyond what an arm can have, {largest:g}: mend the number")
+            raise self.error(f"{name}={_short(text)!r} is out of range, at most {largest:g} is possible for an arm.")
         return values
 
     def number(self, name: str, default: float, largest: float = FARTHEST) -> float:
@@ -100,7 +100,7 @@ class Element:
 
 
 class Document:
-    """An XML file and the files that it includes: read once, counted together, known by their bytes."""
+    """An XML file with its included files. They share the bounds and the digest of their bytes."""
 
     def __init__(self, path: Path, kind: str):
         self.path, self.kind = path, kind
@@ -109,18 +109,18 @@ class Document:
         self.root = self.parse(path)
 
     def parse(self, path: Path) -> Element:
-        """Return the root of another file of this document."""
+        """Parse another file of this document and return its root."""
         self.read_already.add(path.resolve())
         if len(self.read_already) > MOST_FILES:
-            raise ValueError(f"{self.path} includes more than {MOST_FILES} files; join some of them")
+            raise ValueError(f"{self.path} includes more than {MOST_FILES} files. Join some of them.")
         try:
             size = path.stat().st_size
             if not path.is_file() or size > LARGEST:
-                what = f"has {size} bytes" if path.is_file() else "is no regular file"
-                raise ValueError(f"{path} {what}; expected {self.kind} of at most {LARGEST // 2**20} MiB")
+                what = f"has {size} bytes" if path.is_file() else "is not a regular file"
+                raise ValueError(f"{path} {what}; expected {self.kind} of at most {LARGEST // 2**20} MiB.")
             content = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"{path} could not be read as {self.kind}: {error.strerror or error}") from error
+            raise ValueError(f"{path} cannot be read as {self.kind}: {error.strerror or error}") from error
         self.digest.update(content)
         return self._tree(content, path)
 
@@ -131,7 +131,7 @@ class Document:
             self.elements += 1
             element = Element(tag, attributes, path, parser.CurrentLineNumber)
             if self.elements > MOST or len(open_elements) >= DEEPEST:
-                raise element.error(f"expected at most {MOST} elements, and at most {DEEPEST} within each other")
+                raise element.error(f"a file may have at most {MOST} elements, nested at most {DEEPEST} deep.")
             (open_elements[-1].children if open_elements else roots).append(element)
             open_elements.append(element)
 
@@ -139,25 +139,25 @@ class Document:
             open_elements.pop()
 
         def entity(*_: Any) -> None:
-            raise ValueError(f"{path}, line {parser.CurrentLineNumber}: entities are not read: remove the <!ENTITY>")
+            raise ValueError(f"{path}, line {parser.CurrentLineNumber}: entities are not supported. Remove <!ENTITY>.")
 
         parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = start, end, entity
         try:
             parser.Parse(content, True)
         except ValueError as error:
             raise error if str(path) in str(error) else self._malformed(path, error) from error
-        except (expat.ExpatError, LookupError, TypeError) as error:  # the last two: of encodings that Python lacks
+        except (expat.ExpatError, LookupError, TypeError) as error:  # The last two: encodings unknown to Python.
             raise self._malformed(path, error) from error
         return roots[0]
 
     def _malformed(self, path: Path, error: Exception) -> ValueError:
-        return ValueError(f"{path} could not be read as {self.kind}: it is not well-formed XML, {error}")
+        return ValueError(f"{path} cannot be read as {self.kind}: it is not well-formed XML, {error}")
 
 
 def exists(path: Path) -> bool:
     try:
         return "\0" not in str(path) and path.exists()
-    except OSError:  # a name that no file can have
+    except OSError:  # The name is not possible for a file.
         return False
 
 

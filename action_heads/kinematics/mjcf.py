@@ -1,6 +1,6 @@
-"""MJCF: bodies within bodies, their joints, classes of defaults, included files, and what couples joints.
+"""A reader of MJCF: nested bodies, joints, default classes, included files and couplings of joints.
 
-MuJoCo's own meaning, as its XML reference gives it. What would need its compiler is refused by name.
+Everything has the meaning that MuJoCo's XML reference gives it. Elements that need MuJoCo's compiler raise a ValueError.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from action_heads.kinematics.markup import Document, Element, exists
 from action_heads.kinematics.mjcf_words import ELEMENTS, GENERATORS, ORIENTATIONS, READ
 from action_heads.kinematics.skeleton import Link, Mover, Skeleton, turn, unit
 
-WIDTHS = {"turns": 1, "slides": 1, "ball joint": 4, "free joint": 7}  # numbers of a joint in a keyframe
+WIDTHS = {"turns": 1, "slides": 1, "ball joint": 4, "free joint": 7}  # values of a joint in a keyframe
 KINDS = {"hinge": "turns", "slide": "slides", "ball": "ball joint", "free": "free joint"}
-COUNTS = {"axis": 3, "range": 2, "ref": 1}  # numbers of what a class may say
+COUNTS = {"axis": 3, "range": 2, "ref": 1}  # values of these attributes in a default class
 MOST_LINKS, MOST_CLASSES = 2000, 1000
-ANY = 1e300  # of limits: what a joint without end is given, such as 1e16, is read as none
+ANY = 1e300  # bound for limits; placeholders such as 1e16 mean that a joint is unlimited
 FAR = 100.0  # m
 
 Frame = tuple[np.ndarray, np.ndarray]  # offset (3,) and axes (3, 3)
-Visit = tuple[Iterator[Element], "int | None", str, Frame]  # children to come, their link, class of defaults and frame
+Visit = tuple[Iterator[Element], "int | None", str, Frame]  # remaining children, their link, default class and frame
 
 
 class Reader:
-    """One file on its way to a skeleton: compiler settings, classes of defaults, and the links found so far."""
+    """A reader of one file: its compiler settings, default classes, and the skeleton read so far."""
 
     def __init__(self, document: Document):
         if document.root.tag != "mujoco":
-            raise document.root.error("an MJCF file begins with <mujoco>; give a URDF file the ending .urdf")
+            raise document.root.error("an MJCF file begins with <mujoco>. If this is URDF, rename the file to .urdf.")
         self.root, self.skeleton = document.root, Skeleton([])
         self.numbers: dict[str, int] = {}  # of links, by name
         self.joints = 0
@@ -44,11 +44,11 @@ class Reader:
         self.classes: dict[str, dict[str, dict[str, str]]] = {"main": {}}
         for default in self.root.all("default"):
             if default.attributes.get("class", "main") != "main":
-                raise default.error("the outermost default class is main: put others inside it")
+                raise default.error("the outermost default class must be main. Put other classes inside it.")
             self._default(default, "main")
 
     def _check(self) -> None:
-        """Refuse what is misspelt or out of place. A joint of an equality has other attributes than a body's."""
+        """Check names of elements and attributes. A joint in <equality> has other attributes than one in a body."""
         self.root.check(ELEMENTS)
         for section in self.root.all("worldbody", "default", "equality", "keyframe", "compiler"):
             for element in section.walk():
@@ -62,11 +62,13 @@ class Reader:
             degrees = compiler.choice("angle", ("degree", "radian"), "degree") == "degree"
             self.to_radians = math.pi / 180 if degrees else 1.0
         if compiler.choice("coordinate", ("local", "global"), "local") == "global":
-            raise compiler.error("global coordinates are not read, nor by MuJoCo since 2.3.4: save the model anew")
+            raise compiler.error(
+                "global coordinates are not supported, nor by MuJoCo since 2.3.4. Convert the model with an older MuJoCo."
+            )
         self.auto = compiler.choice("autolimits", ("true", "false"), str(self.auto).lower()) == "true"
         self.sequence = compiler.attributes.get("eulerseq", self.sequence)
         if len(self.sequence) != 3 or not set(self.sequence) <= set("xyzXYZ"):
-            raise compiler.error(f"eulerseq={self.sequence[:20]!r} is unknown; expected three of x y z X Y Z")
+            raise compiler.error(f"eulerseq={self.sequence[:20]!r} is unknown; expected three of x y z X Y Z.")
 
     def _default(self, default: Element, name: str) -> None:
         waiting = [(default, name)]
@@ -82,7 +84,7 @@ class Reader:
                 inner = child.text("class")
                 if inner in self.classes or len(self.classes) == MOST_CLASSES:
                     raise child.error(
-                        f"expected at most {MOST_CLASSES} default classes, each of another name: rename it"
+                        f"expected at most {MOST_CLASSES} default classes with different names. Rename or remove it."
                     )
                 self.classes[inner] = {tag: dict(known) for tag, known in self.classes[name].items()}
                 waiting.append((child, inner))
@@ -96,11 +98,11 @@ class Reader:
     def _class(self, element: Element, childclass: str, attribute: str = "childclass") -> str:
         name = element.attributes.get(attribute, childclass)
         if name not in self.classes:
-            raise element.error(f"there is no default class {name[:60]!r}: define it, or give the file that does")
+            raise element.error(f"there is no default class {name[:60]!r}. Define it, or give the file that does.")
         return name
 
     def bodies(self) -> None:
-        """Every body, depth first, which is the order of a keyframe's numbers."""
+        """Read all bodies depth first, which is the order of a keyframe's values."""
         at_rest = (np.zeros(3), np.eye(3))
         for world in self.root.all("worldbody"):
             stack: list[Visit] = [(iter(world.children), None, "main", at_rest)]
@@ -122,9 +124,9 @@ class Reader:
     def _body(self, body: Element, parent: int | None, frame: Frame) -> int:
         name = body.attributes.get("name") or f"unnamed body {len(self.numbers) + 1}"
         if name == "world" or name in self.numbers:
-            raise body.error("there is another body of this name: rename one of them")
+            raise body.error("there is another body of this name. Rename one of them.")
         if len(self.numbers) == MOST_LINKS:
-            raise body.error(f"this is one body more than the {MOST_LINKS} that are read: give the robot's file alone")
+            raise body.error(f"the file has more than {MOST_LINKS} bodies. Give the robot's own file.")
         offset, axes = _within(frame, self._placement(body))
         aside = body.choice("mocap", ("true", "false"), "false") == "true"
         self.numbers[name] = len(self.skeleton.links)
@@ -134,12 +136,12 @@ class Reader:
     def _part(self, part: Element, link: int | None, childclass: str, frame: Frame) -> None:
         if part.tag in GENERATORS and (part.tag != "replicate" or any(e.tag == "body" for e in part.walk())):
             raise part.error(
-                f"<{part.tag}> makes bodies when MuJoCo compiles the file and is not read: give the file that "
-                "mujoco.mj_saveLastXML writes"
+                f"<{part.tag}> creates bodies when MuJoCo compiles the file, which is not supported. Give the file that "
+                "mujoco.mj_saveLastXML writes."
             )
         if part.tag in ("joint", "freejoint"):
             if link is None:
-                raise part.error("the world does not move; put the joint into a body")
+                raise part.error("the world cannot have a joint. Put the joint into a body.")
             merged = self.merged(part, childclass) if part.tag == "joint" else part
             self.skeleton.links[link].movers.append(self._mover(merged, frame))
         elif part.tag == "site" and link is not None and "name" in part.attributes:
@@ -164,18 +166,18 @@ class Reader:
         mover.reference = scale * joint.number("ref", 0.0)
         limited, limits = joint.choice("limited", ("auto", "true", "false"), "auto"), joint.numbers("range", 2, ANY)
         if limited == "auto" and limits is not None and not self.auto:
-            raise joint.error('it has a range, but neither limited="true" nor "false", and autolimits is false: say it')
-        # (0, 0) is MuJoCo's way to say that there is no range.
+            raise joint.error('it has a range, but autolimits is false. Add limited="true" or limited="false".')
+        # In MuJoCo, (0, 0) means that there is no range.
         if limited == "true" or (limited == "auto" and limits is not None and limits != [0.0, 0.0]):
             low, high = limits or (0.0, 0.0)
             mover.limits = (scale * low, scale * high)
         return mover
 
     def _placement(self, element: Element) -> Frame:
-        """Position (3,) and axes (3, 3) of an element in what it stands in."""
+        """Return the position (3,) and axes (3, 3) of an element in its parent's frame."""
         given = [name for name in ORIENTATIONS if name in element.attributes]
         if len(given) > 1:
-            raise element.error(f"it has {' and '.join(given)}; expected one of them")
+            raise element.error(f"it has {' and '.join(given)}; expected one of them.")
         offset = np.array(element.numbers("pos", 3, FAR) or [0.0, 0.0, 0.0])
         return offset, self._orientation(element, given[0]) if given else np.eye(3)
 
@@ -198,7 +200,7 @@ class Reader:
             y = unit(values[3:] - x * (x @ values[3:]), element, "y axis")
             return np.stack([x, y, np.cross(x, y)], axis=1)
         z = unit(values, element, "z axis")
-        across = np.array([-z[1], z[0], 0.0])  # the axis of the shortest turn from z to there
+        across = np.array([-z[1], z[0], 0.0])  # axis of the shortest rotation from the z axis to `z`
         size = float(np.linalg.norm(across))
         if size < 1e-10:
             return np.eye(3) if z[2] > 0 else turn(np.array([1.0, 0.0, 0.0]), math.pi)
@@ -206,7 +208,7 @@ class Reader:
 
 
 def read_mjcf(document: Document) -> Skeleton:
-    """All bodies of a <mujoco>, in MuJoCo's order."""
+    """Read all bodies of a <mujoco> element, in MuJoCo's order."""
     from action_heads.kinematics.mjcf_couplings import read_couplings
 
     reader = Reader(document)
@@ -214,7 +216,8 @@ def read_mjcf(document: Document) -> Skeleton:
     movers: dict[str, Mover] = {}
     for mover in (mover for link in reader.skeleton.links for mover in link.movers):
         if mover.name in movers:
-            raise mover.element.error(f"line {movers[mover.name].element.line} has another of this name: rename one")
+            other = movers[mover.name].element.line
+            raise mover.element.error(f"line {other} has another joint of this name. Rename one of them.")
         movers[mover.name] = mover
     read_couplings(reader, movers)
     _keyframes(reader.root, reader.skeleton, movers.values())
@@ -222,7 +225,7 @@ def read_mjcf(document: Document) -> Skeleton:
 
 
 def _over(defaults: dict[str, str], own: dict[str, str]) -> dict[str, str]:
-    """Return an element's own attributes over those of its class; of orientations there is one."""
+    """Merge an element's attributes with those of its class. An own orientation replaces any form in the class."""
     turned = any(name in own for name in ORIENTATIONS)
     return {name: value for name, value in defaults.items() if not (turned and name in ORIENTATIONS)} | own
 
@@ -232,7 +235,7 @@ def _within(outer: Frame, inner: Frame) -> Frame:
 
 
 def _include(document: Document) -> None:
-    """Every <include> becomes what is in its file."""
+    """Replace every <include> by the content of its file."""
     waiting = [document.root]
     while waiting:
         element = waiting.pop()
@@ -250,22 +253,22 @@ def _included(document: Document, include: Element, within: Element) -> list[Ele
     found = next((path for path in beside if exists(path)), None)
     if found is None and within.tag in ("mujoco", "asset", "actuator", "sensor", "keyframe", "contact", "tendon"):
         warnings.warn(
-            f"{include.path}, line {include.line}: includes {name}, which is not there. The arm is read without "
-            "what it says, such as keyframes or defaults",
+            f"{include.path}, line {include.line}: the included file {name} is missing. The arm is read without its "
+            "content, such as keyframes or defaults.",
             stacklevel=2,
         )
         return []
     if found is None:
-        raise include.error(f"it includes {name}, which is not in {document.path.parent}: put it there")
+        raise include.error(f"it includes {name}, which is not in {document.path.parent}. Put it there.")
     if found.resolve() in document.read_already:
-        raise include.error(f"it includes {name} again; a file is included once")
+        raise include.error(f"it includes {name} again, but each file can be included only once.")
     if not found.is_file():
-        raise include.error(f"it includes {name}, which is no regular file: give an MJCF file")
+        raise include.error(f"it includes {name}, which is not a regular file. Give an MJCF file.")
     return document.parse(found).children
 
 
 def _keyframes(root: Element, skeleton: Skeleton, movers: Iterable[Mover]) -> None:
-    """Keyframes that give a posture."""
+    """Read the keyframes that give a posture."""
     movers = list(movers)
     count = sum(WIDTHS[mover.kind] for mover in movers)
     for key in (key for keyframe in root.all("keyframe") for key in keyframe.all("key")):
@@ -273,7 +276,7 @@ def _keyframes(root: Element, skeleton: Skeleton, movers: Iterable[Mover]) -> No
             continue
         found = len(key.attributes["qpos"].split())
         if found != count:
-            raise key.error(f"its qpos has {found} numbers; the joints of the file have {count}")
+            raise key.error(f"its qpos has {found} numbers, but the joints of the file have {count}.")
         values, posture, at = key.numbers("qpos", count, ANY) or [], {}, 0
         for mover in movers:
             if WIDTHS[mover.kind] == 1:
@@ -281,5 +284,5 @@ def _keyframes(root: Element, skeleton: Skeleton, movers: Iterable[Mover]) -> No
             at += WIDTHS[mover.kind]
         name = key.attributes.get("name", "")
         if name and any(name == known for known, _, _ in skeleton.keyframes):
-            raise key.error("there is another keyframe of this name: rename one of them")
+            raise key.error("there is another keyframe of this name. Rename one of them.")
         skeleton.keyframes.append((name, key, posture))

@@ -1,4 +1,4 @@
-"""Couplings of joints and bodies beyond the tree, from <equality> of MJCF."""
+"""A reader of MJCF's <equality>: couplings of joints, and loops that the tree of bodies cannot express."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def read_couplings(reader: Reader, movers: dict[str, Mover]) -> None:
-    """Couplings of joints, and loops, into the reader's skeleton."""
+    """Read couplings of joints, and loops, into the reader's skeleton."""
     for element in (child for equality in reader.root.all("equality") for child in equality.children):
         element = reader.merged(element, "main", "equality")
         if element.choice("active", ("true", "false"), "true") == "false":
@@ -36,13 +36,13 @@ def _couple(reader: Reader, coupling: Coupling) -> None:
 
 
 def _of_joints(element: Element, movers: dict[str, Mover]) -> Coupling:
-    """joint1 - ref1 = a0 + a1 (joint2 - ref2) + ..."""
+    """Read the coupling joint1 - ref1 = a0 + a1 (joint2 - ref2) + ..."""
     follower, other = element.text("joint1"), element.attributes.get("joint2")
     for name in (follower, other):
         if name is not None and (name not in movers or movers[name].kind not in ("turns", "slides")):
-            raise element.error(f"it couples {name!r}, which is no hinge or slide joint of this file")
+            raise element.error(f"it couples {name!r}, which is not a hinge or slide joint of this file.")
     if follower == other:
-        raise element.error(f"it couples {follower!r} to itself; name another joint2")
+        raise element.error(f"it couples {follower!r} to itself. Name another joint2.")
     given = element.numbers("polycoef", (1, 2, 3, 4, 5)) or []
     shift, scale, *higher = given + [0.0, 1.0, 0.0, 0.0, 0.0][len(given) :]
     if other is None:
@@ -68,5 +68,5 @@ def _link(reader: Reader, element: Element, end: str) -> int | None:
     if site is not None:
         return reader.skeleton.frames[site][0] if site in reader.skeleton.frames else None
     if body not in reader.numbers:
-        raise element.error(f"its body{end} {body!r} is no body of this file")
+        raise element.error(f"its body{end} {body!r} is not a body of this file.")
     return reader.numbers[body]

@@ -1,4 +1,4 @@
-"""The words of MJCF that mean something to the reader of arms, and where they stand."""
+"""The elements and attributes of MJCF that the reader of arms knows, and where they may occur."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from action_heads.kinematics.markup import Kinds
 
 GENERATORS = ("composite", "flexcomp", "attach", "replicate")
 ORIENTATIONS = ("quat", "axisangle", "euler", "xyaxes", "zaxis")
-# What is taken from defaults, by tag.
+# Attributes that are read from default classes, by tag.
 READ = {
     "joint": ("type", "axis", "pos", "range", "limited", "ref"),
     "site": ("pos", *ORIENTATIONS),
@@ -45,7 +45,7 @@ SECTIONS = (
     "contact",
 )
 SECTIONS += ("equality", "tendon", "actuator", "sensor", "keyframe", "custom", "extension", "include")
-# Others of their children and attributes are passed over.
+# Other children and attributes of these elements are ignored.
 ELEMENTS: Kinds = {
     "mujoco": (SECTIONS, ("model",)),
     "worldbody": (("body", "frame", "include", *PARTS), ()),

@@ -1,9 +1,9 @@
-"""Any serial arm from its URDF or MJCF, moved by batched forward kinematics in torch.
+"""`read_arm`: a serial arm from its URDF or MJCF file, with batched forward kinematics in torch.
 
 Axes: `...` any leading axes, `j` joints of the arm, 3 metres along x y z. Units: rad, m, s.
 
-What a model leaves open is decided here: a joint without a speed limit (MJCF has none) gets SPEED, and one that turns
-without end is drawn from CONTINUOUS. Where an arm ends, and what of it are fingers: tips.py.
+This module supplies what files leave out: a joint without a speed limit (MJCF has none) gets SPEED, and synthetic motion
+of a continuous joint stays within CONTINUOUS. tips.py decides where an arm ends and which joints are fingers.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from action_heads.kinematics.skeleton import Mover, Skeleton, turn
 from action_heads.kinematics.tips import Frame, find_tip
 from action_heads.kinematics.urdf import read_urdf
 
-SPEED, SLIDING_SPEED = 2.0, 0.5  # rad/s as of a middle-sized arm, m/s
-FASTEST = 20.0  # rad/s: a limit above this is a placeholder
+SPEED, SLIDING_SPEED = 2.0, 0.5  # rad/s (typical of a medium-sized arm), m/s
+FASTEST = 20.0  # rad/s; a higher limit is a placeholder
 CONTINUOUS = math.pi  # rad on either side of zero
-ENDLESS = 1e6  # a limit beyond this is a placeholder for none
-FURTHEST, LONGEST = 40.0, 20.0  # rad, m: a limit beyond this was written in degrees or millimetres
-SHORTEST = 1e-5  # rad, m: a joint with less of a way does not move
-NARROW = 0.5  # rad: an MJCF arm whose every joint has less was written in radians and is read in degrees
-OUTSIDE = 0.01  # rad, m: as far may a keyframe stand outside the limits, by rounding
+ENDLESS = 1e6  # a larger limit is a placeholder for an unlimited joint
+FURTHEST, LONGEST = 40.0, 20.0  # rad, m; a larger limit was written in degrees or millimetres
+SHORTEST = 1e-5  # rad, m; a joint with a smaller range does not move
+NARROW = 0.5  # rad; if all ranges of an MJCF arm are smaller, radians were probably read as degrees
+OUTSIDE = 0.01  # rad, m; a keyframe may exceed the limits by this much, because of rounding
 MOST = 64  # joints of an arm
-LIMB = "a serial arm is made of turning and sliding joints, and its base is fixed"
+LIMB = "a serial arm has only hinge and sliding joints, and a fixed base"
 
 
 @dataclass(frozen=True)
 class Drive:
-    """A joint of the chain as a function of a joint of the file: `scale * value + shift`, within bounds if any."""
+    """The value of a joint of the chain, as a function of a joint of the file: `scale * value + shift`."""
 
     source: str
     scale: float
@@ -46,27 +46,43 @@ class Drive:
 
 
 def read_arm(path: str | Path, tip: str | None = None) -> Arm:
-    """Return the arm of a .urdf or an MJCF .xml file, from its root to `tip`, a link; by default its last one.
+    """Read the arm of a URDF or MJCF file.
 
-    Poses are those of `tip`, seen from the model's root link; in MJCF, from the body that stands on the world. Raises
-    ValueError, with file and element, for all that can't be read, or is no serial arm, or leaves a choice.
+    Poses are those of the tip, in the frame of the root link. In MJCF this is the body that is fixed to the world.
+
+    Args:
+        path: a .urdf file, or an MJCF .xml file.
+        tip: link, body, site or joint at which the arm ends; by default the only end that is not a finger.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, is not a serial arm, or its end is ambiguous. The message names the file
+            and the element.
+
+    Examples:
+        >>> from action_heads.data import find_arm  # the same for a file, and `panda`
+        >>> arm = find_arm("tests/kinematics/data/six.urdf")
+        >>> arm
+        Arm('six-b6e4a5b2', 6 joints, poses of 'hand')
     """
     path = Path(path)
     if path.suffix not in (".urdf", ".xml"):
-        raise ValueError(f"{path}: an arm is read from a .urdf or an MJCF .xml file, not from a {path.suffix!r} file")
+        raise ValueError(f"{path} must be a .urdf file or an MJCF .xml file, but ends in {path.suffix!r}.")
     if not exists(path):
-        raise FileNotFoundError(f"{path} does not exist: give the path of a URDF or MJCF file, or `panda`")
+        raise FileNotFoundError(f"{path} does not exist. Give the path of a URDF or MJCF file, or `panda`.")
     document = Document(path, "URDF" if path.suffix == ".urdf" else "MJCF")
     skeleton = read_urdf(document) if path.suffix == ".urdf" else read_mjcf(document)
     end = find_tip(skeleton, tip, path)
     movers = skeleton.movers(end[0])
     if not movers:
-        raise ValueError(f"{path}: no joint moves {end[1]!r}; choose a tip further along the arm")
+        raise ValueError(f"{path}: no joint moves {end[1]!r}. Choose a tip further along the arm.")
     if len(movers) > MOST:
-        raise ValueError(f"{path}: {len(movers)} joints move {end[1]!r}; an arm has at most {MOST}: choose another tip")
+        raise ValueError(
+            f"{path}: {len(movers)} joints move {end[1]!r}, at most {MOST} are possible. Choose another tip."
+        )
     for mover in movers:
         if mover.kind not in ("turns", "slides"):
-            raise mover.element.error(f"joint {mover.name!r} is of the type {mover.kind!r}; {LIMB}")
+            raise mover.element.error(f"joint {mover.name!r} is of the type {mover.kind!r}, but {LIMB}.")
     _check_loops(skeleton, end)
     drives = {mover.name: _drive(skeleton, mover) for mover in movers}
     joints, last = _joints(skeleton, end, drives)
@@ -85,7 +101,7 @@ def read_arm(path: str | Path, tip: str | None = None) -> Arm:
 
 
 def _check_loops(skeleton: Skeleton, end: Frame) -> None:
-    """Refuse an arm that is held to something else: its joints are not free."""
+    """Raise a ValueError if a loop constrains joints of the arm."""
     chain = set(skeleton.chain(end[0]))
     for loop in skeleton.loops:
         sides = [set(skeleton.chain(link)) if link is not None else set() for link in (loop.first, loop.second)]
@@ -97,19 +113,19 @@ def _check_loops(skeleton: Skeleton, end: Frame) -> None:
         held = [mover for link in between & chain for mover in skeleton.links[link].movers]
         if held and not loose:
             raise loop.element.error(
-                f"it holds joint {held[0].name!r} of the arm in a loop, which is no serial chain: choose a tip before "
-                f"it, or take the element out of the file"
+                f"it closes a loop with joint {held[0].name!r} of the arm, so the arm is not a serial chain. Choose a tip "
+                "before that joint, or remove this element from the file."
             )
 
 
 def _drive(skeleton: Skeleton, mover: Mover) -> Drive | float:
-    """Return the joint of the file that a joint follows, itself if it follows none; a number if it stands still."""
+    """Return the joint of the file that drives a joint (itself if it is not coupled), or the value of a held joint."""
     source, scale, shift, passed = mover.name, 1.0, 0.0, set[str]()
     while coupling := skeleton.couplings.get(source):
         if coupling.trouble:
             raise coupling.element.error(
-                f"joint {source!r} of the arm is not free: {coupling.trouble}. Choose a tip before it, or take the "
-                "element out of the file"
+                f"joint {source!r} of the arm is not free: {coupling.trouble}. Choose a tip before it, or remove this "
+                "element from the file."
             )
         passed.add(source)
         shift += scale * coupling.shift
@@ -118,12 +134,12 @@ def _drive(skeleton: Skeleton, mover: Mover) -> Drive | float:
             return shift
         source = coupling.other
         if source in passed:
-            raise coupling.element.error(f"joint {source!r} follows itself: take one of the couplings out of the file")
+            raise coupling.element.error(f"joint {source!r} follows itself. Remove one of the couplings from the file.")
     return Drive(source, scale, shift)
 
 
 def _free(movers: list[Mover], drives: dict[str, Drive | float]) -> list[Mover]:
-    """Return the joints of the arm: the first one on the chain of all that move together."""
+    """Return the joints of the arm: of each group of coupled joints, the first one on the chain."""
     free, sources = [], set[str]()
     for mover in movers:
         drive = drives[mover.name]
@@ -131,18 +147,18 @@ def _free(movers: list[Mover], drives: dict[str, Drive | float]) -> list[Mover]:
             sources.add(drive.source)
             free.append(mover)
     if not free:
-        raise movers[0].element.error("all joints up to the tip are held by couplings; choose a tip further along")
+        raise movers[0].element.error("couplings hold all joints up to the tip. Choose a tip further along the arm.")
     return free
 
 
 def _joints(skeleton: Skeleton, end: Frame, drives: dict[str, Drive | float]) -> tuple[list[Joint], Joint]:
-    """Each joint of the chain with its axis turned onto z, and what leads from the last one to the tip."""
+    """Return the joints of the chain, with their axes rotated onto z, and the transform from the last to the tip."""
     joints: list[Joint] = []
-    numbers: dict[str, tuple[int, Drive]] = {}  # by what drives them: a joint of the arm, and how it is driven itself
+    numbers: dict[str, tuple[int, Drive]] = {}  # For each driving joint: the index of the first one it drives, and how.
     offset, axes = np.zeros(3), np.eye(3)
     for number in skeleton.chain(end[0]):
         link = skeleton.links[number]
-        if link.parent is not None:  # poses are seen from the root link
+        if link.parent is not None:  # Poses are in the frame of the root link.
             offset, axes = offset + axes @ link.offset, axes @ link.axes
         for mover in link.movers:
             offset = offset + axes @ mover.anchor
@@ -172,7 +188,7 @@ def _follows(numbers: dict[str, tuple[int, Drive]], drive: Drive) -> tuple[int, 
 
 
 def _onto_z(axis: np.ndarray) -> np.ndarray:
-    """Return a rotation (3, 3) whose third column is the axis; of zeros and ones for an axis of the frame."""
+    """Return a rotation (3, 3) whose third column is the axis. For an axis along z it holds only zeros and ones."""
     if abs(axis[2]) > 1 - 1e-12:
         return np.diag([1.0, np.sign(axis[2]), np.sign(axis[2])])
     x = np.cross([0.0, 0.0, 1.0], axis)
@@ -181,7 +197,7 @@ def _onto_z(axis: np.ndarray) -> np.ndarray:
 
 
 def _clean(values: np.ndarray) -> np.ndarray:
-    """Without the rounding of 90-degree turns: they are exactly 0 and 1, and cost nothing."""
+    """Round values next to integers. The entries of 90-degree rotations become exactly 0 and 1, which cost nothing."""
     rounded = np.round(values)
     return np.where(np.abs(values - rounded) < 1e-9, rounded, values)
 
@@ -189,7 +205,7 @@ def _clean(values: np.ndarray) -> np.ndarray:
 def _limits(
     skeleton: Skeleton, free: list[Mover], drives: dict[str, Drive | float], path: Path
 ) -> tuple[Tensor, Tensor, Tensor, tuple[bool, ...]]:
-    """Position limits, speeds (j,) and which joints turn without end."""
+    """Return the lower and upper limits and speeds (j,) of the joints, and which of them are continuous."""
     every = [mover for link in skeleton.links for mover in link.movers if mover.kind in ("turns", "slides")]
     lower, upper, velocity, continuous = [], [], [], []
     for mover in free:
@@ -204,12 +220,12 @@ def _limits(
                 speed = min(speed, _speed(other) / abs(scale))
         if high - low < SHORTEST:
             raise mover.element.error(
-                f"joint {mover.name!r} can't move: what is coupled to it leaves it from {low:.3g} to {high:.3g}. Mend "
-                "the limits or the coupling"
+                f"joint {mover.name!r} cannot move: the joints coupled to it restrict it to {low:.3g} to {high:.3g}. "
+                "Correct the limits or the coupling."
             )
         endless = math.isinf(low) or math.isinf(high)
         if endless and mover.kind == "slides":
-            raise mover.element.error(f"sliding joint {mover.name!r} has no limits; give it some in the file")
+            raise mover.element.error(f"sliding joint {mover.name!r} has no limits. Add them to the file.")
         if endless:
             low, high = -CONTINUOUS, CONTINUOUS
         for values, value in zip((lower, upper, velocity, continuous), (low, high, speed, endless), strict=True):
@@ -218,14 +234,14 @@ def _limits(
     ways = [high - low for low, high, mover, endless in limited if mover.kind == "turns" and not endless]
     if path.suffix == ".xml" and ways and max(ways) < NARROW:
         raise ValueError(
-            f"{path}: no joint turns further than {max(ways):.2g} rad. MJCF angles are degrees unless the file has "
-            '<compiler angle="radian"/>: add that line if its ranges are radians'
+            f"{path}: no joint turns further than {max(ways):.2g} rad. MJCF angles are in degrees unless the file has "
+            '<compiler angle="radian"/>. Add that line if its ranges are in radians.'
         )
     return torch.tensor(lower), torch.tensor(upper), torch.tensor(velocity), tuple(continuous)
 
 
 def _drive_or_none(skeleton: Skeleton, mover: Mover) -> Drive | None:
-    """Return `_drive` of a joint outside the arm, or None where its coupling is invalid, which does not matter."""
+    """Return `_drive` of a joint outside the arm, or None if it is held or its coupling is invalid."""
     try:
         drive = _drive(skeleton, mover)
     except ValueError:
@@ -234,24 +250,24 @@ def _drive_or_none(skeleton: Skeleton, mover: Mover) -> Drive | None:
 
 
 def _range(mover: Mover) -> tuple[float, float]:
-    """Return the position limits of a joint, infinite where it has none, checked."""
+    """Return the position limits of a joint, infinite if it has none. Raise a ValueError if they are impossible."""
     if mover.limits is None or max(map(abs, mover.limits)) > ENDLESS:
         return -math.inf, math.inf
     low, high = mover.limits
     name, most = mover.name, FURTHEST if mover.kind == "turns" else LONGEST
-    if abs(high - low) < SHORTEST:  # a URDF limit without lower and upper is one from 0 to 0
-        without_end = ", make it continuous if it turns without end" if mover.kind == "turns" else ""
+    if abs(high - low) < SHORTEST:  # A URDF <limit> without lower and upper means 0 to 0.
+        without_end = ", make it continuous if it has no limits" if mover.kind == "turns" else ""
         raise mover.element.error(
-            f"joint {name!r} has {low:g} as both its lower and its upper limit: make it fixed if it never "
-            f"moves{without_end}, or give it limits"
+            f"joint {name!r} has {low:g} as both its lower and its upper limit. Make it fixed if it never "
+            f"moves{without_end}, or give it limits."
         )
     if low > high:
         raise mover.element.error(
-            f"joint {name!r} has a lower limit, {low:g}, above its upper one, {high:g}: swap them"
+            f"joint {name!r} has a lower limit, {low:g}, above its upper limit, {high:g}. Swap them."
         )
     if max(-low, high) > most:
         units = "radians, not degrees" if mover.kind == "turns" else "metres, not millimetres"
-        raise mover.element.error(f"joint {name!r} has the limits {low:g} and {high:g}; expected {units}")
+        raise mover.element.error(f"joint {name!r} has the limits {low:g} and {high:g}; expected {units}.")
     return low, high
 
 
@@ -261,7 +277,7 @@ def _speed(mover: Mover) -> float:
 
 
 def _home(skeleton: Skeleton, free: list[Mover], lower: Tensor, upper: Tensor, continuous: tuple[bool, ...]) -> Tensor:
-    """Return the keyframe named "home", else the first one, else the middle of every joint's range."""
+    """Return the posture (j,) of the keyframe "home", else of the first keyframe, else the middle of all ranges."""
     if not skeleton.keyframes:
         return (lower + upper) / 2
     named = [key for key in skeleton.keyframes if key[0] == "home"]
@@ -271,8 +287,8 @@ def _home(skeleton: Skeleton, free: list[Mover], lower: Tensor, upper: Tensor, c
         value = math.remainder(posture[mover.name], 2 * math.pi) if endless else posture[mover.name]
         if not low - OUTSIDE <= value <= high + OUTSIDE:
             raise element.error(
-                f"it puts joint {mover.name!r} at {value:.4g}, outside its limits, {low:.4g} to {high:.4g}: mend one "
-                "of them"
+                f"it puts joint {mover.name!r} at {value:.4g}, outside its limits, {low:.4g} to {high:.4g}. Correct the "
+                "keyframe or the limits."
             )
         values.append(value)
     return torch.tensor(values).clamp(lower, upper)

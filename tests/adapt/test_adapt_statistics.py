@@ -34,7 +34,7 @@ def test_a_nan_is_named_by_episode_step_and_dimension(folder):
     broken = episode(0)["position"]
     broken[5, 1] = np.nan
     hdf5(folder / "demos.hdf5", episodes=1, position=broken)
-    with pytest.raises(ValueError, match=r"--state: .*row 5 \(demo_0, step 5\) in position\[1\]"):
+    with pytest.raises(ValueError, match=r"--state: .*row 5 \(demo_0, time step 5\) in position\[1\]"):
         build(tiny(folder, **STATES))
 
 

@@ -93,7 +93,7 @@ def test_tasks_by_their_index(tmp_path, index):
         opened(folder)
     table["task_index"] = [40, 7, 7]
     pq.write_table(pa.table(table), folder / "meta/tasks.parquet")
-    with pytest.raises(BadData, match="task_index 7 comes twice"):
+    with pytest.raises(BadData, match="task_index 7 occurs twice"):
         opened(folder)
 
 
@@ -224,14 +224,15 @@ def test_numbers_that_are_none_are_named_by_column_and_episode(tmp_path, folder)
     change(data / DATA, lambda t: t["observation.state"][7].__setitem__(1, float("nan")))
     config = tiny(folder, data=f"lerobot:{data}", encoder="none", cameras=(), state=("observation.state[1]",))
     with pytest.raises(
-        ValueError, match=r"--state: 1 of 18 rows.*row 7 \(episode_000001, step 2\) in observation.state\[1\] \(y\)"
+        ValueError,
+        match=r"--state: 1 of 18 rows.*row 7 \(episode_000001, time step 2\) in observation.state\[1\] \(y\)",
     ):
         build(config)
 
 
 def test_episodes_without_steps(tmp_path):
     folder = dataset(tmp_path / "d", lengths=(5, 0, 6))
-    with pytest.raises(BadEpisode, match=r"episode 1 has no steps .*\?short=skip"):
+    with pytest.raises(BadEpisode, match=r"episode 1 has no time steps .*\?short=skip"):
         opened(folder)
     for options in ("?short=skip", "?bad=skip"):
         recording = opened(folder, options)
@@ -250,8 +251,8 @@ def test_episodes_without_steps(tmp_path):
         ("data_path", "../{chunk_index}", "data_path must be a path within the dataset"),
         ("data_path", "{chunk_index:999999999d}", "data_path must be a path within the dataset"),
         ("data_path", "{chunk_index.__class__}", "data_path must be a path within the dataset"),
-        ("total_frames", 17, "counts 17 frames, meta/episodes has 18"),
-        ("total_episodes", "3", "total_episodes must be a whole number"),
+        ("total_frames", 17, "counts 17 frames, but meta/episodes has 18"),
+        ("total_episodes", "3", "total_episodes must be an integer"),
     ],
 )
 def test_info_of_another_kind(tmp_path, where, value, message):

@@ -60,7 +60,7 @@ def test_nothing_is_asked_of_defaults():
         ({"text": "/no/such/model"} | STATES, r"--text: text.model: no folder '/no/such/model'"),
         ({"cameras": ("top",)}, r"--cameras, --encoder: .*no camera top; it has agentview, wrist"),
         ({"state": ("torque",)}, r"--state: .*no column 'torque'; it has fingers \(1\), position \(3\)"),
-        ({"state": ("position[2:5]",)}, r"--state: 'position\[2:5\]' reaches beyond the 3 numbers"),
+        ({"state": ("position[2:5]",)}, r"--state: 'position\[2:5\]' is out of range: its column has 3 values"),
         ({"action": "targets"}, r"--action: .*no column 'targets'"),
         (
             {"action_layout": "libero"},
@@ -81,7 +81,7 @@ def test_what_does_not_fit_the_data(folder, changes, message):
 
 def test_no_images(folder):
     hdf5(folder / "demos.hdf5", without=("agentview_image", "wrist_rgb"))
-    with pytest.raises(ValueError, match=r"--cameras, --encoder: .*no pictures.*--encoder none"):
+    with pytest.raises(ValueError, match=r"--cameras, --encoder: .*no images.*--encoder none"):
         build(tiny(folder, cameras=()))
 
 
@@ -95,14 +95,14 @@ def test_numbers_that_are_none(folder):
 
 def test_parts_of_different_length(folder):
     hdf5(folder / "demos.hdf5", episodes=1, fingers=np.zeros((LENGTH - 1, 1)))
-    with pytest.raises(ValueError, match=r"--data: .*demo_0: parts have different numbers of steps, \[11, 12\]"):
+    with pytest.raises(ValueError, match=r"--data: .*demo_0: columns have different numbers of rows, \[11, 12\]"):
         build(tiny(folder, **STATES))
 
 
 def test_a_folder_that_is_no_dataset(folder):
-    with pytest.raises(ValueError, match=r"--data: .*no meta/info.json, so it is no LeRobotDataset"):
+    with pytest.raises(ValueError, match=r"--data: .*no meta/info.json, so it is not a LeRobotDataset"):
         build(tiny(folder, data=f"lerobot:{folder}"))
-    with pytest.raises(ValueError, match=r"--data: .*there is no folder /no/such, and a repo_id is OWNER/NAME"):
+    with pytest.raises(ValueError, match=r"--data: .*there is no folder /no/such\. .*OWNER/NAME"):
         build(tiny(folder, data="lerobot:/no/such"))
 
 

@@ -1,4 +1,4 @@
-"""Tables on disk: whole or not there, written once, mapped rather than read."""
+"""The cache of recordings: complete or absent, written once, memory-mapped."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_damage_is_noticed(cache):
     cached("x", 15.0, PANDA, build)
     path = next(cache.glob("*/gripper.npy"))
     np.save(path, np.zeros(3, np.float32))
-    with pytest.raises(ValueError, match=r"damaged: delete the folder"):
+    with pytest.raises(ValueError, match=r"damaged\. Delete this folder"):
         cached("x", 15.0, PANDA, build)
 
 
@@ -106,7 +106,7 @@ def test_every_damage_is_named(cache, damage):
     cached("x", 15.0, PANDA, build)
     (place,) = cache.iterdir()
     DAMAGES[damage](place)
-    with pytest.raises(ValueError, match=r"delete the folder, and it is made anew") as caught:
+    with pytest.raises(ValueError, match=r"Delete this folder; the next run builds it again") as caught:
         cached("x", 15.0, PANDA, build)
     assert str(place) in str(caught.value)
 

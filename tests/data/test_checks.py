@@ -1,7 +1,4 @@
-"""Recordings that are not what they are taken for: each is refused by name, row and remedy.
-
-Axes: `t` steps, 7 joints.
-"""
+"""Wrong recordings: each error names the episode, the row and the remedy."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ SCHEMA = Schema(joints="q", position="p", rotation="r", gripper="g", rotation_fo
 
 
 def raw(schema: Schema = SCHEMA, steps: int = 50) -> Raw:
-    """An episode as the schema says it."""
+    """Return an episode with columns as the schema describes them."""
     chunks = synthetic_chunks(64, steps, generator=torch.Generator().manual_seed(1))[0]
     joints = chunks[chunks.diff(dim=1).abs().sum((1, 2)).argmax()].double()
     position, matrix = forward(joints, schema.frame)
@@ -54,8 +51,8 @@ def test_a_world_frame_may_stand_anywhere():
     moved = replace(episode, position=episode.position + base)
     check(moved, schema, PANDA, None, "x")
     check(moved, schema, PANDA, base, "x")
-    refused(moved, "No order, frame or unit fits", schema=schema, base=base + 0.1)
-    refused(moved, "No order, frame or unit fits")
+    refused(moved, "No other rotation form, frame or unit fits", schema=schema, base=base + 0.1)
+    refused(moved, "No other rotation form, frame or unit fits")
 
 
 @pytest.mark.parametrize("part", ["joints", "position", "rotation"])
@@ -68,9 +65,12 @@ def test_holes(part, value):
 
 def test_degrees():
     episode = replace(raw(), joints=np.rad2deg(raw().joints))
-    refused(episode, r"row 0: joint \d is .* outside .*look like degrees.*\"joints_unit\": \"deg\"")
-    refused(episode, "look like degrees", arm=None)
+    remedy = r"look like degrees.*Set \"joints_unit\": \"deg\" in a column map \(\?columns=MAP\.json\)"
+    refused(episode, rf"row 0: joint \d is .* outside .*{remedy}")
+    refused(episode, rf"joints reach \d+.* rad, more than two turns.*{remedy}", arm=None)
     check(episode, replace(SCHEMA, joints_unit="deg"), PANDA, None, "x")
+    with pytest.raises(BadData, match=r"look like degrees.*no column map, so convert the values in the file"):
+        check(episode, SCHEMA, PANDA, None, "npz:x.npz")
 
 
 def test_millimetres():
@@ -95,17 +95,18 @@ def test_millimetres():
     ],
 )
 def test_the_order_and_frame_that_fit_are_named(said, truly, fits):
-    refused(raw(replace(SCHEMA, **truly)), f"What fits is {fits}: write", schema=replace(SCHEMA, **said))
+    problem = f"They agree with {fits}. Set {fits} in a column map"
+    refused(raw(replace(SCHEMA, **truly)), problem, schema=replace(SCHEMA, **said))
 
 
 def test_another_arm_s_joints():
     elsewhere = replace(raw(), joints=raw().joints[::-1].copy())
-    refused(elsewhere, "No order, frame or unit fits: are these the joints of panda")
-    refused(replace(raw(), joints=raw().joints[:, :6]), "6 joints, but .* has 7")
+    refused(elsewhere, "No other rotation form, frame or unit fits. Check that these are the joints of panda")
+    refused(replace(raw(), joints=raw().joints[:, :6]), "6 joints, but the arm panda has 7")
 
 
 def six(schema: Schema, tool: bool = True) -> tuple[Raw, Arm]:
-    """An episode of another arm, whose recorded frame is a tool's that its file does not know."""
+    """Return an episode of another arm, recorded with a tool frame that the arm's file does not contain."""
     pytest.importorskip("pinocchio")
     arm = find_arm(str(Path(__file__).parents[1] / "kinematics" / "data" / "six.urdf"))
     chunks = synthetic_chunks(64, 50, generator=torch.Generator().manual_seed(1), arm=arm)[0]
@@ -138,19 +139,21 @@ def test_of_another_arm_what_fits_no_such_frame_is_refused():
     schema = Schema("six", "q", "p", "r", "g", rotation_form="quat_xyzw", arm="six.urdf")
     wrong = replace(schema, rotation_form="quat_wxyz")
     episode, arm = six(schema)
-    refused(episode, r'any frame fixed to hand .*fits is "rotation_form": "quat_xyzw"', schema=wrong, arm=arm)
+    refused(episode, r'any frame fixed to hand .*agree with "rotation_form": "quat_xyzw"', schema=wrong, arm=arm)
+    nothing = "No other rotation form, frame or unit fits"
     for changes in ({"joints": episode.joints[::-1].copy()}, {"position": 1.3 * episode.position}):
-        refused(replace(episode, **changes), "No order, .*leave position and rotation out", schema=schema, arm=arm)
+        refused(replace(episode, **changes), f"{nothing}.*leave position and rotation out", schema=schema, arm=arm)
     elsewhere = replace(episode, position=episode.position + np.array([0.5, 0.0, 0.0]))
-    refused(elsewhere, "No order, frame or unit fits", schema=schema, arm=arm)
+    refused(elsewhere, nothing, schema=schema, arm=arm)
     other = replace(episode, joints=episode.joints[::-1].copy())
-    refused(other, "No order, frame or unit fits", schema=replace(schema, world=True), arm=arm)
+    refused(other, nothing, schema=replace(schema, world=True), arm=arm)
 
 
 def test_limits():
     joints = raw().joints.copy()
-    joints[9, 3] = -0.01  # elbow beyond its stop, by more than a calibration may be off
-    refused(replace(raw(), joints=joints), r"row 9: joint 3 is -0.01, outside \[-3.072, -0.0698\] of panda", BadEpisode)
+    joints[9, 3] = -0.01  # The elbow exceeds its limit by more than the tolerance.
+    problem = r"row 9: joint 3 is -0.01, outside the limits \[-3.072, -0.0698\] \(rad\) of panda"
+    refused(replace(raw(), joints=joints), problem, BadEpisode)
     joints[9, 3] = PANDA.upper[3] + 0.04
     check(replace(raw(), joints=joints), SCHEMA, PANDA, None, "x")
 
@@ -158,36 +161,36 @@ def test_limits():
 def test_no_unit_quaternions():
     rotation = raw().rotation.copy()
     rotation[5] *= 0.9
-    refused(replace(raw(), rotation=rotation), r"row 5: .* is no unit quaternion; mend", BadEpisode)
-    refused(
-        replace(raw(), rotation=0.9 * raw().rotation), "row 0: .* neither are most rows; are these the right columns"
-    )
+    refused(replace(raw(), rotation=rotation), r"row 5: .* is not a unit quaternion. Repair", BadEpisode)
+    most = "row 0: .* neither are most rows. Check the columns, and that rotation_form is 'quat_xyzw'"
+    refused(replace(raw(), rotation=0.9 * raw().rotation), most)
     rotation[5] = 0
     refused(replace(raw(), rotation=rotation), r"row 5: \[0.0, 0.0, 0.0, 0.0\]", BadEpisode)
 
 
 def test_no_rotation_matrices_and_vectors():
     schema = replace(SCHEMA, rotation_form="matrix")
-    refused(replace(raw(schema), rotation=1.1 * raw(schema).rotation), "no rotation matrix", schema=schema)
+    refused(replace(raw(schema), rotation=1.1 * raw(schema).rotation), "not a rotation matrix", schema=schema)
     schema = replace(SCHEMA, rotation_form="axis_angle")
     degrees = replace(raw(schema), rotation=np.rad2deg(raw(schema).rotation))
-    refused(degrees, "rotation vector in rad, longer than a full turn", schema=schema)
+    refused(degrees, "not a rotation vector in rad, of at most one full turn", schema=schema)
 
 
 def test_gripper_of_another_range():
-    refused(replace(raw(), gripper=np.linspace(0, 255, 50)), 'the gripper is .* 0 is said to be open.*"gripper_closed"')
+    wide = replace(raw(), gripper=np.linspace(0, 255, 50))
+    refused(wide, 'the gripper is .* 0 is declared as open and 1 as closed. Set "gripper_open" and "gripper_closed"')
     check(replace(raw(), gripper=np.full(50, np.nan)), SCHEMA, PANDA, None, "x")
 
 
 def test_arms_with_the_fr3_s_limits_are_taken_where_the_schema_says_so():
-    """DROID holds both arms: an episode is of the one or of the other."""
+    """An episode of a schema with `fr3` may keep to the Panda's or the FR3's limits, but not mix them."""
     droid = replace(SCHEMA, fr3=True)
     episode = raw()
     fr3 = episode.joints.copy()
     fr3[:, 5], fr3[:, 6] = 4.31, -3.0168
     alone = replace(episode, joints=fr3, position=None, rotation=None)
     check(alone, droid, PANDA, None, "x")
-    refused(alone, r"joint 5 is 4.31, outside .* of panda;", BadEpisode)
+    refused(alone, r"joint 5 is 4.31, outside .* of panda\. Check that this is the right arm", BadEpisode)
     mixed = fr3.copy()
     mixed[3, 0] = 2.85  # the Panda's joint 1 goes there, the FR3's does not
     refused(replace(alone, joints=mixed), "does not fit the FR3's limits either", BadEpisode, droid)
@@ -197,7 +200,7 @@ def test_arms_with_the_fr3_s_limits_are_taken_where_the_schema_says_so():
 
 
 def test_all_of_droid_s_statistics_are_within_the_limits_of_its_schema():
-    """The extremes of 27 million frames, each joint alone: data/README.md of the shared folder gives the source."""
+    """The extremes of each joint over DROID's 27 million frames, taken from its statistics, pass the check."""
     lowest = [-2.6723, -1.6590, -2.6782, -2.9410, -2.6706, 0.2399, -3.0169]
     highest = [2.6775, 1.5841, 2.6958, -0.2977, 2.6625, 4.3092, 2.7557]
     for extremes in (lowest, highest):
@@ -208,7 +211,7 @@ def test_all_of_droid_s_statistics_are_within_the_limits_of_its_schema():
 
 
 def normalised(top: float = 100.0) -> np.ndarray:
-    """Joints as LeRobot writes an SO-101's, cut at its calibrated range."""
+    """Return joints as LeRobot records an SO-101's, clipped to the calibrated range."""
     return np.clip(top * np.sin(np.linspace(0, 6, 60))[:, None] * np.linspace(0.2, 1, 7), -100, 100).round(4)
 
 
@@ -226,4 +229,4 @@ def test_normalised_joints_are_never_taken_for_degrees(arm):
 
 def test_an_episode_without_steps():
     empty = Raw("corpus", "demo_7", np.zeros((0, 7)), None, None, None)
-    refused(empty, r"no steps; .*\?short=skip or \?bad=skip", BadEpisode)
+    refused(empty, r"no time steps\. .*\?short=skip or \?bad=skip", BadEpisode)

@@ -1,4 +1,4 @@
-"""Units, frames, the gripper, and another rate."""
+"""Conversion of units, frames and the gripper, and resampling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from action_heads.kinematics.panda import FRAMES
 
 
 def motion(steps: int = 16, rate_hz: float = 15.0) -> np.ndarray:
-    """Joints (t, 7) of a moving arm."""
+    """Return joints (t, 7) of a moving arm."""
     joints = synthetic_chunks(64, steps, rate_hz, torch.Generator().manual_seed(0))[0]
     return joints[joints.diff(dim=1).abs().sum((1, 2)).argmax()].double().numpy()
 
@@ -82,7 +82,7 @@ def test_the_same_rate_changes_nothing():
 
 
 def test_the_turn_between_two_poses_is_the_shorter_one():
-    """Euler angles or matrices interpolated by their numbers would leave the arc, or go the long way round at pi."""
+    """Rotations are interpolated along the shorter arc, also across an angle of pi."""
     angles = torch.tensor([3.0, -3.0]).double()  # 0.28 rad apart, across pi
     axis = torch.tensor([[0.0, 0.6, 0.8]]).double()
     rows = from_matrix(to_matrix(angles[:, None] * axis, "axis_angle"), "6d").float().numpy()

@@ -1,4 +1,4 @@
-"""LeRobotDataset v3, with DROID's real columns and real numbers."""
+"""The reader of LeRobotDataset v3, with DROID's columns and recorded numbers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_droid_s_joints_lead_to_its_recorded_flange(folder):
 
 
 def test_poses_without_joints_are_the_same(folder, tmp_path):
-    """The recorded flange pose, moved to the TCP, is what forward kinematics gives."""
+    """The recorded flange pose, moved to the TCP, equals the forward kinematics."""
     columns = {
         "position": "observation.state.cartesian_position[:3]",
         "rotation": "observation.state.cartesian_position[3:]",
@@ -75,7 +75,7 @@ def test_one_shard_in_memory_at_a_time(tmp_path, monkeypatch):
 
     monkeypatch.setattr(LeRobot, "_read", counted)
     assert len(read(Spec.parse(f"lerobot:{folder}"))) == 6
-    assert most <= 2  # the one being read, and the one that the loop still holds
+    assert most <= 2  # the one that is read, and the one that the loop still holds
     monkeypatch.setattr(LeRobot, "_read", lambda *_: pytest.fail("read again, though it is in the cache"))
     assert len(read(Spec.parse(f"lerobot:{folder}"))) == 6
 
@@ -88,7 +88,7 @@ def test_a_changed_file_is_read_again(folder):
 
 
 def test_hub(folder, monkeypatch):
-    """First what it is, then its low-dimensional files: no videos."""
+    """Stage 1 downloads info.json, then the metadata and data files, but no videos."""
     import huggingface_hub
 
     asked = []
@@ -109,12 +109,12 @@ def test_hub(folder, monkeypatch):
 
 @pytest.mark.parametrize("trouble", ["unreachable", "offline", "unknown"])
 def test_a_hub_that_does_not_oblige(monkeypatch, trouble):
-    """Said in terms of what was asked for, with what to do; no request leaves this machine."""
+    """Errors of the Hub name the source and the remedy. No request leaves this machine."""
     import huggingface_hub
     from huggingface_hub import errors
 
     class Unknown(errors.RepositoryNotFoundError):
-        def __init__(self):  # the client's own wants an answer of its own HTTP library, which changes with its versions
+        def __init__(self):  # The client's own needs a response of its HTTP library, which changes with its versions.
             Exception.__init__(self, "404 Client Error")
 
     def snapshot_download(repo_id, **given):
@@ -132,7 +132,7 @@ def test_a_hub_that_does_not_oblige(monkeypatch, trouble):
 
 
 def libero(steps: int = 40, width: int = 8) -> dict[str, np.ndarray]:
-    """An episode with LIBERO's columns, as LeRobot publishes them: a hand that moves along x, 0.9 m up."""
+    """Return an episode with LIBERO's columns, as LeRobot publishes them: a hand that moves along x."""
     state, action = np.zeros((steps, width)), np.zeros((steps, 7))
     state[:, 0], state[:, 2], state[:, 3] = np.linspace(0, 0.1, steps), 1.1, np.pi
     action[:, 6] = np.where(np.arange(steps) < 20, -1, 1)
@@ -151,12 +151,12 @@ def test_libero(tmp_path):
     # robosuite's hand points down: the TCP lies 6.9 mm below the recorded point
     torch.testing.assert_close(world[0, 2], torch.tensor(1.1 - 0.0069), atol=1e-5, rtol=0)
     for wrong in ("0,0", "a,b,c"):
-        with pytest.raises(ValueError, match="base is x,y,z"):
+        with pytest.raises(ValueError, match=f"base must be x,y,z in m, or world, but is '{wrong}'"):
             opened(folder, f"?base={wrong}")
 
 
 def test_base_is_refused_where_poses_are_in_it(folder):
-    with pytest.raises(ValueError, match="in the base frame"):
+    with pytest.raises(ValueError, match=r"in the base frame already\. Leave out \?base="):
         opened(folder, "?base=1,2,3")
 
 
@@ -175,13 +175,13 @@ EPISODES, DATA = "meta/episodes/chunk-000/file-000.parquet", "data/chunk-000/fil
 
 def test_episodes_that_are_missing(folder):
     rewritten(folder, EPISODES, lambda t: t.update(episode_index=[0, 2, 3]))
-    with pytest.raises(BadData, match="not contiguous in meta/episodes: 2 stands where 1 belongs"):
+    with pytest.raises(BadData, match="not contiguous in meta/episodes: found 2 instead of 1"):
         opened(folder)
 
 
 def test_rows_that_are_missing(folder):
     rewritten(folder, DATA, lambda t: [values.pop(100) for values in t.values()])
-    with pytest.raises(BadData, match=r"file-000\.parquet: 432 rows, but meta/episodes counts 433"):
+    with pytest.raises(BadData, match=r"file-000\.parquet has 432 rows, but meta/episodes counts 433"):
         opened(folder)
 
 
@@ -217,20 +217,20 @@ def test_degrees(tmp_path):
 
 def test_missing_columns(tmp_path):
     episodes = [{k: v for k, v in e.items() if "gripper" not in k} for e in droid_episodes()]
-    with pytest.raises(ValueError, match=r"nearest, droid, lacks gripper"):
+    with pytest.raises(ValueError, match=r"nearest map, droid, the recording lacks gripper"):
         opened(write(tmp_path / "d", episodes, 15))
 
 
 def test_short_episodes(folder):
     with pytest.raises(
-        BadData, match=r"1 of 3 episodes are shorter than a window of 200.*episode_000000 \(167\).*skip"
+        BadData, match=r"1 of 3 episodes are shorter than a window of 200.*episode_000000 \(167\).*\?short=skip"
     ):
         opened(folder, steps=200)
     assert len(opened(folder, "?short=skip", steps=200)) == (266 - 199) + (411 - 199)
 
 
 def test_short_episodes_are_left_out_before_the_split_and_the_count(folder):
-    """Of the two that are left one is held out, whichever of the three would have been."""
+    """The split only counts episodes that are long enough: one of the two that remain is held out."""
     spec = f"lerobot:{folder}?short=skip"
     splits = {split: opened(folder, "?short=skip", 200, split).episodes for split in ("train", "held_out")}
     assert [len(names) for names in splits.values()] == [1, 1]
@@ -239,10 +239,10 @@ def test_short_episodes_are_left_out_before_the_split_and_the_count(folder):
     assert record["episodes"] == 2
     assert record["hours"] == round((266 + 411) / 15 / 3600, 3)
     with pytest.raises(
-        BadData, match=r"^lerobot:.*\?short=skip: none of its 3 .*500 steps at 15 Hz, .*has 411: .*--horizon"
+        BadData, match=r"^lerobot:.*\?short=skip: none of its 3 .*500 time steps at 15 Hz; .*has 411\. .*--horizon"
     ):
         opened(folder, "?short=skip", 500)
-    with pytest.raises(BadData, match="leave none of 300 steps to the split 'train'"):
+    with pytest.raises(BadData, match=r"none of its 3 .* of at least 300 time steps is in the split 'train'"):
         opened(folder, "?short=skip", 300, "train")
 
 
@@ -265,14 +265,14 @@ def test_other_things_than_datasets(tmp_path, folder):
     rewritten(folder, EPISODES, lambda t: [values.clear() for values in t.values()])
     with pytest.raises(BadData, match="no episodes"):
         opened(folder)
-    with pytest.raises(BadData, match=r"version v2\.1; v3 is read here: convert"):
+    with pytest.raises(BadData, match=r"version v2\.1, but only v3 can be read: convert"):
         opened(write(tmp_path / "old", droid_episodes(), 15, codebase_version="v2.1"))
-    with pytest.raises(BadData, match="counts 9 episodes, meta/episodes has 3"):
+    with pytest.raises(BadData, match="counts 9 episodes, but meta/episodes has 3"):
         opened(write(tmp_path / "cut", droid_episodes(), 15, total_episodes=9))
 
 
 def test_droid_s_fr3_arms_are_read(tmp_path):
-    """Joints 6 and 7 go where the Panda's cannot; a map of one's own must say that such arms are among them."""
+    """The built-in map accepts joints beyond the Panda's limits as the FR3's; a map without `fr3` does not."""
     episodes = droid_episodes()
     joints = np.tile([0.0, -0.785, 0.0, -2.356, 0.0, 4.31, -3.0168], (40, 1))
     position, matrix = forward(torch.from_numpy(joints), "flange")
@@ -301,18 +301,18 @@ def test_rows_and_episodes_are_matched_by_their_indices(folder):
 
 
 def test_joints_that_may_be_normalised_are_told(tmp_path):
-    """robot_type says that LeRobot may have written -100 to 100: nothing in the numbers tells them from degrees."""
+    """There is a warning if the joints are declared as degrees but the robot_type may record -100 to 100."""
     episode = {"q": np.full((40, 7), 60.0), "pose": np.tile([0.4, 0, 0.3, 0, 0, 0, 1.0], (40, 1))}
     columns = {"joints": "q", "joints_unit": "deg", "position": "pose[0:3]", "rotation": "pose[3:7]", "arm": None}
     (tmp_path / "map.json").write_text(json.dumps(columns), encoding="utf-8")
     for robot in ("so100_follower", "so101_follower", "so_follower"):
         folder = write(tmp_path / robot, [episode], 15, robot_type=robot)
-        with pytest.warns(UserWarning, match=r"no joint goes beyond 60.*use_degrees=true"):
+        with pytest.warns(UserWarning, match=r"no joint exceeds 60.*use_degrees=true"):
             opened(folder, f"?columns={tmp_path}/map.json")
 
 
 def test_lists_of_uneven_length_are_not_taken_for_rows(tmp_path):
-    """Two rows of 6 and 8 values have as many as two of 7."""
+    """Rows of 6 and 8 values are refused, although together they have as many values as two rows of 7."""
     import pyarrow as pa
 
     folder = write(tmp_path / "d", droid_episodes(), 15)
@@ -323,5 +323,5 @@ def test_lists_of_uneven_length_are_not_taken_for_rows(tmp_path):
         t["observation.state.joint_position"] = pa.array(rows, pa.list_(pa.float32()))
 
     rewritten(folder, DATA, uneven)
-    with pytest.raises(BadData, match=r"observation\.state\.joint_position, row 3: 6 values, where row 0 has 7"):
+    with pytest.raises(BadData, match=r"observation\.state\.joint_position, row 3 has 6 values, but row 0 has 7"):
         opened(folder)

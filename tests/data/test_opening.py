@@ -1,4 +1,4 @@
-"""What opening a source costs, and what its page in the documentation says."""
+"""The imports that opening a source needs, and the guide to recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One reader for each format: both stages read the same numbers, and refuse the same files in the same words."""
+"""The readers of recordings: both stages read the same numbers, and refuse the same files with the same messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_arm_of_the_spec_is_that_of_the_map(kind, tmp_path):
 
 def test_what_has_no_observations_is_refused(tmp_path):
     for text in (f"npz:{DROID}", "synthetic:panda", "recorded:panda"):
-        with pytest.raises(ValueError, match=r"no observations: Stage 2 reads lerobot:.* and robomimic:"):
+        with pytest.raises(ValueError, match=r"no observations\. Stage 2 reads lerobot:.* and robomimic:"):
             open_recording(Spec.parse(text))
 
 
@@ -69,8 +69,8 @@ def test_a_demonstration_unlike_the_first_is_refused_by_both_stages(tmp_path):
     path = robomimic(tmp_path / "d", (20, 20))
     changes = {
         r"demo_1 lacks robot0_joint_pos; it has actions, object": None,
-        r"demo_1: robot0_joint_pos has shape \(20, 6\) .* 7 numbers a step": np.zeros((20, 6)),
-        r"demo_1: parts have different numbers of steps, \[19, 20\]: .*'robot0_joint_pos': 19": np.zeros((19, 7)),
+        r"demo_1: robot0_joint_pos has shape \(20, 6\) .* 7 numbers per time step, as in demo_0": np.zeros((20, 6)),
+        r"demo_1: columns have different numbers of rows, \[19, 20\]: .*'robot0_joint_pos': 19": np.zeros((19, 7)),
     }
     for message, values in changes.items():
         with h5py.File(path, "r+") as file:
@@ -89,7 +89,7 @@ def test_a_demonstration_unlike_the_first_is_refused_by_both_stages(tmp_path):
 
 def test_all_episodes_empty(tmp_path):
     spec = Spec.parse(f"robomimic:{robomimic(tmp_path / 'd', (0, 0))}?short=skip")
-    with pytest.raises(BadData, match="none of its 2 episodes has a step"):
+    with pytest.raises(BadData, match="none of its 2 episodes has a time step"):
         open_recording(spec)
-    with pytest.raises(BadEpisode, match=r"demo_0 has no steps \(2 of 2 episodes\); .*\?short=skip"):
+    with pytest.raises(BadEpisode, match=r"demo_0 has no time steps \(2 of 2 episodes\)\. .*\?short=skip"):
         open_recording(Spec.parse(f"robomimic:{spec.where}"))

@@ -1,4 +1,4 @@
-"""robomimic's HDF5: joints first, else robosuite's hybrid pose."""
+"""The reader of robomimic's HDF5: it prefers joints, and otherwise reads robosuite's pose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BASE = np.array([-0.56, 0.0, 0.912])
 
 
 def write(path, demos=4, without=(), robots="Panda", **parts):
-    """Demonstrations of 40 to 43 steps, of an arm on robosuite's pedestal."""
+    """Write demonstrations of 40 to 43 time steps, of an arm on robosuite's pedestal."""
     chunks = synthetic_chunks(64, 43, 20.0, torch.Generator().manual_seed(0))[0].double()
     moving = chunks[chunks.diff(dim=1).abs().sum((1, 2)).argsort(descending=True)]
     with h5py.File(path, "w") as file:
@@ -85,7 +85,7 @@ def test_a_quaternion_of_another_order_is_found_out(tmp_path):
     with h5py.File(path, "r+") as file:
         for demo in file["data"].values():
             demo["obs/robot0_eef_quat"][...] = np.roll(demo["obs/robot0_eef_quat"][...], 1, axis=1)
-    with pytest.raises(BadData, match=r'episode demo_8: .*What fits is "rotation_form": "quat_wxyz"'):
+    with pytest.raises(BadData, match=r'episode demo_8: .*They agree with "rotation_form": "quat_wxyz"'):
         opened(path)
 
 
@@ -93,7 +93,7 @@ def test_errors_teach(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"):
         opened(tmp_path / "none.hdf5")
     (tmp_path / "text.hdf5").write_text("hello")
-    with pytest.raises(BadData, match="no HDF5 file"):
+    with pytest.raises(BadData, match="not an HDF5 file"):
         opened(tmp_path / "text.hdf5")
     with pytest.raises(BadData, match=r"no data/demo_\*"):
         opened(write(tmp_path / "empty.hdf5", demos=0))
@@ -105,5 +105,5 @@ def test_errors_teach(tmp_path):
             opened(write(tmp_path / "other.hdf5", robots=robots))
     with pytest.raises(ValueError, match="action or qpos"):
         opened(write(tmp_path / "a.hdf5"), "?gripper=both")
-    with pytest.raises(BadData, match="demo_8: parts have different numbers of steps"):
+    with pytest.raises(BadData, match="demo_8: columns have different numbers of rows"):
         opened(write(tmp_path / "ragged.hdf5", robot0_eef_pos=np.zeros((5, 3))))

@@ -1,4 +1,4 @@
-"""Sources in one line."""
+"""The one-line form of sources."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_parses_and_prints_itself(text, kind, where, options, weight):
         ("hdf5:x", "choose from"),
         ("lerobot:", "choose from"),
         ("synthetic:panda@0", "weight 0"),
-        ("synthetic:six.urdf@2?tip=hand", "the weight comes last"),
-        ("synthetic:panda?schema=droid", r"'schema=droid' is no option of synthetic; its options are tip"),
-        ("npz:x?short", "'short' is no option"),
-        ("npz:x?short=drop", "error or skip, not 'drop'"),
+        ("synthetic:six.urdf@2?tip=hand", "the weight must come last"),
+        ("synthetic:panda?schema=droid", r"'schema=droid' is not an option of synthetic; its options are tip"),
+        ("npz:x?short", "'short' is not an option of npz"),
+        ("npz:x?short=drop", "short must be error or skip, but is 'drop'"),
         ("recorded:panda?rate=3", "its options are none"),
     ],
 )
@@ -46,16 +46,16 @@ def test_errors_teach(text, problem):
 
 @pytest.mark.parametrize("value", ["fast", "0", "-3"])
 def test_numbers(value):
-    with pytest.raises(ValueError, match=f"rate must be a positive number, not '{value}'"):
+    with pytest.raises(ValueError, match=f"rate must be a positive number of at most 10000, but is '{value}'"):
         Spec.parse(f"synthetic:panda?rate={value}").number("rate", 15)
 
 
 def test_what_is_given_twice_or_without_bounds_is_refused():
     with pytest.raises(ValueError, match="rate is given twice"):
         Spec.parse("npz:a.npz?rate=15&rate=20")
-    with pytest.raises(ValueError, match="a weight that is no number"):
+    with pytest.raises(ValueError, match="an infinite weight"):
         Spec.parse("synthetic:panda@" + "9" * 400)
     for value in ("inf", "nan", "1e9"):
-        with pytest.raises(ValueError, match=r"rate must be a positive number.*the largest is 10000"):
+        with pytest.raises(ValueError, match=rf"rate must be a positive number of at most 10000, but is '{value}'"):
             Spec.parse(f"synthetic:panda?rate={value}").number("rate", 15)
     assert Spec.parse("synthetic:panda").number("rate", 15.5) == 15.5

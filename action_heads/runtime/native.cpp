@@ -5,11 +5,18 @@
 // A matrix (n, k) is packed by panels of 2 V outputs: (n / 2V, k, 2V), of bfloat16 by pairs of inputs:
 // (n / 2V, k / 2, 2V, 2). Built by native.py: g++ -O3 -march=native.
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <linux/futex.h>
+#include <memory>
+#include <sys/syscall.h>
+#include <thread>
 #include <type_traits>
-#include <omp.h>
+#include <unistd.h>
+#include <vector>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
@@ -126,15 +133,11 @@ struct Share {
     Share(long all, int part, int parts) : from(all * part / parts), to(all * (part + 1) / parts) {}
 };
 
-// A part's tiles of a (m, k) times a packed matrix; `then(row, column, V sums)` takes them further.
+// Tile i of a (m, k) times a packed matrix; `then(row, column, V sums)` takes its sums further.
 template <class T, class Then>
-static void product(const T* a, long m, long k, const T* packed, long n, int part, int parts, Then then) {
-    long groups = (m + R - 1) / R;
-    Share share(n / (2 * V) * groups, part, parts);
-    for (long i = share.from; i < share.to; i++) {
-        long panel = i / groups, row = i % groups * R;
-        few<R>(m - row < R ? m - row : R, a, k, packed + panel * k * 2 * V, row, panel * 2 * V, then);
-    }
+static inline void product(const T* a, long m, long k, const T* packed, long i, Then then) {
+    long groups = (m + R - 1) / R, panel = i / groups, row = i % groups * R;
+    few<R>(m - row < R ? m - row : R, a, k, packed + panel * k * 2 * V, row, panel * 2 * V, then);
 }
 
 static inline void normalize(float* x, long w, const float* weight, const float* bias, bool rms, float eps) {
@@ -153,12 +156,126 @@ static inline void normalize(float* x, long w, const float* weight, const float*
     }
 }
 
+// A number that threads wait for. A waiting thread spins briefly and then sleeps: if it kept spinning, it would take the
+// core from the thread that it waits for, where other processes are busy.
+struct Signal {
+    static constexpr auto SPIN = std::chrono::microseconds(50);
+    alignas(64) std::atomic<uint32_t> number{0};
+    std::atomic<int> sleeping{0};
+
+    void wait_past(uint32_t seen) {
+        auto began = std::chrono::steady_clock::now();
+        do {
+            for (int i = 0; i < 16; i++) {
+                if (number.load(std::memory_order_acquire) != seen) return;
+#if defined(__x86_64__)
+                __builtin_ia32_pause();
+#elif defined(__aarch64__)
+                asm volatile("yield");
+#endif
+            }
+        } while (std::chrono::steady_clock::now() - began < SPIN);
+        sleeping.fetch_add(1);
+        while (number.load() == seen) syscall(SYS_futex, &number, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+        sleeping.fetch_sub(1);
+    }
+
+    void advance() {
+        number.fetch_add(1);
+        if (sleeping.load()) syscall(SYS_futex, &number, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+    }
+};
+
+// The threads that share the work of a calling thread, which is part 0 and goes on alone where the others have no core.
+//
+// The work comes in phases, one after another. A phase has pieces. Every part takes those of its own range first, so that
+// it meets the same weights in every call, and then what other parts have not taken. The caller waits only for pieces
+// that a thread is at.
+class Team {
+public:
+    explicit Team(int parts) : parts(parts), next(parts) {
+        for (int part = 1; part < parts; part++) threads.emplace_back(&Team::help, this, part);
+    }
+
+    ~Team() {
+        if (process != getpid()) {  // after a fork its threads are in the parent alone, and can't be joined here
+            new std::vector<std::thread>(std::move(threads));
+            return;
+        }
+        ends = true;
+        phase.advance();
+        for (auto& thread : threads) thread.join();
+    }
+
+    // Return the team of the calling thread, whose threads sleep between calls; none for one part.
+    static Team* of(int parts) {
+        static thread_local std::unique_ptr<Team> team;
+        if (parts == 1) return nullptr;
+        if (!team || team->parts != parts || team->process != getpid()) team.reset(), team = std::make_unique<Team>(parts);
+        return team.get();
+    }
+
+    // Call `work(part, i)` for every piece i of so many, and return when all are done.
+    template <class Work> void share(long pieces, const Work& work) {
+        uint32_t coming = phase.number.load() + 1;
+        for (int part = 0; part < parts; part++)  // from here on, no part can take a piece of the phase before
+            next[part].taken.store((uint64_t)coming << 32 | (uint64_t)Share(pieces, part, parts).from);
+        left.store(pieces);
+        count = pieces;
+        context = &work;
+        call = [](const void* work, int part, long i) { (*(const Work*)work)(part, i); };
+        phase.advance();
+        take(0, coming);
+        for (uint32_t seen; seen = done.number.load(), left.load();) done.wait_past(seen);
+    }
+
+private:
+    struct alignas(64) Next {
+        std::atomic<uint64_t> taken{0};  // the phase, and the first piece of the range that nobody has taken
+    };
+    const int parts;
+    const pid_t process = getpid();
+    std::vector<Next> next;
+    Signal phase, done;
+    alignas(64) std::atomic<long> left{0};
+    // They may change while a part reads them for a phase that is over, of which it can't take a piece any more.
+    std::atomic<long> count{0};
+    std::atomic<const void*> context{nullptr};
+    std::atomic<void (*)(const void*, int, long)> call{nullptr};
+    std::atomic<bool> ends{false};
+    std::vector<std::thread> threads;  // last, since they use all the rest
+
+    void help(int part) {
+        for (uint32_t seen = 0; !ends; seen = phase.number.load()) {
+            take(part, seen);
+            phase.wait_past(seen);
+        }
+    }
+
+    void take(int part, uint32_t now) {
+        long pieces = count;
+        const void* work = context;
+        auto run = call.load();
+        for (int turn = 0; turn < parts; turn++) {
+            int owner = (part + turn) % parts;
+            std::atomic<uint64_t>& taken = next[owner].taken;
+            long to = Share(pieces, owner, parts).to;
+            for (uint64_t at = taken.load(); at >> 32 == now && (long)(at & UINT32_MAX) < to;) {
+                if (!taken.compare_exchange_weak(at, at + 1)) continue;
+                run(work, part, at & UINT32_MAX);
+                if (left.fetch_sub(1) == 1 && part) done.advance();
+                at = taken.load();
+            }
+        }
+    }
+};
+
 struct Values {  // of modulation: (m / h or 1, h or 1, depth * s.values), by strides
     const float* at;
     long by_chunk, by_step;
 };
 
-// A part's share of the work on m noisy rows (m, a) -> out (m, a). Parts meet at barriers; a part alone needs none.
+// The network on m noisy rows (m, a) -> out (m, a), its work shared by a team if there is one.
 template <class T> struct Network {
     const Shape& s;
     const Ends& ends;
@@ -169,12 +286,17 @@ template <class T> struct Network {
     long m;
     float *x, *unmixed;  // scratch (m, w), and for the two of T below (m, w) and (m, s.hidden)
     T *entered, *hidden;
-    int part, parts;
+    Team* team;
 
-    void meet() const {
-        if (parts > 1) {
-#pragma omp barrier
+    // Call `work(i)` for i below `all`, in pieces of some.
+    template <class Work> void each(long all, long some, const Work& work) const {
+        if (!team) {
+            for (long i = 0; i < all; i++) work(i);
+            return;
         }
+        team->share((all + some - 1) / some, [&](int, long piece) {
+            for (long i = piece * some; i < all && i < (piece + 1) * some; i++) work(i);
+        });
     }
 
     const float* at(long row, long site) const {
@@ -210,7 +332,8 @@ template <class T> struct Network {
 
     template <class To> void enter(long row, long site, To* to) const {
         for (long c = 0; c < s.width; c += V)
-            store(to + row * s.width + c, scaled(load(x + row * s.width + c), at(row, site), s.enter_scale, s.enter_shift, c));
+            store(to + row * s.width + c,
+                  scaled(load(x + row * s.width + c), at(row, site), s.enter_scale, s.enter_shift, c));
     }
 
     void enter(long row, long site) const {
@@ -228,29 +351,27 @@ template <class T> struct Network {
     }
 
     void run() const {
-        Share rows(m, part, parts);
-        for (long row = rows.from; row < rows.to; row++) embed(row), enter(row, 0);
+        long groups = (m + R - 1) / R, ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
+        each(m, 2, [&](long row) { embed(row), enter(row, 0); });
         for (long site = 0; site < s.depth; site++) {
             const Block<T>& block = blocks[site];
-            meet();
-            if (block.mix) {
-                for (long row = rows.from; row < rows.to; row++) mix(row, block);
-                meet();
-            }
-            product(entered, m, s.width, block.up, s.hidden, part, parts, [&](long row, long c, vec y) {
-                y = gelu(y + load(block.up_bias + c));
-                store(hidden + row * s.hidden + c, scaled(y, at(row, site), s.hidden_scale, s.hidden_shift, c));
+            if (block.mix) each(m, 2, [&](long row) { mix(row, block); });
+            each(ups, 4, [&](long i) {
+                product(entered, m, s.width, block.up, i, [&](long row, long c, vec y) {
+                    y = gelu(y + load(block.up_bias + c));
+                    store(hidden + row * s.hidden + c, scaled(y, at(row, site), s.hidden_scale, s.hidden_shift, c));
+                });
             });
-            meet();
-            product(hidden, m, s.hidden, block.down, s.width, part, parts, [&](long row, long c, vec y) {
-                y = scaled(y + load(block.down_bias + c), at(row, site), s.gate, -1, c);
-                store(x + row * s.width + c, load(x + row * s.width + c) + y);
+            each(downs, 1, [&](long i) {
+                product(hidden, m, s.hidden, block.down, i, [&](long row, long c, vec y) {
+                    y = scaled(y + load(block.down_bias + c), at(row, site), s.gate, -1, c);
+                    store(x + row * s.width + c, load(x + row * s.width + c) + y);
+                });
             });
-            meet();
-            for (long row = rows.from; row < rows.to; row++) {
+            each(m, 2, [&](long row) {
                 normalize(x + row * s.width, s.width, block.norm, block.norm_bias, s.rms, s.eps);
                 site + 1 < s.depth ? enter(row, site + 1) : leave(row);
-            }
+            });
         }
     }
 };
@@ -270,22 +391,18 @@ static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const 
     long m = chunks * s.horizon, held = held_rows(s, chunks, threads), many = block_rows(s);
     float *x = scratch, *unmixed = x + held * s.width;
     T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
-#pragma omp parallel num_threads(threads)
-    {
-        int part = omp_get_thread_num(), parts = omp_get_num_threads();
-        if (held == m) {
-            Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, part, parts}.run();
-        } else {
-            Share share((m + many - 1) / many, part, parts);
-            long w = part * many * s.width, u = part * many * s.hidden;  // into this thread's scratch
-            for (long i = share.from; i < share.to; i++) {
-                long first = i * many, rows = m - first < many ? m - first : many, a = first * s.action;
-                Values own = {values.at + first / s.horizon * values.by_chunk, values.by_chunk, values.by_step};
-                Network<T>{s, ends, blocks, noisy + a, out + a, own, rows, x + w, unmixed + w, entered + w, hidden + u, 0, 1}
-                    .run();
-            }
-        }
-    }
+    Team* team = Team::of(threads);
+    if (held == m) return Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, team}.run();
+    auto work = [&](int part, long i) {
+        long first = i * many, rows = m - first < many ? m - first : many, a = first * s.action;
+        long w = part * many * s.width, u = part * many * s.hidden;  // into this thread's scratch
+        Values own = {values.at + first / s.horizon * values.by_chunk, values.by_chunk, values.by_step};
+        Network<T>{s, ends, blocks, noisy + a, out + a, own, rows, x + w, unmixed + w, entered + w, hidden + u, nullptr}
+            .run();
+    };
+    long pieces = (m + many - 1) / many;
+    if (team) return team->share(pieces, work);
+    for (long i = 0; i < pieces; i++) work(0, i);
 }
 
 extern "C" {

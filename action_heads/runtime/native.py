@@ -29,7 +29,7 @@ from action_heads.runtime import cache
 from action_heads.runtime.shared_weights import FastHead
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-pthread")
 SIZES = ("depth", "width", "hidden", "horizon", "action", "values")
 EPS = 1e-5  # of every norm, as nn.LayerNorm has it
 
@@ -157,13 +157,13 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise OSError("there is no C++ compiler (apt-get install g++)")
     # What the compiled file depends on: the processor too, since a home may be shared between machines.
-    told = (SOURCE.read_bytes(), *FLAGS, compiler, _processor(), *openmp())
+    told = (SOURCE.read_bytes(), *FLAGS, compiler, _processor())
     key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def build(path: Path) -> None:
         made = path.with_suffix(".o")
         _run(compiler, *FLAGS, "-c", SOURCE, "-o", made)
-        _run(compiler, "-shared", made, *openmp(), "-o", path)
+        _run(compiler, "-shared", "-pthread", made, "-o", path)
 
     return cache.kept(cache.cache_dir(), f"native-{key}.so", build, load)
 
@@ -191,16 +191,6 @@ def mapped(path: Path) -> ctypes.CDLL:
         return ctypes.CDLL(f"/proc/self/fd/{handle}")
     except (AttributeError, OSError):  # a system that has no such files, or runs none
         return ctypes.CDLL(str(path))
-
-
-def openmp() -> tuple[str, ...]:
-    """Return the OpenMP library that torch loaded, so that both share threads, or else the compiler's own flag."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.exists() else []
-    paths = {line.split(maxsplit=5)[5] for line in lines if "gomp" in line}  # the sixth field, which may have spaces
-    # Other packages bring theirs too.
-    loaded = sorted((path for path in paths if os.path.exists(path)), key=lambda path: ("torch" not in path, path))
-    return (loaded[0],) if loaded else ("-fopenmp",)
 
 
 def _processor() -> str:

@@ -207,11 +207,25 @@ public:
         for (auto& thread : threads) thread.join();
     }
 
+    // Call `work(team)`, with this team or with none: whichever took less time for its arithmetic lately. Where other
+    // processes are busy, a thread without a core holds up the piece that it is at.
+    template <class Work> void call_with_what_pays(double arithmetic, const Work& work) {
+        bool alone = cost[1] && cost[1] < cost[0];
+        if (++calls % TRY_OTHER == 0) alone = !alone;
+        auto began = std::chrono::steady_clock::now();
+        work(alone ? nullptr : this);
+        double now = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / arithmetic;
+        cost[alone] = cost[alone] ? 0.75 * cost[alone] + 0.25 * now : now;
+    }
+
     // Return the team of the calling thread, whose threads sleep between calls; none for one part.
     static Team* of(int parts) {
         static thread_local std::unique_ptr<Team> team;
         if (parts == 1) return nullptr;
-        if (!team || team->parts != parts || team->process != getpid()) team.reset(), team = std::make_unique<Team>(parts);
+        if (!team || team->parts != parts || team->process != getpid()) {
+            team.reset();
+            team = std::make_unique<Team>(parts);
+        }
         return team.get();
     }
 
@@ -233,6 +247,9 @@ private:
     struct alignas(64) Next {
         std::atomic<uint64_t> taken{0};  // the phase, and the first piece of the range that nobody has taken
     };
+    static constexpr unsigned TRY_OTHER = 32;
+    unsigned calls = 0;
+    double cost[2] = {};  // of arithmetic, together and alone
     const int parts;
     const pid_t process = getpid();
     std::vector<Next> next;
@@ -391,18 +408,21 @@ static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const 
     long m = chunks * s.horizon, held = held_rows(s, chunks, threads), many = block_rows(s);
     float *x = scratch, *unmixed = x + held * s.width;
     T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
-    Team* team = Team::of(threads);
-    if (held == m) return Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, team}.run();
-    auto work = [&](int part, long i) {
-        long first = i * many, rows = m - first < many ? m - first : many, a = first * s.action;
-        long w = part * many * s.width, u = part * many * s.hidden;  // into this thread's scratch
-        Values own = {values.at + first / s.horizon * values.by_chunk, values.by_chunk, values.by_step};
-        Network<T>{s, ends, blocks, noisy + a, out + a, own, rows, x + w, unmixed + w, entered + w, hidden + u, nullptr}
-            .run();
+    auto work = [&](Team* team) {
+        if (held == m) return Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, team}.run();
+        auto block = [&](int part, long i) {
+            long first = i * many, rows = m - first < many ? m - first : many, a = first * s.action;
+            long w = part * many * s.width, u = part * many * s.hidden;  // into this thread's scratch
+            Values own = {values.at + first / s.horizon * values.by_chunk, values.by_chunk, values.by_step};
+            Network<T>{s, ends, blocks, noisy + a, out + a, own, rows, x + w, unmixed + w, entered + w, hidden + u, nullptr}
+                .run();
+        };
+        long pieces = (m + many - 1) / many;
+        if (team) return team->share(pieces, block);
+        for (long i = 0; i < pieces; i++) block(0, i);
     };
-    long pieces = (m + many - 1) / many;
-    if (team) return team->share(pieces, work);
-    for (long i = 0; i < pieces; i++) work(0, i);
+    Team* team = Team::of(threads);
+    team ? team->call_with_what_pays((double)m * s.depth * s.width * s.hidden, work) : work(nullptr);
 }
 
 extern "C" {

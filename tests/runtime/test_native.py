@@ -39,7 +39,7 @@ def threads():
 @pytest.mark.parametrize("mechanism", [name for name, kind in ADAPTERS.items() if kind.slots])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_is_eager(backbone, mechanism, horizon):
-    """Native equals eager for few rows (split by columns) and many (by chunks), with values by chunk or by time step."""
+    """Native equals eager for few rows (split by columns) and many (by chunks), with values per chunk or time step."""
     head = tiny_head(backbone, horizon=horizon, **WIDE)
     fast = NativeHead(head, torch.float32)
     for batch, per_step in ((1, False), (2, True), (41, False), (41, True)):

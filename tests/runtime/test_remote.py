@@ -28,7 +28,7 @@ CHUNK = torch.zeros(4, 16, 10)
 
 @contextlib.contextmanager
 def speaking(*replies, hello=HELLO, greet=None):
-    """Run a server that sends these replies, a list for each request; a number is a pause, None closes the connection."""
+    """Run a server that sends these replies, a list per request; a number is a pause, None closes the connection."""
     said = list(replies)
 
     def handle(connection):

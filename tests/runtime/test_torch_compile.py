@@ -1,4 +1,4 @@
-"""`torch.compile` of a policy's loss and sample gives the same numbers at any batch size, such as the last of an epoch."""
+"""`torch.compile` of a policy's loss and sample gives the same numbers at any batch size, also at an epoch's end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of docs/results/speed-cpu.md and speed-gpu.md and their rooflines, from the JSON that `latency.py` wrote.
+"""Make the tables of docs/results/speed-cpu.md and speed-gpu.md, and their rooflines, from the results of `latency.py`.
 
 uv run benchmarks/latency_report.py
 """
@@ -18,7 +18,7 @@ PAGES = {"cpu": "speed-cpu.md", "cuda": "speed-gpu.md"}
 
 
 def chunks_table(rows: list[dict]) -> str:
-    """Return the times of a chunk of ten denoising steps beside its floor, a table a batch size."""
+    """Return a table for each batch size with the times of a chunk of ten denoising steps, and its floor."""
     most, parts = max(row["steps"] for row in rows), []
     for batch in sorted({row["batch"] for row in rows}):
         chosen = [row for row in rows if (row["batch"], row["steps"]) == (batch, most)]
@@ -36,7 +36,7 @@ def short(ms: float) -> str:
 
 
 def steps_table(rows: list[dict]) -> str:
-    """Return the least times at batch 1 by the number of denoising steps."""
+    """Return the shortest times at batch 1 by number of denoising steps."""
     least = min(row["batch"] for row in rows)
     rows = [row for row in rows if row["batch"] == least]
     steps = sorted({row["steps"] for row in rows})

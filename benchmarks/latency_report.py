@@ -22,7 +22,14 @@ def chunks_table(rows: list[dict]) -> str:
     most, parts = max(row["steps"] for row in rows), []
     for batch in sorted({row["batch"] for row in rows}):
         chosen = [row for row in rows if (row["batch"], row["steps"]) == (batch, most)]
-        header = [f"batch {batch}, {most} steps", "precision", "median, ms", "least, ms", "floor, ms", "least / floor"]
+        header = [
+            f"batch {batch}, {most} steps",
+            "precision",
+            "median, ms",
+            "minimum, ms",
+            "floor, ms",
+            "minimum / floor",
+        ]
         times = [[short(row[key]) for key in ("ms", "least_ms", "floor_ms")] for row in chosen]
         ratios = [f"{row['least_ms'] / row['floor_ms']:.1f}" for row in chosen]
         lines = [[r["what"], r["dtype"], *ms, ratio] for r, ms, ratio in zip(chosen, times, ratios, strict=True)]
@@ -36,7 +43,7 @@ def short(ms: float) -> str:
 
 
 def steps_table(rows: list[dict]) -> str:
-    """Return the shortest times at batch 1 by number of denoising steps."""
+    """Return the minimum times at batch 1 by number of denoising steps."""
     least = min(row["batch"] for row in rows)
     rows = [row for row in rows if row["batch"] == least]
     steps = sorted({row["steps"] for row in rows})
@@ -45,7 +52,7 @@ def steps_table(rows: list[dict]) -> str:
         found = {r["steps"]: short(r["least_ms"]) for r in rows if (r["what"], r["dtype"]) == (name, dtype)}
         lines.append([name, dtype, *(found.get(k, "") for k in steps)])
     return table(
-        ["batch 1, least time", "precision", *(f"{k} step{'s' if k > 1 else ''}, ms" for k in steps)], lines, left=2
+        ["batch 1, minimum time", "precision", *(f"{k} step{'s' if k > 1 else ''}, ms" for k in steps)], lines, left=2
     )
 
 

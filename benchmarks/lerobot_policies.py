@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pixels", type=int, default=96)
-    parser.add_argument("--memory-of", choices=POLICIES, help="print the memory of this one alone")
+    parser.add_argument("--memory-of", choices=POLICIES, help="print only the memory of this policy")
     options = parser.parse_args()
     if options.memory_of:
         return peak(options.memory_of, options.batch_size, options.pixels)

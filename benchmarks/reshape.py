@@ -171,7 +171,7 @@ def earlier() -> dict[tuple[str, str], dict]:
 def main() -> None:
     named, known = sys.argv[1:], [*(layout.name for layout in LAYOUTS), *SYSTEMS]
     if unknown := set(named) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; choose layouts and systems from {', '.join(known)}")
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}. Choose layouts and systems from {', '.join(known)}.")
     layouts = [layout for layout in LAYOUTS if layout.name in named] or LAYOUTS
     systems = [system for system in SYSTEMS if system in named] or SYSTEMS
     rows = earlier()

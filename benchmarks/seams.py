@@ -79,11 +79,11 @@ def timed(expert: Expert, steps: int | None, rounds: int) -> dict:
 def counts_table(rows: dict[str, dict]) -> str:
     header = [
         "",
-        "read by an adapter",
-        "the expert's parameters",
+        "width of the condition",
+        "parameters of the expert",
         "frozen",
         "trained",
-        "trained, through the code alone",
+        "trained, through the code",
     ]
     keys = ("expert", "frozen", "trained_both", "trained_code")
     lines = []
@@ -94,7 +94,7 @@ def counts_table(rows: dict[str, dict]) -> str:
 
 
 def latency_table(rows: dict[str, dict]) -> str:
-    header = ["", "its chunk", "its denoising steps", "tokens", "the expert, ms", "ours, same chunk, ms"]
+    header = ["", "chunk", "denoising steps", "tokens", "expert, ms", "ours, same chunk, ms"]
     keys = ("expert_ms", "ours_same_chunk_ms", "ours_16_ms")
     lines = []
     for name, row in rows.items():
@@ -105,12 +105,12 @@ def latency_table(rows: dict[str, dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=EXPERTS, default=list(EXPERTS), help="to be timed")
-    parser.add_argument("--counts", action="store_true", help="no timing")
-    parser.add_argument("--steps", type=int, help="of sampling, of theirs and ours: for trying, nothing is written")
+    parser.add_argument("--only", nargs="*", choices=EXPERTS, default=list(EXPERTS), help="experts to time")
+    parser.add_argument("--counts", action="store_true", help="print the parameter counts alone")
+    parser.add_argument("--steps", type=int, help="denoising steps of both, for a trial that writes nothing")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--note", default="", help="what else the machine did")
+    parser.add_argument("--note", default="", help="a note on other load of the machine")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)

@@ -151,8 +151,8 @@ def path_of(cell: Cell) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=("heads", *STUDIES))
-    parser.add_argument("names", nargs="*", help="of heads; if none are given, all that a CPU can train")
-    parser.add_argument("--share", default="0/1", help="this process' part of the work, such as 0/2 and 1/2")
+    parser.add_argument("names", nargs="*", help="heads to train; by default all that a CPU can train")
+    parser.add_argument("--share", default="0/1", help="share of the work of this process, such as 0/2 or 1/2")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     mine, of = (int(part) for part in args.share.split("/"))

@@ -26,15 +26,15 @@ from stage2_studies import HEADS, STUDIES, Cell
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}
-LEVEL = 0.1  # A share of the initial training loss.
+LEVEL = 0.1  # A value of the training loss.
 Row = tuple[Cell, dict]
 
 QUESTIONS = {
     "universal": "One head for all adapters, or one for each",
-    "prediction": "What the network predicts",
-    "signal": "What Stage 1 conditions on",
+    "prediction": "Prediction target",
+    "signal": "Condition of Stage 1",
     "data": "Synthetic motion, recorded motion, both",
-    "size": "How large a head",
+    "size": "Size of the head",
     "mixer": "`mlp` or `mixer`",
     "stack": "Success on Stack",
     "per_step": "A code for every time step of a chunk",

@@ -62,9 +62,7 @@ def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--only", nargs="*", default=[], help="time cases whose name contains one of these, such as: ours unet"
-    )
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names of cases to time, such as: ours unet")
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 16, 256])
     parser.add_argument("--steps", nargs="*", type=int, default=[1, 2, 4, 10])
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, default=list(DTYPES))
@@ -72,9 +70,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--longest", type=float, default=4.0, help="leave out cases with a floor above this, in s")
     parser.add_argument("--seconds", type=float, default=4.0, help="longest time for one case after its third run")
-    parser.add_argument(
-        "--inductor", action="store_true", help="compile with inductor too, which takes minutes on a CPU"
-    )
+    parser.add_argument("--inductor", action="store_true", help="also compile with inductor (minutes on a CPU)")
     parser.add_argument("--note", default="", help="a note on other load of the machine")
     options = parser.parse_args()
     torch.manual_seed(0)

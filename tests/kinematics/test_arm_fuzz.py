@@ -1,6 +1,6 @@
 """Damaged files of arms raise the documented error, name the file, end soon, and never mean something else.
 
-By hand over thousands: see arm_fuzz.py.
+To try thousands by hand, see arm_fuzz.py.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""MJCF means what it means to MuJoCo: orientations, classes, references, anchors, frames, files and couplings.
+"""MJCF has MuJoCo's meaning: orientations, classes, references, anchors, frames, files and couplings.
 
 Axes: `j` joints of the arm.
 """
@@ -82,7 +82,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_home_is_a_keyframe_or_the_middle(tmp_path: Path) -> None:
-    """Without a keyframe it is the middle of every range, though qpos0 lies inside too."""
+    """Home is a keyframe, or else the middle of every range, even if qpos0 lies within the ranges."""
     arm = read_arm(saved(tmp_path, mjcf()))
     torch.testing.assert_close(arm.home, (arm.lower + arm.upper) / 2)
     assert arm.home.abs().max() > 0.1

@@ -1,4 +1,4 @@
-"""Where an arm ends: jaws and fingers are none of it, and what leaves a choice is refused with the choices.
+"""The end of an arm is found without its jaws and fingers, and an ambiguous end is refused with the candidates.
 
 The robots are made up after real ones: SO-100 and SO-101, Unitree Z1, a low-cost arm, ALOHA, Robotiq's hand, UR5.
 """

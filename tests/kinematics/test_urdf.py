@@ -1,4 +1,4 @@
-"""URDF: mimicking joints, the tree of links, and what is wrong with a file, by its element.
+"""URDF files are read with mimic joints and their tree of links, and an error names the element.
 
 Axes: `j` joints of the arm.
 """
@@ -26,7 +26,7 @@ def following(scale: str = "-0.5", shift: str = "0.1", joint: str = "2") -> str:
 
 
 def test_a_mimicking_joint_follows(tmp_path: Path) -> None:
-    """A levelled hand: of six joints five are the arm's own, and the sixth moves as its file says."""
+    """A mimic joint follows its file's rule, so that an arm of six joints has five of its own."""
     arm, free = read_arm(saved(tmp_path, urdf(following()))), None
     free = read_arm(saved(tmp_path, urdf(hanging("b6", "6", "-1.5", "1.5"))), "b6")
     assert (len(arm), len(free)) == (5, 6)
@@ -51,7 +51,7 @@ def test_a_mimicking_joint_agrees_with_pinocchio(tmp_path: Path) -> None:
 
 
 def test_what_follows_bounds_what_leads(tmp_path: Path) -> None:
-    """Joint 2 has -1.9 to 1.2 at 2 rad/s; what follows it four times as fast, within 1.5, leaves a quarter of that."""
+    """The limits and speed of a mimic joint, which follows joint 2 four times as fast, narrow those of joint 2."""
     arm = read_arm(saved(tmp_path, urdf(following("4", "0"))))
     torch.testing.assert_close(arm.lower[1], torch.tensor(-0.375))
     torch.testing.assert_close(arm.upper[1], torch.tensor(0.375))
@@ -62,7 +62,7 @@ def test_what_follows_bounds_what_leads(tmp_path: Path) -> None:
 
 
 def test_an_arm_may_follow_what_is_not_of_it(tmp_path: Path) -> None:
-    """A parallel rod leads and the arm's own joint mimics it: the arm moves all the same, within both limits."""
+    """A joint of the arm that mimics a joint outside the arm moves freely, within the limits of both."""
     mimic = '<mimic joint="rod" multiplier="2" offset="0"/>'
     text = urdf(hanging("rod", "rod", "-0.4", "0.6", on="b1"))
     with_mimic = text.replace(
@@ -130,7 +130,7 @@ def test_a_joint_without_limits_is_named(tmp_path: Path) -> None:
 
 
 def test_a_fixed_joint_s_axis_is_no_matter(tmp_path: Path) -> None:
-    """Exporters write an axis of zeros for joints that do not move."""
+    """The axis of a fixed joint is ignored, since exporters write zeros there."""
     tool = hanging("tool", "t", "0", "0", "fixed").replace("0 1 0", "0 0 0")
     assert read_arm(saved(tmp_path, urdf(tool))).frame == "tool"
 

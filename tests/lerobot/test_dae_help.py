@@ -1,4 +1,4 @@
-"""The help that LeRobot's parser prints for the flags of `--policy.type=dae`."""
+"""LeRobot's parser prints the help for the flags of `--policy.type=dae`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NESTED = [
 
 @dataclass
 class Command:
-    """A command with a policy, as `lerobot-train` has one."""
+    """A command with a policy, like `lerobot-train`."""
 
     policy: DAEConfig = field(default_factory=DAEConfig)
 

@@ -1,4 +1,4 @@
-"""Stage 1's chunks."""
+"""The sources of Stage 1 mix by their weights, and their chunks become actions of the head's space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run may be asked for, in Python and on the command line."""
+"""Settings of a run are validated, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from action_heads.training.optimiser import OptimiserConfig
 
 @pytest.fixture
 def on_the_command_line(monkeypatch):
-    """Return a function of arguments: the settings that `action-heads pretrain` makes of them."""
+    """Return a function that runs `action-heads pretrain` with arguments and returns the settings that it makes."""
     asked = []
     monkeypatch.setattr(loop, "pretrain", lambda config, command: asked.append((config, command)))
 
@@ -106,7 +106,7 @@ def test_credits_are_of_sources():
 
 
 def test_what_weighs_nothing_is_no_part_of_the_outcome():
-    """A run may be renamed, moved, licensed and saved more often, and goes on."""
+    """Changing the name, folder, licence, credit or saving interval of a run does not change its outcome."""
     other = {"out": Path("a"), "name": "b", "licence": "mit", "credit": ("synthetic:panda=us",), "save_every": 7}
     assert PretrainConfig(**other, workers=3).outcome() == PretrainConfig().outcome()
     assert PretrainConfig(seed=1).outcome() != PretrainConfig().outcome()

@@ -1,4 +1,4 @@
-"""One action a tick, from chunks."""
+"""The executor turns chunks into one action per tick."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from action_heads.runtime.execution import Executor
 
 
 class Clock:
-    """A policy whose n-th chunk says 100·n + step; it remembers what it was asked."""
+    """A policy whose n-th chunk holds 100·n + time step; it records its arguments."""
 
     def __init__(self, horizon: int = 16):
         self.horizon, self.asked = horizon, []
@@ -132,7 +132,7 @@ def test_a_delay_asks_for_a_backbone_that_mixes_time():
 
 
 class Sometimes(Clock):
-    """The clock, whose n-th chunk is spoilt."""
+    """A `Clock` whose n-th chunk is damaged."""
 
     def __init__(self, spoil, at: int, horizon: int = 16):
         super().__init__(horizon)
@@ -169,7 +169,7 @@ SPOILT = {
 @pytest.mark.parametrize("options", [{}, {"delay": 2}, {"ensemble": 0.1}, {"warm_start": 0.5}], ids=str)
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_chunk_is_refused_and_nothing_is_lost(name, options):
-    """After the error the executor is where it was: the next call asks again, and all goes on as without it."""
+    """A bad chunk raises an error and leaves the executor unchanged, so that the next call asks again and goes on."""
     spoil, message = SPOILT[name]
     executor = Executor(Sometimes(spoil, at=2), execute=4, **options)
     undisturbed = Executor(Clock(), execute=4, **options)
@@ -196,7 +196,7 @@ def test_a_policy_that_raises_leaves_the_executor_as_it_was():
 
 
 def test_an_action_without_a_value_is_refused():
-    """The mean of two opposite rotations is none."""
+    """An action that is not finite, such as the mean of two opposite rotations, raises an error."""
     executor = Executor(Clock(), execute=2, decode=lambda action, last: action / (action - 101))
     assert ticks(executor, 1) == [-100]
     with pytest.raises(ValueError, match="the action of tick 1 has no value"):

@@ -1,4 +1,4 @@
-"""What can go wrong with a server is one error, which says what to do; no chunk that is wrong reaches a robot."""
+"""Every failure of a server is one error that says what to do, and no wrong chunk reaches a robot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHUNK = torch.zeros(4, 16, 10)
 
 @contextlib.contextmanager
 def speaking(*replies, hello=HELLO, greet=None):
-    """Run a server that sends these, one list a request; a number is a pause, None closes the connection."""
+    """Run a server that sends these replies, a list per request; a number is a pause, None closes the connection."""
     said = list(replies)
 
     def handle(connection):
@@ -76,7 +76,7 @@ WRONG = {
 
 @pytest.mark.parametrize("reply", WRONG.values(), ids=WRONG)
 def test_no_wrong_answer_reaches_a_robot(reply):
-    """And the next call works."""
+    """A wrong answer raises an error that names the server, and the next call works."""
     with speaking([reply]) as url, RemotePolicy(url, timeout=20) as remote:
         with pytest.raises(RemoteError) as error:
             remote.sample(conditions())
@@ -93,7 +93,7 @@ def test_a_time_that_is_none_harms_nothing(ms):
 
 @pytest.mark.parametrize("number", [None, 0, -1, 2**40, "1"])
 def test_an_answer_to_another_request_is_none(number):
-    """A server that says so returns the number of each request."""
+    """The answer to another request is refused if the server returns the number of each request."""
     hello = HELLO | {"echo": True}
     good, wrong = {"chunk": CHUNK, "ms": 1.0, "id": "same"}, {"chunk": CHUNK + 1, "ms": 1.0, "id": number}
     with speaking([good], [wrong], [{"error": "no", "id": 77}], hello=hello) as url:
@@ -107,7 +107,7 @@ def test_an_answer_to_another_request_is_none(number):
 
 
 def test_an_answer_that_comes_twice_is_not_taken_for_the_next():
-    """Of an older server too, which does not number its answers."""
+    """A repeated answer of an older server, which does not number its answers, is refused."""
     twice = [{"chunk": CHUNK + 1, "ms": 1.0}] * 2
     with speaking(twice) as url, RemotePolicy(url, timeout=20) as remote:
         assert torch.equal(remote.sample(conditions()), CHUNK + 1)
@@ -181,7 +181,7 @@ def test_what_is_no_timeout(timeout):
 
 
 def test_a_server_that_reads_nothing_is_not_waited_for():
-    """Sending blocks then, for which the library has no limit."""
+    """A call ends in time even if the server reads nothing, although the library sets no limit on a blocked send."""
     go = threading.Event()
 
     def handle(connection):
@@ -215,7 +215,7 @@ TENSORS = {
 @pytest.mark.parametrize("cond", TENSORS.values(), ids=TENSORS)
 @pytest.mark.parametrize("name", ["cond", "mask", "previous"])
 def test_what_is_no_tensor_is_named_before_anything_is_sent(cond, name):
-    """As by a policy on this computer."""
+    """A value that is not a tensor raises the error of a local policy before anything is sent."""
     if cond is None and name != "cond":
         return
     with speaking() as url, RemotePolicy(url, timeout=20) as remote:
@@ -254,7 +254,7 @@ def test_conditions_of_every_float_work(dtype):
 
 
 def test_refusals_keep_the_connection_and_restarts_are_noticed():
-    """A robot goes on with the same policy, and is told of another."""
+    """A client goes on with a restarted server of the same policy, and raises an error if the policy is another one."""
     policy, other = trained_policy(tiny_head("mlp")), trained_policy(tiny_head("mlp", seed=1))
     with server(policy, port=0) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()

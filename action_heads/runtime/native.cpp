@@ -1,9 +1,9 @@
-// One evaluation of `mlp` or `mixer` on a CPU, all in one call: a chunk has too few rows for a library's products, whose
-// packing, dispatch and waking of threads then take longer than the arithmetic.
+// One evaluation of `mlp` or `mixer` on a CPU in a single call. A chunk has few rows, so for a library's matrix products
+// the packing, dispatch and waking of threads would take longer than the arithmetic.
 //
 // Axes: m rows (batch x horizon), h horizon, a action, w width, k inputs and n outputs of a product.
-// A matrix (n, k) is packed by panels of 2 V outputs: (n / 2V, k, 2V), of bfloat16 by pairs of inputs:
-// (n / 2V, k / 2, 2V, 2). Built by native.py: g++ -O3 -march=native.
+// A matrix (n, k) is packed in panels of 2 V outputs: (n / 2V, k, 2V). In bfloat16, pairs of inputs are adjacent:
+// (n / 2V, k / 2, 2V, 2). native.py builds this file with g++ -O3 -march=native.
 
 #include <atomic>
 #include <chrono>
@@ -22,23 +22,23 @@
 #endif
 
 #if defined(__AVX512F__)
-constexpr int V = 16, R = 8;  // floats of a register; rows of a tile, whose 2 R sums stay in registers
+constexpr int V = 16, R = 8;  // number of floats in a register; rows of a tile, whose 2 R sums stay in registers
 #elif defined(__AVX2__)
 constexpr int V = 8, R = 4;
 #else
 constexpr int V = 4, R = 8;
 #endif
-constexpr long ROWS = 64;  // of a block that one thread takes through the network where there are many
+constexpr long ROWS = 64;  // rows of a block that one thread computes alone in a large batch
 
 typedef float vec __attribute__((vector_size(4 * V), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4)));
 struct bf16 { uint16_t bits; };
 
-struct Shape {  // as in native.py
+struct Shape {  // The fields are those of `Shape` in native.py.
     int64_t depth, width, hidden, horizon, action;
-    int64_t values;  // of a site; where in them is, or -1:
+    int64_t values;  // number of modulation values of a site; below, the offset of each kind in them, or -1
     int64_t enter_scale, enter_shift, hidden_scale, hidden_shift, gate;
-    int64_t rms;  // whether norms are root-mean-square
+    int64_t rms;  // 1 if norms are root-mean-square
     float eps;
 };
 
@@ -48,7 +48,7 @@ struct Ends {  // embed (h, a, w) and its bias (h, w), the last norm, out (a, w)
 
 template <class T> struct Block {
     const T *up, *down;
-    const float *up_bias, *down_bias, *norm, *norm_bias, *mix, *mix_bias;  // no mix in `mlp`
+    const float *up_bias, *down_bias, *norm, *norm_bias, *mix, *mix_bias;  // mix is null in `mlp`
 };
 
 static inline vec load(const float* p) { return *(const vec*)p; }
@@ -66,10 +66,10 @@ static inline float sum(vec x) {
     return s;
 }
 
-// e^x for x <= 0, to 2 units in the last place; below -87 it is tiny instead of 0.
+// e^x for x <= 0, exact to 2 units in the last place. Below -87 the result is tiny rather than 0.
 static inline vec exp_of(vec x) {
     x = x > -87.0f ? x : vec{} - 87.0f;
-    const float magic = 12582912.0f;  // added to a float, it leaves the nearest integer in the low bits
+    const float magic = 12582912.0f;  // Adding it to a float leaves the nearest integer in the low bits.
     vec shifted = x * 1.44269504f + magic, n = shifted - magic;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -127,13 +127,13 @@ static inline void few(int count, const T* a, long k, const T* panel, long row, 
         for (int c = 0; c < 2; c++) then(row + r, column + c * V, sums[r][c]);
 }
 
-// One of so many equal shares of `all` things: [from, to).
+// The range [from, to) of one of several equal shares of `all` items.
 struct Share {
     long from, to;
     Share(long all, int part, int parts) : from(all * part / parts), to(all * (part + 1) / parts) {}
 };
 
-// Tile i of a (m, k) times a packed matrix; `then(row, column, V sums)` takes its sums further.
+// Computes tile i of the product of a (m, k) and a packed matrix. `then(row, column, V sums)` uses its sums.
 template <class T, class Then>
 static inline void product(const T* a, long m, long k, const T* packed, long i, Then then) {
     long groups = (m + R - 1) / R, panel = i / groups, row = i % groups * R;
@@ -287,12 +287,12 @@ private:
     }
 };
 
-struct Values {  // of modulation: (m / h or 1, h or 1, depth * s.values), by strides
+struct Values {  // modulation values (m / h or 1, h or 1, depth * s.values) with strides
     const float* at;
     long by_chunk, by_step;
 };
 
-// The network on m noisy rows (m, a) -> out (m, a), its work shared by a team if there is one.
+// The network on noisy (m, a) -> out (m, a). A team shares its work, if there is one.
 template <class T> struct Network {
     const Shape& s;
     const Ends& ends;
@@ -301,7 +301,7 @@ template <class T> struct Network {
     float* out;
     Values values;
     long m;
-    float *x, *unmixed;  // scratch (m, w), and for the two of T below (m, w) and (m, s.hidden)
+    float *x, *unmixed;  // scratch (m, w) each; below, `entered` (m, w) and `hidden` (m, s.hidden)
     T *entered, *hidden;
     Team* team;
 
@@ -320,7 +320,7 @@ template <class T> struct Network {
         return values.at + row / s.horizon * values.by_chunk + row % s.horizon * values.by_step + site * s.values;
     }
 
-    // y (1 + scale) + shift, of V numbers of a row; what the mechanism has not is left out.
+    // y (1 + scale) + shift for V numbers of a row. A negative offset means that the mechanism lacks the value.
     static vec scaled(vec y, const float* v, long scale, long shift, long column) {
         if (scale >= 0) y = y * (1.0f + load(v + scale + column));
         if (shift >= 0) y = y + load(v + shift + column);
@@ -393,10 +393,10 @@ template <class T> struct Network {
     }
 };
 
-// Rows of a block that one thread takes through the network alone: whole chunks.
+// Number of rows of a block that one thread computes alone. A block holds whole chunks.
 static long block_rows(const Shape& s) { return s.horizon * (s.horizon < ROWS ? ROWS / s.horizon : 1); }
 
-// Rows that scratch must hold: of a block for each thread where there are enough of them, else all.
+// Number of rows that scratch must hold: one block for each thread, or all rows if there are fewer.
 static long held_rows(const Shape& s, long chunks, int threads) {
     long m = chunks * s.horizon, own = threads * block_rows(s);
     return m < own ? m : own;
@@ -437,7 +437,7 @@ int has_bf16() {
 #endif
 }
 
-// Floats of scratch that a call needs.
+// Number of scratch floats that a call needs.
 long scratch_size(const Shape* s, long chunks, int threads) {
     return held_rows(*s, chunks, threads) * (3 * s->width + s->hidden);
 }

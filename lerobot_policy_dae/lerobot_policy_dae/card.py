@@ -19,13 +19,13 @@ def section(policy: DAEPolicy) -> str:
     return f"""
 ## A frozen action head
 
-`{conditioned.head.config.name}` ({config.head_mode}, from `{config.head}`), steered by
-`{config.adapter}`; cameras by `{config.vision.backbone}`{text}; condition of {encoder.cond_dim} numbers.
-Actions: `{policy.layout}`, chunks of {config.horizon} steps.
+The head is `{conditioned.head.config.name}` ({config.head_mode}, from `{config.head}`), with the adapter
+`{config.adapter}`. Images are encoded by `{config.vision.backbone}`{text}. The condition has {encoder.cond_dim}
+numbers. The action layout is `{policy.layout}`, and a chunk has {config.horizon} time steps.
 
 | part | frozen parameters | trained parameters |
 |---|---:|---:|
 {rows}
-It needs `pip install action-heads[lerobot]`; all weights are in this repository, those of the frozen head too.
+Install `action-heads[lerobot]` to use the policy. This repository has all its weights, including the frozen head's.
 
 {CITATION}"""

@@ -101,8 +101,8 @@ def test_rows_of_a_batch_may_have_different_steps_left(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("delay", "previous", "message"),
     [
-        (2.5, torch.zeros(4, 7), "inference_delay is a number of ticks"),
-        (2, torch.zeros(4, 6), r"shape \(4, 6\), expected \(steps, 7\)"),
+        (2.5, torch.zeros(4, 7), "inference_delay must be an integer number of ticks"),
+        (2, torch.zeros(4, 6), r"shape \(4, 6\); expected \(steps, 7\)"),
         (2, torch.zeros(2, 4, 7), r"\(2, 4, 7\)"),
         (2, torch.full((4, 7), torch.nan), "holds NaN"),
         (2, [[0.0] * 7], "a list"),
@@ -190,7 +190,7 @@ def test_a_nan_among_the_actions_names_column_and_episode(tmp_path, monkeypatch)
     pq.write_table(pa.table(rows), folder / "file-000.parquet")
     dataset = meta()
     dataset.root = tmp_path
-    with pytest.raises(ValueError, match=r"'action'.*dimension 2 \(position, 3 of 3\).*episode 1$") as found:
+    with pytest.raises(ValueError, match=r"'action'.*dimension 2 \(position, 3 of 3\).*episode 1\.$") as found:
         tiny_policy(tmp_path, dataset_meta=dataset)
     assert "--policy" not in str(found.value)
     with pytest.raises(ValueError, match=r"dimension 2"):  # a dataset without such a table
@@ -239,7 +239,7 @@ def test_one_bad_tick_is_named_and_does_not_poison_later_ones(key, bad, tmp_path
     [
         ({OBS_STATE: torch.zeros(3, 5)}, r"observation.state has shape \(3, 5\).*\(batch, 4\)"),
         ({OBS_STATE: torch.zeros(4)}, r"shape \(4,\)"),
-        ({OBS_STATE: torch.zeros(2, 4)}, "differ in their batch.*reset"),
+        ({OBS_STATE: torch.zeros(2, 4)}, "differ in their batch size.*reset"),
         ({OBS_STATE: torch.zeros(3, 2, 4)}, "the present alone"),
         ({OBS_STATE: torch.zeros(3, 4).long()}, r"torch.int64 \(3, 4\), expected floats"),
         ({OBS_STATE: np.zeros((3, 4))}, "a ndarray, expected floats"),
@@ -259,9 +259,9 @@ def test_what_is_no_observation_is_not_remembered(change, message, tmp_path):
 def test_a_chunk_without_a_value_is_not_given_out(tmp_path, monkeypatch):
     policy = tiny_policy(tmp_path, action_layout="pose_euler")
     monkeypatch.setattr(policy.conditioned, "act", lambda cond, *_: torch.zeros(len(cond), 16, 10))
-    with pytest.raises(ValueError, match="NaN or infinity, first in batch row 0, step 0, column 3"):
+    with pytest.raises(ValueError, match="NaN or infinity, first in batch row 0, time step 0, column 3"):
         policy.predict_action_chunk(present(batch()))
-    with pytest.raises(ValueError, match="no value"):
+    with pytest.raises(ValueError, match="is NaN or infinite after decoding"):
         policy.select_action(present(batch()))
 
 

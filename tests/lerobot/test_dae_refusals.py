@@ -28,7 +28,7 @@ from lerobot_policy_dae import DAEConfig, DAEPolicy
         ({"action_layout": "pose_6d"}, r"--policy\.action_layout.*10 columns"),
         ({"prefixes": True}, r"--policy\.prefixes.*mixes time"),
         ({"cameras": ["observation.images.top"]}, r"--policy\.cameras"),
-        ({"state": False}, r"nothing is observed.*--policy\.cameras"),
+        ({"state": False}, r"The policy has no observations.*--policy\.cameras"),
         ({"vision": VisionConfig(backbone="./no-such-eyes")}, r"--policy\.vision"),
     ],
     ids=str,

@@ -78,7 +78,7 @@ def test_due_says_when_a_condition_is_needed():
         executor(torch.zeros(1, 3) if executor.due else None)
     assert due == [True, False, False, True, False]
     executor(None)
-    with pytest.raises(ValueError, match="tick 6 asks for a chunk: pass cond"):
+    with pytest.raises(ValueError, match=r"Tick 6 needs a new chunk\. Pass cond"):
         executor(None)
 
 
@@ -105,7 +105,7 @@ def test_a_real_policy_continues_without_a_jump():
     [
         ({"execute": 0}, "execute must be at least 1"),
         ({"execute": 4, "delay": 5}, "delay must be between 0 and execute"),
-        ({"ensemble": -0.1}, "ensemble is a rate"),
+        ({"ensemble": -0.1}, "ensemble must be 0 or more"),
         ({"ensemble": 0.1, "delay": 1}, "without a delay"),
         ({"warm_start": 0.0}, "above 0 and at most 1"),
         ({"warm_start": 1.1}, "above 0 and at most 1"),
@@ -117,7 +117,7 @@ def test_refusals(options, message):
 
 
 def test_chunks_that_run_out():
-    with pytest.raises(ValueError, match="chunks of 4 steps run out"):
+    with pytest.raises(ValueError, match="chunk has 4 time steps, but execute=8"):
         ticks(Executor(Clock(4), execute=8), 1)
     with pytest.raises(ValueError, match="leaves nothing for a warm start"):
         ticks(Executor(Clock(8), execute=8, warm_start=0.5), 1)
@@ -153,12 +153,12 @@ def with_infinity(chunk: torch.Tensor) -> torch.Tensor:
 
 
 SPOILT = {
-    "NaN": (with_nan, "NaN or infinity, first for robot 0, step 9, dimension 0"),
-    "infinity": (with_infinity, "NaN or infinity, first for robot 0, step 3"),
+    "NaN": (with_nan, "NaN or infinity, first for robot 0, time step 9, dimension 0"),
+    "infinity": (with_infinity, "NaN or infinity, first for robot 0, time step 3"),
     "no batch": (lambda chunk: chunk[0], r"returned torch.float32 \(16, 1\)"),
     "another batch": (lambda chunk: torch.cat([chunk, chunk]), r"\(2, 16, 1\); expected floats \(1, steps, action\)"),
     "another width": (lambda chunk: torch.cat([chunk, chunk], -1), r"\(1, 16, 2\) after one .* 1 numbers"),
-    "too short": (lambda chunk: chunk[:, :2], "chunks of 2 steps run out"),
+    "too short": (lambda chunk: chunk[:, :2], "chunk has 2 time steps"),
     "no step": (lambda chunk: chunk[:, :0], r"\(1, 0, 1\)"),
     "whole numbers": (lambda chunk: chunk.long(), "torch.int64"),
     "a list": (lambda chunk: chunk.tolist(), "a list"),
@@ -199,6 +199,6 @@ def test_an_action_without_a_value_is_refused():
     """An action that is not finite, such as the mean of two opposite rotations, raises an error."""
     executor = Executor(Clock(), execute=2, decode=lambda action, last: action / (action - 101))
     assert ticks(executor, 1) == [-100]
-    with pytest.raises(ValueError, match="the action of tick 1 has no value"):
+    with pytest.raises(ValueError, match="The action of tick 1 is NaN or infinite after decoding"):
         executor(None)
     assert executor.tick == 1

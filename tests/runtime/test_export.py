@@ -141,9 +141,9 @@ def test_where_nothing_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.onnx").mkdir()
     monkeypatch.setitem(exporting.WRITERS, "onnx", lambda *_: pytest.fail("traced"))
-    with pytest.raises(ValueError, match=r"--out .*folder\.onnx is a folder: name a file in it"):
+    with pytest.raises(ValueError, match=r"--out .*folder\.onnx is a folder\. Name a file in it"):
         export_policy(policy, ExportConfig("", tmp_path / "folder.onnx"))
-    with pytest.raises(ValueError, match=r"--out .*a\.onnx can't be written \(.*: choose another place"):
+    with pytest.raises(ValueError, match=r"--out .*a\.onnx can't be written \(.*\. Choose another path"):
         export_policy(policy, ExportConfig("", tmp_path / "file" / "a.onnx"))
     with pytest.raises(ValueError, match="can't be written"):
         exporting.export(ExportConfig("no such adapter", tmp_path / "file" / "a.onnx"))
@@ -160,7 +160,7 @@ def test_what_is_no_number_of_rows(wrong):
 
 def test_files_without_metadata(tmp_path):
     """A file without metadata is refused by name, and nothing in it is run."""
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match="There is no file"):
         read_metadata(tmp_path / "a.pt2")
     with zipfile.ZipFile(tmp_path / "empty.pt2", "w") as archive:
         archive.writestr("a/data.pkl", b"cos\nsystem\n(S'false'\ntR.")
@@ -226,7 +226,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="trains along"):
         export_policy(ActionHead(policy.head.config).attach(AdaLNZero(COND_DIM)), ExportConfig("", tmp_path / "a.onnx"))
     two = policy.head.attach(AdaLNZero({"tokens": 5, "state": 3}))
-    with pytest.raises(ValueError, match="a file takes one condition, and this adapter reads state, tokens"):
+    with pytest.raises(ValueError, match="An exported file takes one condition, but this adapter reads state, tokens"):
         export_policy(two, ExportConfig("", tmp_path / "a.onnx"))
     monkeypatch.setattr(exporting, "why_no_inductor", lambda: "there is no C++ compiler")
     with pytest.raises(ValueError, match="no C\\+\\+ compiler"):

@@ -116,7 +116,7 @@ def test_a_library_that_is_a_link_is_refused(folder, tmp_path):
     path = only(folder)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="is no file of its own but a link"):
+    with pytest.raises(OSError, match="is a link or a folder, but must be a regular file"):
         cache.kept(folder, NAME, build, load)
 
 

@@ -109,7 +109,10 @@ def test_errors_come_back_and_the_server_lives(policy, remote):
         remote.sample(conditions(), sampler="fast")
     remote.connection.send("hello")
     assert "binary msgpack" in wire.unpack(remote.connection.recv())["error"]
-    assert "unknown device" in answer(policy, wire.pack({"cond": conditions(), "device": "cuda"}))["error"]
+    assert (
+        "unknown keys in the request: device"
+        in answer(policy, wire.pack({"cond": conditions(), "device": "cuda"}))["error"]
+    )
     assert "cond must be a torch tensor" in answer(policy, wire.pack({"steps": 2}))["error"]
     assert remote.sample(conditions()).shape == (4, 16, 10)
 
@@ -149,13 +152,13 @@ def test_tensors_round_trip(tensor):
     ],
 )
 def test_tensors_that_are_none(value):
-    with pytest.raises(wire.WireError, match="a tensor"):
+    with pytest.raises(wire.WireError, match=r"^a value has "):
         wire.decode(value)
 
 
 def test_what_is_no_message():
     for data in (b"\xc1", wire.require("msgpack", "serve").packb([1])):
-        with pytest.raises(wire.WireError, match=r"not msgpack|a message is a map"):
+        with pytest.raises(wire.WireError, match=r"not msgpack|a message must be a map"):
             wire.unpack(data)
 
 

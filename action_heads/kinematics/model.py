@@ -64,7 +64,7 @@ def read_arm(path: str | Path, tip: str | None = None) -> Arm:
         >>> from action_heads.data import find_arm  # the same for a file, and `panda`
         >>> arm = find_arm("tests/kinematics/data/six.urdf")
         >>> arm
-        Arm('six-b6e4a5b2', 6 joints, poses of 'hand')
+        Arm('six-8c25e9cc', 6 joints, poses of 'hand')
     """
     path = Path(path)
     if path.suffix not in (".urdf", ".xml"):

@@ -160,7 +160,7 @@ def test_errors_teach(tmp_path: Path, mjcf: Path) -> None:
         read_arm(SIX, "tool0")
     with pytest.raises(ValueError, match="no joint moves 'base'"):
         read_arm(SIX, "base")
-    with pytest.raises(ValueError, match=r"not from a '\.stl' file"):
+    with pytest.raises(ValueError, match=r"must be a .urdf file or .* ends in '\.stl'"):
         read_arm("arm.stl")
     with pytest.raises(FileNotFoundError, match="URDF or MJCF"):
         read_arm(tmp_path / "none.urdf")

@@ -142,7 +142,7 @@ def test_no_arm_at_all(tmp_path: Path) -> None:
         read_arm(saved(tmp_path, "<mujoco><worldbody><body/></worldbody></mujoco>"))
     floats = mjcf().replace('<body name="root">', '<body name="root"><freejoint name="base"/><geom size="0.1"/>')
     with pytest.raises(
-        ValueError, match=r"joint 'base' is of the type 'free joint'; a serial arm .* its base is fixed"
+        ValueError, match=r"joint 'base' is of the type 'free joint', but a serial arm .* and a fixed base"
     ):
         read_arm(saved(tmp_path, floats))
 

@@ -131,7 +131,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         ({"size": "7b"}, "choose one of 0.3m, 0.7m, 1m, 2m, 5m, 10m"),
         ({"size": "244m"}, "mlp has no size '244m'; choose one of 0.3m, 0.7m"),
         ({"arch": "unet", "size": "0.3m"}, "unet has no size '0.3m'; choose one of 1m, 2m, 5m, 10m, 244m"),
-        ({"arch": "unet", "horizon": 18}, "multiple of 4, such as 16, got 18"),
+        ({"arch": "unet", "horizon": 18}, "multiple of 4; got 18. Use 16"),
         ({"action": "relative"}, "choose one of absolute, delta"),
         ({"levels": "cosine"}, "choose one of uniform, logit_normal, beta, last"),
         ({"schedule": "step"}, "choose one of cosine, constant"),

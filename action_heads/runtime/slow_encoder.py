@@ -166,7 +166,8 @@ class SlowEncoder:
         self._newest: tuple[Condition, Mask, int, float] | None = None
         self.fresh = False  # whether the last call returned an embedding for the first time
 
-    def __call__(self, observation: Any) -> tuple[Condition, Mask]:
+    # `Any`, since a type checker cannot know whether `embed` makes a tensor or a dict of them.
+    def __call__(self, observation: Any) -> tuple[Any, Any]:
         """Return the newest embedding (cond, mask) for this tick. Call it once a tick.
 
         Args:

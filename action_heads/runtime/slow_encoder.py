@@ -196,7 +196,8 @@ class SlowEncoder:
         due = self._call is None and self._tick - self._started >= self.every
         if due:
             self._start(observation)
-            self._collect()
+            if self.latency == 0:
+                self._collect()
         return due
 
     def latest(self) -> Embedding | None:

@@ -5,6 +5,12 @@ Version 1. The server speaks first, {"protocol", "head", "fingerprint", "horizon
 "seed"}, as `ConditionedHead.sample` names them, and "id", a whole number. The answer is {"chunk", "ms"}, the time that
 sampling took, or {"error"}; a server whose greeting has "echo" returns the request's "id". Several sources are
 {"parts": {...}}.
+
+A server whose greeting has "streams" keeps embeddings by name. {"stream", "keep"} with any of {"mask", "age"} gives it
+some of the sources, whose observation was made "age" seconds ago; {"stream", "observe"} an observation that the server
+embeds itself; {"stream", "forget": true} ends a stream. Their answer is {"kept"}, true if it was taken. A request for a
+chunk may then have "stream" and "max_age", in seconds, and only the other sources in "cond". Its answer has the "age"
+of the embedding; {"error", "stale": true} means that there is none as new as that.
 """
 
 from __future__ import annotations

@@ -211,7 +211,6 @@ def open_chunk(policy: ConditionedHead, look: Any, latency: int, generator: torc
 ACTS = {"slow-fast": slow_fast, "holds": holds, "open chunk": open_chunk}
 
 
-@torch.no_grad()
 def rolled_out(system: System, latency: int, sim: Sim, episodes: int) -> dict[str, Any]:
     """Roll out a system at a latency in ticks."""
     policy, look = trained(system.training), looking(sim, system.training)
@@ -260,7 +259,8 @@ def rate(acts: str, latency: int, seconds: float) -> dict[str, Any]:
     with SlowEncoder(look, latency=None if background else 0, every=1 if background else WHOLE) as slow:
         cond, mask = slow(state)
         executor({**cond, "state": state}, mask=mask)  # warms up
-        slow.reset(), executor.reset()
+        slow.reset()
+        executor.reset()
         began = time.perf_counter()
         while not times or times[-1] < seconds:
             cond, mask = slow(state)

@@ -19,6 +19,8 @@ MODULES = (
     "action_heads.head",
     "action_heads.observed_policy",
     "action_heads.policy",
+    "action_heads.runtime.slow_encoder",
+    "action_heads.vlm.stale",
 )
 
 

@@ -60,6 +60,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "results"
 HEAD, EPISODES, STEPS = "dae/mlp-0.7m-fk", 50, 400
 TICK = 50  # ms
 LATENCIES = (0, 1, 2, 4, 10)  # ticks
+ORDER = (10, 0, 4, 2, 1)  # in which they are measured, so that a run that is stopped has the ends
 STATE = 11  # what the arm knows of itself: tool position 3, rotation 6, fingers 2
 OLDEST = 10  # rows of the recording, of two ticks each, whose embeddings a policy is trained with
 FAST, WHOLE = 4, 8  # ticks between two chunks: of slow-and-fast, and of systems that wait
@@ -282,7 +283,7 @@ def rate(acts: str, latency: int, seconds: float) -> dict[str, Any]:
 def write(results: dict[str, dict[str, dict]]) -> None:
     """Write the results, and the tables and the figure of the page."""
     write_results("slow_fast", results)
-    names = [name for name in SYSTEMS if name in results]
+    names = [name for name in SYSTEMS if results.get(name)]
     header = ["", *(f"{latency * TICK} ms" for latency in LATENCIES)]
     success, seconds = [], []
     for name in names:
@@ -297,7 +298,8 @@ def write(results: dict[str, dict[str, dict]]) -> None:
         )
     ages = [
         [f"{c['latency_ms']} ms", f"{c['age_mean_ms']} ms", f"{c['age_max_ms']} ms"]
-        for c in results.get("slow and fast", {}).values()
+        for c in (results.get("slow and fast", {}).get(str(latency)) for latency in LATENCIES)
+        if c is not None
     ]
     rates = [
         [name, f"{c['latency_ms']} ms", str(c["ticks_per_second"]), f"{c['longest_gap_ms']:.0f} ms"]
@@ -327,7 +329,7 @@ def draw(results: dict[str, dict[str, dict]]) -> None:
     figure, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
     colours = ("#2a6f97", "#e09f3e", "#9e2a2b", "#8ab6d6", "#6c757d", "#222222")
     for i, (name, colour) in enumerate(zip(SYSTEMS, colours, strict=True)):
-        if not (cells := results.get(name)):
+        if not (cells := {k: results[name][k] for k in map(str, LATENCIES) if k in results.get(name, {})}):
             continue
         x = np.array([c["latency_ms"] for c in cells.values()]) + 4 * (i - 2)
         y = np.array([c["successes"] / c["episodes"] for c in cells.values()])
@@ -351,19 +353,19 @@ def main() -> None:
     torch.set_num_threads(1)
     file = RESULTS / "slow_fast.json"
     results: dict[str, dict] = read_json(file)["results"] if file.exists() else {}
-    if options.only in (None, "rate"):
+    if options.only == "rate" or (options.only is None and "rate: waits" not in results):
         for name, acts in (("rate: slow and fast", "slow-fast"), ("rate: waits", "holds")):
             results[name] = {str(latency): rate(acts, latency, options.seconds) for latency in LATENCIES}
             print(name, *results[name].values(), sep="\n", flush=True)
         write(results)
     if options.only in (None, "success"):
         sim = lift()
-        for name, system in SYSTEMS.items():
-            for latency in system.latencies:
+        for latency in ORDER:
+            for name in (name for name, system in SYSTEMS.items() if latency in system.latencies):
                 done = results.setdefault(name, {})
                 if str(latency) in done:
                     continue
-                row = rolled_out(system, latency, sim, options.episodes)
+                row = rolled_out(SYSTEMS[name], latency, sim, options.episodes)
                 print(name, row, flush=True)
                 if options.episodes == EPISODES:
                     done[str(latency)] = row

@@ -164,6 +164,7 @@ class SlowEncoder:
             self._call.future.cancel()
         self._call, self._tick, self._started = None, -1, -self.every
         self._newest: tuple[Condition, Mask, int, float] | None = None
+        self._returned = self._newest
         self.fresh = False  # whether the last call returned an embedding for the first time
 
     # `Any`, since a type checker cannot know whether `embed` makes a tensor or a dict of them.
@@ -177,14 +178,13 @@ class SlowEncoder:
             StaleEmbedding: there is none that is new enough, with `late="raise"` or after `timeout` seconds.
             Exception: `embed` failed. The error is raised in the tick that finds it, and a later tick starts again.
         """
-        before = self._newest
         self.offer(observation)
         if self._lacking() is not None:
             self._wait(observation)
-        assert self._newest is not None
-        self.fresh = self._newest is not before
         found = self.latest()
         assert found is not None
+        # `latest` may have taken a newer one, now or when the caller asked between two ticks.
+        self.fresh, self._returned = self._newest is not self._returned, self._newest
         self.ages.add(found.age)
         self.seconds.add(found.seconds)
         return found.cond, found.mask

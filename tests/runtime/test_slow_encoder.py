@@ -86,6 +86,21 @@ def test_fresh_marks_the_first_use_of_an_embedding():
     assert fresh == [True, False, True, False]
 
 
+def test_an_embedding_that_was_looked_at_between_two_ticks_is_still_fresh():
+    gate = Gate()
+    with SlowEncoder(gate) as slow:
+        slow.offer(0)
+        gate.let_through(slow)
+        assert seen(slow, [1]) == [0]
+        gate.let_through(slow)
+        newest = slow.latest()
+        assert newest is not None
+        assert newest.age == 0
+        assert seen(slow, [2]) == [1]
+        assert slow.fresh
+        gate.let_through(slow)
+
+
 # ── the background thread ────────────────────────────────────────────────────────────────────────────────────────────
 
 

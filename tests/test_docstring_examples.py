@@ -28,11 +28,14 @@ MODULES = (
     "action_heads.fit",
     "action_heads.head",
     "action_heads.io.hub",
+    "action_heads.kinematics.model",
     "action_heads.observed_policy",
     "action_heads.policy",
     "action_heads.runtime.compiled",
     "action_heads.runtime.execution",
     "action_heads.runtime.remote",
+    "action_heads.runtime.slow_encoder",
+    "action_heads.vlm.stale",
     "action_heads.vlm.tap",
 )
 EXTRAS = {  # The modules that an example needs beside the required dependencies.

@@ -86,13 +86,23 @@ class Executor:
     def reset(self) -> None:
         """Forget all chunks. Call it when a new episode begins."""
         self.tick = 0
+<<<<<<< HEAD
         self.chunks: list[Tensor] = []  # the remaining actions of each chunk from the present tick on, oldest first
         self.last: Tensor | None = None  # the action that the last tick returned
+=======
+        self.since = 0  # ticks since the newest chunk was made
+        self.chunks: list[Tensor] = []  # what is left of each, oldest first, from the present tick on
+        self.last: Tensor | None = None  # the action of the last tick, as it was given out
+>>>>>>> h-slowfast
 
     @property
     def due(self) -> bool:
         """True if the next call samples a chunk. Otherwise it needs no condition, so no encoder has to run."""
-        return self.tick % self.execute == 0
+        return not self.chunks or self.since >= self.execute
+
+    def renew(self) -> None:
+        """Make the next call sample a chunk, before `execute` ticks have passed, such as for a new embedding."""
+        self.since = self.execute
 
     def __call__(self, cond: Condition | None = None, **now: Any) -> Tensor:
         """Return the action (b a) of this tick.
@@ -105,8 +115,8 @@ class Executor:
             ValueError: `cond` is missing, or the chunk is not finite, too short or of another shape than before. The
                 executor is then unchanged, and the next call samples again.
         """
-        chunks = self.chunks
-        if self.due:
+        chunks, due = self.chunks, self.due
+        if due:
             if cond is None:
                 raise ValueError(f"Tick {self.tick} needs a new chunk. Pass cond whenever executor.due is true.")
             chunks = self._renewed(cond, now)
@@ -119,7 +129,7 @@ class Executor:
                     "and opposite rotations of ensembled chunks have no mean. Set ensemble=None, or check the policy."
                 )
         self.chunks = [chunk[:, 1:] for chunk in chunks if chunk.shape[1] > 1]
-        self.last, self.tick = action, self.tick + 1
+        self.last, self.tick, self.since = action, self.tick + 1, 1 if due else self.since + 1
         return action
 
     def _renewed(self, cond: Condition, now: dict[str, Any]) -> list[Tensor]:

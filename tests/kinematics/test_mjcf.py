@@ -71,7 +71,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"arm\.xml, line 1: the included file keyframes\.xml is missing"):
         assert len(read_arm(path)) == 5
     for text, message in (
-        (mjcf("<include file='hand.xml'/>"), "includes hand.xml, which is not in .*put it there"),
+        (mjcf("<include file='hand.xml'/>"), "includes hand.xml, which is not in .*Put it there"),
         (mjcf(tail="<include file='arm.xml'/>"), "includes arm.xml again"),
         (mjcf(tail="<include/>"), "no 'file'"),
         (mjcf(f"<include file='{'x' * 3000}'/>"), "includes xxx"),

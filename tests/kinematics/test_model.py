@@ -164,7 +164,7 @@ def test_errors_teach(tmp_path: Path, mjcf: Path) -> None:
         read_arm("arm.stl")
     with pytest.raises(FileNotFoundError, match="URDF or MJCF"):
         read_arm(tmp_path / "none.urdf")
-    with pytest.raises(ValueError, match="could not be read as URDF"):
+    with pytest.raises(ValueError, match="cannot be read as URDF"):
         read_arm(edited(tmp_path, "<robot", "<rabbit"))
     for limits in ('lower="0.3" upper="0.3"', ""):
         value = "0.3" if limits else "0"

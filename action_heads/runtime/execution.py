@@ -86,14 +86,9 @@ class Executor:
     def reset(self) -> None:
         """Forget all chunks. Call it when a new episode begins."""
         self.tick = 0
-<<<<<<< HEAD
+        self.since = 0  # ticks since the newest chunk was made
         self.chunks: list[Tensor] = []  # the remaining actions of each chunk from the present tick on, oldest first
         self.last: Tensor | None = None  # the action that the last tick returned
-=======
-        self.since = 0  # ticks since the newest chunk was made
-        self.chunks: list[Tensor] = []  # what is left of each, oldest first, from the present tick on
-        self.last: Tensor | None = None  # the action of the last tick, as it was given out
->>>>>>> h-slowfast
 
     @property
     def due(self) -> bool:

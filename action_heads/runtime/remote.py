@@ -26,14 +26,10 @@ from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
 from action_heads.runtime.slow_encoder import LATE, Ages, StaleEmbedding
 
-<<<<<<< HEAD
-SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # must stay the same when the client reconnects
-=======
 T = TypeVar("T")
 
-POLL = 0.005  # seconds until an embedding is asked for again that was missing
-SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # what may not change between two connections
->>>>>>> h-slowfast
+POLL = 0.005  # seconds until a missing embedding is asked for again
+SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # must stay the same when the client reconnects
 
 
 class RemoteError(ConnectionError):
@@ -79,10 +75,16 @@ class RemotePolicy(Acts):
     Examples:
         >>> with RemotePolicy("ws://192.168.1.5:8765") as policy:
         ...     chunk = policy.sample(cond, steps=10)  # (b h a) in robot units
-        >>> vlm = RemotePolicy("ws://192.168.1.5:8765", stream="arm")  # in the process of the VLM
-        >>> vlm.keep({"tokens": tokens}, mask={"tokens": mask}, age=0.2)
-        >>> robot = RemotePolicy("ws://192.168.1.5:8765", stream="arm", max_age=1.0)  # in the robot's, every tick
-        >>> chunk = robot.sample({"state": state})
+
+        A VLM in another process gives its embeddings to a stream, and the robot sends its state in every tick:
+
+        ```python
+        vlm = RemotePolicy("ws://192.168.1.5:8765", stream="arm")
+        vlm.keep({"tokens": tokens}, mask={"tokens": mask}, age=0.2)
+
+        robot = RemotePolicy("ws://192.168.1.5:8765", stream="arm", max_age=1.0)
+        chunk = robot.sample({"state": state})
+        ```
     """
 
     def __init__(
@@ -107,13 +109,9 @@ class RemotePolicy(Acts):
         require("websockets.sync.client", "serve")
         require("msgpack", "serve")
         self.url, self.timeout = url, timeout
-<<<<<<< HEAD
-        self.last_ms = 0.0  # milliseconds of the last sampling on the server, without the network
-=======
         self.stream, self.max_age, self.late = stream, max_age, late
         self.seconds = Ages(bin=0.01)  # how old the embedding of each chunk was when the server took it
-        self.last_ms = 0.0  # what sampling took there, without the way
->>>>>>> h-slowfast
+        self.last_ms = 0.0  # milliseconds of the last sampling on the server, without the network
         self.served: dict[str, Any] = {}
         self.connection: Any = None
         self._numbers, self._one_at_a_time = itertools.count(1), threading.Lock()
@@ -259,14 +257,8 @@ class RemotePolicy(Acts):
         return wire.unpack(connection.recv(max(0.0, self.timeout - (time.monotonic() - began))))
 
     def _chunk(self, reply: dict[str, Any], number: int, rows: int) -> Tensor:
-<<<<<<< HEAD
         """Return the chunk (b h a) of an answer; raise a RemoteError unless a robot can execute it."""
-        if self.served.get("echo") is True and reply.get("id") != number:
-            raise RemoteError(f"{self.url} answered request {str(reply.get('id'))[:40]}, not {number}")
-=======
-        """Return the chunk (b h a) of an answer, if it is one that a robot may follow."""
         self._check_number(reply, number)
->>>>>>> h-slowfast
         chunk, ms = reply.get("chunk"), reply.get("ms")
         expected = (rows, self.served["horizon"], self.served["action_dim"])
         if not isinstance(chunk, Tensor) or chunk.dtype != torch.float32 or tuple(chunk.shape) != expected:
@@ -275,16 +267,12 @@ class RemotePolicy(Acts):
                 f"{self.url} answered with {what}; expected a chunk, float32 {expected}. Update both ends."
             )
         if not chunk.isfinite().all():
-<<<<<<< HEAD
             raise RemoteError(f"{self.url} answered with NaN or infinite values. Check the observation and the policy.")
-=======
-            raise RemoteError(f"{self.url} answered with a chunk that has NaN or infinite values")
         if self.stream is not None:
             age = reply.get("age")
             if not isinstance(age, int | float) or not 0 <= age < math.inf:
                 raise RemoteError(f"{self.url} answered with age {str(age)[:40]} of its embedding, in place of seconds")
             self.seconds.add(age)
->>>>>>> h-slowfast
         self.last_ms = float(ms) if isinstance(ms, int | float) else math.nan
         return chunk
 

@@ -133,17 +133,12 @@ def server(
 ) -> Any:
     """Return a `websockets` server, to be run by `serve_forever` and ended by `shutdown`.
 
-<<<<<<< HEAD
     One request is computed at a time. Each client can have one request in the queue, and clients that ask for less are
     served first. A request whose connection was closed is not computed. See `ServeConfig` for `largest` and `clients`.
-=======
-    One request is computed at a time. Each client has one that waits, and those that ask for less are served first; a
-    request whose connection was closed is not computed. `largest` and `clients` are those of `ServeConfig`.
 
     `embed` is a slow encoder, such as a VLM, from the observation that a client sends with `RemotePolicy.observe`, a
     dictionary, to (cond, mask): a dict of some of the adapter's sources and of their masks. It runs in one background
     thread, and chunks are computed meanwhile from the embedding before.
->>>>>>> h-slowfast
     """
     check_width("largest", largest)
     check_width("clients", clients)
@@ -216,19 +211,12 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-<<<<<<< HEAD
-def answer(policy: Policy, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
-    """Return the answer to a request: a chunk, or an error. No bad request raises, so none ends the server."""
-    request = read(policy, data, largest)
-    return request if "error" in request else compute(policy, request)
-=======
 def answer(
     policy: Policy, data: bytes | str, largest: int = EVALUATIONS, streams: Streams | None = None
 ) -> dict[str, Any]:
-    """Return the chunk that a request asks for, or what is wrong with it: no mistake of a robot ends the server."""
+    """Return the answer to a request: a chunk, or an error. No bad request raises, so none ends the server."""
     request = read(policy, data, largest, streams)
     return request if "error" in request or "kept" in request else compute(policy, request)
->>>>>>> h-slowfast
 
 
 def read(
@@ -285,28 +273,18 @@ def check_types(request: dict[str, Any]) -> None:
     """Raise a `WireError` for an entry that is unknown or of another type."""
     if unknown := request.keys() - TYPES.keys():
         names = ", ".join(sorted(str(name)[:40] for name in unknown))[:200]
-<<<<<<< HEAD
         raise wire.WireError(f"unknown keys in the request: {names}; known keys are {', '.join(sorted(TYPES))}")
-    if "cond" not in request:
-        raise wire.WireError("cond must be a torch tensor, or several by name, but the request has none")
-=======
-        raise wire.WireError(f"unknown {names}; known are {', '.join(sorted(TYPES))}")
->>>>>>> h-slowfast
     for name, value in request.items():
         kind, words = TYPES[name]
         if not isinstance(value, kind) or (kind in (int, Real) and isinstance(value, bool)):
             given = repr(value)[:60] if isinstance(value, int | float | str) else f"a {type(value).__name__}"
             raise wire.WireError(f"{name} must be {words}, got {given}")
-<<<<<<< HEAD
-    # The values are checked before they reach an accelerator, where the check would make the host wait.
-    check_condition(request["cond"], request.get("mask"), policy.adapter.config.cond_dim, values=True)
-=======
 
 
 def check_own(streams: Streams, request: dict[str, Any]) -> None:
     """Check what a robot sends beside the embedding of its stream."""
     if "cond" not in request:
-        raise wire.WireError("cond must be a dict of the sources that the stream lacks: the request has none")
+        raise wire.WireError("cond must be a dict of the sources that the stream lacks, but the request has none")
     streams.checked("cond", request["cond"], request.get("mask"))
     max_age = request.get("max_age", 0.0)
     if not 0 <= max_age < math.inf:
@@ -318,10 +296,9 @@ def check(policy: Policy, request: dict[str, Any], largest: int, values: bool = 
     if alone := request.keys() & {"age", "max_age"}:
         raise wire.WireError(f"{', '.join(sorted(alone))} needs stream, and age goes with keep alone")
     if "cond" not in request:
-        raise wire.WireError("cond must be a torch tensor, or several by name: the request has none")
-    # Before a condition reaches an accelerator, where looking at its values would make the host wait.
+        raise wire.WireError("cond must be a torch tensor, or several by name, but the request has none")
+    # The values are checked before they reach an accelerator, where the check would make the host wait.
     check_condition(request["cond"], request.get("mask"), policy.adapter.config.cond_dim, values)
->>>>>>> h-slowfast
     if "previous" in request and not request["previous"].is_floating_point():
         raise wire.WireError(f"previous must hold floats, got {request['previous'].dtype}")
     if "previous" in request and not request["previous"].isfinite().all():

@@ -1,24 +1,16 @@
 """Messages between a robot and its policy, in msgpack. Tensors are raw bytes with shape and dtype; nothing is pickled.
 
-<<<<<<< HEAD
 This is version 1. The server first sends a greeting {"protocol", "head", "fingerprint", "horizon", "action_dim",
 "cond_dim", "largest", "echo"}. A request has "cond", any of "mask", "previous", "steps", "sampler", "spacing",
 "committed", "start" and "seed" with the meaning they have in `ConditionedHead.sample`, and an integer "id". The answer
 is {"chunk", "ms"} with the milliseconds of sampling, or {"error"}. A server whose greeting has "echo" returns the
 request's "id". A condition of several sources is {"parts": {...}}.
-=======
-Version 1. The server speaks first, {"protocol", "head", "fingerprint", "horizon", "action_dim", "cond_dim", "largest",
-"echo"}. A request is {"cond"} and any of {"mask", "previous", "steps", "sampler", "spacing", "committed", "start",
-"seed"}, as `ConditionedHead.sample` names them, and "id", a whole number. The answer is {"chunk", "ms"}, the time that
-sampling took, or {"error"}; a server whose greeting has "echo" returns the request's "id". Several sources are
-{"parts": {...}}.
 
 A server whose greeting has "streams" keeps embeddings by name. {"stream", "keep"} with any of {"mask", "age"} gives it
 some of the sources, whose observation was made "age" seconds ago; {"stream", "observe"} an observation that the server
 embeds itself; {"stream", "forget": true} ends a stream. Their answer is {"kept"}, true if it was taken. A request for a
 chunk may then have "stream" and "max_age", in seconds, and only the other sources in "cond". Its answer has the "age"
 of the embedding; {"error", "stale": true} means that there is none as new as that.
->>>>>>> h-slowfast
 """
 
 from __future__ import annotations

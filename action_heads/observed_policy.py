@@ -190,7 +190,8 @@ class ObservedPolicy(nn.Module):
         counts = {name: {"frozen": count(part, False), "trained": count(part, True)} for name, part in parts.items()}
         if self.encoder.vlm is not None:
             counts["vlm"] = self.encoder.vlm.counts()
-            counts["encoder"]["trained"] -= counts["vlm"]["trained"]
+            for kind, trains in (("frozen", False), ("trained", True)):  # the encoder's other parts
+                counts["encoder"][kind] -= count(self.encoder.vlm, trains)
         return counts
 
     def counts(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def opening(trainer: Trainer) -> str:
     blind = " (blind: images, or without cameras the state, are zero)" if c.blind else ""
     tasks = trainer.windows.recording.tasks
     warning = ""
-    if len(tasks) > 1 and not c.text.model:
+    if len(tasks) > 1 and not policy.encoder.reads_task:
         warning = f"{len(tasks)} tasks, and the policy reads no description: it can tell them apart only by "
         warning += "what it observes. To train on the descriptions, set --text\n"
     out = f", {trainer.held_out.episodes} held out" if trainer.held_out else ""

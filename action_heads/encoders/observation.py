@@ -153,7 +153,7 @@ class ObservationEncoder(nn.Module):
             raise ValueError("this encoder has no VLM; set vlm=VLMConfig(...) in its config")
         vision = self.config.vision
         shown = {name: prepare(images[name][:, -1:].float(), vision, self.training) for name in self.vlm.cameras}
-        return self.vlm({name: x[:, 0] for name, x in shown.items()}, task if self.vlm.reads_task else None)
+        return self.vlm({name: x[:, 0] for name, x in shown.items()}, task)
 
     def _sources(
         self, seen: list[Tensor], state: Tensor | None, task: list[str] | None, tokens: Tokens

@@ -212,10 +212,12 @@ class VLMEncoder(nn.Module):
 
     def inputs(self, images: Mapping[str, Tensor], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """Return the inputs of the model, as its processor makes them from images (b 3 H W) and words."""
-        batch = len(tasks) if tasks is not None else len(next(iter(images.values())))
+        if tasks is None and (self.reads_task or not images):
+            raise ValueError("no tasks were given, and the VLM reads them; pass one description for each batch row")
+        batch = len(next(iter(images.values()))) if images else len(tasks or ())
         pixels = {name: (images[name].float().clamp(0, 1) * 255).round().byte().cpu() for name in self.cameras}
         rows = [[pixels[name][i] for name in self.cameras] for i in range(batch)]
-        return self.prompt(rows, tasks if tasks is not None else [""] * batch)
+        return self.prompt(rows, tasks if self.reads_task and tasks else [""] * batch)
 
     # ── what trains, and what is saved ───────────────────────────────────────────────────────────────────────────
 

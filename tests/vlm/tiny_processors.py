@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tiny_vlms
 import transformers as tr
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "lift", "the", "red", "green", "cube", "move", "user", ":", "assistant"]
@@ -21,7 +21,10 @@ PIXELS = 32
 
 def tokenizer(**special: str) -> PreTrainedTokenizerFast:
     vocabulary = {word: i for i, word in enumerate(WORDS)} | SPECIAL
+    free = sorted(set(range(64)) - {*vocabulary.values()})  # saved tokenizers lose tokens if there are gaps
+    vocabulary |= {f"word-{i}": i for i in free}
     inside = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    inside.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in SPECIAL])
     inside.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=inside,
@@ -29,7 +32,6 @@ def tokenizer(**special: str) -> PreTrainedTokenizerFast:
         bos_token="<bos>",
         eos_token="<eos>",
         unk_token="<unk>",
-        additional_special_tokens=list(SPECIAL),
         extra_special_tokens={"image_token": "<image>"} | special,
     )
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from action_heads.observed_policy import ObservedPolicy
 from action_heads.training.streams import generator
 from action_heads.vlm.cache import Embeddings, collect, shards, valid_tokens
 
-STATISTICS = 256  # largest number of samples from which the statistics of tokens are taken
+STATISTICS, LIVE_STATISTICS = 256, 64  # samples from which the statistics of tokens are taken: cached ones, others
+AT_ONCE = 16  # samples that run together
 SHARDED = 64e6  # bytes of a file of the cache, about
 
 
@@ -131,23 +131,26 @@ class Embedder:
         return Embeddings(*map(list, zip(*joined, strict=True)))
 
 
-def samples_of(windows: Windows, seed: int) -> Iterator[Sample]:
-    """Yield up to `STATISTICS` of the current observations, drawn by the seed."""
-    drawn = torch.randperm(len(windows), generator=generator("held-out batch", seed))[:STATISTICS]
-    return (windows.present(index) for index in drawn.tolist())
+def drawn(windows: Windows, seed: int, most: int = STATISTICS) -> list[int]:
+    """Return the indices of up to `most` windows, drawn by the seed."""
+    return torch.randperm(len(windows), generator=generator("held-out batch", seed))[:most].tolist()
 
 
 @torch.no_grad()
 def standardise_tokens(policy: ObservedPolicy, windows: Windows, config: AdaptConfig) -> None:
-    """Fit the adapter's statistics of tokens to a part of the windows; hidden states are not normalised."""
+    """Fit the adapter's statistics of tokens to a part of the windows, since hidden states are not normalised.
+
+    Images are those of evaluation, without augmentation.
+    """
     if windows.tokens is not None:
-        drawn = torch.randperm(len(windows), generator=generator("held-out batch", config.seed))[:STATISTICS]
-        tokens = [row for i in drawn.tolist() for row in windows.tokens[[i]][0]]
+        tokens = [windows.tokens[[i]][0][0] for i in drawn(windows, config.seed)]
     else:
         tokens, tasks = [], windows.recording.tasks
         policy.eval()
-        for sample in samples_of(windows, config.seed):
-            images = {name: x[None] for name, x in sample["images"].items()}
+        samples = [windows.present(i) for i in drawn(windows, config.seed, LIVE_STATISTICS)]
+        for at in range(0, len(samples), AT_ONCE):
+            some = samples[at : at + AT_ONCE]
+            images = {name: torch.stack([sample["images"][name] for sample in some]) for name in windows.cameras}
             with flag("vlm", "vlm_dtype"):
-                tokens += valid_tokens(*policy.embed(images, [tasks[sample["task"]]]))
+                tokens += valid_tokens(*policy.embed(images, [tasks[sample["task"]] for sample in some]))
     policy.policy.adapter.standard["tokens"].fit(torch.cat(tokens).to(policy.device))  # type: ignore[index]

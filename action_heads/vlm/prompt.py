@@ -69,6 +69,8 @@ class Prompt:
             inputs = dict(self.processor(**options))
         except (ValueError, TypeError, IndexError) as error:
             kind = "chat template" if self.chats else "plain prompt"
+            if "images" in options:
+                self._check_text(texts[0], error)
             raise ValueError(
                 f"the {type(self.processor).__name__} does not take {len(images[0])} images with the {kind} "
                 f"{texts[0]!r}: {error}"
@@ -101,15 +103,20 @@ class Prompt:
         seen = torch.isin(ids, ids.new_tensor(self.image_ids)).any(1)
         if seen.all():
             return
-        if self.image_token and self.image_token not in text:
+        self._check_text(text)
+        raise ValueError(
+            f"the {type(self.processor).__name__} in {self.folder} yields no image tokens {self.image_ids} for the "
+            f"text {text!r}, so the model would not see the images. Its files may belong to another model"
+        )
+
+    def _check_text(self, text: str, error: Exception | None = None) -> None:
+        """Raise a ValueError if the prompt has no place for images, neither the token of one nor the one that begins it."""
+        tokens = [self.image_token, getattr(self.processor, "boi_token", None)]
+        if self.image_token and not any(token in text for token in tokens if token):
             kind = "chat template" if self.chats else "prompt"
             raise ValueError(
                 f"the {kind} drops the images: the text is {text!r}, without {self.image_token!r}. Use template=plain"
-            )
-        raise ValueError(
-            f"the {type(self.processor).__name__} in {self.folder} yields no image tokens ({self.image_ids}) for the "
-            f"text {text!r}, so the model would not see the images. Its files may belong to another model"
-        )
+            ) from error
 
 
 def _processor(folder: Path, reads: tuple[str, ...]) -> Any:

@@ -134,8 +134,11 @@ def check_described(config: AdaptConfig, recording: Recording) -> None:
         with flag(reader):
             raise ValueError(
                 f"{recording.source} has no descriptions of its tasks, in meta/tasks.parquet or language_instruction. "
-                + ("Download it again, or train without --text" if reader == "text" else "Download it again, or set a "
-                "--vlm-prompt without {task}")
+                + (
+                    "Download it again, or train without --text"
+                    if reader == "text"
+                    else "Download it again, or set a --vlm-prompt without {task}"
+                )
             )
 
 

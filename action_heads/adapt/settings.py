@@ -159,7 +159,8 @@ class VLM:
                 raise mistake(given[0], "is set, but no model is. Name one with --vlm")
         elif self.cache not in (None, "off") and not self.is_fixed:
             raise mistake(
-                "cache", f"is {self.cache!r}, but the embeddings change while a model trains or layers are mixed; use off"
+                "cache",
+                f"is {self.cache!r}, but the embeddings change while a model trains or layers are mixed; use off",
             )
         self.config  # noqa: B018 - its own checks
 
@@ -286,7 +287,9 @@ class AdaptConfig(Settings):
         if self.vision.encoder == "none" and self.cameras:
             raise ValueError("--cameras names cameras, but --encoder is none. Leave one of the two out")
         if self.vlm.cache not in (None, "off") and self.augments:
-            raise mistake("vlm_cache", "can't be used with --crop or --jitter, which change the images; set --vlm-cache off")
+            raise mistake(
+                "vlm_cache", "can't be used with --crop or --jitter, which change the images; set --vlm-cache off"
+            )
 
     @property
     def augments(self) -> bool:

@@ -12,9 +12,7 @@ from torch import Tensor
 from action_heads.encoders.config import ObservationConfig
 
 
-def check_images(
-    images: Mapping[str, Tensor], config: ObservationConfig, cameras: tuple[str, ...]
-) -> int | None:
+def check_images(images: Mapping[str, Tensor], config: ObservationConfig, cameras: tuple[str, ...]) -> int | None:
     """Check that each of these cameras has floating-point images (b s 3 H W); return b, or None without cameras."""
     if absent := [camera for camera in cameras if camera not in images]:
         raise ValueError(
@@ -78,9 +76,7 @@ def check_task(task: list[str] | None, reader: str, batch: int | None) -> None:
     if task is None or isinstance(task, str) or not all(isinstance(sentence, str) for sentence in task):
         given = "none was given" if task is None else f"got {task!r}"
         remedy = "set text to None" if reader == "text" else "choose a vlm.prompt without {task}"
-        raise ValueError(
-            f"task must be a list of strings, one for each batch row, but {given}. Pass it, or {remedy}."
-        )
+        raise ValueError(f"task must be a list of strings, one for each batch row, but {given}. Pass it, or {remedy}.")
     if batch not in (None, len(task)) or not task:
         raise ValueError(f"task must have {batch or 'at least 1'} strings, one for each batch row, got {len(task)}")
 

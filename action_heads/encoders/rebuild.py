@@ -14,6 +14,7 @@ from action_heads._util import limits
 from action_heads._util.limits import check_width, fits, shown
 from action_heads.encoders.config import ObservationConfig
 from action_heads.encoders.observation import ObservationEncoder
+from action_heads.encoders.vlm_config import VLMConfig
 from action_heads.io.files import WeightFileError
 from action_heads.io.weights import check_layout, check_values
 from action_heads.vlm.files import IMAGES, WORDS
@@ -72,13 +73,14 @@ def load(
     return encoder
 
 
-def at(config: ObservationConfig, vlm: str | None) -> ObservationConfig:
+def at(config: ObservationConfig, vlm: VLMConfig | str | None) -> ObservationConfig:
     """Return the config with its VLM in another place, if one is given."""
     if vlm is None:
         return config
+    place, revision = (vlm, None) if isinstance(vlm, str) else (vlm.model, vlm.revision)
     if config.vlm is None:
-        raise ValueError(f"the place of a VLM was given, {vlm!r}, but this policy has no VLM. Leave it out")
-    return replace(config, vlm=replace(config.vlm, model=vlm, revision=None))
+        raise ValueError(f"a VLM was given, {place!r}, but this policy has none. Leave it out")
+    return replace(config, vlm=replace(config.vlm, model=place, revision=revision))
 
 
 def build(config: ObservationConfig, architecture: dict[str, Any]) -> ObservationEncoder:

@@ -83,7 +83,9 @@ class VLMEncoder(nn.Module):
             self._bind(tap := self._load())
             self._held.append(tap)
         else:
-            empty = {name: torch.zeros(shape, dtype=self._dtype(name)) for name, shape in architecture["trained"].items()}
+            empty = {
+                name: torch.zeros(shape, dtype=self._dtype(name)) for name, shape in architecture["trained"].items()
+            }
             self.weights = nn.ParameterDict({_key(name): nn.Parameter(x) for name, x in empty.items()})
 
     # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────

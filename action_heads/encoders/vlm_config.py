@@ -24,18 +24,18 @@ class VLMConfig:
     vision-language model both, a vision model images, a language model words.
 
     Attributes:
-        model: Hub id or folder of the model, with its processor.
+        model (str): Hub id or folder of the model, with its processor.
         layer: layers as in the `hidden_states` of transformers, -1 for the last. Several are mixed with trained weights.
         select: the tokens that count: all, image or text.
         train: none (frozen), lora, or full.
-        lora_rank: rank of the LoRA matrices on all linear layers.
+        lora_rank (int): rank of the LoRA matrices on all linear layers.
         prompt: the text of the prompt, in which `{task}` stands for the task's words.
         template: chat (the processor's chat template), plain (image tokens, then the prompt), or auto: chat if there
             is a chat template.
         dtype: dtype of the weights that are frozen or train in full: bfloat16, float32 or float16. auto is float32 for
             full training and bfloat16 otherwise. LoRA matrices are float32.
         pool: how the adapter pools the tokens: attention, last or mean.
-        revision: branch, tag or commit of the model on the Hub.
+        revision (str): branch, tag or commit of the model on the Hub.
 
     Raises:
         ValueError: a value is not valid.

@@ -19,7 +19,12 @@ from action_heads.io.folders import refusal_of_path
 from action_heads.io.hub_errors import hub_errors, is_local
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-READ = ("*.json", "*.jinja", "*.txt", "*.model")  # the files besides weights that a model and its processor are read from
+READ = (
+    "*.json",
+    "*.jinja",
+    "*.txt",
+    "*.model",
+)  # the files besides weights that a model and its processor are read from
 FOREIGN = ("consolidated*", "original/*", "onnx/*")  # copies of the weights in other formats
 IMAGES, WORDS = "images", "words"
 
@@ -129,7 +134,9 @@ def describe(folder: Path) -> dict[str, Any]:
         ValueError: transformers does not know the model, or it is neither a vision nor a language model.
     """
     config, kind = _class_of(folder)
-    reads = [IMAGES, WORDS] if _sees_and_reads(config) else [IMAGES if kind.main_input_name == "pixel_values" else WORDS]
+    reads = (
+        [IMAGES, WORDS] if _sees_and_reads(config) else [IMAGES if kind.main_input_name == "pixel_values" else WORDS]
+    )
     return {"class": kind.__name__, "width": config.get_text_config().hidden_size, "reads": reads}
 
 
@@ -181,5 +188,3 @@ def load(folder: Path, dtype: str) -> Any:
 def shared(folder: Path, dtype: str) -> Any:
     """Load a model that nobody changes, or return the last one loaded so, which all its users share."""
     return load(folder, dtype).requires_grad_(False)
-
-

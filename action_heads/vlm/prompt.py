@@ -122,7 +122,7 @@ class Prompt:
 def _processor(folder: Path, reads: tuple[str, ...]) -> Any:
     """Load the processor of a vision-language model, the tokenizer or the image processor of another."""
     transformers = require("transformers", "vlm")
-    kinds = {(IMAGES,): "AutoImageProcessor", (WORDS,): "AutoTokenizer"}
+    kinds: dict[tuple[str, ...], str] = {(IMAGES,): "AutoImageProcessor", (WORDS,): "AutoTokenizer"}
     kind = getattr(transformers, kinds.get(reads, "AutoProcessor"))
     try:
         with quiet():

@@ -106,7 +106,7 @@ def test_only_what_is_declared_trains_and_is_saved(settings, models, way):
 def test_loaded_again_it_does_the_same(settings, folder, way, capsys):
     policy = adapt(settings(**WAYS[way], lr=0.1, encoder_lr=0.1))
     if way == "cached":
-        assert "embedding 87 samples of 14 tokens x 32" in capsys.readouterr().out
+        assert "embedding 87 samples of 15 tokens x 32" in capsys.readouterr().out
     counts = files.read_json(folder / "run" / "results.json")["parameters"]
     assert counts["head"]["trained"] == 0 < counts["head"]["frozen"]
     assert counts["vlm"]["frozen"] > 0
@@ -193,7 +193,10 @@ def test_another_model_is_refused(settings, folder, models):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vlm": "nobody/nothing"}, "^--vlm: 'nobody/nothing' is no folder, is not in the local cache.*hf download nobody"),
+        (
+            {"vlm": "nobody/nothing"},
+            "^--vlm: 'nobody/nothing' is no folder, is not in the local cache.*hf download nobody",
+        ),
         ({"vlm_layer": (9,)}, "^--vlm.*layer 9 does not exist in this model of 3 blocks"),
         ({"vlm_select": "images"}, "^--vlm-select is 'images'"),
         ({"vlm_train": "qlora"}, "^--vlm-train is 'qlora'"),
@@ -222,7 +225,10 @@ def edited(models: Path, folder: Path, file: str, **changes) -> str:
 def test_a_template_that_drops_the_images_is_refused(settings, models, folder):
     copy = shutil.copytree(models / "smolvlm", folder / "edited")
     (copy / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}")
-    with pytest.raises(ValueError, match=r"^--vlm, --vlm-prompt, --vlm-template: the chat template drops the images: .*'lift the cube'.*template=plain"):
+    with pytest.raises(
+        ValueError,
+        match=r"^--vlm, --vlm-prompt, --vlm-template: the chat template drops the images: .*'lift the cube'.*template=plain",
+    ):
         Trainer(settings(vlm=str(copy)))
 
 

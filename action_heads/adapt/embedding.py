@@ -97,8 +97,8 @@ class Embedder:
         tokens = Embeddings([found[key]], [key])[[0]][0][0] if key in found else self.run([first])[0]
         size = tokens.numel() * tokens.element_size()
         print(
-            f"embedding {count:,} samples of {len(tokens)} tokens x {tokens.shape[1]} by {self.config.vlm.model}, about "
-            f"{count * size / 1e6:,.1f} MB in {self.folder} ({len(found):,} are there already)",
+            f"embedding {count:,} samples of {len(tokens)} tokens x {tokens.shape[1]} by {self.config.vlm.model}, "
+            f"about {count * size / 1e6:,.1f} MB in {self.folder} ({len(found):,} are there already)",
             flush=True,
         )
         return size

@@ -31,9 +31,9 @@ class ObservationEncoder(nn.Module):
     """An encoder from observations to a condition (b c).
 
     The condition holds, for one observation step after another, the features of every camera and the state, and at the
-    end the features of the task's description. With a VLM it has several sources: "tokens" (b n c) with a mask, "state",
-    and, of what the VLM does not read, "images" and "text". All cameras share one network if `vision.shared` is set, or if it is
-    frozen.
+    end the features of the task's description. With a VLM it has several sources: "tokens" (b n c) with a mask,
+    "state", and, of what the VLM does not read, "images" and "text". All cameras share one network if `vision.shared`
+    is set, or if it is frozen.
 
     Args:
         config: the observations and their networks.
@@ -41,7 +41,7 @@ class ObservationEncoder(nn.Module):
             networks start with random weights, for `load_state_dict` to fill.
 
     Attributes:
-        cond_dim: width c of the condition, or with a VLM the widths of its sources. Pass it to an adapter as `cond_dim`.
+        cond_dim: width c of the condition, or with a VLM the widths of its sources, for an adapter's `cond_dim`.
         architecture: the parts of the networks that the config does not determine, ready for JSON.
 
     Raises:

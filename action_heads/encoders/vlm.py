@@ -1,7 +1,7 @@
 """`VLMEncoder`: a transformers model that turns images and words into the tokens of a condition.
 
 The model itself is not part of this module or its state: the state holds the weights that train, and the saved
-architecture a pointer to the model. It is loaded when tokens are needed first, so a run on cached tokens never loads it.
+architecture a pointer to the model. It is loaded when tokens are needed first. A run on cached tokens never loads it.
 
 Axes: b batch, k cameras, n tokens, c width, H and W pixels.
 """
@@ -120,10 +120,12 @@ class VLMEncoder(nn.Module):
             self.check()
             with torch.random.fork_rng(devices=[]):  # A new LoRA is random until the weights replace it.
                 tap = self._load()
-            for name, weight in _trained(tap).items():
+            if odd := self.architecture["trained"].keys() ^ _trained(tap).keys():
+                raise ValueError(
+                    f"the weights that train differ from those that were saved: {', '.join(sorted(odd)[:3])}"
+                )
+            for name in _trained(tap):
                 _put(tap, name, self.weights[_key(name)])
-            if missing := self.architecture["trained"].keys() - _trained(tap).keys():
-                raise ValueError(f"{self.config.model!r} has no weights {', '.join(sorted(missing)[:3])} to train")
             self._held.append(tap.train(self.training))
         tap: Tap = self._held[0]
         if next(tap.model.parameters()).device != self.place.device:

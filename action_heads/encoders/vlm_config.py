@@ -25,7 +25,7 @@ class VLMConfig:
 
     Attributes:
         model (str): Hub id or folder of the model, with its processor.
-        layer: layers as in the `hidden_states` of transformers, -1 for the last. Several are mixed with trained weights.
+        layer: layer as in the `hidden_states` of transformers, -1 for the last, or several to mix with trained weights.
         select: the tokens that count: all, image or text.
         train: none (frozen), lora, or full.
         lora_rank (int): rank of the LoRA matrices on all linear layers.

@@ -1,7 +1,8 @@
 """A cache on disk for the embeddings of a frozen model.
 
-The key of an embedding is a hash of the model and of one sample. Another model or preprocessing therefore has other keys,
-a repeated sample is embedded once, and a killed run continues after its last shard. Several processes may share a folder.
+The key of an embedding is a hash of the model and of one sample. Another model or preprocessing therefore has other
+keys, a repeated sample is embedded once, and a killed run continues after its last shard. Several processes may share
+a folder.
 
 Axes: b batch, n tokens, c width.
 """

@@ -110,7 +110,7 @@ class Prompt:
         )
 
     def _check_text(self, text: str, error: Exception | None = None) -> None:
-        """Raise a ValueError if the prompt has no place for images, neither the token of one nor the one that begins it."""
+        """Raise a ValueError if the prompt has no place for images: no token of one, and none that begins one."""
         tokens = [self.image_token, getattr(self.processor, "boi_token", None)]
         if self.image_token and not any(token in text for token in tokens if token):
             kind = "chat template" if self.chats else "prompt"

@@ -219,7 +219,8 @@ class DAEPolicy(PreTrainedPolicy):
         All processes use those of the first one.
         """
         cond, mask = self.observed.encode(images, state, task)
-        assert isinstance(cond, Mapping) and isinstance(mask, Mapping)
+        assert isinstance(cond, Mapping)
+        assert isinstance(mask, Mapping)
         standard: Any = self.conditioned.adapter.standard
         standard["tokens"].fit(cond["tokens"], mask["tokens"])
         if distributed.is_available() and distributed.is_initialized():

@@ -109,7 +109,7 @@ def test_resume_and_fine_tune(policy, dataset, tmp_path):
 
 @pytest.mark.slow
 def test_through_a_vlm(dataset, tmp_path):
-    """Train, resume, fine-tune and evaluate through a tiny VLM with LoRA, offline. The VLM is random, and success chance."""
+    """Train, resume, fine-tune and evaluate through a tiny VLM with LoRA, offline. It is random and learns little."""
     pytest.importorskip("num2words")
     sys.path.append(str(HERE.parent / "vlm"))
     from tiny_processors import saved

@@ -10,12 +10,12 @@ from pathlib import Path
 import draccus
 import pytest
 import torch
+from lerobot_policy_dae.card import section
 from tiny_policy import batch, chunk, meta, present, tiny_policy
 
 from action_heads.encoders import VLMConfig
 from action_heads.vlm import files
 from lerobot_policy_dae import DAEConfig, DAEPolicy
-from lerobot_policy_dae.card import section
 
 pytest.importorskip("peft")
 pytest.importorskip("num2words")

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "lift", "the", "red", "green", "cube", "move", "user", ":", "assistant"]
 SPECIAL = {"<image>": tiny_vlms.IMAGE, "<video>": 61, "<fake>": 50, "<global-img>": 51, "<end_of_utterance>": 52}
 IMAGE_TEMPLATE = (
-    "{% for m in messages %}{{m['role']}} : {% for c in m['content'] %}{% if c['type'] == 'image' %} <image> :{% else %}"
-    " {{c['text']}}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} assistant :{% endif %}"
+    "{% for m in messages %}{{m['role']}} : {% for c in m['content'] %}{% if c['type'] == 'image' %} <image> :"
+    "{% else %} {{c['text']}}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} assistant :{% endif %}"
 )
 TEXT_TEMPLATE = "{% for m in messages %}{{m['role']}} : {{m['content']}}{% endfor %} assistant :"
 PIXELS = 32

@@ -118,6 +118,7 @@ def test_through_a_vlm(dataset, tmp_path):
     train = [*TRAIN, *dataset, f"--output_dir={out}", "--steps=3", "--save_freq=3", "--policy.type=dae"]
     train += ["--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero", "--policy.hidden_dim=64"]
     train += [f"--policy.vlm.model={vlm}", "--policy.vlm.layer=2", "--policy.vlm.train=lora"]
+    train += ["--policy.vlm.dtype=float32"]
     config = out / "checkpoints" / "000003" / "pretrained_model" / "train_config.json"
     resume = ["--resume=true", f"--config_path={config}", "--steps=5", "--save_freq=5"]
     policy = out / "checkpoints" / "last" / "pretrained_model"

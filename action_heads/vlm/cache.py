@@ -149,6 +149,11 @@ class Embeddings:
         valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
         return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
 
+    def at(self, rows: Iterable[int] | Tensor) -> Embeddings:
+        """Return the embeddings of these rows, in this order and not read yet; a row may come more than once."""
+        chosen = [int(i) for i in rows]
+        return Embeddings([self.files[i] for i in chosen], [self.keys[i] for i in chosen])
+
     def _read(self, i: int) -> Tensor:
         path = self.files[i]
         if path not in self._open:

@@ -70,6 +70,13 @@ STAGE_1 = [
     ("III: normal training", "63.6 ± 1.8", OURS, "code", "normal"),
 ]
 STAGE_1_TASK = "PickPlaceCan"
+# The flags with which `action-heads adapt` and LeRobot's `--policy.type=dae` see through a system's VLM, for those whose
+# family was run, in small random builds. Others were not run.
+ATTACHED = {
+    "SmolVLA": "`--vlm HuggingFaceTB/SmolVLM2-500M-Video-Instruct --vlm-layer 16`",
+    "π0": "`--vlm google/paligemma-3b-pt-224`",
+    "π0.5": "`--vlm google/paligemma-3b-pt-224`",
+}
 Cells = list[dict]
 
 
@@ -193,9 +200,10 @@ def experts_table() -> str:
             if width
             else ["", ""]
         )
-        rows.append([name, arch, size, vlm, conditioning, str(width or ""), code, blocks])
+        attached = ATTACHED.get(name, "not run" if vlm or width else "")
+        rows.append([name, arch, size, vlm, conditioning, str(width or ""), code, blocks, attached])
     header = ["system", "expert", "its parameters", "VLM", "conditioning", "hidden width"]
-    return table([*header, "trained, `code`", "trained, `both`"], rows, left=2)
+    return table([*header, "trained, `code`", "trained, `both`", "attaches a head to its VLM"], rows, left=2)
 
 
 def draw(cells: Cells, matched: int, path: Path) -> None:

@@ -56,7 +56,8 @@ def actor(
         there = {name: torch.from_numpy(x).to(policy.device) for name, x in seen.items()}
         state = there.pop("state", None)
         images = {name: x.permute(0, 1, 4, 2, 3) for name, x in there.items()}
-        tasks = [task] * len(next(iter(seen.values()))) if policy.encoder.config.text else None
-        return policy.policy.sample(policy.condition(images, state, tasks), generator=noise, **sampling).cpu().numpy()
+        tasks = [task] * len(next(iter(seen.values()))) if policy.encoder.reads_task else None
+        cond, mask = policy.encode(images, state, tasks)
+        return policy.policy.sample(cond, mask=mask, generator=noise, **sampling).cpu().numpy()
 
     return act

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
@@ -14,7 +15,7 @@ from action_heads.actions.layouts import UNDECLARED, ActionLayout, Undeclared
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
-from action_heads.encoders import TextConfig, VisionConfig
+from action_heads.encoders import TextConfig, VisionConfig, VLMConfig
 from action_heads.fit import FitConfig
 from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
@@ -50,7 +51,9 @@ class AdapterFlags(PreTrainedConfig):
     def adapter_config(self) -> AdapterConfig:
         """The adapter's settings; its `make` takes the width of a condition and builds the adapter."""
         with called(lambda name: spelled("adapter" if name == "mechanism" else name)):
-            return AdapterConfig(self.adapter, 0, self.hidden_dim, self.relearn_step, self.through)
+            vlm = getattr(self, "vlm", None)
+            pool = vlm.pool if vlm else "mean"
+            return AdapterConfig(self.adapter, 0, self.hidden_dim, self.relearn_step, self.through, pool)
 
 
 @dataclass
@@ -153,6 +156,8 @@ class DAEConfig(OptimizerFlags):
     """Image encoder of every camera."""
     text: TextConfig | None = None
     """Encoder of the task's description; None: the description is not read."""
+    vlm: VLMConfig | None = None
+    """Vision-language model that encodes images and the task's description in place of vision and text."""
 
     # LeRobot's normalisation by kind of feature; ACTION must be IDENTITY, since the head normalises actions itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -219,7 +224,7 @@ class DAEConfig(OptimizerFlags):
                 f"{', '.join(self.image_features) or 'none'}. Choose among them, or rename them with --rename_map."
             )
         used = list(self.image_features) if self.cameras is None else self.cameras
-        if not used and not (self.state and self.state_features) and self.text is None:
+        if not used and not (self.state and self.state_features) and self.text is None and self.vlm is None:
             raise ValueError(
                 "The policy has no observations. Use a dataset with images (--policy.cameras) or with "
                 "observation.state (--policy.state=true), or give the policy a text encoder (--policy.text.model)."
@@ -240,6 +245,16 @@ class DAEConfig(OptimizerFlags):
         """Raise a ValueError if a flag differs from what the checkpoint was trained with."""
         assert self.built is not None
         saved, given = self.built["flags"], self.shape()
+        if self.vlm is not None:  # Its place may be another one, and the model is compared by its fingerprint.
+            was = {name: value for name, value in (self.built["encoder"]["config"].get("vlm") or {}).items()}
+            now = json.loads(json.dumps(asdict(self.vlm)))
+            if other := [name for name in now if name not in ("model", "revision") and was.get(name) != now[name]]:
+                raise ValueError(
+                    "; ".join(
+                        f"--policy.vlm.{name}={now[name]!r}, but the checkpoint has {was.get(name)!r}" for name in other
+                    )
+                    + ": leave it out, or train anew with --policy.type=dae"
+                )
         if changed := [name for name in SHAPE if saved[name] != given[name]]:
             raise ValueError(
                 "; ".join(

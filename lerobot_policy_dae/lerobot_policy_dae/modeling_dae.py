@@ -14,15 +14,17 @@ import torch
 from huggingface_hub import ModelCard
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from action_heads import Executor
+from action_heads._util.conditions import Condition, Mask, parts
+from action_heads._util.conditions import take as rows_of
 from action_heads.acting import Policy
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import Normalizer
 from action_heads.diffusion.continuing import Continue, check_mixes_time
 from action_heads.diffusion.samplers import Sampling
-from action_heads.encoders import ObservationConfig, ObservationEncoder
+from action_heads.encoders import ObservationConfig, ObservationEncoder, rebuild
 from action_heads.io.files import WeightFileError, load_tensors
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
@@ -94,7 +96,7 @@ class DAEPolicy(PreTrainedPolicy):
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
-        with flag("vision", "text"):
+        with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"):
             self.encoder = ObservationEncoder(settle(config))
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
@@ -116,7 +118,12 @@ class DAEPolicy(PreTrainedPolicy):
             )
         config.check_unchanged()
         encoder = config.built["encoder"]
-        self.encoder = ObservationEncoder(ObservationConfig.from_dict(encoder["config"]), encoder["architecture"])
+        observed = ObservationConfig.from_dict(encoder["config"])
+        with flag("vlm.model"):
+            rebuild.check_architecture(encoder["architecture"], observed)
+            self.encoder = ObservationEncoder(rebuild.at(observed, config.vlm), encoder["architecture"])
+            if self.encoder.vlm is not None:
+                self.encoder.vlm.check()
         head = heads.make_again(config.built["head"])
         adapter = config.adapter_config.make(self.encoder.cond_dim)
         self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
@@ -183,7 +190,7 @@ class DAEPolicy(PreTrainedPolicy):
         tasks = [] if dataset_meta is None else [str(task) for task in dataset_meta.tasks.index]
         if self.config.text is not None:
             self.encoder.learn_tasks(tasks)
-        elif len(tasks) > 1:
+        elif len(tasks) > 1 and not self.encoder.reads_task:
             logger.warning(
                 "The dataset has %d tasks, but the policy does not read their descriptions. Unless the images show "
                 "which task it is, set --policy.text.model, for example to distilbert-base-uncased.",
@@ -201,13 +208,31 @@ class DAEPolicy(PreTrainedPolicy):
         images, state, task = self.observations.inputs(self.observations.with_steps(batch))
         actions = self.layout.encode(batch[ACTION])
         chunks = {"actions": actions, "is_pad": batch.get("action_is_pad"), "images": images, "state": state}
+        first = self.training and self.draws.config.noise_step == 0
         noise, augmented = self.draws.next(self.training, actions.device)
         with augmented:
+            if first and self.encoder.vlm is not None:
+                self._standardise(images, state, task)
             return self.observed.loss(chunks, task, generator=noise, **vars(config.noise)), None
 
-    def condition(self, batch: dict[str, Any]) -> Tensor:
-        """Return the condition (b c) of observations (b s ...)."""
-        return self.observed.condition(*self.observations.inputs(batch))
+    @torch.no_grad()
+    def _standardise(self, images: dict[str, Tensor], state: Tensor | None, task: list[str] | None) -> None:
+        """Take the statistics of a VLM's tokens from the first batch, since hidden states are not normalised.
+
+        All processes use those of the first one.
+        """
+        cond, mask = self.observed.encode(images, state, task)
+        assert isinstance(cond, Mapping)
+        assert isinstance(mask, Mapping)
+        standard: Any = self.conditioned.adapter.standard
+        standard["tokens"].fit(cond["tokens"], mask["tokens"])
+        if distributed.is_available() and distributed.is_initialized():
+            for statistic in (standard["tokens"].mean, standard["tokens"].std):
+                distributed.broadcast(statistic, src=0)
+
+    def condition(self, batch: dict[str, Any]) -> tuple[Condition, Mask]:
+        """Return the condition and the mask of observations (b s ...)."""
+        return self.observed.encode(*self.observations.inputs(batch))
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Return two groups: adapter and trainable parts of the head, and the encoder with its own learning rate."""
@@ -246,10 +271,10 @@ class DAEPolicy(PreTrainedPolicy):
         """Return the next action (b d) of each robot, with a new chunk every `n_action_steps` ticks."""
         self.eval()
         self.observations.add(batch)  # raises before it stores a bad observation
-        cond = None
+        cond = mask = None
         if self.executor.due:
-            cond, self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
-        return self.executor(cond)
+            (cond, mask), self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
+        return self.executor(cond, mask=mask)
 
     @torch.no_grad()
     def predict_action_chunk(  # type: ignore[override]
@@ -267,19 +292,22 @@ class DAEPolicy(PreTrainedPolicy):
             ValueError: an argument has a wrong type, shape or value, or the chunk is not finite.
         """
         self.eval()
-        cond = self.condition(self.observations.with_steps(batch, acting=True))
-        last = self._last if self._last is not None and len(self._last) == len(cond) else None
+        cond, mask = self.condition(self.observations.with_steps(batch, acting=True))
+        batch_size, device = len(parts(cond)[0]), parts(cond)[0].device
+        last = self._last if self._last is not None and len(self._last) == batch_size else None
         if prev_chunk_left_over is None:
             # A single robot continues from its last chunk. Rows of a larger batch may be unrelated to the last ones.
             before = last[:, : self.config.n_action_steps][:, -1] if last is not None and len(last) == 1 else None
-            chunk = self.decode(self.acting.act(cond, self.sampling, Continue()), before)
+            chunk = self.decode(self.acting.act(cond, self.sampling, Continue(), mask), before)
         else:
-            previous = check_left_over(prev_chunk_left_over, len(cond), self.layout.width, cond.device)
+            previous = check_left_over(prev_chunk_left_over, batch_size, self.layout.width, device)
             delay = min(check_delay(inference_delay), self.config.chunk() - 1)
             rows = in_groups(really_left(previous, last))
             chunk = torch.cat(
                 [
-                    self._continued(cond[at], previous[at, :n], delay, None if last is None else last[at, -1])
+                    self._continued(
+                        *rows_of(cond, mask, at), previous[at, :n], delay, None if last is None else last[at, -1]
+                    )
                     for at, n in rows
                 ]
             )
@@ -287,15 +315,15 @@ class DAEPolicy(PreTrainedPolicy):
         self._last = chunk.clone()
         return chunk
 
-    def _continued(self, cond: Tensor, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
+    def _continued(self, cond: Condition, mask: Mask, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
         """Return a chunk (b h d) that begins with those remaining actions (b n d) that are executed during `delay`."""
         committed = min(delay, left.shape[1])
         if not committed:
             return self.decode(
-                self.acting.act(cond, self.sampling, Continue()), left[:, 0] if left.shape[1] else before
+                self.acting.act(cond, self.sampling, Continue(), mask), left[:, 0] if left.shape[1] else before
             )
         begin = left[:, :committed]
-        chunk = self.acting.act(cond, self.sampling, Continue(self.layout.encode(begin), committed))
+        chunk = self.acting.act(cond, self.sampling, Continue(self.layout.encode(begin), committed), mask)
         return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:

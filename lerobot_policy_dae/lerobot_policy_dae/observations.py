@@ -41,6 +41,7 @@ def settle(config: DAEConfig) -> ObservationConfig:
         observation_steps=config.n_obs_steps,
         vision=config.vision,
         text=config.text,
+        vlm=config.vlm,
     )
 
 
@@ -168,7 +169,8 @@ class Observations:
     def _check_size(self, camera: str, size: tuple[int, ...]) -> None:
         """Raise a ValueError if images differ in size from training and the encoder would not resize them."""
         vision, trained = self.config.vision, tuple(self.config.image_features[camera].shape[-2:])
-        if size != trained and vision.resize is None and (vision.is_resnet or vision.crop):
+        sized = (vision.is_resnet and self.config.vlm is None) or vision.crop  # a VLM's processor resizes images
+        if size != trained and vision.resize is None and sized:
             (h, w), (height, width) = size, trained
             raise ValueError(
                 f"{camera} has {h} x {w} pixels, but the policy was trained on {height} x {width}. Use this size, in "
@@ -181,14 +183,22 @@ class Observations:
         return x if x.ndim > width else x.unsqueeze(1).repeat_interleave(self.config.n_obs_steps, dim=1)
 
     def _task(self, batch: dict[str, Any]) -> list[str] | None:
-        if self.config.text is None:
+        vlm = self.config.vlm
+        if self.config.text is None and vlm is None:
             return None
         task = batch.get(TASK)
         tasks = [task] if isinstance(task, str) else list(task or [])
         if not tasks or not all(tasks):
+            if self.config.text is None and vlm is not None and not vlm.reads_task:
+                return None
+            reader, without = (
+                ("--policy.text.model", "without --policy.text.model")
+                if self.config.text is not None
+                else ("--policy.vlm.prompt", "with a --policy.vlm.prompt without {task}")
+            )
             raise ValueError(
-                "The policy reads the task's description (--policy.text.model), but the batch has none. Use a dataset "
-                "or an environment with tasks, pass --task to lerobot-rollout, or train without --policy.text.model."
+                f"The policy reads the task's description ({reader}), but the batch has none. Use a dataset or an "
+                f"environment with tasks, pass --task to lerobot-rollout, or train {without}."
             )
         return tasks
 

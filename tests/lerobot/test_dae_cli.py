@@ -105,3 +105,41 @@ def test_resume_and_fine_tune(policy, dataset, tmp_path):
         moved = {name for name in first if not torch.equal(first[name], after[name])}
         assert moved
         assert not {name for name in moved if name.startswith(("conditioned.head.", "conditioned.own_normalizer."))}
+
+
+@pytest.mark.slow
+def test_through_a_vlm(dataset, tmp_path):
+    """Train, resume, fine-tune and evaluate through a tiny VLM with LoRA, offline. It is random and learns little."""
+    pytest.importorskip("num2words")
+    sys.path.append(str(HERE.parent / "vlm"))
+    from tiny_processors import saved
+
+    vlm, out, tuned = saved(tmp_path / "vlm", "smolvlm"), tmp_path / "out", tmp_path / "tuned"
+    train = [*TRAIN, *dataset, f"--output_dir={out}", "--steps=3", "--save_freq=3", "--policy.type=dae"]
+    train += ["--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero", "--policy.hidden_dim=64"]
+    train += [f"--policy.vlm.model={vlm}", "--policy.vlm.layer=2", "--policy.vlm.train=lora"]
+    train += ["--policy.vlm.dtype=float32"]
+    config = out / "checkpoints" / "000003" / "pretrained_model" / "train_config.json"
+    resume = ["--resume=true", f"--config_path={config}", "--steps=5", "--save_freq=5"]
+    policy = out / "checkpoints" / "last" / "pretrained_model"
+    tune = [f"--policy.path={policy}", *TRAIN, *dataset, f"--output_dir={tuned}", "--steps=2", "--save_freq=2"]
+    run(sys.executable, "-c", TWO, " ".join(train), " ".join(resume), " ".join(tune))
+    first = load_file(config.with_name("model.safetensors"))
+    assert {name for name in first if "encoder.vlm" in name} == {name for name in first if "lora_" in name}
+    for folder in (policy, tuned / "checkpoints" / "last" / "pretrained_model"):
+        after = load_file(folder / "model.safetensors")
+        moved = {name for name in first if not torch.equal(first[name], after[name])}
+        assert any("lora_" in name for name in moved)
+        assert not any(name.startswith(("conditioned.head.", "conditioned.own_normalizer.")) for name in moved)
+        assert "conditioned.adapter.standard.tokens.mean" not in moved
+    run(
+        *(
+            script("lerobot-eval"),
+            f"--policy.path={policy}",
+            "--policy.device=cpu",
+            f"--output_dir={tmp_path / 'eval'}",
+        ),
+        *("--env.type=reach", "--env.discover_packages_path=reach", "--eval.n_episodes=2", "--eval.batch_size=2"),
+        "--eval.use_async_envs=false",
+    )
+    assert (tmp_path / "eval" / "eval_info.json").exists()

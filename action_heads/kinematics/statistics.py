@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -138,26 +138,30 @@ class MotionStatistics:
                 "statistics of motion need the joints of a known arm, but the recording only has poses. Name the arm, "
                 "as in ?arm=ARM.urdf, or the columns of its joints."
             )
-        joints = table.joints.numpy()
-        low, middle, high = (np.quantile(joints, q, axis=0) for q in (0.01, 0.5, 0.99))
-        inner = np.ones(len(joints) - 1, dtype=bool)  # steps that stay within an episode
-        inner[(table.starts + table.lengths - 1)[table.starts + table.lengths < len(joints)]] = False
+        joints, gripper = table.joints.numpy(), table.gripper.numpy()
+        if table.lengths.sum() < len(joints):  # the table also holds episodes that were not chosen
+            rows = np.concatenate([np.arange(a, a + n) for a, n in zip(table.starts, table.lengths, strict=True)])
+            joints, gripper = joints[rows], gripper[rows]
+        low, high = (np.quantile(joints, q, axis=0) for q in (0.01, 0.99))
+        inner = np.ones(max(len(joints) - 1, 0), dtype=bool)  # steps that stay within an episode
+        inner[np.cumsum(table.lengths)[:-1] - 1] = False
         velocity = np.diff(joints, axis=0)[inner] * table.rate_hz
-        some = table.joints[:: max(1, len(joints) // MOST_ROWS)]
-        poses = pose_numbers(table.arm, some, table.arm.frame).double()
-        constant = joints.std(0) < 1e-9
-        noise = np.random.default_rng(0).normal(size=(len(some), len(middle))) * constant  # no correlation, no warning
+        some = np.ascontiguousarray(joints[:: max(1, len(joints) // MOST_ROWS)])
+        poses = pose_numbers(table.arm, torch.from_numpy(some), table.arm.frame).double()
+        spread = joints.std(0, dtype=np.float64)
+        # A joint that never moves has no correlation; noise in its place correlates with nothing.
+        still = np.random.default_rng(0).normal(size=some.shape) * (spread < 1e-6)
         return cls(
             arm=arm,
             mean=_tuples(joints.mean(0, dtype=np.float64)),
-            std=_tuples(joints.std(0, dtype=np.float64)),
+            std=_tuples(spread),
             min=_tuples(joints.min(0)),
             max=_tuples(joints.max(0)),
             p01=_tuples(low),
             p99=_tuples(high),
-            velocity_std=_tuples(velocity.std(0, dtype=np.float64)) if len(velocity) else (0.0,) * len(middle),
-            closed=float((table.gripper > 0).float().mean()),
-            correlation=_tuples(np.corrcoef(some.numpy() + noise, rowvar=False)),
+            velocity_std=_tuples(velocity.std(0, dtype=np.float64)) if len(velocity) else (0.0,) * joints.shape[1],
+            closed=float((gripper > 0).mean()),
+            correlation=_tuples(np.corrcoef(some + still, rowvar=False)),
             pose_mean=_tuples(poses.mean(0)),
             pose_std=_tuples(poses.std(0, correction=0)),
             about=about,
@@ -171,8 +175,9 @@ def pose_numbers(arm: Arm, joints: Tensor, frame: str) -> Tensor:
     return torch.cat((position, from_matrix(matrix, "6d")), dim=-1)
 
 
+@lru_cache(maxsize=4)
 def postures(statistics: MotionStatistics, arm: Arm, seed: int = 0) -> Tensor:
-    """Draw POOL postures (n, j) whose moments are those of the statistics, as far as one distribution can have them all.
+    """Draw POOL postures (n, j) with the moments of the statistics, as far as one distribution can have them all.
 
     Candidates are drawn with the joints' means, deviations and correlations. They are then weighted by
     exp(sum_f lambda_f * feature_f), the distribution of maximum entropy with the moments of joints and poses and the
@@ -194,18 +199,20 @@ def postures(statistics: MotionStatistics, arm: Arm, seed: int = 0) -> Tensor:
     joints = joints[inside.all(-1)]
     if not len(joints):
         raise ValueError(f"no posture with these statistics is within the limits of {arm.name}")
-    features, wanted = [(joints - s["mean"]) / s["std"].clamp(min=1e-6)], []
+    features = [(joints - s["mean"]) / s["std"].clamp(min=1e-6)]
     if statistics.pose_mean is not None:
         mean, std = (torch.tensor(getattr(statistics, key), dtype=torch.float64) for key in _PER_POSE)
         features.append((pose_numbers(arm, joints, statistics.frame or arm.frame) - mean) / std.clamp(min=1e-3))
     first = torch.cat(features, dim=-1)
-    tails = torch.cat((joints < s["p01"], joints > s["p99"]), dim=-1).double()
-    wanted = torch.cat((torch.zeros(first.shape[1]), torch.ones(first.shape[1]), torch.full((tails.shape[1],), 0.01)))
-    weights = _weights(torch.cat((first, first**2, 10 * tails), dim=-1), _scaled(wanted, tails.shape[1]).double())
+    tails = 10 * torch.cat((joints < s["p01"], joints > s["p99"]), dim=-1).double()  # of the others' size
+    wanted = [torch.full((count,), value) for count, value in ((first.shape[1], 0.0), (first.shape[1], 1.0))]
+    wanted = torch.cat((*wanted, torch.full((tails.shape[1],), 0.1))).double()
+    weights = _weights(torch.cat((first, first**2, tails), dim=-1), wanted)
     chosen = torch.multinomial(weights, POOL, replacement=True, generator=generator)
     return joints[chosen].float()
 
 
+@lru_cache(maxsize=4)
 def shape_of(statistics: MotionStatistics, arm: Arm) -> Shape:
     """Return the shape of synthetic motion with these statistics: postures, speed and use of the gripper.
 
@@ -218,11 +225,6 @@ def shape_of(statistics: MotionStatistics, arm: Arm) -> Shape:
         found = (joints.diff(dim=1) * 15).square().mean().sqrt().item()
         shape = shape._replace(pace=shape.pace * min(max(wanted / max(found, 1e-9), 0.1), 10.0))
     return shape
-
-
-def _scaled(wanted: Tensor, tails: int) -> Tensor:
-    """Weigh the tails' indicators as the features are: ten times."""
-    return torch.cat((wanted[:-tails], 10 * wanted[-tails:]))
 
 
 def _weights(features: Tensor, wanted: Tensor, rounds: int = 50) -> Tensor:

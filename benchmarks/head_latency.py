@@ -3,28 +3,41 @@
 One thread, batch 1, ten denoising steps, AdaLN-Zero through the code where there is one. The heads take turns, and the
 least of all rounds counts, so that other work on the machine does not decide their order.
 
-    uv run benchmarks/head_latency.py
+    uv run benchmarks/head_latency.py            # measures, and writes the page's table
+    uv run benchmarks/head_latency.py --page     # writes the table in docs/guides/choose-head.md alone
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import time
+from pathlib import Path
 
 import torch
 
 from action_heads import ActionHead
 from action_heads._util.machine import machine
 from action_heads.adapters import AdaLNZero
-from action_heads.io import hub
+from action_heads.io import hub, listing
 from action_heads.io.files import write_text
 
+PAGE = Path(__file__).parents[1] / "docs" / "guides" / "choose-head.md"
 ROUNDS, CALLS, STEPS, COND_DIM = 30, 10, 10, 512
 
 
-@torch.no_grad()
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write what was measured and the page."""
+    if "--page" not in sys.argv[1:]:
+        measure()
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- heads -->")
+    after = rest.partition("<!-- /heads -->")[2]
+    write_text(PAGE, f"{before}<!-- heads -->\n{listing.table()}\n<!-- /heads -->{after}")
+
+
+@torch.no_grad()
+def measure() -> None:
+    """Write latency.json of every bundled head."""
     torch.set_num_threads(1)
     cond, calls = torch.randn(1, COND_DIM), {}
     for name in hub.bundled():
@@ -42,6 +55,7 @@ def main() -> None:
         what = f"{calls[name][0]}, AdaLN-Zero, `native`, fp32, {STEPS} steps; least of {ROUNDS * CALLS}"
         record = {
             "command": "uv run benchmarks/head_latency.py",
+            "date": time.strftime("%Y-%m-%d"),
             "machine": machine() | {"threads": 1},
             "results": [{"what": what, "batch": 1, "ms": round(least[name], 2)}],
         }

@@ -14,7 +14,7 @@ from action_heads.io import listing
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """List the heads that come with the package, or rank them by what is wanted of them.
+    """List the heads that come with the package, ranked by what is wanted of them.
 
     Attributes:
         want: smallest, fastest, absolute, delta, mode, real-time or droid; all heads by name if it is not given.

@@ -17,7 +17,9 @@ from action_heads.kinematics.statistics import MotionStatistics
 
 @dataclass(frozen=True)
 class StatisticsConfig:
-    """Write the statistics of a recording's motion, for `pretrain --data synthetic:FILE.json`.
+    """Write the statistics of a recording's motion, which shape Stage 1's synthetic motion to it.
+
+    `action-heads pretrain --data synthetic:FILE.json` makes motion with them.
 
     Attributes:
         data: a recording with the joints of a known arm.

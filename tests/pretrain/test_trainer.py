@@ -300,7 +300,9 @@ def test_joints_are_asked_of_a_source_without_them(tmp_path, monkeypatch):
 def test_a_run_may_go_on_from_a_head(tmp_path):
     """The weights and the normalizer are those of the first head; only its name and record are the run's."""
     first = pretrain(tiny(tmp_path / "first"))
-    again = Trainer(tiny(tmp_path / "again", name="test/again", init=str(tmp_path / "first"), data=("synthetic:droid",)))
+    again = Trainer(
+        tiny(tmp_path / "again", name="test/again", init=str(tmp_path / "first"), data=("synthetic:droid",))
+    )
     assert again.head.fingerprint() == first.fingerprint()
     assert again.settings()["init"] == str(tmp_path / "first")
     assert "init" not in Trainer(tiny(tmp_path / "other")).settings()

@@ -42,6 +42,11 @@ CREDITS = {
     ),
 }
 WHOLE_DROID = "lerobot:lerobot/droid_1.0.1"
+# What sources have of DROID that are not its episodes.
+DROIDS = {
+    "synthetic:droid": "synthetic motion with DROID's published statistics",
+    "recorded:droid_setup_ctrlworld": "recordings of a robot built as DROID's, not of DROID",
+}
 REPOSITORY, PAPER = "https://github.com/action-heads/action-heads", "https://arxiv.org/abs/2511.12101"
 KEPT = "<!-- What stands below this line is yours: it is kept whenever this card is written again. -->\n"
 
@@ -185,9 +190,7 @@ def _droid(training: Mapping[str, Any], backbone: str) -> str:
     seen = []
     for row in sources:
         size = f", {row['episodes']} episodes or {row['hours']:g} hours" if "episodes" in row else ""
-        what = (
-            "motion with DROID's published statistics" if origin(row["source"]) == "synthetic:droid" else "recordings"
-        )
+        what = DROIDS.get(origin(row["source"]), "real DROID episodes")
         seen.append(f"{100 * row['share']:.3g} % {what} (`{row['source']}`{size})")
     first = training.get("settings", {}).get("init")
     start = f" Its training went on from the weights of `{first}`, which saw nothing of DROID." if first else ""

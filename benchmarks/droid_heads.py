@@ -4,7 +4,7 @@ The loss is that of Stage 1 without a condition: the mean squared error of the c
 one, over all noise levels and the head's mechanisms. Both heads of a pair have the same normalizer and see the same
 chunks and noise, as they are or in the workspace of a random task.
 
-    uv run benchmarks/droid_heads.py [--heads FOLDER ...] [--out NAME]
+    uv run benchmarks/droid_heads.py [--heads FOLDER ...]
 
 Axes: n windows, h horizon, a action.
 """
@@ -12,17 +12,19 @@ Axes: n windows, h horizon, a action.
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 import torch
-from common import table, write_results
+from common import RESULTS, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead
 from action_heads.data import Spec, open_windows
 from action_heads.io import hub
+from action_heads.io.files import write_text
 from action_heads.kinematics import Windows
 from action_heads.pretrain import data, objective
-from action_heads.training.streams import generator
 
 # Real DROID episodes that no head was trained on: all three of the file.
 DROID = "npz:tests/data/droid_3_episodes.npz"
@@ -33,14 +35,19 @@ OTHERS = (
     "synthetic:droid",
     "synthetic:panda",
 )
-WINDOWS, DRAWS = 1024, 4
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "droid-heads.md"
+WINDOWS, DRAWS = 512, 2
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def motion(spec: str, head: ActionHead) -> dict[str, Tensor]:
     """Return held-out chunks (n h a) of a source, by episode if it is DROID."""
     steps = data.window(head.config.space, head.config.horizon)
     if spec != DROID:
-        drawn = data.source(spec, steps, "held_out")(WINDOWS, generator("droid heads", 0))
+        drawn = data.source(spec, steps, "held_out")(WINDOWS, seeded(0))
         return {spec: data.chunks(drawn, head.config.space)[0]}
     windows = open_windows(Spec.parse(spec), steps, "all")
     found = {}
@@ -57,41 +64,56 @@ def loss(head: ActionHead, actions: Tensor, boxed: bool) -> float:
     for draw in range(DRAWS):
         x0 = head.normalizer.normalize(actions)
         if boxed:
-            x0 = data.through_a_task(actions, head.config.space, generator("boxes", draw))
+            x0 = data.through_a_task(actions, head.config.space, seeded(1 + draw))
         for mechanism in head.config.mechanisms:
-            noise = generator("noise", draw)
+            noise = seeded(100 + draw)
             losses.append(float(objective.loss(head, None, x0, None, mechanism, noise)))
     return sum(losses) / len(losses)
 
 
+def shown(results: list[dict]) -> str:
+    """Return the table of docs/results/droid-heads.md."""
+    rows = []
+    for row in results:
+        for part, losses in {"all": [row["loss"], row["sibling_loss"]], **row.get("episodes", {})}.items():
+            own, sibling = losses
+            what = f"`{row['data']}`" + ("" if part == "all" else f", episode `{part}`")
+            units = "a random task's" if row["boxed"] else "the head's"
+            change = f"{100 * (own / sibling - 1):+.0f} %"
+            rows.append((f"`{row['head']}`", what, units, f"{sibling:.4f}", f"{own:.4f}", change))
+    return table(("head", "motion", "workspace", "`fk` sibling's loss", "loss", "change"), rows, left=3)
+
+
 def main() -> None:
-    """Measure, write the results and print the table."""
+    """Measure, and write the results and the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--heads", nargs="*", default=[name for name in hub.bundled() if name.endswith("-5m-droid")])
-    parser.add_argument("--out", default="droid_heads")
+    parser.add_argument("--page", action="store_true", help="write the page from the results that are there")
     given = parser.parse_args()
-    results, rows = [], []
-    for name in given.heads:
-        head = ActionHead.from_pretrained(name)
-        sibling = ActionHead.from_pretrained(f"dae/{head.config.backbone}-5m-fk")
-        for spec in (DROID, *OTHERS):
-            parts = motion(spec, head)
-            everything = torch.cat(list(parts.values()))
-            for boxed in (False, True):
-                entry = {"head": head.config.name, "sibling": sibling.config.name, "data": spec, "boxed": boxed}
-                entry |= {"chunks": len(everything), "fingerprint": head.fingerprint()}
-                entry |= {"loss": loss(head, everything, boxed), "sibling_loss": loss(sibling, everything, boxed)}
-                if len(parts) > 1:
-                    entry["episodes"] = {
-                        part: [loss(head, x, boxed), loss(sibling, x, boxed)] for part, x in parts.items()
-                    }
-                results.append(entry)
-                change = f"{100 * (entry['loss'] / entry['sibling_loss'] - 1):+.0f} %"
-                shown = "random task" if boxed else "as it is"
-                cells = (f"`{entry['head']}`", f"`{spec}`", shown, f"{entry['sibling_loss']:.4f}")
-                rows.append((*cells, f"{entry['loss']:.4f}", change))
-    write_results(given.out, results)
-    print(table(("head", "motion", "seen", "sibling's loss", "loss", "change"), rows, left=3))
+    if not given.page:
+        write_results("droid_heads", [row for name in given.heads for row in measure(name)])
+    results = json.loads((RESULTS / "droid_heads.json").read_text(encoding="utf-8"))["results"]
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- losses -->")
+    after = rest.partition("<!-- /losses -->")[2]
+    write_text(PAGE, f"{before}<!-- losses -->\n{shown(results)}\n<!-- /losses -->{after}")
+
+
+def measure(name: str) -> list[dict]:
+    """Return the losses of a head and its sibling on every source."""
+    head, results = ActionHead.from_pretrained(name), []
+    sibling = ActionHead.from_pretrained(f"dae/{head.config.backbone}-5m-fk")
+    for spec in (DROID, *OTHERS):
+        parts = motion(spec, head)
+        counts = {part: len(chunks) for part, chunks in parts.items()}
+        total = sum(counts.values())
+        for boxed in (False, True):
+            pairs = {part: [loss(one, x, boxed) for one in (head, sibling)] for part, x in parts.items()}
+            # The episodes' means, weighted by their chunks, so that every chunk counts alike.
+            own, other = (sum(pairs[part][i] * counts[part] for part in parts) / total for i in (0, 1))
+            row = {"head": head.config.name, "sibling": sibling.config.name, "fingerprint": head.fingerprint()}
+            row |= {"data": spec, "boxed": boxed, "chunks": total, "loss": own, "sibling_loss": other}
+            results.append(row | ({"episodes": pairs} if len(parts) > 1 else {}))
+    return results
 
 
 if __name__ == "__main__":

@@ -295,3 +295,19 @@ def test_joints_are_asked_of_a_source_without_them(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--signal code"):
         Trainer(tiny(tmp_path, signal="joints"))
     Trainer(tiny(tmp_path, signal="code")).train_step()
+
+
+def test_a_run_may_go_on_from_a_head(tmp_path):
+    """The weights and the normalizer are those of the first head; only its name and record are the run's."""
+    first = pretrain(tiny(tmp_path / "first"))
+    again = Trainer(
+        tiny(tmp_path / "again", name="test/again", init=str(tmp_path / "first"), data=("synthetic:droid",))
+    )
+    assert again.head.fingerprint() == first.fingerprint()
+    assert again.settings()["init"] == str(tmp_path / "first")
+    assert "init" not in Trainer(tiny(tmp_path / "other")).settings()
+    head = pretrain(again.config)
+    assert head.config.name == "test/again"
+    assert head.fingerprint() != first.fingerprint()
+    with pytest.raises(ValueError, match="has depth 2, but this run makes a head with depth 3"):
+        Trainer(tiny(tmp_path / "deeper", depth=3, init=str(tmp_path / "first")))

@@ -73,7 +73,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for text, message in (
         (mjcf("<include file='hand.xml'/>"), "includes hand.xml, which is not in .*Put it there"),
         (mjcf(tail="<include file='arm.xml'/>"), "includes arm.xml again"),
-        (mjcf(tail="<include/>"), "no 'file'"),
+        (mjcf(tail="<include/>"), "the attribute 'file' is missing"),
         (mjcf(f"<include file='{'x' * 3000}'/>"), "includes xxx"),
         (mjcf("<include file='/dev/zero'/>"), "no regular file"),
     ):

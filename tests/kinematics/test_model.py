@@ -168,7 +168,7 @@ def test_errors_teach(tmp_path: Path, mjcf: Path) -> None:
         read_arm(edited(tmp_path, "<robot", "<rabbit"))
     for limits in ('lower="0.3" upper="0.3"', ""):
         value = "0.3" if limits else "0"
-        stuck = rf"joint 'elbow' has {value} as both .*make it fixed .*make it continuous .*or give it limits"
+        stuck = rf"joint 'elbow' has {value} as both .*Make it fixed .*make it continuous .*or give it limits"
         with pytest.raises(ValueError, match=stuck):
             read_arm(edited(tmp_path, 'lower="-2.5" upper="0.1"', limits))
     with pytest.raises(ValueError, match="fixed"):

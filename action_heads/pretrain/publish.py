@@ -58,7 +58,9 @@ class PublishConfig:
 def publish(config: PublishConfig) -> Published | None:
     """Publish a head and print what was done; return None after a dry run."""
     if not config.repo and not config.dry_run:
-        raise PublishError(f"no repository was given for {config.folder}. Add --repo owner/name, or --dry-run to send nothing")
+        raise PublishError(
+            f"no repository was given for {config.folder}. Add --repo owner/name, or --dry-run to send nothing"
+        )
     if not config.folder.is_dir():
         raise not_a_folder(config.folder)
     with locks.held(config.folder, remedy="publish a copy of it"):  # a run would replace what was checked
@@ -126,7 +128,9 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     problems += unearned_names((folder.resolve().name, repo, head.config.name), data)
     for name, again in (("evaluation.json", f"evaluate-head {folder}"), ("trial.json", f"demo --head {folder}")):
         if (folder / name).is_file() and (of := measured(folder / name)) != head.fingerprint():
-            problems.append(f"{name} was measured with other weights (fingerprint {of}): run `action-heads {again}` again, or remove it")
+            problems.append(
+                f"{name} is of other weights (fingerprint {of}): run `action-heads {again}` again, or remove it"
+            )
     if problems:
         raise _refused(folder, problems)
     return head

@@ -75,7 +75,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         (mjcf(tail="<include file='arm.xml'/>"), "includes arm.xml again"),
         (mjcf(tail="<include/>"), "the attribute 'file' is missing"),
         (mjcf(f"<include file='{'x' * 3000}'/>"), "includes xxx"),
-        (mjcf("<include file='/dev/zero'/>"), "no regular file"),
+        (mjcf("<include file='/dev/zero'/>"), "not a regular file"),
     ):
         with pytest.raises(ValueError, match=message):
             read_arm(saved(tmp_path, text))
@@ -90,7 +90,10 @@ def test_home_is_a_keyframe_or_the_middle(tmp_path: Path) -> None:
     assert read_arm(saved(tmp_path, mjcf(tail=named))).home.tolist() == [0, 1, 0, 0, 0.5]
     first = '<keyframe><key ctrl="1 2"/><key name="rest" qpos="0 0.5 0 0 0"/></keyframe>'
     assert read_arm(saved(tmp_path, mjcf(tail=first))).home.tolist() == [0, 0.5, 0, 0, 0]
-    for qpos, message in (("0 9 0 0 0", "puts joint '2' at 9, outside"), ("0 0 0", "has 3 numbers, but the joints of the file have 5")):
+    for qpos, message in (
+        ("0 9 0 0 0", "puts joint '2' at 9, outside"),
+        ("0 0 0", "has 3 numbers, but the joints of the file have 5"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_arm(saved(tmp_path, mjcf(tail=f'<keyframe><key name="home" qpos="{qpos}"/></keyframe>')))
 

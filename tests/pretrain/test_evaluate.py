@@ -152,7 +152,7 @@ def test_a_card_shows_the_evaluation(tmp_path, monkeypatch):
     evaluate(few("tiny"), "action-heads evaluate-head tiny")
     publish(PublishConfig(tmp_path / "tiny", dry_run=True))
     card = (tmp_path / "tiny" / "README.md").read_text()
-    assert "## What test/tiny knows of motion" in card
+    assert "## Evaluation of test/tiny" in card
     assert "    action-heads evaluate-head tiny\n" in card
     assert "](evaluation.png)" in card
     assert sum(line.startswith("# ") for line in card.splitlines()) == 1

@@ -193,7 +193,7 @@ def test_two_processes(tmp_path, monkeypatch):
     again = launch(tmp_path / "cut", 200)
     said, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert f"going on from step {stopped}" in said
+    assert f"resumed from step {stopped}" in said
     heads = [ActionHead.from_pretrained(tmp_path / name) for name in ("whole", "cut")]
     assert heads[0].fingerprint() == heads[1].fingerprint()
     assert len({(tmp_path / name / "curves.json").read_text() for name in ("whole", "cut")}) == 1

@@ -145,8 +145,8 @@ def test_all_that_is_wrong_is_told_at_once(folder, fake_hub):
         "no credit or licence is on record for npz:mine.npz: pretrain with --credit 'npz:mine.npz=",
         "training['credits'] of config.json",
         "'me/tiny-droid' claims droid, but the head was trained on npz:mine.npz",
-        "evaluation.json is of other weights",
-        "trial.json is of other weights",
+        "evaluation.json is of other weights (fingerprint of another)",
+        "trial.json is of other weights (fingerprint of another)",
     ):
         assert says in str(caught.value)
     assert fake_hub.requests == []

@@ -1,13 +1,14 @@
 """Think slowly, act fast: success and control rate on Lift over the latency of a VLM, beside policies that wait for it.
 
     nice -n 10 uv run benchmarks/slow_fast.py            # all, about half an hour of one thread
+    uv run benchmarks/slow_fast.py --only page           # the tables and the figure of what has been measured
     uv run benchmarks/slow_fast.py --only rate           # the control rate alone, measured anew
 
 The VLM is the tiny one of examples/tiny_vlm, which sees the cube through the wrist camera. In the rollouts its latency
 is simulated in ticks of 50 ms, so that nothing depends on the clock; every system holds still until its first embedding
 is there. For the control rate it runs in a real thread and sleeps.
 
-What is finished is in benchmarks/results/slow_fast.json and is not done again. Writes that file, and the tables and
+What is in benchmarks/results/slow_fast.json is not measured again. Writes that file, and the tables and
 the figure of docs/results/slow-fast.md.
 
 Axes: n rows of the recording, b batch, which is one in rollouts.
@@ -284,9 +285,8 @@ def rate(acts: str, latency: int, seconds: float) -> dict[str, Any]:
 # ── the page ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write(results: dict[str, dict[str, dict]]) -> None:
-    """Write the results, and the tables and the figure of the page."""
-    write_results("slow_fast", results)
+def write_page(results: dict[str, dict[str, dict]]) -> None:
+    """Write the tables and the figure of the page."""
     names = [name for name in SYSTEMS if results.get(name)]
     header = ["", *(f"{latency * TICK} ms" for latency in LATENCIES)]
     success, seconds = [], []
@@ -350,7 +350,7 @@ def draw(results: dict[str, dict[str, dict]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", choices=["success", "rate", "page"], help="a part")
+    parser.add_argument("--only", choices=["success", "rate", "page"], help="a part; the page is written in the end")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of a cell; nothing is written for fewer")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement of the control rate")
     options = parser.parse_args()
@@ -361,7 +361,7 @@ def main() -> None:
         for name, acts in (("rate: slow and fast", "slow-fast"), ("rate: waits", "holds")):
             results[name] = {str(latency): rate(acts, latency, options.seconds) for latency in LATENCIES}
             print(name, *results[name].values(), sep="\n", flush=True)
-        write(results)
+        write_results("slow_fast", results)
     if options.only in (None, "success"):
         sim = lift()
         for latency in ORDER:
@@ -373,10 +373,9 @@ def main() -> None:
                 print(name, row, flush=True)
                 if options.episodes == EPISODES:
                     done[str(latency)] = row
-                    write(results)
+                    write_results("slow_fast", results)
         sim.close()
-    if options.only == "page":
-        write(results)
+    write_page(results)
 
 
 if __name__ == "__main__":

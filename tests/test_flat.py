@@ -1,4 +1,4 @@
-"""Tests of nested settings: flat for flags, and readable from files of before they were nested."""
+"""Tests of nested settings: flat as flags, and readable from files that were written before they were nested."""
 
 from __future__ import annotations
 

@@ -25,15 +25,15 @@ from action_heads.diffusion.draws import Generator
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
 
-SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # what may not change between two connections
+SERVED = ("head", "fingerprint", "horizon", "action_dim", "cond_dim")  # must stay the same when the client reconnects
 
 
 class RemoteError(ConnectionError):
     """An error of the server or the connection, after which no chunk of this request can arrive.
 
     There is no server, it is late (`RemoteTimeout`), it refuses the request (`RemoteRefusal`), it closed the
-    connection, it speaks another version of the protocol, or its answer is not a valid
-    chunk. The next call connects again.
+    connection, it uses another version of the protocol, or its answer is not a valid chunk. The next call connects
+    again.
     """
 
 
@@ -65,13 +65,13 @@ class RemotePolicy(Acts):
 
     def __init__(self, url: str, timeout: float = 1.0):
         if not isinstance(url, str) or not url.startswith(("ws://", "wss://")):
-            raise ValueError(f"url must be such as 'ws://192.168.1.5:8765', got {url!r}")
+            raise ValueError(f"url must begin with ws:// or wss://, such as 'ws://192.168.1.5:8765', got {url!r}")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a number of seconds above 0, got {timeout!r}")
         require("websockets.sync.client", "serve")
         require("msgpack", "serve")
         self.url, self.timeout = url, timeout
-        self.last_ms = 0.0  # what sampling took there, without the way
+        self.last_ms = 0.0  # milliseconds of the last sampling on the server, without the network
         self.served: dict[str, Any] = {}
         self.connection: Any = None
         self._numbers, self._one_at_a_time = itertools.count(1), threading.Lock()
@@ -119,18 +119,19 @@ class RemotePolicy(Acts):
             served = wire.unpack(self.connection.recv(max(0.0, self.timeout - (time.monotonic() - began))))
             if (version := served.get("protocol")) != wire.PROTOCOL:
                 raise RemoteError(
-                    f"{self.url} speaks version {str(version)[:40]}, this is {wire.PROTOCOL}: install the same release "
-                    "of action-heads on both"
+                    f"{self.url} uses version {str(version)[:40]} of the protocol, but this client uses "
+                    f"{wire.PROTOCOL}. Install the same release of action-heads on both."
                 )
             for name in ("horizon", "action_dim"):
                 if type(served.get(name)) is not int or served[name] < 1:
                     raise RemoteError(
-                        f"{self.url} greets with {name}={repr(served.get(name))[:40]}: no policy is served"
+                        f"The greeting of {self.url} has {name}={repr(served.get(name))[:40]}, expected an integer of "
+                        "at least 1. Check that `action-heads serve` runs there."
                     )
             if changed := [name for name in SERVED if self.served and served.get(name) != self.served.get(name)]:
                 raise RemoteError(
-                    f"{self.url} serves another policy than before ({', '.join(changed)} changed): make a new "
-                    "RemotePolicy for it, once the robot stands still"
+                    f"{self.url} serves another policy than before ({', '.join(changed)} changed). Stop the robot, "
+                    "then create a new RemotePolicy."
                 )
             self.served = served
 
@@ -144,14 +145,16 @@ class RemotePolicy(Acts):
                 except closed:
                     self.connection = None
                 else:
-                    raise RemoteError(f"{self.url} sent something unasked, which could be taken for an answer")
+                    raise RemoteError(
+                        f"{self.url} sent an unexpected message; the connection was closed. The next call reconnects."
+                    )
         if self.connection is None:
             self._connect()
 
     def _ask(self, message: bytes) -> dict[str, Any]:
         """Send a request and return its answer, both within `timeout`."""
         began, connection = time.monotonic(), self.connection
-        # A server that does not read would block the sending for good, and `websockets` has no limit for that.
+        # If the server does not read, sending would block forever, and `websockets` has no timeout for it.
         stop = threading.Timer(self.timeout, cut, [connection])
         stop.daemon = True
         stop.start()
@@ -166,22 +169,24 @@ class RemotePolicy(Acts):
         return wire.unpack(connection.recv(max(0.0, self.timeout - (time.monotonic() - began))))
 
     def _chunk(self, reply: dict[str, Any], number: int, rows: int) -> Tensor:
-        """Return the chunk (b h a) of an answer, if it is one that a robot may follow."""
+        """Return the chunk (b h a) of an answer; raise a RemoteError unless a robot can execute it."""
         if self.served.get("echo") is True and reply.get("id") != number:
             raise RemoteError(f"{self.url} answered request {str(reply.get('id'))[:40]}, not {number}")
         chunk, ms = reply.get("chunk"), reply.get("ms")
         expected = (rows, self.served["horizon"], self.served["action_dim"])
         if not isinstance(chunk, Tensor) or chunk.dtype != torch.float32 or tuple(chunk.shape) != expected:
             what = f"{chunk.dtype} {tuple(chunk.shape)}" if isinstance(chunk, Tensor) else f"a {type(chunk).__name__}"
-            raise RemoteError(f"{self.url} answered with {what} in place of a chunk, float32 {expected}")
+            raise RemoteError(
+                f"{self.url} answered with {what}; expected a chunk, float32 {expected}. Update both ends."
+            )
         if not chunk.isfinite().all():
-            raise RemoteError(f"{self.url} answered with a chunk that has NaN or infinite values")
+            raise RemoteError(f"{self.url} answered with NaN or infinite values. Check the observation and the policy.")
         self.last_ms = float(ms) if isinstance(ms, int | float) else math.nan
         return chunk
 
     @contextlib.contextmanager
     def _exchange(self, late: str) -> Iterator[None]:
-        """End the connection if anything goes wrong within, so that no late answer is taken for another one."""
+        """Close the connection on any error in the context, so that a late answer can't be taken for another one."""
         try:
             yield
         except BaseException as error:
@@ -196,40 +201,44 @@ class RemotePolicy(Acts):
     def _explained(self, error: Exception, late: str) -> RemoteError:
         exceptions = require("websockets.exceptions", "serve")
         if isinstance(error, TimeoutError):
-            return RemoteTimeout(f"{self.url}: {late}; look whether the server is busy, or allow for a longer timeout")
+            return RemoteTimeout(f"{self.url}: {late}. Check whether the server is busy, or pass a longer timeout.")
         if isinstance(error, wire.WireError):
-            return RemoteError(f"{self.url} answered with what is no message: {error}; is it action-heads serve there?")
+            return RemoteError(
+                f"{self.url} sent an invalid message: {error}. Check that `action-heads serve` runs there."
+            )
         if isinstance(error, exceptions.ConnectionClosed):
             return RemoteError(
-                f"{self.url} closed the connection ({error}): look at the server; the next call reconnects"
+                f"{self.url} closed the connection ({error}). Check the server's output; the next call reconnects."
             )
         if isinstance(error, exceptions.WebSocketException | ValueError):
             return RemoteError(
-                f"{self.url} is no server of policies ({error}): look at address and port, start it there"
+                f"{self.url} is not a policy server ({error}). Check the address and port; start `action-heads serve`."
             )
         if isinstance(error, OSError):
-            return RemoteError(f"no server at {self.url} ({error}): start `action-heads serve`, look at host and port")
-        return RemoteError(f"{self.url}: {type(error).__name__}: {error}; the next call reconnects")
+            return RemoteError(
+                f"no server at {self.url} ({error}): start `action-heads serve`, and check the address and port"
+            )
+        return RemoteError(f"{self.url}: {type(error).__name__}: {error}. The next call reconnects.")
 
 
 def cut(connection: Any) -> None:
-    """End a connection at once, whatever its threads wait for."""
+    """End a connection at once, even if a thread waits for it."""
     with contextlib.suppress(OSError):
         connection.socket.shutdown(socket.SHUT_RDWR)
 
 
 def check_tensors(name: str, value: Any) -> None:
-    """Raise a ValueError unless this is a tensor, several by name, or None where it may be; before anything is sent."""
+    """Raise a ValueError unless a value is a tensor or a dict of tensors. Only `cond` must not be None."""
     if value is None and name != "cond":
         return
     found = parts(value)
     if not found:
-        raise ValueError(f"{name} is an empty dict: pass tensors by the names of the adapter's sources")
+        raise ValueError(f"{name} is an empty dict. Pass a dict of tensors with the names of the adapter's sources.")
     for part in found:
         if not isinstance(part, Tensor):
             raise ValueError(
-                f"{name} must be a torch tensor, got a {type(part).__name__}: use torch.as_tensor({name}), with floats "
-                "as torch.float32"
+                f"{name} must be a torch tensor, got a {type(part).__name__}. Convert it with torch.as_tensor({name}), "
+                "and floats to torch.float32."
             )
         if part.ndim == 0 or 0 in part.shape:
-            raise ValueError(f"{name} has shape {tuple(part.shape)}: it needs a batch axis, and none that is empty")
+            raise ValueError(f"{name} has shape {tuple(part.shape)}. It needs a batch axis, and no axis may be empty.")

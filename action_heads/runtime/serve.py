@@ -31,9 +31,9 @@ from action_heads.runtime.request_queue import Client, Turns
 T = TypeVar("T", Sampling, Continue)
 
 EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of 5M on two cores
-WAIT, FEWEST = 0.5, 10  # seconds that a request may take by default, and one chunk of ten steps, which is always served
+WAIT, FEWEST = 0.5, 10  # default limit of a request in seconds; one chunk of ten denoising steps is always served
 CLIENTS = 64
-PAUSE = 0.02  # seconds until the next message of a client that made a mistake is read, so that a flood of them is none
+PAUSE = 0.02  # seconds before a client's next message is read after an error, which slows down a flood of bad messages
 HELLO = 5.0  # seconds that a connection has for its opening handshake
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "steps": (int, "a whole number"),
@@ -91,13 +91,13 @@ def serve(config: ServeConfig) -> None:
     with server(policy, config.host, config.port, largest=largest, clients=config.clients) as running:
         wait = largest * one
         print(
-            f"{policy}\nat ws://{config.host}:{config.port}; the largest request, of {largest} rows x evaluations, "
-            f"takes up to {wait:.2g} s",
+            f"{policy}\nServing at ws://{config.host}:{config.port}. The largest request, of {largest} rows x "
+            f"evaluations, takes up to {wait:.2g} s.",
             flush=True,
         )
         if wait > 1:
             fitting = max(1, int(largest / wait))
-            print(f"other clients wait meanwhile: --largest {fitting} would keep that below a second", flush=True)
+            print(f"Other clients wait meanwhile. --largest {fitting} would keep that below a second.", flush=True)
         running.serve_forever()
 
 
@@ -121,8 +121,8 @@ def server(
 ) -> Any:
     """Return a `websockets` server, to be run by `serve_forever` and ended by `shutdown`.
 
-    One request is computed at a time. Each client has one that waits, and those that ask for less are served first; a
-    request whose connection was closed is not computed. `largest` and `clients` are those of `ServeConfig`.
+    One request is computed at a time. Each client can have one request in the queue, and clients that ask for less are
+    served first. A request whose connection was closed is not computed. See `ServeConfig` for `largest` and `clients`.
     """
     check_width("largest", largest)
     check_width("clients", clients)
@@ -151,7 +151,7 @@ def server(
             request = read(policy, data, largest)
             if "error" in request:
                 return request
-            # Reading and copying count too: as much as computing, for a condition of many tokens.
+            # Reading and copying a condition of many tokens takes as long as computing, so its bytes count too.
             cost = evaluations(request) + len(data) / 2**16
             return turns.run(client, cost, lambda: compute(policy, request), there)
 
@@ -167,16 +167,16 @@ def server(
                     time.sleep(PAUSE)
                 else:
                     connection.socket.served = True
-        except closed:  # robots come and go, and garbage in place of frames closes a connection
+        except closed:  # Robots come and go, and garbage in place of frames closes a connection.
             return
 
-    # Uncompressed: floats hardly shrink, it takes longer than sampling, and a few bytes could unfold to gigabytes.
+    # No compression: floats hardly shrink, it takes longer than sampling, and a few bytes could expand to gigabytes.
     limits = {"compression": None, "max_size": wire.LARGEST, "max_queue": 1, "open_timeout": HELLO, "close_timeout": 1}
     return library.serve(handle, sock=Door(host, port, clients, turns.stop), logger=quiet(), **limits)
 
 
 def quiet() -> logging.Logger:
-    """Return the log of the connections, where what is no websocket is told as a line in place of a traceback."""
+    """Return the log of the connections, in which a failed handshake is one line rather than a traceback."""
     log = logging.getLogger("action_heads.serve")
     if _without_traceback not in log.filters:
         log.addFilter(_without_traceback)
@@ -190,7 +190,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def answer(policy: Policy, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
-    """Return the chunk that a request asks for, or what is wrong with it: no mistake of a robot ends the server."""
+    """Return the answer to a request: a chunk, or an error. No bad request raises, so none ends the server."""
     request = read(policy, data, largest)
     return request if "error" in request else compute(policy, request)
 
@@ -212,26 +212,28 @@ def check(policy: Policy, request: dict[str, Any], largest: int) -> None:
     """Raise a ValueError that names what is wrong with a request, before anything is computed for it."""
     if unknown := request.keys() - TYPES.keys():
         names = ", ".join(sorted(str(name)[:40] for name in unknown))[:200]
-        raise wire.WireError(f"unknown {names}; known are {', '.join(sorted(TYPES))}")
+        raise wire.WireError(f"unknown keys in the request: {names}; known keys are {', '.join(sorted(TYPES))}")
     if "cond" not in request:
-        raise wire.WireError("cond must be a torch tensor, or several by name: the request has none")
+        raise wire.WireError("cond must be a torch tensor, or several by name, but the request has none")
     for name, value in request.items():
         kind, words = TYPES[name]
         if not isinstance(value, kind) or (kind in (int, Real) and isinstance(value, bool)):
             given = repr(value)[:60] if isinstance(value, int | float | str) else f"a {type(value).__name__}"
             raise wire.WireError(f"{name} must be {words}, got {given}")
-    # Before a condition reaches an accelerator, where looking at its values would make the host wait.
+    # The values are checked before they reach an accelerator, where the check would make the host wait.
     check_condition(request["cond"], request.get("mask"), policy.adapter.config.cond_dim, values=True)
     if "previous" in request and not request["previous"].is_floating_point():
         raise wire.WireError(f"previous must hold floats, got {request['previous'].dtype}")
     if "previous" in request and not request["previous"].isfinite().all():
-        raise wire.WireError("previous has NaN or infinite values: pass on what the last call of sample returned")
+        raise wire.WireError(
+            "previous has NaN or infinite values; pass the chunk that the last call of sample returned"
+        )
     rows, asked = len(parts(request["cond"])[0]), evaluations(request)
     if asked > largest:
         raise wire.WireError(
             f"a batch of {rows} with {asked // rows} evaluations of the network each is {asked}, more than the "
-            f"{largest} that this server computes at once: send fewer rows, take fewer steps, or start the server with "
-            "a higher --largest"
+            f"{largest} that this server computes at once. Send fewer rows, use fewer denoising steps, or start the "
+            "server with a higher --largest."
         )
 
 
@@ -241,7 +243,7 @@ def evaluations(request: dict[str, Any]) -> int:
 
 
 def told(kind: type[T], request: dict[str, Any]) -> T:
-    """Return a `Sampling` or a `Continue` of those of its fields that a request has."""
+    """Return a `Sampling` or a `Continue` with the fields that a request has."""
     return kind(**{field.name: request[field.name] for field in fields(kind) if field.name in request})
 
 

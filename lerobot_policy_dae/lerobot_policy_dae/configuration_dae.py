@@ -191,7 +191,7 @@ class DAEConfig(OptimizerFlags):
                 ActionLayout.parse(self.action_layout, self.gripper)
         if self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY:
             raise ValueError(
-                "--policy.normalization_mapping: ACTION must be IDENTITY, since the head normalises actions itself"
+                "--policy.normalization_mapping must map ACTION to IDENTITY, since the head normalises actions itself"
             )
 
     def chunk(self) -> int:
@@ -199,8 +199,8 @@ class DAEConfig(OptimizerFlags):
         horizon = self.horizon or horizon_of(self)
         if self.n_action_steps > horizon:
             raise ValueError(
-                f"--policy.n_action_steps={self.n_action_steps} is more than the {horizon} time steps of a chunk: "
-                "lower it, or set --policy.horizon"
+                f"--policy.n_action_steps={self.n_action_steps} is more than the {horizon} time steps of a chunk. "
+                "Lower it, or set a larger --policy.horizon."
             )
         return horizon
 
@@ -220,14 +220,14 @@ class DAEConfig(OptimizerFlags):
         """Raise a ValueError unless the dataset has what the flags ask for."""
         if absent := [camera for camera in self.cameras or [] if camera not in self.image_features]:
             raise ValueError(
-                f"--policy.cameras names {', '.join(absent)}; the images here are "
-                f"{', '.join(self.image_features) or 'none'}: choose among them, or --rename_map them"
+                f"--policy.cameras names {', '.join(absent)}, but the dataset's images are "
+                f"{', '.join(self.image_features) or 'none'}. Choose among them, or rename them with --rename_map."
             )
         used = list(self.image_features) if self.cameras is None else self.cameras
         if not used and not (self.state and self.state_features) and self.text is None and self.vlm is None:
             raise ValueError(
-                "nothing is observed: the dataset needs images (--policy.cameras), or observation.state "
-                "(--policy.state=true), or the policy a text encoder (--policy.text.model)"
+                "The policy has no observations. Use a dataset with images (--policy.cameras) or with "
+                "observation.state (--policy.state=true), or give the policy a text encoder (--policy.text.model)."
             )
 
     @property
@@ -260,5 +260,5 @@ class DAEConfig(OptimizerFlags):
                 "; ".join(
                     f"--policy.{name}={given[name]!r}, but the checkpoint has {saved[name]!r}" for name in changed
                 )
-                + ": leave it out, or train anew with --policy.type=dae"
+                + ". Leave the flag out, or train a new policy with --policy.type=dae."
             )

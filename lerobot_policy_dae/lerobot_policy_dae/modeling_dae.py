@@ -85,7 +85,7 @@ class DAEPolicy(PreTrainedPolicy):
             decode=self.decode,
             **vars(self.sampling),
         )
-        self._compiled: list[CompiledPolicy] = []  # in a list, so that torch does not take it for a part
+        self._compiled: list[CompiledPolicy] = []  # A list, so that torch does not register it as a submodule.
         self.reset()
 
     # ── building and loading ─────────────────────────────────────────────────────────────────────────────────────
@@ -112,7 +112,10 @@ class DAEPolicy(PreTrainedPolicy):
     def _make_again(self) -> None:
         config = self.config
         if config.built is None:
-            raise ValueError("this checkpoint's config.json does not say what it was built as: it was never finished")
+            raise ValueError(
+                "The checkpoint's config.json has no record 'built' of the policy's parts, so the policy was never "
+                "built. Save it again from a trained policy."
+            )
         config.check_unchanged()
         encoder = config.built["encoder"]
         observed = ObservationConfig.from_dict(encoder["config"])
@@ -133,7 +136,7 @@ class DAEPolicy(PreTrainedPolicy):
     def _layout(self, dataset_meta: Any) -> ActionLayout:
         config = self.config
         if config.action_feature is None:
-            raise ValueError("the dataset has no column 'action', so there is nothing to learn: record it with actions")
+            raise ValueError("The dataset has no column 'action' to learn from. Use a dataset with recorded actions.")
         names = dataset_meta.features[ACTION].get("names") if dataset_meta is not None else None
         names = next(iter(names.values())) if isinstance(names, Mapping) else names
         with flag("action_layout"):
@@ -143,8 +146,8 @@ class DAEPolicy(PreTrainedPolicy):
         """Return the range of the task's actions. It is saved with the policy, and fine-tuning and resuming keep it."""
         if dataset_stats is None or ACTION not in dataset_stats:
             raise ValueError(
-                "a new policy takes the range of its actions from a dataset: train it with --dataset.repo_id, or load "
-                "one that was trained with --policy.path"
+                "A new policy needs the range of its actions, which comes from a dataset's statistics. Train it with "
+                "--dataset.repo_id, or load a trained policy with --policy.path."
             )
         check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
         with flag("gripper"):
@@ -161,13 +164,13 @@ class DAEPolicy(PreTrainedPolicy):
     def _load_as_safetensor(  # type: ignore[override]
         cls, model: DAEPolicy, model_file: str, map_location: str, strict: bool
     ) -> DAEPolicy:
-        """Load all weights whatever `strict` says, then freeze the head and check its weights."""
+        """Load all weights, even if `strict` is False, then freeze the head and check its weights."""
         tensors, _ = load_tensors(model_file)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise WeightFileError(
-                f"{model_file} does not fit the config beside it, and a policy is loaded whole or not at all: {error}"
+                f"{model_file} does not match the config.json beside it, so no weights were loaded: {error}"
             ) from error
         assert model.config.built is not None
         heads.seal(model.conditioned.head, model.config.built["head"])
@@ -183,14 +186,14 @@ class DAEPolicy(PreTrainedPolicy):
         super()._save_pretrained(save_directory, state_dict)
 
     def learn_tasks(self, dataset_meta: Any) -> None:
-        """Encode a dataset's descriptions of its tasks now: they are saved, and the text model is not needed again."""
+        """Encode and save a dataset's task descriptions, so that acting on them needs no text model."""
         tasks = [] if dataset_meta is None else [str(task) for task in dataset_meta.tasks.index]
         if self.config.text is not None:
             self.encoder.learn_tasks(tasks)
         elif len(tasks) > 1 and not self.encoder.reads_task:
             logger.warning(
-                "the dataset has %d tasks, and the policy cannot tell them apart by their descriptions: set "
-                "--policy.text.model, such as distilbert-base-uncased, unless the pictures do",
+                "The dataset has %d tasks, but the policy does not read their descriptions. Unless the images show "
+                "which task it is, set --policy.text.model, for example to distilbert-base-uncased.",
                 len(tasks),
             )
 
@@ -267,7 +270,7 @@ class DAEPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """Return the next action (b d) of each robot, with a new chunk every `n_action_steps` ticks."""
         self.eval()
-        self.observations.add(batch)  # checked before it is remembered
+        self.observations.add(batch)  # raises before it stores a bad observation
         cond = mask = None
         if self.executor.due:
             (cond, mask), self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
@@ -280,17 +283,20 @@ class DAEPolicy(PreTrainedPolicy):
         """Return a chunk (b h d) for observations (b s ...), or for the present alone, which is repeated.
 
         Args:
-            inference_delay: ticks that will have passed when the chunk is ready: it continues the actions of these, as
-                far as there are any left, and is sampled freely behind them.
-            prev_chunk_left_over: (n d) or (b n d), what is left of the last chunk. As of LeRobot's real-time chunking,
-                with its padding, which is told from actions by the last chunk that this policy made.
+            inference_delay: number of ticks until the chunk is ready. The chunk begins with the remaining actions of
+                these ticks, as far as there are any, and is sampled freely after them.
+            prev_chunk_left_over: remaining actions (n d) or (b n d) of the last chunk, with the padding that LeRobot's
+                real-time chunking adds. Padding is recognised by comparison with this policy's last chunk.
+
+        Raises:
+            ValueError: an argument has a wrong type, shape or value, or the chunk is not finite.
         """
         self.eval()
         cond, mask = self.condition(self.observations.with_steps(batch, acting=True))
         batch_size, device = len(parts(cond)[0]), parts(cond)[0].device
         last = self._last if self._last is not None and len(self._last) == batch_size else None
         if prev_chunk_left_over is None:
-            # One robot goes on from its last chunk. Rows of a larger batch, as in offline evaluation, may be any.
+            # A single robot continues from its last chunk. Rows of a larger batch may be unrelated to the last ones.
             before = last[:, : self.config.n_action_steps][:, -1] if last is not None and len(last) == 1 else None
             chunk = self.decode(self.acting.act(cond, self.sampling, Continue(), mask), before)
         else:
@@ -310,7 +316,7 @@ class DAEPolicy(PreTrainedPolicy):
         return chunk
 
     def _continued(self, cond: Condition, mask: Mask, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
-        """Return a chunk (b h d) that begins with the remaining actions (b n d) that are executed meanwhile."""
+        """Return a chunk (b h d) that begins with those remaining actions (b n d) that are executed during `delay`."""
         committed = min(delay, left.shape[1])
         if not committed:
             return self.decode(
@@ -321,7 +327,7 @@ class DAEPolicy(PreTrainedPolicy):
         return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:
-        """Return whether the head can continue a chunk, since it mixes time. Train it with `prefixes`."""
+        """Return whether the head can continue a chunk, which needs a backbone that mixes time and `prefixes`."""
         return self.conditioned.head.backbone.mixes_time
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,4 +1,4 @@
-"""LeRobot's own commands, offline: record, train, evaluate, resume, fine-tune. Two minutes on one free core."""
+"""LeRobot's own commands record, train, evaluate, resume and fine-tune offline. Takes two minutes on one free core."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for line in sys.argv[1:]:
 
 
 def run(*command: str) -> str:
-    """Return a command with the reach task within its reach, and no network."""
+    """Run a command that can import the reach task and has no network, and return its output."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -46,7 +46,7 @@ def dataset(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory) -> str:
-    """A small ViT with random weights: it trains, and a ResNet would take minutes. It knows places from the start."""
+    """Return a small random ViT that knows positions from the start. It trains fast; a ResNet would take minutes."""
     import transformers as tr
 
     folder = tmp_path_factory.mktemp("eyes")
@@ -62,7 +62,7 @@ def eyes(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory, dataset, eyes) -> Path:
-    """Trained by lerobot-train on the bundled delta head."""
+    """Return the folder of a policy that lerobot-train has trained on the bundled delta head."""
     out = tmp_path_factory.mktemp("trained") / "out"
     run(
         *(script("lerobot-train"), *TRAIN, *dataset, f"--output_dir={out}", "--steps=400", "--save_freq=400"),
@@ -75,7 +75,7 @@ def policy(tmp_path_factory, dataset, eyes) -> Path:
 
 @pytest.mark.slow
 def test_train_and_evaluate(policy, tmp_path):
-    """There are six places for the disc, and one attempt: who does not look at the picture has at most one in six."""
+    """A trained policy finds the disc at one of six places; without the image, one of six attempts would succeed."""
     run(
         *(
             script("lerobot-eval"),
@@ -93,7 +93,7 @@ def test_train_and_evaluate(policy, tmp_path):
 
 @pytest.mark.slow
 def test_resume_and_fine_tune(policy, dataset, tmp_path):
-    """Both go on from the checkpoint; neither moves a bit of the head, nor the range of the actions."""
+    """Resuming and fine-tuning start from the checkpoint, and change neither the head nor the range of the actions."""
     first = load_file(policy / "model.safetensors")
     resumed, tuned = policy.parents[2], tmp_path / "tuned"
     config = resumed / "checkpoints" / "000400" / "pretrained_model" / "train_config.json"

@@ -1,4 +1,4 @@
-"""The help that LeRobot's parser prints for the flags of `--policy.type=dae`."""
+"""LeRobot's parser prints the help for the flags of `--policy.type=dae`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NESTED = [f"{part}.{entry.name}" for part, kind in PARTS.items() for entry in fi
 
 @dataclass
 class Command:
-    """A command with a policy, as `lerobot-train` has one."""
+    """A command with a policy, like `lerobot-train`."""
 
     policy: DAEConfig = field(default_factory=DAEConfig)
 

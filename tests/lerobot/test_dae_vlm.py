@@ -94,5 +94,5 @@ def test_another_model_and_other_flags_are_refused(tmp_path, model):
         load(layer=1)
     with pytest.raises(ValueError, match=r"^--policy.vlm.model, .*not in the local cache.*hf download no/body"):
         through(tmp_path, "no/body")
-    with pytest.raises(ValueError, match=r"--policy.vlm.prompt.*there is none"):
+    with pytest.raises(ValueError, match=r"--policy.vlm.prompt.*the batch has none"):
         policy.forward({**red, "task": None})

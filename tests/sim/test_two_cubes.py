@@ -2,14 +2,18 @@
 
 import json
 from importlib.util import find_spec
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
+from action_heads_lab.policies import actor
 from action_heads_lab.sim import make, rollout
 from action_heads_lab.sim.arm import Arm
 from action_heads_lab.sim.dataset import save_dataset
 from action_heads_lab.sim.observations import STATE, Sight
 from action_heads_lab.sim.record import run_expert, together
+from action_heads_lab.sim.rollout_worker import Play
 from action_heads_lab.sim.tasks import description
 from action_heads_lab.sim.two_cubes import CUBES, SENTENCES, colour, instruction, other
 
@@ -83,6 +87,7 @@ def test_positions_do_not_tell_which_cube(sim):
     assert (np.abs(named.mean(0) - others.mean(0)) < spread).all()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("lerobot") is None, reason="needs the extra lerobot")
 def test_a_recording_has_the_instruction_of_every_episode(episodes, tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -95,17 +100,39 @@ def test_a_recording_has_the_instruction_of_every_episode(episodes, tmp_path):
 
 
 @pytest.mark.parametrize("name", CUBES)
-def test_a_rollout_gives_the_words_and_ends_when_either_cube_is_lifted(sim, name):
-    """A rollout of RED is a success if the red cube is lifted, and has failed early if the green one is."""
-    actions, said = motion(sim, name), []
+def test_an_episode_gives_the_words_and_ends_when_either_cube_is_lifted(sim, name):
+    """An episode of RED is a success if the red cube is lifted, and has failed early if the green one is."""
+    actions = motion(sim, name)
+    play = Play(sim, sim.task.rollout_steps, Sight((STATE,), steps=2))
+    report = play.start(RED)
+    assert report.cond["state"].shape == (2, sim.task.observation_size)
+    assert report.cond["instruction"].tolist() == 2 * [instruction(RED)]
+    report = play.act(actions)
+    assert (report.success, report.failed, report.done) == (name == "red", name != "red", True)
+    assert report.length < sim.task.rollout_steps
+
+
+@pytest.mark.slow
+def test_rollouts_count_the_other_cube_as_failed(sim):
+    actions = motion(sim, "green")[None]
 
     def replay(observed):
-        assert observed["state"].shape == (1, 1, sim.task.observation_size)
-        said.append(str(observed["instruction"][0, -1]))
-        first = 8 * (len(said) - 1)
-        return actions[np.minimum(np.arange(first, first + 8), len(actions) - 1)][None]
+        (n,) = {len(observed["state"]), len(observed["instruction"])}
+        return np.repeat(actions, n, axis=0)
 
-    outcome = rollout("two_cubes", replay, [RED], workers=1, batch=1, progress=False, sight=Sight((STATE,), steps=1))
-    assert set(said) == {instruction(RED)}
-    assert (outcome.success.tolist(), outcome.failed.tolist()) == ([name == "red"], [name != "red"])
-    assert outcome.length[0] < sim.task.rollout_steps
+    outcome = rollout("two_cubes", replay, [RED], len(actions[0]), workers=1, progress=False, sight=Sight((STATE,)))
+    assert (outcome.success.tolist(), outcome.failed.tolist()) == ([False], [True])
+
+
+def test_the_policy_reads_the_instruction_of_each_episode():
+    """An actor encodes every episode's own words, after `say` has changed them."""
+    read = []
+    policy = Mock(device=torch.device("cpu"))
+    policy.condition.side_effect = lambda images, state, tasks: read.append((set(images), tasks))
+    observed = {
+        "state": np.zeros((2, 1, 35)),
+        "instruction": np.array([["lift the red cube"], ["raise the green one"]]),
+    }
+    actor(policy, "the task", torch.Generator(), say=other)(observed)
+    assert read == [(set(), ["lift the green cube", "raise the red one"])]
+    assert "instruction" in observed, "the observations of the caller are unchanged"

@@ -44,7 +44,7 @@ class RecordConfig:
     """Record demonstrations of a scripted expert as a LeRobotDataset.
 
     Attributes:
-        task: task to record: Lift, Stack, PickPlaceCan, libero_object/0, ...
+        task: task to record: Lift, Stack, PickPlaceCan, two_cubes, libero_object/0, ...
         out: folder of the dataset.
         demos: number of successful episodes.
         seed: seed of the recording.

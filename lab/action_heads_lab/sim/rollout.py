@@ -77,8 +77,8 @@ def rollout(
 ) -> Rollouts:
     """Roll out `policy` once from every seed.
 
-    An episode ends at success, at failure (see `Sim.failed`), or after the `rollout_steps` of the task. Worker processes are spawned, so a script that
-    calls this needs `if __name__ == "__main__":`.
+    An episode ends at success, at failure (see `Sim.failed`), or after the `rollout_steps` of the task. Worker
+    processes are spawned, so a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
         task: the name of a task.

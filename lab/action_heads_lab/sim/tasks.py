@@ -72,7 +72,7 @@ def description(name: str, seed: int = 0) -> str:
 
 
 def get_task(name: str) -> Task:
-    """Return a task of robosuite, MimicGen or LIBERO, or two_cubes. Tasks of robosuite may name another arm, as "Lift@UR5e"."""
+    """Return a task of robosuite, MimicGen, LIBERO or two_cubes. Robosuite's may name another arm, as "Lift@UR5e"."""
     plain, at, robot = name.partition("@")
     if plain in TASKS:
         if at and robot not in ROBOTS:

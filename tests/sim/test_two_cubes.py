@@ -2,6 +2,7 @@
 
 import json
 from importlib.util import find_spec
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_a_recording_has_the_instruction_of_every_episode(episodes, tmp_path):
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     folder = save_dataset(together(episodes, "two_cubes", 0.0), tmp_path / "cubes")
-    dataset = LeRobotDataset("local/cubes", root=folder)
+    dataset: Any = LeRobotDataset("local/cubes", root=folder)
     said = [dataset[int(end) - 1]["task"] for end in np.cumsum([len(episode.action) for episode in episodes])]
     assert said == [instruction(RED), instruction(GREEN)]
     assert json.loads((folder / "meta/recording.json").read_text())["task"] == "two_cubes"

@@ -95,9 +95,11 @@ def demonstrations(observe: str, data: Path, encoders: Path) -> Demonstrations:
     vision = Vision("none")
     if images:
         seeing = {"cameras": CAMERAS, "state": ("observation.state",)}
-        vision = Vision(str(encoders / "mobilenetv2"), "cached", pool="keypoints", stride=16)
+        frozen: dict[str, Any] = {"train_encoder": "cached", "pool": "keypoints", "stride": 16}
+        vision = Vision(str(encoders / "mobilenetv2"), **frozen)
     text = Text(str(encoders / "minilm"))
     common: dict[str, Any] = {"observation_steps": 1, "held_out": 0.0, "workers": 0}
+    windows: Any
     template, windows, _ = build(
         AdaptConfig(data=f"lerobot:{data}", head=HEAD, vision=vision, text=text, **seeing, **common)
     )

@@ -151,12 +151,12 @@ WANTS = {
     "mode": Want(
         lambda e: e.keeps_mode,
         _slow,
-        "evaluation.json: its backbone mixes time, so that a chunk commits to one of two ways; then by time",
+        "its backbone, of those that mix time, so that a chunk commits to one of two ways; then by time",
     ),
     "real-time": Want(
         lambda e: e.keeps_mode,
         _slow,
-        "evaluation.json: its backbone mixes time, as real-time chunking needs; then by time",
+        "its backbone, of those that mix time, as real-time chunking needs; then by time",
     ),
     "droid": Want(
         lambda e: any("droid" in source for source in e.motion),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
@@ -17,6 +18,7 @@ from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.encoders import TextConfig, VisionConfig, VLMConfig
 from action_heads.fit import FitConfig
+from action_heads.io import files
 from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
@@ -193,6 +195,15 @@ class DAEConfig(OptimizerFlags):
             raise ValueError(
                 "--policy.normalization_mapping must map ACTION to IDENTITY, since the head normalises actions itself"
             )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write config.json as LeRobot does, but without `vlm` if there is none, so that older releases read it."""
+        super()._save_pretrained(save_directory)
+        if self.vlm is None:
+            path = Path(save_directory) / "config.json"
+            values = files.read_json(path)
+            values.pop("vlm", None)
+            files.write_text(path, json.dumps(values, indent=4))
 
     def chunk(self) -> int:
         """Return the time steps of a chunk, read from the head's config file if no flag gives them."""

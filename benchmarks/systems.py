@@ -70,13 +70,8 @@ STAGE_1 = [
     ("III: normal training", "63.6 ± 1.8", OURS, "code", "normal"),
 ]
 STAGE_1_TASK = "PickPlaceCan"
-<<<<<<< HEAD
-# The flags with which `action-heads adapt` and LeRobot's `--policy.type=dae` use the VLM of a system. Only the families
-# that were run are listed, as small models with random weights.
-=======
-# The flags with which `action-heads adapt` sees through a system's VLM, for those whose family was run, in small random
-# builds. Others were not run.
->>>>>>> h-vlm
+# The flags with which `action-heads adapt` uses the VLM of a system. Only the families that were run are listed, as
+# small models with random weights.
 ATTACHED = {
     "SmolVLA": "`--vlm HuggingFaceTB/SmolVLM2-500M-Video-Instruct --vlm-layer 16`",
     "π0": "`--vlm google/paligemma-3b-pt-224`",

@@ -16,7 +16,7 @@ from action_heads.backbones import BACKBONES
 from action_heads.card import head_card
 from action_heads.counts import WIDEST, match_trainable, trained
 from action_heads.io import hub
-from action_heads.io.listing import sizes, table, sizes_of_file
+from action_heads.io.listing import sizes, sizes_of_file, table
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden_dim": 5, "relearn_step": True}])

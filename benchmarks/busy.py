@@ -4,7 +4,7 @@ uv run benchmarks/busy.py [--head dae/mlp-5m-fk] [--seconds 20] [--chunks 400]
 
 A robot's computer is never idle. Each case runs in a process of its own, first alone and then beside the busy ones, and
 acts as a robot does: one chunk of ten denoising steps at a time, at batch 1, with a pause after each. Writes
-benchmarks/results/busy.json and prints the table of docs/results/speed-busy.md.
+benchmarks/results/busy.json and prints its table.
 """
 
 from __future__ import annotations

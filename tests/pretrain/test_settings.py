@@ -136,7 +136,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         ({"levels": "cosine"}, "choose one of uniform, logit_normal, beta, last"),
         ({"schedule": "step"}, "choose one of cosine, constant"),
         ({"precision": "fp16"}, "choose one of auto, fp32, bf16"),
-        ({"task_boxes": 2}, "task_boxes must be between 0 and 1"),
+        ({"task_boxes": 2}, "must be between 0 and 1, got 2"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1"),

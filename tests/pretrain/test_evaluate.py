@@ -42,7 +42,7 @@ def test_a_trained_head_beats_a_random_one(tmp_path, capsys):
     assert trained["samples"]["film"]["acceleration_mm"]["mean"] < random["samples"]["film"]["acceleration_mm"]["mean"]
     text = capsys.readouterr().out
     assert "| synthetic:panda " in text
-    assert "saw 80% of its training chunks magnified" in text
+    assert "was trained with 80% of the chunks enlarged" in text
     assert "action-heads evaluate-head dae/mixer-5m-fk" in text
 
 

@@ -73,7 +73,11 @@ class ObservedPolicy(nn.Module):
     # ── observing, training, acting ──────────────────────────────────────────────────────────────────────────────
 
     def condition(
-        self, images: Images | None = None, state: Tensor | None = None, task: list[str] | None = None
+        self,
+        images: Images | None = None,
+        state: Tensor | None = None,
+        task: list[str] | None = None,
+        outputs: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         """Encode observations to conditions (b c).
 
@@ -81,10 +85,14 @@ class ObservedPolicy(nn.Module):
             images: images (b s 3 H W) by camera, uint8, or floats in [0, 1].
             state: proprioception (b s d), in the units of the recording.
             task: b descriptions of the task.
+            outputs: outputs of the frozen vision network (b s ...), by camera, in place of images. Those of a blind
+                policy are of grey images.
 
         Raises:
             ValueError: an observation is missing, or has another shape or type than the encoder expects.
         """
+        if outputs is not None:
+            return self.encoder({}, state, task, outputs)
         given = images or {}
         observed = {
             name: (given[name] if given[name].is_floating_point() else given[name].float() / 255)
@@ -99,13 +107,14 @@ class ObservedPolicy(nn.Module):
         """Return the denoising loss of a batch, a scalar.
 
         Args:
-            batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` by camera, and `state` (b s d),
-                which may be None or of width 0.
+            batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` or `outputs` by camera, and
+                `state` (b s d), which may be None or of width 0.
             task: b descriptions of the task.
             **options: other options of `ConditionedHead.loss`.
         """
         state = batch["state"]
-        cond = self.condition(batch["images"], state if state is not None and state.shape[-1] else None, task)
+        state = state if state is not None and state.shape[-1] else None
+        cond = self.condition(batch.get("images"), state, task, batch.get("outputs"))
         return self.policy.loss(batch["actions"], cond, is_pad=batch["is_pad"], **options)
 
     @torch.no_grad()

@@ -27,11 +27,11 @@ FORMAT = 2  # version of the files below; it is part of their folder's name
 REBUILD = "Delete this folder; the next run builds it again from the recording."
 
 
-def folder() -> Path:
-    """Return the cache folder: below `$ACTION_HEADS_CACHE` if it is set, or below the user's cache folder."""
+def folder(name: str = "trajectories") -> Path:
+    """Return a cache folder: below `$ACTION_HEADS_CACHE` if it is set, or below the user's cache folder."""
     if chosen := os.environ.get("ACTION_HEADS_CACHE"):
-        return Path(chosen).expanduser() / "trajectories"
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "action-heads" / "trajectories"
+        return Path(chosen).expanduser() / name
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "action-heads" / name
 
 
 class Column:

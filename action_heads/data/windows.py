@@ -7,7 +7,7 @@ in pixels.
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from action_heads.data.formats import Recording
+from action_heads.io.output_cache import Outputs
 from action_heads.training.streams import generator
 
 Sample = dict[str, Any]  # see `Windows.__getitem__`
@@ -35,6 +36,8 @@ class Windows(Dataset):
         episodes: chosen episodes, bool (E,).
         horizon: time steps of a chunk.
         steps: observation steps.
+        outputs: cached outputs of a frozen vision network for the images of all rows, by camera. They are read in place
+            of the images.
     """
 
     def __init__(
@@ -46,9 +49,10 @@ class Windows(Dataset):
         episodes: np.ndarray,
         horizon: int,
         steps: int,
+        outputs: Mapping[str, Outputs] | None = None,
     ):
         self.recording, self.actions, self.state, self.cameras = recording, actions, state, cameras
-        self.horizon, self.steps = horizon, steps
+        self.horizon, self.steps, self.outputs = horizon, steps, outputs
         length = recording.lengths
         self.starts = np.cumsum(length) - length
         self.episode_of = np.repeat(np.arange(len(length)), length)
@@ -59,22 +63,28 @@ class Windows(Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return `actions` (h a), `is_pad` (h), `state` (s d), `task` (an index), `images` (s 3 H W) by camera."""
+        """Return `actions` (h a), `is_pad` (h), `state` (s d), `task` (an index), `images` (s 3 H W) by camera.
+
+        With cached outputs, `outputs` (s ...) by camera take the place of `images`.
+        """
         row = int(self.rows[index])
         episode = int(self.episode_of[row])
         start, end = int(self.starts[episode]), int(self.starts[episode] + self.recording.lengths[episode])
         ahead = row + torch.arange(self.horizon)
         past = np.maximum(row + np.arange(1 - self.steps, 1), start)
-        return {
+        sample = {
             "actions": self.actions[ahead.clamp(max=end - 1)],
             "is_pad": ahead >= end,
             "state": self.state[past],
             "task": int(self.recording.task_of[row]),
-            "images": {
-                camera: torch.from_numpy(self.recording.pictures(camera, episode, past - start)).permute(0, 3, 1, 2)
-                for camera in self.cameras
-            },
         }
+        if self.outputs is not None:
+            return sample | {"outputs": {camera: self.outputs[camera][past] for camera in self.cameras}}
+        images = {
+            camera: torch.from_numpy(self.recording.pictures(camera, episode, past - start)).permute(0, 3, 1, 2)
+            for camera in self.cameras
+        }
+        return sample | {"images": images}
 
 
 class Steps:

@@ -1,7 +1,4 @@
-"""A cache on disk for the embeddings of a frozen model.
-
-The key of an embedding is a hash of the model and of one sample's prepared inputs. Another model or preprocessing
-therefore has other keys, a repeated sample is embedded once, and a killed run continues after its last shard.
+"""A cache on disk for the embeddings of a frozen tap; see `action_heads.io.output_cache`.
 
 Axes: b batch, n tokens, c width.
 """
@@ -12,17 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from action_heads._util.extras import require
-from action_heads.io.drafts import sweep
-from action_heads.io.files import WeightFileError, fingerprint, save_tensors
+from action_heads.io.output_cache import Inputs, Outputs, compute
 from action_heads.vlm.tap import Tap
-
-Inputs = Mapping[str, Tensor]
 
 
 def embed(
@@ -49,73 +41,29 @@ def embed(
         ValueError: the tap trains, or `prepare` returns something else.
         WeightFileError: a file of the cache is damaged.
     """
-    tqdm = require("tqdm.auto", "train").tqdm
-    identity, folder = tap.identity(), Path(folder)
-    sweep(folder, [f"{identity[:12]}-*.safetensors"])
-    found, keys = shards(folder, identity), []
-    waiting: dict[str, Inputs] = {}
-    done: dict[str, Tensor] = {}
-
-    def write() -> None:
-        if done:
-            path = folder / f"{identity[:12]}-{fingerprint({}, ','.join(done))}.safetensors"
-            save_tensors(done, path)
-            found.update(dict.fromkeys(done, path))
-            done.clear()
-
-    def run() -> None:
-        done.update(embed_batch(tap, waiting))
-        waiting.clear()
-        if len(done) >= shard_size:
-            write()
-
-    try:
-        for sample in tqdm(samples, desc="embedding", unit="sample"):
-            inputs = prepare(sample)
-            keys.append(key := fingerprint(tensors_only(inputs), identity))
-            if key in found or key in done or key in waiting:
-                continue
-            if waiting and shapes(inputs) != shapes(next(iter(waiting.values()))):
-                run()
-            waiting[key] = inputs
-            if len(waiting) == batch_size:
-                run()
-        if waiting:
-            run()
-    finally:  # Embeddings are kept even if the run fails or is interrupted.
-        write()
-    return Embeddings([found[key] for key in keys], keys)
+    total = len(samples) if hasattr(samples, "__len__") else None  # type: ignore[arg-type]
+    outputs = compute(
+        tap.identity(),
+        (tensors_only(prepare(sample)) for sample in samples),
+        lambda waiting: embed_batch(tap, waiting),
+        Path(folder),
+        **{"batch_size": batch_size, "shard_size": shard_size},
+        **{"total": total, "desc": "embedding", "unit": "sample"},
+    )
+    return Embeddings(outputs.files, outputs.keys)
 
 
-class Embeddings:
+class Embeddings(Outputs):
     """Cached embeddings, which are read from disk when indexed. `fit` takes them as a condition.
 
     `tokens, mask = embeddings[rows]` returns tokens (b n c) in bfloat16, padded to the longest row, and a mask (b n).
     `rows` is a slice, a list or a tensor of indices.
     """
 
-    def __init__(self, files: list[Path], keys: list[str]):
-        self.files, self.keys = files, keys
-        self._open: dict[Path, Any] = {}
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
     def __getitem__(self, rows: slice | Iterable[int] | Tensor) -> tuple[Tensor, Tensor]:
-        if isinstance(rows, slice):
-            rows = range(*rows.indices(len(self)))
-        tokens = [self._read(int(i)) for i in (rows.tolist() if isinstance(rows, Tensor) else rows)]
+        tokens = self.read(rows)
         valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
         return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
-
-    def _read(self, i: int) -> Tensor:
-        path = self.files[i]
-        if path not in self._open:
-            self._open[path] = safetensors.safe_open(path, framework="pt", device="cpu")
-        return self._open[path].get_tensor(self.keys[i])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": {}}  # Workers of a data loader get a copy, and open files cannot be sent.
 
 
 def embed_batch(tap: Tap, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
@@ -135,20 +83,6 @@ def embed_batch(tap: Tap, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
     return {key: token[valid].to("cpu", torch.bfloat16) for key, token, valid in pairs}
 
 
-def shards(folder: Path, identity: str) -> dict[str, Path]:
-    """Return the file of every key that this model has in the folder."""
-    found = {}
-    for path in sorted(folder.glob(f"{identity[:12]}-*.safetensors")):
-        try:
-            with safetensors.safe_open(path, framework="pt", device="cpu") as file:
-                found |= dict.fromkeys(file.keys(), path)
-        except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
-            raise WeightFileError(
-                f"{path} is damaged ({error}). Delete it, and its samples are embedded again."
-            ) from error
-    return found
-
-
 def tensors_only(inputs: Any) -> Inputs:
     """Return the inputs as a dict, or raise if a value is not a tensor."""
     if other := [name for name, value in inputs.items() if not isinstance(value, Tensor)]:
@@ -156,8 +90,3 @@ def tensors_only(inputs: Any) -> Inputs:
             f"prepare() must return torch tensors; {', '.join(other)} is of another type. Pass return_tensors='pt'."
         )
     return dict(inputs)
-
-
-def shapes(inputs: Inputs) -> dict[str, torch.Size]:
-    """Return the shape of every input."""
-    return {name: tensor.shape for name, tensor in inputs.items()}

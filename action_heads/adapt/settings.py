@@ -228,6 +228,7 @@ class AdaptConfig(Settings):
 
     # Settings that no weight depends on: where files go, when they are saved, and the rollouts.
     WEIGHTLESS = ("out", "save_every", "workers", "checkpoints", *vars(Rollout()))
+    LATER = ("stride",)
 
     def __post_init__(self):
         if self.data:

@@ -39,11 +39,22 @@ class ChannelKeypoints(nn.Module):
     """
 
     def forward(self, features: Tensor) -> Tensor:
+        check_map(features)
         with torch.autocast(features.device.type, enabled=False):
             scores = features.float()
             scores = scores - scores.mean((-2, -1), keepdim=True)
             scores = scores / (scores.std((-2, -1), keepdim=True) + 1e-3)
             return expected_positions(SHARPNESS * scores)
+
+
+def check_map(features: Tensor) -> None:
+    """Raise a ValueError if a map (n w y x) has a single row or column."""
+    rows, columns = features.shape[-2:]
+    if min(rows, columns) < 2:
+        raise ValueError(
+            f"the feature map is {rows} x {columns}, too small for keypoints. Use images of more than 32 pixels on "
+            "each side, with a larger vision.crop or vision.resize."
+        )
 
 
 def expected_positions(scores: Tensor) -> Tensor:
@@ -52,12 +63,8 @@ def expected_positions(scores: Tensor) -> Tensor:
     Raises:
         ValueError: the map has a single row or column.
     """
+    check_map(scores)
     rows, columns = scores.shape[-2:]
-    if min(rows, columns) < 2:
-        raise ValueError(
-            f"the feature map is {rows} x {columns}, too small for keypoints. Use images of more than 32 pixels on "
-            "each side, with a larger vision.crop or vision.resize."
-        )
     y = torch.linspace(-1, 1, rows, device=scores.device, dtype=scores.dtype)
     x = torch.linspace(-1, 1, columns, device=scores.device, dtype=scores.dtype)
     p = scores.flatten(2).softmax(-1).unflatten(-1, (rows, columns))

@@ -1,0 +1,193 @@
+"""Where pretraining pays on images: success of policies on cached keypoints of a frozen encoder.
+
+Every cell records nothing and encodes nothing twice: demonstrations come from `action-heads record`, their keypoints
+from the cache of `action-heads adapt --train-encoder cached`, so a cell is one short training run and its rollouts.
+Finished cells are kept in benchmarks/results/images.json, and a run that was killed goes on.
+
+    for task in Lift Stack PickPlaceCan; do
+      uv run action-heads record $task outputs/images/$task-25 --demos 25 --cameras agentview robot0_eye_in_hand --size 128
+    done
+    uv run benchmarks/images.py --encoder outputs/encoders/mobilenetv2 [--only Lift] [--minutes 60]
+    uv run benchmarks/images_report.py     # the page's tables and figures, from all that is finished
+
+Axes: N rows, c condition, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from action_heads_lab.policies import actor
+from action_heads_lab.sim.observations import Sight
+from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.rollout import rollout
+from action_heads_lab.sim.tasks import description
+from common import RESULTS, write_results
+from torch import Tensor
+
+from action_heads import ActionHead, Normalizer
+from action_heads.adapt.build import build
+from action_heads.adapt.settings import AdaptConfig, Vision
+from action_heads.adapters.config import AdapterConfig
+from action_heads.fit import FitConfig, fit
+from action_heads.observed_policy import ObservedPolicy
+
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+HEAD = "dae/mixer-5m-fk"
+EPISODES, EXECUTE, AT_ONCE, DENOISING = 50, 8, 8, 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run and its rollouts. `blind` is the mode decoupled without observations of the cameras."""
+
+    task: str
+    mode: str = "decoupled"
+    demos: int = 25
+    through: str = "code"
+    hidden: int | None = 24
+    lr: float = 1e-2
+    steps: int = 400
+    seed: int = 0
+
+
+NORMAL: dict[str, Any] = {"mode": "normal", "through": "both", "hidden": None, "lr": 2.5e-3}
+TASKS = ("Lift", "Stack", "PickPlaceCan")
+
+
+def modes(task: str, **changes: Any) -> list[Cell]:
+    """Return the cells of every mode, with the smallest adapter on a frozen head."""
+    frozen = [Cell(task, mode, **changes) for mode in ("decoupled", "random-frozen")]
+    return [*frozen, Cell(task, **NORMAL | changes)]
+
+
+def sizes(task: str) -> list[Cell]:
+    """Return the cells with larger adapters on a frozen head."""
+    frozen = ("decoupled", "random-frozen")
+    middle = [Cell(task, mode, hidden=128) for mode in frozen]
+    return middle + [Cell(task, mode, through="both", hidden=256, lr=2.5e-3) for mode in frozen]
+
+
+CELLS = [
+    *modes("Lift"),
+    Cell("Lift", "blind"),
+    *modes("Stack"),
+    *modes("PickPlaceCan"),
+    *modes("Lift", demos=10),
+    *sizes("Lift"),
+    Cell("Stack", "blind"),
+    Cell("PickPlaceCan", "blind"),
+    *modes("Stack", demos=10),
+    *modes("PickPlaceCan", demos=10),
+    *(cell for task in TASKS for cell in modes(task, demos=100)),
+    *sizes("Stack"),
+    *sizes("PickPlaceCan"),
+]
+
+
+class Demonstrations(NamedTuple):
+    """The training data of one recording, and the parts of its policies that no mode changes."""
+
+    template: ObservedPolicy
+    cond: Tensor  # (N c)
+    actions: Tensor  # (N h a)
+    is_pad: Tensor  # (N h)
+    episode: np.ndarray  # (N,)
+
+
+def demonstrations(task: str, demos: int, folder: Path, encoder: str) -> Demonstrations:
+    """Read a recording with the keypoints of its images, as `action-heads adapt --train-encoder cached` does."""
+    vision = Vision(encoder, "cached", pool="keypoints", stride=16)
+    data = f"lerobot:{folder / f'{task}-{demos}'}"
+    config = AdaptConfig(
+        data=data, head=HEAD, cameras=CAMERAS, vision=vision, observation_steps=1, held_out=0.0, workers=0
+    )
+    template, windows, _ = build(config)
+    assert windows.outputs is not None
+    rows = [windows[i] for i in range(len(windows))]
+    seen = {camera: windows.outputs[camera][:].unsqueeze(1) for camera in CAMERAS}
+    with torch.no_grad():
+        cond = template.condition(state=windows.state.unsqueeze(1), outputs=seen)
+    actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
+    return Demonstrations(template, cond, actions, is_pad, windows.episode_of)
+
+
+def run(cell: Cell, data: Demonstrations) -> dict[str, Any]:
+    """Train the policy of a cell and roll it out."""
+    kept = torch.from_numpy(data.episode < cell.demos)
+    blind = cell.mode == "blind"
+    cond, actions, is_pad = data.cond[kept], data.actions[kept], data.is_pad[kept]
+    nothing = torch.zeros(1, cond.shape[1])
+    head = ActionHead.from_pretrained(HEAD).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
+    torch.manual_seed(cell.seed)
+    adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
+    adapter.standardize(cond)
+    policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
+    began = time.process_time()
+    settings = FitConfig(steps=cell.steps, lr=cell.lr, seed=cell.seed)
+    losses = fit(policy, actions, nothing.expand_as(cond) if blind else cond, is_pad=is_pad, config=settings)
+    trained = time.process_time() - began
+    observed = ObservedPolicy(data.template.encoder.eval(), policy, data.template.contract)
+    noise, contract = torch.Generator().manual_seed(cell.seed), data.template.contract
+
+    def without(seen: dict[str, np.ndarray]) -> np.ndarray:
+        with torch.no_grad():
+            return policy.sample(nothing.expand(len(seen["state"]), -1), generator=noise, steps=DENOISING).numpy()
+
+    result = rollout(
+        cell.task,
+        without if blind else actor(observed, description(cell.task), noise, steps=DENOISING),
+        range(EPISODES),
+        **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
+        sight=Sight(contract.state, {} if blind else {name: size[0] for name, size in contract.sizes.items()}, 1),
+    )
+    successes = int(result.success.sum())
+    return asdict(cell) | {
+        "trained": policy.num_trainable,
+        "successes": successes,
+        "episodes": EPISODES,
+        "interval": wilson(successes, EPISODES),
+        "loss": round(sum(losses[-50:]) / 50, 4),
+        "training_cpu_seconds": round(trained),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def finished() -> list[dict[str, Any]]:
+    """Return the finished cells."""
+    path = RESULTS / "images.json"
+    return json.loads(path.read_text())["results"] if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
+    parser.add_argument("--data", type=Path, default=Path("outputs/images"), help="folder of the recordings")
+    parser.add_argument("--only", nargs="*", default=TASKS, help="tasks to run")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no further cell after so many minutes")
+    options = parser.parse_args()
+    began, read = time.monotonic(), {}
+    for cell in CELLS:
+        done = finished()
+        recorded = max(cell.demos, 25)  # the first ten of 25 demonstrations are those of a recording of ten
+        absent = not (options.data / f"{cell.task}-{recorded}").exists()
+        if cell.task not in options.only or absent or any(asdict(cell).items() <= row.items() for row in done):
+            continue
+        if time.monotonic() - began > 60 * options.minutes:
+            break
+        if (cell.task, recorded) not in read:
+            read = {(cell.task, recorded): demonstrations(cell.task, recorded, options.data, options.encoder)}
+        row = run(cell, read[cell.task, recorded])
+        print(json.dumps(row), flush=True)
+        write_results("images", [*finished(), row])
+
+
+if __name__ == "__main__":
+    main()

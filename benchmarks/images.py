@@ -1,11 +1,12 @@
-"""Where pretraining pays on images: success of policies on cached keypoints of a frozen encoder.
+r"""Where pretraining pays on images: success of policies on cached keypoints of a frozen encoder.
 
-Every cell records nothing and encodes nothing twice: demonstrations come from `action-heads record`, their keypoints
+A cell records and encodes nothing: demonstrations come from `action-heads record`, their keypoints
 from the cache of `action-heads adapt --train-encoder cached`, so a cell is one short training run and its rollouts.
 Finished cells are kept in benchmarks/results/images.json, and a run that was killed goes on.
 
     for task in Lift Stack PickPlaceCan; do
-      uv run action-heads record $task outputs/images/$task-25 --demos 25 --cameras agentview robot0_eye_in_hand --size 128
+      uv run action-heads record $task outputs/images/$task-25 --demos 25 --size 128 \
+        --cameras agentview robot0_eye_in_hand
     done
     uv run benchmarks/images.py --encoder outputs/encoders/mobilenetv2 [--only Lift] [--minutes 60]
     uv run benchmarks/images_report.py     # the page's tables and figures, from all that is finished

@@ -98,6 +98,11 @@ class VisionConfig:
                 f"vision.weights is only for {' and '.join(RESNETS)}; {self.backbone} loads its own. Leave it out."
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values by name. `stride` is left out while it is None, as in files of releases without it."""
+        values = dataclasses.asdict(self)
+        return values if self.stride else {name: value for name, value in values.items() if name != "stride"}
+
     @property
     def is_resnet(self) -> bool:
         """True if the backbone is a ResNet of torchvision."""
@@ -173,10 +178,8 @@ class ObservationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dict of lists, strings and numbers, ready for JSON."""
-        values = json.loads(json.dumps({"version": VERSION, **dataclasses.asdict(self)}))
-        if values["vision"]["stride"] is None:  # so that the fingerprints of files without it stay
-            del values["vision"]["stride"]
-        return values
+        values = {"version": VERSION, **dataclasses.asdict(self), "vision": self.vision.to_dict()}
+        return json.loads(json.dumps(values))
 
     def to_json(self) -> str:
         """Return the config as JSON."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import draccus
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
@@ -19,6 +20,8 @@ from action_heads.fit import FitConfig
 from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
+
+draccus.encode.register(VisionConfig, lambda vision, _=None: draccus.encode(vision.to_dict()))
 
 FIT = FitConfig()
 # The fields that give a checkpoint's weights their meaning. They can't change after training.

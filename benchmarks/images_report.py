@@ -68,7 +68,9 @@ def main() -> None:
     rows.sort(key=lambda r: (order[r["task"]], r["demos"], MODES.index(r["mode"]), r["trained"]))
     head = ["task", "demonstrations", "system", "trained", "success", "95 % interval", "loss", "CPU time of training"]
     done = f"{len(rows)} of {len(CELLS)} planned cells are finished."
-    fill(DOCS / "cached-images.md", {"table": f"{table(head, map(line, rows))}\n\n{done}"})
+    figures = {"parameters": "trained parameters", "demonstrations": "the number of demonstrations"}
+    drawn = "\n\n".join(f"![Success over {over}](images-{name}.png)" for name, over in figures.items())
+    fill(DOCS / "cached-images.md", {"results": f"{drawn}\n\n{table(head, map(line, rows))}\n\n{done}"})
     draw("images-parameters", [r for r in rows if r["demos"] == DEMOS], "trained", "trained parameters")
     small = [r for r in rows if r["mode"] == "normal" or r["hidden"] == SMALL]
     draw("images-demonstrations", small, "demos", "demonstrations")

@@ -120,23 +120,39 @@ def demonstrations(task: str, demos: int, folder: Path, encoder: str) -> Demonst
     return Demonstrations(template, cond, actions, is_pad, windows.episode_of)
 
 
-def run(cell: Cell, data: Demonstrations) -> dict[str, Any]:
-    """Train the policy of a cell and roll it out."""
+def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
+    """Train the policy of a cell, or load it if a killed run has trained it. `training_record` holds its costs."""
+    place = folder / "policies" / "-".join(map(str, asdict(cell).values()))
+    if (place / "policy.json").exists():
+        return ObservedPolicy.from_pretrained(place)
     kept = torch.from_numpy(data.episode < cell.demos)
     blind = cell.mode == "blind"
     cond, actions, is_pad = data.cond[kept], data.actions[kept], data.is_pad[kept]
-    nothing = torch.zeros(1, cond.shape[1])
+    cond = torch.zeros_like(cond) if blind else cond
     head = ActionHead.from_pretrained(HEAD).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
     torch.manual_seed(cell.seed)
     adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
-    adapter.standardize(cond)
+    adapter.standardize(data.cond[kept])
     policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
     began = time.process_time()
     settings = FitConfig(steps=cell.steps, lr=cell.lr, seed=cell.seed)
-    losses = fit(policy, actions, nothing.expand_as(cond) if blind else cond, is_pad=is_pad, config=settings)
-    trained = time.process_time() - began
-    observed = ObservedPolicy(data.template.encoder.eval(), policy, data.template.contract)
-    noise, contract = torch.Generator().manual_seed(cell.seed), data.template.contract
+    losses = fit(policy, actions, cond, is_pad=is_pad, config=settings)
+    record = {
+        "trained": policy.num_trainable,
+        "loss": round(sum(losses[-50:]) / 50, 4),
+        "training_cpu_seconds": round(time.process_time() - began),
+        "threads": torch.get_num_threads(),
+    }
+    observed = ObservedPolicy(data.template.encoder, policy, data.template.contract, record)
+    observed.save(place)
+    return observed.eval()
+
+
+def run(cell: Cell, data: Demonstrations, folder: Path) -> dict[str, Any]:
+    """Train the policy of a cell and roll it out."""
+    observed = trained(cell, data, folder)
+    noise, contract, policy = torch.Generator().manual_seed(cell.seed), observed.contract, observed.policy
+    blind, nothing = cell.mode == "blind", torch.zeros(1, data.cond.shape[1])
 
     def without(seen: dict[str, np.ndarray]) -> np.ndarray:
         with torch.no_grad():
@@ -151,13 +167,10 @@ def run(cell: Cell, data: Demonstrations) -> dict[str, Any]:
     )
     successes = int(result.success.sum())
     return asdict(cell) | {
-        "trained": policy.num_trainable,
+        **observed.training_record,
         "successes": successes,
         "episodes": EPISODES,
         "interval": wilson(successes, EPISODES),
-        "loss": round(sum(losses[-50:]) / 50, 4),
-        "training_cpu_seconds": round(trained),
-        "threads": torch.get_num_threads(),
     }
 
 
@@ -185,7 +198,7 @@ def main() -> None:
             break
         if (cell.task, recorded) not in read:
             read = {(cell.task, recorded): demonstrations(cell.task, recorded, options.data, options.encoder)}
-        row = run(cell, read[cell.task, recorded])
+        row = run(cell, read[cell.task, recorded], options.data)
         print(json.dumps(row), flush=True)
         write_results("images", [*finished(), row])
 

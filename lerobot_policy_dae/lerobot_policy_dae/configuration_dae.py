@@ -21,7 +21,7 @@ from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
 
-draccus.encode.register(VisionConfig, lambda vision, _=None: draccus.encode(vision.to_dict()))
+draccus.encode.register(VisionConfig, lambda vision, _=None: draccus.encode(vision.to_dict()))  # type: ignore[attr-defined]  # draccus hides it
 
 FIT = FitConfig()
 # The fields that give a checkpoint's weights their meaning. They can't change after training.

@@ -115,7 +115,8 @@ def demonstrations(task: str, demos: int, folder: Path, encoder: str) -> Demonst
     rows = [windows[i] for i in range(len(windows))]
     seen = {camera: windows.outputs[camera][:].unsqueeze(1) for camera in CAMERAS}
     with torch.no_grad():
-        cond = template.condition(state=windows.state.unsqueeze(1), outputs=seen)
+        cond = template.encode(state=windows.state.unsqueeze(1), outputs=seen)[0]
+    assert isinstance(cond, Tensor)
     actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
     return Demonstrations(template, cond, actions, is_pad, windows.episode_of)
 

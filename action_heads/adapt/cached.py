@@ -6,7 +6,7 @@ Axes: N rows of the recording, H and W pixels, w width, y and x rows and columns
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import Tensor
 from action_heads.data import cache
 from action_heads.data.formats import Recording
 from action_heads.encoders import ObservationEncoder
-from action_heads.io.output_cache import Inputs, Outputs, compute
+from action_heads.io.files import fingerprint
+from action_heads.io.output_cache import Inputs, Outputs, collect, shapes
 from action_heads.observed_policy import GREY
 
 AT_ONCE, SHARD = 32, 1024  # images that run together, and images in a file
@@ -39,14 +40,16 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
     """
     encoder.eval()
     identity, folder, found = encoder.identity(), cache.folder("features"), {}
-    cameras = encoder.config.cameras
+    cameras = encoder.cameras
     announce(encoder, recording, folder)
     for camera in cameras:
-        found[camera] = compute(
-            identity,
+        found[camera] = collect(
             grey(recording, camera) if blind else images(recording, camera),
-            lambda waiting: run(encoder, waiting),
             folder,
+            identity,
+            key=lambda inputs: fingerprint(inputs, identity),
+            shape=shapes,
+            run=lambda waiting: run(encoder, waiting),
             **{"batch_size": AT_ONCE, "shard_size": SHARD},
             **{"total": int(recording.lengths.sum()), "desc": f"encoding {camera}", "unit": "image"},
         )
@@ -55,9 +58,9 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
 
 def announce(encoder: ObservationEncoder, recording: Recording, folder: Path) -> None:
     """Print how large the cache can become, and raise if the disk has less room."""
-    sizes = {camera: recording.cameras[camera] for camera in encoder.config.cameras}
+    sizes = {camera: recording.cameras[camera] for camera in encoder.cameras}
     example = {camera: {"image": torch.zeros(3, *size, dtype=torch.uint8)} for camera, size in sizes.items()}
-    each = {camera: next(iter(run(encoder, {"": inputs}).values())) for camera, inputs in example.items()}
+    each = {camera: run(encoder, [inputs])[0] for camera, inputs in example.items()}
     rows = int(recording.lengths.sum())
     total = rows * sum(x.numel() * x.element_size() for x in each.values())
     shape = " x ".join(map(str, next(iter(each.values())).shape))
@@ -91,9 +94,9 @@ def grey(recording: Recording, camera: str) -> Iterator[Inputs]:
 
 
 @torch.no_grad()
-def run(encoder: ObservationEncoder, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
+def run(encoder: ObservationEncoder, waiting: list[Inputs]) -> list[Tensor]:
     """Return the output of the vision network, (w) or (w y x), for each of several images of one size."""
-    batch = torch.stack([inputs["image"] for inputs in waiting.values()])
+    batch = torch.stack([inputs["image"] for inputs in waiting])
     batch = batch if batch.is_floating_point() else batch.float() / 255
     out = encoder.backbone([batch[:, None]])[0][:, 0]
-    return dict(zip(waiting, out.to(torch.float32 if out.ndim == 2 else torch.bfloat16), strict=True))
+    return list(out.to(torch.float32 if out.ndim == 2 else torch.bfloat16))

@@ -1,14 +1,15 @@
 """A cache on disk for the outputs of a frozen network.
 
-The key of an output is a hash of the network and of one sample's prepared inputs. Another network or preprocessing
-therefore has other keys, a repeated sample is computed once, and a killed run continues after its last shard.
+The key of an output is a hash of the network and of one sample. Another network or preprocessing therefore has other
+keys, a repeated sample is computed once, and a killed run continues after its last shard. Several processes may share a
+folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -19,36 +20,41 @@ from action_heads.io.drafts import sweep
 from action_heads.io.files import WeightFileError, fingerprint, save_tensors
 
 Inputs = Mapping[str, Tensor]
+S = TypeVar("S")
 
 
-def compute(
+def collect(
+    samples: Iterable[S],
+    folder: str | Path,
     identity: str,
-    samples: Iterable[Inputs],
-    run: Callable[[Mapping[str, Inputs]], Mapping[str, Tensor]],
-    folder: Path,
     *,
-    batch_size: int,
-    shard_size: int,
+    key: Callable[[S], str],
+    shape: Callable[[S], Any],
+    run: Callable[[list[S]], list[Tensor]],
+    batch_size: int = 16,
+    shard_size: int = 256,
     **bar: Any,
 ) -> Outputs:
-    """Compute the outputs that are not in the folder yet, and return those of all samples, in their order.
+    """Compute the outputs of the samples whose keys are not in the folder yet, and return those of all, in their order.
 
     Args:
-        identity: 32 hex digits that identify the network.
-        samples: inputs of each sample, as tensors.
-        run: a function from the inputs of samples by key, all of equal shapes, to one output for each key.
+        samples: the samples.
         folder: the folder of the cache.
-        batch_size: largest number of consecutive samples of equal shapes that run together.
+        identity: identifies the network; the names of its files begin with it.
+        key: a function from a sample to its key.
+        shape: a function from a sample to what samples that run together have in common.
+        run: a function from several samples to the output of each.
+        batch_size: largest number of consecutive samples that run together.
         shard_size: number of samples per file. A killed run loses at most as many.
         **bar: options of the progress bar.
 
     Raises:
         WeightFileError: a file of the cache is damaged.
     """
-    tqdm = require("tqdm.auto", "train").tqdm
+    tqdm, folder = require("tqdm.auto", "train").tqdm, Path(folder)
     sweep(folder, [f"{identity[:12]}-*.safetensors"])
     found, keys = shards(folder, identity), []
-    waiting: dict[str, Inputs] = {}
+    waiting: dict[str, S] = {}
     done: dict[str, Tensor] = {}
 
     def write() -> None:
@@ -59,26 +65,26 @@ def compute(
             done.clear()
 
     def run_waiting() -> None:
-        done.update(run(waiting))
+        done.update(zip(waiting, run(list(waiting.values())), strict=True))
         waiting.clear()
         if len(done) >= shard_size:
             write()
 
     try:
-        for inputs in tqdm(samples, **bar):
-            keys.append(key := fingerprint(inputs, identity))
-            if key in found or key in done or key in waiting:
+        for sample in tqdm(samples, **bar):
+            keys.append(name := key(sample))
+            if name in found or name in done or name in waiting:
                 continue
-            if waiting and shapes(inputs) != shapes(next(iter(waiting.values()))):
+            if waiting and shape(sample) != shape(next(iter(waiting.values()))):
                 run_waiting()
-            waiting[key] = inputs
+            waiting[name] = sample
             if len(waiting) == batch_size:
                 run_waiting()
         if waiting:
             run_waiting()
     finally:  # Outputs are kept even if the run fails or is interrupted.
         write()
-    return Outputs([found[key] for key in keys], keys)
+    return Outputs([found[name] for name in keys], keys)
 
 
 class Outputs:

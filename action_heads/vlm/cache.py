@@ -5,7 +5,7 @@ Axes: b batch, n tokens, c width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from action_heads.io.output_cache import Inputs, Outputs, compute
+from action_heads.io.files import fingerprint
+from action_heads.io.output_cache import Inputs, Outputs, collect, shapes
 from action_heads.vlm.tap import Tap
 
 
@@ -41,14 +42,15 @@ def embed(
         ValueError: the tap trains, or `prepare` returns something else.
         WeightFileError: a file of the cache is damaged.
     """
-    total = len(samples) if hasattr(samples, "__len__") else None  # type: ignore[arg-type]
-    outputs = compute(
-        tap.identity(),
-        (tensors_only(prepare(sample)) for sample in samples),
-        lambda waiting: embed_batch(tap, waiting),
-        Path(folder),
-        **{"batch_size": batch_size, "shard_size": shard_size},
-        **{"total": total, "desc": "embedding", "unit": "sample"},
+    identity = tap.identity()
+    outputs = collect(
+        map(prepare, samples),
+        folder,
+        identity,
+        key=lambda inputs: fingerprint(tensors_only(inputs), identity),
+        shape=shapes,
+        run=lambda waiting: embed_batch(tap, waiting),
+        **{"batch_size": batch_size, "shard_size": shard_size, "desc": "embedding", "unit": "sample"},
     )
     return Embeddings(outputs.files, outputs.keys)
 
@@ -65,22 +67,28 @@ class Embeddings(Outputs):
         valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
         return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
 
+    def at(self, rows: Iterable[int] | Tensor) -> Embeddings:
+        """Return the embeddings of these rows, in this order and not read yet; a row may come more than once."""
+        chosen = [int(i) for i in rows]
+        return Embeddings([self.files[i] for i in chosen], [self.keys[i] for i in chosen])
 
-def embed_batch(tap: Tap, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
-    """Embed samples of equal shapes, and return the valid tokens (n c) of each by key."""
+
+def embed_batch(tap: Tap, waiting: list[Inputs]) -> list[Tensor]:
+    """Embed samples of equal shapes, and return the valid tokens (n c) of each."""
     device = next(tap.parameters()).device
-    batch = {
-        name: torch.cat([inputs[name] for inputs in waiting.values()]).to(device)
-        for name in next(iter(waiting.values()))
-    }
+    batch = {name: torch.cat([inputs[name] for inputs in waiting]).to(device) for name in waiting[0]}
     with torch.no_grad():
         tokens, mask = tap(**batch)
     if len(tokens) != len(waiting):
         raise ValueError(f"{len(waiting)} samples became {len(tokens)} rows; prepare() must return a batch of one")
     if not mask.any(1).all():
         raise ValueError(f"a sample has no token for select={tap.select!r}; its inputs are {', '.join(batch)}")
-    pairs = zip(waiting, tokens, mask, strict=True)
-    return {key: token[valid].to("cpu", torch.bfloat16) for key, token, valid in pairs}
+    return valid_tokens(tokens, mask)
+
+
+def valid_tokens(tokens: Tensor, mask: Tensor) -> list[Tensor]:
+    """Return the tokens (n c) of each row of (b n c) where the mask (b n) is true, in bfloat16 on the CPU."""
+    return [token[valid].to("cpu", torch.bfloat16) for token, valid in zip(tokens, mask, strict=True)]
 
 
 def tensors_only(inputs: Any) -> Inputs:

@@ -39,24 +39,34 @@ def on_states(
 
 
 def actor(
-    policy: ObservedPolicy, task: str, noise: torch.Generator, **sampling: Any
+    policy: ObservedPolicy,
+    task: str,
+    noise: torch.Generator,
+    say: Callable[[str], str] = lambda instruction: instruction,
+    **sampling: Any,
 ) -> Callable[[dict[str, np.ndarray] | np.ndarray], np.ndarray]:
     """Return the policy as `rollout` calls it: observations by name, each (b s ...), or states (b d) -> (b h a).
 
     Args:
         policy: the policy.
-        task: the task description, for policies that read it.
+        task: the task description, for policies that read it and tasks whose episodes have no instruction of their own.
         noise: the generator of the sampling noise, on the device of the policy.
+        say: function from the instruction of an episode to the words that the policy reads.
         sampling: options of `sample`.
     """
 
     @torch.no_grad()
     def act(observed: dict[str, np.ndarray] | np.ndarray) -> np.ndarray:
-        seen = observed if isinstance(observed, dict) else {"state": observed[:, None]}
+        seen = dict(observed) if isinstance(observed, dict) else {"state": observed[:, None]}
+        instructions = seen.pop("instruction", None)
         there = {name: torch.from_numpy(x).to(policy.device) for name, x in seen.items()}
         state = there.pop("state", None)
         images = {name: x.permute(0, 1, 4, 2, 3) for name, x in there.items()}
-        tasks = [task] * len(next(iter(seen.values()))) if policy.encoder.config.text else None
-        return policy.policy.sample(policy.condition(images, state, tasks), generator=noise, **sampling).cpu().numpy()
+        tasks = None
+        if policy.encoder.reads_task:
+            number = len(next(iter(seen.values())))
+            tasks = [task] * number if instructions is None else [say(str(words)) for words in instructions[:, -1]]
+        cond, mask = policy.encode(images, state, tasks)
+        return policy.policy.sample(cond, mask=mask, generator=noise, **sampling).cpu().numpy()
 
     return act

@@ -142,7 +142,7 @@ def test_a_blind_run_reads_grey_images(folder, vit, encoded):
     batch = next(trainer.coming())
     state = batch["state"]
     seen = trainer.policy.condition({"agentview": torch.rand(8, *state.shape[1:2], 3, 16, 16)}, state)
-    torch.testing.assert_close(trainer.policy.condition(state=state, outputs=batch["outputs"]), seen)
+    torch.testing.assert_close(trainer.policy.encode(state=state, outputs=batch["outputs"])[0], seen)
 
 
 def test_random_crops_and_full_disks_are_refused(folder, vit, monkeypatch):

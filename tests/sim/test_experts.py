@@ -4,17 +4,22 @@ import time
 from importlib.util import find_spec
 
 import pytest
-from action_heads_lab.sim import TASKS, libero, make, mimicgen
+from action_heads_lab.sim import TASKS, libero, make, mimicgen, two_cubes
 from action_heads_lab.sim.record import SEEDS, run_expert
 from action_heads_lab.sim.tasks import get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 TRIES = 8
 OF_MIMICGEN = 10, 3 * SEEDS  # tries and first seed; experts were tuned on smaller seeds
-HERE = {"robosuite": True, "mimicgen": bool(find_spec("mimicgen")), "libero": bool(find_spec("libero"))}
+HERE = {
+    "robosuite": True,
+    "two_cubes": True,
+    "mimicgen": bool(find_spec("mimicgen")),
+    "libero": bool(find_spec("libero")),
+}
 
 
-@pytest.mark.parametrize("task", [*TASKS, "Lift@UR5e", *mimicgen.TASKS, *libero.TASKS])
+@pytest.mark.parametrize("task", [*TASKS, "Lift@UR5e", *two_cubes.TASKS, *mimicgen.TASKS, *libero.TASKS])
 def test_succeeds_in_half_of_its_tries_or_more(task):
     """An expert succeeds in half of its tries or more, so that a recording does not give up."""
     if not HERE[get_task(task).suite]:

@@ -44,7 +44,7 @@ class RecordConfig:
     """Record demonstrations of a scripted expert as a LeRobotDataset.
 
     Attributes:
-        task: task to record: Lift, Stack, PickPlaceCan, libero_object/0, ...
+        task: task to record: Lift, Stack, PickPlaceCan, two_cubes, libero_object/0, ...
         out: folder of the dataset.
         demos: number of successful episodes.
         seed: seed of the recording.
@@ -127,10 +127,11 @@ def save_dataset(
 
     def episodes() -> Iterable[tuple[str, Columns]]:
         for recording in recordings:
-            task, sim = description(recording.task), make(recording.task, render=True) if cameras else None
+            sim = make(recording.task, render=True) if cameras else None
             try:
                 for episode, rows in enumerate(_rows(recording)):
                     images = _images(sim, recording, episode, cameras, size) if sim else {}
+                    task = description(recording.task, int(recording.seed[episode]))
                     yield task, _columns(recording, rows, bool(cameras)) | images
             finally:
                 if sim:

@@ -80,11 +80,17 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
             use_camera_obs=False,
             ignore_done=True,  # callers count the ticks
         )
+    if row.suite == "two_cubes":
+        from action_heads_lab.sim import two_cubes
+
+        return two_cubes.TwoCubesSim(row, env, render, fast)
     return Sim(row, env, render, fast)
 
 
 class Sim:
     """One environment. Poses are in the robot base frame."""
+
+    instruction = ""  # of the running episode, in tasks that have several
 
     def __init__(self, task: Task, env, can_render: bool = False, fast: bool = True):
         self.task, self.env, self.can_render, self.fast = task, env, can_render, fast
@@ -168,6 +174,10 @@ class Sim:
     def success(self) -> bool:
         """Return whether the task is solved."""
         return bool(self.env._check_success())
+
+    def failed(self) -> bool:
+        """Return whether the episode can no longer succeed, so that a rollout ends."""
+        return False
 
     def step(self, action: np.ndarray) -> np.ndarray:
         """Move towards the target `action` (10,) for one tick (50 ms), and return the observation (o,)."""

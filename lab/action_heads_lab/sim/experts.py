@@ -33,10 +33,7 @@ def stack_three(arm: Arm) -> None:
 def _put_on(arm: Arm, upper: str, lower: str, apart: float) -> None:
     """Put one cube onto another, with `apart` m between their centres."""
     red, green = arm.sim.body(upper), arm.sim.body(lower)
-    grasp = arm.fingers_along(heading(red.R[:, 0]), np.pi / 2)
-    if _room_for_fingers(grasp, red.p, green.p) < 0.045:  # a finger would hit the other cube
-        across = arm.fingers_along(heading(grasp[:, 1]) + np.pi / 2)
-        grasp = max((grasp, across), key=lambda R: _room_for_fingers(R, red.p, green.p))
+    grasp = grasp_beside(arm, heading(red.R[:, 0]), red.p, green.p)
     arm.pick(Pose(red.p, grasp), above=0.10, lift=0.12)
 
     # The grasp has moved the cube a little, so the target is computed from its pose in the hand, twice.
@@ -51,6 +48,15 @@ def _put_on(arm: Arm, upper: str, lower: str, apart: float) -> None:
     arm.grip(CLOSED, steps=2, at=target)  # the hand comes to rest before it opens
     arm.grip(OPEN, steps=6, at=target)
     arm.go(target.raised(0.10), OPEN, tol=0.02, steps=30)
+
+
+def grasp_beside(arm: Arm, angle: float, at: np.ndarray, neighbour: np.ndarray) -> np.ndarray:
+    """Return the rotation (3, 3) of a hand that grasps a cube of heading `angle`, with its fingers off a neighbour."""
+    grasp = arm.fingers_along(angle, np.pi / 2)
+    if _room_for_fingers(grasp, at, neighbour) >= 0.045:
+        return grasp
+    across = arm.fingers_along(heading(grasp[:, 1]) + np.pi / 2)  # since a finger would hit the other cube
+    return max((grasp, across), key=lambda R: _room_for_fingers(R, at, neighbour))
 
 
 def _room_for_fingers(R: np.ndarray, at: np.ndarray, neighbour: np.ndarray) -> float:

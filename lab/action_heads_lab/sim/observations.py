@@ -44,13 +44,18 @@ class Sight:
     apart: bool = False
 
     def look(self, sim: Sim) -> dict[str, np.ndarray]:
-        """Return one observation: "state" (d,) float32, and images (H, W, 3) uint8 by camera."""
+        """Return one observation: "state" (d,) float32, and images (H, W, 3) uint8 by camera.
+
+        In tasks with several instructions, "instruction" holds that of the episode.
+        """
         dialect = DIALECTS[self.dialect]
         seen = {name: dialect.image(sim, size, name) for name, size in self.cameras.items()}
         if self.state:
             there = dialect.show(sim)
             there = set_apart(there) if self.apart else there
             seen["state"] = np.concatenate([there[name] for name in self.state]).astype(np.float32)
+        if sim.instruction:
+            seen["instruction"] = np.array(sim.instruction)
         return seen
 
     def target(self, sim: Sim, action: np.ndarray) -> np.ndarray:

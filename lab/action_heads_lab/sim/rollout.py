@@ -37,10 +37,12 @@ class Rollouts:
 
     task: str
     success: np.ndarray  # (e,) bool
-    length: np.ndarray  # (e,) ticks until success, or the limit of the task
+    length: np.ndarray  # (e,) ticks until success or failure, or the limit of the task
     seed: np.ndarray  # (e,)
     policy_seconds: float  # wall time inside the policy
     environment_seconds: float  # wall time of everything else: resets, physics, images
+    # (e,) bool: ended early without success, as in two_cubes when the other cube is lifted
+    failed: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
 
     @property
     def rate(self) -> float:
@@ -75,8 +77,8 @@ def rollout(
 ) -> Rollouts:
     """Roll out `policy` once from every seed.
 
-    An episode ends at success or after the `rollout_steps` of the task. Worker processes are spawned, so a script that
-    calls this needs `if __name__ == "__main__":`.
+    An episode ends at success, at failure (see `Sim.failed`), or after the `rollout_steps` of the task. Worker
+    processes are spawned, so a script that calls this needs `if __name__ == "__main__":`.
 
     Args:
         task: the name of a task.
@@ -145,6 +147,7 @@ def rollout(
         seed=np.array([episode.seed for episode in episodes]),
         policy_seconds=seconds["policy"],
         environment_seconds=seconds["environment"],
+        failed=np.array([episode.failed for episode in episodes]),
     )
 
 
@@ -194,10 +197,12 @@ class Episode:
     cond: Any = None  # (c,), or by name (s, ...), after the first report
     length: int = 0
     success: bool = False
+    failed: bool = False
     done: bool = False
     frames: list[np.ndarray] = field(default_factory=list)
 
     def add(self, report: Report) -> None:
         """Add a report of the worker."""
-        self.cond, self.length, self.success, self.done = report.cond, report.length, report.success, report.done
+        self.cond, self.length, self.done = report.cond, report.length, report.done
+        self.success, self.failed = report.success, report.failed
         self.frames += report.frames

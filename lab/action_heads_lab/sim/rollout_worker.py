@@ -33,6 +33,7 @@ class Report:
     cond: Any  # (c,) float32; with a `Sight` a dict by name, each (s, ...)
     length: int
     success: bool
+    failed: bool  # ended before the limit without success, see `Sim.failed`
     done: bool
     frames: list[np.ndarray]  # of the last ticks, each (size, size, 3) uint8
 
@@ -87,7 +88,7 @@ class Play:
             if self.film:
                 frames.append(self.sim.render(FILM_SIZE))
             success = self.sim.success()
-            if success or self.length == self.limit:
+            if success or self.sim.failed() or self.length == self.limit:
                 break
         return self._report(success, frames)
 
@@ -96,7 +97,8 @@ class Play:
 
     def _report(self, success: bool, frames: list[np.ndarray]) -> Report:
         cond = stack(self.seen) if self.sight else np.concatenate(list(self.seen))
-        return Report(cond, self.length, success, success or self.length == self.limit, frames)
+        failed = not success and self.sim.failed()
+        return Report(cond, self.length, success, failed, success or failed or self.length == self.limit, frames)
 
 
 def stack(seen) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ class Task:
     expert_steps: int  # limit of the expert
     rollout_steps: int  # limit of a policy, roughly twice what the expert takes
     noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
-    suite: str = "robosuite"  # or mimicgen or libero, the package of the environment
+    suite: str = "robosuite"  # or mimicgen or libero, the package of the environment, or two_cubes
     robot: str = "Panda"  # or another of ROBOTS, in environments of robosuite
 
     @property
@@ -58,23 +58,30 @@ TASKS = {
 }
 
 
-def description(name: str) -> str:
-    """Return the description of a task for recordings: its sentence on LIBERO, and its name elsewhere."""
+def description(name: str, seed: int = 0) -> str:
+    """Return the instruction of an episode for recordings: a sentence on LIBERO and two_cubes, else the name.
+
+    Only the instructions of two_cubes depend on the seed.
+    """
     task = get_task(name)
+    if task.suite == "two_cubes":
+        from action_heads_lab.sim import two_cubes
+
+        return two_cubes.instruction(seed)
     return task.name.replace("_", " ") if task.suite == "libero" else name
 
 
 def get_task(name: str) -> Task:
-    """Return a task of robosuite, MimicGen or LIBERO. Tasks of robosuite may name another arm, as "Lift@UR5e"."""
+    """Return a task of robosuite, MimicGen, LIBERO or two_cubes. Robosuite's may name another arm, as "Lift@UR5e"."""
     plain, at, robot = name.partition("@")
     if plain in TASKS:
         if at and robot not in ROBOTS:
             near = nearest(robot, ROBOTS)
             raise ValueError(f"unknown robot {robot!r} in the task {name!r}{near}; known robots: {', '.join(ROBOTS)}")
         return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
-    from action_heads_lab.sim import libero, mimicgen  # here, since they import this file
+    from action_heads_lab.sim import libero, mimicgen, two_cubes  # here, since they import this file
 
-    others = mimicgen.TASKS | libero.TASKS
+    others = mimicgen.TASKS | libero.TASKS | two_cubes.TASKS
     if name not in others:
         near = nearest(name, [*TASKS, *others])
         raise ValueError(f"unknown task {name!r}{near}; known tasks: {', '.join([*TASKS, *others])}")

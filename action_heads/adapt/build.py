@@ -252,8 +252,10 @@ def standardize_keypoints(policy: ObservedPolicy, outputs: Mapping[str, Outputs]
     middle = read.mean(0)
     divisors = floored(read.std(0, correction=0), middle, ANY_UNIT)
     standard, steps = policy.policy.adapter.standard, policy.encoder.config.observation_steps
-    mean, std = standard.mean.clone(), standard.std.clone()  # type: ignore[operator]
     per_step = len(middle) + policy.encoder.config.state_dim
+    if policy.encoder.vlm is not None:  # The state is then a source of its own.
+        standard, per_step = standard["images"], len(middle)  # type: ignore[index]
+    mean, std = standard.mean.clone(), standard.std.clone()  # type: ignore[operator]
     for first in range(0, steps * per_step, per_step):
         mean[first : first + len(middle)], std[first : first + len(middle)] = middle, divisors
     standard.set(mean, std)  # type: ignore[operator]

@@ -42,12 +42,12 @@ from action_heads.observed_policy import ObservedPolicy
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 HEAD = "dae/mixer-5m-fk"
-EPISODES, EXECUTE, AT_ONCE, DENOISING = 50, 8, 8, 10
+EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training run and its rollouts. `blind` is the mode decoupled without observations of the cameras."""
+    """One training run and its rollouts. `blind` is the mode decoupled with mean keypoints for every image."""
 
     task: str
     mode: str = "decoupled"
@@ -55,7 +55,7 @@ class Cell:
     through: str = "code"
     hidden: int | None = 24
     lr: float = 1e-2
-    steps: int = 400
+    steps: int = 800
     seed: int = 0
 
 
@@ -101,14 +101,20 @@ class Demonstrations(NamedTuple):
     actions: Tensor  # (N h a)
     is_pad: Tensor  # (N h)
     episode: np.ndarray  # (N,)
+    images: int  # numbers of the condition that come from images, before the state
 
 
-def demonstrations(task: str, demos: int, folder: Path, encoder: str) -> Demonstrations:
+def demonstrations(folder: Path, encoder: str) -> Demonstrations:
     """Read a recording with the keypoints of its images, as `action-heads adapt --train-encoder cached` does."""
     vision = Vision(encoder, "cached", pool="keypoints", stride=16)
-    data = f"lerobot:{folder / f'{task}-{demos}'}"
     config = AdaptConfig(
-        data=data, head=HEAD, cameras=CAMERAS, vision=vision, observation_steps=1, held_out=0.0, workers=0
+        data=f"lerobot:{folder}",
+        head=HEAD,
+        cameras=CAMERAS,
+        vision=vision,
+        observation_steps=1,
+        held_out=0.0,
+        workers=0,
     )
     template, windows, _ = build(config)
     assert windows.outputs is not None
@@ -118,7 +124,13 @@ def demonstrations(task: str, demos: int, folder: Path, encoder: str) -> Demonst
         cond = template.encode(state=windows.state.unsqueeze(1), outputs=seen)[0]
     assert isinstance(cond, Tensor)
     actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
-    return Demonstrations(template, cond, actions, is_pad, windows.episode_of)
+    images = len(CAMERAS) * template.encoder.features
+    return Demonstrations(template, cond, actions, is_pad, windows.episode_of, images)
+
+
+def without_images(data: Demonstrations, state: Tensor) -> Tensor:
+    """Return the condition (b c) of a state (b d) with the mean keypoints of all demonstrations."""
+    return torch.cat([data.cond[:, : data.images].mean(0).expand(len(state), -1), state], dim=-1)
 
 
 def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
@@ -129,11 +141,12 @@ def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
     kept = torch.from_numpy(data.episode < cell.demos)
     blind = cell.mode == "blind"
     cond, actions, is_pad = data.cond[kept], data.actions[kept], data.is_pad[kept]
-    cond = torch.zeros_like(cond) if blind else cond
     head = ActionHead.from_pretrained(HEAD).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
     torch.manual_seed(cell.seed)
     adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
-    adapter.standardize(data.cond[kept])
+    adapter.standardize(cond)
+    if blind:
+        cond = without_images(data, cond[:, data.images :])
     policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
     began = time.process_time()
     settings = FitConfig(steps=cell.steps, lr=cell.lr, seed=cell.seed)
@@ -149,30 +162,25 @@ def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
     return observed.eval()
 
 
-def run(cell: Cell, data: Demonstrations, folder: Path) -> dict[str, Any]:
-    """Train the policy of a cell and roll it out."""
+def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[str, Any]:
+    """Train the policy of a cell and roll it out from these seeds."""
     observed = trained(cell, data, folder)
     noise, contract, policy = torch.Generator().manual_seed(cell.seed), observed.contract, observed.policy
-    blind, nothing = cell.mode == "blind", torch.zeros(1, data.cond.shape[1])
+    blind = cell.mode == "blind"
 
     def without(seen: dict[str, np.ndarray]) -> np.ndarray:
+        cond = without_images(data, torch.from_numpy(seen["state"][:, -1]).float())
         with torch.no_grad():
-            return policy.sample(nothing.expand(len(seen["state"]), -1), generator=noise, steps=DENOISING).numpy()
+            return policy.sample(cond, generator=noise, steps=DENOISING).numpy()
 
     result = rollout(
         cell.task,
         without if blind else actor(observed, description(cell.task), noise, steps=DENOISING),
-        range(EPISODES),
+        seeds,
         **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
         sight=Sight(contract.state, {} if blind else {name: size[0] for name, size in contract.sizes.items()}, 1),
     )
-    successes = int(result.success.sum())
-    return asdict(cell) | {
-        **observed.training_record,
-        "successes": successes,
-        "episodes": EPISODES,
-        "interval": wilson(successes, EPISODES),
-    }
+    return {**asdict(cell), **observed.training_record, "successes": int(result.success.sum()), "episodes": len(seeds)}
 
 
 def finished() -> list[dict[str, Any]]:
@@ -187,21 +195,23 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("outputs/images"), help="folder of the recordings")
     parser.add_argument("--only", nargs="*", default=TASKS, help="tasks to run")
     parser.add_argument("--minutes", type=float, default=60, help="begin no further cell after so many minutes")
+    parser.add_argument("--episodes", type=int, default=50, help="rollouts of a cell; one that had fewer is continued")
     options = parser.parse_args()
     began, read = time.monotonic(), {}
     for cell in CELLS:
-        done = finished()
-        recorded = max(cell.demos, 25)  # the first ten of 25 demonstrations are those of a recording of ten
-        absent = not (options.data / f"{cell.task}-{recorded}").exists()
-        if cell.task not in options.only or absent or any(asdict(cell).items() <= row.items() for row in done):
+        rows, place = finished(), options.data / f"{cell.task}-{max(cell.demos, 25)}"  # 10 are the first of 25
+        before = next((row for row in rows if asdict(cell).items() <= row.items()), {"successes": 0, "episodes": 0})
+        if cell.task not in options.only or not place.exists() or before["episodes"] >= options.episodes:
             continue
         if time.monotonic() - began > 60 * options.minutes:
             break
-        if (cell.task, recorded) not in read:
-            read = {(cell.task, recorded): demonstrations(cell.task, recorded, options.data, options.encoder)}
-        row = run(cell, read[cell.task, recorded], options.data)
+        if place not in read:
+            read = {place: demonstrations(place, options.encoder)}
+        row = run(cell, read[place], options.data, range(before["episodes"], options.episodes))
+        row |= {key: row[key] + before[key] for key in ("successes", "episodes")}
+        row["interval"] = wilson(row["successes"], row["episodes"])
         print(json.dumps(row), flush=True)
-        write_results("images", [*finished(), row])
+        write_results("images", [*(other for other in rows if other is not before), row])
 
 
 if __name__ == "__main__":

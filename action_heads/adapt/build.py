@@ -79,7 +79,7 @@ def build(config: AdaptConfig) -> Built:
         with flag("train_encoder"):
             outputs = cached_outputs(policy.encoder, recording, config.blind)
         if config.start_from is None and policy.encoder.config.vision.features is None:
-            standardize_keypoints(policy, outputs, np.flatnonzero(trained_rows))
+            standardise_keypoints(policy, outputs, np.flatnonzero(trained_rows))
     horizon = policy.policy.head.config.horizon
     check_horizon(config, policy.policy.head)
     actions = layout.encode(columns)
@@ -246,7 +246,7 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     return torch.cat(means), torch.cat(stds)
 
 
-def standardize_keypoints(policy: ObservedPolicy, outputs: Mapping[str, Outputs], rows: np.ndarray) -> None:
+def standardise_keypoints(policy: ObservedPolicy, outputs: Mapping[str, Outputs], rows: np.ndarray) -> None:
     """Standardise keypoints by their statistics over the training rows, since no layer of the encoder does."""
     read = torch.cat([outputs[camera][rows] for camera in policy.encoder.cameras], dim=-1)
     middle = read.mean(0)

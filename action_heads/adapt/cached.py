@@ -40,9 +40,8 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
     """
     encoder.eval()
     identity, folder, found = encoder.identity(), cache.folder("features"), {}
-    cameras = encoder.cameras
-    announce(encoder, recording, folder)
-    for camera in cameras:
+    announce(encoder, recording, folder, identity)
+    for camera in encoder.cameras:
         found[camera] = collect(
             grey(recording, camera) if blind else images(recording, camera),
             folder,
@@ -56,8 +55,8 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
     return found
 
 
-def announce(encoder: ObservationEncoder, recording: Recording, folder: Path) -> None:
-    """Print how large the cache can become, and raise if the disk has less room."""
+def announce(encoder: ObservationEncoder, recording: Recording, folder: Path, identity: str) -> None:
+    """Print how large the outputs of a recording are, and raise if the disk has too little room for them."""
     sizes = {camera: recording.cameras[camera] for camera in encoder.cameras}
     example = {camera: {"image": torch.zeros(3, *size, dtype=torch.uint8)} for camera, size in sizes.items()}
     each = {camera: run(encoder, [inputs])[0] for camera, inputs in example.items()}
@@ -66,10 +65,11 @@ def announce(encoder: ObservationEncoder, recording: Recording, folder: Path) ->
     shape = " x ".join(map(str, next(iter(each.values())).shape))
     print(f"outputs of the frozen encoder: {len(each) * rows:,} images, {shape} each, {size_of(total)} in {folder}")
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    if (free := shutil.disk_usage(there).free) < total:
+    kept = sum(path.stat().st_size for path in folder.glob(f"{identity[:12]}-*"))
+    if (free := shutil.disk_usage(there).free) < total - kept:
         raise ValueError(
-            f"the outputs of the frozen encoder need {size_of(total)}, but {there} has {size_of(free)} left. Free some "
-            "space, set ACTION_HEADS_CACHE to another disk, or choose smaller outputs, such as --pool keypoints"
+            f"the outputs of the frozen encoder need {size_of(total - kept)} more, but {there} has {size_of(free)} left. "
+            "Free some space, set ACTION_HEADS_CACHE to another disk, or choose smaller outputs, such as --pool keypoints"
         )
 
 

@@ -82,10 +82,11 @@ class Windows(Dataset):
             "task": int(self.recording.task_of[row]),
         }
         if self.tokens is not None:
-            return sample | {"tokens": self.tokens[[index]][0][0], "images": {}}
+            sample["tokens"] = self.tokens[[index]][0][0]
         if self.outputs is not None:
-            return sample | {"outputs": {camera: self.outputs[camera][past] for camera in self.cameras}, "images": {}}
-        return sample | {"images": self._images(episode, past - start)}
+            sample["outputs"] = {camera: outputs[past] for camera, outputs in self.outputs.items()}
+        cached = self.tokens is not None or self.outputs is not None
+        return sample | {"images": {} if cached else self._images(episode, past - start)}
 
     def present(self, index: int) -> Sample:
         """Return the current observation of a window: `images` (1 3 H W) by camera, and `task` (an index)."""

@@ -128,7 +128,7 @@ def shards(folder: Path, identity: str) -> dict[str, Path]:
                 found |= dict.fromkeys(file.keys(), path)
         except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
             raise WeightFileError(
-                f"{path} is damaged ({error}). Delete it, and its samples are embedded again."
+                f"{path} is damaged ({error}). Delete it, and its outputs are computed again."
             ) from error
     return found
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import pytest
 import torch
-from recorded import hdf5, tiny
+from recorded import LENGTH, SIZE, hdf5, tiny
+from safetensors.torch import load_file, save_file
 from small import generator
 
 from action_heads.adapt import cached
@@ -151,3 +155,34 @@ def test_random_crops_and_full_disks_are_refused(folder, vit, monkeypatch):
     monkeypatch.setattr(cached.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10}))
     with pytest.raises(ValueError, match=r"--train-encoder.*need 0.0 MB.*set ACTION_HEADS_CACHE to another disk"):
         Trainer(tiny(folder, encoder=vit, train_encoder="cached"))
+
+
+def test_changed_images_sizes_and_encoders_are_encoded_anew(folder, vit, encoded, tmp_path):
+    images, example = sum(12 + i for i in range(6)), 1 + 1
+    settings = {"encoder": vit, "train_encoder": "cached"}
+    Trainer(tiny(folder, **settings))
+    encoded.clear()
+    hdf5(folder / "changed.hdf5", 1, agentview_image=np.zeros((LENGTH, SIZE, SIZE, 3), np.uint8))
+    Trainer(tiny(folder, **settings, out=folder / "changed", data=f"robomimic:{folder / 'changed.hdf5'}"))
+    assert sum(encoded) == 1 + example, "all rows have the same image"
+    encoded.clear()
+    Trainer(tiny(folder, **settings, out=folder / "resized", resize=(24, 24)))
+    assert sum(encoded) == images + example
+    encoded.clear()
+    other = tmp_path / "vit"
+    shutil.copytree(vit, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: 1.01 * x for name, x in weights.items()}, other / "model.safetensors", {"format": "pt"})
+    Trainer(tiny(folder, **settings | {"encoder": str(other)}, out=folder / "tuned"))
+    assert sum(encoded) == images + example
+
+
+def test_a_cut_file_of_the_cache_is_named_with_a_remedy(folder, vit, cache):
+    settings = {"encoder": vit, "train_encoder": "cached"}
+    Trainer(tiny(folder, **settings))
+    path = next(cache.iterdir())
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=rf"{path.name} is damaged.*Delete it, and its outputs are computed again"):
+        Trainer(tiny(folder, **settings, out=folder / "again"))
+    path.unlink()
+    Trainer(tiny(folder, **settings, out=folder / "mended"))

@@ -68,8 +68,9 @@ def announce(encoder: ObservationEncoder, recording: Recording, folder: Path, id
     kept = sum(path.stat().st_size for path in folder.glob(f"{identity[:12]}-*"))
     if (free := shutil.disk_usage(there).free) < total - kept:
         raise ValueError(
-            f"the outputs of the frozen encoder need {size_of(total - kept)} more, but {there} has {size_of(free)} left. "
-            "Free some space, set ACTION_HEADS_CACHE to another disk, or choose smaller outputs, such as --pool keypoints"
+            f"the outputs of the frozen encoder need {size_of(total - kept)} more, but {there} has {size_of(free)} "
+            "left. Free some space, set ACTION_HEADS_CACHE to another disk, or choose smaller outputs, such as "
+            "--pool keypoints"
         )
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,10 +56,11 @@ class Cell:
     through: str = "code"
     hidden: int | None = 24
     lr: float = 1e-2
-    steps: int = 800
+    steps: int = 400
     seed: int = 0
 
 
+ADDED = ("successes", "episodes", "rollout_cpu_seconds")  # what later rollouts of a cell add to
 NORMAL: dict[str, Any] = {"mode": "normal", "through": "both", "hidden": None, "lr": 2.5e-3}
 TASKS = ("Lift", "Stack", "PickPlaceCan")
 
@@ -165,6 +167,7 @@ def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
 def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[str, Any]:
     """Train the policy of a cell and roll it out from these seeds."""
     observed = trained(cell, data, folder)
+    began = cpu()
     noise, contract, policy = torch.Generator().manual_seed(cell.seed), observed.contract, observed.policy
     blind = cell.mode == "blind"
 
@@ -180,7 +183,14 @@ def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[st
         **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
         sight=Sight(contract.state, {} if blind else {name: size[0] for name, size in contract.sizes.items()}, 1),
     )
-    return {**asdict(cell), **observed.training_record, "successes": int(result.success.sum()), "episodes": len(seeds)}
+    outcome = {"successes": int(result.success.sum()), "episodes": len(seeds), "rollout_cpu_seconds": cpu() - began}
+    return {**asdict(cell), **observed.training_record, **outcome}
+
+
+def cpu() -> int:
+    """Return the CPU seconds of this process and of the simulations that it has ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(each.ru_utime + each.ru_stime for each in used))
 
 
 def finished() -> list[dict[str, Any]]:
@@ -200,7 +210,7 @@ def main() -> None:
     began, read = time.monotonic(), {}
     for cell in CELLS:
         rows, place = finished(), options.data / f"{cell.task}-{max(cell.demos, 25)}"  # 10 are the first of 25
-        before = next((row for row in rows if asdict(cell).items() <= row.items()), {"successes": 0, "episodes": 0})
+        before = next((row for row in rows if asdict(cell).items() <= row.items()), dict.fromkeys(ADDED, 0))
         if cell.task not in options.only or not place.exists() or before["episodes"] >= options.episodes:
             continue
         if time.monotonic() - began > 60 * options.minutes:
@@ -208,7 +218,7 @@ def main() -> None:
         if place not in read:
             read = {place: demonstrations(place, options.encoder)}
         row = run(cell, read[place], options.data, range(before["episodes"], options.episodes))
-        row |= {key: row[key] + before[key] for key in ("successes", "episodes")}
+        row |= {key: row[key] + before[key] for key in ADDED}
         row["interval"] = wilson(row["successes"], row["episodes"])
         print(json.dumps(row), flush=True)
         write_results("images", [*(other for other in rows if other is not before), row])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action_heads.data import cache
+from action_heads._util.machine import cache_home
 from action_heads.data.formats import Recording
 from action_heads.encoders import ObservationEncoder
 from action_heads.io.files import fingerprint
@@ -39,7 +39,7 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
         ValueError: the network trains, its images are augmented at random, or the disk has too little room.
     """
     encoder.eval()
-    identity, folder, found = encoder.identity(), cache.folder("features"), {}
+    identity, folder, found = encoder.identity(), cache_home() / "features", {}
     announce(encoder, recording, folder, identity)
     for camera in encoder.cameras:
         found[camera] = collect(

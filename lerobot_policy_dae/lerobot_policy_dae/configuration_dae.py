@@ -115,7 +115,7 @@ class DAEConfig(OptimizerFlags):
         'adaln_zero'
     """
 
-    head: str = "dae/mlp-5m-fk"
+    head: str = "dae/mixer-5m-fk"
     """Bundled name, folder or Hub id of the pretrained head."""
     head_revision: str | None = None
     """Revision of the head on the Hub: a branch, tag or commit."""

@@ -110,7 +110,7 @@ class DAEConfig(OptimizerFlags):
     Each field is a flag, `--policy.<field>`. LeRobot prints the text below a field as its help.
 
     Examples:
-        >>> config = DAEConfig(head="dae/mlp-5m-fk-delta", action_layout="libero", hidden_dim=64)
+        >>> config = DAEConfig(head="dae/mixer-5m-fk-delta", action_layout="libero", hidden_dim=64)
         >>> config.adapter_config.mechanism
         'adaln_zero'
     """

@@ -264,7 +264,7 @@ class AdaptConfig(Settings):
 
     data: Annotated[str, Shown("none: it is needed", "SOURCE")] = ""
     out: Path = Path("runs/adapt")
-    head: str = "dae/mlp-5m-fk"
+    head: str = "dae/mixer-5m-fk"
     mode: str = "decoupled"
     blind: bool = False
     adapter: AdapterConfig = field(default=AdapterConfig("adaln_zero"), metadata=ADAPTER)

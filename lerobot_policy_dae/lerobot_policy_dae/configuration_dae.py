@@ -113,12 +113,12 @@ class DAEConfig(OptimizerFlags):
     Each field is a flag, `--policy.<field>`. LeRobot prints the text below a field as its help.
 
     Examples:
-        >>> config = DAEConfig(head="dae/mlp-5m-fk-delta", action_layout="libero", hidden_dim=64)
+        >>> config = DAEConfig(head="dae/mixer-5m-fk-delta", action_layout="libero", hidden_dim=64)
         >>> config.adapter_config.mechanism
         'adaln_zero'
     """
 
-    head: str = "dae/mlp-5m-fk"
+    head: str = "dae/mixer-5m-fk"
     """Bundled name, folder or Hub id of the pretrained head."""
     head_revision: str | None = None
     """Revision of the head on the Hub: a branch, tag or commit."""

@@ -112,6 +112,10 @@ LAB = {
     "record": Command(
         "Record demonstrations of a scripted expert as a LeRobotDataset.", extras=("train", "lab", "sim", "lerobot")
     ),
+    "setup": Command(
+        "Set a benchmark up: install and fetch what is missing, check it, and say what is ready.",
+        extras=("train", "lab"),
+    ),
     "report": Command(
         "Write tables and figures of a results folder, with the paper's figures beside ours.", extras=("train", "lab")
     ),

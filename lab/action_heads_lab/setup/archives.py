@@ -6,6 +6,7 @@ moved there in one piece, so that an interrupted run leaves nothing half-unpacke
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import http.client
 import os
@@ -70,7 +71,7 @@ class Archive:
         for link, name in links:
             if name.strip() == self.name:
                 return urllib.parse.urljoin(page, unescape(link)).partition("#")[0]
-        raise Unreachable(f"{page} does not list {self.name}")
+        raise Unreachable(f"the package index does not list {self.name} in the project {self.place}")
 
 
 @dataclass(frozen=True)
@@ -140,31 +141,41 @@ def fetch(
         Unreachable: no source could be reached.
         Damaged: what was fetched has other hashes than it should.
     """
-    with locks.held_beside(folder, remedy="wait until it has finished"):
-        occupied = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
-        wrong = differing(folder, trees) if occupied else []
-        if occupied and not wrong:
+    if (wrong := _wrong(folder, trees)) == []:
+        return "found"
+    with locks.held_beside(folder, remedy="run it again later"):
+        if (wrong := _wrong(folder, trees)) == []:  # another process has fetched them meanwhile
             return "found"
-        if occupied and not replace:
+        if wrong and not replace:
             raise FileExistsError(
                 f"{folder} is not complete, or has other files than it should: {', '.join(wrong)}. An interrupted "
                 "download or unpacking leaves this. Run it again with --replace, which fetches the files anew and "
                 "removes this folder"
             )
         downloads = folder.with_name(f".{folder.name}.downloads")
-        with drafts.drafted(folder) as draft:
-            with drafts.writing(downloads):
-                draft.mkdir()
-                downloads.mkdir(exist_ok=True)
-            used = _from_any(sources[:1] if local else sources, draft, downloads, local)
-            if wrong := differing(draft, trees):
-                raise Damaged(
-                    f"{used.about} was unpacked, but has other files than expected in {', '.join(wrong)}. Nothing was "
-                    f"kept. Run it again; if it fails again, {used.about} has changed, which is worth a report"
-                )
-            shutil.rmtree(folder, ignore_errors=True)
+        try:
+            with drafts.drafted(folder) as draft:
+                with drafts.writing(downloads):
+                    draft.mkdir()
+                    downloads.mkdir(exist_ok=True)
+                used = _from_any(sources[:1] if local else sources, draft, downloads, local)
+                if wrong := differing(draft, trees):
+                    raise Damaged(
+                        f"{used.about} was unpacked, but has other files than expected in {', '.join(wrong)}. Nothing "
+                        f"was kept. Run it again; if it fails again, {used.about} has changed, which is worth a report"
+                    )
+                shutil.rmtree(folder, ignore_errors=True)
+        except Damaged:
+            shutil.rmtree(downloads, ignore_errors=True)  # else the same files would fail again
+            raise
         shutil.rmtree(downloads, ignore_errors=True)
         return f"from {local or used.about}"
+
+
+def _wrong(folder: Path, trees: Mapping[str, Sequence[str]]) -> list[str] | None:
+    """Return what is wrong with a folder, or None if it is empty or does not exist."""
+    occupied = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    return differing(folder, trees) if occupied else None
 
 
 def differing(folder: Path, trees: Mapping[str, Sequence[str]]) -> list[str]:
@@ -226,8 +237,13 @@ def _continued(url: str, part: Path) -> None:
 @contextmanager
 def _opened(url: str, headers: Mapping[str, str] = {}) -> Iterator[http.client.HTTPResponse]:
     """Open an address, and turn the errors of a network into `Unreachable`, within this context too."""
+    parts = urllib.parse.urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    url, headers = urllib.parse.urlunsplit(parts._replace(netloc=host)), dict(headers)
+    if user:  # of a private index; urllib would not send it, and no message may show it
+        headers["Authorization"] = "Basic " + base64.b64encode(urllib.parse.unquote(user).encode()).decode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=dict(headers)), timeout=TIMEOUT) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
             yield answer
     except Unreachable:
         raise

@@ -28,7 +28,7 @@ def main() -> None:
 def tests(pack: Pack) -> dict | None:
     """Run the tests marked gpu, and return how many passed and which failed."""
     what = ["--collect-only"] if pack.toy else ["-n", str(min(12, cores()))]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py", "-q", *what]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests/test_gpu.py", *what]
     if pack.run({"tests": command}, 240)["tests"] is None:
         return None
     log = (pack.out / "tests.log").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ from action_heads.io.files import write_text
 
 # Lets glibc keep the memory that torch has freed. Asking for it anew takes much of a large network's time per step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 
 
 def write_results(name: str, results: object) -> None:

@@ -110,7 +110,12 @@ LAB = {
         recorded=True,
     ),
     "record": Command(
-        "Record demonstrations of a scripted expert as a LeRobotDataset.", extras=("train", "lab", "sim", "lerobot")
+        "Record demonstrations of a scripted expert as a LeRobotDataset, or as HDF5 of robomimic.",
+        extras=("train", "lab", "sim"),
+    ),
+    "setup": Command(
+        "Set a benchmark up: install and fetch what is missing, check it, and say what is ready.",
+        extras=("train", "lab"),
     ),
     "report": Command(
         "Write tables and figures of a results folder, beside the numbers of the paper.", extras=("train", "lab")

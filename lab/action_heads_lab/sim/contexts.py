@@ -46,14 +46,14 @@ def import_robosuite() -> Any:
     return robosuite
 
 
-def check_versions() -> None:
-    """Refuse versions that are known to fail."""
-    for name, first, after in (("robosuite", ROBOSUITE, (1, 5)), ("mujoco", *MUJOCO)):
+def check_versions(robosuite: tuple[int, ...] = ROBOSUITE) -> None:
+    """Refuse versions that are known to fail, and those of robosuite before the given one."""
+    for name, first, after in (("robosuite", robosuite, (1, 5)), ("mujoco", *MUJOCO)):
         try:
             found = version(name)
         except PackageNotFoundError:
             continue  # `require` reports it
-        numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:2])
+        numbers = tuple(int(part) for part in re.findall(r"\d+", found)[:3])
         if not first <= numbers < after:
             low, high = (".".join(map(str, bound)) for bound in (first, after))
             raise ImportError(

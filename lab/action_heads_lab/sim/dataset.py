@@ -1,4 +1,4 @@
-"""Write demonstrations as a LeRobotDataset: joints, pose, gripper, delta and absolute actions, and optional images.
+"""Write demonstrations as a LeRobotDataset or as robomimic's HDF5: joints, pose, gripper, actions, optional images.
 
 t  ticks of an episode      o  observation size
 
@@ -12,13 +12,14 @@ t  ticks of an episode      o  observation size
     action.delta                 (7,)  the same, relative to the TCP: m, rotation vector (rad, base axes), gripper
     observation.images.<camera>        (size, size, 3) RGB
 
-meta/recording.json holds task, noise, seeds and the rendering. libero_dataset.py writes LIBERO's own columns.
+meta/recording.json holds task, noise, seeds and the rendering. libero_dataset.py writes LIBERO's own columns, and
+robomimic_file.py the HDF5 file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,12 +29,14 @@ from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import require
 from action_heads.io import drafts, files, locks
+from action_heads_lab.sim import robomimic_file
+from action_heads_lab.sim.again import Images, run_again
 from action_heads_lab.sim.conventions import columns
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import CONTROL_HZ, FAST_RENDERING, Sim, make
+from action_heads_lab.sim.envs import CONTROL_HZ, FAST_RENDERING
 from action_heads_lab.sim.frames import rotation_from_6d
 from action_heads_lab.sim.observations import ARM, ENVIRONMENT, STATE, set_apart
-from action_heads_lab.sim.record import SEEDS, record, run_expert
+from action_heads_lab.sim.record import SEEDS, record
 from action_heads_lab.sim.tasks import description, get_task
 
 Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # one episode: name -> t values
@@ -41,11 +44,11 @@ Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # one episode: name -
 
 @dataclass(frozen=True)
 class RecordConfig:
-    """Record demonstrations of a scripted expert as a LeRobotDataset.
+    """Record demonstrations of a scripted expert as a LeRobotDataset, or as HDF5 of robomimic.
 
     Attributes:
         task: task to record: Lift, Stack, PickPlaceCan, two_cubes, libero_object/0, ...
-        out: folder of the dataset.
+        out: folder of the dataset, or an .hdf5 file of robomimic.
         demos: number of successful episodes.
         seed: seed of the recording.
         cameras: cameras to record, such as agentview and robot0_eye_in_hand; none records states only.
@@ -65,11 +68,18 @@ class RecordConfig:
     schema: Literal["own", "libero"] = "own"
 
     def __post_init__(self) -> None:
+        if self.schema == "libero" and self.is_file:
+            raise ValueError(f"--schema libero writes a LeRobotDataset, but {self.out} is an HDF5 file. Give a folder")
         if self.schema == "libero" and (get_task(self.task).suite != "libero" or self.cameras):
             raise ValueError(
                 f"--schema libero needs a LIBERO task and records both of its cameras, but the task is {self.task} and "
                 f"--cameras is {', '.join(self.cameras) or 'none'}. Use libero_object/0 ... 9 and leave --cameras out"
             )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `out` is a file of robomimic."""
+        return self.out.suffix in (".hdf5", ".h5")
 
 
 def record_dataset(config: RecordConfig) -> None:
@@ -83,12 +93,12 @@ def record_dataset(config: RecordConfig) -> None:
             kept.unlink(missing_ok=True)
             print(f"{config.out} already holds this recording")
             return
-        require("lerobot.datasets.lerobot_dataset", "lerobot")
+        require(*("h5py", "data") if config.is_file else ("lerobot.datasets.lerobot_dataset", "lerobot"))
         demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
         if config.schema == "libero":
-            save_libero(demonstrations, config.out, size=config.size)
+            save_libero(demonstrations, config.out, size=config.size, workers=config.workers)
         else:
-            save_dataset(demonstrations, config.out, cameras=config.cameras, size=config.size)
+            save_dataset(demonstrations, config.out, config.cameras, config.size, config.workers)
         kept.unlink()
     print(f"{demonstrations} in {config.out}")
 
@@ -98,7 +108,10 @@ def refuse_others(config: RecordConfig) -> None:
     from action_heads_lab.sim.libero_dataset import CAMERAS
 
     record_file = config.out / "meta" / "recording.json"
-    found = files.read_json(record_file) if record_file.exists() else None
+    if config.is_file:
+        found = robomimic_file.provenance(config.out)
+    else:
+        found = files.read_json(record_file) if record_file.exists() else None
     cameras = list(CAMERAS) if config.schema == "libero" else list(config.cameras)
     wanted = {
         "task": config.task,
@@ -117,29 +130,32 @@ def save_dataset(
     folder: str | Path,
     cameras: Sequence[str] = (),
     size: int = 84,
+    workers: int | None = None,
 ) -> Path:
-    """Write recordings to a new folder as one dataset, in one piece.
+    """Write recordings to a new folder as one dataset, or to a new .hdf5 file, in one piece.
 
     Several recordings must have observations of the same layout. `demonstrations` have no images, so every episode is
-    run again from its seed to render them, and must give the same actions.
+    run again from its seed to render them, and must give the same actions. This happens in `workers` processes, by
+    default one per core, so a script that calls this with cameras needs `if __name__ == "__main__":`. The result does
+    not depend on their number.
     """
     recordings = [demonstrations] if isinstance(demonstrations, Demonstrations) else list(demonstrations)
 
     def episodes() -> Iterable[tuple[str, Columns]]:
         for recording in recordings:
-            sim = make(recording.task, render=True) if cameras else None
-            try:
-                for episode, rows in enumerate(_rows(recording)):
-                    images = _images(sim, recording, episode, cameras, size) if sim else {}
-                    task = description(recording.task, int(recording.seed[episode]))
-                    yield task, _columns(recording, rows, bool(cameras)) | images
-            finally:
-                if sim:
-                    sim.close()
+            rows = _rows(recording)
+            images = run_again(recording, workers, Images, recording.task, cameras, size) if cameras else None
+            for episode in range(len(recording)):
+                seen = next(images) if images else {}
+                task = description(recording.task, int(recording.seed[episode]))
+                yield task, _columns(recording, rows[episode], bool(cameras)) | seen
 
     rendering = FAST_RENDERING if cameras else None
     sources = [provenance_of(recording, cameras, size, rendering) for recording in recordings]
-    return write(folder, _features(recordings, cameras, size), episodes(), sources[0] if len(sources) == 1 else sources)
+    source = sources[0] if len(sources) == 1 else sources
+    if Path(folder).suffix in (".hdf5", ".h5"):
+        return robomimic_file.write(folder, episodes(), source)
+    return write(folder, _features(recordings, cameras, size), episodes(), source)
 
 
 def write(
@@ -222,35 +238,6 @@ def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
 def image_feature(size: int) -> dict[str, Any]:
     """Return the feature of a camera for LeRobot."""
     return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
-
-
-def _images(
-    sim: Sim, demonstrations: Demonstrations, episode: int, cameras: Sequence[str], size: int
-) -> dict[str, list[np.ndarray]]:
-    """Return the images before every action of an episode, by camera."""
-    seen: dict[str, list[np.ndarray]] = {f"observation.images.{camera}": [] for camera in cameras}
-
-    def look() -> None:
-        for camera in cameras:
-            seen[f"observation.images.{camera}"].append(sim.render(size, camera))
-
-    run_again(sim, demonstrations, episode, look)
-    return seen
-
-
-def run_again(sim: Sim, demonstrations: Demonstrations, episode: int, before_step: Callable[[], None]) -> np.ndarray:
-    """Run an episode again from its seed, and return its actions (t, 10).
-
-    Raises:
-        RuntimeError: the actions are not those of the recording.
-    """
-    again = run_expert(sim, int(demonstrations.seed[episode]), demonstrations.noise, before_step=before_step)
-    if not np.array_equal(again.action, demonstrations.action[_rows(demonstrations)[episode]]):
-        raise RuntimeError(
-            f"episode {episode} of {demonstrations.task} (seed {demonstrations.seed[episode]}) came out different when "
-            "it was run again for its images, so another version of robosuite or mujoco recorded it. Record it again"
-        )
-    return again.action
 
 
 def provenance_of(

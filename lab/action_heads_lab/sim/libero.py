@@ -7,22 +7,18 @@ which policies are evaluated. Larger seeds draw a start with the sampler of the 
 from __future__ import annotations
 
 import itertools
-import os
-from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from action_heads.io import drafts
 from action_heads_lab.sim import compiled, contexts, substeps
 from action_heads_lab.sim.envs import Sim, prepare
 from action_heads_lab.sim.init_states import read_init_states
+from action_heads_lab.sim.libero_files import install
 from action_heads_lab.sim.libero_tasks import TASKS
 from action_heads_lab.sim.tasks import Task
 
 SETTLE = 10  # ticks without motion of the arm, in which objects drop onto the table
-FOLDERS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects", "stable_hope_objects")
 
 
 def make(task: str, render: bool = False, pixels: int | None = None, fast: bool = True) -> LiberoSim:
@@ -109,38 +105,3 @@ class LiberoSim(Sim):
     def close(self):
         """Close the environment."""
         self.control.close()
-
-
-def install() -> None:
-    """Check that LIBERO and its assets are installed, and write the configuration that its import would ask for.
-
-    Raises:
-        ImportError: LIBERO is not installed, or another package of that name is.
-        FileNotFoundError: its assets are missing.
-    """
-    if (spec := find_spec("libero")) is None:
-        raise ImportError(
-            "LIBERO is not installed. hf-libero requires robosuite 1.4.0, so install both in this order:\n"
-            "    pip install hf-libero\n    pip install --no-deps 'robosuite==1.4.1'"
-        )
-    try:
-        distribution("hf-libero")
-    except PackageNotFoundError:
-        raise ImportError(
-            "the installed module `libero` is not that of hf-libero. `libero` on PyPI is an unrelated package. Run "
-            "pip uninstall libero; pip install hf-libero"
-        ) from None
-    root = Path(next(iter(spec.submodule_search_locations or ()))) / "libero"
-    config = Path(os.environ.get("LIBERO_CONFIG_PATH", Path.home() / ".libero")) / "config.yaml"
-    cached = Path.home() / ".cache" / "libero" / "assets"
-    assets = root / "assets" if (root / "assets").is_dir() else cached
-    if missing := [name for name in FOLDERS if not (assets / name).is_dir()]:
-        raise FileNotFoundError(
-            f"LIBERO's assets are not complete: {assets} lacks {', '.join(missing)}. Download them with\n"
-            f"    hf download lerobot/libero-assets --repo-type dataset --local-dir {cached}"
-        )
-    if not config.exists():
-        paths = {"benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files"}
-        paths |= {"datasets": config.parent / "datasets", "assets": assets}
-        with drafts.drafted(config) as draft:
-            draft.write_text("".join(f"{key}: {path}\n" for key, path in paths.items()), encoding="utf-8")

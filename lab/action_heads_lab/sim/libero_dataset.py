@@ -15,7 +15,7 @@ OpenGL, as in LeRobot and in LIBERO's data, so they are upright but mirrored. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from action_heads_lab.sim import libero
+from action_heads_lab.sim.again import Recorded, run_again
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN
-from action_heads_lab.sim.dataset import Columns, image_feature, provenance_of, run_again, write
+from action_heads_lab.sim.dataset import Columns, image_feature, provenance_of, write
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.frames import Pose, rotation_vector
 
@@ -36,22 +37,16 @@ STATE = ["x", "y", "z", "rx", "ry", "rz", "finger_left", "finger_right"]
 ACTION = ["dx", "dy", "dz", "drx", "dry", "drz", "gripper"]
 
 
-def save_libero(demonstrations: Demonstrations, folder: str | Path, size: int = 256) -> Path:
-    """Write a new folder. Every episode is run again to render its images of `size` by `size` pixels."""
-    sim = libero.make(demonstrations.task, pixels=size)
-
-    def episodes() -> Iterable[tuple[str, Columns]]:
-        for episode in range(len(demonstrations)):
-            yield sim.language, _columns(sim, demonstrations, episode)
-
-    try:
-        provenance = provenance_of(
-            demonstrations, list(CAMERAS), size, rendering={"offsamples": 4, "shadows": True, "reflections": True}
-        )
-        provenance["frame"] = "LIBERO's: world; states of right_hand, actions of the controller's site"
-        return write(folder, _features(size), episodes(), provenance)
-    finally:
-        sim.close()
+def save_libero(
+    demonstrations: Demonstrations, folder: str | Path, size: int = 256, workers: int | None = None
+) -> Path:
+    """Write a new folder. Every episode is run again to render its images of `size` by `size` pixels, see `again`."""
+    provenance = provenance_of(
+        demonstrations, list(CAMERAS), size, rendering={"offsamples": 4, "shadows": True, "reflections": True}
+    )
+    provenance["frame"] = "LIBERO's: world; states of right_hand, actions of the controller's site"
+    episodes = run_again(demonstrations, workers, Episodes, demonstrations.task, size)
+    return write(folder, _features(size), episodes, provenance)
 
 
 def observed(raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -68,20 +63,30 @@ def relative(now: Pose, target: Pose, gripper: float) -> np.ndarray:
     return np.clip(np.concatenate([step, turn, [gripper]]), -1, 1).astype(np.float32)
 
 
-def _columns(sim: libero.LiberoSim, demonstrations: Demonstrations, episode: int) -> Columns:
-    seen: list[dict[str, np.ndarray]] = []
-    poses: list[Pose] = []
+class Episodes:
+    """A renderer: a map from an episode to its sentence and columns."""
 
-    def look() -> None:
-        seen.append(observed(sim.raw()))
-        poses.append(sim.controlled)
+    def __init__(self, task: str, size: int):
+        self.sim = libero.make(task, pixels=size)
 
-    wanted = run_again(sim, demonstrations, episode, look)
-    actions = [
-        relative(pose, sim.controlled_target(action.astype(float)), float(action[9]))
-        for pose, action in zip(poses, wanted, strict=True)
-    ]
-    return {name: [step[name] for step in seen] for name in seen[0]} | {"action": actions}
+    def __call__(self, episode: Recorded) -> tuple[str, Columns]:
+        seen: list[dict[str, np.ndarray]] = []
+        poses: list[Pose] = []
+
+        def look() -> None:
+            seen.append(observed(self.sim.raw()))
+            poses.append(self.sim.controlled)
+
+        episode.run(self.sim, look)
+        actions = [
+            relative(pose, self.sim.controlled_target(action.astype(float)), float(action[9]))
+            for pose, action in zip(poses, episode.action, strict=True)
+        ]
+        return self.sim.language, {name: [tick[name] for tick in seen] for name in seen[0]} | {"action": actions}
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.sim.close()
 
 
 def _features(size: int) -> dict[str, Any]:

@@ -14,7 +14,11 @@ from pathlib import Path
 from action_heads_lab.sim import experts, mimicgen_experts
 from action_heads_lab.sim.tasks import Task
 
-INSTALL = """git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
+INSTALL = """action-heads setup mimicgen
+
+or, by hand,
+
+    git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
     git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
     uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
 
@@ -75,7 +79,7 @@ def check() -> None:
     spec = find_spec("mimicgen")
     if spec is None or spec.origin is None:
         raise ImportError(
-            f"MimicGen is not installed. It is only on GitHub, and works as an editable checkout:\n    {INSTALL}\n"
+            f"MimicGen is not installed. It is only on GitHub. Run\n    {INSTALL}\n"
             "Do not `pip install mimicgen`, which is an unrelated package on PyPI."
         )
     package = Path(spec.origin).parent
@@ -85,7 +89,7 @@ def check() -> None:
         )
     if not (package / "models" / "robosuite" / "assets").is_dir():
         raise ImportError(
-            f"{package} has no assets, since a wheel of MimicGen lacks them. Install the checkout:\n    {INSTALL}"
+            f"{package} has no assets, since a wheel of MimicGen lacks them. Uninstall it, then run\n    {INSTALL}"
         )
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -84,6 +84,35 @@ class Workers:
         if not good:
             raise RuntimeError(f"simulation worker {worker} failed:\n{reply}")
         return reply
+
+
+def in_order(n: int, messages: Sequence[Any], build: Callable[..., Any], *arguments: Any) -> Iterator[Any]:
+    """Yield the replies to messages in the order of the messages, from `n` workers, or from this process if n is 1.
+
+    At most two replies for each worker wait for their turn, so that memory does not grow with the number of messages.
+    """
+    if n == 1:
+        built = build(*arguments)
+        try:
+            yield from map(built, messages)
+        finally:
+            built.close()
+        return
+    with Workers(n, build, *arguments) as pool:
+        idle, sent, given = list(range(n)), 0, 0
+        running: dict[int, int] = {}  # worker -> message
+        replies: dict[int, Any] = {}
+        while given < len(messages):
+            while idle and sent < min(len(messages), given + 3 * n):
+                running[worker := idle.pop()] = sent
+                pool.send(worker, messages[sent])
+                sent += 1
+            for worker in pool.ready():
+                replies[running.pop(worker)] = pool.receive(worker)
+                idle.append(worker)
+            while given in replies:
+                yield replies.pop(given)
+                given += 1
 
 
 @contextmanager

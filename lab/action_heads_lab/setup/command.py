@@ -1,0 +1,135 @@
+"""Run `action-heads setup`: packages, files and configuration of a benchmark."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+from action_heads._util.extras import missing, remedy
+from action_heads._util.flags import Shown
+from action_heads.io import drafts
+from action_heads.runtime.cache import cache_dir
+from action_heads_lab.setup import sources
+from action_heads_lab.setup.archives import fetch
+from action_heads_lab.sim import contexts, libero_files, mimicgen
+
+ROBOSUITE = "robosuite==1.4.1"
+PTH = "action_heads_mimicgen.pth"
+ENVIRONMENT = {"CMAKE_POLICY_VERSION_MINIMUM": "3.5"}  # else CMake 4 refuses egl-probe, which robomimic asks for
+
+
+@dataclass(frozen=True)
+class SetupConfig:
+    """Set a benchmark up: install and fetch what is missing, check it, and say what is ready.
+
+    Attributes:
+        benchmark: libero or mimicgen.
+        source: folder that holds the archives, downloaded on another machine.
+        replace: fetch the files anew if those that are there are incomplete or damaged.
+        install: install missing packages with uv or pip.
+    """
+
+    benchmark: Literal["libero", "mimicgen"]
+    source: Annotated[Path | None, Shown("download them", "FOLDER")] = None
+    replace: bool = False
+    install: bool = True
+
+
+def setup(config: SetupConfig) -> None:
+    """Set a benchmark up, and print one line about what is ready."""
+    if lacking := missing("sim"):
+        raise ImportError(f"a simulation needs {', '.join(lacking)}, which is not installed. {remedy('sim')}")
+    print({"libero": libero, "mimicgen": mimic_gen}[config.benchmark](config))
+
+
+def libero(config: SetupConfig) -> str:
+    """Set LIBERO up: its package, its assets, and the configuration that its first import would ask for."""
+    if config.install and find_spec("libero") is None:
+        install("hf-libero==0.1.4")
+    contexts.check_versions()
+    root = libero_files.package()
+    folder = libero_files.assets(root)
+    how = fetch(folder, sources.LIBERO, sources.LIBERO_TREES, config.source, config.replace)
+    written = libero_files.configure(root, folder)
+    return (
+        f"LIBERO is ready: {versions('hf-libero', 'robosuite', 'mujoco')}; {libero_files.count(folder)} asset files, "
+        f"{how} and checked, in {folder}; configuration in {written}"
+    )
+
+
+def mimic_gen(config: SetupConfig) -> str:
+    """Set MimicGen up: its code and assets, on Python's path."""
+    contexts.check_versions(robosuite=(1, 4, 1))
+    if config.install and find_spec("h5py") is None:
+        install("h5py")
+    if find_spec("mimicgen") is None or find_spec("robosuite_task_zoo") is None:
+        folder = cache_dir() / "mimicgen"
+        fetch(folder, sources.MIMICGEN, sources.MIMICGEN_TREES, config.source, config.replace)
+        on_the_path(folder)
+    mimicgen.check()
+    where = Path(next(iter(find_spec("mimicgen").submodule_search_locations)))  # pyright: ignore
+    return (
+        f"MimicGen is ready: {versions('robosuite', 'mujoco')}; its code in {where.parent}, under NVIDIA's licence for "
+        "non-commercial use"
+    )
+
+
+def on_the_path(folder: Path) -> None:
+    """Make the packages of a folder importable, in this process and in later ones of this Python."""
+    link = Path(sysconfig.get_path("purelib")) / PTH
+    with drafts.writing(link):
+        link.write_text(f"{folder}\n", encoding="utf-8")
+    sys.path.append(str(folder))
+    importlib.invalidate_caches()
+
+
+def install(requirement: str) -> None:
+    """Install a package into this Python.
+
+    Raises:
+        ImportError: it could not be installed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        override = Path(folder) / "override.txt"
+        override.write_text(ROBOSUITE + "\n", encoding="utf-8")  # hf-libero asks for 1.4.0, which MimicGen fails on
+        for command in installing(requirement, override):
+            print(shlex.join(command), flush=True)
+            if subprocess.run(command, env=os.environ | ENVIRONMENT).returncode:
+                raise ImportError(
+                    f"{requirement} could not be installed; the output above says why. It needs a network, and for "
+                    "packages that are compiled cmake and a C compiler (Debian: apt-get install cmake "
+                    "build-essential). Install it in your own way, then run this again"
+                )
+    importlib.invalidate_caches()
+
+
+def installing(requirement: str, override: Path) -> list[list[str]]:
+    """Return the commands that install a package into this Python and keep robosuite at its version."""
+    uv = shutil.which("uv")
+    if uv and subprocess.run([uv, "--version"], capture_output=True).returncode == 0:
+        return [[uv, "pip", "install", "--python", sys.executable, "--override", str(override), requirement]]
+    pip = [sys.executable, "-m", "pip", "install"]
+    return [[*pip, requirement], [*pip, "--no-deps", ROBOSUITE]]
+
+
+def versions(*names: str) -> str:
+    """Return names and versions of installed distributions."""
+    return ", ".join(f"{name} {_version(name)}" for name in names)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(not installed)"

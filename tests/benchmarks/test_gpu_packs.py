@@ -1,0 +1,151 @@
+"""GPU packs run at toy size, and every command of their full size is one that its own settings accept."""
+
+import json
+import sys
+import time
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from action_heads.cli.command_line import parse
+from action_heads.cli.commands import known
+
+ROOT = Path(__file__).parents[2]
+PACKS = sorted(path.stem for path in (ROOT / "benchmarks" / "gpu").glob("pack_*.py"))
+
+
+@pytest.fixture
+def packs(monkeypatch, tmp_path):
+    for folder in ("benchmarks", "benchmarks/gpu"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    module = import_module("packs")
+    monkeypatch.setattr(module, "EARLIER", tmp_path / "none")
+    monkeypatch.setenv("PACK_WORK", str(tmp_path / "work"))
+    return module
+
+
+def start(packs, name: str, monkeypatch, out: Path, *flags: str):
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/gpu/{name}.py", "--out", str(out), *flags])
+    return import_module(name)
+
+
+def settings_of(command: list[str]):
+    """Return the settings that a command line of `action-heads` is read as."""
+    assert command[1:3] == ["-m", "action_heads.cli"]
+    module, _, kind = known()[command[3]].settings.partition(":")
+    return parse(getattr(import_module(module), kind), command[4:], prog="a pack")
+
+
+class Machine:
+    """Stands for the machine: writes what a command would write, and keeps the commands."""
+
+    def __init__(self, packs, monkeypatch):
+        self.settings = []
+        monkeypatch.setattr(packs.Pack, "run", lambda pack, commands, seconds=None: self.run(pack, commands))
+
+    def run(self, pack, commands):
+        for name, command in commands.items():
+            if command[2] == "action_heads.cli":
+                self.settings.append(settings_of(command))
+                self.write(command[3], self.settings[-1])
+            elif "pytest" in command:
+                (pack.out / f"{name}.log").write_text("FAILED tests/test_gpu.py::test_a - x\n1 failed, 136 passed")
+            else:
+                made = pack.out / f"{name}_{import_module('packs').device()}.json"
+                made.write_text(json.dumps({"results": {"rows": [name]}}))
+        return dict.fromkeys(commands, 0)
+
+    def write(self, command, settings):
+        if command == "record":
+            settings.out.touch()
+            return
+        settings.out.mkdir(parents=True, exist_ok=True)
+        if command == "pretrain":
+            alike = {name: 1 for name in ("command", "steps", "chunks", "minutes", "machine", "held_out_loss")}
+            content = {"training": alike | {"chunks_per_second": {"training": 90_000}}}
+            (settings.out / "config.json").write_text(json.dumps(content))
+        if command == "evaluate-head":
+            (settings.out / "evaluation.json").write_text("{}")
+        if command == "adapt":
+            rollouts = {"successes": 48, "episodes": 50, "interval": [0.87, 0.99]} if settings.rollout.task else None
+            content = {"seconds": 7.0, "rollouts": rollouts, "parameters": {}}
+            (settings.out / "results.json").write_text(json.dumps(content))
+
+
+@pytest.mark.skipif(find_spec("robosuite") is None, reason="needs the sim extra")
+@pytest.mark.parametrize("toy", [(), ("--toy",)], ids=["full", "toy"])
+@pytest.mark.parametrize("name", PACKS)
+def test_every_command_is_one_that_its_settings_accept(name, toy, packs, monkeypatch, tmp_path, capsys):
+    machine = Machine(packs, monkeypatch)
+    start(packs, name, monkeypatch, tmp_path / "out", *toy).main()
+    results = json.loads((tmp_path / "out" / f"{name}.json").read_text())["results"]
+    assert results
+    said = capsys.readouterr().out
+    assert said.rstrip().splitlines()[-1].startswith(list(results)[-1]), "results come last"
+    done = len(machine.settings)
+    start(packs, name, monkeypatch, tmp_path / "out", *toy).main()
+    assert len(machine.settings) == done, "a second pack has nothing left to do"
+    if name == "pack_2_images":
+        assert {settings.mode for settings in machine.settings if hasattr(settings, "mode")} == {
+            "decoupled",
+            "normal",
+            "random-frozen",
+        }
+    if name == "pack_4_stage1" and not toy:
+        made = [one for one in machine.settings if getattr(one, "name", None) and one.optimiser.steps > 200]
+        assert [one.optimiser.steps * one.optimiser.batch_size >= 20_000_000 for one in made] == [True] * 3
+
+
+def test_a_command_that_takes_too_long_is_ended_with_its_children(packs, tmp_path, capsys):
+    pack = packs.Pack("a", minutes=1, out=tmp_path, toy=True)
+    code = "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)"
+    began = time.monotonic()
+    commands = {"slow": [sys.executable, "-c", code], "bad": [sys.executable, "-c", "raise SystemExit('a reason')"]}
+    assert pack.run(commands, 1.5) == {"slow": None, "bad": 1}
+    assert time.monotonic() - began < 20
+    assert "slow took too long" in (said := capsys.readouterr().out)
+    assert "a reason" in said
+
+
+def test_a_result_is_written_at_once_kept_and_left_if_time_is_short(packs, tmp_path, monkeypatch, capsys):
+    pack = packs.Pack("a", minutes=1, out=tmp_path)
+    assert pack.once("one", 5, lambda: {"rate": 3}) == {"rate": 3}
+    assert pack.once("failed", 5, lambda: None) is None
+    assert pack.once("long", 100, lambda: pytest.fail("there is no time")) is None
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "a.json").rename(tmp_path / "earlier" / "a.json")
+    monkeypatch.setattr(packs, "EARLIER", tmp_path / "earlier")
+    again = packs.Pack("a", minutes=1, out=tmp_path)
+    assert again.once("one", 5, lambda: pytest.fail("it was measured by an earlier pack")) == {"rate": 3}
+    assert set(again.results) == {"one"}
+    assert "left for the next pack" in capsys.readouterr().out
+
+
+def test_steps_fit_the_time(packs):
+    assert packs.steps_in(100, 14.2, most=20_000) == 1420
+    assert packs.steps_in(-5, 14.2, most=20_000) == 1
+    assert packs.steps_in(1e6, 14.2, most=20_000) == 20_000
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
+def test_commands_of_the_lab_are_found_without_an_installation(packs, tmp_path, monkeypatch):
+    from importlib.metadata import MetadataPathFinder
+
+    folder = packs.registered(tmp_path)
+    (found,) = MetadataPathFinder.find_distributions(
+        __import__("importlib.metadata", fromlist=["x"]).DistributionFinder.Context(path=[str(folder)])
+    )
+    groups = {point.group: point.value for point in found.entry_points}
+    assert groups["action_heads.evaluators"] == "action_heads_lab.adapted"
+    assert "record" in found.entry_points.names
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("robosuite") is None, reason="needs the sim extra")
+@pytest.mark.parametrize("name", PACKS)
+def test_a_pack_runs_at_toy_size(name, packs, monkeypatch, tmp_path):
+    start(packs, name, monkeypatch, tmp_path / "out", "--toy").main()
+    results = json.loads((tmp_path / "out" / f"{name}.json").read_text())["results"]
+    assert len(results) >= {"pack_1_tables": 3, "pack_2_images": 4, "pack_4_stage1": 2}[name]

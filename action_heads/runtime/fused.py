@@ -4,9 +4,9 @@ At batch 1 a GPU computes each operator of a chunk faster than it starts the nex
 describes what each launch computes. The policy's whole `sample` from noise to robot units is captured in one graph:
 adapter, step modulation, the fused loop, the normaliser, and whether the result is finite.
 
-The first call of a shape captures the graph twice, with the kernels and with torch's operators, which is what `graph`
-does. It keeps torch's operators if the kernels fail to compile, differ by more than rounding, or are slower. `reason`
-then says so. Samplers that draw noise in the loop and chunks with committed actions run eagerly, as in `graph`.
+The first call of a shape compares the kernels with eager and times them beside today's `graph`. If they fail to
+compile, differ by more than rounding, or are slower, today's graph is used and `fell_back` has the reason. Samplers
+that draw noise in the loop and chunks with committed actions run eagerly, as in `graph`.
 
 Memory that the graph reads must stay where it is: the frozen head's weights do, and a new place of the adapter's or of
 the normaliser's tensors leads to a new graph. New values in the same place count at the next call.
@@ -17,15 +17,19 @@ Axes: b batch, h horizon, a action, w width, u hidden units, P modulation values
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from action_heads._util.conditions import Condition, Mask
+from action_heads.acting import Policy
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import SLOTS
 from action_heads.backbones.mixer import MixerBlock
@@ -35,12 +39,23 @@ from action_heads.diffusion import samplers
 from action_heads.diffusion.continuing import Prefix
 from action_heads.diffusion.objectives import CONVERSIONS, Objective
 from action_heads.modulation import HeadModulation
-from action_heads.runtime.graph import GraphHead, why_not_graphed
+from action_heads.runtime.graph import KEPT, GraphHead, capture, why_not_graphed
+from action_heads.runtime.shared_weights import Recent
 
 WIDEST = 1024  # A program holds whole rows of the residual stream.
 LONGEST = 64  # A program holds whole chunks.
 LEAST = 16  # the smallest side of a product on tensor cores
 OLDEST = (3, 3)  # the oldest Triton whose interpreter computes these kernels
+# The mean difference from eager in network units above which the kernels are not used. Denoising may amplify rounding.
+APART = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+Denoise = Callable[[Tensor, Tensor, HeadModulation, Tensor, samplers.Schedule], Tensor]
+
+
+class Choice(NamedTuple):
+    """The graph with the fused kernels, or None and the reason to use today's."""
+
+    run: Callable[..., tuple[Tensor, Tensor]] | None
+    reason: str
 
 
 class Tiles(NamedTuple):
@@ -72,7 +87,9 @@ class FusedHead(GraphHead):
         if why := why_not_fused(head):
             raise RuntimeError(f"The fused kernels can't be used here: {why}. Use compile('graph') or compile().")
         super().__init__(head, dtype)
-        self.tiles, self.kernels, self.launches = tiles, import_module("action_heads.runtime.fused_kernels"), 0
+        self.tiles, self.kernels = tiles, import_module("action_heads.runtime.fused_kernels")
+        self.launches = 0  # kernels started outside a graph, or captured
+        self.choices: Recent[Choice] = Recent(KEPT)
         backbone = self.backbone
         assert isinstance(backbone, MLPBackbone)
         self.blocks = [block for block in backbone.blocks if isinstance(block, MLPBlock)]
@@ -138,22 +155,77 @@ class FusedHead(GraphHead):
         self.launches += 1
         getattr(self.kernels, kernel)[grid](*given, **meta)
 
-    def denoise(
+    def sample_at_once(
         self,
-        table: Tensor,
-        cond: Tensor | None,
-        modulation: HeadModulation,
+        policy: Policy,
+        today: Callable[[], tuple[Tensor, Tensor]],
         noise: Tensor,
         plan: samplers.Schedule,
-        generator: torch.Generator | None,
-        prefix: Prefix | None = None,
-    ) -> Tensor:
-        """Denoise as `ActionHead.denoise` does, without a graph."""
-        self.fell_back = why_not_graphed(cond, plan, prefix)
-        if self.fell_back:
-            return Denoiser.denoise(self, table, cond, modulation, noise, plan, generator, prefix)
-        assert cond is not None
-        return self.denoise_fused(coefficients(self.objective, plan), table, cond, modulation, noise, plan)
+        cond: Condition,
+        mask: Mask,
+        prefix: Prefix | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute as `Policy.denoise` does by one graph, or call `today`, which does it by today's `graph`."""
+        if why_not_graphed(noise, plan, prefix):
+            return today()  # The reason is then in `fell_back`.
+        given, layout = tree_flatten((dict(cond) if isinstance(cond, Mapping) else cond, mask))
+        places = [t.data_ptr() for part in (policy.adapter, policy.normalizer) for t in tensors(part)]
+        shapes = [(t.shape, t.dtype, t.device) for t in given if t is not None]
+        key = (noise.shape, id(plan), str(layout), *shapes, *places)
+        missing = [t is None for t in given]
+        given = [noise, *(t for t in given if t is not None)]
+
+        def loop(denoise: Denoise, noise: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+            left = iter(given)
+            cond, mask = tree_unflatten([None if none else next(left) for none in missing], layout)
+            values = policy.modulate(cond, mask)
+            x = denoise(policy.step_values(), values, policy.modulation, noise, plan)
+            return policy.finish(x, values)
+
+        choice = self.choices.get(key, lambda: self._choose(loop, policy, today, plan, given))
+        result = today() if choice.run is None else choice.run(*given)
+        self.fell_back = choice.reason
+        return result
+
+    def _choose(
+        self, loop: Callable[..., Any], policy: Policy, today: Callable[[], Any], plan: samplers.Schedule, given: list
+    ) -> Choice:
+        """Capture a loop with the kernels, compare it with torch's operators, and time it beside today's graph."""
+        shares = coefficients(self.objective, plan)
+        eager = partial(Denoiser.denoise, self)
+        try:
+            run = capture(partial(loop, partial(self.denoise_fused, shares)), *given)
+            chunk, _ = run(*given)
+        except Exception as error:  # What Triton raises has no common class.
+            return Choice(None, f"the fused kernels failed ({type(error).__name__}: {str(error)[:300]})")
+        expected, _ = loop(lambda *args: eager(*args, None), *given)
+        apart = float(((chunk - expected) / policy.normalizer.scale).abs().mean())
+        if not apart <= APART[self.dtype]:
+            return Choice(None, f"the fused kernels differ from eager by {apart:.1e} on average")
+        if not chunk.is_cuda:
+            return Choice(run, "")
+        fused, graph = (least_seconds(call) for call in (lambda: run(*given), today))
+        if fused > graph:
+            return Choice(None, f"the fused kernels took {1e3 * fused:.2f} ms, and today's graph {1e3 * graph:.2f} ms")
+        return Choice(run, "")
+
+
+def least_seconds(call: Callable[[], Any], repeats: int = 20) -> float:
+    """Return the least time of a call on the GPU, after one that is not counted."""
+    times = []
+    for _ in range(repeats + 1):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        call()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Iterate over parameters and buffers."""
+    yield from module.parameters()
+    yield from module.buffers()
 
 
 def coefficients(objective: Objective, plan: samplers.Schedule) -> Tensor:

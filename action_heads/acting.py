@@ -153,10 +153,10 @@ class Policy(Acts, nn.Module):
         head.assert_frozen()
         self.check_cond(cond, mask, on_host(cond))
         check_generator(generator)
-        plan = head.plan(sampling, continued.first_level(head))
-        noise = head.noise(len(parts(cond)[0]), generator)
-        x, prefix = continued.begin(self, noise, plan)
-        chunk, finite = self.denoise(x, plan, cond, mask, generator, prefix)
+        plan, chunks = head.plan(sampling, continued.first_level(head)), len(parts(cond)[0])
+        with head.acting(chunks):
+            x, prefix = continued.begin(self, head.noise(chunks, generator), plan)
+            chunk, finite = self.denoise(x, plan, cond, mask, generator, prefix)
         if prefix:  # Normalising and back rounds, but the committed actions must be exactly those being executed.
             chunk[:, : prefix.given.shape[1]] = prefix.given
         self._assert_finite(finite, cond, mask)
@@ -183,7 +183,7 @@ class Policy(Acts, nn.Module):
         check_condition(cond, mask, self.adapter.config.cond_dim, values)
 
     def _assert_finite(self, finite: Tensor, cond: Condition, mask: Mask) -> None:
-        """Raise a ValueError if a chunk must not reach a robot. This waits for an accelerator, as acting does anyway."""
+        """Raise a ValueError if a chunk is not finite. This waits for an accelerator, as acting does anyway."""
         if torch.compiler.is_compiling() or is_capturing(finite) or finite:
             return
         self.check_cond(cond, mask, values=True)
@@ -199,8 +199,8 @@ class Policy(Acts, nn.Module):
 
         Args:
             method: "auto", "native" (CPU, our C++ kernels, compiled in 2 s), "packed" (CPU, needs no compiler),
-                "inductor" (needs a C++ compiler and takes minutes), "graph" (CUDA graphs) or "fused" (our Triton kernels
-                in one CUDA graph, not yet measured on a GPU).
+                "inductor" (needs a C++ compiler and takes minutes), "graph" (CUDA graphs) or "fused" (CUDA graphs of our
+                Triton kernels, not measured on a GPU yet).
             dtype: dtype of the head's network, torch.bfloat16 or torch.float32; the head's own if None.
 
         Returns:

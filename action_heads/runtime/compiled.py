@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from action_heads._util.conditions import Condition, Mask, parts
+from action_heads._util.conditions import Condition, Mask
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
 from action_heads.denoiser import Denoiser
-from action_heads.diffusion.continuing import Continue, Prefix
+from action_heads.diffusion.continuing import Prefix
 from action_heads.diffusion.draws import Generator
-from action_heads.diffusion.samplers import Sampling, Schedule
+from action_heads.diffusion.samplers import Schedule
 from action_heads.runtime.fused import FusedHead, why_not_fused
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
@@ -75,13 +75,6 @@ class CompiledPolicy(Policy):
         """Stay in evaluation mode. The mode of the shared adapter does not change."""
         self.training = False
         return self
-
-    def act(
-        self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
-    ) -> Tensor:
-        self.source.check_cond(cond, mask, values=False)
-        with self.head.acting(len(parts(cond)[0])):
-            return super().act(cond, sampling, continued, mask, generator)
 
     def denoise(
         self, x: Tensor, plan: Schedule, cond: Condition, mask: Mask, generator: Generator, prefix: Prefix | None

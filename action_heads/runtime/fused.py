@@ -231,8 +231,8 @@ def tensors(module: nn.Module) -> Iterator[Tensor]:
 def coefficients(objective: Objective, plan: samplers.Schedule) -> Tensor:
     """Return the numbers of each step (k 7) by which `turn` updates a chunk.
 
-    These are the shares of the network's output and of the noisy chunk in the clean chunk, of the clean and of the noisy
-    chunk in the next noisy one, of the memory in it, and of the clean and of the noisy chunk in the next memory.
+    These are the shares of the network's output and of the noisy chunk in the clean chunk; of the clean chunk, of the
+    noisy one and of the memory in the next noisy chunk; and of the clean and of the noisy chunk in the next memory.
     """
     alpha, sigma = objective.alpha[plan.timesteps], objective.sigma[plan.timesteps]
     one, none = torch.ones_like(alpha), torch.zeros_like(alpha)

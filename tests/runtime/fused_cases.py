@@ -55,7 +55,7 @@ def test_every_modulation_at_every_batch(backbone, mechanism, batch, dtype):
 
 @pytest.mark.parametrize("backbone", FUSED)
 def test_several_steps_of_one_chunk(backbone):
-    """Heun's method keeps a memory from step to step; here of single chunks whose time steps have codes of their own."""
+    """Heun's method keeps a memory from step to step; here of a chunk whose time steps have codes of their own."""
     policy = trained_policy(tiny_head(**FUSED[backbone]), per_step=True)
     check(policy, 1, sampler="heun", steps=2)
 

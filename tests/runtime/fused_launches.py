@@ -14,9 +14,7 @@ Launch = tuple[str, tuple[int, int], tuple[Any, ...], dict[str, Any]]
 POINTERS = {torch.float32: "*fp32", torch.bfloat16: "*bf16"}
 
 
-def record(
-    policy, monkeypatch, batch: int = 1, dtype: torch.dtype = torch.float32, tiles=None, **options
-) -> list[Launch]:
+def record(policy, monkeypatch, batch: int = 1, dtype=torch.float32, tiles=None, **options) -> list[Launch]:
     """Return the launches of a chunk: kernel, grid, arguments and options, as on a GPU."""
     monkeypatch.setattr(fused, "why_not_fused", lambda head: "")
     monkeypatch.setattr(fused, "is_interpreted", lambda: False)

@@ -16,7 +16,7 @@ from small import COND_DIM, conditions, generator, tiny_head, trained_policy
 from action_heads import ActionHead
 from action_heads.adapters import AdaLNZero
 from action_heads.backbones import BACKBONES
-from action_heads.runtime import fused
+from action_heads.runtime import compiled, fused
 
 pytest.importorskip("triton")
 CASES = Path(__file__).with_name("fused_cases.py")
@@ -99,7 +99,8 @@ def test_what_the_kernels_need(monkeypatch):
 @pytest.fixture
 def stubbed(monkeypatch):
     """Return a compiled policy whose kernels are replaced by eager, and the policy it was compiled from."""
-    monkeypatch.setattr(fused, "why_not_fused", lambda head: "")
+    for module in (fused, compiled):
+        monkeypatch.setattr(module, "why_not_fused", lambda head: "")
 
     def make(compute=None):
         policy = trained_policy(tiny_head("mixer"))

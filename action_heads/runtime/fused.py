@@ -74,7 +74,8 @@ def tiles_for(rows: int) -> Tiles:
     """Return tiles for so many rows (b h): small ones until all multiprocessors have work."""
     if rows <= 512:
         return Tiles()
-    return Tiles(64, 64, 64, 64, 4, 3) if rows <= 8192 else Tiles(128, 128, 128, 64, 8, 3)
+    # With four warps a tile of 64 whole rows does not fit into the registers.
+    return Tiles(64, 64, 64, 64, 8) if rows <= 8192 else Tiles(64, 128, 128, 64, 8)
 
 
 class FusedHead(GraphHead):

@@ -1,7 +1,7 @@
 """The C++ program of examples/cpp computes what onnxruntime computes in Python.
 
-It needs g++ and the headers of ONNX Runtime, which no Python package holds: $ONNXRUNTIME_INCLUDE names their folder. The
-library is that of the Python package.
+It needs g++ and the headers of ONNX Runtime, which no Python package holds. $ONNXRUNTIME_INCLUDE names their folder,
+for example that of an unpacked release. The library is that of the Python package.
 """
 
 from __future__ import annotations

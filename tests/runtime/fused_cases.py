@@ -39,7 +39,8 @@ def fast_bfloat16(monkeypatch):
 def test_every_modulation(backbone, mechanism):
     policy = trained_policy(tiny_head(**FUSED[backbone]), mechanism)
     check(policy, 17, tiles=MANY, steps=1)
-    check(policy, 3, torch.bfloat16, steps=1)
+    if mechanism in ("film", "adaln_zero"):  # together they have every slot
+        check(policy, 3, torch.bfloat16, steps=1)
 
 
 @pytest.mark.slow

@@ -230,10 +230,11 @@ def tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def coefficients(objective: Objective, plan: samplers.Schedule) -> Tensor:
-    """Return the numbers of each step (k 7) by which `turn` updates a chunk.
+    """Return the numbers of each step (k 8) by which `turn` updates a chunk.
 
     These are the shares of the network's output and of the noisy chunk in the clean chunk; of the clean chunk, of the
-    noisy one and of the memory in the next noisy chunk; and of the clean and of the noisy chunk in the next memory.
+    noisy one and of the memory in the next noisy chunk; and of the clean and of the noisy chunk in the next memory. The
+    last number is 0: Triton compiles a kernel again if an address is not a multiple of 16 bytes.
     """
     alpha, sigma = objective.alpha[plan.timesteps], objective.sigma[plan.timesteps]
     one, none = torch.ones_like(alpha), torch.zeros_like(alpha)
@@ -241,7 +242,7 @@ def coefficients(objective: Objective, plan: samplers.Schedule) -> Tensor:
     clean = CONVERSIONS[objective.config.prediction][1]
     memory = (none, none, none) if plan.memory is None else plan.memory
     of_output, of_noisy = clean(one, none, alpha, sigma), clean(none, one, alpha, sigma)
-    return torch.stack([of_output, of_noisy, plan.x0, plan.x, *memory], dim=1)
+    return torch.stack([of_output, of_noisy, plan.x0, plan.x, *memory, none], dim=1)
 
 
 def power(n: int, least: int = 1) -> int:

@@ -14,7 +14,7 @@ PACK = Path(__file__).parents[2] / "benchmarks" / "gpu" / "pack_3_fused.py"
 
 
 def test_the_pack_at_toy_size(tmp_path):
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.3")
     command = [sys.executable, str(PACK), "--toy", "--out", str(tmp_path)]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)

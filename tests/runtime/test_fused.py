@@ -18,7 +18,7 @@ from action_heads.adapters import AdaLNZero
 from action_heads.backbones import BACKBONES
 from action_heads.runtime import compiled, fused
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion=".".join(map(str, fused.OLDEST)))
 CASES = Path(__file__).with_name("fused_cases.py")
 FUSED = ("mlp", "mixer")  # the backbones with kernels
 

@@ -17,9 +17,9 @@ from action_heads._util.conditions import Condition, Mask, on_host, parts
 from action_heads.actions.normalize import Normalizer
 from action_heads.adapters import Adapter
 from action_heads.denoiser import Denoiser
-from action_heads.diffusion.continuing import Continue
+from action_heads.diffusion.continuing import Continue, Prefix
 from action_heads.diffusion.draws import Generator
-from action_heads.diffusion.samplers import Sampling
+from action_heads.diffusion.samplers import Sampling, Schedule
 from action_heads.modulation import HeadModulation
 
 if TYPE_CHECKING:
@@ -156,24 +156,35 @@ class Policy(Acts, nn.Module):
         plan, chunks = head.plan(sampling, continued.first_level(head)), len(parts(cond)[0])
         with head.acting(chunks):
             x, prefix = continued.begin(self, head.noise(chunks, generator), plan)
-            values = self.modulate(cond, mask)
-            x = head.denoise(self.step_values(), values, self.modulation, x, plan, generator, prefix)
-            chunk = self.normalizer.unnormalize(x)
+            chunk, finite = self.denoise(x, plan, cond, mask, generator, prefix)
         if prefix:  # Normalising and back rounds, but the committed actions must be exactly those being executed.
             chunk[:, : prefix.given.shape[1]] = prefix.given
-        self._assert_finite(chunk, values, cond, mask)
+        self._assert_finite(finite, cond, mask)
         return chunk
+
+    def denoise(
+        self, x: Tensor, plan: Schedule, cond: Condition, mask: Mask, generator: Generator, prefix: Prefix | None
+    ) -> tuple[Tensor, Tensor]:
+        """Denoise chunks x (b h a) in network units to chunks in robot units. Also return whether they are finite."""
+        values = self.modulate(cond, mask)
+        x = self.head.denoise(self.step_values(), values, self.modulation, x, plan, generator, prefix)
+        return self.finish(x, values)
+
+    def finish(self, x: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return chunks x (b h a) in robot units, and whether they are finite.
+
+        Modulation values (b, 1 or h, P) count too, since the clipping of sampling turns infinity into a number.
+        """
+        chunk = self.normalizer.unnormalize(x)
+        return chunk, chunk.isfinite().all() & values.isfinite().all()
 
     def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
         """Raise a ValueError if a condition or its mask is invalid. `values` checks the numbers too."""
         check_condition(cond, mask, self.adapter.config.cond_dim, values)
 
-    def _assert_finite(self, chunk: Tensor, values: Tensor, cond: Condition, mask: Mask) -> None:
-        """Raise a ValueError if a chunk must not reach a robot. This waits for an accelerator, as acting does anyway.
-
-        Modulation values (b, 1 or h, P) are checked too, since the clipping of sampling turns infinity into a number.
-        """
-        if torch.compiler.is_compiling() or is_capturing(chunk) or (chunk.isfinite().all() & values.isfinite().all()):
+    def _assert_finite(self, finite: Tensor, cond: Condition, mask: Mask) -> None:
+        """Raise a ValueError if a chunk is not finite. This waits for an accelerator, as acting does anyway."""
+        if torch.compiler.is_compiling() or is_capturing(finite) or finite:
             return
         self.check_cond(cond, mask, values=True)
         raise ValueError(
@@ -188,7 +199,8 @@ class Policy(Acts, nn.Module):
 
         Args:
             method: "auto", "native" (CPU, our C++ kernels, compiled in 2 s), "packed" (CPU, needs no compiler),
-                "inductor" (needs a C++ compiler and takes minutes) or "graph" (CUDA graphs).
+                "inductor" (needs a C++ compiler and takes minutes), "graph" (CUDA graphs) or "fused" (our Triton
+                kernels in CUDA graphs, not measured on a GPU yet).
             dtype: dtype of the head's network, torch.bfloat16 or torch.float32; the head's own if None.
 
         Returns:

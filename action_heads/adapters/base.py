@@ -137,6 +137,15 @@ class Adapter(nn.Module):
         return [sum(getattr(site, SLOTS[slot]) for slot in cls.slots) for site in sites]
 
     @classmethod
+    def offsets(cls, site: Site) -> tuple[int, dict[str, int]]:
+        """Return the number of values of a site, and the place of each of `SLOTS` among them, -1 if it has none."""
+        offset, places = 0, dict.fromkeys(SLOTS, -1)
+        for slot in cls.slots:
+            places[slot] = offset
+            offset += getattr(site, SLOTS[slot])
+        return offset, places
+
+    @classmethod
     def layers(cls, sites: Sequence[Site]) -> nn.ModuleList | None:
         """Return the layers that a head needs besides to use the values; Stage 1 trains them. None for most."""
         return None

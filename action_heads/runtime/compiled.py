@@ -5,6 +5,7 @@ Axes: b batch, h horizon, a action, c condition, n tokens.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,10 @@ from action_heads._util.precision import bfloat16_is_faster
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
 from action_heads.denoiser import Denoiser
+from action_heads.diffusion.continuing import Prefix
+from action_heads.diffusion.draws import Generator
+from action_heads.diffusion.samplers import Schedule
+from action_heads.runtime.fused import FusedHead, why_not_fused
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
 from action_heads.runtime.native import NativeHead, why_not_native
@@ -70,6 +75,15 @@ class CompiledPolicy(Policy):
         """Stay in evaluation mode. The mode of the shared adapter does not change."""
         self.training = False
         return self
+
+    def denoise(
+        self, x: Tensor, plan: Schedule, cond: Condition, mask: Mask, generator: Generator, prefix: Prefix | None
+    ) -> tuple[Tensor, Tensor]:
+        """Denoise as `Policy.denoise` does, by the head's own graph of the whole computation if it has one."""
+        plain = partial(super().denoise, x, plan, cond, mask, generator, prefix)
+        if isinstance(self.head, FusedHead):
+            return self.head.sample_at_once(self, plain, x, plan, cond, mask, prefix)
+        return plain()
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         return self.source.modulate(cond, mask)
@@ -153,13 +167,16 @@ def choose(head: Denoiser, method: str, dtype: torch.dtype) -> tuple[str, str]:
     if method == "graph":
         return "eager", f"CUDA graphs need a CUDA device, and this head is on {device}"
     obstacle = {
+        "fused": lambda: why_not_fused(head),
+        "graph": lambda: "",
         "native": lambda: why_not_native(head, dtype),
         "packed": lambda: why_not_packed(head),
         "inductor": why_no_inductor,
         "eager": lambda: "",
     }
     met: list[str] = []
-    for name in dict.fromkeys(("native" if method == "auto" else method, "packed", "eager")):
+    slower = ("graph",) if (method, device) == ("fused", "cuda") else ("packed", "eager")
+    for name in dict.fromkeys(("native" if method == "auto" else method, *slower)):
         if why := obstacle[name]():
             met.append(why)
         elif met:
@@ -173,6 +190,7 @@ METHODS: dict[str, type[FastHead]] = {
     "native": NativeHead,
     "packed": PackedHead,
     "inductor": InductorHead,
+    "fused": FusedHead,
     "graph": GraphHead,
     "eager": FastHead,
 }

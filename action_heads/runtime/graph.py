@@ -6,9 +6,11 @@ Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusio
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion import samplers
@@ -65,8 +67,13 @@ def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix
     return "" if cond is not None else "unconditional chunks are sampled by the head itself"
 
 
-def capture(loop: Callable[..., Tensor], *example: Tensor) -> Callable[..., Tensor]:
-    """Capture a function of tensors as a CUDA graph, which copies its inputs in and its output out."""
+def capture(loop: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
+    """Capture a function of tensors as a CUDA graph, which copies its inputs in and its output (or outputs) out.
+
+    On a CPU, which has no graphs, return the function itself.
+    """
+    if example[0].device.type == "cpu":
+        return loop
     with torch.inference_mode(False), torch.no_grad():  # Inference tensors could not be written to outside this mode.
         inputs = [tensor.detach().clone() for tensor in example]
         stream = torch.cuda.Stream()
@@ -79,10 +86,10 @@ def capture(loop: Callable[..., Tensor], *example: Tensor) -> Callable[..., Tens
         with torch.cuda.graph(graph):
             output = loop(*inputs)
 
-    def replay(*given: Tensor) -> Tensor:
+    def replay(*given: Tensor) -> Any:
         for own, tensor in zip(inputs, given, strict=True):
             own.copy_(tensor)
         graph.replay()
-        return output.clone()
+        return tree_map(Tensor.clone, output)
 
     return replay

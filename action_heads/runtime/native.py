@@ -130,11 +130,8 @@ def shape_of(head: Denoiser, mechanism: type[Adapter]) -> Shape:
     """Return the sizes that native.cpp needs for a head and a mechanism."""
     c, sites = head.config, head.backbone.sites
     site = sites[0]
-    offset, where = 0, dict.fromkeys(SLOTS, -1)
-    for slot in mechanism.slots:
-        where[slot] = offset
-        offset += getattr(site, SLOTS[slot])
-    sizes = (len(sites), site.width, site.hidden, c.horizon, c.space.dim, offset)
+    values, where = mechanism.offsets(site)
+    sizes = (len(sites), site.width, site.hidden, c.horizon, c.space.dim, values)
     return Shape(*sizes, *where.values(), mechanism.rms, EPS)
 
 

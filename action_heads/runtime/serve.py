@@ -69,8 +69,8 @@ class ServeConfig:
         host: address to listen on; the default accepts connections from this machine only.
         port: port to listen on.
         device: cpu or cuda.
-        method: how the policy is compiled: auto, native, packed, inductor, graph or eager. inductor compiles again for
-            every batch size, and all clients wait meanwhile.
+        method: how the policy is compiled: auto, native, packed, inductor, graph, fused or eager. inductor compiles
+            again for every batch size, and all clients wait meanwhile.
         bf16: compute the head's network in bfloat16.
         largest: largest request, in batch rows times evaluations of the network; other clients wait while it is
             computed. If not given, what this machine computes in half a second, at most 640.

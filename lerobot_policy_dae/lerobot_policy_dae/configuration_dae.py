@@ -149,7 +149,7 @@ class DAEConfig(OptimizerFlags):
     num_inference_steps: int | None = None
     """Denoising steps of a chunk; None for the sampler's default."""
     compile: str | None = None
-    """Method of computing the head when acting: auto, native, packed, inductor, graph or eager; None: not compiled."""
+    """Method of computing actions: auto, native, packed, inductor, graph, fused or eager; None: not compiled."""
 
     cameras: list[str] | None = None
     """Keys of the images that the policy sees; None for all of the dataset's, [] for none."""

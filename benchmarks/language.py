@@ -40,7 +40,7 @@ from action_heads.diffusion.objectives import ObjectiveConfig
 from action_heads.fit import FitConfig, fit
 from action_heads.observed_policy import ObservedPolicy
 
-TASK, HEAD, CAMERAS = "two_cubes", "dae/mixer-5m-fk", ("agentview", "robot0_eye_in_hand")
+TASK, HEAD, CAMERAS = "two_cubes", "dae/mlp-0.7m-fk", ("agentview", "robot0_eye_in_hand")
 EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
 NEUTRAL = "lift the cube"  # names neither
 Say = Callable[[str], str]
@@ -62,7 +62,7 @@ class System:
         """Return the head. An expert is a small transformer of SmolVLA's kind: flow matching and cross-attention."""
         if self.mode != "expert":
             return ActionHead.from_pretrained(HEAD).in_mode(self.mode, seed=seed)
-        shape: dict[str, Any] = {"width": 192, "depth": 6, "coded": False, "mechanisms": ("cross_attention",)}
+        shape: dict[str, Any] = {"width": 96, "depth": 6, "coded": False, "mechanisms": ("cross_attention",)}
         torch.manual_seed(seed)
         return ActionHead(HeadConfig(name="expert", backbone="transformer", objective=ObjectiveConfig("flow"), **shape))
 
@@ -175,8 +175,8 @@ def main(
     systems: tuple[str, ...] = tuple(SYSTEMS),
     data: Path = Path("outputs/language/two_cubes"),
     encoders: Path = Path("outputs/encoders"),
-    steps: int = 1500,
-    hidden: int = 256,
+    steps: int = 1000,
+    hidden: int = 128,
     seed: int = 0,
     episodes: int = 50,
     words: tuple[str, ...] = tuple(WORDS),

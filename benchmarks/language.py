@@ -4,7 +4,7 @@ Every episode has the instruction of a red or of a green cube, at random positio
 frozen MiniLM. It observes either the poses of both cubes ("states"), or two cameras through a frozen MobileNetV2
 ("images"). All systems train on the same conditions, for as many training steps. Finished runs are kept.
 
-    uv run action-heads record two_cubes outputs/language/two_cubes --demos 120 \
+    uv run action-heads record two_cubes outputs/language/two_cubes --demos 150 \
       --cameras agentview robot0_eye_in_hand --size 128
     uv run benchmarks/language.py --observe states images
 
@@ -55,14 +55,14 @@ class System:
     reads: bool = True  # the words
     sees: bool = True  # anything; without, the whole condition is zero
     mechanism: str = "adaln_zero"
-    through: str | None = "code"
-    lr: float = 1e-2
+    through: str | None = "both"
+    lr: float = 2.5e-3
 
     def head(self, seed: int) -> ActionHead:
         """Return the head. An expert is a small transformer of SmolVLA's kind: flow matching and cross-attention."""
         if self.mode != "expert":
             return ActionHead.from_pretrained(HEAD).in_mode(self.mode, seed=seed)
-        shape: dict[str, Any] = {"width": 96, "depth": 6, "coded": False, "mechanisms": ("cross_attention",)}
+        shape: dict[str, Any] = {"width": 96, "depth": 4, "coded": False, "mechanisms": ("cross_attention",)}
         torch.manual_seed(seed)
         return ActionHead(HeadConfig(name="expert", backbone="transformer", objective=ObjectiveConfig("flow"), **shape))
 
@@ -70,7 +70,7 @@ class System:
 SYSTEMS = {
     "decoupled": System(),
     "random-frozen": System("random-frozen"),
-    "normal": System("normal", through="both", lr=2.5e-3),
+    "normal": System("normal"),
     "expert": System("expert", mechanism="cross_attention", through=None, lr=1e-3),
     "without words": System(reads=False),
     "without observations": System(sees=False),
@@ -175,7 +175,7 @@ def main(
     systems: tuple[str, ...] = tuple(SYSTEMS),
     data: Path = Path("outputs/language/two_cubes"),
     encoders: Path = Path("outputs/encoders"),
-    steps: int = 1000,
+    steps: int = 2000,
     hidden: int = 128,
     seed: int = 0,
     episodes: int = 50,

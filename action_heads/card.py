@@ -26,11 +26,26 @@ _RECORDED = (
 CREDITS = {
     "synthetic": "synthetic motion, no recording",
     "synthetic:panda": "synthetic minimum-jerk motion through the Franka Panda's forward kinematics; no recording",
+    "synthetic:droid": (
+        "synthetic minimum-jerk motion of the Panda whose postures, speed and use of the gripper have the statistics "
+        "that DROID published (of DROID 1.0.1, CC BY 4.0; Khazatsky et al. 2024, "
+        "[arXiv 2403.12945](https://arxiv.org/abs/2403.12945)); no recording"
+    ),
     "recorded:panda": _RECORDED,
+    "recorded:droid_setup_ctrlworld": (
+        "recordings of Ctrl-World's robot, which is built as DROID's (MIT; credit in "
+        "`action_heads/kinematics/data/README.md`)"
+    ),
     "npz:panda_kinematics": _RECORDED,  # another name of the same file
     "lerobot:lerobot/droid_1.0.1": (
         "DROID, CC BY 4.0; Khazatsky et al. 2024, [arXiv 2403.12945](https://arxiv.org/abs/2403.12945)"
     ),
+}
+WHOLE_DROID = "lerobot:lerobot/droid_1.0.1"
+# What sources have of DROID that are not its episodes.
+DROIDS = {
+    "synthetic:droid": "synthetic motion with DROID's published statistics",
+    "recorded:droid_setup_ctrlworld": "recordings of a robot built as DROID's, not of DROID",
 }
 REPOSITORY, PAPER = "https://github.com/action-heads/action-heads", "https://arxiv.org/abs/2511.12101"
 KEPT = "<!-- What stands below this line is yours: it is kept whenever this card is written again. -->\n"
@@ -129,7 +144,7 @@ A pretrained, frozen action head for robot policies, for the library [action-hea
 model that denoises chunks of {c.horizon} actions. It was pretrained on motion alone, without images or other
 observations, as in [Decoupled Action Expert]({PAPER}). To use it, attach a small adapter, which turns the output of
 your encoder or VLM into modulation of the head. The adapter is the only part that trains.
-{_size(name, counts.denoiser)}
+{_droid(c.training, c.backbone)}{_size(name, counts.denoiser)}
 ```python
 import torch
 from action_heads import ActionHead
@@ -165,6 +180,26 @@ policy.save_adapter("out/my-task")  # the adapter, with a pointer to this head
     sections += ["## Limitations\n\n" + _limitations(head), f"## Licence\n\nThe licence of the weights is {licence}.\n"]
     sections.append("## Citation\n\n" + CITATION)
     return FRONT_MATTER.format(tag=c.backbone, licence=licence) + "\n".join(sections) + "\n" + KEPT + _kept(folder)
+
+
+def _droid(training: Mapping[str, Any], backbone: str) -> str:
+    """Return how much of DROID is in a head that saw some, but not the dataset, and the command for all of it."""
+    sources = [row for row in training.get("sources", ()) if "droid" in row["source"]]
+    if not sources or any(origin(row["source"]) == WHOLE_DROID for row in sources):
+        return ""
+    seen = []
+    for row in sources:
+        size = f", {row['episodes']} episodes or {row['hours']:g} hours" if "episodes" in row else ""
+        what = DROIDS.get(origin(row["source"]), "real DROID episodes")
+        seen.append(f"{100 * row['share']:.3g} % {what} (`{row['source']}`{size})")
+    first = training.get("settings", {}).get("init")
+    start = f" Its training went on from the weights of `{first}`, which saw nothing of DROID." if first else ""
+    return (
+        f"\n**How much of DROID is in it.** Of its training chunks, {', '.join(seen)}. DROID 1.0.1 itself, 76,000 "
+        f"episodes, was not at hand.{start} With access to the Hub, this command trains a head on all of it:\n\n"
+        f"```bash\naction-heads pretrain --arch {backbone} --size 5m --data '{WHOLE_DROID}?bad=skip&short=skip' "
+        f"--name you/{backbone}-5m-droid-1.0.1 --out heads/{backbone}-5m-droid-1.0.1\n```\n"
+    )
 
 
 def _size(name: str, denoiser: int) -> str:

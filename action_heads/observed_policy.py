@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from action_heads import adapter_file, observed_policy_file
 from action_heads._util.checks import as_device
+from action_heads._util.conditions import Condition, Mask
 from action_heads.actions.contract import Contract
 from action_heads.encoders import ObservationEncoder
+from action_heads.encoders.observation import Tokens
 from action_heads.head import ActionHead
 from action_heads.io import hub
 from action_heads.policy import ConditionedHead
@@ -74,39 +76,79 @@ class ObservedPolicy(nn.Module):
 
     def condition(
         self, images: Images | None = None, state: Tensor | None = None, task: list[str] | None = None
-    ) -> Tensor:
-        """Encode observations to conditions (b c).
+    ) -> Condition:
+        """Encode observations to conditions (b c); for an encoder with a VLM, use `encode`, which returns a mask too.
+
+        Args:
+            images: as in `encode`.
+            state: as in `encode`.
+            task: as in `encode`.
+        """
+        return self.encode(images, state, task)[0]
+
+    def encode(
+        self,
+        images: Images | None = None,
+        state: Tensor | None = None,
+        task: list[str] | None = None,
+        tokens: Tokens | None = None,
+    ) -> tuple[Condition, Mask]:
+        """Encode observations to conditions and their mask, as `ConditionedHead.sample` takes them.
 
         Args:
             images: images (b s 3 H W) by camera, uint8, or floats in [0, 1].
             state: proprioception (b s d), in the units of the recording.
             task: b descriptions of the task.
+            tokens: what `embed` returned. The VLM then does not run, and images are not needed.
+
+        Returns:
+            The condition (b c), or with a VLM a dict of "tokens" (b n c), "state" (b c) and others.
+            The mask: None, or with a VLM a dict of "tokens" (b n).
 
         Raises:
             ValueError: an observation is missing, or has another shape or type than the encoder expects.
         """
+        observed, state = self._shown(images, state)
+        return self.encoder.encode(observed, state, task, tokens)
+
+    def embed(self, images: Images | None = None, task: list[str] | None = None) -> Tokens:
+        """Return the tokens (b n c) of the VLM for the current images, and their mask (b n).
+
+        They may be computed less often than the policy acts: `encode` and `sample` join them with a newer state.
+
+        Args:
+            images: as in `encode`.
+            task: as in `encode`.
+
+        Raises:
+            ValueError: the policy has no VLM, or an observation is missing.
+        """
+        return self.encoder.embed(self._shown(images, None)[0], task)
+
+    def _shown(self, images: Images | None, state: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return images as floats in [0, 1], and the state; both hidden in a blind policy."""
         given = images or {}
         observed = {
             name: (given[name] if given[name].is_floating_point() else given[name].float() / 255)
             for name in self.encoder.config.cameras
             if name in given
         }
-        if self.contract.blind:
-            observed, state = hidden(observed, state)
-        return self.encoder(observed, state, task)
+        return hidden(observed, state, self.encoder.config.cameras) if self.contract.blind else (observed, state)
 
     def loss(self, batch: Mapping[str, Any], task: list[str] | None = None, **options: Any) -> Tensor:
         """Return the denoising loss of a batch, a scalar.
 
         Args:
             batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` by camera, and `state` (b s d),
-                which may be None or of width 0.
+                which may be None or of width 0. With `tokens` (b n c) and `mask` (b n) the VLM does not run.
             task: b descriptions of the task.
             **options: other options of `ConditionedHead.loss`.
         """
         state = batch["state"]
-        cond = self.condition(batch["images"], state if state is not None and state.shape[-1] else None, task)
-        return self.policy.loss(batch["actions"], cond, is_pad=batch["is_pad"], **options)
+        tokens = (batch["tokens"], batch["mask"]) if "tokens" in batch else None
+        state = state if state is not None and state.shape[-1] else None
+        cond, mask = self.encode(batch["images"], state, task, tokens)
+        return self.policy.loss(batch["actions"], cond, mask=mask, is_pad=batch["is_pad"], **options)
 
     @torch.no_grad()
     def sample(
@@ -114,17 +156,20 @@ class ObservedPolicy(nn.Module):
         images: Images | None = None,
         state: Tensor | None = None,
         task: list[str] | None = None,
+        tokens: Tokens | None = None,
         **sampling: Any,
     ) -> Tensor:
         """Denoise chunks (b h e) for observations, in the columns and units of the recording.
 
         Args:
-            images: as in `condition`.
-            state: as in `condition`.
-            task: as in `condition`.
+            images: as in `encode`.
+            state: as in `encode`.
+            task: as in `encode`.
+            tokens: as in `encode`.
             **sampling: options of `ConditionedHead.sample`, such as `steps` and `generator`.
         """
-        return self.layout.decode(self.policy.sample(self.condition(images, state, task), **sampling))
+        cond, mask = self.encode(images, state, task, tokens)
+        return self.layout.decode(self.policy.sample(cond, mask=mask, **sampling))
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +187,12 @@ class ObservedPolicy(nn.Module):
             return sum(p.numel() for p in part.parameters() if p.requires_grad == trains)
 
         parts = {"head": self.policy.head, "adapter": self.policy.adapter, "encoder": self.encoder}
-        return {name: {"frozen": count(part, False), "trained": count(part, True)} for name, part in parts.items()}
+        counts = {name: {"frozen": count(part, False), "trained": count(part, True)} for name, part in parts.items()}
+        if self.encoder.vlm is not None:
+            counts["vlm"] = self.encoder.vlm.counts()
+            for kind, trains in (("frozen", False), ("trained", True)):  # the encoder's other parts
+                counts["encoder"][kind] -= count(self.encoder.vlm, trains)
+        return counts
 
     def counts(self) -> dict[str, Any]:
         """Return the parameter counts for the training record: by part, and those that head and adapter compute with.
@@ -174,29 +224,33 @@ class ObservedPolicy(nn.Module):
         path: str | Path,
         *,
         head: ActionHead | str | Path | None = None,
+        vlm: str | Path | None = None,
         device: torch.device | str = "cpu",
         **kwargs: Any,
     ) -> ObservedPolicy:
         """Load a saved policy in evaluation mode.
 
-        Pretrained weights of the encoder are in the folder, so nothing else is downloaded for it. If the head's folder
-        was moved, the head is searched near the policy's folder by its name and fingerprint.
+        Pretrained weights of the encoder are in the folder, so nothing else is downloaded for it. Only the frozen
+        weights of a VLM are not: they are found by its folder or Hub id, and are loaded when the policy acts first. If
+        the head's folder was moved, the head is searched near the policy's folder by its name and fingerprint.
 
         Args:
             path: a folder, or a Hub id.
             head: the head, or its place, in place of the saved pointer.
+            vlm: folder or Hub id of the VLM, in place of the saved one.
             device: device of the policy.
             **kwargs: options for the Hub, as in `ActionHead.from_pretrained`.
 
         Raises:
             HeadNotFoundError: there is no policy at `path`, or its head is not found.
             WeightFileError: a file is damaged, or files of different runs were mixed.
-            ValueError: another release wrote a file.
+            ValueError: another release wrote a file, or the VLM is not there or is another one.
         """
         device = as_device(device)
+        place = None if vlm is None else str(vlm)
         names = [observed_policy_file.CONFIG, observed_policy_file.ENCODER, adapter_file.NAME]
         policy, _ = hub.load(
-            path, lambda folder: cls(*observed_policy_file.load(folder, head, **kwargs)), names, **kwargs
+            path, lambda folder: cls(*observed_policy_file.load(folder, head, place, **kwargs)), names, **kwargs
         )
         return policy.to(device).eval()
 
@@ -204,8 +258,10 @@ class ObservedPolicy(nn.Module):
 AdaptedPolicy = ObservedPolicy  # the name of the class in `action_heads.adapt`
 
 
-def hidden(images: dict[str, Tensor], state: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Hide observations, as a control: images become grey, and a state without images becomes zero."""
-    if images:
+def hidden(
+    images: dict[str, Tensor], state: Tensor | None, cameras: tuple[str, ...]
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Hide observations, as a control: images become grey, and the state of a policy without cameras becomes zero."""
+    if cameras:
         return {name: torch.full_like(x, GREY) for name, x in images.items()}, state
     return images, None if state is None else torch.zeros_like(state)

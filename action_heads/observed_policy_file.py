@@ -68,13 +68,13 @@ def save(policy: ObservedPolicy, folder: Path) -> Path:
     return folder
 
 
-def load(folder: Path, head: ActionHead | str | Path | None, **kwargs: Any) -> Parts:
+def load(folder: Path, head: ActionHead | str | Path | None, vlm: str | None = None, **kwargs: Any) -> Parts:
     """Load the parts of an `ObservedPolicy`; `kwargs` as in `ObservedPolicy.from_pretrained`."""
     weights, _ = files.load_tensors(folder / ENCODER)
     record = read(folder / CONFIG, weights)
     with files.naming(folder / CONFIG):
         contract = strict(Contract, record["contract"], "the contract")
-        encoder = rebuild.load(record["observation"], record["architecture"], weights, folder / ENCODER)
+        encoder = rebuild.load(record["observation"], record["architecture"], weights, folder / ENCODER, vlm)
     if head is None and (folder / HEAD).is_dir():
         head = folder / HEAD
     options = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}

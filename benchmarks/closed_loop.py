@@ -1,6 +1,6 @@
-"""Episodes of one simulator with an `Executor`, an action a tick.
+"""Roll out an `Executor` in one simulator, with one action per tick.
 
-Axes: b batch, which is one here, a action, o observation.
+Axes: b batch (one here), a action, o observation.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def closed_loop(
     to_target: Callable[[torch.Tensor, np.ndarray], np.ndarray] = lambda action, observed: action[0].numpy(),
     watch: Callable[[int, np.ndarray], None] = lambda tick, target: None,
 ) -> int:
-    """Episodes, from seeds 0, 1, 2, ..., that succeed.
+    """Return how many episodes, from seeds 0, 1, 2, ..., succeed.
 
-    `to_target` makes an absolute target (10,) of an action (1 a) and the newest observation (o,); `watch` is shown the
-    tick and the target of every step.
+    `to_target` makes an absolute target (10,) from an action (1 a) and the newest observation (o,). `watch` is called
+    with every tick and its target.
     """
     sim, successes = make(task), 0
     for seed in tqdm(range(episodes), desc=description):

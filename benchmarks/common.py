@@ -15,7 +15,7 @@ import torch
 from action_heads._util.machine import machine
 from action_heads.io.files import write_text
 
-# Keeps memory that torch has freed, instead of asking for it anew in every step: much of a large network's time else.
+# Lets glibc keep the memory that torch has freed. Asking for it anew takes much of a large network's time per step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,9 +40,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
 
 
 def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
-    """Return the highest measured rate of matrix products in operations a second, from which floors are computed.
+    """Return the highest measured rate of matrix products in operations per second, from which floors are computed.
 
-    Large square products, and on a CPU also oneDNN's packed ones, which on AMD's processors outrun MKL in fp32.
+    It times large square products. On a CPU it also times oneDNN's packed ones, which are faster than MKL's in fp32 on
+    AMD processors.
     """
     n = 8192 if device == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
@@ -54,7 +55,7 @@ def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
 
 
 def memory_rate(device: str, repeats: int = 20) -> float:
-    """Return the rate at which a large tensor is read, in bytes a second."""
+    """Return the rate at which a large tensor is read, in bytes per second."""
     x = torch.ones(2**28 if device == "cuda" else 2**25, device=device)
     return x.numel() * x.element_size() / least_seconds(x.sum, repeats)
 

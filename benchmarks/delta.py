@@ -1,8 +1,8 @@
-"""The delta-action head on Lift, controlled as in LIBERO: each action is a target relative to where the hand is now.
+"""Measure the delta-action head on Lift, controlled as in LIBERO: an action is a target relative to the present pose.
 
     uv run benchmarks/delta.py
 
-Axes: n steps, m windows, h horizon, a action, c condition.
+Axes: n time steps, m windows, h horizon, a action, c condition.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 
 HEAD, TASK, USED, EPISODES, STEPS = "dae/mlp-5m-fk-delta", "Lift", 100, 50, 600
-FOLDER = Path("action_heads/weights/mlp-5m-fk-delta")  # its card shows the result
+FOLDER = Path("action_heads/weights/mlp-5m-fk-delta")  # The head's card shows the result.
 
 
 def demonstrations() -> tuple[Tensor, Tensor, Tensor]:
-    """Conditions (m c), chunks of deltas (m h a) and padding (m h) of the first episodes."""
+    """Return conditions (m c), chunks of deltas (m h a) and padding (m h) of the first episodes."""
     total = DEMOS[TASK]
     recording = record(TASK, total, path=OUT / f"{TASK}-{total}.npz")
     observed, absolute = (torch.from_numpy(np.asarray(x)) for x in (recording.observation, recording.action))
-    deltas = EE_DELTA.to_delta(absolute[:, None], observed[:, :9])[:, 0]  # an observation begins with the hand's pose
+    deltas = EE_DELTA.to_delta(absolute[:, None], observed[:, :9])[:, 0]  # An observation starts with the pose.
     windows = dataclasses.replace(recording, action=deltas.numpy()).chunks()
     end = int(recording.episode_length[:USED].sum())
     cond, actions, is_pad = (torch.from_numpy(np.array(part[:end])) for part in windows)
@@ -65,7 +65,7 @@ def main() -> None:
                 trainable=policy.num_trainable,
                 successes=closed_loop(executor, TASK, EPISODES, mode, to_target),
                 episodes=EPISODES,
-                steps_to_success=None,  # not looked at
+                steps_to_success=None,  # This is not measured.
                 training_seconds=round(trained, 1),
                 seconds=round(time.monotonic() - began, 1),
                 losses=smooth(losses),

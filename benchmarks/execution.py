@@ -1,7 +1,7 @@
-"""Ways to execute chunks on Lift: success, and how far the target jumps where one chunk follows another.
+"""Compare ways to execute chunks on Lift, by success and by the jump of the target where one chunk follows another.
 
-`switch` is what an asynchronous robot does without real-time chunking: it plays the old chunk until the new one is
-there and changes to it in the middle.
+`switch` is what an asynchronous robot does without real-time chunking: it executes the old chunk until the new one is
+there, and then continues in the middle of the new one.
 
     uv run benchmarks/stage2.py heads mixer && uv run benchmarks/execution.py
 
@@ -38,7 +38,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 class Switch:
-    """A policy that knows nothing of what is committed: its chunks are used from where the committed steps end."""
+    """A policy that ignores committed actions. Its chunks are used from the end of the committed time steps."""
 
     def __init__(self, policy: ConditionedHead):
         self.policy = policy
@@ -61,7 +61,7 @@ def trained_policy() -> ConditionedHead:
 
 
 class Jumps:
-    """Return the distance of successive targets in mm, where a new chunk takes over and within chunks."""
+    """A record of the distances in mm between successive targets, where a new chunk takes over and within chunks."""
 
     def __init__(self, executor: Executor):
         self.execute, self.delay = executor.execute, executor.delay
@@ -70,7 +70,7 @@ class Jumps:
 
     def __call__(self, tick: int, target: np.ndarray) -> None:
         if tick:
-            # With a delay a new chunk shows itself only after the committed ticks.
+            # With a delay, a new chunk takes effect only after the committed ticks.
             takes_over = tick > self.delay and (tick - self.delay) % self.execute == 0
             (self.seams if takes_over else self.within).append(1e3 * float(np.linalg.norm(target[:3] - self.last)))
         self.last = target[:3]

@@ -1,8 +1,8 @@
-"""LeRobot's action experts at their real sizes, random: of SmolVLA, pi0, pi0.5, GR00T N1.7 and Diffusion Policy.
+"""LeRobot's action experts at their real sizes with random weights: SmolVLA, pi0, pi0.5, GR00T N1.7, Diffusion Policy.
 
-Built from LeRobot's own classes and config defaults, on the meta device, and given memory without the models that they
-read: of those there is a prefix of random keys and values, or tokens. The sizes of SmolVLM2-500M alone are written
-here, since its config is on the Hub; with them the whole of it has 507,482,304 parameters.
+They are built from LeRobot's own classes and config defaults on the meta device, and get memory without the models that
+they read. A prefix of random keys and values, or tokens, replaces those. Only the sizes of SmolVLM2-500M are written
+here, since its config is on the Hub; with them the whole model has 507,482,304 parameters.
 
 Axes: b batch, h horizon, a action, n tokens of a prefix, c condition.
 """
@@ -42,7 +42,7 @@ TEXT |= {"num_attention_heads": 15, "num_key_value_heads": 5, "head_dim": 64, "m
 VISION = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 VISION |= {"image_size": 512, "patch_size": 16}
 
-# LeRobot 0.6.1 asks for transformers below 5.6, where this takes a cache_position; later ones lack it and need none.
+# LeRobot 0.6.1 requires transformers below 5.6, where this takes a cache_position. Later versions do not.
 if "cache_position" not in inspect.signature(pi_gemma.create_causal_mask).parameters:
     newer = pi_gemma.create_causal_mask
     pi_gemma.create_causal_mask = lambda cache_position, **given: newer(**given)
@@ -50,35 +50,35 @@ if "cache_position" not in inspect.signature(pi_gemma.create_causal_mask).parame
 
 @dataclass
 class Expert:
-    """An expert that is counted and timed. It is on the meta device until `sampler`."""
+    """An expert to count and time. It is on the meta device until `sampler` is called."""
 
-    parts: list[nn.Module]  # modules that are the expert
-    width: int  # of what it reads
-    state: int  # that goes to the expert itself; 0 where the condition has it
-    steps: int  # of sampling, by default
-    chunk: int  # steps of a chunk
-    prefix: int  # tokens that it reads; 0 for a vector
-    run: Callable[[str, int, int], Tensor] = field(repr=False)  # (device, batch, steps) -> chunks, once it has memory
+    parts: list[nn.Module]  # The modules that form the expert.
+    width: int  # The width of the tokens or vector that it reads.
+    state: int  # The width of the state that the expert itself reads; 0 if the condition contains it.
+    steps: int  # The default number of denoising steps.
+    chunk: int  # The time steps of a chunk.
+    prefix: int  # The number of tokens that it reads; 0 for a vector.
+    run: Callable[[str, int, int], Tensor] = field(repr=False)  # (device, batch, steps) -> chunks, once it has memory.
 
     @property
     def parameters(self) -> int:
         return sum(p.numel() for part in self.parts for p in part.parameters())
 
     def sampler(self, device: str) -> Callable[[int, int], Tensor]:
-        """Give it memory and random weights; (batch, steps) -> chunks (b h a)."""
+        """Give the expert memory and random weights, and return a function (batch, steps) -> chunks (b h a)."""
         for part in self.parts:
             part.to_empty(device=device).eval().requires_grad_(False)
             for p in part.parameters():
                 nn.init.normal_(p, std=0.02)
             for module in part.modules():
-                if "inv_freq" in module._buffers:  # frequencies of positions, which no initialisation of ours gives
+                if "inv_freq" in module._buffers:  # Random values would make no sense here.
                     module.__init__(module.config)
                     module.to(device)
         return partial(torch.no_grad()(self.run), device)
 
 
 class Prefix(DynamicCache):
-    """Keys and values of a prefix. A step may append its own; `crop(n)` takes them away again, as LeRobot expects."""
+    """Keys and values of a prefix. A step may append its own, which `crop(n)` removes again, as LeRobot expects."""
 
     def crop(self, n: int) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]  # the name differs
         layers: list[Any] = self.layers
@@ -154,7 +154,7 @@ def groot() -> Expert:
     config = GR00TN17Config()
     with torch.device("meta"):
         head = GR00TN17ActionHead(config)
-    pictures = CAMERAS * (config.image_target_size[0] // 32) ** 2  # patches of 16, merged two by two
+    pictures = CAMERAS * (config.image_target_size[0] // 32) ** 2  # Patches of 16 pixels, merged two by two.
     tokens = pictures + 48
 
     def run(device: str, batch: int, steps: int) -> Tensor:
@@ -175,7 +175,7 @@ def groot() -> Expert:
 
 
 def diffusion(action: int = 10, state: int = 8, cameras: int = 2) -> Expert:
-    """Two cameras; its ResNets are what it reads, and not built with memory."""
+    """Return Diffusion Policy with two cameras. Its ResNets are inputs, and get no memory."""
     pictures = {f"observation.images.{i}": PolicyFeature(FeatureType.VISUAL, (3, 96, 96)) for i in range(cameras)}
     config = DiffusionConfig(
         input_features=pictures | {"observation.state": PolicyFeature(FeatureType.STATE, (state,))},

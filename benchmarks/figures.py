@@ -1,6 +1,6 @@
-"""Figures of docs/results that no other command draws: success with 95 % intervals, from benchmarks/results.
+"""Draw the figures of docs/results that no other command draws: success with 95 % intervals.
 
-uv run benchmarks/figures.py
+uv run benchmarks/figures.py    # from benchmarks/results
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LEROBOT = {
 
 
 def draw(file: str, task: str, series: Mapping[str, Mapping[str, Rate]]) -> None:
-    """Draw success as horizontal bars, one group a label and one bar a series."""
+    """Draw success as horizontal bars, a group for each label and a bar for each series."""
     labels = list(dict.fromkeys(name for rates in series.values() for name in rates))
     width = 0.8 / len(series)
     figure, ax = plt.subplots(figsize=(8, 1.2 + 0.22 * len(labels) * (1 + len(series))), layout="constrained")
@@ -57,7 +57,7 @@ def draw(file: str, task: str, series: Mapping[str, Mapping[str, Rate]]) -> None
 
 
 def by_system(rows: list[dict], name: str, system: str) -> dict[str, dict[str, Rate]]:
-    """Return the rates of rows by system and name; rows of one cell are pooled."""
+    """Return the rates of rows by system and name. Rows of the same cell are pooled."""
     found: dict[str, dict[str, Rate]] = {}
     for row in rows:
         won, of = found.setdefault(row[system], {}).get(row[name], (0, 0))

@@ -1,4 +1,4 @@
-"""Time from the start of a program to its first chunk. Each row is a new process.
+"""Measure the time from the start of a program to its first chunk, with a new process for each row.
 
 uv run benchmarks/first_chunk.py
 """
@@ -17,7 +17,7 @@ from common import table, write_results
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed-cpu.md"
 RUNS = 5
-# Seconds of each part, in the order in which a program comes to it.
+# The seconds of each part, in the order of the program.
 PROGRAM = """
 import json, sys, time
 method, took = sys.argv[1], {}
@@ -67,7 +67,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         adapter, kept = f"{folder}/adapter", f"{folder}/kept"
         python(SAVE, adapter, cache=kept)
-        python(PROGRAM, "native", adapter, cache=kept)  # compiles, and warms the disk
+        python(PROGRAM, "native", adapter, cache=kept)  # Compiles, and fills the disk cache.
         ways = {"eager": kept, "packed": kept, "native": kept, "native, never compiled before": None}
         for way, cache in ways.items():
             runs = [

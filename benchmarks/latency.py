@@ -1,9 +1,9 @@
-"""Time of one action chunk, ours beside others', with the arithmetic floor of each; encoders are excluded.
+"""Measure the time of one action chunk of ours and of other systems, beside the arithmetic floor, without encoders.
 
 uv run benchmarks/latency.py [--only ours packed] [--batch 1] [--steps 10] [--dtype fp32] [--threads 1] [--inductor]
 
-All cases take turns, so that a machine which is busy for a while is busy for all of them. Writes
-benchmarks/results/latency_<device>.json, and what latency_report.py makes of it.
+All cases take turns, so that other load on the machine slows all of them. Writes
+benchmarks/results/latency_<device>.json, and the pages that latency_report.py makes of it.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Case:
     dtype: str
     call: Callable[[], object]
     flops: int
-    times: list[float] = field(default_factory=list)  # wall, seconds
-    busy: list[float] = field(default_factory=list)  # of the processor, all threads: does not grow while others run
+    times: list[float] = field(default_factory=list)  # Wall time in seconds.
+    busy: list[float] = field(default_factory=list)  # Processor time, which other load does not increase.
 
 
 def clock(call: Callable[[], object], case: Case | None = None) -> float:
-    """Seconds of a call, synchronised with the accelerator if there is one."""
+    """Time a call in seconds, and synchronise with the accelerator if there is one."""
     synchronize = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     synchronize()
     began, busy = time.perf_counter(), time.process_time()
@@ -50,8 +50,8 @@ def clock(call: Callable[[], object], case: Case | None = None) -> float:
 
 
 def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
-    """Return the operations of products, counted at batch 1 and one or two denoising steps. CUDA graphs hide them."""
-    sample(cond[:1], 1)  # tables that are made once do not count
+    """Return the operations of matrix products, counted at batch 1 with one and two steps. CUDA graphs hide them."""
+    sample(cond[:1], 1)  # Tables that are computed once do not count.
     with FlopCounterMode(display=False) as one:
         sample(cond[:1], 1)
     with FlopCounterMode(display=False) as two:
@@ -62,16 +62,16 @@ def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[], help="parts of names, such as: ours unet")
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names of cases to time, such as: ours unet")
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 16, 256])
     parser.add_argument("--steps", nargs="*", type=int, default=[1, 2, 4, 10])
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--longest", type=float, default=4.0, help="seconds; cases whose floor is above are left out")
-    parser.add_argument("--seconds", type=float, default=4.0, help="spent on one case at most, after its third run")
-    parser.add_argument("--inductor", action="store_true", help="also compile by inductor: minutes on a CPU")
-    parser.add_argument("--note", default="", help="what else the machine did")
+    parser.add_argument("--longest", type=float, default=4.0, help="leave out cases with a floor above this, in s")
+    parser.add_argument("--seconds", type=float, default=4.0, help="longest time for one case after its third run")
+    parser.add_argument("--inductor", action="store_true", help="also compile with inductor (minutes on a CPU)")
+    parser.add_argument("--note", default="", help="a note on other load of the machine")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
@@ -91,7 +91,7 @@ def main() -> None:
                 cond = cond.to(DTYPES[dtype])
             try:
                 sample = build(DTYPES[dtype])
-                # Operators that only compiled heads call are not in torch's table: eagerly it is the same arithmetic.
+                # torch's table lacks the operators of compiled heads, whose arithmetic equals that of eager mode.
                 plain = systems(device)[name.rsplit(", ", 1)[0] + ", eager"](DTYPES[dtype]) if is_ours(name) else sample
             except RuntimeError as error:
                 left_out.append({"what": name, "dtype": dtype, "why": str(error)})
@@ -105,7 +105,7 @@ def main() -> None:
                         continue
                     call = lambda sample=sample, cond=cond[:batch], steps=steps: sample(cond, steps)  # noqa: E731
                     cases.append(Case(name, batch, steps, dtype, call, flops))
-                    for _ in range(2):  # warm up
+                    for _ in range(2):  # These calls warm up.
                         clock(call)
     print(f"{len(cases)} cases, {len(left_out)} left out")
     for _ in range(options.rounds):

@@ -1,4 +1,4 @@
-"""The tables of docs/results/speed-cpu.md and speed-gpu.md and their rooflines, from the JSON that `latency.py` wrote.
+"""Make the tables of docs/results/speed-cpu.md and speed-gpu.md, and their rooflines, from the results of `latency.py`.
 
 uv run benchmarks/latency_report.py
 """
@@ -18,11 +18,18 @@ PAGES = {"cpu": "speed-cpu.md", "cuda": "speed-gpu.md"}
 
 
 def chunks_table(rows: list[dict]) -> str:
-    """Return the times of a chunk of ten denoising steps beside its floor, a table a batch size."""
+    """Return a table for each batch size with the times of a chunk of ten denoising steps, and its floor."""
     most, parts = max(row["steps"] for row in rows), []
     for batch in sorted({row["batch"] for row in rows}):
         chosen = [row for row in rows if (row["batch"], row["steps"]) == (batch, most)]
-        header = [f"batch {batch}, {most} steps", "precision", "median, ms", "least, ms", "floor, ms", "least / floor"]
+        header = [
+            f"batch {batch}, {most} steps",
+            "precision",
+            "median, ms",
+            "minimum, ms",
+            "floor, ms",
+            "minimum / floor",
+        ]
         times = [[short(row[key]) for key in ("ms", "least_ms", "floor_ms")] for row in chosen]
         ratios = [f"{row['least_ms'] / row['floor_ms']:.1f}" for row in chosen]
         lines = [[r["what"], r["dtype"], *ms, ratio] for r, ms, ratio in zip(chosen, times, ratios, strict=True)]
@@ -36,7 +43,7 @@ def short(ms: float) -> str:
 
 
 def steps_table(rows: list[dict]) -> str:
-    """Return the least times at batch 1 by the number of denoising steps."""
+    """Return the minimum times at batch 1 by number of denoising steps."""
     least = min(row["batch"] for row in rows)
     rows = [row for row in rows if row["batch"] == least]
     steps = sorted({row["steps"] for row in rows})
@@ -45,7 +52,7 @@ def steps_table(rows: list[dict]) -> str:
         found = {r["steps"]: short(r["least_ms"]) for r in rows if (r["what"], r["dtype"]) == (name, dtype)}
         lines.append([name, dtype, *(found.get(k, "") for k in steps)])
     return table(
-        ["batch 1, least time", "precision", *(f"{k} step{'s' if k > 1 else ''}, ms" for k in steps)], lines, left=2
+        ["batch 1, minimum time", "precision", *(f"{k} step{'s' if k > 1 else ''}, ms" for k in steps)], lines, left=2
     )
 
 

@@ -1,4 +1,4 @@
-"""Systems that `latency.py` times: ours, the paper's loop, loops as with diffusers, U-Nets, and VLAs' experts.
+"""The systems that `latency.py` times: ours, the paper's loop, diffusers' loops, U-Nets, and the experts of VLAs.
 
 Axes: b batch, h horizon, a action, c condition.
 """
@@ -24,10 +24,10 @@ Sample = Callable[[Tensor, int], object]  # (cond (b c), steps) -> a chunk
 
 
 class PaperLoop(nn.Module):
-    """DP-MLP as published (arXiv 2511.12101, section III-B), written plainly.
+    """DP-MLP as published (arXiv 2511.12101, section III-B), in plain code.
 
-    Step embedding and observation features are concatenated, and every block's FiLM generator reads them at every
-    denoising step. The backbone is ours, whose computation the tests hold to the paper's equations.
+    Step embedding and observation features are concatenated, and every block's FiLM generator reads them in every
+    denoising step. The backbone is ours, which the tests compare with the paper's equations.
     """
 
     def __init__(self, head: ActionHead):
@@ -41,7 +41,7 @@ class PaperLoop(nn.Module):
 
 
 class OursByDiffusers(nn.Module):
-    """Our network and adapter, asked anew at every step, as a diffusers pipeline asks its model."""
+    """Our network and adapter, called in every denoising step, as a diffusers pipeline calls its model."""
 
     def __init__(self, policy: ConditionedHead):
         super().__init__()
@@ -55,7 +55,7 @@ class OursByDiffusers(nn.Module):
 
 @torch.no_grad()
 def by_diffusers(net: Callable[..., Tensor], cond: Tensor, steps: int) -> Tensor:
-    """DDIM by diffusers' scheduler, the loop of most diffusion policies: net(x (b h a), t (b), cond (b c))."""
+    """Sample by the DDIM of diffusers, like most diffusion policies: net(x (b h a), t (b), cond (b c))."""
     scheduler = diffusers.DDIMScheduler(  # pyright: ignore[reportPrivateImportUsage]
         100, beta_schedule="squaredcos_cap_v2", clip_sample=True
     )
@@ -76,7 +76,7 @@ def ours(method: str, mechanism: type[AdaLNZero] | type[FiLM], device: str, dtyp
 
 
 def unet(device: str, dtype: torch.dtype) -> Sample:
-    """Return the paper's DP-C, 244M, with its modulation planned as ours is, which is faster than the paper's loop."""
+    """Return the paper's DP-C, 244M, with our planned modulation, which is faster than the paper's loop."""
     config = HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3)
     policy = ActionHead(config).to(device=device, dtype=dtype).freeze().attach(FiLM(COND_DIM)).eval()
     return lambda cond, steps: policy.sample(cond, steps=steps)
@@ -93,14 +93,14 @@ def lerobots_unet(device: str, dtype: torch.dtype) -> Sample:
     net = DiffusionConditionalUnet1d(config, COND_DIM).to(device).eval()
 
     def predict(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        # Its step embedding is float32 whatever its weights are, so half precision is by autocast, as LeRobot has it.
+        # Its step embedding is float32 for any weights, so LeRobot uses autocast for half precision.
         with torch.autocast(device, dtype, enabled=dtype != torch.float32):
             return net(x.float(), t, global_cond=cond.float()).to(x.dtype)
 
     return partial(by_diffusers, predict)
 
 
-@cache  # two precisions share the weights, which are GR00T's 6 GB
+@cache  # Two precisions share the weights; GR00T's take 6 GB.
 def experts_sampler(name: str, device: str) -> Callable[[int, int], Tensor]:
     from experts import EXPERTS
 
@@ -108,7 +108,7 @@ def experts_sampler(name: str, device: str) -> Callable[[int, int], Tensor]:
 
 
 def vlas_expert(name: str, device: str, dtype: torch.dtype) -> Sample:
-    """LeRobot's expert at its own chunk and prefix, whatever the width of cond; half precision is by autocast."""
+    """Return LeRobot's expert with its own chunk and prefix, for any width of cond. Half precision uses autocast."""
     sample = experts_sampler(name, device)
 
     def call(cond: Tensor, steps: int) -> Tensor:
@@ -119,7 +119,7 @@ def vlas_expert(name: str, device: str, dtype: torch.dtype) -> Sample:
 
 
 def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
-    """Return what is timed by name: functions that build a case for a precision."""
+    """Return functions, by name, that build a system for a precision."""
 
     def loop(net: nn.Module, dtype: torch.dtype) -> Sample:
         return partial(by_diffusers, net.to(device=device, dtype=dtype).eval())

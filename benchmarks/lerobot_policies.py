@@ -1,10 +1,10 @@
-"""A training step of `--policy.type=dae` beside LeRobot's own `diffusion` policy: time and memory.
+"""Compare a training step of `--policy.type=dae` and of LeRobot's own `diffusion` policy: time and memory.
 
     uv run benchmarks/lerobot_policies.py
 
-All read two cameras through a ResNet-18 each and train on the same batch, by their own optimisers, turn by turn in one
-process, so that whatever else runs on the machine slows all. Memory is of a process of each alone, with glibc's own
-settings; times are with freed memory kept, in favour of the U-Net.
+All read two cameras through a ResNet-18 each and train on the same batch with their own optimisers. They take turns in
+one process, so that other load on the machine slows all. Memory is measured in a process for each policy, with glibc's
+own settings. Times are measured with freed memory kept, which favours the U-Net.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def batch(rows: int, pixels: int) -> dict[str, torch.Tensor]:
 
 
 def step(policy, optimizer, data) -> tuple[float, float]:
-    """Wall and processor time of a training step, s."""
+    """Run a training step, and return its wall and processor time in s."""
     wall, cpu = time.perf_counter(), time.process_time()
     loss, _ = policy.forward(data)
     loss.backward()
@@ -82,7 +82,7 @@ def step(policy, optimizer, data) -> tuple[float, float]:
 
 
 def peak(name: str, rows: int, pixels: int) -> None:
-    """Print the largest memory of this process after two steps, GB."""
+    """Print the peak memory of this process after two steps, in GB."""
     before = largest()
     policy, optimizer = make(name, pixels)
     for _ in range(2):
@@ -101,11 +101,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pixels", type=int, default=96)
-    parser.add_argument("--memory-of", choices=POLICIES, help="print the memory of this one alone")
+    parser.add_argument("--memory-of", choices=POLICIES, help="print only the memory of this policy")
     options = parser.parse_args()
     if options.memory_of:
         return peak(options.memory_of, options.batch_size, options.pixels)
-    if KEEP_FREED_MEMORY.items() - os.environ.items():  # glibc reads them at the start of a process
+    if KEEP_FREED_MEMORY.items() - os.environ.items():  # glibc reads these at the start of a process.
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_FREED_MEMORY)
     torch.set_num_threads(1)
     made = {name: make(name, options.pixels) for name in POLICIES}
@@ -113,7 +113,7 @@ def main() -> None:
     for turn in range(options.steps + 1):
         for name, (policy, optimizer) in made.items():
             spent = step(policy, optimizer, data)
-            if turn:  # the first makes the optimiser's state
+            if turn:  # The first turn creates the state of the optimiser.
                 times[name].append(spent)
     rows = []
     for name, (policy, _) in made.items():

@@ -1,14 +1,14 @@
-"""Success of `--policy.type=dae` beside LeRobot's own `diffusion` policy of full size, from the same pictures.
+"""Compare the success of `--policy.type=dae` and of LeRobot's own `diffusion` policy at full size, on the same images.
 
     uv run benchmarks/lerobot_success.py
 
-Records the tests' reach task (`tests/lerobot/reach`: see at which of six places a disc lies, go there, close the
-gripper; one attempt), trains by `lerobot-train` and evaluates by `lerobot-eval`, one after the other, on episodes whose
-seeds no demonstration had. `dae` gets as many steps as `diffusion`, a quarter of them, and, if something is left to
-gain, as much time: processor time of the whole command on a CPU, time on the clock on a GPU. Two controls: `dae`
-without the picture, and with a head that is frozen at random.
+Records the tests' reach task (`tests/lerobot/reach`: see at which of six places a disc lies, move there and close the
+gripper, in one attempt), trains with `lerobot-train` and evaluates with `lerobot-eval`, one after the other, on
+episodes whose seeds no demonstration had. `dae` gets as many steps as `diffusion`, a quarter of them and, if more may
+help, as much time: processor time of the whole command on a CPU, wall time on a GPU. There are two controls: `dae`
+without images, and `dae` with a frozen random head.
 
-What is finished is under `outputs/lerobot_success` and is not done again; a training that was killed starts anew.
+Finished parts are kept in `outputs/lerobot_success` and not repeated. A training that was killed starts again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from common import KEEP_FREED_MEMORY, write_results
 ROOT = Path(__file__).parents[1]
 TASK = ROOT / "tests" / "lerobot"
 OUT = ROOT / "outputs" / "lerobot_success"
-PIXELS = 96  # of a side, as of PushT
-HORIZON = 16  # steps of a chunk: of the bundled heads, and of the paper of Diffusion Policy
-SEED = 10_000  # of the first evaluation; demonstrations start at 0
+PIXELS = 96  # The side of an image, as in PushT.
+HORIZON = 16  # Time steps of a chunk, as in the bundled heads and in the paper of Diffusion Policy.
+SEED = 10_000  # The seed of the first evaluation. Demonstrations start at 0.
 
 DAE = ["--policy.type=dae", "--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero"]
 POLICIES = {
@@ -58,7 +58,7 @@ def run(name: str, script: str, arguments: list[str], threads: int, memory: dict
     record = folder.with_suffix(".json")
     if record.exists() and (done := json.loads(record.read_text(encoding="utf-8")))["arguments"] == arguments:
         return done
-    # another training makes the old evaluation void
+    # A new training invalidates the old evaluation.
     shutil.rmtree(OUT / name if script == "lerobot-train" else folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     paths = os.pathsep.join(filter(None, (str(TASK), os.environ.get("PYTHONPATH"))))
@@ -124,7 +124,7 @@ def evaluate(name: str, options: argparse.Namespace) -> dict:
 
 
 def dataset(demos: int) -> list[str]:
-    """Return the flags of the demonstrations, which are recorded first if they are missing."""
+    """Return the flags that name the demonstrations, and record these first if they are missing."""
     folder = OUT / f"reach-{demos}"
     if not folder.exists():
         sys.path.insert(0, str(TASK))
@@ -151,8 +151,8 @@ def main() -> None:
         steps = options.steps // 4 if "quarter" in name else options.steps
         if name == "dae-as-long":
             if rows["dae"]["eval"]["successes"] == options.episodes:
-                continue  # less time was enough for all
-            # a little less than fits, since the start of the command is counted with the steps
+                continue  # Less time was enough for every episode.
+            # Slightly fewer steps than would fit, since the steps' time includes the start of the command.
             steps = int(steps * rows["diffusion"]["train"][clock] / rows["dae"]["train"][clock])
         rows[name] = {"train": train(name, steps, data, options), "eval": evaluate(name, options)}
         done = rows[name]

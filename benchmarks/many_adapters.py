@@ -1,8 +1,8 @@
-"""Time of an adapter for every row of a batch, against one adapter for all rows and a loop over the tasks.
+"""Compare the time of a separate adapter for each row of a batch with one adapter for all rows and with a loop.
 
     uv run benchmarks/many_adapters.py    # 64 adapters on dae/mlp-5m-fk
 
-A chunk of 10 steps, fp32; medians of interleaved rounds.
+A chunk takes 10 denoising steps in fp32. The times are medians of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
             for way, call in ways.items():
                 began = time.perf_counter()
                 call()
-                if turn:  # the first round warms up
+                if turn:  # The first round warms up.
                     seconds[way].append(time.perf_counter() - began)
         rows += [{"batch": batch, "way": way, "ms": 1e3 * statistics.median(s)} for way, s in seconds.items()]
     size = sum(p.numel() for p in one.adapter.parameters())

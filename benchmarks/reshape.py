@@ -1,12 +1,12 @@
-"""A frozen trunk under other horizons and action layouts, in closed loop on Lift: does it still help?
+"""Measure the benefit of a frozen backbone under other horizons and action layouts, in closed loop on Lift.
 
-Chunks of 8 and of 50; joint targets of one arm, with seven joints (Panda) or six (UR5e); joint targets of two arms,
-which lift a cube each in their own scenes and succeed only together. Joint targets reach the simulator through forward
-kinematics.
+The layouts are chunks of 8 and of 50; joint targets of one arm, with seven joints (Panda) or six (UR5e); and joint
+targets of two arms, which lift a cube each in their own scenes and succeed only together. Joint targets reach the
+simulator through forward kinematics.
 
     uv run benchmarks/stage2.py heads base && uv run benchmarks/reshape.py [LAYOUT ...] [SYSTEM ...]
 
-Layouts and systems that a run leaves out keep the rows that they have.
+Layouts and systems that a run leaves out keep their rows.
 
 Axes: m windows, h horizon, a action, j joints of an arm, c condition.
 """
@@ -37,20 +37,20 @@ from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 
 USED, EPISODES, EXECUTE, STEPS = 100, 50, 8, 800
-AHEAD = 3  # control steps: the arm follows its target late, so the joints of a target are those of a later step
+AHEAD = 3  # Ticks. The arm follows its target with a delay, so the joints of a target are those of a later tick.
 SYSTEMS = ("decoupled", "random-frozen", "normal")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A shape of chunks, and the arms it is for: how many, and their task."""
+    """The layout of chunks, and their arms: how many, and which task."""
 
     name: str
     space: ActionSpace
     horizon: int = 16
     arms: int = 1
     task: str = "Lift"
-    partners: int = 1  # of each episode of the left arm among those of the right
+    partners: int = 1  # Episodes of the right arm for each one of the left arm.
 
     @property
     def execute(self) -> int:
@@ -89,7 +89,7 @@ def demonstrations(task: str) -> Demonstrations:
 
 
 def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
-    """Conditions (m c), chunks (m h a) and padding (m h); two arms see two episodes at once, paired at random."""
+    """Return conditions (m c), chunks (m h a) and padding (m h). Two arms see two episodes, paired at random."""
     if layout.space != EE_ABSOLUTE:
         recording = dataclasses.replace(recording, action=joint_targets(recording))
     cond, actions, is_pad = (torch.from_numpy(np.array(part)) for part in recording.chunks(layout.horizon))
@@ -101,7 +101,7 @@ def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, 
     order, pairs = np.random.default_rng(0), []
     for left in layout.partners * episodes:
         right = episodes[order.integers(len(episodes))]
-        # The arm that is done first holds still: its last window again.
+        # An arm that finishes first holds still, so its last window is repeated.
         rows = torch.arange(max(len(left[0]), len(right[0])))
         both = [[part[rows.clamp(max=len(part) - 1)] for part in side] for side in (left, right)]
         (c1, a1, p1), (c2, a2, p2) = both
@@ -110,7 +110,7 @@ def windows(recording: Demonstrations, layout: Layout) -> tuple[Tensor, Tensor, 
 
 
 def joint_targets(recording: Demonstrations) -> np.ndarray:
-    """(m j+1): the joints some steps later, in rad, and the gripper's target."""
+    """Return (m j+1): the joints AHEAD ticks later, in rad, and the gripper's target."""
     ends = np.repeat(np.cumsum(recording.episode_length), recording.episode_length) - 1
     later = np.minimum(np.arange(len(ends)) + AHEAD, ends)
     return np.concatenate([recording.joint_position[later], recording.action[:, 9:]], axis=1).astype(np.float32)
@@ -125,9 +125,9 @@ def for_simulator(chunk: Tensor, layout: Layout, plays: list[Play]) -> list[np.n
 
 
 def policy_of(system: str, layout: Layout, cond: Tensor, actions: Tensor) -> ConditionedHead:
-    """Build a system. All have one shape and adapter, and differ in what is pretrained and what trains.
+    """Build a system. All have the same shape and adapter, and differ in what is pretrained and what trains.
 
-    A random head's own modulation is noise, so that of the random-frozen rival trains too.
+    The modulation of a random head is noise, so the random-frozen control trains it too.
     """
     base = pretrained("base")
     if system != "decoupled":
@@ -143,7 +143,7 @@ def policy_of(system: str, layout: Layout, cond: Tensor, actions: Tensor) -> Con
 
 
 def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
-    """Episodes in which every arm succeeds."""
+    """Return the number of episodes in which every arm succeeds."""
     limit = get_task(layout.task).rollout_steps
     plays = [Play(make(layout.task), limit) for _ in range(layout.arms)]
     generator, successes = torch.Generator().manual_seed(0), 0
@@ -162,7 +162,7 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
 
 
 def earlier() -> dict[tuple[str, str], dict]:
-    """Return the rows that exist, by layout and system."""
+    """Return the existing rows by layout and system."""
     path = RESULTS / "reshape.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
     return {(row["layout"], row["system"]): row for row in rows}
@@ -171,7 +171,7 @@ def earlier() -> dict[tuple[str, str], dict]:
 def main() -> None:
     named, known = sys.argv[1:], [*(layout.name for layout in LAYOUTS), *SYSTEMS]
     if unknown := set(named) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; choose layouts and systems from {', '.join(known)}")
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}. Choose layouts and systems from {', '.join(known)}.")
     layouts = [layout for layout in LAYOUTS if layout.name in named] or LAYOUTS
     systems = [system for system in SYSTEMS if system in named] or SYSTEMS
     rows = earlier()

@@ -1,11 +1,11 @@
-"""Existing action experts beside a frozen head with an adapter at the same seam: parameters, and time of a chunk.
+"""Compare existing action experts with a frozen head and adapter at the same seam, by parameters and time per chunk.
 
 uv run benchmarks/seams.py [--only SmolVLA pi0] [--rounds 7] [--threads 1] [--note ...]    # about ten minutes
 uv run benchmarks/seams.py --counts                                         # the parameters alone, in seconds
-uv run benchmarks/seams.py --steps 1 --rounds 1                             # whether it works: prints, writes nothing
+uv run benchmarks/seams.py --steps 1 --rounds 1                             # a trial: prints, and writes nothing
 
-Batch 1, fp32. Each expert takes turns with ours, so that whatever else runs slows both. What is read is excluded on
-both sides: VLMs and ResNets. Writes benchmarks/results/seams.json and the tables of docs/results/action-experts.md.
+Batch 1, fp32. Each expert takes turns with ours, so that other load slows both. The VLMs and ResNets that they read
+are excluded on both sides. Writes benchmarks/results/seams.json and the tables of docs/results/action-experts.md.
 
 Axes: b batch, n tokens, c width.
 """
@@ -30,7 +30,7 @@ from action_heads.policy import ConditionedHead
 
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "action-experts.md"
 HEAD = "dae/mlp-5m-fk"
-OPENVLA = 4096  # the width of Llama 2 7B; it has no expert
+OPENVLA = 4096  # The width of Llama 2 7B. OpenVLA has no expert.
 
 
 def attached(head: ActionHead, width: int, state: int, through: str = "both") -> ConditionedHead:
@@ -39,7 +39,7 @@ def attached(head: ActionHead, width: int, state: int, through: str = "both") ->
 
 
 def counted(width: int, state: int = 0) -> dict[str, int]:
-    """Return the parameters of ours with a condition of this width and state."""
+    """Return the parameter counts of our adapter and head for a condition of this width and state."""
     head = ActionHead.from_pretrained(HEAD)
     policies = {through: attached(head, width, state, through) for through in ("both", "code")}
     counts = {f"trained_{through}": policy.num_trainable for through, policy in policies.items()}
@@ -52,7 +52,7 @@ def counts(experts: dict[str, Expert]) -> dict[str, dict]:
 
 
 def timed(expert: Expert, steps: int | None, rounds: int) -> dict:
-    """Medians in ms, turn by turn: the expert, ours with its chunk of 16 steps, ours with a chunk as the expert's."""
+    """Return median times in ms of the expert, and of ours with a chunk of 16 time steps and with the expert's."""
     head = ActionHead.from_pretrained(HEAD)
     tokens = torch.randn(1, expert.prefix, expert.width) if expert.prefix else torch.randn(1, expert.width)
     cond: Condition = {"tokens": tokens, "state": torch.randn(1, expert.state)} if expert.state else tokens
@@ -69,7 +69,7 @@ def timed(expert: Expert, steps: int | None, rounds: int) -> dict:
         for name, call in calls.items():
             began = time.perf_counter()
             call()
-            if turn >= 2:  # the first two warm up
+            if turn >= 2:  # The first two turns warm up.
                 times[name].append(time.perf_counter() - began)
     medians = {f"{name}_ms": round(1e3 * statistics.median(values), 1) for name, values in times.items()}
     sizes = {"chunk": expert.chunk, "steps": taken, "prefix": expert.prefix, "our_steps": steps or 10}
@@ -79,11 +79,11 @@ def timed(expert: Expert, steps: int | None, rounds: int) -> dict:
 def counts_table(rows: dict[str, dict]) -> str:
     header = [
         "",
-        "read by an adapter",
-        "the expert's parameters",
+        "width of the condition",
+        "parameters of the expert",
         "frozen",
         "trained",
-        "trained, through the code alone",
+        "trained, through the code",
     ]
     keys = ("expert", "frozen", "trained_both", "trained_code")
     lines = []
@@ -94,7 +94,7 @@ def counts_table(rows: dict[str, dict]) -> str:
 
 
 def latency_table(rows: dict[str, dict]) -> str:
-    header = ["", "its chunk", "its denoising steps", "tokens", "the expert, ms", "ours, same chunk, ms"]
+    header = ["", "chunk", "denoising steps", "tokens", "expert, ms", "ours, same chunk, ms"]
     keys = ("expert_ms", "ours_same_chunk_ms", "ours_16_ms")
     lines = []
     for name, row in rows.items():
@@ -105,12 +105,12 @@ def latency_table(rows: dict[str, dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=EXPERTS, default=list(EXPERTS), help="to be timed")
-    parser.add_argument("--counts", action="store_true", help="no timing")
-    parser.add_argument("--steps", type=int, help="of sampling, of theirs and ours: for trying, nothing is written")
+    parser.add_argument("--only", nargs="*", choices=EXPERTS, default=list(EXPERTS), help="experts to time")
+    parser.add_argument("--counts", action="store_true", help="print the parameter counts alone")
+    parser.add_argument("--steps", type=int, help="denoising steps of both, for a trial that writes nothing")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--note", default="", help="what else the machine did")
+    parser.add_argument("--note", default="", help="a note on other load of the machine")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
@@ -121,7 +121,7 @@ def main() -> None:
     if options.counts:
         return
     latency = {}
-    for name in options.only:  # each built anew, since memory is given back when one is done
+    for name in options.only:  # Each expert is built anew, and its memory is freed afterwards.
         latency[name] = timed(EXPERTS[name](), options.steps, options.rounds)
         print(name, latency[name], flush=True)
     print(latency_table(latency))

@@ -1,4 +1,4 @@
-"""Time of a chunk over a loopback connection beside the same chunk without one, which leaves the way there and back.
+"""Compare the time of a chunk over a loopback connection with that of the same chunk without one.
 
 uv run benchmarks/server_latency.py
 """

@@ -1,12 +1,12 @@
-"""The Stage 2 bench: ranks heads without a robot, always beside random-frozen and normal training.
+"""Run the Stage 2 benchmark: rank heads without a robot, always beside random-frozen and normal training.
 
-A cell is one head, one adapter, one task, one budget, one seed. It ends in numbers on demonstrations that were held
-out, and, where `episodes` asks for it, in closed-loop success. Finished cells are kept in outputs/stage2/cells, so a
-bench that was killed goes on; several processes may share the cells with --share 0/2, 1/2.
+A cell is one head, one adapter, one task, one budget and one seed. Its results are errors on held-out demonstrations
+and, if `episodes` is set, closed-loop success. Finished cells are kept in outputs/stage2/cells, so that a killed
+benchmark can go on. Several processes may share the cells with --share 0/2, 1/2.
 
-    uv run benchmarks/stage2.py heads [NAME ...] [--share 0/2]     # pretrains what the studies compare, first
+    uv run benchmarks/stage2.py heads [NAME ...] [--share 0/2]     # first pretrains the heads that the studies compare
     uv run benchmarks/stage2.py STUDY [--share 0/2] [--device cuda]     # the studies are in stage2_studies.py
-    uv run benchmarks/stage2_report.py     # tables and figures from all that is finished
+    uv run benchmarks/stage2_report.py     # makes tables and figures of all finished cells
 
 Axes: n samples, c condition, h horizon, a action.
 """
@@ -40,14 +40,14 @@ from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 
 OUT = Path("outputs/stage2")
-DEMOS = {"Lift": 220, "Stack": 220, "PickPlaceCan": 120}  # recorded, the last HELD_OUT of them to validate on
+DEMOS = {"Lift": 220, "Stack": 220, "PickPlaceCan": 120}  # Recorded; the last HELD_OUT of each validate.
 HELD_OUT = 20
-SAMPLED = 512  # chunks sampled for the action error
+SAMPLED = 512  # Chunks sampled for the action error.
 
 
 @dataclass(frozen=True)
 class Data:
-    """Chunks of the demonstrations to train on, and of those held out: conditions, actions, padding."""
+    """Conditions, actions and padding of the demonstrations for training, and of those held out."""
 
     train: tuple[Tensor, Tensor, Tensor]
     held_out: tuple[Tensor, Tensor, Tensor]
@@ -62,7 +62,7 @@ class Data:
 
 
 def pretrained(name: str) -> ActionHead:
-    """Trained at the first call, read back afterwards."""
+    """Return a head, which is trained in the first call and loaded afterwards."""
     config = PretrainConfig.from_flat(HEADS[name] | {"out": OUT / "heads" / name, "name": name})
     if not (config.folder / "golden.safetensors").exists():
         pretrain(config, "benchmarks/stage2.py heads")
@@ -70,11 +70,11 @@ def pretrained(name: str) -> ActionHead:
 
 
 def head_of(cell: Cell) -> ActionHead:
-    """Return the head of a cell: pretrained, or random in standard initialisation."""
+    """Return the head of a cell: pretrained, or random with standard initialisation."""
     if cell.mode == "decoupled":
         return pretrained(cell.head)
     torch.manual_seed(1000 + cell.seed)
-    # A random head can't know a code. It gets the same paths, so that adapters of one size compare.
+    # A random head has no meaning for a code, but gets the same paths, so that adapters of one size are compared.
     random = replace(PretrainConfig.from_flat(HEADS[cell.head]).head(), coded=True)
     if cell.width:
         random = replace(random, width=cell.width, rank=min(random.rank, 2 * cell.width))
@@ -143,7 +143,7 @@ def run(cell: Cell, device: str) -> dict:
 
 
 def path_of(cell: Cell) -> Path:
-    """Named by everything that decides the outcome."""
+    """Return the file of a cell, named after everything that affects its result."""
     settings = json.dumps([cell.settings(), HEADS[cell.head]], sort_keys=True)
     return OUT / "cells" / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
 
@@ -151,8 +151,8 @@ def path_of(cell: Cell) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=("heads", *STUDIES))
-    parser.add_argument("names", nargs="*", help="of heads; if none are given, all that a CPU can train")
-    parser.add_argument("--share", default="0/1", help="this process' part of the work, such as 0/2 and 1/2")
+    parser.add_argument("names", nargs="*", help="heads to train; by default all that a CPU can train")
+    parser.add_argument("--share", default="0/1", help="share of the work of this process, such as 0/2 or 1/2")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     mine, of = (int(part) for part in args.share.split("/"))

@@ -1,4 +1,4 @@
-"""Tables and figures of the Stage 2 bench, from the cells that are finished.
+"""Make tables and figures of the finished cells of the Stage 2 benchmark.
 
 uv run benchmarks/stage2_report.py    # fills docs/results/all-tables.md; draws stage2-*.png beside it
 """
@@ -26,15 +26,15 @@ from stage2_studies import HEADS, STUDIES, Cell
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}
-LEVEL = 0.1  # of the training loss
+LEVEL = 0.1  # A value of the training loss.
 Row = tuple[Cell, dict]
 
 QUESTIONS = {
     "universal": "One head for all adapters, or one for each",
-    "prediction": "What the network predicts",
-    "signal": "What Stage 1 conditions on",
+    "prediction": "Prediction target",
+    "signal": "Condition of Stage 1",
     "data": "Synthetic motion, recorded motion, both",
-    "size": "How large a head",
+    "size": "Size of the head",
     "mixer": "`mlp` or `mixer`",
     "stack": "Success on Stack",
     "per_step": "A code for every time step of a chunk",
@@ -45,7 +45,7 @@ QUESTIONS = {
 
 @cache
 def records() -> dict[str, dict]:
-    """Return every finished cell by the name of its file: those in git, and on top of them this machine's."""
+    """Return every finished cell by the name of its file: those in git, overridden by those of this machine."""
     saved = json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
     known = {path_of(Cell(**r["cell"])).name: r for r in saved if HEADS.get(r["cell"]["head"]) == as_built(r["stage1"])}
     here = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (OUT / "cells").glob("*.json")}
@@ -53,7 +53,7 @@ def records() -> dict[str, dict]:
 
 
 def as_built(stage1: dict) -> dict:
-    """Return the settings of a head with tuples where JSON has lists."""
+    """Return the settings of a head with tuples in place of JSON's lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in stage1.items()}
 
 
@@ -63,7 +63,7 @@ def finished(study: str) -> list[Row]:
 
 
 def spread(values: list[float], digits: int) -> str:
-    """Return the mean over seeds, with half the range of two."""
+    """Return the mean over seeds, with half the range of two seeds."""
     if not values:
         return ""
     mean, half = sum(values) / len(values), (max(values) - min(values)) / 2
@@ -71,7 +71,7 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def label(cell: Cell) -> str:
-    """Return a system in words: all that distinguishes it from its neighbours in a table, but size and data."""
+    """Return the name of a system: all that distinguishes it from its neighbours in a table, except size and data."""
     through = {"code": "the code", "blocks": "the blocks", "both": "both"}[cell.through]
     mode = cell.mode.replace("-paper", " as the paper initialises it")
     if cell.mode == "normal":
@@ -85,9 +85,9 @@ def label(cell: Cell) -> str:
 
 
 def error_table(rows: list[Row], with_loss: bool = True) -> str:
-    """Return one line a head and system: on each task the denoising loss and the position error of chunks in mm.
+    """Return a row for each head and system, with the denoising loss and the position error in mm on each task.
 
-    Losses of heads with different prediction targets do not compare, so that a table of those goes without.
+    Losses of heads with different prediction targets are not comparable, so that a table of those has none.
     """
     groups: dict[tuple, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for cell, result in rows:
@@ -104,12 +104,12 @@ def error_table(rows: list[Row], with_loss: bool = True) -> str:
 
 
 def success(cell: Cell, result: dict) -> tuple[float, float, float]:
-    """Return the rate and Wilson's 95 % interval."""
+    """Return the success rate and Wilson's 95 % interval."""
     return result["successes"] / cell.episodes, *wilson(result["successes"], cell.episodes)
 
 
 def steps_to(level: float, cell: Cell, curve: list[float]) -> str:
-    """Return the training steps until the loss, averaged over a twentieth of the run, is below a level."""
+    """Return the training steps until the loss, averaged over a twentieth of the run, falls below a level."""
     means = np.convolve(curve, np.ones(5) / 5, "valid")
     below = np.flatnonzero(means < level)
     return str(round((below[0] + 5) * cell.steps / len(curve))) if len(below) else "never"
@@ -127,7 +127,7 @@ def success_table(rows: list[Row]) -> str:
 
 
 def draw(rows: list[Row], x: Callable[[Cell, dict], float], xlabel: str, path: Path) -> None:
-    """Draw success with intervals over `x`, one line a system, at the best of the learning rates tried."""
+    """Draw success with intervals over `x`, a line for each system, at the best of the learning rates."""
     lines: dict[str, dict[float, tuple[float, float, float]]] = defaultdict(dict)
     style = {}
     for cell, result in rows:
@@ -137,7 +137,7 @@ def draw(rows: list[Row], x: Callable[[Cell, dict], float], xlabel: str, path: P
         style[name] = {"color": COLOURS[cell.mode], "linestyle": "-" if cell.mode == "normal" else dash}
     figure, axes = plt.subplots(figsize=(8, 5.4), layout="constrained")
     for i, (name, points) in enumerate(lines.items()):
-        xs = [at * (1 + 0.015 * (i - len(lines) / 2)) for at in sorted(points)]  # intervals side by side
+        xs = [at * (1 + 0.015 * (i - len(lines) / 2)) for at in sorted(points)]  # Intervals are drawn side by side.
         rate, low, high = np.array([points[at] for at in sorted(points)]).T
         axes.errorbar(
             xs, rate, [rate - low, high - rate], marker="o", capsize=2, markersize=4, label=name, **style[name]
@@ -166,7 +166,7 @@ def main() -> None:
         draw(adapter, lambda cell, r: r["trainable"], "trained parameters", DOCS / "stage2-adapter.png")
         parts.append(f"### The number of trained parameters\n\n{success_table(adapter)}\n")
     demos = finished("demonstrations")
-    if len(demos) == len(STUDIES["demonstrations"]):  # some of its cells are the other study's
+    if len(demos) == len(STUDIES["demonstrations"]):  # Some of its cells belong to the other study.
         draw(demos, lambda cell, r: cell.demos, "demonstrations", DOCS / "stage2-demonstrations.png")
         parts.append(f"### The number of demonstrations\n\n{success_table(demos)}\n")
     fill(DOCS / "all-tables.md", {"stage2": "\n".join(parts)})

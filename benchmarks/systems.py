@@ -1,4 +1,4 @@
-"""Every system of the paper beside ours: frozen and trained parameters, their results and ours.
+"""Compare every system of the paper with ours: frozen and trained parameters, their results and ours.
 
 uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: tables and a figure of docs/results
 """
@@ -30,10 +30,10 @@ from action_heads.counts import trained
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
 PAGES = {"backbones": "backbones.md", "stage1": "stage1-signals.md", "experts": "action-experts.md"}
-COND_DIM = 274  # the paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot
+COND_DIM = 274  # The paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot.
 MODES = ("decoupled", "normal", "random-frozen")
 
-# The paper's averages in %, of MimicGen and of LIBERO
+# The paper's averages in %, on MimicGen and on LIBERO.
 TABLE_2 = {
     (name, mode): tuple(paper.PRINTED[family][backbone, mode].split()[-1].replace("±", " ± ") for family in paper.TASKS)
     for backbone, name in paper.NAMES.items()
@@ -44,7 +44,7 @@ SYSTEMS = {
     "DP-T": ({"backbone": "transformer", "mechanisms": ("cross_attention",)}, "cross_attention", None),
     "DP-MLP": ({"backbone": "mlp"}, "film", "DP-MLP"),
 }
-# Table I: the expert, its size, the VLM's, how it is conditioned, and the width of the VLM's hidden states.
+# Table I: the expert, its size, the size of the VLM, the conditioning, and the width of the VLM's hidden states.
 EXPERTS = [
     ("DP-C", "U-Net", "244M", "", "FiLM", None),
     ("RDT-1B", "DiT", "1.2B", "", "cross-attention", 4096),
@@ -57,7 +57,7 @@ EXPERTS = [
     ("GR00T-N1", "DiT", "860M", "1.3B", "cross-attention, AdaLN", 2048),
     ("DexVLA", "ScaleDP", "1B", "2B", "FiLM, AdaLN", 1536),
 ]
-# Tables III and IV: the paper's row, what it has on MimicGen in % (of DP-C), and the same here.
+# Tables III and IV: the row in the paper, its success on MimicGen in % (with DP-C), and the same run here.
 OURS = Run.stage1[0]
 STAGE_1 = [
     ("III: in-distribution kinematics", "62.2 ± 2.3", OWN, "code", "decoupled"),
@@ -70,6 +70,13 @@ STAGE_1 = [
     ("III: normal training", "63.6 ± 1.8", OURS, "code", "normal"),
 ]
 STAGE_1_TASK = "PickPlaceCan"
+# The flags with which `action-heads adapt` uses the VLM of a system. Only the families that were run are listed, as
+# small models with random weights.
+ATTACHED = {
+    "SmolVLA": "`--vlm HuggingFaceTB/SmolVLM2-500M-Video-Instruct --vlm-layer 16`",
+    "π0": "`--vlm google/paligemma-3b-pt-224`",
+    "π0.5": "`--vlm google/paligemma-3b-pt-224`",
+}
 Cells = list[dict]
 
 
@@ -79,12 +86,12 @@ def read_cells() -> Cells:
 
 @cache
 def random_head(**config) -> ActionHead:
-    """Return a head of full size, of which only the parameters are counted."""
+    """Return a head of full size whose parameters are only counted."""
     return ActionHead(HeadConfig(**config)).freeze()
 
 
 def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled", **options) -> tuple[int, int]:
-    """Return frozen and trained parameters of a head with an adapter, as `num_frozen` and `num_trainable` do."""
+    """Return frozen and trained parameters of a head with an adapter, like `num_frozen` and `num_trainable`."""
     head = random_head(**config)
     own = sum(p.numel() for p in head.modulation_of(mechanism).parameters())
     backbone = sum(p.numel() for p in head.backbone.parameters())
@@ -95,7 +102,7 @@ def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled",
 
 
 def pooled(cells: Cells) -> tuple[int, int, float, float]:
-    """Return successes and episodes of all seeds together, and Wilson's 95 % interval."""
+    """Return successes and episodes of all seeds, and Wilson's 95 % interval."""
     won, of = (sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in cells), strict=True))
     return won, of, *wilson(won, of)
 
@@ -110,11 +117,11 @@ def select(cells: Cells, **wanted) -> Cells:
 
 
 def table_2(cells: Cells) -> str:
-    """Return the table of backbones: the paper's three, and `mixer`."""
+    """Return the table of backbones: the paper's three and `mixer`."""
     rows = []
     for name, (config, mechanism, small) in SYSTEMS.items():
         for mode in MODES:
-            # What the paper freezes: of a modulation the backbone alone, of tokens all that reads them too.
+            # The paper freezes only the backbone of modulation heads, but with tokens also the layers that read them.
             relearn = mechanism not in TOKENS and mode != "normal"
             frozen, trains = counts(config, mechanism, COND_DIM, mode, relearn_step=relearn, through="blocks")
             ours = select(cells, head=small, mode=mode, task="Lift") if small else token_cells(cells, mode)
@@ -160,7 +167,7 @@ def token_cells(cells: Cells, mode: str) -> Cells:
 
 
 def pooled_table(cells: Cells) -> str:
-    """Return modulation against tokens, seeds and mechanisms pooled, under both ways of freezing."""
+    """Return modulation beside tokens, pooled over seeds and mechanisms, for both ways of freezing."""
     kinds = {"five modulation": [m for m in MECHANISMS if m not in TOKENS], "two token": list(TOKENS)}
     rows = []
     for kind, names in kinds.items():
@@ -179,7 +186,7 @@ def mechanism_table(cells: Cells, head: str = "transformer") -> str:
     rows = []
     for name in MECHANISMS:
         ours = [select(cells, head=f"{head} {name}", mode=mode) for mode in MODES]
-        trains = f"{ours[0][0]['result']['trainable']:,}" if ours[0] else ""  # of decoupled
+        trains = f"{ours[0][0]['result']['trainable']:,}" if ours[0] else ""  # The count of decoupled runs.
         theirs = [f"{value:.1f}" for value in reversed(paper.FIGURE_3[name])]
         rows.append([f"`{name}`", trains, *(rate(part) for part in ours), *theirs])
     return table(["mechanism", "trained", *MODES, "paper: decoupled, %", "paper: normal, %"], rows)
@@ -193,13 +200,14 @@ def experts_table() -> str:
             if width
             else ["", ""]
         )
-        rows.append([name, arch, size, vlm, conditioning, str(width or ""), code, blocks])
+        attached = ATTACHED.get(name, "not run" if vlm or width else "")
+        rows.append([name, arch, size, vlm, conditioning, str(width or ""), code, blocks, attached])
     header = ["system", "expert", "its parameters", "VLM", "conditioning", "hidden width"]
-    return table([*header, "trained, `code`", "trained, `both`"], rows, left=2)
+    return table([*header, "trained, `code`", "trained, `both`", "attaches a head to its VLM"], rows, left=2)
 
 
 def draw(cells: Cells, matched: int, path: Path) -> None:
-    """Draw success by mechanism and mode: the paper's, ours frozen as in the paper, ours with matched counts."""
+    """Draw success by mechanism and mode: the paper's, and ours frozen as in the paper and with matched counts."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained", sharey=True)
     at = np.arange(len(MECHANISMS))
     normal, decoupled = np.array([paper.FIGURE_3[m] for m in MECHANISMS]).T / 100

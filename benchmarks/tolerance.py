@@ -1,8 +1,8 @@
-"""The distance of compiled policies from eager ones, and the cost of int8: the table of docs/results/precision.md.
+"""Measure the distance of compiled policies from eager ones, and the cost of int8, for docs/results/precision.md.
 
 uv run benchmarks/tolerance.py
 
-64 chunks of each bundled head in ten DDIM steps from the same noise, steered by an adapter of random weights.
+It samples 64 chunks of each bundled head in ten DDIM steps from the same noise, with an adapter of random weights.
 
 Axes: b batch, h horizon, a action.
 """
@@ -36,10 +36,10 @@ def steered(head: ActionHead) -> ConditionedHead:
 
 
 def int8(policy: ConditionedHead) -> ConditionedHead:
-    """Weights and, row by row as they come, activations in 8 bits, by torch's dynamic quantisation."""
+    """Return the policy with weights and activations (row by row) in 8 bits, by torch's dynamic quantisation."""
     policy = copy.deepcopy(policy)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated in favour of a package of its own
+        warnings.simplefilter("ignore")  # torch deprecates it in favour of a separate package.
         policy.head.backbone.blocks = torch.ao.quantization.quantize_dynamic(
             policy.head.backbone.blocks,  # pyright: ignore[reportArgumentType]
             {nn.Linear},
@@ -49,7 +49,7 @@ def int8(policy: ConditionedHead) -> ConditionedHead:
 
 
 def difference(policy: ConditionedHead, chunk: Tensor, other: Tensor) -> dict[str, float]:
-    """Return the median and the largest difference of positions in mm, and the largest of all else, within ±1."""
+    """Return the median and largest difference of positions in mm, and the largest of the other columns, within ±1."""
     position = policy.head.config.space.slices("position")[0]
     moved = (other - chunk).abs()
     rest = moved.clone()

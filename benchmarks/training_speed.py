@@ -1,9 +1,9 @@
-"""Stage 2 against normal training: time of a step, counted work, memory, and time to a validation loss.
+"""Compare Stage 2 with normal training: time per step, counted work, memory, and time to a validation loss.
 
 uv run benchmarks/training_speed.py [--steps 300] [--unet-steps 5] [--device cuda]
 
-Synthetic motion of the Panda; the condition is a fixed random map of the chunk to 1,024 features, with noise. All
-systems see the same batches. A step is loss, gradient, clipping and a fused AdamW, as `fit` does it.
+The data is synthetic motion of the Panda. The condition is a fixed random map of the chunk to 1,024 features, with
+noise. All systems see the same batches. A step is loss, gradient, clipping and a fused AdamW, as in `fit`.
 
 Axes: n samples, h horizon, a action, c condition.
 """
@@ -30,7 +30,7 @@ COND_DIM, BATCH, VALIDATION = 1024, 64, 512
 
 
 def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Conditions (n c) and chunks (n h a); the map between them does not depend on the seed."""
+    """Return conditions (n c) and chunks (n h a). The map between them does not depend on the seed."""
     generator = torch.Generator().manual_seed(seed)
     actions = pose_actions(*synthetic_chunks(n, generator=generator))
     to_cond = torch.randn(actions[0].numel(), COND_DIM, generator=torch.Generator().manual_seed(99)) / 8
@@ -38,7 +38,7 @@ def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class Run:
-    """One system in training."""
+    """The training of one system."""
 
     def __init__(self, name: str, policy: ConditionedHead, steps: int, device: str):
         self.name, self.steps, self.device = name, steps, device

@@ -1,6 +1,7 @@
-"""Does a chunk keep one of two modes? Demonstrations pass an obstacle on the left or on the right, under one condition.
+"""Measure whether a chunk keeps one of two modes, when demonstrations pass an obstacle on either side.
 
-The share of sampled chunks that stay on one side throughout: a chunk that changes sides goes through the obstacle.
+The condition is the same for both sides. The result is the share of sampled chunks that stay on one side throughout,
+since a chunk that changes sides goes through the obstacle.
 
     uv run benchmarks/stage2.py heads && uv run benchmarks/two_modes.py
 
@@ -24,11 +25,11 @@ from action_heads.fit import FitConfig, fit
 from action_heads.pretrain.settings import PretrainConfig
 
 SAMPLES = 500
-CLEAR = 0.03  # m; demonstrations pass at 5.9 cm and more in the steps that are looked at
+CLEAR = 0.03  # Metres. Demonstrations pass at 5.9 cm or more in the time steps that count.
 
 
 def demonstrations(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Conditions (n 1), where the hand stands in m, and chunks (n 16 10): 30 cm ahead, 10 cm to one side on the way."""
+    """Return conditions (n 1), the hand's position in m, and chunks (n 16 10): 30 cm ahead, 10 cm to a side."""
     along = torch.linspace(0, 1, 16)
     side = torch.randint(2, (n, 1), generator=generator) * 2.0 - 1
     start = 0.2 * torch.rand((n, 1), generator=generator)
@@ -54,7 +55,7 @@ def main() -> None:
         cond, actions = demonstrations(SAMPLES, torch.Generator().manual_seed(1))
         across = policy.sample(cond, steps=10, generator=torch.Generator().manual_seed(2))[:, 3:13, 1]
         sides = across.sign()
-        # A chunk between the two would hit what they pass: it has to keep its distance, too.
+        # A chunk must also keep its distance, since one between the two modes would hit the obstacle.
         kept = int(((sides == sides[:, :1]) & (across.abs() > CLEAR)).all(1).sum())
         low, high = wilson(kept, SAMPLES)
         left = int((sides[:, 0] > 0).sum())

@@ -1,15 +1,15 @@
-"""A vision-language model on a frozen head: from images to success in physics, in a minute, without a download.
+"""Attach a vision-language model to a frozen head and solve a task in simulation, in a minute and without a download.
 
 uv run examples/attach_to_vlm.py
 
-Lift in robosuite: the wrist camera sees the cube, the model sees the image, the head moves the arm. Model and
-head are frozen; what trains is an adapter, on demonstrations whose embeddings are made once and kept. The model is a
-tiny SmolVLM, see tiny_vlm/make.py. A real one:
+The task is Lift in robosuite: the wrist camera sees the cube, the model gets the image, and the head moves the arm.
+Model and head are frozen. Only an adapter trains, on demonstrations whose embeddings are computed once and kept. The
+model is a tiny SmolVLM, made by tiny_vlm/make.py. With a real one:
 
     vlm = AutoModelForImageTextToText.from_pretrained("HuggingFaceTB/SmolVLM2-500M-Video-Instruct", dtype="bfloat16")
     tap = Tap(vlm, layer=16)   # also Qwen/Qwen2.5-VL-3B-Instruct, google/paligemma-3b-pt-224, ...; or train="lora"
 
-The control is trained and rolled out with every image replaced by grey: what is left to it is the arm's own state.
+The blind control is trained and rolled out with grey images, so that it only has the arm's own state.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 from action_heads.vlm import Tap, embed
 
-STATE = 11  # what the arm knows of itself: tool position 3, rotation 6, fingers 2
+STATE = 11  # The state of the arm itself: position 3 and rotation 6 of the tool, and fingers 2.
 
 
 def train(tap: Tap, head: ActionHead, demonstrations: Demonstrations, images: Tensor, steps: int) -> ConditionedHead:
@@ -72,13 +72,13 @@ def roll_out(sim: Sim, tap: Tap, policy: ConditionedHead, episodes: int, blind: 
 
 
 def grey(images: Tensor) -> Tensor:
-    """Not black: SmolVLM takes an image of zeros for padding and leaves it out."""
+    """Return grey images in place of these. SmolVLM would take black ones for padding and leave them out."""
     return torch.full_like(images, 127)
 
 
 def main(head: str = "dae/mlp-0.7m-fk", steps: int = 400, episodes: int = 20) -> None:
-    """Train an adapter and roll it out, seeing and blind."""
-    torch.set_num_threads(1)  # models as small as these gain nothing from more
+    """Train an adapter and roll it out, with images and blind."""
+    torch.set_num_threads(1)  # Models this small are not faster with more threads.
     began, sim, rows = time.monotonic(), lift(), []
     demonstrations, images = recorded()
     tap = Tap(AutoModelForImageTextToText.from_pretrained(HERE, dtype=torch.float32))
@@ -87,12 +87,12 @@ def main(head: str = "dae/mlp-0.7m-fk", steps: int = 400, episodes: int = 20) ->
         print("\nblind" if blind else f"\n{demonstrations}")
         policy = train(tap, frozen, demonstrations, grey(images) if blind else images, steps)
         rows.append(("blind" if blind else "seeing", roll_out(sim, tap, policy, episodes, blind)))
-    print(f"\n{policy}\nof the model {sum(p.numel() for p in tap.parameters()):,} parameters are frozen too")
+    print(f"\n{policy}\nand {sum(p.numel() for p in tap.parameters()):,} frozen parameters of the model")
     for name, successes in rows:
         low, high = wilson(successes, episodes)
         bar = "█" * round(30 * successes / episodes)
         print(f"  {name:<7}{successes:>3} of {episodes} ({low:.0%} to {high:.0%})  {bar}")
-    print(f"{time.monotonic() - began:.0f} s. What attaches a model of your own:")
+    print(f"{time.monotonic() - began:.0f} s. To attach a model of your own:")
     print("    tap = Tap(vlm)\n    policy = head.attach(AdaLNZero(cond_dim=tap.width))")
     print("    tokens, mask = tap(**processor_inputs)  # for policy.loss(actions, tokens, mask=mask) and policy.sample")
     sim.close()

@@ -1,9 +1,9 @@
-"""A frozen head steered by an encoder of your own, from pixels, in a minute on a laptop and without a download.
+"""Train an encoder of your own with a frozen head, from images, in a minute on a laptop and without a download.
 
 uv run examples/own_encoder.py
 
-The task is a toy: an image shows a dot, and the chunk is a straight reach to where the dot is. Encoder and adapter
-train together; the gradient passes through the frozen head into the encoder.
+The task is a toy: an image shows a dot, and the chunk is a straight reach to the dot. Encoder and adapter train
+together; the gradient passes through the frozen head into the encoder.
 """
 
 import torch
@@ -14,18 +14,18 @@ from action_heads import ActionHead, Normalizer
 from action_heads.adapters import AdaLNZero
 
 PIXELS, STEPS, BATCH = 32, 400, 64
-DOWN = torch.tensor([1.0, 0, 0, 0, -1.0, 0])  # the hand points down: first two rows of the rotation matrix
+DOWN = torch.tensor([1.0, 0, 0, 0, -1.0, 0])  # The first two rows of the rotation matrix of a hand that points down.
 
 
 def draw(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Images (n, 1, 32, 32), reaching chunks (n, 16, 10), goals (n, 2) in metres."""
+    """Return images (n, 1, 32, 32), reaching chunks (n, 16, 10) and goals (n, 2) in metres."""
     goal = torch.rand(n, 2) * 0.4 - 0.2
     axis = torch.linspace(-0.25, 0.25, PIXELS)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     distance = (x - goal[:, 0, None, None]) ** 2 + (y - goal[:, 1, None, None]) ** 2
     image = torch.exp(-distance / (2 * 0.02**2))[:, None]
     s = torch.linspace(0, 1, 16)[:, None]
-    progress = s**3 * (10 + s * (6 * s - 15))  # minimum jerk
+    progress = s**3 * (10 + s * (6 * s - 15))  # A minimum-jerk profile.
     start = torch.tensor([0.0, 0.0])
     xy = start + progress * (goal[:, None] - start)
     position = torch.cat([xy + torch.tensor([0.5, 0.0]), torch.full((n, 16, 1), 0.2)], dim=-1)
@@ -61,7 +61,7 @@ def main() -> None:
         bar.set_postfix(loss=f"{loss.item():.4f}")
 
     image, _, goal = draw(200)
-    for name, shown in {"seeing": image, "blind": torch.zeros_like(image)}.items():
+    for name, shown in {"with images": image, "blind": torch.zeros_like(image)}.items():
         with torch.no_grad():
             reached = policy.sample(encoder(shown), steps=10)[:, -1, :2] - torch.tensor([0.5, 0.0])
         print(f"{name}: the last action is {1e3 * (reached - goal).norm(dim=1).mean():.0f} mm from the dot")

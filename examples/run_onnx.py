@@ -1,4 +1,4 @@
-"""An exported policy on a robot: numpy and onnxruntime, nothing of action-heads, no torch.
+"""Run an exported policy on a robot with numpy and onnxruntime, without action-heads and torch.
 
 pip install onnxruntime && python run_onnx.py policy.onnx
 
@@ -20,14 +20,14 @@ print(", ".join(f"{name}: {said[name]}" for name in ("head", "adapter", "sampler
 
 rng = np.random.default_rng(0)
 inputs = {
-    "noise": rng.standard_normal(shapes["noise"], dtype=np.float32),  # fresh for every chunk
-    "cond": np.zeros(shapes["cond"], dtype=np.float32),  # your encoder's output
+    "noise": rng.standard_normal(shapes["noise"], dtype=np.float32),  # Draw new noise for every chunk.
+    "cond": np.zeros(shapes["cond"], dtype=np.float32),  # Replace this by the output of your encoder.
 }
 if "mask" in shapes:
     inputs["mask"] = np.ones(shapes["mask"], dtype=bool)
 
 chunk = np.asarray(session.run(None, inputs)[0])  # (b h a) in robot units
-assert np.isfinite(chunk).all(), "NaN or infinity in the chunk: look at cond"  # a file has no checks of its own
+assert np.isfinite(chunk).all(), "NaN or infinity in the chunk: look at cond"  # A file does not check itself.
 print(f"chunk {chunk.shape}; first action {np.round(chunk[0, 0], 3)}")
 
 times = []

@@ -18,7 +18,18 @@ HEADS = sorted(hub.bundled())
 
 
 def test_the_promised_ones_are_here():
-    assert {"dae/mlp-5m-fk", "dae/mixer-5m-fk"} <= set(HEADS)
+    assert {"dae/mlp-5m-fk", "dae/mixer-5m-fk", "dae/mlp-5m-droid", "dae/mixer-5m-droid"} <= set(HEADS)
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if "droid" in name])
+def test_a_droid_head_says_first_how_much_of_droid_it_saw(name):
+    text = (hub.bundled()[name] / "README.md").read_text()
+    first = text.partition("```python")[0]
+    real = [row for row in ActionHead.from_pretrained(name).config.training["sources"] if "npz:" in row["source"]]
+    assert f"{real[0]['episodes']} episodes or {real[0]['hours']:g} hours" in first
+    assert "synthetic motion with DROID's published statistics" in first
+    assert "action-heads pretrain" in first
+    assert "lerobot:lerobot/droid_1.0.1" in first
 
 
 @pytest.mark.parametrize("name", HEADS)

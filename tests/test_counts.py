@@ -16,7 +16,7 @@ from action_heads.backbones import BACKBONES
 from action_heads.card import head_card
 from action_heads.counts import WIDEST, match_trainable, trained
 from action_heads.io import hub
-from action_heads.io.listing import lines, sizes, sizes_of_file
+from action_heads.io.listing import sizes, sizes_of_file, table
 
 
 @pytest.mark.parametrize("options", [{}, {"hidden_dim": 5, "relearn_step": True}])
@@ -59,9 +59,8 @@ def test_readme_card_list_and_code_count_the_same(name):
     assert row.split("|")[4].strip() == f"{frozen / 1e6:.1f} million"
     assert f"| parameters | {counts}; all frozen |" in (folder / "README.md").read_text(encoding="utf-8")
     assert f"| parameters | {counts}; all frozen |" in head_card(head, folder=folder)
-    (line,) = [line for line in lines() if line.startswith(f"{name}:")]
-    assert f"{counts.total:,} parameters, {counts.denoiser:,} of them the denoiser" in line
-    assert f"ActionHead({line.partition(' parameters, ')[0]} parameters, frozen)" == repr(head)
+    (line,) = [line for line in table().splitlines() if line.startswith(f"| `{name}` |")]
+    assert line.split("|")[2].strip() == f"{counts.denoiser / 1e6:.1f}M"
 
     millions = re.findall(r"-(\d+(?:\.\d+)?)m-", name)
     assert float(millions[0]) == pytest.approx(counts.denoiser / 1e6, rel=0.05)

@@ -115,7 +115,7 @@ def test_what_no_graph_can_hold_runs_eagerly(policy):
 @pytest.mark.parametrize("method", ["graph", "inductor"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_shipped_head_compiled(method, dtype):
-    """bf16 within 2 cm and 2 % of what else is in a chunk; docs/results/precision.md says what it typically is."""
+    """bf16 is within 2 cm and 0.02 of float32; docs/results/precision.md has the typical differences."""
     policy = ActionHead.from_pretrained("dae/mlp-5m-fk", device="cuda").attach(AdaLNZero(COND_DIM)).eval()
     fast, cond = policy.compile(method, dtype=dtype), conditions().cuda()
     chunks = [p.sample(cond, generator=generator()) for p in (policy, fast)]

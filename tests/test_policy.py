@@ -424,7 +424,7 @@ MECHANISM = {
     "hidden_dim": None,
     "relearn_step": False,
     "through": "both",
-}  # as in files of before `per_step`
+}  # Files written before `per_step` existed hold these entries.
 
 
 @pytest.mark.parametrize(

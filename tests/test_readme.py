@@ -38,7 +38,7 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
 def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = GUIDES / "act-in-real-time.md"
-    assert len(blocks(page)) == 9
+    assert len(blocks(page)) == 11
     assert run(page)["policy"].head.config.horizon == 50
 
 

@@ -43,7 +43,7 @@ def move(cond: Any, device: torch.device) -> Any:
     return cond.to(device) if isinstance(cond, Tensor) else cond
 
 
-def take(cond: Any, mask: Any, rows: Tensor) -> tuple[Any, Any]:
+def take(cond: Any, mask: Any, rows: Tensor | slice) -> tuple[Any, Any]:
     """Return rows of a condition and of its masks. `Embeddings` return their own mask."""
     if isinstance(cond, Mapping):
         taken = {name: take(part, (mask or {}).get(name), rows) for name, part in cond.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 from action_heads import __version__
@@ -12,6 +13,21 @@ from action_heads import __version__
 def cores() -> int:
     """Return the number of cores that this process may use. A container or scheduler may allow fewer than exist."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory() -> dict[str, float | None]:
+    """Return the largest memory that this process has used so far, in MB: of the computer and of its GPU."""
+    import torch
+
+    try:
+        import resource
+
+        unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes on Linux
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    except ImportError:  # Windows
+        used = None
+    gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
+    return {name: None if value is None else round(value, 1) for name, value in (("ram_mb", used), ("gpu_mb", gpu))}
 
 
 def machine() -> dict:

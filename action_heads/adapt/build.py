@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +19,13 @@ from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
 from action_heads.adapt.settings import AdaptConfig, flag
+from action_heads.adapters import Adapter
 from action_heads.data.formats import Recording, open_recording
 from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
-from action_heads.observed_policy import ObservedPolicy
+from action_heads.observed_policy import GREY, ObservedPolicy
 
 
 class Built(NamedTuple):
@@ -127,12 +129,22 @@ def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequenc
 
 def check_described(config: AdaptConfig, recording: Recording) -> None:
     """Refuse a text model for a recording without task descriptions."""
-    if config.text.model and not all(recording.tasks):
-        with flag("text"):
+    reader = "text" if config.text.model else "vlm"
+    if (config.text.model or reads_task(config)) and not all(recording.tasks):
+        with flag(reader):
             raise ValueError(
                 f"{recording.source} has no descriptions of its tasks, in meta/tasks.parquet or language_instruction. "
-                "Download it again, or train without --text"
+                + (
+                    "Download it again, or train without --text"
+                    if reader == "text"
+                    else "Download it again, or set a --vlm-prompt without {task}"
+                )
             )
+
+
+def reads_task(config: AdaptConfig) -> bool:
+    """Return whether the prompt of a VLM depends on the description of the task."""
+    return config.vlm.config is not None and config.vlm.config.reads_task
 
 
 def check_horizon(config: AdaptConfig, head: ActionHead) -> None:
@@ -161,7 +173,7 @@ def fresh(
         head = modes.shaped(pretrained, config.mode, config.seed, layout.space(), config.actions.horizon)
     torch.manual_seed(config.seed)
     observed = config.observation(tuple(contract.sizes), numbers.shape[1])
-    with flag("encoder", "text"):
+    with flag("vlm") if config.vlm.model else flag("encoder", "text"):
         encoder = ObservationEncoder(observed)
         if config.text.model:
             encoder.learn_tasks(recording.tasks)
@@ -170,18 +182,37 @@ def fresh(
         normalizer = layout.normalizer({"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()})
     torch.manual_seed(config.seed)  # the adapter starts with the same weights after any encoder
     with flag("adapter", "through", "head"):
-        policy = head.attach(config.adapter.make(encoder.cond_dim), normalizer=normalizer)
-    policy.adapter.standard.set(*spread(encoder, numbers, contract))  # type: ignore[operator]
+        adapter = config.adapter if config.vlm.model is None else replace(config.adapter, pool=config.vlm.pool)
+        policy = head.attach(adapter.make(encoder.cond_dim), normalizer=normalizer)
+    standardise(policy.adapter, encoder, numbers, contract)
     return ObservedPolicy(encoder, policy, contract)
 
 
 def check_images(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
-    """Encode one blank image per camera, so that crops and feature maps of a wrong size fail before training."""
-    if not contract.sizes:
-        return
-    images = {name: torch.zeros(1, config.observation_steps, 3, *size) for name, size in contract.sizes.items()}
+    """Encode one grey image per camera, so that crops and feature maps of a wrong size fail before training.
+
+    A VLM does not run, but its processor does, which must leave places for the images in the prompt.
+    """
+    # Not black: SmolVLM takes images of zeros for padding.
+    images = {name: torch.full((1, config.observation_steps, 3, *size), GREY) for name, size in contract.sizes.items()}
     with flag("crop", "resize", "encoder"), torch.no_grad():
-        encoder.see([images[name] for name in encoder.config.cameras])
+        encoder.see([images[name] for name in encoder.cameras])
+    if encoder.vlm is not None:
+        with flag("vlm", "vlm_prompt", "vlm_template"):
+            encoder.vlm.inputs({name: x[:, -1] for name, x in images.items()}, ["move"])
+
+
+def standardise(adapter: Adapter, encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> None:
+    """Set the statistics by which a new adapter standardises the condition; those of a VLM's tokens come later."""
+    mean, std = spread(encoder, numbers, contract)
+    if encoder.vlm is None:
+        return adapter.standard.set(mean, std)  # type: ignore[operator]
+    steps, features = encoder.config.observation_steps, len(encoder.cameras) * encoder.config.vision.features
+    state = [x[: steps * (features + numbers.shape[1])].unflatten(0, (steps, -1))[:, features:] for x in (mean, std)]
+    if "state" in adapter.standard:  # type: ignore[operator]
+        adapter.standard["state"].set(*(x.flatten() for x in state))  # type: ignore[index]
+    if encoder.text is not None:
+        adapter.standard["text"].set(mean[-encoder.text.dim :], std[-encoder.text.dim :])  # type: ignore[index]
 
 
 def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
@@ -190,7 +221,7 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     States are in metres and radians, and text vectors are large, so both are brought to one scale. Image features pass
     unchanged. `floored` bounds the deviation of each from below, in its own unit.
     """
-    features = len(encoder.config.cameras) * encoder.config.vision.features
+    features = len(encoder.cameras) * encoder.config.vision.features
     mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])
     if numbers.numel() and (contract.sizes or not contract.blind):  # otherwise there is no state, or zeros
         middle = numbers.double().mean(0)
@@ -228,6 +259,7 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
             "observation_steps": (widths.observation_steps, config.observation_steps),
             "encoder": (widths, observed),
             "adapter": (policy.policy.adapter.name, config.adapter.mechanism),
+            "vlm_pool": (policy.policy.adapter.config.pool, config.vlm.pool if config.vlm.model else "mean"),
         }
         if other := [f"{name} {was}, here {now}" for name, (was, now) in settings.items() if was != now]:
             raise ValueError(

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from action_heads.observed_policy import ObservedPolicy
 
 
+MEMORY = (("gpu_mb", "GPU memory"), ("ram_mb", "memory"))
+
+
 def opening(trainer: Trainer) -> str:
     """Return the text printed before training."""
     c, o, policy = trainer.config, trainer.config.optimiser, trainer.policy
@@ -18,7 +21,7 @@ def opening(trainer: Trainer) -> str:
     blind = " (blind: images, or without cameras the state, are zero)" if c.blind else ""
     tasks = trainer.windows.recording.tasks
     warning = ""
-    if len(tasks) > 1 and not c.text.model:
+    if len(tasks) > 1 and not policy.encoder.reads_task:
         warning = f"{len(tasks)} tasks, and the policy reads no description: it can tell them apart only by "
         warning += "what it observes. To train on the descriptions, set --text\n"
     out = f", {trainer.held_out.episodes} held out" if trainer.held_out else ""
@@ -35,9 +38,15 @@ def closing(policy: ObservedPolicy, config: AdaptConfig, results: dict[str, Any]
     held_out = results["held_out_loss"]
     said = "" if held_out is None else f", held-out {held_out:.4f}"
     return (
-        f"\n{policy.policy}\ntraining loss {results['training_loss']:.4f}{said}\n"
+        f"\n{policy.policy}\ntraining loss {results['training_loss']:.4f}{said}; {effort(results)}\n"
         f"policy, curves.png, results.json and README.md are in {config.out}"
     )
+
+
+def effort(results: dict[str, Any]) -> str:
+    """Return speed and memory of the training."""
+    memory = [f"{results['memory'][key] / 1e3:,.2f} GB of {name}" for key, name in MEMORY if results["memory"][key]]
+    return f"{results['steps_per_second']:,.2f} training steps per second, {', '.join(memory)}"
 
 
 def outcome(rollouts: dict[str, Any]) -> str:
@@ -61,13 +70,18 @@ def readme(config: AdaptConfig, results: dict[str, Any]) -> str:
     tried = "The policy was not rolled out.\n" if rollouts is None else outcome(rollouts) + ".\n"
     if rollouts and rollouts["video"]:
         tried += f"\n[Video of some episodes]({rollouts['video']}): a green border marks success, a red one failure.\n"
-    effort = f"{config.optimiser.steps:,} training steps of {config.optimiser.batch_size} chunks"
+    steps = f"{config.optimiser.steps:,} training steps of {config.optimiser.batch_size} chunks"
     kind = "" if config.mode == "decoupled" else f" It is a control run: mode {config.mode}."
     kind += " It is a blind control run: its images, or without cameras its state, are zero." if config.blind else ""
+    vlm, eyes = config.vlm, ""
+    if vlm.model is not None:
+        layers = ", ".join(map(str, vlm.layer))
+        eyes = f"\n\nIt observes through layer {layers} of `{vlm.model}` (training: {vlm.train}). Those of its weights"
+        eyes += " that did not train are not in this folder: a pointer and a fingerprint are in policy.json."
     episodes, where = results["episodes"], results["machine"]["gpu"] or results["machine"]["processor"]
     return f"""# {config.out.resolve().name}
 
-A policy on the head `{config.head}`, trained by `action-heads adapt`.{kind}
+A policy on the head `{config.head}`, trained by `action-heads adapt`.{kind}{eyes}
 
 ```bash
 {results["command"] or "(called from Python)"}
@@ -83,8 +97,8 @@ chunk = policy.sample(images, state, task)  # (b, h, columns of the recording's 
 | part | frozen | trained |
 |---|---:|---:|
 {parts}
-Trained on {episodes["trained"]} episodes, with {episodes["held_out"]} held out. {effort}:
-{losses}; {results["seconds"]:.0f} s on {where}.
+Trained on {episodes["trained"]} episodes, with {episodes["held_out"]} held out. {steps}:
+{losses}; {results["seconds"]:.0f} s on {where}; {effort(results)}.
 
 ![Loss by training step](curves.png)
 

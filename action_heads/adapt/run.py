@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from action_heads import adapter_file
-from action_heads._util.machine import machine
+from action_heads._util.machine import machine, peak_memory
 from action_heads.adapt import evaluator, report
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
@@ -93,6 +93,8 @@ def finish(trainer: Trainer, command: str) -> None:
         "training_loss": trainer.progress.average,
         "held_out_loss": trainer.progress.held_out[-1][1] if trainer.progress.held_out else None,
         "seconds": round(trainer.progress.seconds, 1),
+        "steps_per_second": round(trainer.step / max(trainer.progress.training_seconds, 1e-9), 2),
+        "memory": peak_memory(),
         "machine": machine() | {"training": trainer.machine},
         "settings": trainer.settings(),
     }

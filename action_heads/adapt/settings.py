@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from action_heads._util.flags import (
     FlagError,
@@ -22,7 +22,8 @@ from action_heads.adapters.config import AdapterConfig
 from action_heads.data.spec import Spec
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
-from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig
+from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig, VLMConfig
+from action_heads.encoders.vlm_config import TASK
 from action_heads.fit import PRECISIONS
 from action_heads.modes import MODES
 from action_heads.training.optimiser import OptimiserConfig
@@ -31,6 +32,10 @@ __all__ = ["AdaptConfig", "FlagError", "flag"]
 
 KINDS = ("lerobot", "robomimic")  # recordings with observations
 ADAPTER = {"mechanism": "adapter", "hidden_dim": "hidden", "cond_dim": None, "pool": None, "per_step": None}  # as flags
+AS_FLAGS = {"model": "vlm"} | {
+    name: f"vlm_{name}"
+    for name in ("layer", "select", "train", "lora_rank", "prompt", "template", "dtype", "pool", "revision", "cache")
+}
 OPTIONS = ("revision", "tolerance_s", "filter_key", "recorded_hz", "short", "bad")  # those that Stage 2 takes
 
 
@@ -119,6 +124,60 @@ class Text:
 
 
 @dataclass(frozen=True)
+class VLM:
+    """Settings of a vision-language, vision or language model as the encoder; see `VLMConfig`.
+
+    Attributes:
+        model: Hub id or folder of a transformers model that encodes images and task in place of --encoder and --text.
+        layer: layers to read, as in hidden_states; several are mixed with trained weights.
+        select: tokens that count: all, image or text.
+        train: training of the model: none (frozen), lora or full.
+        lora_rank: rank of the LoRA matrices.
+        prompt: text of the prompt, in which {task} stands for the task description.
+        template: chat, plain (image tokens, then the prompt) or auto, which is chat if the model has a chat template.
+        dtype: bfloat16, float32, float16, or auto, which is float32 for full training and bfloat16 otherwise.
+        pool: pooling of the tokens in the adapter: attention, last or mean.
+        revision: branch, tag or commit of the model on the Hub.
+        cache: embeddings of a frozen model: on, off (the model runs in every training step), or a folder for them.
+    """
+
+    model: Annotated[str | None, Shown("none")] = None
+    layer: tuple[int, ...] = (-1,)
+    select: str = "all"
+    train: str = "none"
+    lora_rank: int = 16
+    prompt: str = TASK
+    template: str = "auto"
+    dtype: str = "auto"
+    pool: str = "attention"
+    revision: Annotated[str | None, Shown("the default branch")] = None
+    cache: Annotated[str | None, Shown("on, unless the model trains, layers are mixed or images are augmented")] = None
+
+    def __post_init__(self):
+        if self.model is None:
+            if given := [item.name for item in fields(VLM) if getattr(self, item.name) != item.default]:
+                raise mistake(given[0], "is set, but no model is. Name one with --vlm")
+        elif self.cache not in (None, "off") and not self.is_fixed:
+            raise mistake(
+                "cache",
+                f"is {self.cache!r}, but the embeddings change while a model trains or layers are mixed; use off",
+            )
+        self.config  # noqa: B018 - its own checks
+
+    @property
+    def config(self) -> VLMConfig | None:
+        """Settings of the model, or None without one."""
+        if self.model is None:
+            return None
+        return VLMConfig(**{name: value for name, value in vars(self).items() if name != "cache"})
+
+    @property
+    def is_fixed(self) -> bool:
+        """True if equal images and words have equal embeddings during the whole run."""
+        return self.train == "none" and len(self.layer) == 1
+
+
+@dataclass(frozen=True)
 class Optimiser(OptimiserConfig):
     """Settings of the optimiser of Stage 2.
 
@@ -203,6 +262,7 @@ class AdaptConfig(Settings):
     observation_steps: int = 2
     vision: Vision = field(default=Vision())
     text: Text = field(default=Text(), metadata={"model": "text", "features": "text_features"})
+    vlm: VLM = field(default=VLM(), metadata=AS_FLAGS)
     optimiser: Optimiser = field(default=Optimiser())
     noise: NoiseConfig = field(default=NoiseConfig())
     precision: str = "auto"
@@ -226,6 +286,29 @@ class AdaptConfig(Settings):
             raise mistake("held_out", f"must be at least 0 and below 1, got {self.held_out}")
         if self.vision.encoder == "none" and self.cameras:
             raise ValueError("--cameras names cameras, but --encoder is none. Leave one of the two out")
+        if self.vlm.cache not in (None, "off") and self.augments:
+            raise mistake(
+                "vlm_cache", "can't be used with --crop or --jitter, which change the images; set --vlm-cache off"
+            )
+
+    @property
+    def augments(self) -> bool:
+        """True if the images of an observation differ from one training step to another."""
+        return self.vision.crop is not None or self.vision.jitter > 0
+
+    @property
+    def caches(self) -> bool:
+        """True if the embeddings of a VLM are computed once and kept on the disk."""
+        vlm = self.vlm
+        return vlm.model is not None and vlm.cache != "off" and vlm.is_fixed and not self.augments
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the settings that affect the weights. A run without a VLM has none of its settings."""
+        values = super().outcome()
+        if self.vlm.model is None:
+            return {name: value for name, value in values.items() if name not in AS_FLAGS.values()}
+        # Where embeddings are kept does not matter, but whether they are, since the kept ones are rounded.
+        return values | {"vlm_cache": "on" if self.caches else "off"}
 
     @property
     def folder(self) -> Path:
@@ -256,7 +339,7 @@ class AdaptConfig(Settings):
         with flag("cameras", "state", "text"):
             vision = self.vision.config if cameras else None
             steps, text = self.observation_steps, self.text.config
-            return ObservationConfig(cameras, state_dim, steps, vision or VisionConfig(), text)
+            return ObservationConfig(cameras, state_dim, steps, vision or VisionConfig(), text, self.vlm.config)
 
 
 def evenly(steps: int, checkpoints: int) -> list[int]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from action_heads._util.ema import EMA
 from action_heads.adapt.build import build
+from action_heads.adapt.embedding import Embedder, standardise_tokens
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.data.windows import Sample, Steps, batches
 from action_heads.diffusion.levels import NoiseConfig
@@ -63,6 +64,7 @@ class Trainer(Training[Sample]):
         self.stage = Stage2(self.policy, self.windows.recording.tasks, config.noise).train()
         self.counts = self.policy.counts()
         self.policy.to(self.accelerator.device)
+        self._embed()
         self.model = self.accelerator.prepare(self.stage)
         optimiser = config.optimiser
         adapter, encoder = self.policy.parameter_groups()
@@ -77,6 +79,20 @@ class Trainer(Training[Sample]):
         self.step = 0
         self.progress = checkpoint.Progress()
         self._evaluation: list[Sample] = []
+
+    def _embed(self) -> None:
+        """Embed the windows if their embeddings are kept, and fit the statistics of a new adapter's tokens."""
+        config, vlm = self.config, self.policy.encoder.vlm
+        if vlm is None:
+            return
+        if config.caches:
+            embedder = Embedder(self.policy, config, self.windows.recording.tasks)
+            for windows in (self.windows, self.held_out):
+                if windows is not None:
+                    windows.tokens = embedder.embed(windows, self.accelerator)
+            vlm.unload()
+        if config.start_from is None:
+            standardise_tokens(self.policy, self.windows, config)
 
     def coming(self) -> Generator[Sample]:
         """Yield the batches from this training step to the last. Workers read and decode ahead."""

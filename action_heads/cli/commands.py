@@ -6,19 +6,32 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
+from typing import Annotated
 
+from action_heads._util.flags import Shown, check_choices
 from action_heads.io import listing
 
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """List the heads that come with the package."""
+    """List the heads that come with the package, ranked by what is wanted of them.
+
+    Attributes:
+        want: smallest, fastest, absolute, delta, mode, real-time or droid; all heads by name if it is not given.
+    """
+
+    want: Annotated[str, Shown("all heads", "WANT")] = ""
+
+    def __post_init__(self):
+        if self.want:
+            check_choices(self, want=listing.WANTS)
 
 
 def heads(config: HeadsConfig) -> None:
-    """Print a line for each bundled head, from its files alone."""
-    for line in listing.lines():
-        print(line)
+    """Print a table of the bundled heads from their files alone, and where its evidence is."""
+    print(listing.table(config.want or None))
+    if config.want:
+        print(f"\nBest first. Evidence: {listing.WANTS[config.want].evidence}.")
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,11 @@ COMMANDS = {
         extras=("train",),
         recorded=True,
     ),
+    "statistics": Command(
+        "Write the statistics of a recording's motion, which shape Stage 1's synthetic motion to it.",
+        settings="action_heads.pretrain.statistics:StatisticsConfig",
+        run="action_heads.pretrain.statistics:statistics",
+    ),
     "publish": Command(
         "Check a head, write its card, upload it in one commit, and load it back to see that it is the same.",
         settings="action_heads.pretrain.publish:PublishConfig",
@@ -78,7 +96,7 @@ COMMANDS = {
         extras=("serve",),
     ),
     "heads": Command(
-        "List the heads that come with the package.",
+        "List the heads that come with the package, ranked by what is wanted of them.",
         settings="action_heads.cli.commands:HeadsConfig",
         run="action_heads.cli.commands:heads",
     ),

@@ -34,9 +34,15 @@ def open_windows(spec: Spec, steps: int, split: str = "train") -> Windows:
         OSError: there is no such file or dataset.
     """
     if spec.kind == "recorded" or (spec.kind == "npz" and spec.where == BUNDLED):
-        if spec.kind == "recorded" and spec.where != "panda":
-            raise ValueError(f"{spec}: the package only contains recordings of the Panda. Write recorded:panda.")
         table, short = recorded_trajectories(), "skip"
+        if spec.kind == "recorded" and spec.where != "panda":
+            if spec.where not in table.corpora:
+                known = ", ".join(f"recorded:{name}" for name in sorted(set(table.corpora)))
+                raise ValueError(
+                    f"{spec}: the package only contains recordings of the Panda. Write recorded:panda for all of them, "
+                    f"or one of {known}."
+                )
+            table = table.only(spec.where)
     else:
         table, short = read(spec), spec.options.get("short", "error")
     if short == "error" and (table.lengths < steps).any():

@@ -38,7 +38,8 @@ OPTIONS = {
     },
 }
 FORMS = (
-    "synthetic:panda, synthetic:ARM.urdf, recorded:panda, npz:FILE.npz, lerobot:REPO_OR_FOLDER or robomimic:FILE.hdf5, "
+    "synthetic:panda, synthetic:droid, synthetic:STATISTICS.json, synthetic:ARM.urdf, recorded:panda, "
+    "npz:FILE.npz, lerobot:REPO_OR_FOLDER or robomimic:FILE.hdf5, "
     "with ?option=value&... and @weight where needed"
 )
 

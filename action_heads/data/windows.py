@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from action_heads.data.formats import Recording
 from action_heads.training.streams import generator
+from action_heads.vlm.cache import Embeddings
 
 Sample = dict[str, Any]  # see `Windows.__getitem__`
 
@@ -54,26 +56,45 @@ class Windows(Dataset):
         self.episode_of = np.repeat(np.arange(len(length)), length)
         self.episodes = int(episodes.sum())
         self.rows = np.flatnonzero(np.repeat(episodes, length))
+        self.tokens: Embeddings | None = None  # one for each window; images are then not read
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return `actions` (h a), `is_pad` (h), `state` (s d), `task` (an index), `images` (s 3 H W) by camera."""
-        row = int(self.rows[index])
-        episode = int(self.episode_of[row])
-        start, end = int(self.starts[episode]), int(self.starts[episode] + self.recording.lengths[episode])
+        """Return `actions` (h a), `is_pad` (h), `state` (s d), `task` (an index), `images` (s 3 H W) by camera.
+
+        With cached tokens, return `tokens` (n c) in place of the images.
+        """
+        row, episode, start = self._place(index)
+        end = start + int(self.recording.lengths[episode])
         ahead = row + torch.arange(self.horizon)
         past = np.maximum(row + np.arange(1 - self.steps, 1), start)
-        return {
+        sample: Sample = {
             "actions": self.actions[ahead.clamp(max=end - 1)],
             "is_pad": ahead >= end,
             "state": self.state[past],
             "task": int(self.recording.task_of[row]),
-            "images": {
-                camera: torch.from_numpy(self.recording.pictures(camera, episode, past - start)).permute(0, 3, 1, 2)
-                for camera in self.cameras
-            },
+        }
+        if self.tokens is not None:
+            return sample | {"tokens": self.tokens[[index]][0][0], "images": {}}
+        return sample | {"images": self._images(episode, past - start)}
+
+    def present(self, index: int) -> Sample:
+        """Return the current observation of a window: `images` (1 3 H W) by camera, and `task` (an index)."""
+        row, episode, start = self._place(index)
+        return {"images": self._images(episode, np.array([row - start])), "task": int(self.recording.task_of[row])}
+
+    def _place(self, index: int) -> tuple[int, int, int]:
+        """Return the row of a window, its episode, and the first row of the episode."""
+        row = int(self.rows[index])
+        episode = int(self.episode_of[row])
+        return row, episode, int(self.starts[episode])
+
+    def _images(self, episode: int, steps: np.ndarray) -> dict[str, Tensor]:
+        return {
+            camera: torch.from_numpy(self.recording.pictures(camera, episode, steps)).permute(0, 3, 1, 2)
+            for camera in self.cameras
         }
 
 
@@ -100,9 +121,20 @@ def batches(windows: Windows, rows: Any, workers: int, pin: bool = False) -> Gen
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=deaf,
+        collate_fn=stacked,
         generator=torch.Generator(),  # Its own generator, since the loader would draw from torch's.
     )
     yield from loader
+
+
+def stacked(samples: list[Sample]) -> Sample:
+    """Stack samples. Tokens are padded to the longest row, and `mask` (b n) is true where they are not padding."""
+    tokens = [sample.pop("tokens") for sample in samples if "tokens" in sample]
+    batch = default_collate(samples)
+    if tokens:
+        valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
+        batch |= {"tokens": pad_sequence(tokens, batch_first=True), "mask": pad_sequence(valid, batch_first=True)}
+    return batch
 
 
 def deaf(worker: int) -> None:

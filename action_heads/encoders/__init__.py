@@ -3,5 +3,6 @@
 from action_heads.encoders.config import ObservationConfig, TextConfig, VisionConfig
 from action_heads.encoders.observation import ObservationEncoder
 from action_heads.encoders.resnet import SpatialSoftmax
+from action_heads.encoders.vlm_config import VLMConfig
 
-__all__ = ["ObservationConfig", "ObservationEncoder", "SpatialSoftmax", "TextConfig", "VisionConfig"]
+__all__ = ["ObservationConfig", "ObservationEncoder", "SpatialSoftmax", "TextConfig", "VLMConfig", "VisionConfig"]

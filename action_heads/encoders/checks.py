@@ -12,14 +12,14 @@ from torch import Tensor
 from action_heads.encoders.config import ObservationConfig
 
 
-def check_images(images: Mapping[str, Tensor], config: ObservationConfig) -> int | None:
-    """Check that every camera has floating-point images (b s 3 H W); return b, or None without cameras."""
-    if absent := [camera for camera in config.cameras if camera not in images]:
+def check_images(images: Mapping[str, Tensor], config: ObservationConfig, cameras: tuple[str, ...]) -> int | None:
+    """Check that each of these cameras has floating-point images (b s 3 H W); return b, or None without cameras."""
+    if absent := [camera for camera in cameras if camera not in images]:
         raise ValueError(
             f"images of camera {', '.join(map(repr, absent))} are missing; those of "
             f"{', '.join(map(repr, images)) or 'no camera'} were given. Pass them, or remove the camera from `cameras`."
         )
-    for camera in config.cameras:
+    for camera in cameras:
         x, shape = images[camera], tuple(images[camera].shape)
         if not x.is_floating_point():
             raise ValueError(
@@ -31,7 +31,7 @@ def check_images(images: Mapping[str, Tensor], config: ObservationConfig) -> int
                 "before height and width, and even a single observation step needs its axis."
             )
         check_steps(f"images of {camera!r}", shape, config)
-    batches = {camera: len(images[camera]) for camera in config.cameras}
+    batches = {camera: len(images[camera]) for camera in cameras}
     if len(set(batches.values())) > 1:
         raise ValueError(f"the cameras have different batch sizes: {batches}")
     return next(iter(batches.values()), None)
@@ -71,15 +71,12 @@ def check_steps(what: str, shape: tuple[int, ...], config: ObservationConfig) ->
         )
 
 
-def check_task(task: list[str] | None, config: ObservationConfig, batch: int | None) -> None:
-    """Check that there is one description for each batch row, if the config has text."""
-    if config.text is None:
-        return
+def check_task(task: list[str] | None, reader: str, batch: int | None) -> None:
+    """Check that there is one description for each batch row, for the part of the config that reads them."""
     if task is None or isinstance(task, str) or not all(isinstance(sentence, str) for sentence in task):
         given = "none was given" if task is None else f"got {task!r}"
-        raise ValueError(
-            f"task must be a list of strings, one for each batch row, but {given}. Pass it, or set text to None."
-        )
+        remedy = "set text to None" if reader == "text" else "choose a vlm.prompt without {task}"
+        raise ValueError(f"task must be a list of strings, one for each batch row, but {given}. Pass it, or {remedy}.")
     if batch not in (None, len(task)) or not task:
         raise ValueError(f"task must have {batch or 'at least 1'} strings, one for each batch row, got {len(task)}")
 

@@ -10,6 +10,7 @@ from typing import Any
 from action_heads._util import limits
 from action_heads._util.limits import check_fields, check_width, shown
 from action_heads.config import strict
+from action_heads.encoders.vlm_config import VLMConfig
 
 VERSION = 1
 RESNETS = ("resnet18", "resnet50")
@@ -117,6 +118,8 @@ class ObservationConfig:
         observation_steps: number s of consecutive observations that the policy sees. The last one is the current one.
         vision: the vision network of every camera.
         text: the encoder of the task's description, or None.
+        vlm: a transformers model whose tokens make the condition, or None. The cameras that it reads are not seen by
+            `vision`, whose `resize`, `crop` and `jitter` apply to its images.
 
     Raises:
         ValueError: a value is not valid, or nothing is observed.
@@ -127,6 +130,7 @@ class ObservationConfig:
     observation_steps: int = 2
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig | None = None
+    vlm: VLMConfig | None = None
 
     def __post_init__(self):
         if isinstance(self.cameras, str):
@@ -146,12 +150,15 @@ class ObservationConfig:
                 check_width(name, value, most)
         check_width("observation_steps", self.observation_steps, limits.OBSERVATION_STEPS)
         check_fields(vars(self), ObservationConfig, "the observation config")
-        if not self.cameras and not self.state_dim and self.text is None:
+        if not self.cameras and not self.state_dim and self.text is None and self.vlm is None:
             raise ValueError("the config has no observations; set cameras, state_dim or text")
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dict of lists, strings and numbers, ready for JSON."""
-        return json.loads(json.dumps({"version": VERSION, **dataclasses.asdict(self)}))
+        values = dataclasses.asdict(self)
+        if self.vlm is None:  # Files of releases before this field lack it, and keep their fingerprints.
+            del values["vlm"]
+        return json.loads(json.dumps({"version": VERSION, **values}))
 
     def to_json(self) -> str:
         """Return the config as JSON."""
@@ -177,7 +184,9 @@ class ObservationConfig:
         values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config")
         if values.get("text") is not None:
             values["text"] = strict(TextConfig, values["text"], "the text config")
-        return strict(cls, values, "the observation config")
+        if values.get("vlm") is not None:
+            values["vlm"] = strict(VLMConfig, values["vlm"], "the vlm config")
+        return strict(cls, values, "the observation config", since={"vlm": None})
 
 
 def check_size(name: str, size: Any) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.conditions import Condition, Mask
 from action_heads.encoders.augment import prepare
 from action_heads.encoders.checks import check_images, check_state, check_task, check_values
 from action_heads.encoders.config import ObservationConfig, VisionConfig
@@ -18,17 +19,21 @@ from action_heads.encoders.resnet import WIDTHS, SpatialSoftmax, resnet_trunk
 from action_heads.encoders.text import TextEncoder
 from action_heads.encoders.transformer import transformer_trunk
 from action_heads.encoders.trunk import Trunk
+from action_heads.encoders.vlm import VLMEncoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+Tokens = tuple[Tensor, Tensor]  # tokens (b n c) of a VLM and their mask (b n)
 
 
 class ObservationEncoder(nn.Module):
     """An encoder from observations to a condition (b c).
 
     The condition holds, for one observation step after another, the features of every camera and the state, and at the
-    end the features of the task's description. All cameras share one network if `vision.shared` is set, or if it is
-    frozen.
+    end the features of the task's description. With a VLM it has several sources: "tokens" (b n c) with a mask,
+    "state", and, of what the VLM does not read, "images" and "text". All cameras share one network if `vision.shared`
+    is set, or if it is frozen.
 
     Args:
         config: the observations and their networks.
@@ -36,7 +41,7 @@ class ObservationEncoder(nn.Module):
             networks start with random weights, for `load_state_dict` to fill.
 
     Attributes:
-        cond_dim: width c of the condition. Pass it to an adapter as `cond_dim`.
+        cond_dim: width c of the condition, or with a VLM the widths of its sources, for an adapter's `cond_dim`.
         architecture: the parts of the networks that the config does not determine, ready for JSON.
 
     Raises:
@@ -55,9 +60,18 @@ class ObservationEncoder(nn.Module):
     def __init__(self, config: ObservationConfig, architecture: dict[str, Any] | None = None):
         super().__init__()
         self.config = config
-        vision, count = config.vision, len(config.cameras)
         self.architecture: dict[str, Any] = dict(architecture or {})
+        self.vlm = None
+        if config.vlm is not None and (architecture is None or "vlm" in architecture):
+            self.vlm = VLMEncoder(config.vlm, config.cameras, self.architecture.get("vlm"))
+            self.architecture["vlm"] = self.vlm.architecture
+            if config.text is not None and self.vlm.reads_task:
+                raise ValueError(f"{config.vlm.model!r} reads the task's words already. Leave out the text model")
+        # The cameras whose images the vision networks see.
+        self.cameras = () if self.vlm is not None and self.vlm.cameras else config.cameras
+        vision, count = config.vision, len(self.cameras)
         pretrained = {"vision": count and not vision.is_resnet, "text": config.text is not None}
+        pretrained["vlm"] = config.vlm is not None
         if architecture is not None and (
             absent := [k for k, needed in pretrained.items() if needed and k not in architecture]
         ):
@@ -73,8 +87,11 @@ class ObservationEncoder(nn.Module):
         if config.text is not None:
             self.text = TextEncoder(config.text, self.architecture.get("text"))
             self.architecture["text"] = self.text.architecture
-        per_step = count * vision.features + config.state_dim
-        self.cond_dim = config.observation_steps * per_step + (self.text.dim if self.text else 0)
+        steps, text = config.observation_steps, self.text.dim if self.text else 0
+        self.cond_dim: int | dict[str, int] = steps * (count * vision.features + config.state_dim) + text
+        if self.vlm is not None:
+            sources = {"images": steps * count * vision.features, "state": steps * config.state_dim, "text": text}
+            self.cond_dim = {"tokens": self.vlm.width} | {name: width for name, width in sources.items() if width}
         self._looked_at: set[str] = set()
 
     def _trunk(self, vision: VisionConfig, loading: bool) -> Trunk:
@@ -91,26 +108,64 @@ class ObservationEncoder(nn.Module):
 
     def forward(
         self, images: Mapping[str, Tensor], state: Tensor | None = None, task: list[str] | None = None
-    ) -> Tensor:
-        """Encode observations into a condition (b c).
+    ) -> Condition:
+        """Encode observations into a condition (b c); with a VLM, the condition of `encode` without its mask."""
+        return self.encode(images, state, task)[0]
+
+    def encode(
+        self,
+        images: Mapping[str, Tensor],
+        state: Tensor | None = None,
+        task: list[str] | None = None,
+        tokens: Tokens | None = None,
+    ) -> tuple[Condition, Mask]:
+        """Encode observations into a condition and its mask.
 
         Args:
             images: images (b s 3 H W) in [0, 1], by camera. Cameras that the config does not name are ignored.
             state: the state (b s d).
             task: b descriptions of the task.
+            tokens: what `embed` returned, of these images and tasks or of earlier ones. The VLM then does not run.
+
+        Returns:
+            The condition (b c), or with a VLM a dict of "tokens" (b n c), "state" (b c) and others.
+            The mask: None, or with a VLM a dict of "tokens" (b n).
 
         Raises:
             ValueError: an observation is missing, or has the wrong shape, dtype or range.
         """
-        self._check(images, state, task)
-        observed = self.see([images[camera] for camera in self.config.cameras])
+        self._check(images, state, task, with_vlm=tokens is None)
+        seen = self.see([images[camera] for camera in self.cameras])
+        if self.vlm is not None:
+            return self._sources(seen, state, task, self.embed(images, task) if tokens is None else tokens)
+        observed = seen
         if state is not None:
             # The state gets the dtype of the weights. Under autocast, features have 16 bits, too few for positions.
             observed.append(state.to(next(self.readouts.parameters())) if observed else state)
         parts = [torch.cat(observed, dim=-1).flatten(1)] if observed else []
         if self.text is not None and task is not None:
             parts.append(self.text(task))
-        return torch.cat(parts, dim=-1)
+        return torch.cat(parts, dim=-1), None
+
+    def embed(self, images: Mapping[str, Tensor], task: list[str] | None = None) -> Tokens:
+        """Return the VLM's tokens (b n c) of the current images, the last ones in (b s 3 H W), and their mask (b n)."""
+        if self.vlm is None:
+            raise ValueError("this encoder has no VLM; set vlm=VLMConfig(...) in its config")
+        vision = self.config.vision
+        shown = {name: prepare(images[name][:, -1:].float(), vision, self.training) for name in self.vlm.cameras}
+        return self.vlm({name: x[:, 0] for name, x in shown.items()}, task)
+
+    def _sources(
+        self, seen: list[Tensor], state: Tensor | None, task: list[str] | None, tokens: Tokens
+    ) -> tuple[Condition, Mask]:
+        cond = {"tokens": tokens[0]}
+        if seen:
+            cond["images"] = torch.cat(seen, dim=-1).flatten(1)
+        if state is not None:
+            cond["state"] = state.flatten(1)
+        if self.text is not None and task is not None:
+            cond["text"] = self.text(task)
+        return cond, {"tokens": tokens[1]}
 
     def see(self, images: list[Tensor]) -> list[Tensor]:
         """Encode images (b s 3 H W) of every camera, in order, into features (b s f)."""
@@ -131,6 +186,11 @@ class ObservationEncoder(nn.Module):
         readouts = [self.readouts[0]] * count if vision.shared else self.readouts
         return [readout(x).unflatten(0, lead) for readout, x in zip(readouts, maps, strict=True)]
 
+    @property
+    def reads_task(self) -> bool:
+        """True if the condition depends on the task's description."""
+        return self.text is not None or (self.vlm is not None and self.vlm.reads_task)
+
     def learn_tasks(self, tasks: Iterable[str]) -> None:
         """Encode descriptions of tasks in advance. Their vectors are saved with the weights."""
         if self.text is None:
@@ -144,11 +204,15 @@ class ObservationEncoder(nn.Module):
             trunk.requires_grad_(requires_grad)  # A frozen trunk ignores this.
         return self
 
-    def _check(self, images: Mapping[str, Tensor], state: Tensor | None, task: list[str] | None) -> None:
-        batch = check_images(images, self.config)
+    def _check(
+        self, images: Mapping[str, Tensor], state: Tensor | None, task: list[str] | None, with_vlm: bool
+    ) -> None:
+        cameras = self.config.cameras if self.vlm is None or with_vlm else self.cameras
+        batch = check_images(images, self.config, cameras)
         batch = check_state(state, self.config, batch)
-        check_task(task, self.config, batch)
-        for camera in self.config.cameras:
+        if self.text is not None or (self.vlm is not None and with_vlm and self.vlm.reads_task):
+            check_task(task, "text" if self.text is not None else "vlm", batch)
+        for camera in cameras:
             if camera not in self._looked_at:  # Only once, since the check waits for an accelerator.
                 check_values(camera, images[camera])
                 self._looked_at.add(camera)

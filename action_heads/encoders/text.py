@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util.extras import require
+from action_heads._util.quiet import quiet
 from action_heads.encoders.config import TextConfig
-from action_heads.encoders.transformer import quiet
 from action_heads.io.files import parse_json
 from action_heads.io.folders import refusal_of_path
 

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from action_heads._util.extras import require
+from action_heads._util.quiet import quiet
 from action_heads.encoders.config import RESNETS, VisionConfig
 from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk
 from action_heads.io.folders import refusal_of_path
@@ -114,18 +113,3 @@ def preprocessing(name: str, config: Any) -> dict[str, Any]:
         "std": list(values.get("image_std") or IMAGENET_STD),
         "size": [size, size] if isinstance(size, int) else list(size),
     }
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the progress bars of transformers, and its reports on unused weights such as those of the other tower."""
-    logging = require("transformers", "vision").utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()

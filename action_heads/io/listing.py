@@ -1,6 +1,6 @@
-"""How large a head is, counted one way everywhere, and a line for each bundled head.
+"""How large a head is, counted one way everywhere, and a table of the bundled heads.
 
-Read from shapes alone, without torch: `action-heads heads` answers at once.
+Read from their files alone, without torch: `action-heads heads` answers at once.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,15 +59,123 @@ def sizes_of_file(path: Path) -> Sizes:
     return sizes({name: entry["shape"] for name, entry in header.items() if name != "__metadata__"})
 
 
-def lines() -> Iterator[str]:
-    """Describe each bundled head in a line."""
-    for name, folder in hub.bundled().items():
-        c = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        space, dim = c["space"], sum(width for _, width in c["space"]["parts"])
-        counts = sizes_of_file(folder / "model.safetensors")
-        yield (
-            f"{name}: {c['backbone']} {c['width']}x{c['depth']}, chunks of {c['horizon']} x {dim} ({space['mode']}), "
-            f"predicts {c['objective']['prediction']}, adapters {', '.join(c['mechanisms'])}"
-            f"{', motion code of {} numbers'.format(c['rank']) if c['coded'] else ''}; "
-            f"{counts.total:,} parameters, {counts.denoiser:,} of them the denoiser"
+@dataclass(frozen=True)
+class Entry:
+    """A bundled head, as its files describe it.
+
+    Attributes:
+        name: by which `from_pretrained` loads it.
+        counts: its parameters.
+        bytes: size of its weights' file.
+        actions: "absolute" or "delta".
+        keeps_mode: whether its backbone mixes time, so that a chunk can commit to one of two ways and be continued.
+        ms: least time of a chunk of ten denoising steps at batch 1; None if it was not measured.
+        motion: source of Stage 1 -> share; heads that this one goes on from included.
+        trial: successes and episodes on Lift, decoupled and random-frozen, as text.
+    """
+
+    name: str
+    counts: Sizes
+    bytes: int
+    actions: str
+    keeps_mode: bool
+    ms: float | None
+    motion: dict[str, float]
+    trial: str
+
+    @classmethod
+    def read(cls, name: str, folder: Path) -> Entry:
+        """Read config.json, the header of model.safetensors, evaluation.json, latency.json and trial.json."""
+        config, evaluation, latency, trial = (
+            json.loads(path.read_text(encoding="utf-8")) if (path := folder / f"{stem}.json").is_file() else {}
+            for stem in ("config", "evaluation", "latency", "trial")
         )
+        weights = folder / "model.safetensors"
+        rows = {row["name"]: f"{row['successes']} of {row['episodes']}" for row in trial.get("rows", ())}
+        measured = evaluation.get("heads", {}).get(config["name"], {})
+        return cls(
+            name,
+            sizes_of_file(weights),
+            weights.stat().st_size,
+            config["space"]["mode"],
+            measured.get("mixes_time", config["backbone"] != "mlp"),
+            min((row["ms"] for row in latency.get("results", ())), default=None),
+            {row["source"].rpartition("@")[0] or row["source"]: row["share"] for row in config["training"]["sources"]},
+            " / ".join(rows[row] for row in ("decoupled", "random-frozen") if row in rows) or "-",
+        )
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the entries of the table."""
+        return (
+            f"`{self.name}`",
+            f"{self.counts.denoiser / 1e6:.1f}M",
+            f"{self.bytes / 1e6:.1f}",
+            "-" if self.ms is None else f"{self.ms:.1f}",
+            self.actions,
+            "yes" if self.keeps_mode else "no",
+            ", ".join(f"{100 * share:.3g} % `{source}`" for source, share in self.motion.items()),
+            self.trial,
+        )
+
+
+COLUMNS = (
+    "head",
+    "denoiser",
+    "MB",
+    "ms a chunk",
+    "actions",
+    "keeps a mode, continues a chunk",
+    "motion of Stage 1",
+    "Lift: decoupled / random-frozen",
+)
+
+
+@dataclass(frozen=True)
+class Want:
+    """What a user may want of a head: which heads have it, in which order, and where the evidence is."""
+
+    has: Callable[[Entry], bool]
+    key: Callable[[Entry], float]
+    evidence: str
+
+
+def _slow(entry: Entry) -> float:
+    return math.inf if entry.ms is None else entry.ms
+
+
+WANTS = {
+    "smallest": Want(lambda e: True, lambda e: e.bytes, "the size of model.safetensors"),
+    "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: least time of a chunk at batch 1, ten steps"),
+    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json; then by time"),
+    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json; then by time"),
+    "mode": Want(
+        lambda e: e.keeps_mode,
+        _slow,
+        "its backbone, of those that mix time, so that a chunk commits to one of two ways; then by time",
+    ),
+    "real-time": Want(
+        lambda e: e.keeps_mode,
+        _slow,
+        "its backbone, of those that mix time, as real-time chunking needs; then by time",
+    ),
+    "droid": Want(
+        lambda e: any("droid" in source for source in e.motion),
+        lambda e: -sum(share for source, share in e.motion.items() if "droid" in source),
+        "the sources in config.json, by the share of DROID's motion and of motion shaped by it",
+    ),
+}
+
+
+def entries(want: str | None = None) -> list[Entry]:
+    """Return the bundled heads that have what is wanted, best first; all by name if nothing is."""
+    found = [Entry.read(name, folder) for name, folder in hub.bundled().items()]
+    if want is None:
+        return found
+    wanted = WANTS[want]
+    return sorted(filter(wanted.has, found), key=wanted.key)
+
+
+def table(want: str | None = None) -> str:
+    """Return the bundled heads that have what is wanted as a Markdown table, best first."""
+    rows = [COLUMNS, ("---", "---:", "---:", "---:", *["---"] * 4), *(entry.cells() for entry in entries(want))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

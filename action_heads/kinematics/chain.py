@@ -23,7 +23,7 @@ class Joint(NamedTuple):
 
 
 class Chain:
-    """The forward kinematics of one chain. It multiplies its joints' transforms, with xyz first as in `panda.forward`."""
+    """The forward kinematics of one chain: the product of its joints' transforms, xyz first as in `panda.forward`."""
 
     def __init__(self, joints: list[Joint], last: Joint, tip: str):
         self.joints, self.last, self.tip = joints, last, tip
@@ -38,7 +38,7 @@ class Chain:
         """
         if frame != self.tip:
             raise ValueError(
-                f"unknown frame {frame!r}: this arm was read up to its link {self.tip!r}. Read it again with tip={frame!r}."
+                f"unknown frame {frame!r}: this arm was read up to its link {self.tip!r}. Read it with tip={frame!r}."
             )
         if joints.shape[-1:] != (self.count,) or not joints.is_floating_point():
             raise ValueError(

@@ -80,7 +80,7 @@ class Element:
         return value
 
     def numbers(self, name: str, counts: int | tuple[int, ...], largest: float = FARTHEST) -> list[float] | None:
-        """Return the numbers of an attribute, or None if it is missing. Raise a ValueError for other counts or sizes."""
+        """Return the numbers of an attribute, or None if it is missing. Other counts or sizes raise a ValueError."""
         if name not in self.attributes:
             return None
         text, counts = self.attributes[name], (counts,) if isinstance(counts, int) else counts

@@ -1,6 +1,6 @@
 """A reader of MJCF: nested bodies, joints, default classes, included files and couplings of joints.
 
-Everything has the meaning that MuJoCo's XML reference gives it. Elements that need MuJoCo's compiler raise a ValueError.
+Elements have the meaning that MuJoCo's XML reference gives them. Those that need its compiler raise a ValueError.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Reader:
             self.to_radians = math.pi / 180 if degrees else 1.0
         if compiler.choice("coordinate", ("local", "global"), "local") == "global":
             raise compiler.error(
-                "global coordinates are not supported, nor by MuJoCo since 2.3.4. Convert the model with an older MuJoCo."
+                "global coordinates are not supported, nor by MuJoCo since 2.3.4. Convert it with an older MuJoCo."
             )
         self.auto = compiler.choice("autolimits", ("true", "false"), str(self.auto).lower()) == "true"
         self.sequence = compiler.attributes.get("eulerseq", self.sequence)
@@ -136,8 +136,8 @@ class Reader:
     def _part(self, part: Element, link: int | None, childclass: str, frame: Frame) -> None:
         if part.tag in GENERATORS and (part.tag != "replicate" or any(e.tag == "body" for e in part.walk())):
             raise part.error(
-                f"<{part.tag}> creates bodies when MuJoCo compiles the file, which is not supported. Give the file that "
-                "mujoco.mj_saveLastXML writes."
+                f"<{part.tag}> creates bodies when MuJoCo compiles the file, which is not supported. Give the file "
+                "that mujoco.mj_saveLastXML writes."
             )
         if part.tag in ("joint", "freejoint"):
             if link is None:

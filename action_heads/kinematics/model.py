@@ -2,8 +2,9 @@
 
 Axes: `...` any leading axes, `j` joints of the arm, 3 metres along x y z. Units: rad, m, s.
 
-This module supplies what files leave out: a joint without a speed limit (MJCF has none) gets SPEED, and synthetic motion
-of a continuous joint stays within CONTINUOUS. tips.py decides where an arm ends and which joints are fingers.
+This module supplies values that files leave out: a joint without a speed limit (MJCF has none) gets SPEED, and
+synthetic motion of a continuous joint stays within CONTINUOUS. tips.py decides where an arm ends and which joints are
+fingers.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def read_arm(path: str | Path, tip: str | None = None) -> Arm:
         >>> from action_heads.data import find_arm  # the same for a file, and `panda`
         >>> arm = find_arm("tests/kinematics/data/six.urdf")
         >>> arm
-        Arm('six-b6e4a5b2', 6 joints, poses of 'hand')
+        Arm('six-8c25e9cc', 6 joints, poses of 'hand')
     """
     path = Path(path)
     if path.suffix not in (".urdf", ".xml"):
@@ -113,8 +114,8 @@ def _check_loops(skeleton: Skeleton, end: Frame) -> None:
         held = [mover for link in between & chain for mover in skeleton.links[link].movers]
         if held and not loose:
             raise loop.element.error(
-                f"it closes a loop with joint {held[0].name!r} of the arm, so the arm is not a serial chain. Choose a tip "
-                "before that joint, or remove this element from the file."
+                f"it closes a loop with joint {held[0].name!r} of the arm, so the arm is not a serial chain. Choose a "
+                "tip before that joint, or remove this element from the file."
             )
 
 
@@ -287,8 +288,8 @@ def _home(skeleton: Skeleton, free: list[Mover], lower: Tensor, upper: Tensor, c
         value = math.remainder(posture[mover.name], 2 * math.pi) if endless else posture[mover.name]
         if not low - OUTSIDE <= value <= high + OUTSIDE:
             raise element.error(
-                f"it puts joint {mover.name!r} at {value:.4g}, outside its limits, {low:.4g} to {high:.4g}. Correct the "
-                "keyframe or the limits."
+                f"it puts joint {mover.name!r} at {value:.4g}, outside its limits, {low:.4g} to {high:.4g}. Correct "
+                "the keyframe or the limits."
             )
         values.append(value)
     return torch.tensor(values).clamp(lower, upper)

@@ -16,6 +16,7 @@ minimum-jerk speeds peaks at 1.125 of one, so each segment is held to 1 / 1.125 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,14 @@ PEAK = 15 / 8  # peak of s'(u): a segment's peak velocity is this times distance
 OVERLAP_PEAK = 1.125  # of two overlapping segments, in units of one
 
 
+class Shape(NamedTuple):
+    """What shapes synthetic motion to a corpus."""
+
+    postures: Tensor  # (n, j) that paths are drawn between
+    pace: float  # factor on the speed
+    closed: float  # share of the chunks that begin with a closed gripper
+
+
 def synthetic_chunks(
     batch: int,
     horizon: int = 16,
@@ -43,11 +52,13 @@ def synthetic_chunks(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
     arm: Arm = PANDA,
+    shape: Shape | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Random chunks: joints (b, h, j) rad within the arm's limits, gripper (b, h) -1 open or +1 closed.
 
-    The first half of the batch moves about the arm's home posture, the second anywhere within the limits.
-    Nothing keeps the arm out of itself or the table. The same generator state gives the same chunks.
+    The first half of the batch moves about the arm's home posture, the second anywhere within the limits. A `shape`
+    gives the postures and the speed of all instead. Nothing keeps the arm out of itself or the table. The same
+    generator state gives the same chunks.
     """
     if batch < 1 or horizon < 1 or not rate_hz > 0:
         raise ValueError(f"batch {batch}, horizon {horizon} and rate_hz {rate_hz} must all be positive")
@@ -60,12 +71,16 @@ def synthetic_chunks(
     # Two segments in which the window may begin, and what it may run into afterwards.
     segments = 2 + max(1, math.ceil(window / 1.5))
 
-    postures = _postures(arm, uniform(batch, segments + 1, len(arm)), generator)
+    if shape is None:
+        postures = _postures(arm, uniform(batch, segments + 1, len(arm)), generator)
+    else:
+        drawn = torch.randint(len(shape.postures), (batch, segments + 1), generator=generator, device=device)
+        postures = shape.postures.to(device)[drawn]
     reach = _log_uniform(AMPLITUDE, uniform(batch, segments)) * (uniform(batch, segments) > STILL)
     first, moves = _path(postures, reach)
 
     fastest = (moves.abs() / arm.velocity.to(device)).amax(-1) * (PEAK * OVERLAP_PEAK)
-    duration = torch.maximum(_log_uniform(DURATION, uniform(batch, segments)), fastest)
+    duration = torch.maximum(_log_uniform(DURATION, uniform(batch, segments)) / (shape.pace if shape else 1), fastest)
     start = _starts(duration, uniform(batch, segments - 1))
     end = start + duration
 
@@ -77,7 +92,8 @@ def synthetic_chunks(
 
     # Rounding alone could pass a limit by 1e-7 rad.
     joints = joints.clamp(arm.lower.to(device), arm.upper.to(device))
-    return joints, _gripper(time, end, begin + uniform(batch, 1) * window, uniform(batch, segments + 2))
+    closed = None if shape is None else shape.closed
+    return joints, _gripper(time, end, begin + uniform(batch, 1) * window, uniform(batch, segments + 2), closed)
 
 
 def _postures(arm: Arm, uniform: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -108,13 +124,18 @@ def _starts(duration: Tensor, uniform: Tensor) -> Tensor:
     return torch.cat((torch.zeros_like(steps[:, :1]), steps.cumsum(1)), dim=1)
 
 
-def _gripper(time: Tensor, end: Tensor, moment: Tensor, uniform: Tensor) -> Tensor:
-    """Time (b, h), switching moments end (b, s) and moment (b, 1), uniform (b, s + 2) -> (b, h) of -1 or +1."""
+def _gripper(time: Tensor, end: Tensor, moment: Tensor, uniform: Tensor, share: float | None = None) -> Tensor:
+    """Time (b, h), switching moments end (b, s) and moment (b, 1), uniform (b, s + 2) -> (b, h) of -1 or +1.
+
+    A share of the chunks, if one is given, begins closed.
+    """
     moments = torch.cat((end, moment), dim=1)
     chance = torch.full_like(moments[0], FLIP)
     chance[-1] = FLIP / 2
     flips = ((time[:, :, None] >= moments[:, None]) & (uniform[:, None, 1:] < chance)).sum(-1)
-    closed = (flips + (uniform[:, :1] < 0.5)) % 2
+    if share is not None:
+        flips = flips - flips[:, :1]
+    closed = (flips + (uniform[:, :1] < (0.5 if share is None else share))) % 2
     return 2.0 * closed - 1.0
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -58,6 +58,13 @@ class Trajectories:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def only(self, corpus: str) -> Trajectories:
+        """Return the episodes of one corpus. The steps of the others stay in the table, unused."""
+        keep = np.array([one == corpus for one in self.corpora], dtype=bool)
+        names = tuple(name for name, kept in zip(self.names, keep, strict=True) if kept)
+        corpora = (corpus,) * len(names)
+        return replace(self, starts=self.starts[keep], lengths=self.lengths[keep], names=names, corpora=corpora)
 
 
 def held_out(corpora: Sequence[str], names: Sequence[str]) -> np.ndarray:

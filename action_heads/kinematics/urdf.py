@@ -86,7 +86,7 @@ def _named(found: list[Element]) -> dict[str, Element]:
     for element in found:
         name = element.text("name")
         if name in by_name:
-            raise element.error(f"line {by_name[name].line} has another of this name: rename one of them")
+            raise element.error(f"line {by_name[name].line} has another {element.tag} of this name. Rename one.")
         by_name[name] = element
     return by_name
 

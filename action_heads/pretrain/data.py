@@ -16,6 +16,7 @@ from torch import Tensor
 from action_heads.actions.spaces import ActionSpace
 from action_heads.data import RATE_HZ, Spec, find_arm, open_windows
 from action_heads.kinematics import Motion, Windows, pose_actions, synthetic_chunks
+from action_heads.kinematics.statistics import BUNDLED, MotionStatistics, shape_of
 from action_heads.kinematics.trajectories import held_out_hash
 
 BOX = (0.05, 1.2)  # half-width in metres of a task's workspace, log-uniform
@@ -28,14 +29,24 @@ __all__ = ["Mixture", "Motion", "Source", "chunks", "mixture", "source", "throug
 
 
 class Synthetic:
-    """Endless minimum-jerk motion of an arm, `panda` or the path of its URDF or MJCF file: a `Source`."""
+    """Endless minimum-jerk motion of an arm: a `Source`.
+
+    The spec names the arm, `panda` or the path of its URDF or MJCF file, or statistics of motion that shape it: `droid`
+    or the path of a file that `action-heads statistics` wrote.
+    """
 
     def __init__(self, spec: Spec, steps: int):
         self.steps, self.rate_hz = steps, spec.number("rate", RATE_HZ)
-        self.arm = find_arm(spec.where, spec.options.get("tip"))
+        name, self.statistics, self.shape = spec.where, None, None
+        if name in BUNDLED or name.lower().endswith(".json"):
+            self.statistics = MotionStatistics.load(name)
+            name = self.statistics.arm
+        self.arm = find_arm(name, spec.options.get("tip"))
+        if self.statistics:
+            self.shape = shape_of(self.statistics, self.arm)
 
     def __call__(self, n: int, generator: torch.Generator) -> Motion:
-        joints, gripper = synthetic_chunks(n, self.steps, self.rate_hz, generator, arm=self.arm)
+        joints, gripper = synthetic_chunks(n, self.steps, self.rate_hz, generator, arm=self.arm, shape=self.shape)
         return Motion(pose_actions(joints, gripper, arm=self.arm), joints)
 
 
@@ -139,7 +150,7 @@ def _joints(source: Synthetic | Windows) -> int | None:
 
 def _size(source: Synthetic | Windows) -> dict[str, float | str]:
     if not isinstance(source, Windows):
-        return {}
+        return {"statistics_hash": source.statistics.hash} if source.statistics else {}
     steps = len(source) + (source.steps - 1) * len(source.episodes)
     return {
         "episodes": len(source.episodes),

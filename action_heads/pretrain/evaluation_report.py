@@ -1,4 +1,4 @@
-"""An evaluation to read and to look at: the tables of evaluation.md and the card, and the picture.
+"""The tables of an evaluation, for evaluation.md and the card, and its figure.
 
 Axes: b chunks, h horizon, a action.
 """
@@ -27,14 +27,14 @@ GREY = "#9aa5ab"
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """All tables, as they stand in the terminal, in evaluation.md and on the card."""
+    """Return all tables as Markdown, for the terminal, evaluation.md and the card."""
     deltas = results["mode"] == "delta"
     reach = (
         "The head's actions are deltas, which say nothing of where the hand is: no reach, but the size of steps.\n"
         if deltas
         else f"In reach: no farther from the base than the farthest real chunk, {results['reach_m']:.2f} m.\n"
     )
-    return f"""# What {results["head"]} knows of motion
+    return f"""# Evaluation of {results["head"]}
 
 On held-out chunks of {", ".join(f"`{spec}`" for spec in results["data"])}, ± one standard error. Random: a head of the
 same shape that was never trained. Made in {results["seconds"]:.0f} s by
@@ -115,7 +115,7 @@ def draw(results: Mapping[str, Any], paths: Mapping[str, Tensor], space: ActionS
 
 
 def _draw_paths(figure: Any, paths: Mapping[str, Tensor], colours: Mapping[str, str]) -> None:
-    """Paths (b h 3) seen from above, all on the scale of the held-out ones, each with a dot where it begins."""
+    """Draw paths (b h 3) from above, all at the scale of the held-out ones, with a dot at each start."""
     figure.suptitle("paths of chunks seen from above, metres")
     low, high = paths["held out"][..., :2].flatten(0, 1).aminmax(dim=0)
     margin = 0.08 * (high - low).max()
@@ -144,7 +144,7 @@ def _colours(labels: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _alone(results: Mapping[str, Any]) -> str:
-    """Return the caveat without which the numbers of an `mlp` look like a failure."""
+    """Return the caveat about heads whose backbone does not mix time steps, such as `mlp`."""
     alone = [label for label, head in results["heads"].items() if label != "random" and not head["mixes_time"]]
     return (
         f"{' and '.join(alone)} denoises each step of a chunk alone, so its unconditional chunks jump from step to "
@@ -155,7 +155,7 @@ def _alone(results: Mapping[str, Any]) -> str:
 
 
 def _magnified(results: Mapping[str, Any]) -> str:
-    """Stage 1 may show chunks through the workspace of a task, enlarged: samples are large, too."""
+    """Return the caveat about training chunks that Stage 1 magnified, which also makes samples larger."""
     share = results["task_boxes"]
     return (
         f"{results['head']} saw {share:.0%} of its training chunks magnified, as a task with a small workspace would "
@@ -166,7 +166,7 @@ def _magnified(results: Mapping[str, Any]) -> str:
 
 
 def _alike(results: Mapping[str, Any]) -> str:
-    """Say what standard errors over windows leave out, if windows share recorded episodes."""
+    """Return the caveat about standard errors over windows that share recorded episodes."""
     if not (episodes := results.get("episodes")):
         return ""
     of = ", ".join(f"{count} of `{spec}`" for spec, count in episodes.items())

@@ -1,7 +1,7 @@
-"""`action-heads publish`: a finished head goes to the Hub only if it keeps its promises, and is read back from there.
+"""The command `action-heads publish`: check a finished head, upload it to the Hub and verify the upload.
 
-Check the folder, write the card, upload in one commit, then load that very commit into an empty cache: what others
-will get is what was checked, or you are told that it is not.
+The command checks the folder, writes the card and uploads both in one commit. It then downloads this commit into an
+empty cache and raises an error unless it equals what was checked.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from action_heads.io import files, hub, locks
 
 NEEDED = ("config.json", "model.safetensors", golden.NAME, "curves.json", "curves.png")
 WELCOME = ("evaluation.json", "evaluation.md", "evaluation.png", "trial.json", "latency.json")
-TOLERANCE = 1e-4  # of golden outputs, in robot units: other processors add in another order
-# A name that has one of these says what the head was trained on.
+TOLERANCE = 1e-4  # For golden outputs, in robot units. The order of additions differs between processors.
+# A name that contains one of these claims that the head was trained on it.
 CORPORA = ("droid", "libero", "mimicgen", "robomimic", "openx")
 
 
 class PublishError(OSError):
-    """A head is not fit to be published, or what the Hub gave back is not what was sent: why, and the remedy."""
+    """An error for a head that must not be published, or for an upload that differs from what was sent."""
 
 
 class Published(NamedTuple):
@@ -56,9 +56,11 @@ class PublishConfig:
 
 
 def publish(config: PublishConfig) -> Published | None:
-    """All of it; None after a dry run. Prints what a user wants to know."""
+    """Publish a head and print what was done; return None after a dry run."""
     if not config.repo and not config.dry_run:
-        raise PublishError(f"publish {config.folder} where to? Add --repo owner/name, or --dry-run for a first look")
+        raise PublishError(
+            f"no repository was given for {config.folder}. Add --repo owner/name, or --dry-run to send nothing"
+        )
     if not config.folder.is_dir():
         raise not_a_folder(config.folder)
     with locks.held(config.folder, remedy="publish a copy of it"):  # a run would replace what was checked
@@ -79,7 +81,7 @@ def _publish(config: PublishConfig) -> Published | None:
     if config.dry_run:
         print(f"dry run: the card is {config.folder / 'README.md'}; nothing was sent")
         return None
-    with tempfile.TemporaryDirectory() as staging:  # training state and notes in the folder stay at home
+    with tempfile.TemporaryDirectory() as staging:  # Training state and notes are not uploaded.
         for name in names:
             shutil.copyfile(config.folder / name, Path(staging) / name)
         done = upload(staging, config.repo, head, private=config.private or None, create_pr=config.create_pr)
@@ -89,7 +91,7 @@ def _publish(config: PublishConfig) -> Published | None:
 
 
 def check(folder: Path, repo: str = "") -> ActionHead:
-    """Return the head in a folder, frozen; all that keeps it from being published is told at once."""
+    """Return the head in a folder, frozen, or raise one error that lists all problems."""
     if not folder.is_dir():
         raise not_a_folder(folder)
     problems = [f"{name} is missing" for name in NEEDED if not (folder / name).is_file()]
@@ -103,7 +105,7 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     except ValueError as error:
         raise _refused(folder, [*problems, str(error)]) from error
     if not finite:
-        problems.append("its weights hold NaN or infinity: the training diverged; lower --lr and train again")
+        problems.append("its weights contain NaN or infinity, so the training diverged. Lower --lr and train again")
     if off > TOLERANCE:
         problems.append(
             f"its golden outputs are off by {off:.2g} in robot units (at most {TOLERANCE:g}): these are other weights "
@@ -126,19 +128,21 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     problems += unearned_names((folder.resolve().name, repo, head.config.name), data)
     for name, again in (("evaluation.json", f"evaluate-head {folder}"), ("trial.json", f"demo --head {folder}")):
         if (folder / name).is_file() and (of := measured(folder / name)) != head.fingerprint():
-            problems.append(f"{name} is of other weights ({of}): run `action-heads {again}` again, or remove it")
+            problems.append(
+                f"{name} is of other weights (fingerprint {of}): run `action-heads {again}` again, or remove it"
+            )
     if problems:
         raise _refused(folder, problems)
     return head
 
 
 def not_a_folder(folder: Path) -> PublishError:
-    """There is nothing to check."""
-    return PublishError(f"{folder} is not a folder; publish the one that `action-heads pretrain --out` wrote")
+    """Return the error for a path that is not a folder."""
+    return PublishError(f"{folder} is not a folder. Publish the folder that `action-heads pretrain --out` wrote")
 
 
 def unearned_names(names: Iterable[str], data: Sequence[str]) -> list[str]:
-    """Corpora that a name claims and the data of the record does not have."""
+    """Return a problem for each dataset that a name claims but the recorded training data does not contain."""
     return [
         f"{name!r} claims {corpus}, but the head was trained on {', '.join(data) or 'nothing'}: give it another name"
         for name in dict.fromkeys(names)
@@ -148,7 +152,7 @@ def unearned_names(names: Iterable[str], data: Sequence[str]) -> list[str]:
 
 
 def write_card(head: ActionHead, folder: Path, name: str) -> None:
-    """README.md in the folder. A card that has no line below which it is the user's is kept as .README.md.old."""
+    """Write README.md. An existing card without the marker of the user's own text is kept as .README.md.old."""
     card = folder / "README.md"
     contents = {"README.md": head_card(head, name, folder).encode()}
     if card.exists() and KEPT not in (old := card.read_text(encoding="utf-8")):
@@ -157,11 +161,11 @@ def write_card(head: ActionHead, folder: Path, name: str) -> None:
 
 
 def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Published:
-    """Push all of a folder in one commit (options as in `hub.push`) and read it back.
+    """Push a whole folder in one commit (options as in `hub.push`) and verify the upload.
 
     Raises:
-        PushError: it could not be sent; nothing of it is on the Hub then.
-        PublishError: it was sent, and what came back is not the same.
+        PushError: the folder could not be sent. None of its files is on the Hub then.
+        PublishError: the folder was sent, but the downloaded files differ.
     """
     folder = Path(folder)
     try:
@@ -178,7 +182,7 @@ def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Pub
 
 
 def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None = None) -> None:
-    """Download what was published into an empty cache: the same bytes, the same fingerprint, the same outputs."""
+    """Download what was published into an empty cache and compare its bytes, fingerprint and golden outputs."""
     names = sorted(hub.contents(folder), key=lambda name: name.count("/"))  # the first one's folder is given back
     try:
         with tempfile.TemporaryDirectory() as cache:

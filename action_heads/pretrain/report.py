@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def opening(trainer: Trainer) -> str:
     """Return the text printed before the first training step."""
     c, o, folder = trainer.config, trainer.config.optimiser, trainer.config.folder
-    from_step = f", going on from step {trainer.step:,}" if trainer.step else ""
+    from_step = f", resumed from step {trainer.step:,}" if trainer.step else ""
     return (
         f"{trainer.head}\n{o.steps:,} steps of {o.batch_size:,} chunks of {' + '.join(c.sources)}, {trainer.machine}"
         f"{from_step}\nwatch: tensorboard --logdir {folder / 'state' / 'tensorboard'}"
@@ -21,7 +21,7 @@ def opening(trainer: Trainer) -> str:
 
 
 def record(trainer: Trainer, command: str, speeds: dict[str, int | None]) -> dict[str, Any]:
-    """Provenance of a head, for its config and card."""
+    """Return the provenance of a head, for its config and card."""
     c, o = trainer.config, trainer.config.optimiser
     return {
         "command": command,
@@ -50,8 +50,8 @@ def closing(head: ActionHead, out: Path) -> str:
     return (
         f"\n{head}\n"
         f"held-out loss {training['held_out_loss']:.4f} unconditional, "
-        f"{training['held_out_loss_with_signal']:.4f} in training's own terms\n"
+        f"{training['held_out_loss_with_signal']:.4f} with the training signal\n"
         f"{rate['training']} chunks/s (the step alone {rate['step_alone']}, the source alone {rate['source_alone']})\n"
-        f"the head is in {out}, its curve in {out / 'curves.png'}; next:\n"
+        f"The head is in {out} and its curves are in {out / 'curves.png'}. Next:\n"
         f"    action-heads evaluate-head {out}"
     )

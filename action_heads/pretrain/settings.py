@@ -53,6 +53,7 @@ class PretrainConfig(Settings):
         levels: of noise: uniform, logit_normal, beta or last.
         task_boxes: share of chunks scaled to a random task's workspace.
         mechanisms: adapters the head will take.
+        init: head of the same shape to go on from, instead of random weights.
         precision: fp32, bf16, or auto: bf16 where it is faster.
         seed: of weights, data and noise.
         save_every: steps between saved states and held-out losses.
@@ -76,6 +77,7 @@ class PretrainConfig(Settings):
     levels: str = "uniform"
     task_boxes: float = 0.8
     mechanisms: Annotated[tuple[str, ...], Shown(f"{' '.join(UNIVERSAL)}, as far as arch can", "NAMES")] = ()
+    init: Annotated[str | None, Shown("random weights", "HEAD")] = None
     optimiser: OptimiserConfig = field(default=OptimiserConfig())
     precision: str = "auto"
     seed: int = 0
@@ -158,4 +160,6 @@ class PretrainConfig(Settings):
 
     def outcome(self) -> dict[str, Any]:
         """Return what decides the weights, ready for JSON: all but `WEIGHTLESS`, and the data that is used."""
-        return super().outcome() | {"data": list(self.sources)}
+        values = super().outcome() | {"data": list(self.sources)}
+        # Runs of before `init` existed have no such key.
+        return {key: value for key, value in values.items() if key != "init" or value is not None}

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.ema import EMA
+from action_heads.actions.normalize import Normalizer
 from action_heads.head import ActionHead
 from action_heads.pretrain import data
 from action_heads.pretrain.batches import Batch, Batches, ahead, fit
@@ -45,6 +46,8 @@ class Trainer(Training[Batch]):
             held_out = data.mixture(config.sources, window, "held_out")
         self.sources = getattr(source, "record", [])  # a function has none
         normalizer, joints = fit(source, head_config.space)
+        if config.init:
+            normalizer = go_on_from(config.init, self.head)
         self.head.normalizer = copy.deepcopy(normalizer)  # on the device, while batches are made on the CPU
         seen = (head_config.space, normalizer, config.signal, config.task_boxes)
         self.batches, self.held_out = Batches(source, *seen), Batches(held_out, *seen)
@@ -106,6 +109,20 @@ class Trainer(Training[Batch]):
         x0 = self.head.normalizer.normalize(actions.to(device))
         losses = [loss(self.head, None, x0, None, mechanism, noise) for mechanism in mechanisms]
         return float(torch.stack(losses).mean())
+
+
+def go_on_from(name: str, head: ActionHead) -> Normalizer:
+    """Copy the weights of a pretrained head, and return its normalizer, in whose units it computes."""
+    first = ActionHead.from_pretrained(name)
+    shape = {
+        key: value for key, value in head.config.to_dict().items() if key not in ("name", "training", "fingerprint")
+    }
+    if other := [key for key, value in shape.items() if first.config.to_dict().get(key) != value]:
+        had = ", ".join(f"{key} {first.config.to_dict().get(key)}" for key in other)
+        asked = ", ".join(f"{key} {shape[key]}" for key in other)
+        raise ValueError(f"--init {name} has {had}, but this run makes a head with {asked}. Make them the same.")
+    head.load_state_dict(first.state_dict())
+    return first.normalizer
 
 
 def signal_width(config: PretrainConfig, joints: int) -> int:

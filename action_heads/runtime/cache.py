@@ -1,4 +1,4 @@
-"""The cache of compiled code. Loading it runs it, so only this user may be able to write there."""
+"""The cache of compiled code. Its files are executed, so only this user may be able to write there."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def cache_dir() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "action-heads"
     except RuntimeError as error:  # a user without a home
-        raise OSError(f"nowhere to keep what is compiled ({error}): set ACTION_HEADS_CACHE to a folder") from None
+        raise OSError(f"no folder for compiled code was found ({error}): set ACTION_HEADS_CACHE to a folder") from None
 
 
 def private(folder: Path, remedy: str = "set ACTION_HEADS_CACHE to a folder of your own") -> Path:
-    """Return a folder in which only this user can put files, made if there is none.
+    """Return a folder in which only this user can write. Create it if it does not exist.
 
     Raises:
-        OSError: it can't be made, or others could change what lies there. The message has the path and a remedy.
+        OSError: it can't be created, or others could change its files. The message has the path and a remedy.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -47,19 +47,19 @@ def private(folder: Path, remedy: str = "set ACTION_HEADS_CACHE to a folder of y
         return folder
     if not stat.S_ISDIR(within.st_mode):
         raise OSError(f"{folder} is not a folder: remove it, or {remedy}")
-    for status in (found, within):  # of a link too, which its owner could turn to another folder
+    for status in (found, within):  # The owner of a link could point it to another folder.
         check_owner(folder, status, remedy)
     if within.st_mode & OTHERS:
         raise OSError(
-            f"others can write to {folder} (mode {stat.S_IMODE(within.st_mode):o}), and what lies there is run: "
+            f"others can write to {folder} (mode {stat.S_IMODE(within.st_mode):o}), but its files are executed: "
             f"empty it and use `chmod 700 {folder}`, or {remedy}"
         )
     for parent in (*folder.absolute().parents, *real.parents):
         mode = parent.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise OSError(
-                f"everybody can write to {parent} (mode {stat.S_IMODE(mode):o}), and so replace {folder}, from which "
-                f"code is run: use `chmod o-w {parent}`, or {remedy}"
+                f"everybody can write to {parent} (mode {stat.S_IMODE(mode):o}) and so replace {folder}, but its files "
+                f"are executed: use `chmod o-w {parent}`, or {remedy}"
             )
     return folder
 
@@ -68,26 +68,26 @@ def check_owner(path: Path, status: os.stat_result, remedy: str) -> None:
     """Raise an OSError if a file or folder from which code is run is not this user's."""
     if status.st_uid != os.geteuid():
         raise OSError(
-            f"{path} belongs to user {status.st_uid}, you are {os.geteuid()}, and what lies there is run: remove it, "
-            f"or {remedy}"
+            f"{path} belongs to user {status.st_uid}, you are {os.geteuid()}, and code from there is executed: remove "
+            f"it, or {remedy}"
         )
 
 
 def kept(folder: Path, name: str, build: Callable[[Path], None], load: Callable[[Path], T]) -> T:
-    """Return what `load` makes of the file that `build` writes in `folder`, built unless a sound one lies there.
+    """Load a file of the cache with `load`. Build it first with `build` if there is none, or it is damaged.
 
-    The file is called `name` with its own hash in it, so both appear at once and whatever has another content is built
-    again; so is what does not load. Many processes may do this at the same time.
+    The file's name is `name` with a hash of its content. A file whose content has another hash, or that does not load,
+    is built again. Several processes may do this at the same time.
 
     Raises:
-        OSError: see `private`; or it can't be built, or does not load although it was just built.
+        OSError: the folder is not private (see `private`), or the file can't be built, or a new file does not load.
     """
     private(folder)
     if (path := sound(folder, name)) is not None and (loaded := attempt(load, path)) is not None:
         return loaded
     with locked(folder) as alone:
         if (path := sound(folder, name)) is not None and (loaded := attempt(load, path)) is not None:
-            return loaded  # another process was faster
+            return loaded  # Another process built it first.
         remove_drafts(folder, alone)
         for unsound in matching(folder, name):
             unsound.unlink()
@@ -110,22 +110,22 @@ def kept(folder: Path, name: str, build: Callable[[Path], None], load: Callable[
 def attempt(load: Callable[[Path], T], path: Path) -> T | None:
     try:
         return load(path)
-    except (OSError, AttributeError):  # of another machine, or without the functions that it should have
+    except (OSError, AttributeError):  # It was built on another machine, or lacks expected functions.
         return None
 
 
 def sound(folder: Path, name: str) -> Path | None:
-    """Return a file whose content is that of its name. One that others could have written is refused."""
+    """Return a file whose content has the hash in its name. Raise an OSError if others could have written it."""
     for path in matching(folder, name):
         status = path.lstat()
         remedy = f"remove {path}"
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is no file of its own but a link or a folder, and it is run: {remedy}")
+            raise OSError(f"{path} is a link or a folder, but must be a regular file, since it is executed: {remedy}")
         if hasattr(os, "geteuid"):
             check_owner(path, status, remedy)
             if status.st_mode & OTHERS:
                 raise OSError(
-                    f"others can write to {path} (mode {stat.S_IMODE(status.st_mode):o}), and it is run: {remedy}"
+                    f"others can write to {path} (mode {stat.S_IMODE(status.st_mode):o}), but it is executed: {remedy}"
                 )
         with contextlib.suppress(OSError):
             if path.stem.rpartition("-")[2] == hash_of(path):
@@ -145,9 +145,10 @@ def hash_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock, and say whether it is held: not on every network's disk, and not if another one hangs.
+    """Hold the folder's lock and yield whether it was acquired.
 
-    The lock ends with the process, however that ends.
+    Some network file systems have no locks, and another process may hold it for too long. The lock is released when the
+    process ends, even if it is killed.
     """
     try:
         import fcntl
@@ -172,7 +173,7 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def remove_drafts(folder: Path, alone: bool) -> None:
-    """Remove what builds that were killed left: all of it where this is the only one, else what is an hour old."""
+    """Remove the files of builds that were killed: all of them if no other build runs, else those an hour old."""
     for draft in folder.glob(f"{DRAFT}*"):
         with contextlib.suppress(OSError):
             if alone or time.time() - draft.lstat().st_mtime > 3600:

@@ -11,11 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from action_heads._util.conditions import Condition, Mask
+from action_heads._util.conditions import Condition, Mask, parts
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
 from action_heads.denoiser import Denoiser
+from action_heads.diffusion.continuing import Continue
+from action_heads.diffusion.draws import Generator
+from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
 from action_heads.runtime.native import NativeHead, why_not_native
@@ -43,12 +46,12 @@ class CompiledPolicy(Policy):
     """
 
     head: FastHead  # pyright: ignore[reportIncompatibleVariableOverride]
-    only_acts = "a compiled policy only acts: train the one it was compiled from, whose adapter it shares"
+    only_acts = "A compiled policy only acts. Train the one it was compiled from; they share the adapter."
 
     def __init__(self, policy: Policy, head: FastHead, compiled: Compiled):
         super().__init__(head, policy.adapter)
         self.compiled = compiled
-        self._source = (policy,)  # in a tuple, so that torch does not take it for a part
+        self._source = (policy,)  # A tuple, so that torch does not register it as a submodule.
         self._device = policy.head.device
         self._projections = {name: p.detach().clone() for name, p in policy.head.projections.items()}
 
@@ -63,13 +66,20 @@ class CompiledPolicy(Policy):
         return self.source.own_normalizer
 
     def requires_grad_(self, requires_grad: bool = True) -> CompiledPolicy:
-        """Change nothing: a compiled policy does not train, and its adapter is that of a policy which may."""
+        """Do nothing. A compiled policy does not train, and the original policy may train the shared adapter."""
         return self
 
     def train(self, mode: bool = True) -> CompiledPolicy:
-        """Stay in evaluation mode, and leave the shared adapter in whatever mode it is."""
+        """Stay in evaluation mode. The mode of the shared adapter does not change."""
         self.training = False
         return self
+
+    def act(
+        self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
+    ) -> Tensor:
+        self.source.check_cond(cond, mask, values=False)
+        with self.head.acting(len(parts(cond)[0])):
+            return super().act(cond, sampling, continued, mask, generator)
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         return self.source.modulate(cond, mask)
@@ -88,25 +98,25 @@ class CompiledPolicy(Policy):
         self.source.check_cond(cond, mask, values)
         if self.stale:
             raise RuntimeError(
-                "the projections of this reshaped head were trained or loaded since it was compiled, or its policy was "
-                "moved: compile again"
+                "Since this policy was compiled, the original policy was moved, or the projections of its reshaped "
+                "head were trained or loaded. To use it, compile again."
             )
 
     @property
     def stale(self) -> bool:
-        """Return whether the policy it was compiled from has moved, or its projections have changed."""
+        """True if the original policy was moved or its projections changed after compilation."""
         head = self.source.head
         if head.device != self._device:
             return True
-        # By value: fused optimisers do not count up a parameter's version.
+        # Compare values, since fused optimisers do not increment a parameter's version.
         return not all(torch.equal(p, self._projections[name]) for name, p in head.projections.items())
 
     def __reduce__(self) -> tuple:
-        """Compile again where a copy is made, because compiled code can't be copied."""
+        """Compile again when a copy is made, because compiled code can't be copied."""
         return compile_policy, (self.source, self.compiled.method, self.compiled.dtype)
 
     def _apply(self, fn, recurse=True):
-        raise RuntimeError("a compiled policy stays where it is: move the policy it was compiled from, compile again")
+        raise RuntimeError("A compiled policy can't move. Instead, move the policy it was compiled from and recompile.")
 
     def __repr__(self) -> str:
         method, dtype, reason = self.compiled
@@ -122,10 +132,10 @@ def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> Co
     own = head.dtype
     dtype = dtype or own
     if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"a head computes in torch.float32 or torch.bfloat16, not in {dtype}")
+        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
     notes = []
     if not head.frozen:
-        dtype = own  # a copy in another precision would not learn along
+        dtype = own  # A copy in another precision would not follow the training.
     if dtype == torch.bfloat16 != own and not bfloat16_is_faster(head.device):
         dtype = own
         notes.append("this machine has no instructions for bfloat16")
@@ -140,13 +150,13 @@ def uncompiled(policy: Policy) -> Any:
     return policy.source if isinstance(policy, CompiledPolicy) else policy
 
 
-WHY = {"graph": "one CUDA graph holds the whole loop", "native": "the whole network in one call of our own C++"}
+WHY = {"graph": "one CUDA graph runs the whole loop", "native": "one call of our own C++ computes the whole network"}
 
 
 def choose(head: Denoiser, method: str, dtype: torch.dtype) -> tuple[str, str]:
     """Return the method to use for `auto`, or instead of one that can't be used here, and the reason."""
     if not head.frozen:
-        return "eager", "the head trains along, and only a frozen one can be compiled: head.freeze() first"
+        return "eager", "the head trains along, and only a frozen head can be compiled: call head.freeze() first"
     device = head.device.type
     if method in ("graph", "auto") and device == "cuda":
         return "graph", WHY["graph"] if method == "auto" else ""

@@ -26,9 +26,9 @@ class Samples(Protocol):
 class Executor:
     """A loop that turns chunks into one action per control tick.
 
-    Call it once a tick with the present condition. It returns the action (b a) of that tick in robot units. It is
-    synchronous: a call that is `due` waits for the policy. So `delay` simulates late chunks, but hides no computing
-    time. To hide it, sample in another thread: `policy.sample(cond, previous=left, committed=d)`.
+    Call it once a tick with the present condition. It returns the action (b a) of that tick in robot units. A call that
+    is `due` waits for the policy, so `delay` simulates late chunks but does not hide the time to compute them. To hide
+    it, sample in another thread: `policy.sample(cond, previous=left, committed=d)`.
 
     Examples:
         >>> executor = Executor(policy, execute=8, steps=10)
@@ -38,15 +38,20 @@ class Executor:
     Args:
         policy: `sample(cond)` makes chunks (b h a).
         execute: ticks until the next chunk is made (receding horizon; Chi et al. 2023 use 8 of 16).
-        ensemble: average what all chunks made so far say of this tick, with weights exp(-ensemble · i), i = 0 the
-            oldest chunk (temporal ensembling, ACT, Zhao et al. 2023, which uses 0.01 and execute=1). None: do not.
-        warm_start: begin each chunk from the last one at this share of noise, in (0, 1], rather than from pure noise.
-            Fewer steps then do, and consecutive chunks agree.
-        delay: ticks a chunk is late, since computing it takes time. The actions of these ticks are committed: the new
-            chunk continues them (real-time chunking). Needs a backbone that mixes time, trained with `prefixes=True`.
-        decode: from an action (b a), and what it returned the tick before (None at first), to the action (b d) in the
-            robot's own numbers, such as `ActionLayout.decode`, which then lets no rotation jump by a whole turn.
-        sampling: passed on to `policy.sample`, such as `steps`, `sampler` or `generator`.
+        ensemble: rate of temporal ensembling (ACT, Zhao et al. 2023, which uses 0.01 and execute=1): each action is the
+            mean over all chunks that cover the tick, with weights exp(-ensemble · i) and i = 0 for the oldest chunk.
+            None uses the newest chunk alone.
+        warm_start: share of noise, in (0, 1], at which each chunk starts from the previous one. It needs fewer
+            denoising steps, and consecutive chunks agree. None starts from pure noise.
+        delay: number of ticks that a chunk is late because computing it takes time. The actions of these ticks are
+            committed, and the new chunk continues them (real-time chunking). It needs a backbone that mixes time and
+            a policy trained with `prefixes=True`.
+        decode: function from an action (b a) and its own result of the previous tick (None at first) to the robot's
+            action (b d), such as `ActionLayout.decode`, which then lets no rotation jump by a whole turn.
+        sampling: arguments of `policy.sample`, such as `steps`, `sampler` or `generator`.
+
+    Raises:
+        ValueError: an argument is out of its range, or `delay` is given for a head that can't continue a chunk.
     """
 
     def __init__(
@@ -64,17 +69,15 @@ class Executor:
             raise ValueError(f"execute must be at least 1, got {execute}")
         if not 0 <= delay <= execute:
             raise ValueError(
-                f"delay must be between 0 and execute ({execute}), got {delay}: a chunk that comes later than the next "
-                "one is asked for is never used"
+                f"delay must be between 0 and execute ({execute}), got {delay}. A later chunk would arrive when the "
+                "next one is already due. Lower delay, or raise execute."
             )
         if warm_start is not None and not 0 < warm_start <= 1:
-            raise ValueError(f"warm_start is a share of noise, above 0 and at most 1 (pure noise), got {warm_start}")
+            raise ValueError(f"warm_start must be above 0 and at most 1 (pure noise), got {warm_start}")
         if delay and isinstance(policy, Policy):
             check_mixes_time(policy.head)
         if ensemble is not None and (ensemble < 0 or delay):
-            raise ValueError(
-                "ensemble is a rate of 0 or more, and without a delay: it averages over disagreeing chunks"
-            )
+            raise ValueError(f"ensemble must be 0 or more, and without a delay, got ensemble={ensemble}, delay={delay}")
         self.policy, self.sampling = policy, sampling
         self.execute, self.ensemble, self.warm_start, self.delay = execute, ensemble, warm_start, delay
         self.decode = decode
@@ -83,13 +86,18 @@ class Executor:
     def reset(self) -> None:
         """Forget all chunks. Call it when a new episode begins."""
         self.tick = 0
-        self.chunks: list[Tensor] = []  # what is left of each, oldest first, from the present tick on
-        self.last: Tensor | None = None  # the action of the last tick, as it was given out
+        self.since = 0  # ticks since the newest chunk was made
+        self.chunks: list[Tensor] = []  # the remaining actions of each chunk from the present tick on, oldest first
+        self.last: Tensor | None = None  # the action that the last tick returned
 
     @property
     def due(self) -> bool:
         """True if the next call samples a chunk. Otherwise it needs no condition, so no encoder has to run."""
-        return self.tick % self.execute == 0
+        return not self.chunks or self.since >= self.execute
+
+    def renew(self) -> None:
+        """Make the next call sample a chunk, before `execute` ticks have passed, such as for a new embedding."""
+        self.since = self.execute
 
     def __call__(self, cond: Condition | None = None, **now: Any) -> Tensor:
         """Return the action (b a) of this tick.
@@ -102,25 +110,25 @@ class Executor:
             ValueError: `cond` is missing, or the chunk is not finite, too short or of another shape than before. The
                 executor is then unchanged, and the next call samples again.
         """
-        chunks = self.chunks
-        if self.due:
+        chunks, due = self.chunks, self.due
+        if due:
             if cond is None:
-                raise ValueError(f"tick {self.tick} asks for a chunk: pass cond whenever executor.due is true")
+                raise ValueError(f"Tick {self.tick} needs a new chunk. Pass cond whenever executor.due is true.")
             chunks = self._renewed(cond, now)
         action = self._action(chunks)
         if self.decode is not None:
             action = self.decode(action, self.last)
             if not action.isfinite().all():
                 raise ValueError(
-                    f"the action of tick {self.tick} has no value in the robot's own numbers: chunks whose rotations "
-                    "are opposite have no mean, and rows of zeros are no rotation. Lower ensemble, or leave it out"
+                    f"The action of tick {self.tick} is NaN or infinite after decoding: a row of zeros is no rotation, "
+                    "and opposite rotations of ensembled chunks have no mean. Set ensemble=None, or check the policy."
                 )
         self.chunks = [chunk[:, 1:] for chunk in chunks if chunk.shape[1] > 1]
-        self.last, self.tick = action, self.tick + 1
+        self.last, self.tick, self.since = action, self.tick + 1, 1 if due else self.since + 1
         return action
 
     def _renewed(self, cond: Condition, now: dict[str, Any]) -> list[Tensor]:
-        """Return the chunks to act on with a new one, which is checked first."""
+        """Return the chunks to act on, including a new one that is checked."""
         last = self.chunks[-1] if self.chunks else None
         goes_on = last is not None and (self.warm_start is not None or self.delay)
         options = vars(Continue(last, self.delay, self.warm_start)) if goes_on else {}
@@ -136,34 +144,34 @@ class Executor:
             raise ValueError(f"policy.sample returned a {type(chunk).__name__}; {expected} as a torch tensor")
         shape = tuple(chunk.shape)
         if chunk.ndim != 3 or 0 in shape or not chunk.is_floating_point() or (rows and shape[0] not in rows):
-            raise ValueError(f"policy.sample returned {chunk.dtype} {shape}; {expected}: no step of it is taken")
+            raise ValueError(f"policy.sample returned {chunk.dtype} {shape}; {expected}. The chunk is not used.")
         robots = shape[0] if self.last is None else len(self.last)
         width = self.chunks[-1].shape[2] if self.chunks else shape[2]
         if (shape[0], shape[2]) != (robots, width):
             raise ValueError(
-                f"policy.sample returned a chunk of shape {shape} after one for {robots} robots with {width} numbers: "
-                "call executor.reset() when the robots change"
+                f"policy.sample returned a chunk of shape {shape} after one for {robots} robots with {width} numbers. "
+                "Call executor.reset() when the robots change."
             )
         if shape[1] < self.execute + self.delay:
             raise ValueError(
-                f"chunks of {shape[1]} steps run out: execute {self.execute} and delay {self.delay} need "
-                f"{self.execute + self.delay}"
+                f"The chunk has {shape[1]} time steps, but execute={self.execute} and delay={self.delay} need "
+                f"{self.execute + self.delay}. Lower execute or delay."
             )
         if self.warm_start is not None and shape[1] == self.execute:
             raise ValueError(
-                f"chunks of {shape[1]} steps are all executed, which leaves nothing for a warm start: execute "
-                "fewer, or leave warm_start out"
+                f"All {shape[1]} time steps of the chunk are executed, which leaves nothing for a warm start. Lower "
+                "execute, or leave warm_start out."
             )
-        if not chunk.isfinite().all():  # waits for an accelerator, as whoever acts on it does next
+        if not chunk.isfinite().all():  # This waits for an accelerator, as acting on the chunk would do anyway.
             row, step, dim = (~chunk.isfinite()).nonzero()[0].tolist()
             raise ValueError(
-                f"policy.sample returned NaN or infinity, first for robot {row}, step {step}, dimension {dim}: no step "
-                "of this chunk is taken. Look at the observations of this tick, and at the policy's weights"
+                f"policy.sample returned NaN or infinity, first for robot {row}, time step {step}, dimension {dim}. "
+                "The chunk is not used. Check the observations of this tick and the policy's weights."
             )
 
     def _action(self, chunks: list[Tensor]) -> Tensor:
         if self.ensemble is None:
             return chunks[-1][:, 0]
-        said = torch.stack([chunk[:, 0] for chunk in chunks])
-        weight = torch.exp(-self.ensemble * torch.arange(len(said), device=said.device))
-        return torch.einsum("n, n b a -> b a", weight / weight.sum(), said)
+        actions = torch.stack([chunk[:, 0] for chunk in chunks])
+        weight = torch.exp(-self.ensemble * torch.arange(len(actions), device=actions.device))
+        return torch.einsum("n, n b a -> b a", weight / weight.sum(), actions)

@@ -70,19 +70,19 @@ def export(config: ExportConfig) -> Path:
     check_out(Path(config.out))
     encoder = Path(config.adapter) / "encoder.safetensors"
     if encoder.exists() and config.tokens is not None:
-        raise ValueError(f"--tokens {config.tokens}: {encoder} makes one vector of an observation, so leave it out")
+        raise ValueError(f"--tokens {config.tokens}: {encoder} makes one vector of an observation. Leave --tokens out.")
     policy = ConditionedHead.from_pretrained(config.adapter)
     path = export_policy(policy, config)
     far = difference(policy, config)
     if not math.isfinite(far):
-        raise ValueError(f"{path} was written, but computes NaN or infinite values: don't use it; look at the adapter")
+        raise ValueError(f"{path} was written, but it computes NaN or infinity. Don't use it; check the adapter.")
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, differs from eager by at most {far:.1e}")
     for name, value in read_metadata(path).items():
         print(f"  {name}: {value if isinstance(value, str) else json.dumps(value)}")
     if encoder.exists():
-        print(f"cond is what {encoder} makes of an observation, which the file does not hold")
+        print(f"cond is the output of the encoder {encoder}, which the exported file does not contain.")
     elif config.tokens is None and policy.adapter.config.pool == "mean":
-        print("cond is one vector: of an adapter that was trained on tokens, their mean, or export with --tokens n")
+        print("cond is one vector. If the adapter was trained on tokens, pass their mean, or export with --tokens n.")
     return path
 
 
@@ -99,15 +99,15 @@ def export_policy(policy: Policy, config: ExportConfig) -> Path:
     """
     check_out(Path(config.out))
     if not policy.head.frozen:
-        raise ValueError("the head trains along: head.freeze() it before it is exported")
+        raise ValueError("The head trains along, but only a frozen head can be exported. Call head.freeze() first.")
     if policy.head.device.type != "cpu":
-        raise ValueError("export from the CPU: policy.to('cpu')")
+        raise ValueError(f"The policy is on {policy.head.device}. Move it with policy.to('cpu') to export it.")
     policy.head.assert_frozen(thorough=True)
     loop = SamplingLoop(policy, Sampling(config.sampler, config.steps, config.spacing))
     if config.tokens is None and (pool := policy.adapter.config.pool) != "mean":
         raise ValueError(
-            f"this adapter pools tokens ({pool!r}), and without --tokens the file would take one vector, which it was "
-            "not trained on: say how many tokens a condition has, with --tokens n (fewer of them are masked)"
+            f"This adapter pools tokens ({pool!r}), but without --tokens the file would take one vector. Give the "
+            "largest number of tokens of a condition with --tokens n; a mask leaves out the rest."
         )
     example = loop.example(config.batch, config.tokens)
     said = json.dumps(describe(policy, loop, example), sort_keys=True)
@@ -121,7 +121,7 @@ def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said:
     for module in ("onnx", "onnxscript"):
         require(module, "export")
     if torch.__version__ < "2.6":
-        raise ValueError(f"format 'onnx' needs torch 2.6 or newer, this is {torch.__version__}")
+        raise ValueError(f"Format 'onnx' needs torch 2.6 or newer, but torch {torch.__version__} is installed.")
     program = torch.onnx.export(
         loop,
         tuple(example.values()),
@@ -131,9 +131,9 @@ def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said:
         dynamo=True,
         verbose=False,
     )
-    assert program is not None  # as it is without a path
+    assert program is not None  # It is None only if a path is given.
     for node in program.model.graph:
-        node.metadata_props.clear()  # the lines of our code that each came from, with the paths of this machine
+        node.metadata_props.clear()  # These hold lines of our code and paths of this machine.
     program.model.metadata_props[KEY] = said
     program.save(path, external_data=False)
 
@@ -144,9 +144,9 @@ def write_torch(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said
 
 def write_aoti(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said: str) -> None:
     if why := why_no_inductor():
-        raise ValueError(f"format 'aoti' compiles the policy: {why}")
+        raise ValueError(f"Format 'aoti' compiles the policy, which is not possible here: {why}")
     if torch.__version__ < "2.6":
-        raise ValueError(f"format 'aoti' needs torch 2.6 or newer, this is {torch.__version__}")
+        raise ValueError(f"Format 'aoti' needs torch 2.6 or newer, but torch {torch.__version__} is installed.")
     options = {"freezing": True, "aot_inductor.metadata": {KEY: said}}
     torch._inductor.aoti_compile_and_package(exported(loop, example), package_path=str(path), inductor_configs=options)
 
@@ -165,14 +165,14 @@ WRITERS: dict[str, Callable[[SamplingLoop, dict[str, Tensor], Path, str], None]]
 def check_out(path: Path) -> None:
     """Raise a ValueError if no file can be written there, before anything is loaded or traced."""
     if path.is_dir():
-        raise ValueError(f"--out {path} is a folder: name a file in it, such as {path / 'policy'}{path.suffix}")
+        raise ValueError(f"--out {path} is a folder. Name a file in it, such as {path / 'policy'}{path.suffix}.")
     probe = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise ValueError(f"--out {path} can't be written ({error.strerror or error}): choose another place") from error
+        raise ValueError(f"--out {path} can't be written ({error.strerror or error}). Choose another path.") from error
 
 
 @torch.no_grad()

@@ -16,14 +16,15 @@ from action_heads.diffusion.continuing import Prefix
 from action_heads.modulation import HeadModulation
 from action_heads.runtime.shared_weights import FastHead, Recent
 
-KEPT = 8  # graphs, the most recent shapes and plans
-WARM_UP = 3  # runs before the capture, in which libraries choose their kernels and torch its memory
+KEPT = 8  # number of graphs kept, for the most recent shapes and plans
+WARM_UP = 3  # runs before the capture, in which libraries choose kernels and torch allocates memory
 
 
 class GraphHead(FastHead):
-    """Replays the loop from noise and modulation, which are made outside: a generator gives the same chunks as eagerly.
+    """A head that replays the sampling loop as a CUDA graph.
 
-    A loop that draws noise of its own (`ddpm`) and one with committed steps run eagerly: `fell_back` says so.
+    Noise is drawn outside the graph, so a generator gives the same chunks as eagerly. The sampler `ddpm`, which draws
+    noise in the loop, and chunks with committed actions run eagerly; `fell_back` then has the reason.
     """
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
@@ -60,13 +61,13 @@ def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix
     if plan.noise is not None:
         return "this sampler draws noise at every step, which a graph can't draw from your generator"
     if prefix is not None:
-        return "committed steps change from call to call"
+        return "committed actions change from call to call"
     return "" if cond is not None else "unconditional chunks are sampled by the head itself"
 
 
 def capture(loop: Callable[..., Tensor], *example: Tensor) -> Callable[..., Tensor]:
     """Capture a function of tensors as a CUDA graph, which copies its inputs in and its output out."""
-    with torch.inference_mode(False), torch.no_grad():  # the inputs are written to in every mode
+    with torch.inference_mode(False), torch.no_grad():  # Inference tensors could not be written to outside this mode.
         inputs = [tensor.detach().clone() for tensor in example]
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

@@ -22,12 +22,12 @@ from action_heads.modulation import HeadModulation
 from action_heads.runtime import cache
 from action_heads.runtime.shared_weights import FastHead, Recent
 
-KEPT = 8  # programs, the most recent shapes
-OPTIONS: dict[str, Any] = {"freezing": True}  # weights become constants, which it may pack
+KEPT = 8  # number of programs kept, for the most recent shapes
+OPTIONS: dict[str, Any] = {"freezing": True}  # Weights become constants, which inductor may pack.
 
 
 class InductorHead(FastHead):
-    """Compiles the network, not the loop: ten steps unrolled take ten times as long to compile and are not faster."""
+    """A head whose network is compiled. The loop is not: unrolled, it takes ten times as long and runs no faster."""
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head, dtype)
@@ -49,10 +49,10 @@ class InductorHead(FastHead):
 
 
 def cache_dir() -> Path:
-    """Return the folder in which torch keeps what inductor compiled. It runs what it finds there."""
+    """Return the folder of inductor's compiled code, which torch executes."""
     if given := os.environ.get("TORCHINDUCTOR_CACHE_DIR"):
         return Path(given)
-    # As torch names it; the function that does so has another name in each of its releases.
+    # This repeats torch's own naming, since the function that does it has another name in each release.
     user = re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser())
     return Path(tempfile.gettempdir()) / f"torchinductor_{user}"
 

@@ -1,4 +1,4 @@
-"""A listening socket that no peer can close for the others, by connecting too often or by keeping its thread busy."""
+"""A listening socket that keeps serving when a peer connects too often or sends too much."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EINTR}  # of the connection that was to be accepted
+PASSING = {errno.ECONNABORTED, errno.EPROTO, errno.EINTR}  # These concern only the connection being accepted.
 FULL = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 GRACE = 1.0  # seconds for goodbyes when the door closes
-SHARE, BURST = 0.25, 0.05  # of the processor's time that may go into reading: of all connections; seconds at once
+SHARE, BURST = 0.25, 0.05  # share of processor time that all connections may spend reading; seconds of one burst
 
 
 class Guest(socket.socket):
-    """An accepted connection. Reading it may take its share of the processor, so that a flood can't starve the rest.
+    """An accepted connection whose reads are limited to a share of processor time, so a flood can't starve others.
 
-    Robots are far below that: reading 2 MB takes 5 ms. A flood of tiny frames is read slower than it comes.
+    Robots stay far below the limit: reading 2 MB takes 5 ms. A flood of tiny frames is read more slowly than it comes.
     """
 
     door: Door
@@ -32,7 +32,7 @@ class Guest(socket.socket):
         self.budget, self.used, self.served = BURST, 0.0, False
 
     def recv(self, *args: Any) -> bytes:
-        """Read as any socket does, after a pause if this thread computed more than its share since the last call."""
+        """Read from the socket. Pause first if this thread used more than its share of processor time."""
         now, used = time.monotonic(), time.thread_time()
         rate = SHARE / max(1, len(self.door.guests))
         self.budget = min(BURST, self.budget + rate * (now - self.refilled) - max(0.0, used - self.used))
@@ -47,18 +47,18 @@ class Guest(socket.socket):
         super().close()
 
     def throw_out(self) -> None:
-        """End the connection at once, whatever its threads wait for."""
+        """End the connection at once, even if a thread waits for it."""
         self.door.guests.discard(self)
         with contextlib.suppress(OSError):
             self.shutdown(socket.SHUT_RDWR)
 
 
 class Door(socket.socket):
-    """Listens at (host, port) and keeps at most `most` connections.
+    """A socket that listens at (host, port) and keeps at most `most` connections.
 
-    When one more comes, one of the address that has the most is closed: one that never had a chunk, if there is any,
-    and of these the one that was silent longest. `websockets` stops at the first error of `accept`; here an error of a
-    single connection, or a full table of files, passes.
+    One connection more closes another, of the address with the most connections. Connections that never got a chunk
+    are closed first, and of these the one that was silent longest. `websockets` would stop at the first error of
+    `accept`; this class ignores errors of a single connection and a full table of files.
     """
 
     def __init__(self, host: str, port: int, most: int, closing: Callable[[], None] = lambda: None):
@@ -90,7 +90,7 @@ class Door(socket.socket):
             min(guests, key=lambda guest: (-of[guest.address], guest.served, guest.seen)).throw_out()
 
     def close(self) -> None:
-        """Stop listening; who is not gone after a moment, since it does not read its goodbye, is cut off."""
+        """Stop listening. Connections that are still open after GRACE seconds are cut off."""
         super().close()
         self.closing()
 

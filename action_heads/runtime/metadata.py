@@ -1,4 +1,4 @@
-"""The metadata of an exported file: what its numbers mean, and which head and adapter they come from."""
+"""The metadata of an exported file: the meaning of its inputs and outputs, and its head and adapter."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNITS = {
 
 
 def describe(policy: Policy, loop: SamplingLoop, example: dict[str, Tensor]) -> dict[str, Any]:
-    """Return what a file's numbers mean and where they come from, ready for JSON."""
+    """Return the metadata of an exported file, ready for JSON."""
     own = uncompiled(policy)
     head, adapter = own.head.config, own.adapter.config
     return {
@@ -52,26 +52,26 @@ def describe(policy: Policy, loop: SamplingLoop, example: dict[str, Tensor]) -> 
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what `export` wrote into a file of any of its formats about its numbers. It runs nothing of the file.
+    """Return the metadata of an exported file of any format. No code of the file is executed.
 
     Raises:
         ValueError: the file is damaged, or was not written by `export`.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"there is no file {path}: name one that `action-heads export` wrote")
+        raise ValueError(f"There is no file {path}. Name a file that `action-heads export` wrote.")
     try:
         text = _onnx_text(path) if path.suffix == ".onnx" else _pt2_text(path)
         found = json.loads(text)
     except ImportError:
         raise
-    except Exception as error:  # zip, protobuf and JSON raise families of their own
-        raise ValueError(f"{path} has no metadata of action-heads ({error}): export it again") from error
+    except Exception as error:  # The readers of zip, protobuf and JSON have their own families of exceptions.
+        raise ValueError(f"{path} has no metadata of action-heads ({error}). Export it again.") from error
     if not isinstance(found, dict) or found.get("version") != VERSION:
         version = found.get("version") if isinstance(found, dict) else None
         raise ValueError(
-            f"the metadata of {path} have version {str(version)[:40]}, this release reads {VERSION}: export it again, "
-            "or upgrade with `pip install -U action-heads`"
+            f"The metadata of {path} have version {str(version)[:40]}, but this release reads {VERSION}. Export it "
+            "again, or upgrade with `pip install -U action-heads`."
         )
     return found
 
@@ -82,7 +82,7 @@ def _onnx_text(path: Path) -> str:
 
 
 def _pt2_text(path: Path) -> str:
-    """Return the text from where torch keeps it: a file of its own, or an entry beside the compiled code."""
+    """Return the metadata's text, which torch stores as a file of its own or as an entry beside the compiled code."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.file_size > LARGEST:

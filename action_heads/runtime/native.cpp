@@ -1,37 +1,44 @@
-// One evaluation of `mlp` or `mixer` on a CPU, all in one call: a chunk has too few rows for a library's products, whose
-// packing, dispatch and waking of threads then take longer than the arithmetic.
+// One evaluation of `mlp` or `mixer` on a CPU in a single call. A chunk has few rows, so for a library's matrix products
+// the packing, dispatch and waking of threads would take longer than the arithmetic.
 //
 // Axes: m rows (batch x horizon), h horizon, a action, w width, k inputs and n outputs of a product.
-// A matrix (n, k) is packed by panels of 2 V outputs: (n / 2V, k, 2V), of bfloat16 by pairs of inputs:
-// (n / 2V, k / 2, 2V, 2). Built by native.py: g++ -O3 -march=native.
+// A matrix (n, k) is packed in panels of 2 V outputs: (n / 2V, k, 2V). In bfloat16, pairs of inputs are adjacent:
+// (n / 2V, k / 2, 2V, 2). native.py builds this file with g++ -O3 -march=native.
 
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <linux/futex.h>
+#include <memory>
+#include <sys/syscall.h>
+#include <thread>
 #include <type_traits>
-#include <omp.h>
+#include <unistd.h>
+#include <vector>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
 
 #if defined(__AVX512F__)
-constexpr int V = 16, R = 8;  // floats of a register; rows of a tile, whose 2 R sums stay in registers
+constexpr int V = 16, R = 8;  // number of floats in a register; rows of a tile, whose 2 R sums stay in registers
 #elif defined(__AVX2__)
 constexpr int V = 8, R = 4;
 #else
 constexpr int V = 4, R = 8;
 #endif
-constexpr long ROWS = 64;  // of a block that one thread takes through the network where there are many
+constexpr long ROWS = 64;  // rows of a block that one thread computes alone in a large batch
 
 typedef float vec __attribute__((vector_size(4 * V), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4)));
 struct bf16 { uint16_t bits; };
 
-struct Shape {  // as in native.py
+struct Shape {  // The fields are those of `Shape` in native.py.
     int64_t depth, width, hidden, horizon, action;
-    int64_t values;  // of a site; where in them is, or -1:
+    int64_t values;  // number of modulation values of a site; below, the offset of each kind in them, or -1
     int64_t enter_scale, enter_shift, hidden_scale, hidden_shift, gate;
-    int64_t rms;  // whether norms are root-mean-square
+    int64_t rms;  // 1 if norms are root-mean-square
     float eps;
 };
 
@@ -41,7 +48,7 @@ struct Ends {  // embed (h, a, w) and its bias (h, w), the last norm, out (a, w)
 
 template <class T> struct Block {
     const T *up, *down;
-    const float *up_bias, *down_bias, *norm, *norm_bias, *mix, *mix_bias;  // no mix in `mlp`
+    const float *up_bias, *down_bias, *norm, *norm_bias, *mix, *mix_bias;  // mix is null in `mlp`
 };
 
 static inline vec load(const float* p) { return *(const vec*)p; }
@@ -59,10 +66,10 @@ static inline float sum(vec x) {
     return s;
 }
 
-// e^x for x <= 0, to 2 units in the last place; below -87 it is tiny instead of 0.
+// e^x for x <= 0, exact to 2 units in the last place. Below -87 the result is tiny rather than 0.
 static inline vec exp_of(vec x) {
     x = x > -87.0f ? x : vec{} - 87.0f;
-    const float magic = 12582912.0f;  // added to a float, it leaves the nearest integer in the low bits
+    const float magic = 12582912.0f;  // Adding it to a float leaves the nearest integer in the low bits.
     vec shifted = x * 1.44269504f + magic, n = shifted - magic;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
     vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -120,21 +127,17 @@ static inline void few(int count, const T* a, long k, const T* panel, long row, 
         for (int c = 0; c < 2; c++) then(row + r, column + c * V, sums[r][c]);
 }
 
-// One of so many equal shares of `all` things: [from, to).
+// The range [from, to) of one of several equal shares of `all` items.
 struct Share {
     long from, to;
     Share(long all, int part, int parts) : from(all * part / parts), to(all * (part + 1) / parts) {}
 };
 
-// A part's tiles of a (m, k) times a packed matrix; `then(row, column, V sums)` takes them further.
+// Computes tile i of the product of a (m, k) and a packed matrix. `then(row, column, V sums)` uses its sums.
 template <class T, class Then>
-static void product(const T* a, long m, long k, const T* packed, long n, int part, int parts, Then then) {
-    long groups = (m + R - 1) / R;
-    Share share(n / (2 * V) * groups, part, parts);
-    for (long i = share.from; i < share.to; i++) {
-        long panel = i / groups, row = i % groups * R;
-        few<R>(m - row < R ? m - row : R, a, k, packed + panel * k * 2 * V, row, panel * 2 * V, then);
-    }
+static inline void product(const T* a, long m, long k, const T* packed, long i, Then then) {
+    long groups = (m + R - 1) / R, panel = i / groups, row = i % groups * R;
+    few<R>(m - row < R ? m - row : R, a, k, packed + panel * k * 2 * V, row, panel * 2 * V, then);
 }
 
 static inline void normalize(float* x, long w, const float* weight, const float* bias, bool rms, float eps) {
@@ -153,12 +156,143 @@ static inline void normalize(float* x, long w, const float* weight, const float*
     }
 }
 
-struct Values {  // of modulation: (m / h or 1, h or 1, depth * s.values), by strides
+// A number that threads wait for. A waiting thread spins briefly and then sleeps: if it kept spinning, it would take the
+// core from the thread that it waits for, where other processes are busy.
+struct Signal {
+    static constexpr auto SPIN = std::chrono::microseconds(50);
+    alignas(64) std::atomic<uint32_t> number{0};
+    std::atomic<int> sleeping{0};
+
+    void wait_past(uint32_t seen) {
+        auto began = std::chrono::steady_clock::now();
+        do {
+            for (int i = 0; i < 16; i++) {
+                if (number.load(std::memory_order_acquire) != seen) return;
+#if defined(__x86_64__)
+                __builtin_ia32_pause();
+#elif defined(__aarch64__)
+                asm volatile("yield");
+#endif
+            }
+        } while (std::chrono::steady_clock::now() - began < SPIN);
+        sleeping.fetch_add(1);
+        while (number.load() == seen) syscall(SYS_futex, &number, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+        sleeping.fetch_sub(1);
+    }
+
+    void advance() {
+        number.fetch_add(1);
+        if (sleeping.load()) syscall(SYS_futex, &number, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+    }
+};
+
+// The threads that share the work of a calling thread, which is part 0 and goes on alone where the others have no core.
+//
+// The work comes in phases, one after another. A phase has pieces. Every part takes those of its own range first, so that
+// it meets the same weights in every call, and then what other parts have not taken. The caller waits only for pieces
+// that a thread is at.
+class Team {
+public:
+    explicit Team(int parts) : parts(parts), next(parts) {
+        for (int part = 1; part < parts; part++) threads.emplace_back(&Team::help, this, part);
+    }
+
+    ~Team() {
+        if (process != getpid()) {  // after a fork its threads are in the parent alone, and can't be joined here
+            new std::vector<std::thread>(std::move(threads));
+            return;
+        }
+        ends = true;
+        phase.advance();
+        for (auto& thread : threads) thread.join();
+    }
+
+    // Call `work(team)`, with this team or with none: whichever took less time for its arithmetic lately. Where other
+    // processes are busy, a thread without a core holds up the piece that it is at.
+    template <class Work> void call_with_what_pays(double arithmetic, const Work& work) {
+        bool alone = cost[1] && cost[1] < cost[0];
+        if (++calls % TRY_OTHER == 0) alone = !alone;
+        auto began = std::chrono::steady_clock::now();
+        work(alone ? nullptr : this);
+        double now = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / arithmetic;
+        cost[alone] = cost[alone] ? 0.75 * cost[alone] + 0.25 * now : now;
+    }
+
+    // Return the team of the calling thread, whose threads sleep between calls; none for one part.
+    static Team* of(int parts) {
+        static thread_local std::unique_ptr<Team> team;
+        if (parts == 1) return nullptr;
+        if (!team || team->parts != parts || team->process != getpid()) {
+            team.reset();
+            team = std::make_unique<Team>(parts);
+        }
+        return team.get();
+    }
+
+    // Call `work(part, i)` for every piece i of so many, and return when all are done.
+    template <class Work> void share(long pieces, const Work& work) {
+        uint32_t coming = phase.number.load() + 1;
+        for (int part = 0; part < parts; part++)  // from here on, no part can take a piece of the phase before
+            next[part].taken.store((uint64_t)coming << 32 | (uint64_t)Share(pieces, part, parts).from);
+        left.store(pieces);
+        count = pieces;
+        context = &work;
+        call = [](const void* work, int part, long i) { (*(const Work*)work)(part, i); };
+        phase.advance();
+        take(0, coming);
+        for (uint32_t seen; seen = done.number.load(), left.load();) done.wait_past(seen);
+    }
+
+private:
+    struct alignas(64) Next {
+        std::atomic<uint64_t> taken{0};  // the phase, and the first piece of the range that nobody has taken
+    };
+    static constexpr unsigned TRY_OTHER = 32;
+    unsigned calls = 0;
+    double cost[2] = {};  // of arithmetic, together and alone
+    const int parts;
+    const pid_t process = getpid();
+    std::vector<Next> next;
+    Signal phase, done;
+    alignas(64) std::atomic<long> left{0};
+    // They may change while a part reads them for a phase that is over, of which it can't take a piece any more.
+    std::atomic<long> count{0};
+    std::atomic<const void*> context{nullptr};
+    std::atomic<void (*)(const void*, int, long)> call{nullptr};
+    std::atomic<bool> ends{false};
+    std::vector<std::thread> threads;  // last, since they use all the rest
+
+    void help(int part) {
+        for (uint32_t seen = 0; !ends; seen = phase.number.load()) {
+            take(part, seen);
+            phase.wait_past(seen);
+        }
+    }
+
+    void take(int part, uint32_t now) {
+        long pieces = count;
+        const void* work = context;
+        auto run = call.load();
+        for (int turn = 0; turn < parts; turn++) {
+            int owner = (part + turn) % parts;
+            std::atomic<uint64_t>& taken = next[owner].taken;
+            long to = Share(pieces, owner, parts).to;
+            for (uint64_t at = taken.load(); at >> 32 == now && (long)(at & UINT32_MAX) < to;) {
+                if (!taken.compare_exchange_weak(at, at + 1)) continue;
+                run(work, part, at & UINT32_MAX);
+                if (left.fetch_sub(1) == 1 && part) done.advance();
+                at = taken.load();
+            }
+        }
+    }
+};
+
+struct Values {  // modulation values (m / h or 1, h or 1, depth * s.values) with strides
     const float* at;
     long by_chunk, by_step;
 };
 
-// A part's share of the work on m noisy rows (m, a) -> out (m, a). Parts meet at barriers; a part alone needs none.
+// The network on noisy (m, a) -> out (m, a). A team shares its work, if there is one.
 template <class T> struct Network {
     const Shape& s;
     const Ends& ends;
@@ -167,21 +301,26 @@ template <class T> struct Network {
     float* out;
     Values values;
     long m;
-    float *x, *unmixed;  // scratch (m, w), and for the two of T below (m, w) and (m, s.hidden)
+    float *x, *unmixed;  // scratch (m, w) each; below, `entered` (m, w) and `hidden` (m, s.hidden)
     T *entered, *hidden;
-    int part, parts;
+    Team* team;
 
-    void meet() const {
-        if (parts > 1) {
-#pragma omp barrier
+    // Call `work(i)` for i below `all`, in pieces of some.
+    template <class Work> void each(long all, long some, const Work& work) const {
+        if (!team) {
+            for (long i = 0; i < all; i++) work(i);
+            return;
         }
+        team->share((all + some - 1) / some, [&](int, long piece) {
+            for (long i = piece * some; i < all && i < (piece + 1) * some; i++) work(i);
+        });
     }
 
     const float* at(long row, long site) const {
         return values.at + row / s.horizon * values.by_chunk + row % s.horizon * values.by_step + site * s.values;
     }
 
-    // y (1 + scale) + shift, of V numbers of a row; what the mechanism has not is left out.
+    // y (1 + scale) + shift for V numbers of a row. A negative offset means that the mechanism lacks the value.
     static vec scaled(vec y, const float* v, long scale, long shift, long column) {
         if (scale >= 0) y = y * (1.0f + load(v + scale + column));
         if (shift >= 0) y = y + load(v + shift + column);
@@ -210,7 +349,8 @@ template <class T> struct Network {
 
     template <class To> void enter(long row, long site, To* to) const {
         for (long c = 0; c < s.width; c += V)
-            store(to + row * s.width + c, scaled(load(x + row * s.width + c), at(row, site), s.enter_scale, s.enter_shift, c));
+            store(to + row * s.width + c,
+                  scaled(load(x + row * s.width + c), at(row, site), s.enter_scale, s.enter_shift, c));
     }
 
     void enter(long row, long site) const {
@@ -228,37 +368,35 @@ template <class T> struct Network {
     }
 
     void run() const {
-        Share rows(m, part, parts);
-        for (long row = rows.from; row < rows.to; row++) embed(row), enter(row, 0);
+        long groups = (m + R - 1) / R, ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
+        each(m, 2, [&](long row) { embed(row), enter(row, 0); });
         for (long site = 0; site < s.depth; site++) {
             const Block<T>& block = blocks[site];
-            meet();
-            if (block.mix) {
-                for (long row = rows.from; row < rows.to; row++) mix(row, block);
-                meet();
-            }
-            product(entered, m, s.width, block.up, s.hidden, part, parts, [&](long row, long c, vec y) {
-                y = gelu(y + load(block.up_bias + c));
-                store(hidden + row * s.hidden + c, scaled(y, at(row, site), s.hidden_scale, s.hidden_shift, c));
+            if (block.mix) each(m, 2, [&](long row) { mix(row, block); });
+            each(ups, 4, [&](long i) {
+                product(entered, m, s.width, block.up, i, [&](long row, long c, vec y) {
+                    y = gelu(y + load(block.up_bias + c));
+                    store(hidden + row * s.hidden + c, scaled(y, at(row, site), s.hidden_scale, s.hidden_shift, c));
+                });
             });
-            meet();
-            product(hidden, m, s.hidden, block.down, s.width, part, parts, [&](long row, long c, vec y) {
-                y = scaled(y + load(block.down_bias + c), at(row, site), s.gate, -1, c);
-                store(x + row * s.width + c, load(x + row * s.width + c) + y);
+            each(downs, 1, [&](long i) {
+                product(hidden, m, s.hidden, block.down, i, [&](long row, long c, vec y) {
+                    y = scaled(y + load(block.down_bias + c), at(row, site), s.gate, -1, c);
+                    store(x + row * s.width + c, load(x + row * s.width + c) + y);
+                });
             });
-            meet();
-            for (long row = rows.from; row < rows.to; row++) {
+            each(m, 2, [&](long row) {
                 normalize(x + row * s.width, s.width, block.norm, block.norm_bias, s.rms, s.eps);
                 site + 1 < s.depth ? enter(row, site + 1) : leave(row);
-            }
+            });
         }
     }
 };
 
-// Rows of a block that one thread takes through the network alone: whole chunks.
+// Number of rows of a block that one thread computes alone. A block holds whole chunks.
 static long block_rows(const Shape& s) { return s.horizon * (s.horizon < ROWS ? ROWS / s.horizon : 1); }
 
-// Rows that scratch must hold: of a block for each thread where there are enough of them, else all.
+// Number of rows that scratch must hold: one block for each thread, or all rows if there are fewer.
 static long held_rows(const Shape& s, long chunks, int threads) {
     long m = chunks * s.horizon, own = threads * block_rows(s);
     return m < own ? m : own;
@@ -270,22 +408,21 @@ static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const 
     long m = chunks * s.horizon, held = held_rows(s, chunks, threads), many = block_rows(s);
     float *x = scratch, *unmixed = x + held * s.width;
     T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
-#pragma omp parallel num_threads(threads)
-    {
-        int part = omp_get_thread_num(), parts = omp_get_num_threads();
-        if (held == m) {
-            Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, part, parts}.run();
-        } else {
-            Share share((m + many - 1) / many, part, parts);
+    auto work = [&](Team* team) {
+        if (held == m) return Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, team}.run();
+        auto block = [&](int part, long i) {
+            long first = i * many, rows = m - first < many ? m - first : many, a = first * s.action;
             long w = part * many * s.width, u = part * many * s.hidden;  // into this thread's scratch
-            for (long i = share.from; i < share.to; i++) {
-                long first = i * many, rows = m - first < many ? m - first : many, a = first * s.action;
-                Values own = {values.at + first / s.horizon * values.by_chunk, values.by_chunk, values.by_step};
-                Network<T>{s, ends, blocks, noisy + a, out + a, own, rows, x + w, unmixed + w, entered + w, hidden + u, 0, 1}
-                    .run();
-            }
-        }
-    }
+            Values own = {values.at + first / s.horizon * values.by_chunk, values.by_chunk, values.by_step};
+            Network<T>{s, ends, blocks, noisy + a, out + a, own, rows, x + w, unmixed + w, entered + w, hidden + u, nullptr}
+                .run();
+        };
+        long pieces = (m + many - 1) / many;
+        if (team) return team->share(pieces, block);
+        for (long i = 0; i < pieces; i++) block(0, i);
+    };
+    Team* team = Team::of(threads);
+    team ? team->call_with_what_pays((double)m * s.depth * s.width * s.hidden, work) : work(nullptr);
 }
 
 extern "C" {
@@ -300,7 +437,7 @@ int has_bf16() {
 #endif
 }
 
-// Floats of scratch that a call needs.
+// Number of scratch floats that a call needs.
 long scratch_size(const Shape* s, long chunks, int threads) {
     return held_rows(*s, chunks, threads) * (3 * s->width + s->hidden);
 }

@@ -13,7 +13,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -29,8 +30,9 @@ from action_heads.runtime import cache
 from action_heads.runtime.shared_weights import FastHead
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-pthread")
 SIZES = ("depth", "width", "hidden", "horizon", "action", "values")
+FEW = 4  # chunks whose adapter and sampler gain nothing from a second thread
 EPS = 1e-5  # of every norm, as nn.LayerNorm has it
 
 
@@ -58,19 +60,40 @@ class NativeHead(FastHead):
             blocks = [block for block in backbone.blocks if isinstance(block, MLPBlock)]
             self.blocks = [part for block in blocks for part in packed(block, dtype, columns)]
         self.places = addresses(self.ends), addresses(self.blocks)
+        self.lent = 0
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
         """Predict as `ActionHead.predict` does, without gradients."""
-        shape, threads, chunks = self.shapes[modulation.mechanism.name], torch.get_num_threads(), len(x_t)
+        shape, chunks = self.shapes[modulation.mechanism.name], len(x_t)
+        threads = self.lent or torch.get_num_threads()
         self.check(x_t, values, shape)
         x_t, values = plain(x_t), plain(values)
         out = torch.empty_like(x_t)
-        # The same values for all chunks, or for all steps of a chunk, are read again and again.
+        # A stride of 0 reads the same values for all chunks, or for all time steps of a chunk.
         strides = [values.stride(axis) if values.shape[axis] > 1 else 0 for axis in (0, 1)]
         scratch = x_t.new_empty(self.library.scratch_size(ctypes.byref(shape), chunks, threads))
         tensors = (tensor.data_ptr() for tensor in (x_t, out, values))
         self.call(ctypes.byref(shape), *self.places, *tensors, *strides, chunks, scratch.data_ptr(), threads)
         return out
+
+    @contextmanager
+    def acting(self, chunks: int) -> Iterator[None]:
+        """Let torch use one thread around the network for few chunks, and the network all that torch had.
+
+        Operators on a few rows gain nothing from more threads, and OpenMP's threads spin while they wait for each
+        other: beside busy processes, each operator then takes as long as a time slice of the system.
+        """
+        threads = torch.get_num_threads()
+        if threads == 1 or chunks > FEW:
+            yield
+            return
+        self.lent = threads
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            self.lent = 0
 
     def check(self, x_t: Tensor, values: Tensor, shape: Shape) -> None:
         """Raise a ValueError for shapes with which C++ would read or write out of bounds."""
@@ -78,11 +101,13 @@ class NativeHead(FastHead):
         fits = values.ndim == 3 and len(values) in (1, b) and values.shape[1] in (1, h) and values.shape[2] == total
         if x_t.shape != (b, h, shape.action) or not fits:
             raise ValueError(
-                f"got chunks {tuple(x_t.shape)} and values {tuple(values.shape)}, expected (b, {h}, {shape.action}) "
-                f"and (1 or b, 1 or {h}, {total})"
+                f"Chunks have shape {tuple(x_t.shape)} and modulation values {tuple(values.shape)}; expected "
+                f"(b, {h}, {shape.action}) and (1 or b, 1 or {h}, {total})."
             )
         if (x_t.device.type, values.device.type) != ("cpu", "cpu"):
-            raise ValueError(f"chunks are on {x_t.device}, values on {values.device}; our own C++ computes on the CPU")
+            raise ValueError(
+                f"Chunks are on {x_t.device}, modulation values on {values.device}, but `native` computes on the CPU."
+            )
 
 
 def plain(tensor: Tensor) -> Tensor:
@@ -117,7 +142,7 @@ def packed(block: MLPBlock, dtype: torch.dtype, columns: int) -> list[Tensor | N
     """Return the weights of a block in the order and layout of native.cpp."""
 
     def panels(weight: Tensor) -> Tensor:
-        """(n k) -> (n / columns, k, columns), of bfloat16 with pairs of inputs side by side."""
+        """Reorder (n k) to (n / columns, k, columns). bfloat16 keeps pairs of inputs side by side."""
         group = 2 if dtype == torch.bfloat16 else 1
         return weight.to(dtype).unflatten(1, (-1, group)).unflatten(0, (-1, columns)).transpose(1, 2).contiguous()
 
@@ -133,17 +158,19 @@ def why_not_native(head: Denoiser, dtype: torch.dtype) -> str:
     if head.device.type != "cpu" or sys.platform != "linux":
         return "our own C++ is for CPUs under Linux"
     if not isinstance(backbone, MLPBackbone):
-        return f"our own C++ knows the blocks of mlp and mixer, not of {config.backbone}"
+        return f"our own C++ has the blocks of mlp and mixer, not of {config.backbone}"
     if other := [name for name in config.mechanisms if not ADAPTERS[name].slots]:
-        return f"our own C++ does not know how {other[0]} acts"
+        return f"our own C++ does not have the mechanism {other[0]}"
     try:
         built = library()
     except OSError as error:
         return str(error)
     if backbone.width % built.columns() or backbone.hidden % built.columns():
         widths = f"{backbone.width} and {backbone.hidden}"
-        return f"our own C++ takes widths that {built.columns()} divides here, and this head's are {widths}"
-    return "" if dtype == torch.float32 or built.has_bf16() else "this processor has no products of bfloat16 (AVX-512)"
+        return f"our own C++ needs widths that {built.columns()} divides here, but this head's are {widths}"
+    return (
+        "" if dtype == torch.float32 or built.has_bf16() else "this processor has no AVX-512 instructions for bfloat16"
+    )
 
 
 @functools.cache
@@ -151,19 +178,19 @@ def library() -> ctypes.CDLL:
     """Return the library of native.cpp, which the first call on a machine compiles and caches.
 
     Raises:
-        OSError: it can't be compiled here, and why.
+        OSError: it can't be compiled here. The message has the reason.
     """
     compiler = next(filter(None, map(shutil.which, ("g++", "c++"))), None)
     if compiler is None:
         raise OSError("there is no C++ compiler (apt-get install g++)")
-    # What the compiled file depends on: the processor too, since a home may be shared between machines.
-    told = (SOURCE.read_bytes(), *FLAGS, compiler, _processor(), *openmp())
+    # The compiled file depends on these. The processor is one of them, since machines may share a home folder.
+    told = (SOURCE.read_bytes(), *FLAGS, compiler, _processor())
     key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
     def build(path: Path) -> None:
         made = path.with_suffix(".o")
         _run(compiler, *FLAGS, "-c", SOURCE, "-o", made)
-        _run(compiler, "-shared", made, *openmp(), "-o", path)
+        _run(compiler, "-shared", "-pthread", made, "-o", path)
 
     return cache.kept(cache.cache_dir(), f"native-{key}.so", build, load)
 
@@ -182,25 +209,15 @@ def load(path: Path) -> ctypes.CDLL:
 
 
 def mapped(path: Path) -> ctypes.CDLL:
-    """Return a library from a copy in memory: a process that runs it would crash if its file were written over."""
+    """Load a library from a copy in memory, since a process would crash if the library's file were overwritten."""
     try:
         handle = os.memfd_create("action-heads")
         with open(handle, "wb", closefd=False) as copy:
             copy.write(path.read_bytes())
-        # It stays open: the loader takes two libraries of one path, here of one number, for the same.
+        # The handle stays open: the loader would take another library at the same path for this one.
         return ctypes.CDLL(f"/proc/self/fd/{handle}")
-    except (AttributeError, OSError):  # a system that has no such files, or runs none
+    except (AttributeError, OSError):  # The system has no such files, or does not execute them.
         return ctypes.CDLL(str(path))
-
-
-def openmp() -> tuple[str, ...]:
-    """Return the OpenMP library that torch loaded, so that both share threads, or else the compiler's own flag."""
-    maps = Path("/proc/self/maps")
-    lines = maps.read_text(encoding="utf-8", errors="replace").splitlines() if maps.exists() else []
-    paths = {line.split(maxsplit=5)[5] for line in lines if "gomp" in line}  # the sixth field, which may have spaces
-    # Other packages bring theirs too.
-    loaded = sorted((path for path in paths if os.path.exists(path)), key=lambda path: ("torch" not in path, path))
-    return (loaded[0],) if loaded else ("-fopenmp",)
 
 
 def _processor() -> str:

@@ -1,8 +1,8 @@
 """A head whose linear layers are packed for oneDNN: most of the speedup on a CPU, without a compiler.
 
-torch multiplies with MKL in fp32 and packs the weights anew in every call. With the few rows of one chunk that takes as
-long as the product; and on AMD's processors MKL is slower than oneDNN. These are the operators that torch's own
-compiler, inductor, calls.
+In fp32, torch multiplies with MKL and packs the weights again in every call. For the few rows of one chunk this takes
+as long as the product, and on AMD's processors MKL is slower than oneDNN. The operators used here are those that
+torch's own compiler, inductor, calls.
 
 Axes: `...` leading, i inputs, o outputs, r rows.
 """
@@ -20,13 +20,13 @@ from action_heads.backbones.transformer import FeedForward
 from action_heads.denoiser import Denoiser
 from action_heads.runtime.shared_weights import FastHead, rebuilt
 
-SMALL = 64 * 64  # a map of fewer weights costs more to call than to compute
+SMALL = 64 * 64  # A layer of fewer weights takes longer to call than to compute.
 
 
 class PackedLinear(nn.Module):
-    """W x + b, or GELU of it, with W (o i) in the layout that oneDNN likes for r rows. It computes no gradients.
+    """A linear layer W x + b, with GELU if asked for, and W (o i) in oneDNN's layout for r rows. It has no gradients.
 
-    Only the map is of `dtype`, and sums in float32 within; what enters and leaves keeps the precision it has.
+    The product uses `dtype` and sums in float32. The output has the dtype of the input.
     """
 
     def __init__(self, linear: nn.Linear, rows: int, dtype: torch.dtype, gelu: bool = False):
@@ -83,5 +83,5 @@ def why_not_packed(head: Denoiser) -> str:
         return "oneDNN's layout is for CPUs"
     left = {module for part in kept(head.backbone) for module in part.modules()}
     if not any(worth_packing(module) for module in head.backbone.modules() if module not in left):
-        return f"{head.config.backbone} has no linear map that is worth packing"
+        return f"{head.config.backbone} has no linear layer that is worth packing"
     return ""

@@ -10,10 +10,10 @@ from typing import Any
 
 
 class Client:
-    """One connection, which waits for one request at a time."""
+    """A connection, which waits for one request at a time."""
 
     def __init__(self) -> None:
-        self.finish = 0.0  # when all that it has asked for would be done, on the clock of `Turns`
+        self.finish = 0.0  # finishing time of its last request on the clock of `Turns`
 
 
 @dataclass(order=True)
@@ -21,7 +21,7 @@ class Job:
     """A request that waits for its turn."""
 
     finish: float
-    number: int  # of two that finish at once, the first to come
+    number: int  # order of arrival, which decides between equal finishing times
     cost: float = field(compare=False)
     call: Callable[[], Any] = field(compare=False)
     wanted: Callable[[], bool] = field(compare=False)
@@ -30,11 +30,11 @@ class Job:
 
 
 class Turns:
-    """A thread that computes jobs, the one with the earliest virtual finishing time first (weighted fair queueing).
+    """A thread that computes the job with the earliest virtual finishing time first (weighted fair queueing).
 
-    A job of cost c finishes c after its client's last one, or c from now if the client asked for nothing meanwhile. So
-    a client that asks for little waits for the job that runs and for others that ask for as little, but not for those
-    that ask for more, however many they are. Large jobs get their turn too, since the clock goes on.
+    A job of cost c finishes c after its client's last job, or c from now if that job is done. So a client with small
+    jobs waits only for the running job and for other small jobs, not for large ones, however many there are. The clock
+    advances, so large jobs get their turn too.
     """
 
     def __init__(self) -> None:
@@ -43,12 +43,12 @@ class Turns:
         self.count = 0
         self.stopped = False
         self.changed = threading.Condition()
-        # One thread, not that of each connection: torch keeps a pool of threads for every one that computes.
+        # One thread computes for all connections, because torch keeps a pool of threads for each computing thread.
         self.thread = threading.Thread(target=self._work, name="action-heads turns", daemon=True)
         self.thread.start()
 
     def run(self, client: Client, cost: float, call: Callable[[], Any], wanted: Callable[[], bool]) -> Any:
-        """Wait for the client's turn and return what `call` returns; None if by then it was not wanted any more."""
+        """Wait for the client's turn and return the result of `call`, or None if it is no longer wanted."""
         with self.changed:
             if self.stopped:
                 return None
@@ -61,7 +61,7 @@ class Turns:
         return job.result
 
     def stop(self) -> None:
-        """Let nothing more begin; who waits gets None."""
+        """Start no more jobs. Waiting calls of `run` return None."""
         with self.changed:
             self.stopped = True
             self.changed.notify()

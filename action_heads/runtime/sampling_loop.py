@@ -29,16 +29,16 @@ class SamplingLoop(nn.Module):
         self.sampling, self.plan = sampling, policy.head.plan(sampling)
         if self.plan.noise is not None:
             raise ValueError(
-                f"{sampling.sampler} draws noise at every step, and a file has no generator: choose another, such as "
-                "'ddim'"
+                f"{sampling.sampler} draws noise at every step, but an exported file has no generator. Choose another "
+                "sampler, such as 'ddim'."
             )
         if not isinstance(cond_dim := policy.adapter.config.cond_dim, int):
             raise ValueError(
-                f"a file takes one condition, and this adapter reads {', '.join(cond_dim)}: export one with a single "
-                "cond_dim, or serve this one"
+                f"An exported file takes one condition, but this adapter reads {', '.join(cond_dim)}. Export an "
+                "adapter with one source, or use `action-heads serve`."
             )
         self.cond_dim = cond_dim
-        # Weights alone: a parameter that is written to by training would not be the exported one any more.
+        # The table is a copy, so later training does not change the exported loop.
         self.register_buffer("table", policy.step_values().detach().float().clone())
         self.policy = copy.deepcopy(policy).eval().requires_grad_(False)
         own = self.policy.modulation

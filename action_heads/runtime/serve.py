@@ -8,7 +8,9 @@ Axes: b batch, h horizon, a action, c condition, n tokens.
 from __future__ import annotations
 
 import logging
+import math
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, TypeVar
@@ -27,13 +29,15 @@ from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
 from action_heads.runtime.listener import Door
 from action_heads.runtime.request_queue import Client, Turns
+from action_heads.runtime.slow_encoder import StaleEmbedding
+from action_heads.runtime.streams import Streams
 
 T = TypeVar("T", Sampling, Continue)
 
 EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of 5M on two cores
-WAIT, FEWEST = 0.5, 10  # seconds that a request may take by default, and one chunk of ten steps, which is always served
+WAIT, FEWEST = 0.5, 10  # default limit of a request in seconds; one chunk of ten denoising steps is always served
 CLIENTS = 64
-PAUSE = 0.02  # seconds until the next message of a client that made a mistake is read, so that a flood of them is none
+PAUSE = 0.02  # seconds before a client's next message is read after an error, which slows down a flood of bad messages
 HELLO = 5.0  # seconds that a connection has for its opening handshake
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "steps": (int, "a whole number"),
@@ -46,7 +50,14 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "previous": (Tensor, "a tensor"),
     "mask": ((Tensor, dict), "a tensor, or several as 'parts'"),
     "cond": ((Tensor, dict), "a tensor, or several as 'parts'"),
+    "stream": (str, "a text"),
+    "keep": (dict, "several tensors as 'parts'"),
+    "observe": (dict, "several tensors and texts as 'parts'"),
+    "forget": (bool, "true"),
+    "age": (Real, "a number"),
+    "max_age": (Real, "a number"),
 }
+VERBS = ("keep", "observe", "forget")  # what a request asks of a stream; one without asks for a chunk
 
 
 @dataclass(frozen=True)
@@ -91,13 +102,13 @@ def serve(config: ServeConfig) -> None:
     with server(policy, config.host, config.port, largest=largest, clients=config.clients) as running:
         wait = largest * one
         print(
-            f"{policy}\nat ws://{config.host}:{config.port}; the largest request, of {largest} rows x evaluations, "
-            f"takes up to {wait:.2g} s",
+            f"{policy}\nServing at ws://{config.host}:{config.port}. The largest request, of {largest} rows x "
+            f"evaluations, takes up to {wait:.2g} s.",
             flush=True,
         )
         if wait > 1:
             fitting = max(1, int(largest / wait))
-            print(f"other clients wait meanwhile: --largest {fitting} would keep that below a second", flush=True)
+            print(f"Other clients wait meanwhile. --largest {fitting} would keep that below a second.", flush=True)
         running.serve_forever()
 
 
@@ -118,15 +129,21 @@ def server(
     *,
     largest: int = EVALUATIONS,
     clients: int = CLIENTS,
+    embed: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None,
 ) -> Any:
     """Return a `websockets` server, to be run by `serve_forever` and ended by `shutdown`.
 
-    One request is computed at a time. Each client has one that waits, and those that ask for less are served first; a
-    request whose connection was closed is not computed. `largest` and `clients` are those of `ServeConfig`.
+    One request is computed at a time. Each client can have one request in the queue, and clients that ask for less are
+    served first. A request whose connection was closed is not computed. See `ServeConfig` for `largest` and `clients`.
+
+    `embed` is a slow encoder, such as a VLM, from the observation that a client sends with `RemotePolicy.observe`, a
+    dictionary, to (cond, mask): a dict of some of the adapter's sources and of their masks. It runs in one background
+    thread, and chunks are computed meanwhile from the embedding before.
     """
     check_width("largest", largest)
     check_width("clients", clients)
     library, turns = require("websockets.sync.server", "serve"), Turns()
+    streams = Streams(policy.adapter.config.cond_dim, policy.head.device, embed)
     closed = require("websockets.exceptions", "serve").ConnectionClosed
     hello = wire.pack(
         {
@@ -138,8 +155,13 @@ def server(
             "cond_dim": policy.adapter.config.cond_dim,
             "largest": largest,
             "echo": True,
+            "streams": True,
         }
     )
+
+    def stop() -> None:
+        turns.stop()
+        streams.stop()
 
     def handle(connection: Any) -> None:
         client = Client()
@@ -148,10 +170,10 @@ def server(
             return connection.protocol.state.name == "OPEN"
 
         def reply(data: bytes | str) -> dict[str, Any] | None:
-            request = read(policy, data, largest)
-            if "error" in request:
+            request = read(policy, data, largest, streams)
+            if "error" in request or "kept" in request:
                 return request
-            # Reading and copying count too: as much as computing, for a condition of many tokens.
+            # Reading and copying a condition of many tokens takes as long as computing, so its bytes count too.
             cost = evaluations(request) + len(data) / 2**16
             return turns.run(client, cost, lambda: compute(policy, request), there)
 
@@ -167,16 +189,16 @@ def server(
                     time.sleep(PAUSE)
                 else:
                     connection.socket.served = True
-        except closed:  # robots come and go, and garbage in place of frames closes a connection
+        except closed:  # Robots come and go, and garbage in place of frames closes a connection.
             return
 
-    # Uncompressed: floats hardly shrink, it takes longer than sampling, and a few bytes could unfold to gigabytes.
+    # No compression: floats hardly shrink, it takes longer than sampling, and a few bytes could expand to gigabytes.
     limits = {"compression": None, "max_size": wire.LARGEST, "max_queue": 1, "open_timeout": HELLO, "close_timeout": 1}
-    return library.serve(handle, sock=Door(host, port, clients, turns.stop), logger=quiet(), **limits)
+    return library.serve(handle, sock=Door(host, port, clients, stop), logger=quiet(), **limits)
 
 
 def quiet() -> logging.Logger:
-    """Return the log of the connections, where what is no websocket is told as a line in place of a traceback."""
+    """Return the log of the connections, in which a failed handshake is one line rather than a traceback."""
     log = logging.getLogger("action_heads.serve")
     if _without_traceback not in log.filters:
         log.addFilter(_without_traceback)
@@ -189,49 +211,106 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def answer(policy: Policy, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
-    """Return the chunk that a request asks for, or what is wrong with it: no mistake of a robot ends the server."""
-    request = read(policy, data, largest)
-    return request if "error" in request else compute(policy, request)
+def answer(
+    policy: Policy, data: bytes | str, largest: int = EVALUATIONS, streams: Streams | None = None
+) -> dict[str, Any]:
+    """Return the answer to a request: a chunk, or an error. No bad request raises, so none ends the server."""
+    request = read(policy, data, largest, streams)
+    return request if "error" in request or "kept" in request else compute(policy, request)
 
 
-def read(policy: Policy, data: bytes | str, largest: int = EVALUATIONS) -> dict[str, Any]:
-    """Return a request that `compute` can take, its tensors on the CPU, or {"error"}."""
+def read(
+    policy: Policy, data: bytes | str, largest: int = EVALUATIONS, streams: Streams | None = None
+) -> dict[str, Any]:
+    """Return a request that `compute` can take, its tensors on the CPU, {"kept"} for a stream's, or {"error"}."""
     number: Any = None
     try:
         request = {name: value for name, value in wire.unpack(data).items() if value is not None}
         if type(request.get("id")) is int:
             number = request["id"]
-        check(policy, request, largest)
-        return request
+        check_types(request)
+        streams = streams or Streams(policy.adapter.config.cond_dim, policy.head.device)
+        if verbs := [verb for verb in VERBS if verb in request]:
+            return {"kept": stored(streams, verbs, request), "id": number}
+        if "stream" not in request:
+            check(policy, request, largest)
+            return request
+        # The stream's part was checked when it was kept.
+        check_own(streams, request)
+        name, cond, mask = request.pop("stream"), request["cond"], request.get("mask")
+        cond, mask, age = streams.complete(name, cond, mask, request.pop("max_age", None))
+        request |= {"cond": cond} | ({} if mask is None else {"mask": mask})
+        check(policy, request, largest, values=False)
+        return request | {"age": age}
+    except StaleEmbedding as error:
+        return refusal(error, number) | {"stale": True}
     except Exception as error:
         return refusal(error, number)
 
 
-def check(policy: Policy, request: dict[str, Any], largest: int) -> None:
-    """Raise a ValueError that names what is wrong with a request, before anything is computed for it."""
+def stored(streams: Streams, verbs: list[str], request: dict[str, Any]) -> bool:
+    """Do what a request asks of a stream, and return whether it was done."""
+    extra = request.keys() - {"stream", "id", *verbs[:1], *(("mask", "age") if verbs == ["keep"] else ())}
+    if extra or "stream" not in request:
+        raise wire.WireError(
+            f"{verbs[0]} goes with stream alone, and keep with mask and age too; the request has "
+            f"{', '.join(sorted(request))}"
+        )
+    name, verb = request["stream"], verbs[0]
+    if verb == "keep":
+        age = request.get("age", 0.0)
+        if not 0 <= age < math.inf:
+            raise wire.WireError(f"age must be a number of seconds, 0 or more; got {age!r}")
+        streams.keep(name, request["keep"], request.get("mask"), age)
+    elif verb == "observe":
+        return streams.observe(name, request["observe"])
+    elif request["forget"]:
+        streams.forget(name)
+    return True
+
+
+def check_types(request: dict[str, Any]) -> None:
+    """Raise a `WireError` for an entry that is unknown or of another type."""
     if unknown := request.keys() - TYPES.keys():
         names = ", ".join(sorted(str(name)[:40] for name in unknown))[:200]
-        raise wire.WireError(f"unknown {names}; known are {', '.join(sorted(TYPES))}")
-    if "cond" not in request:
-        raise wire.WireError("cond must be a torch tensor, or several by name: the request has none")
+        raise wire.WireError(f"unknown keys in the request: {names}; known keys are {', '.join(sorted(TYPES))}")
     for name, value in request.items():
         kind, words = TYPES[name]
         if not isinstance(value, kind) or (kind in (int, Real) and isinstance(value, bool)):
             given = repr(value)[:60] if isinstance(value, int | float | str) else f"a {type(value).__name__}"
             raise wire.WireError(f"{name} must be {words}, got {given}")
-    # Before a condition reaches an accelerator, where looking at its values would make the host wait.
-    check_condition(request["cond"], request.get("mask"), policy.adapter.config.cond_dim, values=True)
+
+
+def check_own(streams: Streams, request: dict[str, Any]) -> None:
+    """Check what a robot sends beside the embedding of its stream."""
+    if "cond" not in request:
+        raise wire.WireError("cond must be a dict of the sources that the stream lacks, but the request has none")
+    streams.checked("cond", request["cond"], request.get("mask"))
+    max_age = request.get("max_age", 0.0)
+    if not 0 <= max_age < math.inf:
+        raise wire.WireError(f"max_age must be a number of seconds, 0 or more; got {max_age!r}")
+
+
+def check(policy: Policy, request: dict[str, Any], largest: int, values: bool = True) -> None:
+    """Raise a ValueError that names what is wrong with a request, before anything is computed for it."""
+    if alone := request.keys() & {"age", "max_age"}:
+        raise wire.WireError(f"{', '.join(sorted(alone))} needs stream, and age goes with keep alone")
+    if "cond" not in request:
+        raise wire.WireError("cond must be a torch tensor, or several by name, but the request has none")
+    # The values are checked before they reach an accelerator, where the check would make the host wait.
+    check_condition(request["cond"], request.get("mask"), policy.adapter.config.cond_dim, values)
     if "previous" in request and not request["previous"].is_floating_point():
         raise wire.WireError(f"previous must hold floats, got {request['previous'].dtype}")
     if "previous" in request and not request["previous"].isfinite().all():
-        raise wire.WireError("previous has NaN or infinite values: pass on what the last call of sample returned")
+        raise wire.WireError(
+            "previous has NaN or infinite values; pass the chunk that the last call of sample returned"
+        )
     rows, asked = len(parts(request["cond"])[0]), evaluations(request)
     if asked > largest:
         raise wire.WireError(
             f"a batch of {rows} with {asked // rows} evaluations of the network each is {asked}, more than the "
-            f"{largest} that this server computes at once: send fewer rows, take fewer steps, or start the server with "
-            "a higher --largest"
+            f"{largest} that this server computes at once. Send fewer rows, use fewer denoising steps, or start the "
+            "server with a higher --largest."
         )
 
 
@@ -241,7 +320,7 @@ def evaluations(request: dict[str, Any]) -> int:
 
 
 def told(kind: type[T], request: dict[str, Any]) -> T:
-    """Return a `Sampling` or a `Continue` of those of its fields that a request has."""
+    """Return a `Sampling` or a `Continue` with the fields that a request has."""
     return kind(**{field.name: request[field.name] for field in fields(kind) if field.name in request})
 
 
@@ -255,7 +334,8 @@ def compute(policy: Policy, request: dict[str, Any]) -> dict[str, Any]:
         chunk = policy.act(there["cond"], sampling, continued, there.get("mask"), generator).cpu()
     except Exception as error:
         return refusal(error, number)
-    return {"chunk": chunk, "ms": 1e3 * (time.perf_counter() - began), "id": number}
+    answered = {"chunk": chunk, "ms": 1e3 * (time.perf_counter() - began), "id": number}
+    return answered | ({"age": request["age"]} if "age" in request else {})
 
 
 def refusal(error: Exception, number: int | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 import torch
@@ -38,17 +39,21 @@ class Recent(Generic[T]):
 
 
 class FastHead(Denoiser):
-    """A head that shares the parts of another one, with its network in another precision. Subclasses are faster."""
+    """A head that shares the parts of another head, with its network in another precision. Subclasses are faster."""
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head.config, cast(head, dtype), head.modulation, head.objective, head.normalizer)
         self._plans, self._tables = head._plans, head._tables
-        self._original = (head,)  # in a tuple, so that torch does not take it for a part
+        self._original = (head,)  # A tuple, so that torch does not register it as a submodule.
 
     @property
     def original(self) -> Denoiser:
         """The head whose parts this one shares."""
         return self._original[0]
+
+    def acting(self, chunks: int) -> AbstractContextManager[None]:
+        """Return a context to denoise so many chunks in."""
+        return nullcontext()
 
     @property
     def frozen(self) -> bool:

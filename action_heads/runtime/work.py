@@ -1,4 +1,4 @@
-"""Counts of the work of a call, which do not depend on how busy the machine is.
+"""Counts of a call's operations and memory, which do not depend on how busy the machine is.
 
 Axes: b batch, h horizon, a action, c condition, w width, u hidden units, r code, P modulation values, k evaluations.
 """
@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations in products, operators called but views, tensors allocated, and their bytes."""
+    """Floating-point operations in products, operators called (without views), tensors allocated, and their bytes."""
 
     flops: int
     operators: int

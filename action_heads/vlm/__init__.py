@@ -10,6 +10,7 @@ load the model, so this package does not import transformers. LoRA needs the ext
 
 from action_heads.vlm.cache import Embeddings, embed
 from action_heads.vlm.seams import prefix_tokens
+from action_heads.vlm.stale import earlier_rows
 from action_heads.vlm.tap import Tap
 
-__all__ = ["Embeddings", "Tap", "embed", "prefix_tokens"]
+__all__ = ["Embeddings", "Tap", "earlier_rows", "embed", "prefix_tokens"]

@@ -1,7 +1,8 @@
 """A cache on disk for the embeddings of a frozen model.
 
-The key of an embedding is a hash of the model and of one sample's prepared inputs. Another model or preprocessing
-therefore has other keys, a repeated sample is embedded once, and a killed run continues after its last shard.
+The key of an embedding is a hash of the model and of one sample. Another model or preprocessing therefore has other
+keys, a repeated sample is embedded once, and a killed run continues after its last shard. Several processes may share
+a folder.
 
 Axes: b batch, n tokens, c width.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors
 import torch
@@ -23,6 +24,7 @@ from action_heads.io.files import WeightFileError, fingerprint, save_tensors
 from action_heads.vlm.tap import Tap
 
 Inputs = Mapping[str, Tensor]
+S = TypeVar("S")
 
 
 def embed(
@@ -49,11 +51,51 @@ def embed(
         ValueError: the tap trains, or `prepare` returns something else.
         WeightFileError: a file of the cache is damaged.
     """
-    tqdm = require("tqdm.auto", "train").tqdm
-    identity, folder = tap.identity(), Path(folder)
+    identity = tap.identity()
+    return collect(
+        map(prepare, samples),
+        folder,
+        identity,
+        key=lambda inputs: fingerprint(tensors_only(inputs), identity),
+        shape=shapes,
+        run=lambda waiting: embed_batch(tap, waiting),
+        batch_size=batch_size,
+        shard_size=shard_size,
+    )
+
+
+def collect(
+    samples: Iterable[S],
+    folder: str | Path,
+    identity: str,
+    *,
+    key: Callable[[S], str],
+    shape: Callable[[S], Any],
+    run: Callable[[list[S]], list[Tensor]],
+    batch_size: int = 16,
+    shard_size: int = 256,
+    quiet: bool = False,
+) -> Embeddings:
+    """Embed the samples whose keys are not in the folder yet, and return the embeddings of all, in their order.
+
+    Args:
+        samples: the samples.
+        folder: the folder of the cache.
+        identity: identifies the model; the names of its files begin with it.
+        key: a function from a sample to its key.
+        shape: a function from a sample to what samples that run together have in common.
+        run: a function from several samples to the tokens (n c) of each.
+        batch_size: largest number of consecutive samples that run together.
+        shard_size: number of samples per file.
+        quiet: show no progress bar.
+
+    Raises:
+        WeightFileError: a file of the cache is damaged.
+    """
+    tqdm, folder = require("tqdm.auto", "train").tqdm, Path(folder)
     sweep(folder, [f"{identity[:12]}-*.safetensors"])
     found, keys = shards(folder, identity), []
-    waiting: dict[str, Inputs] = {}
+    waiting: dict[str, S] = {}
     done: dict[str, Tensor] = {}
 
     def write() -> None:
@@ -63,28 +105,27 @@ def embed(
             found.update(dict.fromkeys(done, path))
             done.clear()
 
-    def run() -> None:
-        done.update(embed_batch(tap, waiting))
+    def embed_waiting() -> None:
+        done.update(zip(waiting, run(list(waiting.values())), strict=True))
         waiting.clear()
         if len(done) >= shard_size:
             write()
 
     try:
-        for sample in tqdm(samples, desc="embedding", unit="sample"):
-            inputs = prepare(sample)
-            keys.append(key := fingerprint(tensors_only(inputs), identity))
-            if key in found or key in done or key in waiting:
+        for sample in tqdm(samples, desc="embedding", unit="sample", disable=quiet):
+            keys.append(name := key(sample))
+            if name in found or name in done or name in waiting:
                 continue
-            if waiting and shapes(inputs) != shapes(next(iter(waiting.values()))):
-                run()
-            waiting[key] = inputs
+            if waiting and shape(sample) != shape(next(iter(waiting.values()))):
+                embed_waiting()
+            waiting[name] = sample
             if len(waiting) == batch_size:
-                run()
+                embed_waiting()
         if waiting:
-            run()
+            embed_waiting()
     finally:  # Embeddings are kept even if the run fails or is interrupted.
         write()
-    return Embeddings([found[key] for key in keys], keys)
+    return Embeddings([found[name] for name in keys], keys)
 
 
 class Embeddings:
@@ -108,6 +149,11 @@ class Embeddings:
         valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
         return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
 
+    def at(self, rows: Iterable[int] | Tensor) -> Embeddings:
+        """Return the embeddings of these rows, in this order and not read yet; a row may come more than once."""
+        chosen = [int(i) for i in rows]
+        return Embeddings([self.files[i] for i in chosen], [self.keys[i] for i in chosen])
+
     def _read(self, i: int) -> Tensor:
         path = self.files[i]
         if path not in self._open:
@@ -118,21 +164,22 @@ class Embeddings:
         return self.__dict__ | {"_open": {}}  # Workers of a data loader get a copy, and open files cannot be sent.
 
 
-def embed_batch(tap: Tap, waiting: Mapping[str, Inputs]) -> dict[str, Tensor]:
-    """Embed samples of equal shapes, and return the valid tokens (n c) of each by key."""
+def embed_batch(tap: Tap, waiting: list[Inputs]) -> list[Tensor]:
+    """Embed samples of equal shapes, and return the valid tokens (n c) of each."""
     device = next(tap.parameters()).device
-    batch = {
-        name: torch.cat([inputs[name] for inputs in waiting.values()]).to(device)
-        for name in next(iter(waiting.values()))
-    }
+    batch = {name: torch.cat([inputs[name] for inputs in waiting]).to(device) for name in waiting[0]}
     with torch.no_grad():
         tokens, mask = tap(**batch)
     if len(tokens) != len(waiting):
         raise ValueError(f"{len(waiting)} samples became {len(tokens)} rows; prepare() must return a batch of one")
     if not mask.any(1).all():
         raise ValueError(f"a sample has no token for select={tap.select!r}; its inputs are {', '.join(batch)}")
-    pairs = zip(waiting, tokens, mask, strict=True)
-    return {key: token[valid].to("cpu", torch.bfloat16) for key, token, valid in pairs}
+    return valid_tokens(tokens, mask)
+
+
+def valid_tokens(tokens: Tensor, mask: Tensor) -> list[Tensor]:
+    """Return the tokens (n c) of each row of (b n c) where the mask (b n) is true, in bfloat16 on the CPU."""
+    return [token[valid].to("cpu", torch.bfloat16) for token, valid in zip(tokens, mask, strict=True)]
 
 
 def shards(folder: Path, identity: str) -> dict[str, Path]:

@@ -1,10 +1,11 @@
-"""LIBERO-Object, -Spatial and -Goal on states or images: one policy for the ten tasks of a suite, 50 rollouts of each
-from the suite's init states.
+"""Run the paper's comparison on LIBERO-Object, -Spatial and -Goal, on states or images.
+
+One policy learns the ten tasks of a suite, and is rolled out 50 times on each from the suite's init states.
 
 uv run examples/libero/reproduce.py --task libero_object --mode decoupled,normal,random-frozen --seeds 0
 """
 
 if __name__ == "__main__":
-    from action_heads_lab.reproduce.command import main  # here, since every process of simulation imports this file
+    from action_heads_lab.reproduce.command import main  # Imported here: simulation processes import this file too.
 
     main("libero")

@@ -1,7 +1,7 @@
-"""A vision transformer small enough for a CPU, with random weights.
+"""Write a vision transformer with random weights that is small enough for a CPU.
 
-`python examples/libero/small_vit.py runs/small-vit` writes it; `--policy.vision.backbone=runs/small-vit` trains it
-along. A pretrained one sees better and costs more.
+`python examples/libero/small_vit.py runs/small-vit` writes it, and `--policy.vision.backbone=runs/small-vit` trains it
+along. A pretrained one is more accurate and costs more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import transformers
 
 
 def main(folder: str, side: int = 96, patch: int = 8, width: int = 64) -> None:
-    """Two layers of `width` on patches of `patch` pixels; images are brought to `side` x `side`."""
+    """Save a ViT of two layers of `width`, for patches of `patch` pixels in images resized to `side` x `side`."""
     torch.manual_seed(0)
     config = transformers.ViTConfig(
         hidden_size=width,
@@ -24,7 +24,7 @@ def main(folder: str, side: int = 96, patch: int = 8, width: int = 64) -> None:
         patch_size=patch,
     )
     model = transformers.ViTModel(config)
-    torch.nn.init.normal_(model.embeddings.position_embeddings)  # it is to know places from the start
+    torch.nn.init.normal_(model.embeddings.position_embeddings)  # An untrained model must tell positions apart.
     model.save_pretrained(folder)
     size = {"height": side, "width": side}
     transformers.ViTImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3, size=size).save_pretrained(folder)

@@ -1,9 +1,10 @@
-"""What `attach_to_vlm.py` starts from: demonstrations seen through a wrist camera, and a model that knows its pictures.
+"""Record the demonstrations and train the tiny model that `attach_to_vlm.py` starts from.
 
-uv run examples/tiny_vlm/make.py      # both anew, ten minutes or so; they are in this folder already
+uv run examples/tiny_vlm/make.py      # makes both again in about ten minutes; the results are in this folder
 
-Lift in robosuite, with a cube anywhere in a square of 14 cm. The model is SmolVLM in small, taught to say where the
-cube is, seen from the hand. That stands for what real models learn from pictures and words.
+The task is Lift in robosuite, with a cube anywhere in a square of 14 cm and images of a wrist camera. The model is a
+small SmolVLM that is trained to predict the position of the cube relative to the hand. This stands for what real
+models learn from images and text.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from action_heads.vlm import Tap
 
 HERE = Path(__file__).parent
 RECORDING, PICTURES = HERE / "lift.npz", HERE / "pictures.npz"
-EVERY = 2  # a picture for every second step: their neighbours are alike
+EVERY = 2  # Every second time step has an image, since neighbours are alike.
 PIXELS, CAMERA = 32, "robot0_eye_in_hand"
-IMAGE, WORDS = 60, (3, 7, 5)  # the id of a piece of the picture; "lift the cube", had there been a tokenizer
+IMAGE, WORDS = 60, (3, 7, 5)  # The ids of an image token, and of the words "lift the cube", in place of a tokenizer.
 
 
 def tiny_vlm() -> SmolVLMForConditionalGeneration:
@@ -43,18 +44,18 @@ def tiny_vlm() -> SmolVLMForConditionalGeneration:
     )
 
 
-def processed(pictures: Tensor) -> dict[str, Tensor]:
-    """Pictures (b h w 3) uint8 -> what SmolVLM's processor makes of them and of the words."""
-    ids = torch.tensor([[IMAGE] * 16 + list(WORDS)]).expand(len(pictures), -1)
-    pixels = pictures.permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1
+def processed(images: Tensor) -> dict[str, Tensor]:
+    """Return what SmolVLM's processor returns for images (b h w 3) uint8 and the words."""
+    ids = torch.tensor([[IMAGE] * 16 + list(WORDS)]).expand(len(images), -1)
+    pixels = images.permute(0, 3, 1, 2)[:, None].float() / 127.5 - 1
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
 
 
 def lift() -> Sim:
-    """Lift with the cube anywhere in a square of 14 cm: in robosuite's, of 6, a hand that opens 8 often wins blind."""
+    """Build Lift with the cube in a square of 14 cm; in robosuite's of 6, a hand open by 8 often succeeds blind."""
     sim = make("Lift", render=True)
     sim.reset(0)
-    sim.env.hard_reset = False  # later resets keep the model, with what follows, and its GL context: they take a tenth
+    sim.env.hard_reset = False  # Later resets keep the model and its GL context, and take a tenth of the time.
     sim.env.placement_initializer.x_range = sim.env.placement_initializer.y_range = (-0.07, 0.07)
     return sim
 
@@ -66,7 +67,7 @@ def recorded() -> tuple[Demonstrations, Tensor]:
 
 
 def demonstrate(sim: Sim, demos: int) -> Demonstrations:
-    """Of the scripted expert, those that succeed."""
+    """Record episodes of the scripted expert, and keep those that succeed."""
     kept = []
     with tqdm(total=demos, desc="recording") as bar:
         for seed in count(SEEDS):
@@ -79,8 +80,8 @@ def demonstrate(sim: Sim, demos: int) -> Demonstrations:
 
 
 def photograph(sim: Sim, recording: Demonstrations) -> np.ndarray:
-    """(k h w 3): the simulator is put into every second state and looks; nothing moves."""
-    data, robot, pictures = sim.mujoco.data, sim.robot, []
+    """Render images (k h w 3) of every second recorded state, without simulating."""
+    data, robot, images = sim.mujoco.data, sim.robot, []
     moments = zip(recording.observation[::EVERY], recording.joint_position[::EVERY], strict=True)
     for seen, joints in tqdm(list(moments), desc="rendering"):
         cube = sim.base_in_world @ Pose(seen[11:14], rotation_from_6d(seen[14:20]))
@@ -88,13 +89,13 @@ def photograph(sim: Sim, recording: Demonstrations) -> np.ndarray:
         data.qpos[robot._ref_gripper_joint_pos_indexes] = seen[9:11]
         data.set_joint_qpos("cube_joint0", [*cube.p, *Rotation.from_matrix(cube.R).as_quat()[[3, 0, 1, 2]]])
         sim.mujoco.forward()
-        pictures.append(sim.render(PIXELS, CAMERA))
-    return np.stack(pictures)
+        images.append(sim.render(PIXELS, CAMERA))
+    return np.stack(images)
 
 
-def teach(vlm: SmolVLMForConditionalGeneration, pictures: Tensor, recording: Demonstrations, steps: int) -> None:
+def teach(vlm: SmolVLMForConditionalGeneration, images: Tensor, recording: Demonstrations, steps: int) -> None:
     """Train the stand-in for pretraining: the last word's token learns the cube's position and rotation."""
-    where, last = locations(recording), int(recording.episode_length[-8:].sum()) // EVERY  # 8 episodes are held out
+    where, last = locations(recording), int(recording.episode_length[-8:].sum()) // EVERY  # 8 episodes are held out.
     tap, answer = Tap(vlm, train="full"), nn.Linear(64, where.shape[1])
     mean, std = where[:-last].mean(0), where[:-last].std(0)
     parameters, config = [*tap.parameters(), *answer.parameters()], FitConfig(steps=steps, lr=1e-3)
@@ -102,19 +103,19 @@ def teach(vlm: SmolVLMForConditionalGeneration, pictures: Tensor, recording: Dem
     for step in (bar := trange(steps, desc="teaching", unit="step")):
         optimizer.param_groups[0]["lr"] = cosine(step, config)
         rows = torch.randint(len(where) - last, (128,))
-        loss = (answer(tap(**processed(pictures[rows]))[0][:, -1]) - (where[rows] - mean) / std).square().mean()
+        loss = (answer(tap(**processed(images[rows]))[0][:, -1]) - (where[rows] - mean) / std).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         bar.set_postfix(loss=f"{loss.item():.4f}")
     with torch.no_grad():
-        said = answer(tap(**processed(pictures[-last:]))[0][:, -1]) * std + mean
+        said = answer(tap(**processed(images[-last:]))[0][:, -1]) * std + mean
     error = 1e3 * (said - where[-last:])[:, :3].norm(dim=1).median()
-    print(f"the model says where the cube is to within {error:.0f} mm (median over 8 episodes it has not seen)")
+    print(f"the model predicts the position of the cube to {error:.0f} mm (median over 8 held-out episodes)")
 
 
 def locations(recording: Demonstrations) -> Tensor:
-    """(k 5) of the cube in the hand's frame: position (3, m), and its heading, alike after every quarter turn (2)."""
+    """Return (k 5): the cube's position in the hand's frame (3, m) and heading, equal after a quarter turn (2)."""
     seen = recording.observation[::EVERY].astype(np.float64)
     hand, cube = (np.stack([rotation_from_6d(row) for row in seen[:, part]]) for part in (slice(3, 9), slice(14, 20)))
     position = np.einsum("n i j, n i -> n j", hand, seen[:, 20:23])
@@ -123,7 +124,7 @@ def locations(recording: Demonstrations) -> Tensor:
 
 
 def main(demos: int = 80, lessons: int = 1500) -> None:
-    """Record, and teach the model."""
+    """Record the demonstrations and train the model."""
     sim = lift()
     recording = demonstrate(sim, demos)
     recording.save(RECORDING)

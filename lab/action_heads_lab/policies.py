@@ -63,9 +63,10 @@ def actor(
         state = there.pop("state", None)
         images = {name: x.permute(0, 1, 4, 2, 3) for name, x in there.items()}
         tasks = None
-        if policy.encoder.config.text:
+        if policy.encoder.reads_task:
             number = len(next(iter(seen.values())))
             tasks = [task] * number if instructions is None else [say(str(words)) for words in instructions[:, -1]]
-        return policy.policy.sample(policy.condition(images, state, tasks), generator=noise, **sampling).cpu().numpy()
+        cond, mask = policy.encode(images, state, tasks)
+        return policy.policy.sample(cond, mask=mask, generator=noise, **sampling).cpu().numpy()
 
     return act

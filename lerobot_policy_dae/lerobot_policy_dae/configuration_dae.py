@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lerobot.configs import NormalizationMode, PreTrainedConfig
@@ -14,8 +16,9 @@ from action_heads.actions.layouts import UNDECLARED, ActionLayout, Undeclared
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
-from action_heads.encoders import TextConfig, VisionConfig
+from action_heads.encoders import TextConfig, VisionConfig, VLMConfig
 from action_heads.fit import FitConfig
+from action_heads.io import files
 from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
@@ -50,7 +53,9 @@ class AdapterFlags(PreTrainedConfig):
     def adapter_config(self) -> AdapterConfig:
         """The adapter's settings; its `make` takes the width of a condition and builds the adapter."""
         with called(lambda name: spelled("adapter" if name == "mechanism" else name)):
-            return AdapterConfig(self.adapter, 0, self.hidden_dim, self.relearn_step, self.through)
+            vlm = getattr(self, "vlm", None)
+            pool = vlm.pool if vlm else "mean"
+            return AdapterConfig(self.adapter, 0, self.hidden_dim, self.relearn_step, self.through, pool)
 
 
 @dataclass
@@ -153,6 +158,8 @@ class DAEConfig(OptimizerFlags):
     """Image encoder of every camera."""
     text: TextConfig | None = None
     """Encoder of the task's description; None: the description is not read."""
+    vlm: VLMConfig | None = None
+    """Vision-language model that encodes images and the task's description in place of vision and text."""
 
     # LeRobot's normalisation by kind of feature; ACTION must be IDENTITY, since the head normalises actions itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -186,16 +193,25 @@ class DAEConfig(OptimizerFlags):
                 ActionLayout.parse(self.action_layout, self.gripper)
         if self.normalization_mapping.get("ACTION", NormalizationMode.IDENTITY) is not NormalizationMode.IDENTITY:
             raise ValueError(
-                "--policy.normalization_mapping: ACTION must be IDENTITY, since the head normalises actions itself"
+                "--policy.normalization_mapping must map ACTION to IDENTITY, since the head normalises actions itself"
             )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write config.json as LeRobot does, but without `vlm` if there is none, so that older releases read it."""
+        super()._save_pretrained(save_directory)
+        if self.vlm is None:
+            path = Path(save_directory) / "config.json"
+            values = files.read_json(path)
+            values.pop("vlm", None)
+            files.write_text(path, json.dumps(values, indent=4))
 
     def chunk(self) -> int:
         """Return the time steps of a chunk, read from the head's config file if no flag gives them."""
         horizon = self.horizon or horizon_of(self)
         if self.n_action_steps > horizon:
             raise ValueError(
-                f"--policy.n_action_steps={self.n_action_steps} is more than the {horizon} time steps of a chunk: "
-                "lower it, or set --policy.horizon"
+                f"--policy.n_action_steps={self.n_action_steps} is more than the {horizon} time steps of a chunk. "
+                "Lower it, or set a larger --policy.horizon."
             )
         return horizon
 
@@ -215,14 +231,14 @@ class DAEConfig(OptimizerFlags):
         """Raise a ValueError unless the dataset has what the flags ask for."""
         if absent := [camera for camera in self.cameras or [] if camera not in self.image_features]:
             raise ValueError(
-                f"--policy.cameras names {', '.join(absent)}; the images here are "
-                f"{', '.join(self.image_features) or 'none'}: choose among them, or --rename_map them"
+                f"--policy.cameras names {', '.join(absent)}, but the dataset's images are "
+                f"{', '.join(self.image_features) or 'none'}. Choose among them, or rename them with --rename_map."
             )
         used = list(self.image_features) if self.cameras is None else self.cameras
-        if not used and not (self.state and self.state_features) and self.text is None:
+        if not used and not (self.state and self.state_features) and self.text is None and self.vlm is None:
             raise ValueError(
-                "nothing is observed: the dataset needs images (--policy.cameras), or observation.state "
-                "(--policy.state=true), or the policy a text encoder (--policy.text.model)"
+                "The policy has no observations. Use a dataset with images (--policy.cameras) or with "
+                "observation.state (--policy.state=true), or give the policy a text encoder (--policy.text.model)."
             )
 
     @property
@@ -240,10 +256,20 @@ class DAEConfig(OptimizerFlags):
         """Raise a ValueError if a flag differs from what the checkpoint was trained with."""
         assert self.built is not None
         saved, given = self.built["flags"], self.shape()
+        if self.vlm is not None:  # Its place may be another one, and the model is compared by its fingerprint.
+            was = {name: value for name, value in (self.built["encoder"]["config"].get("vlm") or {}).items()}
+            now = json.loads(json.dumps(asdict(self.vlm)))
+            if other := [name for name in now if name not in ("model", "revision") and was.get(name) != now[name]]:
+                raise ValueError(
+                    "; ".join(
+                        f"--policy.vlm.{name}={now[name]!r}, but the checkpoint has {was.get(name)!r}" for name in other
+                    )
+                    + ": leave it out, or train anew with --policy.type=dae"
+                )
         if changed := [name for name in SHAPE if saved[name] != given[name]]:
             raise ValueError(
                 "; ".join(
                     f"--policy.{name}={given[name]!r}, but the checkpoint has {saved[name]!r}" for name in changed
                 )
-                + ": leave it out, or train anew with --policy.type=dae"
+                + ". Leave the flag out, or train a new policy with --policy.type=dae."
             )

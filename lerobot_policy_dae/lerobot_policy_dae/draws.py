@@ -1,7 +1,7 @@
-"""Random numbers of training under LeRobot, by seed, step and process, as `action-heads adapt` draws them.
+"""Random numbers of training under LeRobot, by seed, training step and process, as `action-heads adapt` draws them.
 
-LeRobot seeds all processes alike and hands a policy neither its step nor a generator. From torch's own generator, every
-process would then draw the same noise, and noise would depend on what augmentation drew before it.
+LeRobot gives all processes the same seed, and gives a policy neither the training step nor a generator. With torch's
+own generator, every process would draw the same noise, and noise would depend on the preceding augmentation.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from lerobot_policy_dae.configuration_dae import DAEConfig
 
 
 class Draws:
-    """Counts the batches of training in the config, which a checkpoint holds: a resumed run draws what it would have.
+    """The generators of a policy's training batches.
 
-    The seed is LeRobot's own (`--seed`), which is the one of torch's generator when training begins.
+    The config counts the batches and is saved with a checkpoint, so a resumed run draws the same numbers as one that
+    was not interrupted. The seed is LeRobot's own (`--seed`), read from torch's generator when training begins.
     """
 
     def __init__(self, config: DAEConfig):
         self.config = config
         self.seed: int | None = None
-        self.evaluated = 0  # batches since the last one of training
+        self.evaluated = 0  # batches of evaluation since the last training batch
 
     def next(self, training: bool, device: torch.device) -> tuple[torch.Generator, AbstractContextManager[None]]:
         """Return the generator of a batch's noise and a context in which torch's CPU generator draws augmentation."""

@@ -1,7 +1,7 @@
 """The head of a policy: built from the flags, or rebuilt from the record in a checkpoint.
 
-A policy's checkpoint holds all weights, those of the frozen head too, and its config a record of what they belong to.
-So reloading needs no download. Until the weights are in, a head that is made again is a random one.
+A policy's checkpoint has all weights, including the frozen head's, and its config records what they belong to. So
+reloading needs no download. A rebuilt head has random weights until its own are loaded.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lerobot_policy_dae.configuration_dae import DAEConfig
 
 
-SEAL = Seal()  # of all weights of a checkpoint, those that train among them, and of what they were built as
+SEAL = Seal()  # covers all weights of a checkpoint, trained ones included, and the record of what they belong to
 RECORD = {
     "config": dict[str, Any],
     "original": dict[str, Any] | None,
@@ -76,7 +76,7 @@ def make_again(saved: dict[str, Any]) -> ActionHead:
         if saved["original"] is None:
             head = ActionHead(config)
         else:
-            # Of the head that it was reshaped from only the trunk is in the checkpoint: the rest has no values at all.
+            # The checkpoint has only the backbone of the original head, so the original's other parts get no values.
             original = ActionHead(HeadConfig.from_dict(saved["original"])).to("meta")
             head = ReshapedHead(config, original)
     if saved["pointer"] is not None:
@@ -91,39 +91,47 @@ def check_record(saved: Any) -> None:
     """Raise a ValueError unless a record has the parts of `record`, each of its type."""
     if not isinstance(saved, dict) or saved.keys() != RECORD.keys():
         raise ValueError(
-            f"the record of the head needs {', '.join(RECORD)}, got {shown(saved)}: train or save it again"
+            f"The checkpoint's record of the head must have the keys {', '.join(RECORD)}, got {shown(saved)}. "
+            "Train or save the policy again."
         )
     for name, kind in RECORD.items():
         if not fits(saved[name], kind):
-            raise ValueError(f"{name} in the record of the head is {shown(saved[name])}: the checkpoint is damaged")
+            raise ValueError(
+                f"The checkpoint's record of the head has the invalid value {shown(saved[name])} for {name!r}. The "
+                "checkpoint is damaged; download or save it again."
+            )
     if saved["pointer"] is not None and saved["pointer"].keys() != adapter_file.POINTER:
         found = shown(saved["pointer"])
-        raise ValueError(f"the pointer in the record of the head needs {sorted(adapter_file.POINTER)}, got {found}")
+        raise ValueError(
+            f"'pointer' in the checkpoint's record of the head must have the keys {sorted(adapter_file.POINTER)}, got "
+            f"{found}. The checkpoint is damaged; download or save it again."
+        )
 
 
 def seal(head: ActionHead, saved: dict[str, Any]) -> None:
-    """Freeze a head whose weights were loaded, and refuse if they are not, bit for bit, those it was trained with."""
+    """Freeze a head whose weights were loaded. Raise a WeightFileError unless they have the recorded fingerprint."""
     if saved["frozen"] is None:
         return
     head.freeze()
     if (found := frozen_fingerprint(head)) != saved["frozen"]:
         raise files.WeightFileError(
-            f"the frozen weights of {head.config.name} have fingerprint {found}, but the policy was trained with "
-            f"{saved['frozen']}: the checkpoint is damaged or put together from two; download or save it again"
+            f"The frozen weights of {head.config.name} have fingerprint {found}, but the policy was trained with "
+            f"{saved['frozen']}. The checkpoint is damaged or mixes two policies; download or save it again."
         )
 
 
 def frozen_fingerprint(head: ActionHead) -> str:
-    """Return the fingerprint of all that never trains in a head: everything but a reshaped head's projections."""
+    """Return the fingerprint of the weights that never train: all but the projections of a reshaped head."""
     weights = {name: tensor for name, tensor in head.state_dict().items() if name not in head.projections}
     return files.fingerprint(weights, head.config.contract())
 
 
 def check_whole(weights: Mapping[str, Tensor], built: Mapping[str, Any], file: str) -> None:
-    """Refuse loaded weights that are not those that were saved; older checkpoints can't tell."""
+    """Raise an error if weights differ from those that were saved. Only warn if the checkpoint has no fingerprint."""
     if not SEAL.check(built, weights, file):
         logger.warning(
-            "%s was saved before checkpoints had a fingerprint: damage in what trained would go unseen", file
+            "%s was saved before checkpoints had a fingerprint, so damage to its trained weights goes unnoticed",
+            file,
         )
 
 

@@ -14,15 +14,17 @@ import torch
 from huggingface_hub import ModelCard
 from lerobot.policies import PreTrainedPolicy
 from lerobot.utils.constants import ACTION
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from action_heads import Executor
+from action_heads._util.conditions import Condition, Mask, parts
+from action_heads._util.conditions import take as rows_of
 from action_heads.acting import Policy
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import Normalizer
 from action_heads.diffusion.continuing import Continue, check_mixes_time
 from action_heads.diffusion.samplers import Sampling
-from action_heads.encoders import ObservationConfig, ObservationEncoder
+from action_heads.encoders import ObservationConfig, ObservationEncoder, rebuild
 from action_heads.io.files import WeightFileError, load_tensors
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
@@ -83,7 +85,7 @@ class DAEPolicy(PreTrainedPolicy):
             decode=self.decode,
             **vars(self.sampling),
         )
-        self._compiled: list[CompiledPolicy] = []  # in a list, so that torch does not take it for a part
+        self._compiled: list[CompiledPolicy] = []  # A list, so that torch does not register it as a submodule.
         self.reset()
 
     # ── building and loading ─────────────────────────────────────────────────────────────────────────────────────
@@ -94,7 +96,7 @@ class DAEPolicy(PreTrainedPolicy):
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
-        with flag("vision", "text"):
+        with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"):
             self.encoder = ObservationEncoder(settle(config))
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
@@ -110,10 +112,18 @@ class DAEPolicy(PreTrainedPolicy):
     def _make_again(self) -> None:
         config = self.config
         if config.built is None:
-            raise ValueError("this checkpoint's config.json does not say what it was built as: it was never finished")
+            raise ValueError(
+                "The checkpoint's config.json has no record 'built' of the policy's parts, so the policy was never "
+                "built. Save it again from a trained policy."
+            )
         config.check_unchanged()
         encoder = config.built["encoder"]
-        self.encoder = ObservationEncoder(ObservationConfig.from_dict(encoder["config"]), encoder["architecture"])
+        observed = ObservationConfig.from_dict(encoder["config"])
+        with flag("vlm.model"):
+            rebuild.check_architecture(encoder["architecture"], observed)
+            self.encoder = ObservationEncoder(rebuild.at(observed, config.vlm), encoder["architecture"])
+            if self.encoder.vlm is not None:
+                self.encoder.vlm.check()
         head = heads.make_again(config.built["head"])
         adapter = config.adapter_config.make(self.encoder.cond_dim)
         self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
@@ -126,7 +136,7 @@ class DAEPolicy(PreTrainedPolicy):
     def _layout(self, dataset_meta: Any) -> ActionLayout:
         config = self.config
         if config.action_feature is None:
-            raise ValueError("the dataset has no column 'action', so there is nothing to learn: record it with actions")
+            raise ValueError("The dataset has no column 'action' to learn from. Use a dataset with recorded actions.")
         names = dataset_meta.features[ACTION].get("names") if dataset_meta is not None else None
         names = next(iter(names.values())) if isinstance(names, Mapping) else names
         with flag("action_layout"):
@@ -136,8 +146,8 @@ class DAEPolicy(PreTrainedPolicy):
         """Return the range of the task's actions. It is saved with the policy, and fine-tuning and resuming keep it."""
         if dataset_stats is None or ACTION not in dataset_stats:
             raise ValueError(
-                "a new policy takes the range of its actions from a dataset: train it with --dataset.repo_id, or load "
-                "one that was trained with --policy.path"
+                "A new policy needs the range of its actions, which comes from a dataset's statistics. Train it with "
+                "--dataset.repo_id, or load a trained policy with --policy.path."
             )
         check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
         with flag("gripper"):
@@ -154,13 +164,13 @@ class DAEPolicy(PreTrainedPolicy):
     def _load_as_safetensor(  # type: ignore[override]
         cls, model: DAEPolicy, model_file: str, map_location: str, strict: bool
     ) -> DAEPolicy:
-        """Load all weights whatever `strict` says, then freeze the head and check its weights."""
+        """Load all weights, even if `strict` is False, then freeze the head and check its weights."""
         tensors, _ = load_tensors(model_file)
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
             raise WeightFileError(
-                f"{model_file} does not fit the config beside it, and a policy is loaded whole or not at all: {error}"
+                f"{model_file} does not match the config.json beside it, so no weights were loaded: {error}"
             ) from error
         assert model.config.built is not None
         heads.seal(model.conditioned.head, model.config.built["head"])
@@ -176,14 +186,14 @@ class DAEPolicy(PreTrainedPolicy):
         super()._save_pretrained(save_directory, state_dict)
 
     def learn_tasks(self, dataset_meta: Any) -> None:
-        """Encode a dataset's descriptions of its tasks now: they are saved, and the text model is not needed again."""
+        """Encode and save a dataset's task descriptions, so that acting on them needs no text model."""
         tasks = [] if dataset_meta is None else [str(task) for task in dataset_meta.tasks.index]
         if self.config.text is not None:
             self.encoder.learn_tasks(tasks)
-        elif len(tasks) > 1:
+        elif len(tasks) > 1 and not self.encoder.reads_task:
             logger.warning(
-                "the dataset has %d tasks, and the policy cannot tell them apart by their descriptions: set "
-                "--policy.text.model, such as distilbert-base-uncased, unless the pictures do",
+                "The dataset has %d tasks, but the policy does not read their descriptions. Unless the images show "
+                "which task it is, set --policy.text.model, for example to distilbert-base-uncased.",
                 len(tasks),
             )
 
@@ -198,13 +208,31 @@ class DAEPolicy(PreTrainedPolicy):
         images, state, task = self.observations.inputs(self.observations.with_steps(batch))
         actions = self.layout.encode(batch[ACTION])
         chunks = {"actions": actions, "is_pad": batch.get("action_is_pad"), "images": images, "state": state}
+        first = self.training and self.draws.config.noise_step == 0
         noise, augmented = self.draws.next(self.training, actions.device)
         with augmented:
+            if first and self.encoder.vlm is not None:
+                self._standardise(images, state, task)
             return self.observed.loss(chunks, task, generator=noise, **vars(config.noise)), None
 
-    def condition(self, batch: dict[str, Any]) -> Tensor:
-        """Return the condition (b c) of observations (b s ...)."""
-        return self.observed.condition(*self.observations.inputs(batch))
+    @torch.no_grad()
+    def _standardise(self, images: dict[str, Tensor], state: Tensor | None, task: list[str] | None) -> None:
+        """Take the statistics of a VLM's tokens from the first batch, since hidden states are not normalised.
+
+        All processes use those of the first one.
+        """
+        cond, mask = self.observed.encode(images, state, task)
+        assert isinstance(cond, Mapping)
+        assert isinstance(mask, Mapping)
+        standard: Any = self.conditioned.adapter.standard
+        standard["tokens"].fit(cond["tokens"], mask["tokens"])
+        if distributed.is_available() and distributed.is_initialized():
+            for statistic in (standard["tokens"].mean, standard["tokens"].std):
+                distributed.broadcast(statistic, src=0)
+
+    def condition(self, batch: dict[str, Any]) -> tuple[Condition, Mask]:
+        """Return the condition and the mask of observations (b s ...)."""
+        return self.observed.encode(*self.observations.inputs(batch))
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Return two groups: adapter and trainable parts of the head, and the encoder with its own learning rate."""
@@ -242,11 +270,11 @@ class DAEPolicy(PreTrainedPolicy):
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
         """Return the next action (b d) of each robot, with a new chunk every `n_action_steps` ticks."""
         self.eval()
-        self.observations.add(batch)  # checked before it is remembered
-        cond = None
+        self.observations.add(batch)  # raises before it stores a bad observation
+        cond = mask = None
         if self.executor.due:
-            cond, self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
-        return self.executor(cond)
+            (cond, mask), self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
+        return self.executor(cond, mask=mask)
 
     @torch.no_grad()
     def predict_action_chunk(  # type: ignore[override]
@@ -255,25 +283,31 @@ class DAEPolicy(PreTrainedPolicy):
         """Return a chunk (b h d) for observations (b s ...), or for the present alone, which is repeated.
 
         Args:
-            inference_delay: ticks that will have passed when the chunk is ready: it continues the actions of these, as
-                far as there are any left, and is sampled freely behind them.
-            prev_chunk_left_over: (n d) or (b n d), what is left of the last chunk. As of LeRobot's real-time chunking,
-                with its padding, which is told from actions by the last chunk that this policy made.
+            inference_delay: number of ticks until the chunk is ready. The chunk begins with the remaining actions of
+                these ticks, as far as there are any, and is sampled freely after them.
+            prev_chunk_left_over: remaining actions (n d) or (b n d) of the last chunk, with the padding that LeRobot's
+                real-time chunking adds. Padding is recognised by comparison with this policy's last chunk.
+
+        Raises:
+            ValueError: an argument has a wrong type, shape or value, or the chunk is not finite.
         """
         self.eval()
-        cond = self.condition(self.observations.with_steps(batch, acting=True))
-        last = self._last if self._last is not None and len(self._last) == len(cond) else None
+        cond, mask = self.condition(self.observations.with_steps(batch, acting=True))
+        batch_size, device = len(parts(cond)[0]), parts(cond)[0].device
+        last = self._last if self._last is not None and len(self._last) == batch_size else None
         if prev_chunk_left_over is None:
-            # One robot goes on from its last chunk. Rows of a larger batch, as in offline evaluation, may be any.
+            # A single robot continues from its last chunk. Rows of a larger batch may be unrelated to the last ones.
             before = last[:, : self.config.n_action_steps][:, -1] if last is not None and len(last) == 1 else None
-            chunk = self.decode(self.acting.act(cond, self.sampling, Continue()), before)
+            chunk = self.decode(self.acting.act(cond, self.sampling, Continue(), mask), before)
         else:
-            previous = check_left_over(prev_chunk_left_over, len(cond), self.layout.width, cond.device)
+            previous = check_left_over(prev_chunk_left_over, batch_size, self.layout.width, device)
             delay = min(check_delay(inference_delay), self.config.chunk() - 1)
             rows = in_groups(really_left(previous, last))
             chunk = torch.cat(
                 [
-                    self._continued(cond[at], previous[at, :n], delay, None if last is None else last[at, -1])
+                    self._continued(
+                        *rows_of(cond, mask, at), previous[at, :n], delay, None if last is None else last[at, -1]
+                    )
                     for at, n in rows
                 ]
             )
@@ -281,19 +315,19 @@ class DAEPolicy(PreTrainedPolicy):
         self._last = chunk.clone()
         return chunk
 
-    def _continued(self, cond: Tensor, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
-        """Return a chunk (b h d) that begins with the remaining actions (b n d) that are executed meanwhile."""
+    def _continued(self, cond: Condition, mask: Mask, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
+        """Return a chunk (b h d) that begins with those remaining actions (b n d) that are executed during `delay`."""
         committed = min(delay, left.shape[1])
         if not committed:
             return self.decode(
-                self.acting.act(cond, self.sampling, Continue()), left[:, 0] if left.shape[1] else before
+                self.acting.act(cond, self.sampling, Continue(), mask), left[:, 0] if left.shape[1] else before
             )
         begin = left[:, :committed]
-        chunk = self.acting.act(cond, self.sampling, Continue(self.layout.encode(begin), committed))
+        chunk = self.acting.act(cond, self.sampling, Continue(self.layout.encode(begin), committed), mask)
         return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:
-        """Return whether the head can continue a chunk, since it mixes time. Train it with `prefixes`."""
+        """Return whether the head can continue a chunk, which needs a backbone that mixes time and `prefixes`."""
         return self.conditioned.head.backbone.mixes_time
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────

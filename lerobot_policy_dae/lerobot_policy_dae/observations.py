@@ -1,4 +1,4 @@
-"""Batches of LeRobot as inputs of `ObservationEncoder`, with past observations where LeRobot gives only the present.
+"""Inputs of `ObservationEncoder` from LeRobot's batches. Acting gives one observation at a time, so past ones are kept.
 
 Axes: b batch, s observation steps, H and W pixels, d state.
 """
@@ -19,13 +19,13 @@ from action_heads.encoders import ObservationConfig
 from lerobot_policy_dae.configuration_dae import DAEConfig
 
 TASK = "task"
-FAR = 1e3  # normalised, with a floor under every spread: a whole metre off, of a column that moved a millimetre
+FAR = 1e3  # in normalised units, such as a metre in a column that moved by a millimetre in training
 
 logger = logging.getLogger(__name__)
 
 
 def settle(config: DAEConfig) -> ObservationConfig:
-    """Return what is observed, by flags and dataset, and remove all other features from the config."""
+    """Return the encoder's settings for the flags and the dataset. Remove all unused features from the config."""
     config.cameras = list(config.image_features) if config.cameras is None else list(config.cameras)
     if config.environment_state is None:
         config.environment_state = not config.cameras
@@ -41,6 +41,7 @@ def settle(config: DAEConfig) -> ObservationConfig:
         observation_steps=config.n_obs_steps,
         vision=config.vision,
         text=config.text,
+        vlm=config.vlm,
     )
 
 
@@ -72,7 +73,9 @@ class Observations:
         for key, x in present.items():
             width = 4 if key in (self.config.cameras or []) else 2
             if x.ndim != width:
-                raise ValueError(f"{key} has shape {tuple(x.shape)}; acting sees the present alone, {self._shape(key)}")
+                raise ValueError(
+                    f"{key} has shape {tuple(x.shape)}; select_action takes the present alone, {self._shape(key)}"
+                )
         self._check_rows(present)
         check_finite(present)
         self._warn_of_far(present)
@@ -84,7 +87,7 @@ class Observations:
         return steps | {TASK: batch.get(TASK)}
 
     def with_steps(self, batch: dict[str, Any], acting: bool = False) -> dict[str, Any]:
-        """Return a batch (b s ...), with the present repeated if it has no axis s. When acting, NaN is refused."""
+        """Return a batch (b s ...), with the present repeated if it has no axis s. If `acting`, raise on NaN."""
         self.check(batch)
         if acting:
             present = {key: batch[key] for key in self.keys}
@@ -100,12 +103,13 @@ class Observations:
         return images, torch.cat(columns, dim=-1) if columns else None, self._task(batch)
 
     def check(self, batch: dict[str, Any]) -> None:
-        """Raise a ValueError unless all that the policy was trained on is there, in the same shapes."""
+        """Raise a ValueError unless the batch has all features of training, in the same shapes."""
         if absent := [key for key in self.keys if key not in batch]:
             there = ", ".join(key for key in batch if key.startswith("observation.")) or "none"
             raise ValueError(
-                f"{', '.join(absent)} is missing, which the policy was trained on; the observations here are {there}: "
-                "name them alike with --rename_map, or train without it by --policy.cameras or --policy.state=false"
+                f"{', '.join(absent)} is missing, but the policy was trained with it. The observations here are "
+                f"{there}. Rename them with --rename_map, or train without it by --policy.cameras or "
+                "--policy.state=false."
             )
         for key in self.keys:
             self._check_shape(key, batch[key])
@@ -117,13 +121,15 @@ class Observations:
         camera = key in (self.config.cameras or [])
         if not isinstance(x, Tensor) or not x.is_floating_point():
             given = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise ValueError(f"{key} is {given}, expected floats {self._shape(key)}: pass it through the preprocessor")
+            raise ValueError(
+                f"{key} is {given}, expected floats {self._shape(key)}. Apply the policy's preprocessor to the batch."
+            )
         width = 3 if camera else self.config.state_features[key]
         at, axes = (-3, (4, 5)) if camera else (-1, (2, 3))
         if x.ndim not in axes or x.shape[at] != width or 0 in x.shape:
             raise ValueError(
-                f"{key} has shape {tuple(x.shape)}, and the policy was trained on {self._shape(key)}, or with an axis "
-                f"of {self.config.n_obs_steps} steps after the batch"
+                f"{key} has shape {tuple(x.shape)}, but the policy was trained on {self._shape(key)}. An axis of "
+                f"{self.config.n_obs_steps} observations after the batch axis is allowed."
             )
 
     def _shape(self, key: str) -> str:
@@ -139,9 +145,9 @@ class Observations:
         before = {len(x) for x in self.past[-1].values()} if self.past else set()
         if len({*rows.values(), *before}) > 1:
             given = ", ".join(f"{key} {count}" for key, count in rows.items())
-            then = f", after steps of {', '.join(map(str, sorted(before)))}" if before else ""
+            then = f", after {', '.join(map(str, sorted(before)))} in the ticks before" if before else ""
             raise ValueError(
-                f"the observations differ in their batch: {given}{then}. Call reset() when the robots change"
+                f"The observations differ in their batch size: {given}{then}. Call reset() when the robots change."
             )
 
     def _warn_of_far(self, present: dict[str, Tensor]) -> None:
@@ -154,21 +160,22 @@ class Observations:
             self.warned.add(key)
             column = int(far.int().argmax())
             logger.warning(
-                "%s reaches %.5g in dimension %d after normalisation, where training data lie within a few units: the "
-                "robot is far from its demonstrations, or a column that hardly moved in them was saved without a "
-                "floor. If so, train again, or save the checkpoint's preprocessor anew",
+                "%s reaches %.5g in dimension %d after normalisation, but training data lie within a few units. Either "
+                "the robot is far from its demonstrations, or the column hardly moved in them and an old preprocessor "
+                "divides by its tiny spread. In that case train again, or save the checkpoint's preprocessor again.",
                 *(key, float(present[key][..., column].abs().max()), column),
             )
 
     def _check_size(self, camera: str, size: tuple[int, ...]) -> None:
-        """Raise a ValueError if images have another size than in training and would be seen at another scale."""
+        """Raise a ValueError if images differ in size from training and the encoder would not resize them."""
         vision, trained = self.config.vision, tuple(self.config.image_features[camera].shape[-2:])
-        if size != trained and vision.resize is None and (vision.is_resnet or vision.crop):
+        sized = (vision.is_resnet and self.config.vlm is None) or vision.crop  # a VLM's processor resizes images
+        if size != trained and vision.resize is None and sized:
             (h, w), (height, width) = size, trained
             raise ValueError(
-                f"{camera} has {h} x {w} pixels, and the policy was trained on {height} x {width}: give it these, in "
-                f"lerobot-eval by --env.observation_height={height} --env.observation_width={width}, or train with "
-                f"--policy.vision.resize='[{height}, {width}]', which resizes every image to this size"
+                f"{camera} has {h} x {w} pixels, but the policy was trained on {height} x {width}. Use this size, in "
+                f"lerobot-eval with --env.observation_height={height} --env.observation_width={width}, or train with "
+                f"--policy.vision.resize='[{height}, {width}]', which resizes every image to it."
             )
 
     def _with_steps(self, key: str, x: Tensor) -> Tensor:
@@ -176,22 +183,30 @@ class Observations:
         return x if x.ndim > width else x.unsqueeze(1).repeat_interleave(self.config.n_obs_steps, dim=1)
 
     def _task(self, batch: dict[str, Any]) -> list[str] | None:
-        if self.config.text is None:
+        vlm = self.config.vlm
+        if self.config.text is None and vlm is None:
             return None
         task = batch.get(TASK)
         tasks = [task] if isinstance(task, str) else list(task or [])
         if not tasks or not all(tasks):
+            if self.config.text is None and vlm is not None and not vlm.reads_task:
+                return None
+            reader, without = (
+                ("--policy.text.model", "without --policy.text.model")
+                if self.config.text is not None
+                else ("--policy.vlm.prompt", "with a --policy.vlm.prompt without {task}")
+            )
             raise ValueError(
-                "the policy reads the task's description (--policy.text.model) and there is none: use a dataset or an "
-                "environment with tasks, pass --task to lerobot-rollout, or train without --policy.text.model"
+                f"The policy reads the task's description ({reader}), but the batch has none. Use a dataset or an "
+                f"environment with tasks, pass --task to lerobot-rollout, or train {without}."
             )
         return tasks
 
 
 def check_finite(present: dict[str, Tensor]) -> None:
-    """Refuse NaN and infinity by the name of the feature, with one wait for an accelerator.
+    """Raise a ValueError that names the feature with NaN or infinite values.
 
-    A sum tells it for images too, and costs less than a look at each pixel.
+    Their sum is not finite either. It is cheaper than a check of every pixel, and an accelerator is waited for once.
     """
     if not present:
         return
@@ -202,6 +217,6 @@ def check_finite(present: dict[str, Tensor]) -> None:
             first = bad.nonzero()[0].tolist()
             where = f"dimension {first[-1]}" if x.ndim < 4 else f"pixel {first[-2]}, {first[-1]}"
             raise ValueError(
-                f"{key} has {int(bad.sum())} NaN or infinite values, the first in batch row {first[0]}, {where}: "
-                "nothing of this observation is used. Look at that sensor, and skip the tick or stop the robot"
+                f"{key} has {int(bad.sum())} NaN or infinite values, the first in batch row {first[0]}, {where}. "
+                "This observation was not used. Check the sensor, and skip the tick or stop the robot."
             )

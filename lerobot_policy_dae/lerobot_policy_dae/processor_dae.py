@@ -1,7 +1,7 @@
-"""The processors around `DAEPolicy`: LeRobot's own four in their order, with a floor under observed statistics.
+"""The processors around `DAEPolicy`: LeRobot's own four in their order, with a floor under the spread of observations.
 
-Statistics of actions are not among theirs: LeRobot replaces those of a pipeline when a policy is fine-tuned, and what a
-head was steered by must stay. Actions pass through, and the policy itself decodes a chunk when it is made.
+They do not normalise actions. LeRobot replaces a pipeline's statistics when a policy is fine-tuned, but the range of
+the actions must stay the one that the adapter was trained with. So the policy keeps it and decodes chunks itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from action_heads.actions.normalize import floored
 from lerobot_policy_dae.configuration_dae import DAEConfig
 
-# What centre and spread of a mode are made of: (mean, deviation), or two ends of a range.
+# The two statistics that each mode uses: mean and standard deviation, or the two ends of a range.
 PAIRS = {
     NormalizationMode.MEAN_STD: ("mean", "std"),
     NormalizationMode.MIN_MAX: ("min", "max"),
@@ -31,15 +31,14 @@ PAIRS = {
 
 
 class normalizer_processor(NormalizerProcessorStep):
-    """LeRobot's normaliser, which divides by no less than `action_heads.actions.normalize.floored` of a spread.
+    """LeRobot's normaliser with a floor (`action_heads.actions.normalize.floored`) under the spread it divides by.
 
-    A column that never moved would otherwise reach the policy as thousands as soon as it moves. The floor is applied
-    where numbers are divided, so it holds for the statistics of a new policy, for reloaded ones, and for those of
-    another dataset that LeRobot puts in their place at fine-tuning.
+    Without a floor, a column that hardly moved in training would give values in the thousands once it moves. The floor
+    is applied at the division, so it holds for a new policy's statistics, for reloaded ones, and for those of another
+    dataset that LeRobot sets when it fine-tunes.
 
-    LeRobot addresses a step by its registered name, or by the name of its class. Its commands replace statistics by the
-    name "normalizer_processor", which is registered for LeRobot's own class: hence the name of this one, and no
-    registered name.
+    LeRobot finds a step by its registered name, or else by its class name. Its commands replace the statistics of
+    "normalizer_processor", a name registered for LeRobot's own class. So this class has that name, unregistered.
     """
 
     _registry_name = None
@@ -49,7 +48,7 @@ class normalizer_processor(NormalizerProcessorStep):
         for key, feature in self.features.items():
             mode = self.norm_map.get(feature.type, NormalizationMode.IDENTITY)
             if mode in PAIRS and key in self._tensor_stats:
-                self._scale(key, mode)  # finds what is missing or NaN now, rather than at the first step
+                self._scale(key, mode)  # Missing statistics and NaN raise now rather than at the first batch.
 
     def _apply_transform(self, tensor: Tensor, key: str, feature_type: FeatureType, *, inverse: bool = False) -> Tensor:
         mode = self.norm_map.get(feature_type, NormalizationMode.IDENTITY)
@@ -65,16 +64,16 @@ class normalizer_processor(NormalizerProcessorStep):
         stats, names = self._tensor_stats[key], PAIRS[mode]
         if absent := [name for name in names if stats.get(name) is None]:
             raise ValueError(
-                f"the dataset's statistics of {key} have no {' and no '.join(absent)}, which normalisation by "
-                f"{mode.value} takes; they have {', '.join(stats) or 'nothing'}: compute them again, or choose another "
-                "--policy.normalization_mapping"
+                f"The dataset's statistics of {key} have no {' and no '.join(absent)}, which normalisation by "
+                f"{mode.value} needs. They have {', '.join(stats) or 'nothing'}. Compute them again, or choose another "
+                "--policy.normalization_mapping."
             )
         first, second = (stats[name].to(torch.float32) for name in names)
         if bad := (~(first.isfinite() & second.isfinite())).flatten().nonzero().flatten().tolist():
             raise ValueError(
-                f"the dataset's statistics of {key} are NaN or infinite in dimension {', '.join(map(str, bad))} "
-                f"({names[0]} and {names[1]}): look for the rows with NaN in that column, take their episodes out "
-                "of the dataset and compute its statistics again, or train without the column"
+                f"The dataset's statistics of {key} are NaN or infinite in dimension {', '.join(map(str, bad))} "
+                f"({names[0]} and {names[1]}). Remove the episodes with NaN in that column from the dataset and "
+                "compute its statistics again, or train without the column."
             )
         if mode is NormalizationMode.MEAN_STD:
             return first, floored(second, first)

@@ -11,20 +11,20 @@ from action_heads.actions.layouts import ActionLayout
 
 
 def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any, column: str = "action") -> None:
-    """Refuse a range of the actions that is missing or not finite, by column, dimension and episode."""
+    """Raise a ValueError if the range of the actions is missing or not finite. It names dimension and episode."""
     try:
         layout.check_range(stats)
     except ValueError as error:
-        raise ValueError(f"the dataset's column {column!r}: {error}{where_not_finite(dataset_meta, column)}") from error
+        raise ValueError(f"The dataset's column {column!r}: {error}{where_not_finite(dataset_meta, column)}") from error
 
 
 def where_not_finite(dataset_meta: Any, column: str, shown: int = 5) -> str:
-    """Name the episodes whose own statistics of a column are not finite; "" where a dataset has none to look at."""
+    """Return text that names the episodes whose statistics of a column are not finite; "" if these are unknown."""
     episodes = _episodes(Path(root), column) if (root := getattr(dataset_meta, "root", None)) is not None else []
     if not episodes:
         return ""
     more = f" and {len(episodes) - shown} more" if len(episodes) > shown else ""
-    return f". Here: episode {', '.join(map(str, episodes[:shown]))}{more}"
+    return f" They are in episode {', '.join(map(str, episodes[:shown]))}{more}."
 
 
 def _episodes(root: Path, column: str) -> list[int]:
@@ -35,7 +35,7 @@ def _episodes(root: Path, column: str) -> list[int]:
     for file in sorted((root / "meta" / "episodes").glob("*/*.parquet")):
         try:
             table = pq.read_table(file, columns=["episode_index", *names]).to_pydict()
-        except Exception:  # it only makes another error clearer, so nothing that is wrong with it may take its place
+        except Exception:  # The table only adds detail to another error, which its own errors must not hide.
             return found
         for i, number in enumerate(table["episode_index"]):
             if not all(_finite(table[name][i]) for name in names):

@@ -18,6 +18,7 @@ else:
     from action_heads.training import curve
 
 sys.path.append(str(Path(__file__).parents[1] / "encoders"))
+sys.path.append(str(Path(__file__).parents[1] / "vlm"))
 
 
 @pytest.fixture(autouse=True)

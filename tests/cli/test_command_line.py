@@ -1,4 +1,4 @@
-"""The `action-heads` command: quick, with descriptions, and with errors that name the mistake and the remedy."""
+"""The `action-heads` command is quick, describes itself, and its errors name the mistake and the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from action_heads.cli.commands import known
 
 ROOT = Path(__file__).parents[2]
 EVERY_EXTRA = sorted({module for modules in MODULES.values() for module in modules})
-# Without what extras bring, as `pip install .` leaves it, and what was imported in the end.
+# Runs the command without the packages of the extras, like `pip install .`, and prints what it has imported.
 BARE = f"""
 import sys
 for name in {EVERY_EXTRA!r}:
@@ -62,7 +62,7 @@ def bare(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def said(arguments: list[str], capsys) -> str:
-    """Return what a mistake ends with."""
+    """Return the error message of a command that is used wrongly."""
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
     assert end.value.code == 2
@@ -126,7 +126,7 @@ def test_help_is_written_for_every_option(kind, capsys):
 
 
 def flags_in(help_text: str) -> list[str]:
-    """Every option as the help has it, with its metavar, description and default, on a line."""
+    """Return a line for every option in the help text, with its metavar, description and default."""
     found: list[str] = []
     for line in (line.strip(" │|") for line in help_text.splitlines()):
         if line.startswith("--") and line.strip("-"):
@@ -140,7 +140,7 @@ def flags_in(help_text: str) -> list[str]:
 
 @pytest.mark.parametrize("kind", settings())
 def test_every_flag_is_what_it_was(kind, capsys, monkeypatch, request):
-    """Spelling, default and description, whatever dataclass of the settings a flag belongs to."""
+    """Every flag keeps its spelling, default and description, whichever settings class it belongs to."""
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         parse(kind, ["--help"], prog="action-heads it")
@@ -200,7 +200,7 @@ def test_an_error_of_the_settings_is_whole_and_in_one_line(capsys):
 
 @pytest.mark.parametrize("kind", settings())
 def test_no_message_names_its_flags_twice(kind):
-    """Over every option of every settings class, with values that it can hardly take."""
+    """No message about a wrong value names its flag twice, for any option of any settings class."""
     messages = []
     for name in leaves(kind):
         for value in ("no such thing", -7, ("no such thing",), "lerobot:", "npz:a.npz"):
@@ -212,7 +212,7 @@ def test_no_message_names_its_flags_twice(kind):
             except ValueError as error:
                 messages.append(str(error))
             except (TypeError, AttributeError):
-                pass  # of another type than the command line gives
+                pass  # The command line gives no values of this type.
     assert [text for text in messages if re.search(r"(--[\w-]+): (\S+, )*\1: ", text)] == []
 
 
@@ -246,7 +246,7 @@ def test_a_mistyped_head_or_task_gets_the_nearest_name():
     from action_heads.io import hub
 
     for name in hub.bundled():
-        for typo in (name.replace("fk", "kf"), f"./{name}".replace("dae", "dea")):
+        for typo in (name[:-2] + name[-1] + name[-2], f"./{name}".replace("dae", "dea")):
             with pytest.raises(FileNotFoundError, match=f"did you mean '{name}'"):
                 hub.find(typo, local_files_only=True)
     tasks = pytest.importorskip("action_heads_lab.sim.tasks")
@@ -287,7 +287,7 @@ def test_diverging_is_no_bug(capsys):
 def test_ctrl_c_in_the_middle_of_a_command():
     code = (
         "import signal, time; from action_heads import cli; from action_heads.cli import commands\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background job ignores it
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # A shell's background job ignores the signal.
         "def heads(config): print('begun', flush=True); time.sleep(60)\n"
         "commands.heads = heads; cli.main(['heads'])"
     )

@@ -1,4 +1,4 @@
-"""Every test has a cache of its own."""
+"""A fixture that gives every test its own cache."""
 
 from __future__ import annotations
 

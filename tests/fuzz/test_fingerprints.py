@@ -153,7 +153,7 @@ def said(folder: Path) -> dict:
 
 @pytest.mark.parametrize("name", SAVED_AGAIN)
 def test_files_of_before_load_and_are_written_as_they_were(name, tmp_path):
-    """Their fingerprints stay the same too, since other files name them."""
+    """Files of earlier releases are saved again with the same fingerprints, since other files name them."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         SAVED_AGAIN[name](SEALED / name, tmp_path)
@@ -171,7 +171,7 @@ def test_files_of_before_load_and_are_written_as_they_were(name, tmp_path):
 )
 @pytest.mark.parametrize("fingerprint", [None, 3, "", "0" * 32])
 def test_what_is_no_fingerprint_of_it_is_refused(name, file, key, fingerprint, tmp_path):
-    """Only a file without a fingerprint may be of an older release."""
+    """A fingerprint that is wrong or missing is refused in a current file; only older files may lack it."""
     BY_NAME[name].make(tmp_path, 0)
     in_json(file, lambda record: record.update({key: fingerprint}))(tmp_path)
     with pytest.raises(ValueError, match=r"were saved as|was changed") as caught:

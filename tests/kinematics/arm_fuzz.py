@@ -1,4 +1,7 @@
-"""Damaged files of arms, from a seed. By hand, so many of each format: `python tests/kinematics/arm_fuzz.py 10000`."""
+"""Damage files of arms at random, from a seed, and count how reading them ends.
+
+python tests/kinematics/arm_fuzz.py 10000    # files of each format
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ HEADS = (
 
 
 def sound(kind: str, rng: random.Random, folder: Path) -> str:
-    """A file that loads."""
+    """Return the text of a valid file."""
     jaw = rng.choice([("jaw", "gripper", "-0.1 1.7"), ("link6", "joint6", "-2 2.1")])
     if kind == "urdf":
         mimic = '<mimic joint="2" multiplier="-0.5" offset="0.1"/>'
@@ -104,7 +107,7 @@ def sound(kind: str, rng: random.Random, folder: Path) -> str:
 
 
 def damaged(text: str, rng: random.Random) -> bytes:
-    """The file after one to three accidents."""
+    """Return the bytes of a file after one to three random changes."""
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
         text = rng.choice(ACCIDENTS)(text, rng)
     data = bytearray(text.encode("utf-8", "surrogatepass"))
@@ -160,7 +163,7 @@ def _element(text: str, rng: random.Random) -> str:
 
 
 def _moved(text: str, rng: random.Random) -> str:
-    """A closing tag elsewhere: other nesting."""
+    """Move a closing tag elsewhere, which changes the nesting."""
     begin, end = _span(r"</[a-z]+>", text, rng)
     rest, part = text[:begin] + text[end:], text[begin:end]
     to = _span(r">", rest, rng)[1]
@@ -180,7 +183,11 @@ ACCIDENTS = (_value, _value, _scaled, _attribute, _name, _element, _moved, _inse
 
 
 def outcome(path: Path) -> tuple[str, str]:
-    """What becomes of a file: refused, same (as the reference has it), alone (the reference refuses it), or a fault."""
+    """Return the kind of outcome of reading a file, and the reason.
+
+    "refused" is the documented error, "same" the result of MuJoCo or Pinocchio, "alone" a file that only they refuse.
+    Anything else is a fault.
+    """
     began = time.process_time()
     try:
         with warnings.catch_warnings():
@@ -287,7 +294,7 @@ def _by_pinocchio(arm: Arm, path: Path, joints: torch.Tensor) -> tuple[np.ndarra
 
 
 def run(kind: str, seeds: range, folder: Path) -> tuple[Counter[str], list[tuple[int, str, str]]]:
-    """How the files of these seeds end, and what was wrong with which."""
+    """Return the number of files by outcome, and each fault with its seed and reason."""
     counts: Counter[str] = Counter()
     told: list[tuple[int, str, str]] = []
     path = folder / ("arm.urdf" if kind == "urdf" else "arm.xml")

@@ -1,4 +1,4 @@
-"""Robots for the tests, written by chance or by hand: small, and made up."""
+"""Small robots for the tests, random or written by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LIMB = [
 
 
 def mjcf(*inside: str, names: str = "", head: str = '<compiler angle="radian"/>', tail: str = "") -> str:
-    """An MJCF arm of five joints `{names}1` ... `{names}5` on bodies `{names}b1` ...; `inside` hangs on the last."""
+    """Return an MJCF arm: joints `{names}1` to `{names}5`, bodies `{names}b1` to `{names}b5`, and then `inside`."""
     begin = "".join(
         f'<body name="{names}b{i}" pos="0.1 0 0.2"><joint name="{names}{i}" axis="{axis}" range="{limits}"/>'
         '<geom size="0.02"/>'
@@ -27,13 +27,13 @@ def mjcf(*inside: str, names: str = "", head: str = '<compiler angle="radian"/>'
 
 
 def finger(body: str, joint: str, limits: str, kind: str = "hinge", inside: str = "") -> str:
-    """A body that hangs on an MJCF arm by one joint."""
+    """Return an MJCF body that is attached by one joint."""
     moved = f'<joint name="{joint}" type="{kind}" axis="0 1 0" range="{limits}"/>'
     return f'<body name="{body}" pos="0 0.02 0.1">{moved}<geom size="0.01"/>{inside}</body>'
 
 
 def urdf(*extra: str) -> str:
-    """A URDF arm of the same five joints `1` ... `5` on links `b1` ... `b5`."""
+    """Return a URDF arm with the same five joints `1` to `5` on links `b1` to `b5`."""
     parts = ['<link name="root"/>']
     for i, (axis, limits) in enumerate(LIMB, 1):
         lower, upper = limits.split()
@@ -53,12 +53,12 @@ def jointed(
 
 
 def hanging(link: str, joint: str, lower: str, upper: str, kind: str = "revolute", inside: str = "", on: str = "b5"):
-    """A link that hangs on a URDF arm by one joint."""
+    """Return a URDF link that is attached by one joint."""
     return f'<link name="{link}"/>' + jointed(joint, on, link, "0 1 0", lower, upper, kind, inside)
 
 
 def some_mjcf(seed: int, folder: Path) -> Path:
-    """A chain of bodies written in every way that MJCF has; its tip is the body `tip`."""
+    """Write a random chain of bodies with every notation of MJCF, whose tip is the body `tip`."""
     rng = random.Random(seed)
 
     def numbers(n: int, most: float = 1.0) -> str:

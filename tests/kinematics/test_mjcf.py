@@ -1,4 +1,4 @@
-"""MJCF means what it means to MuJoCo: orientations, classes, references, anchors, frames, files and couplings.
+"""MJCF has MuJoCo's meaning: orientations, classes, references, anchors, frames, files and couplings.
 
 Axes: `j` joints of the arm.
 """
@@ -68,21 +68,21 @@ def test_included_files_are_read(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path, mjcf(tail="<include file='keyframes.xml'/>"))
-    with pytest.warns(UserWarning, match=r"arm\.xml, line 1: includes keyframes\.xml, which is not there"):
+    with pytest.warns(UserWarning, match=r"arm\.xml, line 1: the included file keyframes\.xml is missing"):
         assert len(read_arm(path)) == 5
     for text, message in (
-        (mjcf("<include file='hand.xml'/>"), "includes hand.xml, which is not in .*put it there"),
+        (mjcf("<include file='hand.xml'/>"), "includes hand.xml, which is not in .*Put it there"),
         (mjcf(tail="<include file='arm.xml'/>"), "includes arm.xml again"),
-        (mjcf(tail="<include/>"), "no 'file'"),
+        (mjcf(tail="<include/>"), "the attribute 'file' is missing"),
         (mjcf(f"<include file='{'x' * 3000}'/>"), "includes xxx"),
-        (mjcf("<include file='/dev/zero'/>"), "no regular file"),
+        (mjcf("<include file='/dev/zero'/>"), "not a regular file"),
     ):
         with pytest.raises(ValueError, match=message):
             read_arm(saved(tmp_path, text))
 
 
 def test_home_is_a_keyframe_or_the_middle(tmp_path: Path) -> None:
-    """Without a keyframe it is the middle of every range, though qpos0 lies inside too."""
+    """Home is a keyframe, or else the middle of every range, even if qpos0 lies within the ranges."""
     arm = read_arm(saved(tmp_path, mjcf()))
     torch.testing.assert_close(arm.home, (arm.lower + arm.upper) / 2)
     assert arm.home.abs().max() > 0.1
@@ -90,7 +90,10 @@ def test_home_is_a_keyframe_or_the_middle(tmp_path: Path) -> None:
     assert read_arm(saved(tmp_path, mjcf(tail=named))).home.tolist() == [0, 1, 0, 0, 0.5]
     first = '<keyframe><key ctrl="1 2"/><key name="rest" qpos="0 0.5 0 0 0"/></keyframe>'
     assert read_arm(saved(tmp_path, mjcf(tail=first))).home.tolist() == [0, 0.5, 0, 0, 0]
-    for qpos, message in (("0 9 0 0 0", "puts joint '2' at 9, outside"), ("0 0 0", "has 3 numbers; .*have 5")):
+    for qpos, message in (
+        ("0 9 0 0 0", "puts joint '2' at 9, outside"),
+        ("0 0 0", "has 3 numbers, but the joints of the file have 5"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_arm(saved(tmp_path, mjcf(tail=f'<keyframe><key name="home" qpos="{qpos}"/></keyframe>')))
 
@@ -128,12 +131,12 @@ def test_a_joint_that_follows_another_is_none_of_the_arm_s_own(tmp_path: Path) -
         ('<joint joint1="3" joint2="2" polycoef="0 1 0.5"/>', "joint '3' of the arm is not free: it follows '2' along"),
         ('<joint joint1="3" joint2="2"/><joint joint1="3" joint2="1"/>', "'3' of the arm .* coupled twice"),
         ('<joint joint1="3" joint2="2"/><joint joint1="2" joint2="3"/>', "follows itself"),
-        ('<joint joint1="3" joint2="nine"/>', "couples 'nine', which is no hinge or slide"),
+        ('<joint joint1="3" joint2="nine"/>', "couples 'nine', which is not a hinge or slide joint"),
         ('<joint joint1="3" joint2="3"/>', "to itself"),
-        ('<connect body1="b4" body2="b2" anchor="0 0 0"/>', "holds joint '3' of the arm in a loop"),
-        ('<weld body1="b3"/>', "holds joint '1' of the arm in a loop"),
-        ('<connect body1="b4" body2="nine" anchor="0 0 0"/>', "'nine' is no body"),
-        ('<joint joint1="3" joint2="2" polycoef="4 0.1"/>', "joint '2' can't move: .*coupled"),
+        ('<connect body1="b4" body2="b2" anchor="0 0 0"/>', "closes a loop with joint '3' of the arm"),
+        ('<weld body1="b3"/>', "closes a loop with joint '1' of the arm"),
+        ('<connect body1="b4" body2="nine" anchor="0 0 0"/>', "'nine' is not a body"),
+        ('<joint joint1="3" joint2="2" polycoef="4 0.1"/>', "joint '2' cannot move: .*coupled"),
     ],
 )
 def test_couplings_that_no_serial_arm_has_are_refused(tmp_path: Path, equality: str, message: str) -> None:
@@ -174,14 +177,14 @@ def test_a_joint_held_by_a_coupling_stands_still(tmp_path: Path) -> None:
         ('axis="0 1 0"', 'axis="0 1"', "<joint name='2'>: axis='0 1' is not 3"),
         ('axis="0 1 0"', 'axis="0 1 0" class="none"', "no default class 'none'"),
         ('axis="0 1 0"', 'axis="0 1 0" type="screw"', "type='screw' is unknown; expected one of hinge"),
-        ('axis="0 1 0"', 'axis="0 1 0" type="ball"', "joint '2' is of the type 'ball joint'; a serial arm"),
-        ('range="-1.9 1.2"', 'range="1.2 -1.9"', "'2' has a lower limit, 1.2, above its upper one, -1.9"),
-        ('range="-1.9 1.2"', 'range="1e999 1e999"', "1e999 1e999' is beyond"),
+        ('axis="0 1 0"', 'axis="0 1 0" type="ball"', "joint '2' is of the type 'ball joint', but a serial arm"),
+        ('range="-1.9 1.2"', 'range="1.2 -1.9"', "'2' has a lower limit, 1.2, above its upper limit, -1.9"),
+        ('range="-1.9 1.2"', 'range="1e999 1e999"', "1e999 1e999' is out of range"),
         ('range="-1.9 1.2"', 'range="-110 70"', "limits -110 and 70; expected radians"),
         ('range="-1.9 1.2"', 'range="-1 1" limited="maybe"', "limited='maybe'"),
         ('range="-1.9 1.2"', 'type="slide"', "sliding joint '2' has no limits"),
         ('range="-1.9 1.2"', 'type="slide" range="0 250"', "expected metres, not millimetres"),
-        ('name="2"', 'name="1"', "line 1 has another of this name"),
+        ('name="2"', 'name="1"', "line 1 has another joint of this name"),
         ('name="b2"', 'name="b1"', "another body of this name"),
         ('name="b2"', 'name="b2" quat="0 0 0 0"', "quat is zero"),
         ('name="b2"', 'name="b2" quat="1 0 0 0" euler="0 0 1"', "quat and euler; expected one"),
@@ -191,11 +194,11 @@ def test_a_joint_held_by_a_coupling_stands_still(tmp_path: Path) -> None:
         ('angle="radian"', 'eulerseq="abc"', "eulerseq='abc'"),
         ('angle="radian"', 'angle="radian" autolimits="false"', "autolimits is false"),
         ('angle="radian"', "", 'compiler angle="radian"'),
-        ("<worldbody>", "<worldbody><joint/>", "the element 'joint', which does not belong there"),
-        ("<worldbody>", "<worldbody><attach model='x'/>", "<attach> makes bodies"),
-        ("<worldbody>", "<worldbody><replicate count='9'><body/></replicate>", "<replicate> makes bodies"),
-        ("<worldbody>", "<default class='a'/><worldbody>", "outermost default class is main"),
-        ("<worldbody>", "<default><default/></default><worldbody>", "no 'class'"),
+        ("<worldbody>", "<worldbody><joint/>", "the element 'joint' does not belong here"),
+        ("<worldbody>", "<worldbody><attach model='x'/>", "<attach> creates bodies"),
+        ("<worldbody>", "<worldbody><replicate count='9'><body/></replicate>", "<replicate> creates bodies"),
+        ("<worldbody>", "<default class='a'/><worldbody>", "outermost default class must be main"),
+        ("<worldbody>", "<default><default/></default><worldbody>", "the attribute 'class' is missing"),
         ("<mujoco>", "<robot>", "well-formed"),
     ],
 )

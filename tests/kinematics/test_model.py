@@ -1,4 +1,4 @@
-"""Arms read from files move as Pinocchio, MuJoCo and our own Panda say.
+"""Arms that are read from files move as in Pinocchio, MuJoCo and our own Panda.
 
 Axes: `n` postures, `j` joints.
 """
@@ -138,7 +138,7 @@ def test_a_tip_by_name_ends_the_chain_there() -> None:
 
 
 def test_a_tip_is_a_link_though_a_joint_has_its_name(tmp_path: Path) -> None:
-    """Of a fixed joint, which gives two frames in one place, and of one that moves."""
+    """A tip that names both a link and a joint, fixed or moving, means the link."""
     assert read_arm(edited(tmp_path, '"mount"', '"hand"'), "hand").frame == "hand"
     arm, known = read_arm(edited(tmp_path, 'joint name="bend"', 'joint name="fore"'), "fore"), read_arm(SIX, "fore")
     assert len(arm) == len(known) == 3
@@ -160,15 +160,15 @@ def test_errors_teach(tmp_path: Path, mjcf: Path) -> None:
         read_arm(SIX, "tool0")
     with pytest.raises(ValueError, match="no joint moves 'base'"):
         read_arm(SIX, "base")
-    with pytest.raises(ValueError, match=r"not from a '\.stl' file"):
+    with pytest.raises(ValueError, match=r"must be a .urdf file or .* ends in '\.stl'"):
         read_arm("arm.stl")
     with pytest.raises(FileNotFoundError, match="URDF or MJCF"):
         read_arm(tmp_path / "none.urdf")
-    with pytest.raises(ValueError, match="could not be read as URDF"):
+    with pytest.raises(ValueError, match="cannot be read as URDF"):
         read_arm(edited(tmp_path, "<robot", "<rabbit"))
     for limits in ('lower="0.3" upper="0.3"', ""):
         value = "0.3" if limits else "0"
-        stuck = rf"joint 'elbow' has {value} as both .*make it fixed .*make it continuous .*or give it limits"
+        stuck = rf"joint 'elbow' has {value} as both .*Make it fixed .*make it continuous .*or give it limits"
         with pytest.raises(ValueError, match=stuck):
             read_arm(edited(tmp_path, 'lower="-2.5" upper="0.1"', limits))
     with pytest.raises(ValueError, match="fixed"):

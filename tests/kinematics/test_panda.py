@@ -1,4 +1,4 @@
-"""Forward kinematics against what real robots reported, and against a second, plainly written one.
+"""Forward kinematics agrees with reports of real robots, and with a second, plain implementation.
 
 Axes: `n` postures, 7 joints.
 """
@@ -31,7 +31,7 @@ def test_agrees_with_three_real_droid_episodes(dtype: torch.dtype) -> None:
 
 
 def by_homogeneous_matrices(joints: np.ndarray) -> np.ndarray:
-    """Craig's DH as printed in the textbook, one posture (7,) -> flange (4, 4)."""
+    """Return the pose (4, 4) of the flange for one posture (7,), by Craig's DH convention as in textbooks."""
     a = [0, 0, 0, 0.0825, -0.0825, 0, 0.088]
     d = [0.333, 0, 0.316, 0, 0.384, 0, 0]
     alpha = np.deg2rad([0, -90, 90, 90, -90, 90, 90])

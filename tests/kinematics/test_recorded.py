@@ -1,6 +1,6 @@
-"""Recorded motion: true windows of single episodes, and a split that cannot leak.
+"""Recorded motion consists of true windows of single episodes, and its splits share no time step.
 
-Axes: `N` steps of the recording, `h` horizon, 7 joints.
+Axes: `N` time steps of the recording, `h` horizon, 7 joints.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ DROID = Path(__file__).parents[1] / "data" / "droid_3_episodes.npz"
 
 
 def table() -> dict[str, np.ndarray]:
-    """The file as it lies there."""
+    """Return the arrays of the bundled file."""
     with (resources.files("action_heads.kinematics") / "data/panda_kinematics_15hz.npz").open("rb") as file:
         return dict(np.load(file, allow_pickle=False))
 
@@ -30,7 +30,7 @@ def starts(chunks: Windows) -> torch.Tensor:
 
 
 def steps_of(chunks: Windows) -> set[int]:
-    """Every step of the recording that a split touches."""
+    """Return every time step of the recording that a split contains."""
     return set((starts(chunks)[:, None] + torch.arange(chunks.steps)).flatten().tolist())
 
 

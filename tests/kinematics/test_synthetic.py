@@ -1,4 +1,4 @@
-"""Synthetic motion stays within what a Panda can do, is varied, and is the same for the same generator.
+"""Synthetic motion stays within the limits of a Panda, is varied, and is reproducible by its generator.
 
 Axes: `b` batch, `h` horizon, 7 joints.
 """

@@ -1,4 +1,4 @@
-"""Where an arm ends: jaws and fingers are none of it, and what leaves a choice is refused with the choices.
+"""The end of an arm is found without its jaws and fingers, and an ambiguous end is refused with the candidates.
 
 The robots are made up after real ones: SO-100 and SO-101, Unitree Z1, a low-cost arm, ALOHA, Robotiq's hand, UR5.
 """
@@ -142,7 +142,7 @@ def test_no_arm_at_all(tmp_path: Path) -> None:
         read_arm(saved(tmp_path, "<mujoco><worldbody><body/></worldbody></mujoco>"))
     floats = mjcf().replace('<body name="root">', '<body name="root"><freejoint name="base"/><geom size="0.1"/>')
     with pytest.raises(
-        ValueError, match=r"joint 'base' is of the type 'free joint'; a serial arm .* its base is fixed"
+        ValueError, match=r"joint 'base' is of the type 'free joint', but a serial arm .* and a fixed base"
     ):
         read_arm(saved(tmp_path, floats))
 

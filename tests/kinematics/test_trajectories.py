@@ -1,6 +1,6 @@
-"""Tables of episodes: windows never cross one, splits never share one.
+"""Windows of an episode table stay in one episode, and splits share no episode.
 
-Axes: `E` episodes, `N` steps.
+Axes: `E` episodes, `N` time steps.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from action_heads.kinematics.trajectories import HELD_OUT, chosen, held_out, hel
 
 
 def table(lengths: list[int], corpora: list[str] | None = None, **changes) -> Trajectories:
-    """Poses that say where they are from: x is the step, y the episode."""
+    """Return a table whose poses tell their place: x is the time step, and y the episode."""
     lengths_ = np.array(lengths)
     ends = lengths_.cumsum()
     poses = torch.zeros(int(ends[-1]), 9)
@@ -35,7 +35,7 @@ def table(lengths: list[int], corpora: list[str] | None = None, **changes) -> Tr
 
 @pytest.mark.parametrize("seed", range(20))
 def test_splits_share_no_step_and_no_window_crosses_an_episode(seed):
-    """Whatever the lengths, the corpora and the window."""
+    """Splits are disjoint for any lengths, corpora and window, and no window crosses an episode."""
     random = np.random.default_rng(seed)
     lengths = random.integers(1, 40, random.integers(8, 80)).tolist()
     lengths[:8] = [40] * 8
@@ -91,7 +91,7 @@ def test_about_a_twentieth_is_held_out():
 
 
 def test_short_episodes_are_in_no_split_and_do_not_stand_in():
-    """A corpus whose held-out episode is too short holds out another."""
+    """An episode that is too short is in no split, and its corpus holds out another one."""
     recordings = table([20] * 12)
     first = chosen(recordings, "held_out")
     assert first.sum() == 1

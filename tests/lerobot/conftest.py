@@ -1,4 +1,4 @@
-"""LeRobot asks for Python 3.12 and an extra: without it there is nothing to test. Tiny models are the encoders'."""
+"""Fixtures for LeRobot, which needs Python 3.12 and an extra. Its encoders are the tiny models of tests/encoders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LeRobot's own commands, offline: record, train, evaluate, resume, fine-tune. Two minutes on one free core."""
+"""LeRobot's own commands record, train, evaluate, resume and fine-tune offline. Takes two minutes on one free core."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for line in sys.argv[1:]:
 
 
 def run(*command: str) -> str:
-    """Return a command with the reach task within its reach, and no network."""
+    """Run a command that can import the reach task and has no network, and return its output."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -46,7 +46,7 @@ def dataset(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def eyes(tmp_path_factory) -> str:
-    """A small ViT with random weights: it trains, and a ResNet would take minutes. It knows places from the start."""
+    """Return a small random ViT that knows positions from the start. It trains fast; a ResNet would take minutes."""
     import transformers as tr
 
     folder = tmp_path_factory.mktemp("eyes")
@@ -62,7 +62,7 @@ def eyes(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory, dataset, eyes) -> Path:
-    """Trained by lerobot-train on the bundled delta head."""
+    """Return the folder of a policy that lerobot-train has trained on the bundled delta head."""
     out = tmp_path_factory.mktemp("trained") / "out"
     run(
         *(script("lerobot-train"), *TRAIN, *dataset, f"--output_dir={out}", "--steps=400", "--save_freq=400"),
@@ -75,7 +75,7 @@ def policy(tmp_path_factory, dataset, eyes) -> Path:
 
 @pytest.mark.slow
 def test_train_and_evaluate(policy, tmp_path):
-    """There are six places for the disc, and one attempt: who does not look at the picture has at most one in six."""
+    """A trained policy finds the disc at one of six places; without the image, one of six attempts would succeed."""
     run(
         *(
             script("lerobot-eval"),
@@ -93,7 +93,7 @@ def test_train_and_evaluate(policy, tmp_path):
 
 @pytest.mark.slow
 def test_resume_and_fine_tune(policy, dataset, tmp_path):
-    """Both go on from the checkpoint; neither moves a bit of the head, nor the range of the actions."""
+    """Resuming and fine-tuning start from the checkpoint, and change neither the head nor the range of the actions."""
     first = load_file(policy / "model.safetensors")
     resumed, tuned = policy.parents[2], tmp_path / "tuned"
     config = resumed / "checkpoints" / "000400" / "pretrained_model" / "train_config.json"
@@ -105,3 +105,41 @@ def test_resume_and_fine_tune(policy, dataset, tmp_path):
         moved = {name for name in first if not torch.equal(first[name], after[name])}
         assert moved
         assert not {name for name in moved if name.startswith(("conditioned.head.", "conditioned.own_normalizer."))}
+
+
+@pytest.mark.slow
+def test_through_a_vlm(dataset, tmp_path):
+    """Train, resume, fine-tune and evaluate through a tiny VLM with LoRA, offline. It is random and learns little."""
+    pytest.importorskip("num2words")
+    sys.path.append(str(HERE.parent / "vlm"))
+    from tiny_processors import saved
+
+    vlm, out, tuned = saved(tmp_path / "vlm", "smolvlm"), tmp_path / "out", tmp_path / "tuned"
+    train = [*TRAIN, *dataset, f"--output_dir={out}", "--steps=3", "--save_freq=3", "--policy.type=dae"]
+    train += ["--policy.head=dae/mlp-5m-fk-delta", "--policy.action_layout=libero", "--policy.hidden_dim=64"]
+    train += [f"--policy.vlm.model={vlm}", "--policy.vlm.layer=2", "--policy.vlm.train=lora"]
+    train += ["--policy.vlm.dtype=float32"]
+    config = out / "checkpoints" / "000003" / "pretrained_model" / "train_config.json"
+    resume = ["--resume=true", f"--config_path={config}", "--steps=5", "--save_freq=5"]
+    policy = out / "checkpoints" / "last" / "pretrained_model"
+    tune = [f"--policy.path={policy}", *TRAIN, *dataset, f"--output_dir={tuned}", "--steps=2", "--save_freq=2"]
+    run(sys.executable, "-c", TWO, " ".join(train), " ".join(resume), " ".join(tune))
+    first = load_file(config.with_name("model.safetensors"))
+    assert {name for name in first if "encoder.vlm" in name} == {name for name in first if "lora_" in name}
+    for folder in (policy, tuned / "checkpoints" / "last" / "pretrained_model"):
+        after = load_file(folder / "model.safetensors")
+        moved = {name for name in first if not torch.equal(first[name], after[name])}
+        assert any("lora_" in name for name in moved)
+        assert not any(name.startswith(("conditioned.head.", "conditioned.own_normalizer.")) for name in moved)
+        assert "conditioned.adapter.standard.tokens.mean" not in moved
+    run(
+        *(
+            script("lerobot-eval"),
+            f"--policy.path={policy}",
+            "--policy.device=cpu",
+            f"--output_dir={tmp_path / 'eval'}",
+        ),
+        *("--env.type=reach", "--env.discover_packages_path=reach", "--eval.n_episodes=2", "--eval.batch_size=2"),
+        "--eval.use_async_envs=false",
+    )
+    assert (tmp_path / "eval" / "eval_info.json").exists()

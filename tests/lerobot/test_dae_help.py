@@ -1,4 +1,4 @@
-"""The help that LeRobot's parser prints for the flags of `--policy.type=dae`."""
+"""LeRobot's parser prints the help for the flags of `--policy.type=dae`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import pytest
 from draccus.argparsing import ArgumentParser
 from lerobot.configs import PreTrainedConfig
 
-from action_heads.encoders import TextConfig, VisionConfig
+from action_heads.encoders import TextConfig, VisionConfig, VLMConfig
 from lerobot_policy_dae import DAEConfig
 
 THEIRS = {entry.name for entry in fields(PreTrainedConfig)} - {"n_obs_steps", "normalization_mapping"}
-OURS = [entry.name for entry in fields(DAEConfig) if entry.name not in {*THEIRS, "vision", "text"}]
-NESTED = [
-    f"{part}.{entry.name}" for part, kind in (("vision", VisionConfig), ("text", TextConfig)) for entry in fields(kind)
-]
+PARTS = {"vision": VisionConfig, "text": TextConfig, "vlm": VLMConfig}
+OURS = [entry.name for entry in fields(DAEConfig) if entry.name not in {*THEIRS, *PARTS}]
+NESTED = [f"{part}.{entry.name}" for part, kind in PARTS.items() for entry in fields(kind)]
 
 
 @dataclass
 class Command:
-    """A command with a policy, as `lerobot-train` has one."""
+    """A command with a policy, like `lerobot-train`."""
 
     policy: DAEConfig = field(default_factory=DAEConfig)
 

@@ -1,6 +1,6 @@
-"""A recording in LIBERO's schema is what `lerobot-eval --env.type=libero` shows; its actions do there what they did.
+"""A recording in LIBERO's schema has the observations of `lerobot-eval --env.type=libero`, and its actions work there.
 
-The simulator's own tests ask for hf-libero and its assets; any do, since both sides look at the same ones.
+The tests with the simulator need hf-libero and its assets. Any assets do, since both sides render the same ones.
 """
 
 from importlib.util import find_spec
@@ -31,7 +31,7 @@ libero_only = [
 
 
 def lerobots(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """LeRobot's two steps from what its LiberoEnv returns to what a policy gets."""
+    """Apply LeRobot's two steps that turn the output of its LiberoEnv into the observation of a policy."""
     eef = {"pos": raw["robot0_eef_pos"][None], "quat": raw["robot0_eef_quat"][None]}
     nested = {
         "pixels": {"image": raw["agentview_image"], "image2": raw["robot0_eye_in_hand_image"]},
@@ -41,14 +41,14 @@ def lerobots(raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def as_pictures(seen: dict) -> dict[str, np.ndarray]:
-    """Of a batch of one: pictures uint8 with channels last, state (8,)."""
+    """Return the images (h w 3) uint8 and the state (8,) of a batch of one."""
     pictures = {name: (seen[name][0] * 255).round().byte().permute(1, 2, 0).numpy() for name in CAMERAS}
     return pictures | {"observation.state": seen["observation.state"][0].numpy()}
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_observations_are_lerobots(seed):
-    """Of any observation, with either sign of its quaternion, and of a hand that points straight down."""
+    """Every observation equals LeRobot's, for either sign of the quaternion and a hand that points straight down."""
     rng = np.random.default_rng(seed)
     quat = np.array([1.0, 0.0, 0.0, 0.0]) if seed == 0 else rng.normal(size=4)
     raw = {
@@ -68,7 +68,7 @@ def test_observations_are_lerobots(seed):
 
 
 def test_actions_are_what_a_head_reads_of_them():
-    """The command of a step, through `--policy.action_layout=libero`, is the step: metres, and a turn of base axes."""
+    """A recorded command, read as `--policy.action_layout=libero`, is a motion in metres and a turn about base axes."""
     now = Pose(np.array([0.4, 0.1, 0.2]), Rotation.from_rotvec([3.0, 0.2, 0.1]).as_matrix())
     target = Pose(now.p + np.array([0.01, -0.02, 0.04]), Rotation.from_rotvec([0.1, -0.2, 0.3]).as_matrix() @ now.R)
     command = relative(now, target, 1.0)
@@ -89,7 +89,7 @@ def test_the_schema_is_of_liberos_tasks(tmp_path):
 
 
 class Theirs:
-    """The environment and the processors of `lerobot-eval --env.type=libero`, on the first task of LIBERO-Object."""
+    """The environment and processors of `lerobot-eval --env.type=libero`, on the first task of LIBERO-Object."""
 
     def __init__(self, control_mode: str):
         from lerobot.envs.configs import LiberoEnv
@@ -113,7 +113,7 @@ class Theirs:
 
 
 def apart(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[float, float]:
-    """The largest difference of the states, and the mean one of the pictures, in grey levels."""
+    """Return the largest difference of the states, and the mean difference of the images in grey levels."""
     pictures = [np.abs(ours[name].astype(int) - theirs[name]).mean() for name in CAMERAS]
     return float(np.abs(ours["observation.state"] - theirs["observation.state"]).max()), float(max(pictures))
 
@@ -133,7 +133,7 @@ class TestInLibero:
     pytestmark = libero_only
 
     def test_the_same_state_is_seen_alike(self, prepared):
-        """From an init state, after the settling, and while the arm moves by the same absolute targets."""
+        """Observations agree at an init state after settling, and while the arm follows the same absolute targets."""
         ours, theirs = prepared.make("libero_object/0", pixels=SIZE), Theirs("absolute")
         ours.reset(0)
         seen = theirs.reset()
@@ -154,10 +154,11 @@ class TestInLibero:
         theirs.env.close()
 
     def test_replayed_in_lerobots_environment_it_succeeds_and_looks_as_recorded(self, prepared, tmp_path):
-        """The recorded relative commands, open loop, from the same start.
+        """Recorded relative commands, executed without feedback from the same start, succeed in LeRobot's environment.
 
-        Pictures are compared there; states all along, within less than a step goes (13 mm), since open loop drifts
-        by some 3 mm: the recorder's targets are absolute, of a pose 2 ms older than the one that commands start from.
+        Images are compared at the start. States are compared throughout, within less than the length of a step (13 mm),
+        since execution without feedback drifts by about 3 mm: the recorded targets are absolute, and relate to a pose
+        2 ms older than the one that the commands start from.
         """
         from action_heads_lab.sim import Demonstrations
         from action_heads_lab.sim.record import run_expert

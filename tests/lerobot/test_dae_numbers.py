@@ -1,4 +1,4 @@
-"""Numbers that reach a robot through LeRobot: real-time chunking, statistics, NaN, rotations, noise of training."""
+"""Numbers that reach a robot through LeRobot are right: real-time chunking, statistics, NaN, rotations, noise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOW = present(batch(1, steps=1))
 
 
 def mixing(folder, monkeypatch, layout: str, **flags) -> DAEPolicy:
-    """Return a policy that continues chunks, of any layout."""
+    """Return a policy with any action layout that continues chunks."""
     low, high = RANGES[layout]
     monkeypatch.setitem(STATS, ACTION, {"min": np.array(low), "max": np.array(high)})
     return tiny_policy(folder, "mixer", n_obs_steps=1, action_layout=layout, **features(len(low)) | flags)
@@ -43,7 +43,7 @@ def mixing(folder, monkeypatch, layout: str, **flags) -> DAEPolicy:
 
 @pytest.mark.parametrize("layout", RANGES)
 def test_what_is_really_left_is_committed_and_nothing_else(layout, tmp_path, monkeypatch):
-    """By LeRobot's own queue and padding, which cuts at its execution_horizon, and may be longer than a chunk."""
+    """Only what is left of the last chunk is committed, although LeRobot cuts or pads it to its execution_horizon."""
     policy = mixing(tmp_path, monkeypatch, layout, num_inference_steps=2)
     for left, horizon in ((0, 10), (0, 40), (1, 10), (8, 10), (15, 4), (15, 40)):
         policy.reset()
@@ -51,7 +51,7 @@ def test_what_is_really_left_is_committed_and_nothing_else(layout, tmp_path, mon
 
 
 def goes_on(policy: DAEPolicy, left: int, horizon: int) -> None:
-    """Behind what is left, the chunk is sampled freely, within what was trained."""
+    """Check that the chunk begins with what is left and is sampled freely after it, within the range of training."""
     queue, first = ActionQueue(RTCConfig()), chunk(policy, NOW)[0]
     queue.merge(first, first.clone(), 0, 0)
     for _ in range(16 - left):
@@ -75,7 +75,7 @@ def goes_on(policy: DAEPolicy, left: int, horizon: int) -> None:
 
 
 def test_zeros_that_are_actions_are_committed():
-    """The deltas of an arm that stands still, told from padding by the chunk they end."""
+    """Zeros that are actions, such as deltas of an arm at rest, are told from padding by means of the last chunk."""
     moving, still = torch.rand(1, 10, 7) + 0.1, torch.zeros(1, 6, 7)
     last = torch.cat([moving, still], 1)
     for left in range(17):
@@ -101,8 +101,8 @@ def test_rows_of_a_batch_may_have_different_steps_left(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("delay", "previous", "message"),
     [
-        (2.5, torch.zeros(4, 7), "inference_delay is a number of ticks"),
-        (2, torch.zeros(4, 6), r"shape \(4, 6\), expected \(steps, 7\)"),
+        (2.5, torch.zeros(4, 7), "inference_delay must be an integer number of ticks"),
+        (2, torch.zeros(4, 6), r"shape \(4, 6\); expected \(steps, 7\)"),
         (2, torch.zeros(2, 4, 7), r"\(2, 4, 7\)"),
         (2, torch.full((4, 7), torch.nan), "holds NaN"),
         (2, [[0.0] * 7], "a list"),
@@ -118,7 +118,7 @@ def test_what_is_no_left_over(delay, previous, message, tmp_path, monkeypatch):
 
 
 def statistics(tremble: float = 0.0) -> dict[str, dict[str, torch.Tensor]]:
-    """Of a state whose last column trembles, by every mode's names."""
+    """Return statistics, under the names of every mode, of a state whose last column varies by `tremble`."""
     centre, spread = torch.tensor([0.0, 0.1, -0.2, 0.5]), torch.tensor([1.0, 0.02, 0.3, tremble])
     state = {"mean": centre, "std": spread, "min": centre - spread, "max": centre + spread}
     state |= {"q01": centre - spread, "q99": centre + spread, "q10": centre - spread, "q90": centre + spread}
@@ -140,7 +140,7 @@ def reloaded(policy, tremble, folder):
 
 
 def fine_tuned(policy, tremble, folder):
-    """With another dataset's statistics, as `lerobot-train` puts them into the saved pipelines."""
+    """Return the saved pipelines with another dataset's statistics, as `lerobot-train` loads them for fine-tuning."""
     for pipeline in make_dae_pre_post_processors(policy.config, statistics(0.3)):
         pipeline.save_pretrained(folder)
     of = {"norm_map": policy.config.normalization_mapping, "stats": statistics(tremble)}
@@ -190,7 +190,7 @@ def test_a_nan_among_the_actions_names_column_and_episode(tmp_path, monkeypatch)
     pq.write_table(pa.table(rows), folder / "file-000.parquet")
     dataset = meta()
     dataset.root = tmp_path
-    with pytest.raises(ValueError, match=r"'action'.*dimension 2 \(position, 3 of 3\).*episode 1$") as found:
+    with pytest.raises(ValueError, match=r"'action'.*dimension 2 \(position, 3 of 3\).*episode 1\.$") as found:
         tiny_policy(tmp_path, dataset_meta=dataset)
     assert "--policy" not in str(found.value)
     with pytest.raises(ValueError, match=r"dimension 2"):  # a dataset without such a table
@@ -213,7 +213,7 @@ def test_a_gripper_that_was_declared_counts(tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", [OBS_STATE, OBS_IMAGE])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_one_bad_tick_is_named_and_does_not_poison_later_ones(key, bad, tmp_path, monkeypatch):
-    """Whatever the head's own check does: on an accelerator it looks at the first call alone."""
+    """A bad observation raises an error and leaves later ticks correct, even when the head does not check its input."""
     monkeypatch.setattr("action_heads.policy.ConditionedHead._look", lambda *_: False)
     eyes = VisionConfig(backbone=vision_model("vit", tmp_path / "vit"))
     policy, twin = (tiny_policy(tmp_path, image=True, vision=eyes, n_action_steps=1) for _ in range(2))
@@ -239,7 +239,7 @@ def test_one_bad_tick_is_named_and_does_not_poison_later_ones(key, bad, tmp_path
     [
         ({OBS_STATE: torch.zeros(3, 5)}, r"observation.state has shape \(3, 5\).*\(batch, 4\)"),
         ({OBS_STATE: torch.zeros(4)}, r"shape \(4,\)"),
-        ({OBS_STATE: torch.zeros(2, 4)}, "differ in their batch.*reset"),
+        ({OBS_STATE: torch.zeros(2, 4)}, "differ in their batch size.*reset"),
         ({OBS_STATE: torch.zeros(3, 2, 4)}, "the present alone"),
         ({OBS_STATE: torch.zeros(3, 4).long()}, r"torch.int64 \(3, 4\), expected floats"),
         ({OBS_STATE: np.zeros((3, 4))}, "a ndarray, expected floats"),
@@ -259,9 +259,9 @@ def test_what_is_no_observation_is_not_remembered(change, message, tmp_path):
 def test_a_chunk_without_a_value_is_not_given_out(tmp_path, monkeypatch):
     policy = tiny_policy(tmp_path, action_layout="pose_euler")
     monkeypatch.setattr(policy.conditioned, "act", lambda cond, *_: torch.zeros(len(cond), 16, 10))
-    with pytest.raises(ValueError, match="NaN or infinity, first in batch row 0, step 0, column 3"):
+    with pytest.raises(ValueError, match="NaN or infinity, first in batch row 0, time step 0, column 3"):
         policy.predict_action_chunk(present(batch()))
-    with pytest.raises(ValueError, match="no value"):
+    with pytest.raises(ValueError, match="is NaN or infinite after decoding"):
         policy.select_action(present(batch()))
 
 
@@ -282,7 +282,7 @@ def test_a_state_far_off_is_said_once(tmp_path, caplog):
 
 
 class Turning:
-    """A policy that turns a hand about z, past two turns."""
+    """A policy that turns a hand about z by more than two turns."""
 
     def __init__(self, layout):
         self.at, self.layout = 0, layout
@@ -333,7 +333,7 @@ def test_canonical_rotations_are_a_flag(tmp_path, monkeypatch):
 
 
 def drawn(policy: DAEPolicy, steps: int, monkeypatch, **options) -> list[list[int]]:
-    """Return the noise levels of so many training steps."""
+    """Return the noise levels of `steps` training steps."""
     objective, levels = type(policy.conditioned.head.objective), []
     draw = objective.random_steps
     monkeypatch.setattr(objective, "random_steps", lambda *a, **k: levels.append(draw(*a, **k)) or levels[-1])
@@ -368,7 +368,7 @@ def test_a_resumed_run_draws_what_it_would_have(tmp_path, monkeypatch):
 
 
 def test_noise_and_augmentation_do_not_disturb_each_other(tmp_path, monkeypatch):
-    """Nor a batch that is only evaluated the next ones that are trained on, nor either torch's own generator."""
+    """Noise levels depend neither on augmentation nor on evaluated batches, and torch's generator stays untouched."""
     eyes = {"backbone": vision_model("vit", tmp_path / "vit"), "crop": (28, 28)}
     found = []
     for jitter, evaluated in ((0.0, False), (0.3, True)):

@@ -1,4 +1,4 @@
-"""A head that stays frozen, reloading without a look elsewhere, and what LeRobot calls."""
+"""The head stays frozen, saved policies load without other files, and LeRobot's calls work."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_reload_is_exact_and_offline(flags, tmp_path, no_look_ups):
 
 @pytest.mark.parametrize("flags", MODES, ids=str)
 def test_only_what_is_declared_trains(flags, tmp_path):
-    """After training, loading and training again, by LeRobot's calls."""
+    """Only declared parameters change in training by LeRobot's calls, also after loading and training again."""
     policy = tiny_policy(tmp_path, **flags)
     options = {"horizon": policy.config.chunk()}
     head = policy.conditioned.head
@@ -92,7 +92,7 @@ def test_only_what_is_declared_trains(flags, tmp_path):
 
 @pytest.mark.parametrize("key", ["conditioned.head.backbone.blocks.0.up.weight", "conditioned.own_normalizer.scale"])
 def test_an_incomplete_checkpoint_is_refused(key, tmp_path):
-    """strict=False, which LeRobot asks for, does not mean half of it."""
+    """An incomplete checkpoint is refused, although LeRobot asks for strict=False."""
     tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
     tensors = load_file(tmp_path / "saved" / WEIGHTS)
     del tensors[key]
@@ -111,7 +111,7 @@ def test_another_head_in_a_checkpoint_is_refused(tmp_path):
 
 
 def test_a_head_of_the_present_is_not_that_of_the_past(tmp_path):
-    """A config alone, with a record but without weights, trains a new policy, on the pretrained head."""
+    """A config that records a head but has no weights starts a new policy on the pretrained head."""
     policy = tiny_policy(tmp_path)
     policy.config.save_pretrained(tmp_path / "config")
     config = PreTrainedConfig.from_pretrained(tmp_path / "config")
@@ -172,7 +172,7 @@ def test_acting_does_not_disturb_training(tmp_path):
 
 @pytest.mark.parametrize("layout", ["libero", "pose_euler"])  # with projections of its own, and as the head is
 def test_acting_compiled(tmp_path, layout):
-    """The same chunks, before and after training and across a reload; nothing more in the checkpoint."""
+    """Compiled chunks equal eager ones before training, after it and after loading. Checkpoints contain no more."""
     wide = str(tiny_head("mixer", width=64, depth=1).save_pretrained(tmp_path / "wide"))
     flags = {"head": wide, "action_layout": layout, "hidden_dim": 64}
     plain, fast = (tiny_policy(tmp_path, compile=method, **flags) for method in (None, "auto"))
@@ -190,7 +190,7 @@ def test_acting_compiled(tmp_path, layout):
 
 
 def test_real_time_chunking(tmp_path):
-    """LeRobot pads what is left with zeros, which are no quaternions."""
+    """What is left of a chunk is committed without LeRobot's padding, whose zeros are no quaternions."""
     policy = tiny_policy(tmp_path, "mixer", prefixes=True)
     assert supports_rtc_inference(policy)
     now, left = present(batch(1)), chunk(policy, batch(1))[0, 8:]
@@ -235,7 +235,7 @@ def test_two_learning_rates(tmp_path):
 
 
 def test_cameras_and_language_are_reloaded(tmp_path, no_look_ups, monkeypatch):
-    """The descriptions of a dataset's tasks are encoded once, and neither model is asked for again."""
+    """A loaded policy encodes the descriptions of the dataset's tasks without loading either pretrained model again."""
     text = TextConfig(model=text_model(tmp_path / "text"))
     eyes = VisionConfig(backbone=vision_model("vit", tmp_path / "vit"))
     known = meta("lift the cube", "stack the cube")
@@ -288,7 +288,7 @@ def test_peft_may_train_a_copy_of_the_encoder(tmp_path):
 
 @pytest.mark.parametrize("image", [False, True])
 def test_it_is_an_observed_policy(image, tmp_path):
-    """Which computes the same chunks, and from which a contract can hide what it observes."""
+    """The `ObservedPolicy` samples the same chunks, and its contract can hide the observations."""
     vision = VisionConfig(features=8, resize=(48, 48))
     policy = tiny_policy(tmp_path, image=image, vision=vision, n_obs_steps=1)
     observed = policy.observed
@@ -317,7 +317,7 @@ def test_the_card_counts(tmp_path, monkeypatch):
 @pytest.mark.parametrize("image", [False, True])
 @pytest.mark.parametrize("given", [None, False, True])
 def test_with_cameras_the_poses_of_objects_are_not_seen_unless_asked_for(image, given, tmp_path):
-    """What `observation.environment_state` holds, only a simulation knows: a policy from images would peek."""
+    """`observation.environment_state`, which only a simulation has, is not used with cameras unless asked for."""
     flags = features(image=image)
     flags["input_features"][OBS_ENV_STATE] = PolicyFeature(FeatureType.ENV, (5,))
     vision = VisionConfig(features=8, resize=(48, 48))
@@ -334,7 +334,7 @@ def test_with_cameras_the_poses_of_objects_are_not_seen_unless_asked_for(image, 
 
 
 def test_a_checkpoint_that_was_changed_is_refused(tmp_path, caplog):
-    """Also in what trains, and in what its numbers mean."""
+    """A checkpoint is refused after any change of a weight or dtype, also in the trained part."""
     policy = tiny_policy(tmp_path, n_obs_steps=1)
     folder = tmp_path / "saved"
     policy.save_pretrained(folder)
@@ -361,7 +361,7 @@ def test_a_checkpoint_that_was_changed_is_refused(tmp_path, caplog):
 
 
 def test_a_checkpoint_of_before_loads_and_is_written_as_it_was(tmp_path, caplog):
-    """With its fingerprint, without a warning and without the head, which is gone."""
+    """A checkpoint of an earlier release loads without a warning and is saved with the same content and fingerprint."""
     before = Path(__file__).parents[1] / "data" / "sealed" / "lerobot"
     policy = DAEPolicy.from_pretrained(before)
     assert "fingerprint" not in caplog.text

@@ -1,4 +1,4 @@
-"""Bad input: errors that name the flag to change."""
+"""Wrong input raises errors that name the flag to change."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lerobot_policy_dae import DAEConfig, DAEPolicy
         ({"action_layout": "pose_6d"}, r"--policy\.action_layout.*10 columns"),
         ({"prefixes": True}, r"--policy\.prefixes.*mixes time"),
         ({"cameras": ["observation.images.top"]}, r"--policy\.cameras"),
-        ({"state": False}, r"nothing is observed.*--policy\.cameras"),
+        ({"state": False}, r"The policy has no observations.*--policy\.cameras"),
         ({"vision": VisionConfig(backbone="./no-such-eyes")}, r"--policy\.vision"),
     ],
     ids=str,
@@ -54,7 +54,10 @@ def test_an_observation_that_is_missing(tmp_path):
 
 
 def test_pictures_of_another_size_than_in_training(tmp_path):
-    """LIBERO's environment makes 360 x 360 by default, its datasets are 256 x 256. What resizes takes any."""
+    """Images of another size than in training are refused, unless the policy resizes them.
+
+    LIBERO's environment renders 360 x 360 by default, and its datasets have 256 x 256.
+    """
     eyes = vision_model("vit", tmp_path / "vit")
     now = present(batch(image=True))
     larger = now | {OBS_IMAGE: torch.rand(3, 3, 48, 40)}

@@ -1,4 +1,4 @@
-"""Small policies on small heads, and batches as LeRobot hands them over."""
+"""Small policies on small heads, and batches in LeRobot's format."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def meta(*tasks: str) -> Any:
 
 
 def tiny_policy(folder, backbone: str = "mlp", *, image: bool = False, dataset_meta: Any = None, **flags) -> DAEPolicy:
-    """Its adapter is not at its zero initialisation, so that conditions matter."""
+    """Return a policy whose adapter is not at its zero initialisation, so that conditions matter."""
     settings = {"head": head_folder(folder, backbone), "action_layout": "libero", "hidden_dim": 8, "device": "cpu"}
     torch.manual_seed(0)
     config = DAEConfig(**settings | features(image=image) | flags)
@@ -46,7 +46,7 @@ def tiny_policy(folder, backbone: str = "mlp", *, image: bool = False, dataset_m
 
 
 def batch(rows: int = 3, *, image: bool = False, steps: int = 2, horizon: int = 16) -> dict[str, Any]:
-    """For training: with an axis of observation steps, and actions in [-1, 1]."""
+    """Return a batch for training, with an axis of observation steps and actions in [-1, 1]."""
     generator = torch.Generator().manual_seed(1)
     found: dict[str, Any] = {
         OBS_STATE: torch.randn(rows, steps, 4, generator=generator),
@@ -58,7 +58,7 @@ def batch(rows: int = 3, *, image: bool = False, steps: int = 2, horizon: int = 
 
 
 def present(of: dict[str, Any]) -> dict[str, Any]:
-    """One observation, as in acting."""
+    """Return the newest observation of a batch, as a policy gets it when it acts."""
     return {key: x[:, -1] if key.startswith("observation.") else x for key, x in of.items() if key != ACTION}
 
 

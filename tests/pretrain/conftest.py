@@ -1,4 +1,4 @@
-"""Every test here runs on the CPU, also on a machine with a GPU: bits are compared."""
+"""Fixtures for Stage 1. All tests here run on the CPU, even on a machine with a GPU, since they compare bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from action_heads.training import curve
 
 @pytest.fixture
 def no_picture(monkeypatch):
-    """Drawing the curve, and evaluating on thousands of chunks, take longer than a tiny run."""
+    """Skip the drawing of curves and most of the evaluation, which take longer than a tiny run."""
     monkeypatch.setattr(curve, "draw_curve", lambda *_: None)
     monkeypatch.setattr(Trainer.evaluate.__wrapped__, "__defaults__", (1,))
     monkeypatch.setattr(Trainer.evaluate_unconditional.__wrapped__, "__defaults__", (64,))

@@ -1,4 +1,4 @@
-"""Batches drawn ahead are the batches."""
+"""Batches that are drawn ahead equal those that are not."""
 
 from __future__ import annotations
 

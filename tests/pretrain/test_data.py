@@ -1,4 +1,4 @@
-"""Stage 1's chunks."""
+"""The sources of Stage 1 mix by their weights, and their chunks become actions of the head's space."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_arms_with_other_joints_mix_by_their_poses_alone():
 def test_sources_that_do_not_mix():
     with pytest.raises(ValueError, match=r"panda at 15 Hz, synthetic:panda\?rate=20 at 20 Hz. Give all the same"):
         data.mixture(["recorded:panda", "synthetic:panda?rate=20"], 16)
-    with pytest.raises(ValueError, match="tip=flange was given for the Panda"):
+    with pytest.raises(ValueError, match="tip=flange was given for panda"):
         data.mixture(["synthetic:panda?tip=flange"], 16)
     with pytest.raises(ValueError, match="at least one"):
         data.mixture([], 16)

@@ -1,4 +1,4 @@
-"""What a head knows of motion: the same numbers every time, and better ones for a head that was trained."""
+"""Evaluation of a head gives the same numbers every time, and better ones for a trained head."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def few(head, **options) -> EvaluateConfig:
 
 @pytest.fixture
 def saved(tmp_path):
-    """Return a tiny head's folder."""
+    """Return the folder of a tiny head."""
     return tiny_head("mixer").save_pretrained(tmp_path / "tiny")
 
 
@@ -152,7 +152,7 @@ def test_a_card_shows_the_evaluation(tmp_path, monkeypatch):
     evaluate(few("tiny"), "action-heads evaluate-head tiny")
     publish(PublishConfig(tmp_path / "tiny", dry_run=True))
     card = (tmp_path / "tiny" / "README.md").read_text()
-    assert "## What test/tiny knows of motion" in card
+    assert "## Evaluation of test/tiny" in card
     assert "    action-heads evaluate-head tiny\n" in card
     assert "](evaluation.png)" in card
     assert sum(line.startswith("# ") for line in card.splitlines()) == 1
@@ -168,7 +168,7 @@ def test_mean_and_its_error():
 
 
 def test_measures_of_a_known_path():
-    """A straight line at 10 mm a step that turns back in the middle, rotation the identity, gripper closed."""
+    """The measures of a straight path at 10 mm per time step that turns back in the middle have known values."""
     x = torch.cat([torch.arange(8), torch.arange(6, -2, -1)]) * 0.01
     rotation = torch.eye(3).expand(1, 16, 3, 3)
     position = torch.stack([x, 0 * x, 0 * x], dim=-1)[None]

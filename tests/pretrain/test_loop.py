@@ -1,4 +1,4 @@
-"""What the loop does beside training: reports, logs, stops when asked, gives up when there is no sense in going on."""
+"""The training loop reports, logs, stops when asked, and gives up when training cannot succeed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FLAGS = shlex.split("--width 16 --depth 2 --batch-size 8 --precision fp32")
 
 
 def points(folder) -> list[tuple[str, int]]:
-    """(tag, step) of every value in a run's TensorBoard files, and ("start", step) where a run took over."""
+    """Return (tag, step) of every value in a run's TensorBoard files, and ("start", step) where a run resumed."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -59,11 +59,11 @@ def test_leaves_everything_to_look_at(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("no_picture")
 class TestStopping:
-    """By Ctrl-C, by SIGTERM, and by a loss that nothing can come of."""
+    """A run stops on Ctrl-C, on SIGTERM, and when the loss is not finite."""
 
     @pytest.fixture
     def asked_at(self, monkeypatch):
-        """Return a function (step, signal): let it arrive in the middle of that step."""
+        """Return a function (step, signal) that sends the signal in the middle of that training step."""
         train_step = Trainer.train_step
 
         def at(step: int, number: int) -> None:
@@ -123,7 +123,7 @@ class TestStopping:
             pretrain(tiny(tmp_path, warmup=2))
 
     def test_points_beyond_the_last_state_are_purged(self, tmp_path, monkeypatch):
-        """TensorBoard drops what a killed run logged after its last state, by the step the next run says it starts."""
+        """TensorBoard drops points after the last state of a killed run, since the next run logs where it starts."""
         monkeypatch.setattr(checkpoint, "POINT_EVERY", 1)
         train_step = Trainer.train_step
 
@@ -151,7 +151,7 @@ def test_module_is_the_subcommand(tmp_path, monkeypatch):
 
 
 def launch(out, steps: int, **changes) -> subprocess.Popen:
-    """The module in two processes on the CPU. (`accelerate launch --cpu` alone would start one: it asks for MPI.)"""
+    """Start the module in two processes on the CPU. `accelerate launch --cpu` would start one, since it needs MPI."""
     command = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "action_heads.pretrain"]
     run = [
         "--data",
@@ -172,7 +172,7 @@ def launch(out, steps: int, **changes) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_two_processes(tmp_path, monkeypatch):
-    """Stopped together when their launcher is told to, and resumed to the same bits, but by two processes only."""
+    """Two processes stop together on a signal and resume to the same bits, but only as two processes again."""
     whole = launch(tmp_path / "whole", 200)
     said, errors = whole.communicate(timeout=300)
     assert whole.returncode == 0, errors
@@ -193,7 +193,7 @@ def test_two_processes(tmp_path, monkeypatch):
     again = launch(tmp_path / "cut", 200)
     said, errors = again.communicate(timeout=300)
     assert again.returncode == 0, errors
-    assert f"going on from step {stopped}" in said
+    assert f"resumed from step {stopped}" in said
     heads = [ActionHead.from_pretrained(tmp_path / name) for name in ("whole", "cut")]
     assert heads[0].fingerprint() == heads[1].fingerprint()
     assert len({(tmp_path / name / "curves.json").read_text() for name in ("whole", "cut")}) == 1

@@ -1,4 +1,4 @@
-"""A head goes to the Hub whole, checked and read back, or not at all. No test leaves this machine."""
+"""A head is published completely, checked and read back, or not at all. No test leaves this machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RECORD = {
 
 
 def save(head: ActionHead, folder, **record) -> ActionHead:
-    """Return what pretraining leaves in a folder, in milliseconds."""
+    """Write the files of a pretraining run into a folder, without training, and return the head."""
     head.config = dataclasses.replace(head.config, training={**RECORD, **record})
     head.save_pretrained(folder)
     loaded = ActionHead.from_pretrained(folder)
@@ -39,7 +39,7 @@ def save(head: ActionHead, folder, **record) -> ActionHead:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Return a publishable head, with the training state beside it that must stay at home."""
+    """Return the folder of a head that can be published, with a training state that must not be uploaded."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "heads" / "tiny"
     save(tiny_head("mixer"), folder)
@@ -120,7 +120,7 @@ def test_refused_access_teaches_and_the_command_ends_without_a_traceback(folder,
 
 
 def test_upload_verifies_any_head(folder, fake_hub):
-    """What `ActionHead.push_to_hub` needs: a folder of any head, golden outputs or not."""
+    """`upload`, which `ActionHead.push_to_hub` calls, verifies any head, with golden outputs or without."""
     head = ActionHead.from_pretrained(folder)
     (folder / "golden.safetensors").unlink()
     assert upload(folder, "me/any", head, token="hf_other").url.startswith(f"{fake_hub.url}/me/any/commit/")
@@ -145,8 +145,8 @@ def test_all_that_is_wrong_is_told_at_once(folder, fake_hub):
         "no credit or licence is on record for npz:mine.npz: pretrain with --credit 'npz:mine.npz=",
         "training['credits'] of config.json",
         "'me/tiny-droid' claims droid, but the head was trained on npz:mine.npz",
-        "evaluation.json is of other weights",
-        "trial.json is of other weights",
+        "evaluation.json is of other weights (fingerprint of another)",
+        "trial.json is of other weights (fingerprint of another)",
     ):
         assert says in str(caught.value)
     assert fake_hub.requests == []

@@ -1,4 +1,4 @@
-"""What a run may be asked for, in Python and on the command line."""
+"""Settings of a run are validated, in Python and on the command line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from action_heads.training.optimiser import OptimiserConfig
 
 @pytest.fixture
 def on_the_command_line(monkeypatch):
-    """Return a function of arguments: the settings that `action-heads pretrain` makes of them."""
+    """Return a function that runs `action-heads pretrain` with arguments and returns the settings that it makes."""
     asked = []
     monkeypatch.setattr(loop, "pretrain", lambda config, command: asked.append((config, command)))
 
@@ -106,7 +106,7 @@ def test_credits_are_of_sources():
 
 
 def test_what_weighs_nothing_is_no_part_of_the_outcome():
-    """A run may be renamed, moved, licensed and saved more often, and goes on."""
+    """Changing the name, folder, licence, credit or saving interval of a run does not change its outcome."""
     other = {"out": Path("a"), "name": "b", "licence": "mit", "credit": ("synthetic:panda=us",), "save_every": 7}
     assert PretrainConfig(**other, workers=3).outcome() == PretrainConfig().outcome()
     assert PretrainConfig(seed=1).outcome() != PretrainConfig().outcome()
@@ -131,7 +131,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         ({"size": "7b"}, "choose one of 0.3m, 0.7m, 1m, 2m, 5m, 10m"),
         ({"size": "244m"}, "mlp has no size '244m'; choose one of 0.3m, 0.7m"),
         ({"arch": "unet", "size": "0.3m"}, "unet has no size '0.3m'; choose one of 1m, 2m, 5m, 10m, 244m"),
-        ({"arch": "unet", "horizon": 18}, "multiple of 4, such as 16, got 18"),
+        ({"arch": "unet", "horizon": 18}, "multiple of 4; got 18. Use 16"),
         ({"action": "relative"}, "choose one of absolute, delta"),
         ({"levels": "cosine"}, "choose one of uniform, logit_normal, beta, last"),
         ({"schedule": "step"}, "choose one of cosine, constant"),

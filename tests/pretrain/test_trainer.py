@@ -1,4 +1,4 @@
-"""The Stage 1 loop: learns, resumes to the same bits, and refuses another run's state."""
+"""The Stage 1 loop learns, resumes to the same bits, and refuses the state of another run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, arch, schedule, monkeyp
 
 
 def test_resumes_where_some_parameter_never_had_a_gradient(tmp_path):
-    """RMS norms leave the bias of the layer norms alone."""
+    """A run resumes if some parameter has never had a gradient, such as the bias of norms when only RMS is used."""
     settings = tiny(tmp_path, mechanisms=("adarmsnorm",))
     pretrain(settings)
     trainer = Trainer(settings)
@@ -135,7 +135,7 @@ def test_a_finished_head_of_other_settings_is_refused_before_anything_is_read(tm
 
 
 def test_the_card_is_of_this_run_and_keeps_the_user_s_part(tmp_path):
-    """Though there is one already: of an earlier run, with an evaluation of weights that are gone."""
+    """The card describes this run, not an earlier one in the folder, and keeps the text that the user added."""
     pretrain(tiny(tmp_path), command="action-heads pretrain --first")
     card = tmp_path / "README.md"
     card.write_text(card.read_text() + "Thanks to the lab.\n")
@@ -178,7 +178,7 @@ def test_mixed_noise_levels_have_clean_prefixes(tmp_path):
 
 
 def test_steps_that_share_a_level_have_clean_prefixes_too(tmp_path, monkeypatch):
-    """Every other turn of a unet; what the network sees is clean there, and not counted."""
+    """Time steps that share a level may have a clean prefix, which the network sees clean and which has no loss."""
     from action_heads.pretrain import objective
 
     head = tiny_head("unet")
@@ -247,7 +247,7 @@ def test_workers_change_nothing(tmp_path):
 
 
 def test_bf16_differs_a_little(tmp_path):
-    """And may follow fp32 in one process, although accelerate keeps its precision in a singleton."""
+    """Losses in bf16 and fp32 differ a little in one process, although accelerate's precision is a singleton."""
     losses = []
     for precision in ("fp32", "bf16"):
         trainer = Trainer(tiny(tmp_path, precision=precision))
@@ -258,7 +258,7 @@ def test_bf16_differs_a_little(tmp_path):
 
 
 def test_auto_stays_what_it_was_when_the_run_began(tmp_path, monkeypatch):
-    """On a CPU it is a measurement, which may come out otherwise the next time."""
+    """A resumed run keeps its precision `auto`, although the measurement behind it may come out otherwise on a CPU."""
     from action_heads.training import accelerator as module
 
     for answer in (True, False):
@@ -295,3 +295,19 @@ def test_joints_are_asked_of_a_source_without_them(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--signal code"):
         Trainer(tiny(tmp_path, signal="joints"))
     Trainer(tiny(tmp_path, signal="code")).train_step()
+
+
+def test_a_run_may_go_on_from_a_head(tmp_path):
+    """The weights and the normalizer are those of the first head; only its name and record are the run's."""
+    first = pretrain(tiny(tmp_path / "first"))
+    again = Trainer(
+        tiny(tmp_path / "again", name="test/again", init=str(tmp_path / "first"), data=("synthetic:droid",))
+    )
+    assert again.head.fingerprint() == first.fingerprint()
+    assert again.settings()["init"] == str(tmp_path / "first")
+    assert "init" not in Trainer(tiny(tmp_path / "other")).settings()
+    head = pretrain(again.config)
+    assert head.config.name == "test/again"
+    assert head.fingerprint() != first.fingerprint()
+    with pytest.raises(ValueError, match="has depth 2, but this run makes a head with depth 3"):
+        Trainer(tiny(tmp_path / "deeper", depth=3, init=str(tmp_path / "first")))

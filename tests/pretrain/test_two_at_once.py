@@ -1,4 +1,4 @@
-"""Two runs in one folder, runs cut at any write, and what others have left there: no head is ever lost."""
+"""No head is lost by two runs in one folder, runs that end at any write, or files that others have left there."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_run_that_cannot_begin_leaves_no_trace(tmp_path):
 
 
 def test_cut_at_any_write_the_next_run_completes_it(tmp_path, monkeypatch):
-    """As a kill between two writes would: of states, head, curves, golden outputs and card."""
+    """The next run completes one that was killed between writes of states, head, curves, golden outputs or card."""
     replace, calls = os.replace, []
     monkeypatch.setattr(os, "replace", lambda *paths: calls.append(paths) or replace(*paths))
     whole = pretrain(tiny(tmp_path / "whole"))
@@ -153,7 +153,7 @@ def test_a_policy_s_folder_is_not_a_head_s(tmp_path):
 
 @pytest.mark.slow
 def test_all_processes_of_a_refused_run_end(tmp_path):
-    """Those that hold no lock learn that the main one could not, rather than wait for it."""
+    """Every process of a refused run ends: those without the lock do not wait for the main process."""
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "action_heads.pretrain"]
     flags = shlex.split("--width 16 --depth 2 --batch-size 8 --precision fp32 --steps 5")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

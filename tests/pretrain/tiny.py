@@ -1,4 +1,4 @@
-"""A pretraining run of a second."""
+"""Settings of a pretraining run that takes a second."""
 
 from __future__ import annotations
 

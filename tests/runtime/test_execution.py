@@ -1,4 +1,4 @@
-"""One action a tick, from chunks."""
+"""The executor turns chunks into one action per tick."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from action_heads.runtime.execution import Executor
 
 
 class Clock:
-    """A policy whose n-th chunk says 100·n + step; it remembers what it was asked."""
+    """A policy whose n-th chunk holds 100·n + time step; it records its arguments."""
 
     def __init__(self, horizon: int = 16):
         self.horizon, self.asked = horizon, []
@@ -78,7 +78,7 @@ def test_due_says_when_a_condition_is_needed():
         executor(torch.zeros(1, 3) if executor.due else None)
     assert due == [True, False, False, True, False]
     executor(None)
-    with pytest.raises(ValueError, match="tick 6 asks for a chunk: pass cond"):
+    with pytest.raises(ValueError, match=r"Tick 6 needs a new chunk\. Pass cond"):
         executor(None)
 
 
@@ -105,7 +105,7 @@ def test_a_real_policy_continues_without_a_jump():
     [
         ({"execute": 0}, "execute must be at least 1"),
         ({"execute": 4, "delay": 5}, "delay must be between 0 and execute"),
-        ({"ensemble": -0.1}, "ensemble is a rate"),
+        ({"ensemble": -0.1}, "ensemble must be 0 or more"),
         ({"ensemble": 0.1, "delay": 1}, "without a delay"),
         ({"warm_start": 0.0}, "above 0 and at most 1"),
         ({"warm_start": 1.1}, "above 0 and at most 1"),
@@ -117,7 +117,7 @@ def test_refusals(options, message):
 
 
 def test_chunks_that_run_out():
-    with pytest.raises(ValueError, match="chunks of 4 steps run out"):
+    with pytest.raises(ValueError, match="chunk has 4 time steps, but execute=8"):
         ticks(Executor(Clock(4), execute=8), 1)
     with pytest.raises(ValueError, match="leaves nothing for a warm start"):
         ticks(Executor(Clock(8), execute=8, warm_start=0.5), 1)
@@ -132,7 +132,7 @@ def test_a_delay_asks_for_a_backbone_that_mixes_time():
 
 
 class Sometimes(Clock):
-    """The clock, whose n-th chunk is spoilt."""
+    """A `Clock` whose n-th chunk is damaged."""
 
     def __init__(self, spoil, at: int, horizon: int = 16):
         super().__init__(horizon)
@@ -153,12 +153,12 @@ def with_infinity(chunk: torch.Tensor) -> torch.Tensor:
 
 
 SPOILT = {
-    "NaN": (with_nan, "NaN or infinity, first for robot 0, step 9, dimension 0"),
-    "infinity": (with_infinity, "NaN or infinity, first for robot 0, step 3"),
+    "NaN": (with_nan, "NaN or infinity, first for robot 0, time step 9, dimension 0"),
+    "infinity": (with_infinity, "NaN or infinity, first for robot 0, time step 3"),
     "no batch": (lambda chunk: chunk[0], r"returned torch.float32 \(16, 1\)"),
     "another batch": (lambda chunk: torch.cat([chunk, chunk]), r"\(2, 16, 1\); expected floats \(1, steps, action\)"),
     "another width": (lambda chunk: torch.cat([chunk, chunk], -1), r"\(1, 16, 2\) after one .* 1 numbers"),
-    "too short": (lambda chunk: chunk[:, :2], "chunks of 2 steps run out"),
+    "too short": (lambda chunk: chunk[:, :2], "chunk has 2 time steps"),
     "no step": (lambda chunk: chunk[:, :0], r"\(1, 0, 1\)"),
     "whole numbers": (lambda chunk: chunk.long(), "torch.int64"),
     "a list": (lambda chunk: chunk.tolist(), "a list"),
@@ -169,7 +169,7 @@ SPOILT = {
 @pytest.mark.parametrize("options", [{}, {"delay": 2}, {"ensemble": 0.1}, {"warm_start": 0.5}], ids=str)
 @pytest.mark.parametrize("name", SPOILT)
 def test_a_spoilt_chunk_is_refused_and_nothing_is_lost(name, options):
-    """After the error the executor is where it was: the next call asks again, and all goes on as without it."""
+    """A bad chunk raises an error and leaves the executor unchanged, so that the next call asks again and goes on."""
     spoil, message = SPOILT[name]
     executor = Executor(Sometimes(spoil, at=2), execute=4, **options)
     undisturbed = Executor(Clock(), execute=4, **options)
@@ -196,9 +196,9 @@ def test_a_policy_that_raises_leaves_the_executor_as_it_was():
 
 
 def test_an_action_without_a_value_is_refused():
-    """The mean of two opposite rotations is none."""
+    """An action that is not finite, such as the mean of two opposite rotations, raises an error."""
     executor = Executor(Clock(), execute=2, decode=lambda action, last: action / (action - 101))
     assert ticks(executor, 1) == [-100]
-    with pytest.raises(ValueError, match="the action of tick 1 has no value"):
+    with pytest.raises(ValueError, match="The action of tick 1 is NaN or infinite after decoding"):
         executor(None)
     assert executor.tick == 1

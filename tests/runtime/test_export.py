@@ -1,4 +1,4 @@
-"""An exported file computes what the policy does, without this library, or says why it can't be written."""
+"""An exported file computes what the policy does without this library, or an error says why it cannot be written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "run_onnx.py"
 
 @pytest.fixture(autouse=True, scope="module")
 def operators():
-    """Torch reads the table of ONNX's operators anew for every export, which takes half of its time."""
+    """Cache torch's table of ONNX operators, since reading it takes half of the time of every export."""
     with pytest.MonkeyPatch.context() as patch:
         if find_spec("onnxscript"):
             registry = import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
@@ -37,7 +37,7 @@ def operators():
 
 
 def test_the_loop_is_the_sample(policy):
-    """For every backbone with every adapter, of weights of its own."""
+    """The exported loop equals `sample` for every backbone with every adapter, and has its own copy of the weights."""
     loop = SamplingLoop(policy, Sampling(steps=3))
     cond = torch.randn(2, COND_DIM, generator=generator(1))
     expected = policy.sample(cond, steps=3, generator=generator())
@@ -89,7 +89,7 @@ def test_aoti(tmp_path):
 
 
 def check_metadata(policy, config: ExportConfig, evaluations: int) -> None:
-    """Return what a robot must know to use the numbers, and which head and adapter they are of."""
+    """Check the metadata that a robot needs to use the numbers, and the identity of head and adapter."""
     said = read_metadata(config.out)
     assert said["space"] == policy.head.config.space.to_dict()
     assert said["units"] == {
@@ -119,7 +119,7 @@ def check_metadata(policy, config: ExportConfig, evaluations: int) -> None:
 @pytest.mark.parametrize("pool", ["attention", "last"])
 @pytest.mark.parametrize("form", exporting.ENDINGS)
 def test_an_adapter_that_pools_tokens_asks_for_their_number(tmp_path, pool, form):
-    """It wrote a file that takes one vector, which its adapter had never seen."""
+    """An export without a number of tokens is refused if the adapter pools tokens."""
     policy = trained_policy(tiny_head(), pool=pool)
     out = tmp_path / f"a{exporting.ENDINGS[form]}"
     with pytest.raises(ValueError, match=rf"pools tokens \('{pool}'\), .* with --tokens n"):
@@ -136,14 +136,14 @@ def test_tokens_that_are_pooled_by_attention(tmp_path):
 
 
 def test_where_nothing_can_be_written(tmp_path, monkeypatch):
-    """Said before anything is loaded or traced."""
+    """A place that cannot be written is refused before anything is loaded or traced."""
     policy = trained_policy(tiny_head())
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.onnx").mkdir()
     monkeypatch.setitem(exporting.WRITERS, "onnx", lambda *_: pytest.fail("traced"))
-    with pytest.raises(ValueError, match=r"--out .*folder\.onnx is a folder: name a file in it"):
+    with pytest.raises(ValueError, match=r"--out .*folder\.onnx is a folder\. Name a file in it"):
         export_policy(policy, ExportConfig("", tmp_path / "folder.onnx"))
-    with pytest.raises(ValueError, match=r"--out .*a\.onnx can't be written \(.*: choose another place"):
+    with pytest.raises(ValueError, match=r"--out .*a\.onnx can't be written \(.*\. Choose another path"):
         export_policy(policy, ExportConfig("", tmp_path / "file" / "a.onnx"))
     with pytest.raises(ValueError, match="can't be written"):
         exporting.export(ExportConfig("no such adapter", tmp_path / "file" / "a.onnx"))
@@ -159,8 +159,8 @@ def test_what_is_no_number_of_rows(wrong):
 
 
 def test_files_without_metadata(tmp_path):
-    """Named, whatever they hold; nothing of them is run."""
-    with pytest.raises(ValueError, match="there is no file"):
+    """A file without metadata is refused by name, and nothing in it is run."""
+    with pytest.raises(ValueError, match="There is no file"):
         read_metadata(tmp_path / "a.pt2")
     with zipfile.ZipFile(tmp_path / "empty.pt2", "w") as archive:
         archive.writestr("a/data.pkl", b"cos\nsystem\n(S'false'\ntR.")
@@ -190,7 +190,7 @@ def test_onnx_files_without_metadata(tmp_path):
 
 
 def test_a_file_is_no_larger_than_what_acts(tmp_path):
-    """Neither other adapters' modulations nor the step embedding go along."""
+    """A file contains neither the modulations of other adapters nor the step embedding."""
     pytest.importorskip("onnxruntime")
     policy = trained_policy(ActionHead.from_pretrained("dae/mlp-5m-fk"), through="code")
     config = ExportConfig("", tmp_path / "policy.onnx", steps=1)
@@ -226,7 +226,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="trains along"):
         export_policy(ActionHead(policy.head.config).attach(AdaLNZero(COND_DIM)), ExportConfig("", tmp_path / "a.onnx"))
     two = policy.head.attach(AdaLNZero({"tokens": 5, "state": 3}))
-    with pytest.raises(ValueError, match="a file takes one condition, and this adapter reads state, tokens"):
+    with pytest.raises(ValueError, match="An exported file takes one condition, but this adapter reads state, tokens"):
         export_policy(two, ExportConfig("", tmp_path / "a.onnx"))
     monkeypatch.setattr(exporting, "why_no_inductor", lambda: "there is no C++ compiler")
     with pytest.raises(ValueError, match="no C\\+\\+ compiler"):

@@ -1,4 +1,4 @@
-"""Whatever one peer does on its connections, another client has its chunk within a second."""
+"""Whatever one client does on its connections, another client gets its chunk within a second."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def running(policy, **options):
 
 
 def raw(port: int) -> socket.socket:
-    """Return a connection whose handshake is done, without a library that would keep it honest."""
+    """Return an open WebSocket connection without a client library, which would enforce the protocol."""
     peer = socket.create_connection(("127.0.0.1", port), timeout=5)
     head = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     peer.sendall(f"{head}Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n".encode())
@@ -52,13 +52,13 @@ def raw(port: int) -> socket.socket:
 
 
 def frame(data: bytes, opcode: int = 0x82) -> bytes:
-    """Return a masked frame whose mask is zero."""
+    """Return a frame masked with zeros."""
     size = bytes([0x80 | len(data)]) if len(data) < 126 else b"\xff" + len(data).to_bytes(8, "big")
     return bytes([opcode]) + size + b"\0\0\0\0" + data
 
 
 def keep_sending(peer: socket.socket, data: bytes, seconds: float = 2.0) -> None:
-    """From a thread of its own; it ends with the connection, and after some seconds."""
+    """Send data again and again from another thread, until the connection or some seconds end."""
 
     def send() -> None:
         until = time.monotonic() + seconds
@@ -80,7 +80,7 @@ def too_large(port: int) -> list:
 
 
 def left(port: int) -> list:
-    """Twenty that ask for as much as they may, and leave."""
+    """Send the largest request from each of twenty clients, and disconnect."""
     for peer in opened(port, 20):
         peer.send(LARGE)
         peer.socket.shutdown(socket.SHUT_RDWR)
@@ -88,7 +88,7 @@ def left(port: int) -> list:
 
 
 def stay(port: int) -> list:
-    """Twenty that ask for as much as they may, and wait."""
+    """Send the largest request from each of twenty clients, and wait."""
     peers = opened(port, 20)
     for peer in peers:
         peer.send(LARGE)
@@ -96,7 +96,7 @@ def stay(port: int) -> list:
 
 
 def one_after_the_other(port: int) -> list:
-    """More requests on one connection than it may have, whose answers nobody reads."""
+    """Send more requests on one connection than are allowed, and read no answers."""
     peer = raw(port)
     keep_sending(peer, 50 * frame(LARGE))
     return [peer]
@@ -117,7 +117,7 @@ def tiny_frames(port: int) -> list:
 
 
 def no_handshake(port: int) -> list:
-    """As slow as can be: a byte of the handshake, and nothing more; far more of them than there are places."""
+    """Open far more connections than there are places, and send only the first byte of a handshake."""
     peers = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(100)]
     for peer in peers:
         with contextlib.suppress(OSError):
@@ -143,7 +143,7 @@ def bombs(port: int) -> list:
 
 
 def compressed(port: int) -> list:
-    """Return a frame that says that it is compressed, which was not agreed upon."""
+    """Send a frame that is marked as compressed although no compression was agreed on."""
     peer = raw(port)
     peer.sendall(frame(os.urandom(100), 0xC2))
     return [peer]
@@ -173,7 +173,7 @@ def test_a_second_client_is_served_within_a_second(policy, hostile):
 
 
 def test_those_who_left_are_not_computed(policy, monkeypatch):
-    """They were: 20 that had gone kept the next one waiting for a minute."""
+    """Requests of clients that have disconnected are not computed."""
     computed, go = [], threading.Event()
 
     def slow(policy, request):
@@ -200,7 +200,7 @@ def test_those_who_left_are_not_computed(policy, monkeypatch):
 
 
 def test_who_asks_for_little_goes_first():
-    """Of twenty that ask for much and one for little, the one is next; and nobody waits for ever."""
+    """A cheap request is served before twenty expensive ones that came earlier, and no client waits forever."""
     turns, order, go = Turns(), [], threading.Event()
     clients = {name: Client() for name in ("now", *range(20), "little")}
 
@@ -242,7 +242,7 @@ def test_a_job_that_fails_ends_nothing():
 
 
 def test_only_so_many_connections_are_kept(policy):
-    """The one that was silent longest leaves; who works stays."""
+    """At the limit of connections the one that was silent longest is closed, and one that works stays."""
     with running(policy, clients=4) as port, RemotePolicy(f"ws://127.0.0.1:{port}", timeout=30) as working:
         silent = []
         for _ in range(8):
@@ -270,7 +270,7 @@ def test_a_mistake_is_answered_and_the_connection_stays(policy, data):
 
 
 def test_a_message_that_is_too_large_is_named(policy, monkeypatch):
-    """By the library below, which can't read on: it closes with the reason."""
+    """A message over the limit closes the connection with the reason, since the library cannot read on."""
     monkeypatch.setattr(wire, "LARGEST", 10_000)
     with running(policy) as port:
         peer = connect(f"ws://127.0.0.1:{port}", compression=None)
@@ -284,7 +284,7 @@ def test_a_message_that_is_too_large_is_named(policy, monkeypatch):
 
 
 def test_a_server_with_peers_that_read_nothing_ends(policy):
-    """Their threads are blocked in sending, which the library would wait for."""
+    """The server ends even while its threads are blocked in sending to clients that read nothing."""
     served = server(policy, port=0)
     thread = threading.Thread(target=served.serve_forever, daemon=True)
     thread.start()
@@ -298,7 +298,7 @@ def test_a_server_with_peers_that_read_nothing_ends(policy):
 
 
 def test_a_full_table_of_files_does_not_end_the_server(policy, monkeypatch):
-    """`accept` fails then, and the library takes that for its end."""
+    """The server goes on after `accept` fails, which the library would take for its end."""
     with running(policy) as port, RemotePolicy(f"ws://127.0.0.1:{port}", timeout=30) as first:
         import action_heads.runtime.listener as door
 

@@ -1,4 +1,4 @@
-"""Whatever bytes reach the server, it answers with a chunk or with an error that says what was wrong."""
+"""The server answers any bytes with a chunk, or with an error that says what was wrong."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def tensor(rng: random.Random, shape: tuple[int, ...], dtype: str = "float32") -
 
 
 def sound(rng: random.Random) -> dict:
-    """Return a request that could be one, as msgpack's objects."""
+    """Return a valid request, as msgpack's objects."""
     floats = wire.encode(torch.randn(2, 3, COND_DIM))
     left = wire.encode(torch.zeros(2, rng.randint(1, 16), 10))
     mask = wire.encode(torch.ones(2, 3, dtype=torch.bool))
@@ -66,7 +66,7 @@ def sound(rng: random.Random) -> dict:
 
 
 def mutated(rng: random.Random, request: dict) -> object:
-    """Return the request with one to three things wrong, at any depth."""
+    """Return the request with one to three faults, at any depth."""
     request = copy.deepcopy(request)
     for _ in range(rng.randint(1, 3)):
         name = rng.choice([*TYPES, "cond", "unknown"])
@@ -100,7 +100,7 @@ def mutated(rng: random.Random, request: dict) -> object:
 
 
 def noisy(rng: random.Random, data: bytes) -> bytes | str:
-    """Return the message with some bytes changed, cut or doubled."""
+    """Return the message with some bytes changed, cut or repeated."""
     raw = bytearray(data)
     how = rng.random()
     if how < 0.6:
@@ -145,7 +145,7 @@ def test_every_message_is_answered(served, seed):
 
 @pytest.mark.parametrize("name", TYPES)
 def test_a_wrong_type_is_named(served, name):
-    """By the name of the entry, whichever it is."""
+    """The error about a wrong type names the entry."""
     sources = served.adapter.config.cond_dim
     cond = torch.zeros(1, COND_DIM) if isinstance(sources, int) else {k: torch.zeros(1, n) for k, n in sources.items()}
     wrong = [b"abc", [1, 2]] + (
@@ -157,7 +157,7 @@ def test_a_wrong_type_is_named(served, name):
 
 
 def test_the_request_that_closed_the_connection(served):
-    """{"cond": {"parts": {}}} was an IndexError, and the connection's end."""
+    """The request {"cond": {"parts": {}}}, which once raised IndexError and closed the connection, gets an error."""
     assert "cond" in answer(served, packed({"cond": {"parts": {}}}))["error"]
 
 
@@ -173,7 +173,7 @@ def test_a_request_that_asks_for_too_much_is_refused_before_it_is_computed(serve
 
 
 def test_a_bomb_stays_small():
-    """Small messages that would unfold to gigabytes, and messages as deep as they are long."""
+    """Small messages that would unpack to gigabytes, and deeply nested ones, are refused."""
     tree = packed({"cond": [[[[[1] * 60] * 60] * 60]] * 2})
     for data in (b"\x91" * 10**6, b"\xdd\x03\x93\x87\x00" + b"\xc0" * 6 * 10**7, tree, b"\x81\xa1a" * 10**5):
         with pytest.raises(wire.WireError, match=r"not msgpack, or not a message"):

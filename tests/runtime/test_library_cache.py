@@ -1,4 +1,4 @@
-"""Compiled code is run only from where nobody else can write, and only if it is what was built."""
+"""Compiled code runs only from folders that nobody else can write to, and only if it is what was built."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_it_is_built_once_and_only_for_this_user(folder):
 
 @pytest.mark.parametrize("content", ["", "sou", "sound\0", "evil"])
 def test_what_was_changed_is_built_again(folder, content):
-    """Half-written, or another library under its name: it is not even loaded."""
+    """A file that is incomplete or another library is rebuilt, and not even loaded."""
     cache.kept(folder, NAME, build, load)
     only(folder).write_text(content)
     seen = []
@@ -60,7 +60,7 @@ def test_what_was_changed_is_built_again(folder, content):
 
 
 def test_what_does_not_load_is_built_again(folder):
-    """As it was built, but by another machine."""
+    """A file that was built on another machine and does not load is rebuilt."""
 
     def elsewhere(path: Path) -> None:
         path.write_text("foreign")
@@ -116,12 +116,12 @@ def test_a_library_that_is_a_link_is_refused(folder, tmp_path):
     path = only(folder)
     path.rename(tmp_path / "elsewhere")
     path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="is no file of its own but a link"):
+    with pytest.raises(OSError, match="is a link or a folder, but must be a regular file"):
         cache.kept(folder, NAME, build, load)
 
 
 def test_links_to_folders(folder, tmp_path, monkeypatch):
-    """To one's own it is fine; not to one that others may write, and not a link that another one made."""
+    """Links are refused if another user made them or others can write to their target; the user's own are accepted."""
     target = tmp_path / "disk"
     target.mkdir(mode=0o700)
     folder.symlink_to(target)
@@ -143,7 +143,7 @@ def test_links_to_folders(folder, tmp_path, monkeypatch):
 
 
 def test_a_folder_that_anybody_can_replace_is_refused(tmp_path):
-    """Below a folder that all may write, without the sticky bit that /tmp has."""
+    """A folder is refused if everybody can write to its parent, unless that has a sticky bit like that of /tmp."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
@@ -189,7 +189,7 @@ def test_threads_and_processes_that_come_at_once_build_once(folder):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it forks")
 def test_what_a_killed_build_left_is_removed(folder, tmp_path):
-    """And its lock does not hold anybody up."""
+    """The draft of a killed build is removed, and its lock blocks nobody."""
     code = (
         "import importlib.util, sys, time; from pathlib import Path\n"
         f"spec = importlib.util.spec_from_file_location('cache', {cache.__file__!r})\n"
@@ -210,7 +210,7 @@ def test_what_a_killed_build_left_is_removed(folder, tmp_path):
 
 
 def test_without_locks_it_works_too(folder, monkeypatch):
-    """On some network disks. What is being built elsewhere then stays for an hour."""
+    """Without locks, as on some network disks, the cache works and keeps the drafts of the last hour."""
     import fcntl
 
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(9, "Bad file descriptor")))
@@ -240,7 +240,7 @@ needs_compiler = pytest.mark.skipif(sys.platform != "linux" or not native.shutil
 
 @needs_compiler
 def test_a_library_under_the_name_of_ours_is_not_run(fresh):
-    """Neither under the name that earlier releases used, nor in place of what was built."""
+    """A foreign library is not run, neither under the name of earlier releases nor in place of the built one."""
     native.library()
     ours = only(fresh)
     code = "#include <stdlib.h>\n__attribute__((constructor)) static void run() { _exit(77); }\n"
@@ -266,7 +266,7 @@ def test_a_shared_cache_falls_back_and_says_why(fresh):
 
 
 def test_inductor_s_cache_is_looked_at_too(folder, monkeypatch, tmp_path):
-    """Torch runs the files in its cache, by `compile("inductor")` and by an export that compiles."""
+    """The check covers torch's own cache, whose files `compile("inductor")` and a compiled export run."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
     assert inductor.cache_dir() == folder
     folder.mkdir()
@@ -285,7 +285,7 @@ def test_inductor_s_cache_is_looked_at_too(folder, monkeypatch, tmp_path):
 @pytest.mark.parametrize("method", ["native", "packed"])
 @pytest.mark.parametrize("backbone", ["mlp", "mixer"])
 def test_what_is_not_finite_stays_so(backbone, method, bad):
-    """A faster network must not turn a NaN into an action that looks sound: the policy looks for NaNs in the chunk."""
+    """No NaN becomes an action that looks sound in a faster network, since the policy looks for NaN in the chunk."""
     head = tiny_head(backbone, width=64, depth=2)
     for mechanism in head.config.mechanisms:
         fast = trained_policy(head, mechanism).compile(method).head

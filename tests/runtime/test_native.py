@@ -1,4 +1,4 @@
-"""Our own C++: the numbers of eager in every shape, however rows are shared out, and a fallback where it can't be."""
+"""Native C++ code gives the numbers of eager mode for every shape and number of threads, or falls back to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it is for Linux
 
 
 def network(head, mechanism: str, batch: int, per_step: bool = False, seed: int = 0):
-    """Inputs of `predict`: noisy chunks, values of their modulation, and it."""
+    """Return arguments of `predict`: noisy chunks, values of their modulation, and the modulation."""
     modulation, g = head.modulation_of(mechanism), generator(seed)
     x = torch.randn(batch, head.config.horizon, head.config.space.dim, generator=g)
     steps = head.config.horizon if per_step else 1
@@ -29,7 +29,7 @@ def network(head, mechanism: str, batch: int, per_step: bool = False, seed: int 
 
 @pytest.fixture
 def threads():
-    """Set the number of torch's threads, for one test."""
+    """Return a function that sets torch's number of threads for one test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -39,7 +39,7 @@ def threads():
 @pytest.mark.parametrize("mechanism", [name for name, kind in ADAPTERS.items() if kind.slots])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_is_eager(backbone, mechanism, horizon):
-    """Few rows, which threads share by columns, and many, which they share by chunks; values by chunk and by step."""
+    """Native equals eager for few rows (split by columns) and many (by chunks), with values per chunk or time step."""
     head = tiny_head(backbone, horizon=horizon, **WIDE)
     fast = NativeHead(head, torch.float32)
     for batch, per_step in ((1, False), (2, True), (41, False), (41, True)):
@@ -67,7 +67,7 @@ def test_neither_neighbours_nor_threads_change_a_bit(backbone, dtype, threads):
 
 
 def test_large_and_small_hidden_units():
-    """GELU and its tails: where the approximation of erf and of the exponential could run away."""
+    """Native equals eager in the tails of GELU, where approximations of erf and exp could diverge."""
     head = tiny_head(depth=1, width=64)
     with torch.no_grad():
         head.backbone.blocks[0].up.bias.copy_(torch.linspace(-30, 30, 256))
@@ -89,7 +89,7 @@ def test_what_is_not_contiguous_or_in_another_precision():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_torch_s_defaults_do_not_matter(dtype):
-    """Loaders of large models set them."""
+    """Native ignores torch's default dtype and device, which loaders of large models change."""
     head = tiny_head(**WIDE)
     fast, given = NativeHead(head, torch.float32), network(head, "film", 2)
     expected = fast.predict(*given)
@@ -127,7 +127,7 @@ def test_a_head_in_bfloat16_can_be_computed_in_float32():
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """Return an empty cache, on disk and in memory."""
+    """Use an empty cache, on disk and in memory."""
     monkeypatch.setenv("ACTION_HEADS_CACHE", str(tmp_path))
     library.cache_clear()
     yield tmp_path
@@ -146,12 +146,12 @@ def test_it_is_compiled_once_a_machine(fresh, monkeypatch):
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are names of x86")
 @pytest.mark.parametrize("instructions", ["x86-64-v3", "x86-64"])
 def test_narrower_registers(fresh, monkeypatch, instructions):
-    """Eight floats, as of AVX2, and four, as of every other processor."""
+    """Code for registers of eight floats (AVX2) and of four (any other processor) gives the same numbers."""
     flags = [f"-march={instructions}" if flag.startswith("-march") else flag for flag in native.FLAGS]
     monkeypatch.setattr(native, "FLAGS", tuple(flags))
     head = tiny_head("mixer", **WIDE)
     assert library().columns() == {"x86-64-v3": 16, "x86-64": 8}[instructions]
-    assert "no products of bfloat16" in why_not_native(head, torch.bfloat16)
+    assert "no AVX-512 instructions for bfloat16" in why_not_native(head, torch.bfloat16)
     for batch in (1, 41):
         given = network(head, "adaln_zero", batch)
         torch.testing.assert_close(
@@ -183,6 +183,6 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(fresh, monkeypatch):
 
 
 def test_every_mechanism_of_its_backbones_is_known():
-    """A new one would fall back: say here where it acts."""
+    """The native code knows every mechanism of its backbones; a new one must be added to it."""
     taken = {name for backbone in BACKBONES for name in tiny_head(backbone).config.mechanisms}
     assert taken == {name for name, kind in ADAPTERS.items() if kind.slots}

@@ -1,4 +1,4 @@
-"""What can go wrong with a server is one error, which says what to do; no chunk that is wrong reaches a robot."""
+"""Every failure of a server is one error that says what to do, and no wrong chunk reaches a robot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHUNK = torch.zeros(4, 16, 10)
 
 @contextlib.contextmanager
 def speaking(*replies, hello=HELLO, greet=None):
-    """Run a server that sends these, one list a request; a number is a pause, None closes the connection."""
+    """Run a server that sends these replies, a list per request; a number is a pause, None closes the connection."""
     said = list(replies)
 
     def handle(connection):
@@ -76,7 +76,7 @@ WRONG = {
 
 @pytest.mark.parametrize("reply", WRONG.values(), ids=WRONG)
 def test_no_wrong_answer_reaches_a_robot(reply):
-    """And the next call works."""
+    """A wrong answer raises an error that names the server, and the next call works."""
     with speaking([reply]) as url, RemotePolicy(url, timeout=20) as remote:
         with pytest.raises(RemoteError) as error:
             remote.sample(conditions())
@@ -93,7 +93,7 @@ def test_a_time_that_is_none_harms_nothing(ms):
 
 @pytest.mark.parametrize("number", [None, 0, -1, 2**40, "1"])
 def test_an_answer_to_another_request_is_none(number):
-    """A server that says so returns the number of each request."""
+    """The answer to another request is refused if the server returns the number of each request."""
     hello = HELLO | {"echo": True}
     good, wrong = {"chunk": CHUNK, "ms": 1.0, "id": "same"}, {"chunk": CHUNK + 1, "ms": 1.0, "id": number}
     with speaking([good], [wrong], [{"error": "no", "id": 77}], hello=hello) as url:
@@ -107,12 +107,12 @@ def test_an_answer_to_another_request_is_none(number):
 
 
 def test_an_answer_that_comes_twice_is_not_taken_for_the_next():
-    """Of an older server too, which does not number its answers."""
+    """A repeated answer of an older server, which does not number its answers, is refused."""
     twice = [{"chunk": CHUNK + 1, "ms": 1.0}] * 2
     with speaking(twice) as url, RemotePolicy(url, timeout=20) as remote:
         assert torch.equal(remote.sample(conditions()), CHUNK + 1)
         time.sleep(0.2)
-        with pytest.raises(RemoteError, match="unasked"):
+        with pytest.raises(RemoteError, match="unexpected message"):
             remote.sample(conditions())
         assert torch.equal(remote.sample(conditions()), CHUNK)
 
@@ -121,20 +121,23 @@ def test_a_late_answer_is_a_timeout_and_the_next_is_right():
     with speaking([1.0, {"chunk": CHUNK + 1, "ms": 1.0}]) as url:
         remote = RemotePolicy(url, timeout=20)
         remote.timeout = 0.2
-        with pytest.raises(RemoteTimeout, match=r"no chunk within 0\.2 s; .* longer timeout"):
+        with pytest.raises(RemoteTimeout, match=r"no chunk within 0\.2 s\. .* longer timeout"):
             remote.sample(conditions())
         remote.timeout = 20
         assert torch.equal(remote.sample(conditions()), CHUNK)
 
 
 HELLOS = {
-    "another version": (HELLO | {"protocol": 2}, "speaks version 2, this is 1: install the same release"),
-    "no version": ({"horizon": 16}, "speaks version None"),
+    "another version": (
+        HELLO | {"protocol": 2},
+        "uses version 2 of the protocol, but this client uses 1. Install the same release",
+    ),
+    "no version": ({"horizon": 16}, "uses version None"),
     "no horizon": ({"protocol": 1, "action_dim": 10}, "horizon=None"),
     "a horizon of 0": (HELLO | {"horizon": 0}, "horizon=0"),
     "a text as action_dim": (HELLO | {"action_dim": "10"}, "action_dim='10'"),
-    "garbage": (b"\xff\xff", "no message"),
-    "a text": ("welcome", "no message: got a text"),
+    "garbage": (b"\xff\xff", "invalid message"),
+    "a text": ("welcome", "invalid message: got a text"),
 }
 
 
@@ -164,13 +167,13 @@ def test_a_server_of_something_else():
             peer.close()
 
         threading.Thread(target=talk, daemon=True).start()
-        with pytest.raises(RemoteError, match=r"is no server of policies .* look at address and port"):
+        with pytest.raises(RemoteError, match=r"is not a policy server .* Check the address and port"):
             RemotePolicy(f"ws://127.0.0.1:{other.getsockname()[1]}", timeout=5)
 
 
 @pytest.mark.parametrize("url", ["192.168.1.5:8765", "http://x:1", "", None, 8765])
 def test_what_is_no_url(url):
-    with pytest.raises(ValueError, match="url must be such as 'ws://"):
+    with pytest.raises(ValueError, match="url must begin with ws:// or wss://"):
         RemotePolicy(url)
 
 
@@ -181,7 +184,7 @@ def test_what_is_no_timeout(timeout):
 
 
 def test_a_server_that_reads_nothing_is_not_waited_for():
-    """Sending blocks then, for which the library has no limit."""
+    """A call ends in time even if the server reads nothing, although the library sets no limit on a blocked send."""
     go = threading.Event()
 
     def handle(connection):
@@ -215,7 +218,7 @@ TENSORS = {
 @pytest.mark.parametrize("cond", TENSORS.values(), ids=TENSORS)
 @pytest.mark.parametrize("name", ["cond", "mask", "previous"])
 def test_what_is_no_tensor_is_named_before_anything_is_sent(cond, name):
-    """As by a policy on this computer."""
+    """A value that is not a tensor raises the error of a local policy before anything is sent."""
     if cond is None and name != "cond":
         return
     with speaking() as url, RemotePolicy(url, timeout=20) as remote:
@@ -246,7 +249,7 @@ def test_conditions_of_every_float_work(dtype):
             torch.testing.assert_close(chunk, remote.sample(cond.float(), generator=generator()))
             with pytest.raises(RemoteRefusal, match=r"must be floating point, got torch\.int64"):
                 remote.sample(conditions().short())
-            with pytest.raises(ValueError, match=r"complex64, which no message can hold: pass cond\.float"):
+            with pytest.raises(ValueError, match=r"complex64, which no message can hold; pass cond\.float"):
                 remote.sample(conditions().to(torch.complex64))
             with pytest.raises(RemoteRefusal, match="NaN or infinite"):
                 remote.sample(conditions() / 0)
@@ -254,7 +257,7 @@ def test_conditions_of_every_float_work(dtype):
 
 
 def test_refusals_keep_the_connection_and_restarts_are_noticed():
-    """A robot goes on with the same policy, and is told of another."""
+    """A client goes on with a restarted server of the same policy, and raises an error if the policy is another one."""
     policy, other = trained_policy(tiny_head("mlp")), trained_policy(tiny_head("mlp", seed=1))
     with server(policy, port=0) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""`torch.compile` of a policy's loss and sample: the same numbers at any batch size, such as the last of an epoch."""
+"""`torch.compile` of a policy's loss and sample gives the same numbers at any batch size, also at an epoch's end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fresh():
 
 
 def check(policy: ConditionedHead, call: str, backend: str = "eager", tokens: bool = False, **options: Any) -> None:
-    """Compiled once, for every batch size, the numbers are those of the plain call; so is what the seed leaves."""
+    """Check that a call compiled once gives the plain call's numbers and random state at every batch size."""
     plain = getattr(policy, call)
     compiled = torch.compile(plain, backend=backend)
     for batch in BATCHES:
@@ -99,7 +99,7 @@ def test_inductor(call):
 
 
 def test_a_training_step():
-    """The gradients of a compiled loss are those of the plain one, at each size."""
+    """The gradients of a compiled loss equal those of the plain loss at each batch size."""
     policy = small("mlp")
     compiled = torch.compile(policy.loss, backend="eager")
     for batch in BATCHES:

@@ -1,4 +1,4 @@
-"""A gate on counted work: operations, operators and allocations of a chunk and of a training step, never seconds.
+"""The work of a chunk and of a training step stays within counted operations, operators and allocations.
 
 Axes: b batch, h horizon, a action, c condition, w width, u hidden units, r code, P modulation values.
 """
@@ -29,7 +29,7 @@ def sampling(policy, k: int) -> Work:
 
 @pytest.mark.parametrize(("mechanism", "values"), [("adaln_zero", DEPTH * 3 * W), ("film", DEPTH * 2 * U)])
 def test_a_chunk_costs_what_the_formula_says(mechanism, values):
-    """K evaluations of the network, and the modulation once: it is planned before the loop."""
+    """A chunk costs K evaluations of the network and one of the modulation, which is planned before the loop."""
     policy = trained_policy(tiny_head(), mechanism)
     modulation = READ + 2 * B * (W * values + W * R + R * values)
     for k in (1, 10):
@@ -62,7 +62,7 @@ def test_operators_of_a_denoising_step(backbone, mechanism):
 
 @counted_here
 def test_a_chunk_of_the_shipped_head():
-    """1.35 GFLOP for ten steps: the floor in docs/results/speed-cpu.md."""
+    """A chunk of ten steps costs 1.35 GFLOP, the floor in docs/results/speed-cpu.md."""
     policy = ActionHead.from_pretrained("dae/mlp-5m-fk").attach(AdaLNZero(1024)).eval()
     cond = torch.zeros(1, 1024)
     policy.sample(cond)
@@ -83,7 +83,7 @@ def training(policy) -> Work:
 
 
 def test_a_frozen_network_gets_no_weight_gradients():
-    """Stage 2 is forward, and the gradient by inputs alone; of the adapter also by weights."""
+    """Stage 2 computes the frozen network's gradients by inputs only, and the adapter's also by weights."""
     policy = trained_policy(tiny_head())
     values = policy.modulation.values
     forward = PROJECTIONS + BLOCKS

@@ -1,6 +1,6 @@
 """Recordings with cameras separate arm and objects, and policies trained on them do not observe the objects' poses.
 
-t steps of an episode, o numbers of an observation
+Axes: t steps of an episode, o numbers of an observation.
 """
 
 from __future__ import annotations

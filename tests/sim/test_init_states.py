@@ -1,6 +1,6 @@
 """LIBERO's init files are read as torch wrote them, and no file can run code.
 
-n states, s numbers of each
+Axes: n states, s numbers of each.
 """
 
 from __future__ import annotations

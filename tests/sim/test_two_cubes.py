@@ -133,7 +133,7 @@ def test_the_policy_reads_the_instruction_of_each_episode():
     """An actor encodes every episode's own words, after `say` has changed them."""
     read = []
     policy = Mock(device=torch.device("cpu"))
-    policy.condition.side_effect = lambda images, state, tasks: read.append((set(images), tasks))
+    policy.encode.side_effect = lambda images, state, tasks: (read.append((set(images), tasks)), None)
     observed = {
         "state": np.zeros((2, 1, 35)),
         "instruction": np.array([["lift the red cube"], ["raise the green one"]]),

@@ -183,7 +183,7 @@ def test_a_compiled_model_is_the_model_within(tmp_path):
 @pytest.mark.parametrize("first", ["tap", "checkpointing"])
 @pytest.mark.parametrize("wrap", ["fresh", "get_peft_model", "add_adapter"])
 def test_gradient_checkpointing(wrap, first, reentrant):
-    """The gradients equal those without it, whichever comes first."""
+    """Gradients with checkpointing equal those without it, whether the tap or the checkpointing comes first."""
     found = []
     for checkpointed in (False, True):
         torch.manual_seed(0)

@@ -174,7 +174,7 @@ def test_isolated_the_model_hears_its_own_loss_alone(name):
 
 @pytest.mark.parametrize("name", ["qwen3", "siglip"])
 def test_early_exit_with_gradient_checkpointing(name):
-    """The gradients equal those without checkpointing."""
+    """Gradients with an early exit and checkpointing equal those without checkpointing."""
     model = tiny_vlms.build(name)
     plain = Tap(model, 2, train="full")
     plain(**tiny_vlms.inputs(name))[0].square().sum().backward()

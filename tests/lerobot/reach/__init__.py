@@ -1,9 +1,9 @@
-"""A task of our own for LeRobot: see at which of six places a disc lies, go there, close the gripper.
+"""A task for LeRobot: see at which of six places a disc lies, move the hand there and close the gripper.
 
-For the tests and `benchmarks/lerobot_success.py`.
+The tests and `benchmarks/lerobot_success.py` use it.
 
 Actions are those of LIBERO: (7,) in [-1, 1], a step of the hand in units of 5 cm, a turn, and the gripper, -1 open and
-+1 closed. Closing it ends the episode: within 6 cm of the disc it is a success, anywhere else a failure.
++1 closed. Closing the gripper ends the episode, as a success within 6 cm of the disc and as a failure elsewhere.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class Reach(gym.Env):
         return np.array([*self.disc, LOW[2]])
 
     def expert(self) -> np.ndarray:
-        """Straight to the disc, at most 4 cm a step; there, close."""
+        """Return an action straight to the disc, at most 4 cm long, or one that closes the gripper there."""
         way = self.target - self.hand
         step = way * min(1, 0.04 / max(np.linalg.norm(way), 1e-9))
         there = np.linalg.norm(way) < 1e-3
         return np.array([*step / UNIT, 0, 0, 0, 1 if there else -1], np.float32)
 
     def render(self) -> np.ndarray:
-        """From above: the disc in red, the hand in blue, wider the higher it is."""
+        """Draw the scene from above: the disc in red, and the hand in blue, larger the higher it is."""
         image = np.full((self.size, self.size, 3), 230, np.uint8)
         rows, columns = np.mgrid[: self.size, : self.size] * (SIZE / self.size)
         for where, radius, colour in (
@@ -107,7 +107,7 @@ class ReachEnv(EnvConfig):
 
 
 def record(folder: Path, episodes: int, seed: int = 0, size: int = SIZE) -> Path:
-    """Demonstrations of the expert, with pictures, as a LeRobotDataset. Episode i starts as `reset(seed=seed + i)`."""
+    """Record the expert as a LeRobotDataset with images. Episode i starts with `reset(seed=seed + i)`."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     image = {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channel"]}

@@ -1,0 +1,64 @@
+"""The table of `action-heads heads`: every head, ranked by what is wanted, from the heads' own files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from action_heads import ActionHead
+from action_heads.cli.commands import HeadsConfig, heads
+from action_heads.io import hub, listing
+
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "choose-head.md"
+
+
+def test_the_page_shows_the_table_of_the_command(capsys):
+    heads(HeadsConfig())
+    shown = re.search(r"<!-- heads -->\n(.*?)\n<!-- /heads -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    assert shown is not None
+    assert shown[1] == capsys.readouterr().out.strip(), "run `uv run benchmarks/head_latency.py --page`"
+
+
+@pytest.mark.parametrize("want", listing.WANTS)
+def test_a_want_ranks_the_heads_that_have_it(want, capsys):
+    found = listing.entries(want)
+    wanted = listing.WANTS[want]
+    assert found
+    assert [wanted.key(entry) for entry in found] == sorted(wanted.key(entry) for entry in found)
+    left = {entry.name for entry in listing.entries()} - {entry.name for entry in found}
+    assert not any(wanted.has(entry) for entry in listing.entries() if entry.name in left)
+    heads(HeadsConfig(want))
+    said = capsys.readouterr().out
+    assert wanted.evidence in said
+    assert [line.split("`")[1] for line in said.splitlines()[2:] if line.startswith("|")] == [e.name for e in found]
+    assert want in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("entry", listing.entries(), ids=lambda entry: entry.name)
+def test_an_entry_is_what_the_head_is(entry):
+    head = ActionHead.from_pretrained(entry.name)
+    assert entry.keeps_mode == head.backbone.mixes_time
+    assert entry.actions == head.config.space.mode
+    assert entry.counts.total == head.num_parameters
+    assert entry.ms is not None
+    assert entry.ms > 0
+    assert sum(entry.motion.values()) == pytest.approx(1, abs=1e-3)
+    assert (entry.trial == "-") != (hub.bundled()[entry.name] / "trial.json").exists()
+
+
+def test_a_head_without_measurements_is_listed(tmp_path, monkeypatch):
+    folder = tmp_path / "bare"
+    ActionHead.from_pretrained("dae/mlp-0.7m-fk").save_pretrained(folder)
+    monkeypatch.setattr(hub, "bundled", lambda: {"dae/bare": folder})
+    assert listing.entries()[0].cells()[3] == listing.entries()[0].cells()[7] == "-"
+    assert not listing.entries("fastest")
+    config = json.loads((folder / "config.json").read_text())
+    assert listing.entries("smallest")[0].actions == config["space"]["mode"]
+
+
+def test_an_unknown_want_names_the_known():
+    with pytest.raises(ValueError, match=r"want.*'cheap'; choose one of smallest, fastest"):
+        HeadsConfig("cheap")

@@ -1,0 +1,98 @@
+"""LeRobot's policy through a VLM: flags, training, the model card, and offline reload without the frozen weights."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import draccus
+import pytest
+import torch
+from lerobot_policy_dae.card import section
+from tiny_policy import batch, chunk, meta, present, tiny_policy
+
+from action_heads.encoders import VLMConfig
+from action_heads.vlm import files
+from lerobot_policy_dae import DAEConfig, DAEPolicy
+
+pytest.importorskip("peft")
+pytest.importorskip("num2words")
+sys.path.append(str(Path(__file__).parents[1] / "vlm"))
+
+WAYS = {"frozen": {}, "mixed": {"layer": (1, 2)}, "lora": {"train": "lora", "lora_rank": 2}, "full": {"train": "full"}}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    from tiny_processors import saved
+
+    return saved(tmp_path_factory.mktemp("models") / "smolvlm", "smolvlm")
+
+
+def through(folder: Path, model: str, **vlm) -> DAEPolicy:
+    config = VLMConfig(**{"model": model, "layer": 2, "dtype": "float32"} | vlm)
+    return tiny_policy(folder, image=True, vlm=config, dataset_meta=meta("lift the red cube", "lift the green cube"))
+
+
+def test_flags_are_parsed():
+    flags = ["--vlm.model=org/vlm", "--vlm.layer=16", "--vlm.train=lora", "--vlm.prompt=do {task}", "--device=cpu"]
+    config = draccus.parse(DAEConfig, args=flags)
+    assert config.vlm == VLMConfig("org/vlm", 16, train="lora", prompt="do {task}")
+    assert draccus.parse(DAEConfig, args=["--vlm.model=a", "--vlm.layer=[8,16]", "--device=cpu"]).vlm.layers == (8, 16)
+    assert draccus.parse(DAEConfig, args=["--device=cpu"]).vlm is None
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_trains_and_is_loaded_again_offline(tmp_path, model, way):
+    policy = through(tmp_path, model, **WAYS[way])
+    groups = policy.get_optim_params()
+    assert len(groups) == (1 if way == "frozen" else 2)
+    before = {name: x.clone() for name, x in policy.state_dict().items()}
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    policy.train().forward(batch(image=True))[0].backward()
+    optimizer.step()
+    moved = {name for name, x in policy.state_dict().items() if not torch.equal(x, before[name])}
+    projections = {f"conditioned.head.{name}" for name in policy.conditioned.head.projections}
+    assert not any(name.startswith("conditioned.head.") for name in moved - projections)
+    assert "conditioned.adapter.standard.tokens.mean" in moved, "statistics come from the first batch"
+    assert any(name.startswith("encoder.vlm.") for name in moved) == (way != "frozen")
+    mean = policy.conditioned.adapter.standard["tokens"].mean.clone()
+    policy.forward(batch(image=True))
+    assert torch.equal(policy.conditioned.adapter.standard["tokens"].mean, mean)
+    policy.save_pretrained(tmp_path / "saved")
+    card = section(policy)
+    assert f"| vlm | {policy.counts()['vlm'][0]:,} |" in card
+    assert model in card
+    files.shared.cache_clear()
+    again = DAEPolicy.from_pretrained(tmp_path / "saved")
+    red, green = batch(image=True), batch(image=True) | {"task": ["lift the green cube"] * 3}
+    assert torch.equal(chunk(again, red), chunk(policy, red))
+    assert not torch.equal(chunk(again, red), chunk(again, green))
+    again.reset()
+    assert again.select_action(present(red)).shape == (3, 7)
+
+
+def test_another_model_and_other_flags_are_refused(tmp_path, model):
+    from tiny_processors import saved
+
+    policy = through(tmp_path, model)
+    policy.save_pretrained(tmp_path / "saved")
+    config = policy.config
+
+    def load(**vlm):
+        config.vlm = replace(config.vlm, **{"model": model, "layer": 2} | vlm)
+        return DAEPolicy.from_pretrained(tmp_path / "saved", config=config)
+
+    moved = str(shutil.copytree(model, tmp_path / "moved"))
+    red = batch(image=True)
+    assert torch.equal(chunk(load(model=moved), red), chunk(policy, red))
+    with pytest.raises(ValueError, match=r"^--policy.vlm.model: .*the policy was trained with"):
+        load(model=saved(tmp_path / "other", "smolvlm", seed=1))
+    with pytest.raises(ValueError, match=r"^--policy.vlm.layer=1, but the checkpoint has 2"):
+        load(layer=1)
+    with pytest.raises(ValueError, match=r"^--policy.vlm.model, .*not in the local cache.*hf download no/body"):
+        through(tmp_path, "no/body")
+    with pytest.raises(ValueError, match=r"--policy.vlm.prompt.*the batch has none"):
+        policy.forward({**red, "task": None})

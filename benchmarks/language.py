@@ -2,7 +2,8 @@
 
 Every episode has the instruction of a red or of a green cube, at random positions. A policy reads its words through a
 frozen MiniLM. It observes either the poses of both cubes ("states"), or two cameras through a frozen MobileNetV2
-("images"). All systems train on the same conditions, for as many training steps. Finished runs are kept.
+("images"). All systems train on the same conditions, for as many training steps. What is in
+benchmarks/results/language.json is not measured again.
 
     uv run action-heads record two_cubes outputs/language/two_cubes --demos 150 \
       --cameras agentview robot0_eye_in_hand --size 128
@@ -24,24 +25,27 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import tyro
-from action_heads_lab.policies import actor
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
 from common import RESULTS, write_results
 from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoModel
 
-from action_heads import ActionHead, HeadConfig, Normalizer
+from action_heads import ActionHead, ConditionedHead, HeadConfig, Normalizer
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig, Text, Vision
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.objectives import ObjectiveConfig
+from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from action_heads.fit import FitConfig, fit
 from action_heads.observed_policy import ObservedPolicy
 
 TASK, HEAD, CAMERAS = "two_cubes", "dae/mlp-0.7m-fk", ("agentview", "robot0_eye_in_hand")
 EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
+PIXELS, SIDE, FEATURES = 128, 224, 192  # pixels of a recorded image and of the network's; coordinates of 96 keypoints
 NEUTRAL = "lift the cube"  # names neither
 Say = Callable[[str], str]
 WORDS: dict[str, Say] = {"right": str, "wrong": other, "none": lambda _: NEUTRAL}
@@ -77,82 +81,140 @@ SYSTEMS = {
 }
 
 
-class Demonstrations(NamedTuple):
-    """The training data of all systems, and the parts of their policies that no system changes."""
+@dataclass(frozen=True)
+class Observer:
+    """The frozen encoders of all systems, from observations to a condition.
 
-    template: ObservedPolicy
+    Attributes:
+        policy: a policy whose encoder standardises the state and reads the words with MiniLM.
+        look: MobileNetV2, from images (b 3 H W) to features (b f); None for policies of states.
+    """
+
+    policy: ObservedPolicy
+    look: Callable[[Tensor], Tensor] | None
+
+    @property
+    def cameras(self) -> dict[str, int]:
+        """The pixels of every camera that is seen."""
+        return dict.fromkeys(CAMERAS, PIXELS) if self.look else {}
+
+    def see(self, images: np.ndarray) -> Tensor:
+        """Return the features (b f) of a camera's images (b H W 3)."""
+        assert self.look is not None
+        return self.look(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+    @torch.no_grad()
+    def condition(self, words: list[str], state: Tensor, features: list[Tensor]) -> Tensor:
+        """Return the condition (b c) for the state (b d) and the features (b f) of every camera."""
+        cond = self.policy.condition(state=state[:, None], task=words)
+        assert isinstance(cond, Tensor)
+        return torch.cat([cond, *features], dim=-1)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation (c) by which adapters standardise the condition; keypoints lie in [-1, 1]."""
+        standard: Any = self.policy.policy.adapter.standard
+        more = len(self.cameras) * FEATURES
+        return torch.cat([standard.mean, torch.zeros(more)]), torch.cat([standard.std, torch.ones(more)])
+
+
+class Demonstrations(NamedTuple):
+    """The training data of all systems."""
+
+    observer: Observer
     cond: Tensor  # (N c)
     neutral: Tensor  # (N c), with words that name no cube
     actions: Tensor  # (N h a)
     is_pad: Tensor  # (N h)
 
 
+def keypoints(folder: Path) -> Callable[[Tensor], Tensor]:
+    """Return a frozen MobileNetV2 that makes each channel of its last map of stride 16 a keypoint (x, y).
+
+    The softmax over the map is of three times the channel, standardised, so that its largest values decide.
+    """
+    model = AutoModel.from_pretrained(folder).eval()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    y, x = (grid.flatten() for grid in torch.meshgrid(*[torch.linspace(-1, 1, SIDE // 16)] * 2, indexing="ij"))
+
+    @torch.no_grad()
+    def look(images: Tensor) -> Tensor:
+        pixels = F.interpolate(images.float() / 255, (SIDE, SIDE), mode="bilinear", antialias=True)
+        maps = model(pixel_values=(pixels - mean) / std, output_hidden_states=True).hidden_states
+        last = [each for each in maps if each.shape[-1] == SIDE // 16][-1].flatten(2)
+        p = (3 * F.layer_norm(last, last.shape[-1:])).softmax(-1)
+        return torch.cat([p @ x, p @ y], dim=-1)
+
+    return look
+
+
 @cache
 def demonstrations(observe: str, data: Path, encoders: Path) -> Demonstrations:
-    """Encode a recording, as `action-heads adapt --text ... --train-encoder cached` does."""
+    """Encode a recording."""
     images = observe == "images"
-    seeing: dict[str, Any] = {"state": ("observation.state", "observation.environment_state")}
-    vision = Vision("none")
-    if images:
-        seeing = {"cameras": CAMERAS, "state": ("observation.state",)}
-        frozen: dict[str, Any] = {"train_encoder": "cached", "pool": "keypoints", "stride": 16}
-        vision = Vision(str(encoders / "mobilenetv2"), **frozen)
-    text = Text(str(encoders / "minilm"))
-    common: dict[str, Any] = {"observation_steps": 1, "held_out": 0.0, "workers": 0}
-    windows: Any
-    template, windows, _ = build(
-        AdaptConfig(data=f"lerobot:{data}", head=HEAD, vision=vision, text=text, **seeing, **common)
+    state = ("observation.state",) if images else ("observation.state", "observation.environment_state")
+    settings: dict[str, Any] = {"observation_steps": 1, "held_out": 0.0, "workers": 0}
+    policy, windows, _ = build(
+        AdaptConfig(
+            data=f"lerobot:{data}",
+            head=HEAD,
+            state=state,
+            vision=Vision("none"),
+            text=Text(str(encoders / "minilm")),
+            **settings,
+        )
     )
+    observer = Observer(policy.eval(), keypoints(encoders / "mobilenetv2") if images else None)
+    recording = windows.recording
     rows = [windows[i] for i in range(len(windows))]
-    said = [windows.recording.tasks[row["task"]] for row in rows]
-    given: dict[str, Any] = {"state": windows.state.unsqueeze(1)}
-    if images:
-        given["outputs"] = {camera: windows.outputs[camera][:].unsqueeze(1) for camera in CAMERAS}
-    with torch.no_grad():
-        cond, neutral = (template.condition(task=words, **given) for words in (said, [NEUTRAL] * len(rows)))
+    said = [recording.tasks[row["task"]] for row in rows]
+    features = []
+    for camera in observer.cameras:
+        episodes = (recording.pictures(camera, i, np.arange(n)) for i, n in enumerate(recording.lengths))
+        features.append(torch.cat([observer.see(images) for images in episodes]))
+    cond, neutral = (observer.condition(words, windows.state, features) for words in (said, [NEUTRAL] * len(rows)))
     actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
-    return Demonstrations(template, cond, neutral, actions, is_pad)
+    return Demonstrations(observer, cond, neutral, actions, is_pad)
 
 
-def train(system: System, data: Demonstrations, steps: int, hidden: int, seed: int) -> tuple[ObservedPolicy, dict]:
+def train(system: System, data: Demonstrations, steps: int, hidden: int, seed: int) -> tuple[ConditionedHead, dict]:
     """Train a system, and return its policy with its costs."""
     cond = data.cond if system.reads else data.neutral
     head = system.head(seed)
     torch.manual_seed(seed)
     settings = AdapterConfig(system.mechanism, hidden_dim=hidden, through=system.through)
     adapter = settings.make(cond.shape[1])
-    standard = data.template.policy.adapter.standard
-    adapter.standard.set(standard.mean, standard.std)  # type: ignore[operator]
+    adapter.standard.set(*data.observer.statistics())  # type: ignore[operator]
     policy = head.attach(adapter, normalizer=Normalizer.fit(data.actions, head.config.space, margin=0.05))
     began = time.process_time()
     config = FitConfig(steps=steps, lr=system.lr, seed=seed)
     losses = fit(policy, data.actions, cond if system.sees else 0 * cond, is_pad=data.is_pad, config=config)
-    costs = {
+    return policy.eval(), {
         "trained": policy.num_trainable,
         "training_cpu_seconds": round(time.process_time() - began),
-        "loss": round(float(np.mean([float(loss) for loss in losses[-50:]])), 4),
+        "loss": round(float(np.mean(losses[-50:])), 4),
     }
-    return ObservedPolicy(data.template.encoder.eval(), policy.eval(), data.template.contract), costs
 
 
-def roll_out(system: System, policy: ObservedPolicy, say: Say, episodes: int, seed: int) -> dict[str, Any]:
+def roll_out(
+    system: System, policy: ConditionedHead, observer: Observer, say: Say, episodes: int, seed: int
+) -> dict[str, Any]:
     """Return how many episodes lifted the named cube and the other one, in all and by colour."""
-    contract, noise = policy.contract, torch.Generator().manual_seed(seed)
-    act = actor(policy, "", noise, say if system.reads else WORDS["none"], steps=DENOISING)
+    noise = torch.Generator().manual_seed(seed)
 
-    def without(seen: dict[str, np.ndarray]) -> np.ndarray:
-        nothing = torch.zeros(len(seen["state"]), policy.encoder.cond_dim)
-        return policy.policy.sample(nothing, generator=noise, steps=DENOISING).numpy()
+    @torch.no_grad()
+    def act(seen: dict[str, np.ndarray]) -> np.ndarray:
+        words = [say(str(sentence)) if system.reads else NEUTRAL for sentence in seen["instruction"][:, -1]]
+        features = [observer.see(seen[camera][:, -1]) for camera in observer.cameras]
+        cond = observer.condition(words, torch.from_numpy(seen["state"][:, -1]), features)
+        return policy.sample(cond if system.sees else 0 * cond, generator=noise, steps=DENOISING).numpy()
 
-    sizes = {name: size[0] for name, size in contract.sizes.items()} if system.sees else {}
-    with torch.no_grad():
-        outcome = rollout(
-            TASK,
-            act if system.sees else without,
-            range(episodes),
-            **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
-            sight=Sight(contract.state, sizes, steps=1, apart=True),
-        )
+    outcome = rollout(
+        TASK,
+        act,
+        range(episodes),
+        **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
+        sight=Sight(observer.policy.contract.state, observer.cameras, steps=1, apart=True),
+    )
     named = np.array([colour(int(number)) for number in outcome.seed])
     successes = int(outcome.success.sum())
     return {
@@ -164,8 +226,8 @@ def roll_out(system: System, policy: ObservedPolicy, say: Say, episodes: int, se
     }
 
 
-def finished() -> list[dict[str, Any]]:
-    """Return the finished runs."""
+def kept() -> list[dict[str, Any]]:
+    """Return the runs so far."""
     path = RESULTS / "language.json"
     return json.loads(path.read_text())["results"] if path.exists() else []
 
@@ -202,16 +264,21 @@ def main(
     for seen in observe:
         for name in systems:
             run = {"observe": seen, "system": name, "steps": steps, "hidden": hidden, "seed": seed}
-            if keep and any(run.items() <= row.items() for row in finished()):
-                continue
             system = SYSTEMS[name] if lr is None else replace(SYSTEMS[name], lr=lr)
-            policy, costs = train(system, demonstrations(seen, data, encoders), steps, hidden, seed)
-            row = run | asdict(system) | costs
-            for kind in words if system.reads and system.sees else ("right",):
-                row[kind] = roll_out(system, policy, WORDS[kind], episodes, seed)
+            row = next((row for row in kept() if keep and run.items() <= row.items()), run)
+            kinds = words if system.reads and system.sees else ("right",)
+            if row.keys() >= {*kinds}:
+                continue
+            shown = demonstrations(seen, data, encoders)
+            policy, costs = train(system, shown, steps, hidden, seed)
+            row = asdict(system) | costs | row
+            if row["loss"] != costs["loss"]:
+                raise ValueError(f"the run so far has a loss of {row['loss']}, this one of {costs['loss']}: {run}")
+            for kind in (kind for kind in kinds if kind not in row):
+                row[kind] = roll_out(system, policy, shown.observer, WORDS[kind], episodes, seed)
                 print(json.dumps(row), flush=True)
-            if keep:
-                write_results("language", [*finished(), row])
+                if keep:
+                    write_results("language", [row for row in kept() if not run.items() <= row.items()] + [row])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 
-from action_heads._util.flags import called, check_choices, check_least
+from action_heads._util.flags import called, check_choices, check_least, check_unset
 from action_heads.actions.layouts import UNDECLARED, ActionLayout, Undeclared
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.levels import NoiseConfig
@@ -240,6 +240,14 @@ class DAEConfig(OptimizerFlags):
                 "The policy has no observations. Use a dataset with images (--policy.cameras) or with "
                 "observation.state (--policy.state=true), or give the policy a text encoder (--policy.text.model)."
             )
+
+    def check_effective(self) -> None:
+        """Raise a ValueError if a flag of a new policy has no effect beside the others."""
+        with called(spelled):
+            if self.head_mode == "decoupled":
+                check_unset(self, "the head is the pretrained one. Leave it out, or set head_mode", "head_seed")
+            if not self.state and self.environment_state:
+                check_unset(self, "the policy sees no state. Leave it out, or set state", "environment_state")
 
     @property
     def state_features(self) -> dict[str, int]:

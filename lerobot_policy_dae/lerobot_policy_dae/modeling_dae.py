@@ -19,6 +19,7 @@ from torch import Tensor, distributed, nn
 from action_heads import Executor
 from action_heads._util.conditions import Condition, Mask, parts
 from action_heads._util.conditions import take as rows_of
+from action_heads._util.flags import called, check_unset
 from action_heads.acting import Policy
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import Normalizer
@@ -32,7 +33,7 @@ from lerobot_policy_dae import heads
 from lerobot_policy_dae.card import section
 from lerobot_policy_dae.configuration_dae import DAEConfig
 from lerobot_policy_dae.draws import Draws
-from lerobot_policy_dae.heads import flag
+from lerobot_policy_dae.heads import flag, spelled
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
 from lerobot_policy_dae.observations import Observations, contract_of, settle
 from lerobot_policy_dae.statistics import check_actions
@@ -93,11 +94,14 @@ class DAEPolicy(PreTrainedPolicy):
     def _make(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> None:
         config = self.config
         config.validate_features()
+        config.check_effective()
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
-        with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"):
+        with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"), called(spelled):
             self.encoder = ObservationEncoder(settle(config))
+            if not self.encoder.num_trainable:
+                check_unset(config, "nothing of the encoder trains. Leave it out", "optimizer_encoder_lr")
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
             adapter = config.adapter_config.make(self.encoder.cond_dim)

@@ -114,12 +114,11 @@ class Trainer(Training[Batch]):
 def go_on_from(name: str, head: ActionHead) -> Normalizer:
     """Copy the weights of a pretrained head, and return its normalizer, in whose units it computes."""
     first = ActionHead.from_pretrained(name)
-    shape = {
-        key: value for key, value in head.config.to_dict().items() if key not in ("name", "training", "fingerprint")
-    }
-    if other := [key for key, value in shape.items() if first.config.to_dict().get(key) != value]:
-        had = ", ".join(f"{key} {first.config.to_dict().get(key)}" for key in other)
-        asked = ", ".join(f"{key} {shape[key]}" for key in other)
+    theirs, ours = first.config.to_dict(), head.config.to_dict()
+    shape = ours.keys() - {"name", "training", "fingerprint"}
+    if other := [key for key in ours if key in shape and theirs.get(key) != ours[key]]:
+        had = ", ".join(f"{key} {theirs.get(key)}" for key in other)
+        asked = ", ".join(f"{key} {ours[key]}" for key in other)
         raise ValueError(f"--init {name} has {had}, but this run makes a head with {asked}. Make them the same.")
     head.load_state_dict(first.state_dict())
     return first.normalizer

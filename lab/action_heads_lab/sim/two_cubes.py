@@ -1,8 +1,8 @@
 """A red and a green cube on a table, and an instruction that says which one to lift.
 
-The scene is that of robosuite's Stack. One cube lies on the left and one on the right, each in a square of 6 cm, and the
-sides are random. The instruction of an episode, like its start, follows from its seed: seeds alternate between the two
-cubes, and go through the sentences.
+The scene is that of robosuite's Stack. One cube lies on the left and one on the right, each in a square of 6 cm, and
+the sides are random. The instruction of an episode, like its start, follows from its seed: seeds alternate between the
+two cubes, and go through the sentences.
 """
 
 from __future__ import annotations

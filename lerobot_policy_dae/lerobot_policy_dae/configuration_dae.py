@@ -24,6 +24,7 @@ from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
 
 FIT = FitConfig()
+REFRESH = ("vlm_refresh", "vlm_max_age")
 # The fields that give a checkpoint's weights their meaning. They can't change after training.
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
@@ -160,6 +161,10 @@ class DAEConfig(OptimizerFlags):
     """Encoder of the task's description; None: the description is not read."""
     vlm: VLMConfig | None = None
     """Vision-language model that encodes images and the task's description in place of vision and text."""
+    vlm_refresh: int | None = None
+    """Ticks between two embeddings of the VLM in select_action; None: one for each chunk."""
+    vlm_max_age: int | None = None
+    """Largest age in ticks of an embedding made in the background; None: the VLM runs within the tick."""
 
     # LeRobot's normalisation by kind of feature; ACTION must be IDENTITY, since the head normalises actions itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -184,6 +189,10 @@ class DAEConfig(OptimizerFlags):
         with called(spelled):
             check_choices(self, head_mode=MODES, sampler=SAMPLERS)
             check_least(self, 1, "n_obs_steps", "n_action_steps")
+            if self.vlm is None:
+                check_unset(self, "no VLM is given. Name one with --policy.vlm.model", *REFRESH)
+            elif self.vlm_refresh is None:
+                check_unset(self, "no refresh is given. Set it with --policy.vlm_refresh", "vlm_max_age")
         self.adapter_config  # noqa: B018 - its own checks
         self.noise  # noqa: B018
         if self.compile not in (None, "auto", *METHODS):
@@ -197,13 +206,13 @@ class DAEConfig(OptimizerFlags):
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write config.json as LeRobot does, but without `vlm` if there is none, so that older releases read it."""
+        """Write config.json as LeRobot does, but without the VLM's fields that are None, as in older releases."""
         super()._save_pretrained(save_directory)
-        if self.vlm is None:
-            path = Path(save_directory) / "config.json"
-            values = files.read_json(path)
-            values.pop("vlm", None)
-            files.write_text(path, json.dumps(values, indent=4))
+        path = Path(save_directory) / "config.json"
+        values = files.read_json(path)
+        kept = {name: value for name, value in values.items() if value is not None or name not in ("vlm", *REFRESH)}
+        if kept.keys() != values.keys():
+            files.write_text(path, json.dumps(kept, indent=4))
 
     def chunk(self) -> int:
         """Return the time steps of a chunk, read from the head's config file if no flag gives them."""

@@ -22,14 +22,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
+from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import RESULTS, write_results
+from common import RESULTS, table, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -43,6 +48,7 @@ from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from action_heads.fit import FitConfig, fit
 from action_heads.observed_policy import ObservedPolicy
 
+DOCS = Path(__file__).parents[1] / "docs" / "results"
 TASK, HEAD, CAMERAS = "two_cubes", "dae/mlp-0.7m-fk", ("agentview", "robot0_eye_in_hand")
 EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
 PIXELS, SIDE, FEATURES = 128, 224, 192  # pixels of a recorded image and of the network's; coordinates of 96 keypoints
@@ -226,6 +232,42 @@ def roll_out(
     }
 
 
+# ── the page ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def write_page(rows: list[dict[str, Any]]) -> None:
+    """Write the table and the figure of docs/results/language.md."""
+
+    def lifted(row: dict[str, Any], kind: str) -> str:
+        if kind not in row:
+            return ""
+        low, high = (round(100 * end) for end in row[kind]["interval"])
+        return f"{row[kind]['named']} ({low} to {high} %) / {row[kind]['other']}"
+
+    header = ["observes", "system", *(f"{kind} words" for kind in WORDS), "trained parameters", "training, CPU s"]
+    costs = [(f"{row['trained']:,}", str(row["training_cpu_seconds"])) for row in rows]
+    words = [[lifted(row, kind) for kind in WORDS] for row in rows]
+    cells = [[row["observe"], row["system"], *words[i], *costs[i]] for i, row in enumerate(rows)]
+    fill(DOCS / "language.md", {"results": table(header, cells, 2)})
+    colours = {"named": "#2a6f97", "other": "#e09f3e"}
+    figure, axes = plt.subplots(1, len(WORDS), figsize=(9, 3.4), sharey=True, layout="constrained")
+    for ax, kind in zip(axes, WORDS, strict=True):
+        at = np.flatnonzero([kind in row for row in rows])
+        for i, which in enumerate(colours):
+            found = [(rows[j][kind][which], rows[j][kind]["episodes"]) for j in at]
+            share, ends = np.array([n / of for n, of in found]), np.array([wilson(*each) for each in found])
+            error = np.maximum(0, [share - ends[:, 0], ends[:, 1] - share])
+            style: dict[str, Any] = {"color": colours[which], "error_kw": {"lw": 0.8}}
+            ax.barh(at + 0.4 * i - 0.2, share, 0.4, xerr=error, label=f"lifts the {which} cube", **style)
+        ax.set(title=f"{kind} words", xlim=(0, 1), yticks=range(len(rows)))
+        ax.set_yticklabels([f"{row['system']}, {row['observe']}" for row in rows])
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(DOCS / "language.png", dpi=120)
+    plt.close(figure)
+
+
 def kept() -> list[dict[str, Any]]:
     """Return the runs so far."""
     path = RESULTS / "language.json"
@@ -278,7 +320,9 @@ def main(
                 row[kind] = roll_out(system, policy, shown.observer, WORDS[kind], episodes, seed)
                 print(json.dumps(row), flush=True)
                 if keep:
-                    write_results("language", [row for row in kept() if not run.items() <= row.items()] + [row])
+                    write_results("language", [each for each in kept() if not run.items() <= each.items()] + [row])
+    if keep:
+        write_page(kept())
 
 
 if __name__ == "__main__":

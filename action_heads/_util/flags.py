@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from action_heads._util.names import nearest
@@ -84,6 +84,14 @@ def check_least(settings: Any, least: int, *names: str) -> None:
     for name in names:
         if (given := getattr(settings, name)) is not None and given < least:
             raise mistake(name, f"must be {bound}, got {given}")
+
+
+def check_unset(settings: Any, why: str, *names: str, prefix: str = "") -> None:
+    """Raise if one of these fields is set, that is differs from its default. It would have no effect; `why` says so."""
+    defaults = {item.name: item.default for item in fields(settings)}
+    for name in names:
+        if (given := getattr(settings, name)) != defaults[name]:
+            raise mistake(prefix + name, f"is {given!r}, which has no effect: {why}")
 
 
 def check_positive(settings: Any, *names: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from action_heads import modes
+from action_heads._util.flags import FlagError, called, check_unset, option
 from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
@@ -178,10 +179,11 @@ def fresh(
         head = modes.shaped(pretrained, config.mode, config.seed, layout.space(), config.actions.horizon)
     torch.manual_seed(config.seed)
     observed = config.observation(tuple(contract.sizes), numbers.shape[1])
-    with flag("vlm") if config.vlm.model else flag("encoder", "text"):
+    with flag("vlm") if config.vlm.model else flag("encoder", "text"), called(spelled):
         encoder = ObservationEncoder(observed)
         if config.text.model:
             encoder.learn_tasks(recording.tasks)
+    check_encoder(config, encoder)
     check_images(config, contract, encoder)
     with flag("action_layout", "gripper"):
         normalizer = layout.normalizer({"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()})
@@ -191,6 +193,22 @@ def fresh(
         policy = head.attach(adapter.make(encoder.cond_dim), normalizer=normalizer)
     standardise(policy.adapter, encoder, numbers, contract)
     return ObservedPolicy(encoder, policy, contract)
+
+
+def spelled(field: str) -> str:
+    """Return the flag of a field that an observation encoder refuses, such as "vision.train"."""
+    known = {"vision.backbone": "encoder", "vision.train": "train_encoder"}
+    return option(known.get(field, field.removeprefix("vision.").replace(".", "_")))
+
+
+def check_encoder(config: AdaptConfig, encoder: ObservationEncoder) -> None:
+    """Refuse an encoder of images beside a VLM that sees them, and a learning rate of what does not train."""
+    if config.vision.encoder is not None and encoder.vlm is not None and encoder.vlm.cameras:
+        given, vlm = config.vision.encoder, config.vlm.model
+        raise FlagError(f"--encoder is {given!r}, which has no effect: {vlm} encodes the images. Leave it out")
+    if not encoder.num_trainable:
+        with called(option):
+            check_unset(config.optimiser, "nothing of the encoder trains. Leave it out", "encoder_lr")
 
 
 def check_images(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
@@ -268,7 +286,8 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
     with flag("start_from"):
         policy = ObservedPolicy.from_pretrained(config.start_from)
         theirs, head = policy.contract, policy.policy.head
-        widths = policy.encoder.config
+        widths, adapter = policy.encoder.config, policy.policy.adapter.config
+        named = None if config.head == AdaptConfig.head else ActionHead.from_pretrained(config.head).fingerprint()
         observed = config.observation(tuple(contract.sizes), widths.state_dim)
         settings = {  # those of the other run and of this one
             "action_layout": (theirs.action_layout, contract.action_layout),
@@ -278,8 +297,12 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
             "cameras": (tuple(theirs.sizes), tuple(contract.sizes)),
             "observation_steps": (widths.observation_steps, config.observation_steps),
             "encoder": (widths, observed),
-            "adapter": (policy.policy.adapter.name, config.adapter.mechanism),
-            "vlm_pool": (policy.policy.adapter.config.pool, config.vlm.pool if config.vlm.model else "mean"),
+            "head": (head.original.fingerprint(), named or head.original.fingerprint()),
+            "adapter": (adapter.mechanism, config.adapter.mechanism),
+            "hidden": (adapter.hidden_dim, config.adapter.hidden_dim or adapter.hidden_dim),
+            "through": (adapter.through, config.adapter.through or adapter.through),
+            "relearn_step": (adapter.relearn_step, config.adapter.relearn_step or adapter.relearn_step),
+            "vlm_pool": (adapter.pool, config.vlm.pool if config.vlm.model else "mean"),
         }
         if other := [f"{name} {was}, here {now}" for name, (was, now) in settings.items() if was != now]:
             raise ValueError(

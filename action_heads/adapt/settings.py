@@ -13,6 +13,7 @@ from action_heads._util.flags import (
     check_choices,
     check_least,
     check_positive,
+    check_unset,
     flag,
     mistake,
 )
@@ -30,6 +31,7 @@ from action_heads.training.optimiser import OptimiserConfig
 
 __all__ = ["AdaptConfig", "FlagError", "flag"]
 
+RESNET = "resnet18"
 KINDS = ("lerobot", "robomimic")  # recordings with observations
 ADAPTER = {"mechanism": "adapter", "hidden_dim": "hidden", "cond_dim": None, "pool": None, "per_step": None}  # as flags
 AS_FLAGS = {"model": "vlm"} | {
@@ -78,7 +80,7 @@ class Vision:
         stride: stride in pixels of the feature map of a frozen convolutional encoder: 8, 16 or 32.
     """
 
-    encoder: str = "resnet18"
+    encoder: Annotated[str | None, Shown(RESNET)] = None
     train_encoder: str = "trained"
     weights: Annotated[str | None, Shown("none")] = None
     features: int = 64
@@ -91,6 +93,9 @@ class Vision:
 
     def __post_init__(self):
         check_choices(self, train_encoder=("trained", "frozen", "cached"))
+        if self.encoder == "none":
+            others = (item.name for item in fields(Vision) if item.name != "encoder")
+            check_unset(self, "--encoder is none, so there are no images. Leave it out", *others)
         if self.cached and (self.crop or self.jitter):
             with about("train_encoder", "crop", "jitter"):
                 raise ValueError(
@@ -98,6 +103,11 @@ class Vision:
                     "step. Leave them out, or set --train-encoder frozen"
                 )
         self.config  # noqa: B018 - its own checks
+
+    @property
+    def network(self) -> str:
+        """The encoder, with the default resolved."""
+        return RESNET if self.encoder is None else self.encoder
 
     @property
     def cached(self) -> bool:
@@ -111,7 +121,7 @@ class Vision:
             return None
         values = {name: value for name, value in vars(self).items() if name not in ("encoder", "train_encoder")}
         with about("encoder", "weights", "features", "resize", "crop", "pool", "stride"):
-            return VisionConfig(self.encoder, train=self.train_encoder == "trained", **values)
+            return VisionConfig(self.network, train=self.train_encoder == "trained", **values)
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,8 @@ class Text:
     features: Annotated[int | None, Shown("none", "INT")] = None
 
     def __post_init__(self):
+        if self.model is None:
+            check_unset(self, "no text model is given. Name one with --text", "features")
         self.config  # noqa: B018 - its own checks
 
     @property
@@ -168,8 +180,7 @@ class VLM:
 
     def __post_init__(self):
         if self.model is None:
-            if given := [item.name for item in fields(VLM) if getattr(self, item.name) != item.default]:
-                raise mistake(given[0], "is set, but no model is. Name one with --vlm")
+            check_unset(self, "no model is given. Name one with --vlm", *(item.name for item in fields(VLM)))
         elif self.cache not in (None, "off") and not self.is_fixed:
             raise mistake(
                 "cache",
@@ -238,6 +249,9 @@ class Rollout:
         check_choices(self, sampler=SAMPLERS)
         check_least(self, 1, "execute", "episodes", "simulations")
         check_least(self, 0, "film")
+        if self.task is None:
+            others = (item.name for item in fields(Rollout))
+            check_unset(self, "no task is given. Name one with --task", *others)
 
 
 @dataclass(frozen=True)
@@ -318,7 +332,7 @@ class AdaptConfig(Settings):
 
     def outcome(self) -> dict[str, Any]:
         """Return the settings that affect the weights. A run without a VLM has none of its settings."""
-        values = super().outcome()
+        values = super().outcome() | {"encoder": self.vision.network}
         if self.vlm.model is None:
             return {name: value for name, value in values.items() if name not in AS_FLAGS.values()}
         # Where embeddings are kept does not matter, but whether they are, since the kept ones are rounded.

@@ -9,7 +9,35 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from action_heads._util.flags import check_unset
 from action_heads.encoders.config import ObservationConfig
+
+NETWORK = ("backbone", "weights", "train", "pool", "features", "shared", "stride")
+IMAGES = ("resize", "crop", "jitter")
+
+
+def check_effective(config: ObservationConfig, cameras: tuple[str, ...], reads: tuple[str, ...]) -> None:
+    """Raise a ValueError if a setting of a new encoder has no effect. It names the field, such as "vision.backbone".
+
+    Args:
+        config: the settings.
+        cameras: the cameras that the vision networks see.
+        reads: what the VLM reads, "images" and "words"; empty without a VLM.
+    """
+    vision, vlm = config.vision, config.vlm
+    if not config.cameras:
+        check_unset(vision, "there are no cameras. Leave it out", *NETWORK, *IMAGES, prefix="vision.")
+    elif vlm and not cameras:
+        why = f"{vlm.model} encodes the images. Leave it out, or choose a model that reads words only"
+        check_unset(vision, why, *NETWORK, prefix="vision.")
+    elif vision.is_resnet and vision.pool == "cls":
+        check_unset(vision, "the features of a ResNet are keypoints. Leave it out", "pool", prefix="vision.")
+    if vlm and vlm.train != "lora":
+        check_unset(
+            vlm, "it is for LoRA. Leave it out, or set the training of the model to lora", "lora_rank", prefix="vlm."
+        )
+    if vlm and "words" not in reads:
+        check_unset(vlm, f"{vlm.model} reads no words. Leave it out", "prompt", "template", prefix="vlm.")
 
 
 def check_images(images: Mapping[str, Tensor], config: ObservationConfig, cameras: tuple[str, ...]) -> int | None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from action_heads._util.conditions import Condition, Mask
 from action_heads.encoders.augment import prepare
-from action_heads.encoders.checks import check_images, check_state, check_task, check_values
+from action_heads.encoders.checks import check_effective, check_images, check_state, check_task, check_values
 from action_heads.encoders.config import ObservationConfig, VisionConfig
 from action_heads.encoders.keypoints import SpatialSoftmax
 from action_heads.encoders.resnet import resnet_trunk
@@ -51,7 +51,8 @@ class ObservationEncoder(nn.Module):
 
     Raises:
         ImportError: the extra `vision` is not installed.
-        ValueError: a pretrained model cannot be found, or `architecture` does not fit the config.
+        ValueError: a pretrained model cannot be found, `architecture` does not fit the config, or a setting has no
+            effect, such as a vision network beside a VLM that sees the images.
 
     Examples:
         >>> import torch
@@ -74,6 +75,8 @@ class ObservationEncoder(nn.Module):
                 raise ValueError(f"{config.vlm.model!r} reads the task's words already. Leave out the text model")
         # The cameras whose images the vision networks see.
         self.cameras = () if self.vlm is not None and self.vlm.cameras else config.cameras
+        if architecture is None:  # Files of older releases may have settings without effect.
+            check_effective(config, self.cameras, self.vlm.reads if self.vlm else ())
         vision, count = config.vision, len(self.cameras)
         pretrained = {"vision": count and not vision.is_resnet, "text": config.text is not None}
         pretrained["vlm"] = config.vlm is not None

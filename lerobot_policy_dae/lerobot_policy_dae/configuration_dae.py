@@ -12,7 +12,7 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
 
-from action_heads._util.flags import called, check_choices, check_least
+from action_heads._util.flags import called, check_choices, check_least, check_unset
 from action_heads.actions.layouts import UNDECLARED, ActionLayout, Undeclared
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.levels import NoiseConfig
@@ -27,6 +27,7 @@ from lerobot_policy_dae.heads import flag, horizon_of, spelled
 draccus.encode.register(VisionConfig, lambda vision, _=None: draccus.encode(vision.to_dict()))  # type: ignore[attr-defined]  # draccus hides it
 
 FIT = FitConfig()
+REFRESH = ("vlm_refresh", "vlm_max_age")
 # The fields that give a checkpoint's weights their meaning. They can't change after training.
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
@@ -165,6 +166,10 @@ class DAEConfig(OptimizerFlags):
     """Encoder of the task's description; None: the description is not read."""
     vlm: VLMConfig | None = None
     """Vision-language model that encodes images and the task's description in place of vision and text."""
+    vlm_refresh: int | None = None
+    """Ticks between two embeddings of the VLM in select_action; None: one for each chunk."""
+    vlm_max_age: int | None = None
+    """Largest age in ticks of an embedding made in the background; None: the VLM runs within the tick."""
 
     # LeRobot's normalisation by kind of feature; ACTION must be IDENTITY, since the head normalises actions itself.
     normalization_mapping: dict[str, NormalizationMode] = field(
@@ -189,6 +194,10 @@ class DAEConfig(OptimizerFlags):
         with called(spelled):
             check_choices(self, head_mode=MODES, sampler=SAMPLERS)
             check_least(self, 1, "n_obs_steps", "n_action_steps")
+            if self.vlm is None:
+                check_unset(self, "no VLM is given. Name one with --policy.vlm.model", *REFRESH)
+            elif self.vlm_refresh is None:
+                check_unset(self, "no refresh is given. Set it with --policy.vlm_refresh", "vlm_max_age")
         self.adapter_config  # noqa: B018 - its own checks
         self.noise  # noqa: B018
         if self.compile not in (None, "auto", *METHODS):
@@ -206,7 +215,7 @@ class DAEConfig(OptimizerFlags):
         super()._save_pretrained(save_directory)
         path = Path(save_directory) / "config.json"
         values = files.read_json(path)
-        kept = {name: value for name, value in values.items() if value or name not in ("vlm", "remember")}
+        kept = {name: value for name, value in values.items() if value or name not in ("vlm", *REFRESH, "remember")}
         if kept != values:
             files.write_text(path, json.dumps(kept, indent=4))
 
@@ -245,6 +254,14 @@ class DAEConfig(OptimizerFlags):
                 "The policy has no observations. Use a dataset with images (--policy.cameras) or with "
                 "observation.state (--policy.state=true), or give the policy a text encoder (--policy.text.model)."
             )
+
+    def check_effective(self) -> None:
+        """Raise a ValueError if a flag of a new policy has no effect beside the others."""
+        with called(spelled):
+            if self.head_mode == "decoupled":
+                check_unset(self, "the head is the pretrained one. Leave it out, or set head_mode", "head_seed")
+            if not self.state and self.environment_state:
+                check_unset(self, "the policy sees no state. Leave it out, or set state", "environment_state")
 
     @property
     def state_features(self) -> dict[str, int]:

@@ -19,22 +19,25 @@ from torch import Tensor, distributed, nn
 from action_heads import Executor
 from action_heads._util.conditions import Condition, Mask, parts
 from action_heads._util.conditions import take as rows_of
+from action_heads._util.flags import called, check_unset
 from action_heads.acting import Policy
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import Normalizer
 from action_heads.diffusion.continuing import Continue, check_mixes_time
 from action_heads.diffusion.samplers import Sampling
 from action_heads.encoders import ObservationConfig, ObservationEncoder, rebuild
+from action_heads.encoders.observation import Tokens
 from action_heads.io.files import WeightFileError, load_tensors
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
+from action_heads.runtime.slow_encoder import SlowEncoder
 from lerobot_policy_dae import heads
 from lerobot_policy_dae.card import section
 from lerobot_policy_dae.configuration_dae import DAEConfig
 from lerobot_policy_dae.draws import Draws
-from lerobot_policy_dae.heads import flag
+from lerobot_policy_dae.heads import flag, spelled
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
-from lerobot_policy_dae.observations import Observations, contract_of, settle
+from lerobot_policy_dae.observations import TASK, Observations, contract_of, settle
 from lerobot_policy_dae.remembered import Remembered
 from lerobot_policy_dae.statistics import check_actions
 
@@ -87,6 +90,13 @@ class DAEPolicy(PreTrainedPolicy):
             decode=self.decode,
             **vars(self.sampling),
         )
+        self.slow: SlowEncoder | None = None  # the VLM between chunks, with `vlm_refresh`
+        if config.vlm_refresh is not None:
+            latency = 0 if config.vlm_max_age is None else None  # None is a background thread
+            with flag("vlm_refresh", "vlm_max_age"):
+                self.slow = SlowEncoder(
+                    self._embed, every=config.vlm_refresh, latency=latency, max_age=config.vlm_max_age
+                )
         self._compiled: list[CompiledPolicy] = []  # A list, so that torch does not register it as a submodule.
         self.reset()
 
@@ -95,11 +105,14 @@ class DAEPolicy(PreTrainedPolicy):
     def _make(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> None:
         config = self.config
         config.validate_features()
+        config.check_effective()
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
-        with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"):
+        with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"), called(spelled):
             self.encoder = ObservationEncoder(settle(config))
+            if not self.encoder.num_trainable:
+                check_unset(config, "nothing of the encoder trains. Leave it out", "optimizer_encoder_lr")
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
             adapter = config.adapter_config.make(self.encoder.cond_dim)
@@ -234,9 +247,21 @@ class DAEPolicy(PreTrainedPolicy):
             for statistic in (standard["tokens"].mean, standard["tokens"].std):
                 distributed.broadcast(statistic, src=0)
 
-    def condition(self, batch: dict[str, Any]) -> tuple[Condition, Mask]:
-        """Return the condition and the mask of observations (b s ...)."""
-        return self.observed.encode(*self.observations.inputs(batch))
+    def condition(self, batch: dict[str, Any], tokens: Tokens | None = None) -> tuple[Condition, Mask]:
+        """Return the condition and the mask of observations (b s ...), with earlier tokens of the VLM if given."""
+        return self.observed.encode(*self.observations.inputs(batch), tokens)
+
+    def _slow_tokens(self, slow: SlowEncoder, observed: dict[str, Any]) -> Tokens:
+        """Return the newest tokens that are ready. Those of other words are never used."""
+        if observed[TASK] != self._told:
+            slow.reset()
+        self._told = observed[TASK]
+        return slow(observed)
+
+    def _embed(self, observed: dict[str, Any]) -> Tokens:
+        """Return the tokens of the VLM and their mask for observations (b s ...)."""
+        images, _, task = self.observations.inputs(observed)
+        return self.observed.embed(images, task)
 
     def get_optim_params(self) -> list[dict[str, Any]]:  # type: ignore[override]
         """Return two groups: adapter and trainable parts of the head, and the encoder with its own learning rate."""
@@ -255,6 +280,9 @@ class DAEPolicy(PreTrainedPolicy):
         """Forget observations and chunks. Call it when a new episode begins."""
         self.observations = Observations(self.config)
         self.executor.reset()
+        self._told: Any = None  # the task that the VLM embeds
+        if self.slow is not None:
+            self.slow.close()
         self._last: Tensor | None = None  # the last chunk (b h d) of `predict_action_chunk`
 
     def decode(self, actions: Tensor, last: Tensor | None = None) -> Tensor:
@@ -272,12 +300,17 @@ class DAEPolicy(PreTrainedPolicy):
 
     @torch.no_grad()
     def select_action(self, batch: dict[str, Any], **_: Any) -> Tensor:
-        """Return the next action (b d) of each robot, with a new chunk every `n_action_steps` ticks."""
+        """Return the next action (b d) of each robot, with a new chunk every `n_action_steps` ticks.
+
+        With `vlm_refresh`, a chunk is made from the newest embedding of the VLM and from the present state.
+        """
         self.eval()
         self.observations.add(batch)  # raises before it stores a bad observation
+        observed = self.observations.stacked(batch) if self.slow is not None or self.executor.due else {}
+        tokens = None if self.slow is None else self._slow_tokens(self.slow, observed)
         cond = mask = None
         if self.executor.due:
-            (cond, mask), self.executor.policy = self.condition(self.observations.stacked(batch)), self.acting
+            (cond, mask), self.executor.policy = self.condition(observed, tokens), self.acting
         return self.executor(cond, mask=mask)
 
     @torch.no_grad()

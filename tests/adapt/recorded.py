@@ -63,6 +63,8 @@ def tiny(folder: Path, **changes) -> AdaptConfig:
         "precision": "fp32",
         "workers": 0,
     }
+    if changes.get("encoder") == "none" or changes.get("vlm"):
+        del settings["features"]
     return AdaptConfig.from_flat(settings | changes)
 
 

@@ -67,7 +67,10 @@ def test_nothing_is_asked_of_defaults():
             r"--action-layout: layout 'libero' has 7 columns, but the dataset's actions have 10",
         ),
         ({"gripper": (0.0, 1.0)} | STATES, r"--action-layout, --gripper: column 9, the gripper, runs from -1 to 1"),
-        ({"execute": 17} | STATES, r"--execute 17 is more than the 16 actions of a chunk. Lower it, or set --horizon"),
+        (
+            {"execute": 17, "task": "Lift"} | STATES,
+            r"--execute 17 is more than the 16 actions of a chunk. Lower it, or set --horizon",
+        ),
         ({"crop": (20, 20)}, r"--crop.*\(20, 20\) is larger than the images, 16 x 16"),
         ({}, r"--crop, --resize, --encoder: the feature map is 1 x 1, too small"),
         ({"prefixes": True} | STATES, r"--prefixes, --head: "),

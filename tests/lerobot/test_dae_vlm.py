@@ -96,3 +96,70 @@ def test_another_model_and_other_flags_are_refused(tmp_path, model):
         through(tmp_path, "no/body")
     with pytest.raises(ValueError, match=r"--policy.vlm.prompt.*the batch has none"):
         policy.forward({**red, "task": None})
+
+
+def episode(policy: DAEPolicy, ticks: int, task: str = "lift the red cube") -> list[tuple[float, float]]:
+    """Act for some ticks; tick i shows an image and a state of i / 100. Return the newest of both in every chunk."""
+    used, encode, embed = [], policy.encoder.encode, policy.encoder.embed
+
+    def embedding(images, words=None):
+        tokens, mask = embed(images, words)
+        return torch.full_like(tokens, float(next(iter(images.values()))[0, -1, 0, 0, 0])), mask
+
+    def encoding(images, state, words, tokens=None):
+        tokens = embedding(images, words) if tokens is None else tokens
+        used.append((round(float(tokens[0][0, 0, 0]), 2), round(float(state[0, -1, 0]), 2)))
+        return encode(images, state, words, tokens)
+
+    policy.encoder.embed, policy.encoder.encode = embedding, encoding
+    now = present(batch(1, image=True))
+    for tick in range(ticks):
+        shown = {key: torch.full_like(x, tick / 100) for key, x in now.items() if key.startswith("observation.")}
+        policy.select_action(shown | {"task": [task]})
+    del policy.encoder.embed, policy.encoder.encode
+    return used
+
+
+def refreshed(folder: Path, model: str, **flags) -> DAEPolicy:
+    vlm = VLMConfig(model, 2, dtype="float32")
+    return tiny_policy(folder, image=True, vlm=vlm, n_action_steps=2, **flags)
+
+
+def test_the_embedding_is_renewed_every_few_ticks_beside_the_newest_state(tmp_path, model):
+    now = [(0.0, 0.0), (0.02, 0.02), (0.04, 0.04), (0.06, 0.06)]
+    assert episode(refreshed(tmp_path, model), 8) == now
+    policy = refreshed(tmp_path, model, vlm_refresh=4)
+    kept = [(0.0, 0.0), (0.0, 0.02), (0.04, 0.04), (0.04, 0.06)]
+    assert episode(policy, 8) == kept
+    assert policy.slow.ages.max == 3
+    policy.reset()
+    assert episode(policy, 8) == kept, "an episode begins with a new embedding"
+    policy.reset()
+    episode(policy, 2)
+    assert episode(policy, 1, "lift the green cube") == [(0.0, 0.0)], "and so do other words"
+    policy.save_pretrained(tmp_path / "saved")
+    assert DAEPolicy.from_pretrained(tmp_path / "saved").config.vlm_refresh == 4
+
+
+def test_an_embedding_made_in_the_background_is_not_older_than_allowed(tmp_path, model):
+    policy = refreshed(tmp_path, model, vlm_refresh=2, vlm_max_age=3)
+    used = episode(policy, 12)
+    assert [state for _, state in used] == [0.0, 0.02, 0.04, 0.06, 0.08, 0.1]
+    assert all(state - seen < 0.035 for seen, state in used)
+    assert policy.slow.ages.max <= 3
+    policy.reset()
+    assert policy.slow._threads is None, "the thread ends with the episode"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"vlm_refresh": 0}, r"^--policy.vlm_refresh, --policy.vlm_max_age: every must be at least 1 tick"),
+        ({"vlm_refresh": 8, "vlm_max_age": 4}, r"^--policy.vlm_refresh, .*more than max_age=4"),
+        ({"vlm_max_age": 4}, r"^--policy.vlm_max_age is 4, which has no effect: no refresh is given"),
+        ({"vlm": None, "vlm_refresh": 4}, r"^--policy.vlm_refresh is 4, which has no effect: no VLM is given"),
+    ],
+)
+def test_a_refresh_that_can_not_be(tmp_path, model, flags, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_policy(tmp_path, image=True, **{"vlm": VLMConfig(model, 2, dtype="float32")} | flags)

@@ -1,7 +1,8 @@
 """A red and a green cube on a table, and an instruction that says which one to lift.
 
-The scene is that of robosuite's Stack, with both cubes at random positions in a square of 16 cm. The instruction of an
-episode, like its start, follows from its seed: seeds alternate between the two cubes, and go through the sentences.
+The scene is that of robosuite's Stack. One cube lies on the left and one on the right, each in a square of 6 cm, and
+the sides are random. The instruction of an episode, like its start, follows from its seed: seeds alternate between the
+two cubes, and go through the sentences.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import numpy as np
 
 from action_heads_lab.sim.arm import Arm, heading
 from action_heads_lab.sim.envs import Sim
-from action_heads_lab.sim.experts import grasp_beside
 from action_heads_lab.sim.frames import Pose
 from action_heads_lab.sim.tasks import Task
 
 CUBES = {"red": "cubeA_main", "green": "cubeB_main"}
 SENTENCES = ("lift the {} cube", "pick up the {} block", "raise the {} one", "grab the {} cube and lift it")
+APART = 0.14  # m between the middles of the two squares
+ASIDE, TURNED = 0.03, 0.3  # m and rad: how far a cube is at most off the middle and the heading of its square
 LIFTED = 0.03  # m: how far a cube has to rise from where it rests
 
 
@@ -51,6 +53,18 @@ class TwoCubesSim(Sim):
         self.named, self.instruction = colour(seed), instruction(seed)
         return super().reset(seed)
 
+    def _restart(self, seed: int) -> None:
+        super()._restart(seed)
+        rng, cubes = np.random.default_rng(seed), [self.env.cubeA, self.env.cubeB]
+        rng.shuffle(cubes)
+        for cube, side in zip(cubes, (-APART / 2, APART / 2), strict=True):
+            x, y = rng.uniform(-ASIDE, ASIDE, 2)
+            place = self.env.table_offset + np.array([x, y + side, cube.size[2]])
+            turn = rng.uniform(-TURNED, TURNED) / 2
+            quaternion = [np.cos(turn), 0, 0, np.sin(turn)]  # w x y z
+            self.env.sim.data.set_joint_qpos(cube.joints[0], np.concatenate([place, quaternion]))
+        self.env.sim.forward()
+
     def lifted(self, name: str) -> bool:
         """Return whether the cube of a colour is lifted."""
         half = self.env.cubeA.size[2] if name == "red" else self.env.cubeB.size[2]
@@ -67,9 +81,8 @@ class TwoCubesSim(Sim):
 
 def lift_named(arm: Arm) -> None:
     """Lift the named cube."""
-    red, green = (arm.sim.body(body) for body in CUBES.values())
-    cube, beside = (red, green) if arm.sim.named == "red" else (green, red)
-    arm.pick(Pose(cube.p, grasp_beside(arm, heading(cube.R[:, 0]), cube.p, beside.p)), above=0.10, lift=0.15)
+    cube = arm.sim.body(CUBES[arm.sim.named])
+    arm.pick(Pose(cube.p, arm.fingers_along(heading(cube.R[:, 0]), np.pi / 2)), above=0.10, lift=0.15)
 
 
 TASKS = {

@@ -13,11 +13,12 @@ from scipy.spatial.transform import Rotation
 
 from action_heads_lab.sim.arm import CLOSED, OPEN, Arm, heading, wrap
 from action_heads_lab.sim.frames import UP, Pose, turn_z
-from action_heads_lab.sim.libero_experts import TILT, into_basket, middle_of, set_down, take
+from action_heads_lab.sim.libero_experts import TILT, into_basket, set_down, take, take_by_rim
 from action_heads_lab.sim.libero_goal import turn_on_stove
 from action_heads_lab.sim.mimicgen_experts import bring
 
 LEFT, BURNER = np.array([0.0, 1.0, 0.0]), "flat_stove_1_burner"
+KNOB, ON_BURNER = 0.076, 0.093  # height of the grasp over the middle of a pot, and of that over the burner below it
 # Mug -> position of the axis of the cup and of the bar of the handle along x of the body.
 MUGS = {"porcelain_mug_1": (0.017, -0.059), "white_yellow_mug_1": (-0.018, 0.064)}
 CUP, BAR = 0.040, 0.056  # radius of the wall of a mug; height of the middle of its handle
@@ -46,37 +47,30 @@ def stove_and_pot(arm: Arm) -> None:
 
 
 def both_pots(arm: Arm) -> None:
-    """Put both pots onto the stove, side by side, with room for the fingers between them."""
+    """Put both pots onto the stove, side by side."""
     in_order(
         arm,
-        (lambda arm: pot_onto_stove(arm, "moka_pot_1", 0.055), lambda arm: pot_onto_stove(arm, "moka_pot_2", -0.055)),
+        (lambda arm: pot_onto_stove(arm, "moka_pot_1", 0.045), lambda arm: pot_onto_stove(arm, "moka_pot_2", -0.045)),
     )
 
 
 def pot_onto_stove(arm: Arm, pot: str, aside: float) -> None:
-    """Take a pot beside its handle, and put it onto the burner, `aside` m along base x from its middle."""
+    """Take a pot by the knob on its lid, and put it onto the burner, `aside` m along base x from its middle."""
     arm.insistence = 0.15
-    thing = arm.sim.body(f"{pot}_main")
-    R = _nearest(arm, heading(thing.R[:, 0]), turn_z(np.pi / 2) @ arm.home)
-    arm.go(Pose(arm.tcp.p, R), OPEN, tol=0.05, turn_tol=0.2, steps=30)
-    arm.pick(Pose(thing.p + 0.03 * UP, R), above=0.12, lift=0.12, turn_tol=TILT, steps=10, speed=0.5)
-    burner = arm.sim.body(BURNER).p + np.array([aside, 0.0, 0.026 + 0.067 + 0.004])
-    held = arm.sim.body(f"{pot}_main")
-    over = Pose(np.array([*burner[:2], max(held.p[2], burner[2] + 0.06)]), turn_z(-_yaw(held, thing)) @ held.R)
-    bring(arm, f"{pot}_main", over, tol=0.012, turn_tol=0.15, steps=90)
-    bring(arm, f"{pot}_main", Pose(burner, over.R), tol=0.006, turn_tol=0.15, steps=40, speed=0.4)
+    knob = Pose(arm.sim.body(f"{pot}_main").p + KNOB * UP, arm.home)
+    arm.pick(knob, above=0.08, lift=0.20, tol=0.008, turn_tol=TILT, steps=10, speed=0.5)
+    spot = arm.sim.body(BURNER).p + np.array([aside, 0.0, ON_BURNER])
+    for above, tol, speed in ((0.08, 0.012, 0.6), (0.003, 0.006, 0.4)):
+        hand = spot + above * UP + arm.tcp.p - arm.sim.body(f"{pot}_main").p
+        arm.go(Pose(hand, arm.home), CLOSED, tol=tol, turn_tol=TILT, steps=90, speed=speed)
     arm.grip(OPEN, steps=8)
-    arm.go(arm.tcp.raised(0.10), OPEN, tol=0.03, turn_tol=0.3, steps=20)
+    arm.go(arm.tcp.raised(0.10), OPEN, tol=0.03, turn_tol=TILT, steps=20)
 
 
 def bowl_into_drawer(arm: Arm) -> None:
     """Put the bowl into the open drawer and push the drawer shut."""
-    arm.insistence = 0.15
-    corners = arm.sim.corners("akita_black_bowl_1")
-    middle, radius = middle_of(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
     # The hand holds the side of the bowl that stays away from the cabinet, whose upper part hangs over the drawer.
-    rim = np.array([*(middle - (radius - 0.004) * LEFT)[:2], corners[:, 2].max() - 0.018])
-    arm.pick(Pose(rim, arm.home), above=0.10, lift=0.18, tol=0.008, turn_tol=TILT, steps=12, speed=0.5)
+    take_by_rim(arm, "akita_black_bowl_1", side=-np.pi / 2)
     drawer = arm.sim.body(DRAWER)
     set_down(arm, "akita_black_bowl_1", (drawer @ Pose(np.array([0.003, -0.005, 0.03]), np.eye(3))).p)
     arm.go(Pose(arm.tcp.p * [1, 1, 0] + 0.30 * UP - 0.10 * LEFT, arm.home), OPEN, tol=0.03, turn_tol=TILT, steps=30)
@@ -164,10 +158,10 @@ def mug_into_microwave(arm: Arm) -> None:
     arm.grip(OPEN, 8)
     arm.go(back(arm.tcp, 0.12), OPEN, tol=0.03, turn_tol=0.3, steps=25)
     arm.go(arm.tcp.raised(0.25), OPEN, tol=0.04, turn_tol=0.4, steps=25)
-    _shut_door(arm)
+    shut_door(arm)
 
 
-def _shut_door(arm: Arm) -> None:
+def shut_door(arm: Arm) -> None:
     """Push the door of the microwave shut, from outside, with closed fingers."""
     R = leaning(turn_z(np.pi / 2) @ arm.home, 0.5)
 
@@ -195,12 +189,3 @@ def leaning(R: np.ndarray, angle: float) -> np.ndarray:
 def back(pose: Pose, distance: float) -> Pose:
     """Return the pose of the hand moved back by `distance` m against its direction."""
     return Pose(pose.p - distance * pose.R[:, 2], pose.R)
-
-
-def _yaw(now: Pose, then: Pose) -> float:
-    return wrap(heading(now.R[:, 0]) - heading(then.R[:, 0]))
-
-
-def _nearest(arm: Arm, angle: float, R: np.ndarray) -> np.ndarray:
-    """Return the rotation of a hand that points down with fingers along `angle`, modulo half a turn, nearest to `R`."""
-    return turn_z(wrap(angle - heading(R[:, 1]), np.pi)) @ R

@@ -69,10 +69,10 @@ def pot_onto_stove(arm: Arm, pot: str, aside: float) -> None:
 
 def bowl_into_drawer(arm: Arm) -> None:
     """Put the bowl into the open drawer and push the drawer shut."""
-    # The hand holds the side of the bowl that stays away from the cabinet, whose upper part hangs over the drawer.
-    take_by_rim(arm, "akita_black_bowl_1", side=-np.pi / 2)
+    # The fingers are along the front of the cabinet, since the hand is wider than the open drawer is deep.
+    take_by_rim(arm, "akita_black_bowl_1", side=np.pi)
     drawer = arm.sim.body(DRAWER)
-    set_down(arm, "akita_black_bowl_1", (drawer @ Pose(np.array([0.003, -0.005, 0.03]), np.eye(3))).p)
+    set_down(arm, "akita_black_bowl_1", (drawer @ Pose(np.array([0.003, 0.0, 0.03]), np.eye(3))).p)
     arm.go(Pose(arm.tcp.p * [1, 1, 0] + 0.30 * UP - 0.10 * LEFT, arm.home), OPEN, tol=0.03, turn_tol=TILT, steps=30)
     R = leaning(turn_z(np.pi / 2) @ arm.home, 0.9)
     front = (drawer @ Pose(FRONT, np.eye(3))).p

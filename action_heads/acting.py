@@ -153,12 +153,12 @@ class Policy(Acts, nn.Module):
         head.assert_frozen()
         self.check_cond(cond, mask, on_host(cond))
         check_generator(generator)
-        plan = head.plan(sampling, continued.first_level(head))
-        noise = head.noise(len(parts(cond)[0]), generator)
-        x, prefix = continued.begin(self, noise, plan)
-        values = self.modulate(cond, mask)
-        x = head.denoise(self.step_values(), values, self.modulation, x, plan, generator, prefix)
-        chunk = self.normalizer.unnormalize(x)
+        plan, chunks = head.plan(sampling, continued.first_level(head)), len(parts(cond)[0])
+        with head.acting(chunks):
+            x, prefix = continued.begin(self, head.noise(chunks, generator), plan)
+            values = self.modulate(cond, mask)
+            x = head.denoise(self.step_values(), values, self.modulation, x, plan, generator, prefix)
+            chunk = self.normalizer.unnormalize(x)
         if prefix:  # Normalising and back rounds, but the committed actions must be exactly those being executed.
             chunk[:, : prefix.given.shape[1]] = prefix.given
         self._assert_finite(chunk, values, cond, mask)

@@ -6,6 +6,7 @@ Axes: b batch, h horizon, a action, P modulation values of all sites, T noise le
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -77,6 +78,10 @@ class Denoiser(Freezable):
     def dtype(self) -> torch.dtype:
         """The dtype of the network's weights. Statistics and noise levels are always float32."""
         return next(self.backbone.out.parameters()).dtype
+
+    def acting(self, chunks: int) -> AbstractContextManager[None]:
+        """Return a context to denoise so many chunks in. Heads that compute faster may need one."""
+        return nullcontext()
 
     def fingerprint(self) -> str:
         """Return 32 hex digits that identify the weights, the statistics and their meaning."""

@@ -15,6 +15,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cache_home() -> Path:
+    """Return the folder of all our caches: ACTION_HEADS_CACHE, or one in the user's cache.
+
+    Raises:
+        RuntimeError: the user has no home, and no variable names a folder.
+    """
+    if given := os.environ.get("ACTION_HEADS_CACHE"):
+        return Path(given).expanduser().absolute()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home).expanduser() if home else Path.home() / ".cache").absolute() / "action-heads"
+
+
 def peak_memory() -> dict[str, float | None]:
     """Return the largest memory that this process has used so far, in MB: of the computer and of its GPU."""
     import torch

@@ -129,22 +129,19 @@ def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequenc
 
 def check_described(config: AdaptConfig, recording: Recording) -> None:
     """Refuse a text model for a recording without task descriptions."""
-    reader = "text" if config.text.model else "vlm"
-    if (config.text.model or reads_task(config)) and not all(recording.tasks):
+    vlm = config.vlm.config
+    if config.text.model:
+        reader, remedy = "text", "train without --text"
+    elif vlm is not None and vlm.reads_task:
+        reader, remedy = "vlm", "set a --vlm-prompt without {task}"
+    else:
+        return
+    if not all(recording.tasks):
         with flag(reader):
             raise ValueError(
                 f"{recording.source} has no descriptions of its tasks, in meta/tasks.parquet or language_instruction. "
-                + (
-                    "Download it again, or train without --text"
-                    if reader == "text"
-                    else "Download it again, or set a --vlm-prompt without {task}"
-                )
+                f"Download it again, or {remedy}"
             )
-
-
-def reads_task(config: AdaptConfig) -> bool:
-    """Return whether the prompt of a VLM depends on the description of the task."""
-    return config.vlm.config is not None and config.vlm.config.reads_task
 
 
 def check_horizon(config: AdaptConfig, head: ActionHead) -> None:

@@ -6,7 +6,6 @@ Axes: b batch, k windows, n tokens, c width.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from action_heads._util.extras import require
+from action_heads._util.machine import cache_home
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.data.windows import Sample, Windows, deaf
 from action_heads.observed_policy import ObservedPolicy
@@ -30,9 +30,7 @@ def cache_folder(config: AdaptConfig) -> Path:
     """Return the folder of the embeddings: --vlm-cache, or one in the user's cache, which all runs share."""
     if config.vlm.cache not in (None, "on"):
         return Path(config.vlm.cache).expanduser()
-    chosen = os.environ.get("ACTION_HEADS_CACHE")
-    home = Path(chosen).expanduser() if chosen else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return (home if chosen else home / "action-heads") / "embeddings"
+    return cache_home() / "embeddings"
 
 
 class Present(Dataset):
@@ -82,13 +80,9 @@ class Embedder:
         sizes = [sample["images"][name].shape for name in self.vlm.cameras]
         return (sample["task"] if self.vlm.reads_task else None, sizes)
 
-    @torch.no_grad()
     def run(self, samples: list[Sample]) -> list[Tensor]:
         """Return the tokens (n c) of each sample."""
-        images = {name: torch.stack([sample["images"][name] for sample in samples]) for name in self.vlm.cameras}
-        tasks = [self.tasks[sample["task"]] for sample in samples]
-        with flag("vlm", "vlm_dtype"):
-            return valid_tokens(*self.policy.embed(images, tasks))
+        return tokens_of(self.policy, samples, self.tasks)
 
     def announce(self, count: int, first: Sample) -> int:
         """Return the bytes of one embedding, and print how many are made and how large all of them are."""
@@ -131,12 +125,21 @@ class Embedder:
         return Embeddings(*map(list, zip(*joined, strict=True)))
 
 
+@torch.no_grad()
+def tokens_of(policy: ObservedPolicy, samples: list[Sample], tasks: tuple[str, ...]) -> list[Tensor]:
+    """Return the tokens (n c) of samples of `Windows.present`, which run together."""
+    assert policy.encoder.vlm is not None
+    cameras = policy.encoder.vlm.cameras
+    images = {name: torch.stack([sample["images"][name] for sample in samples]) for name in cameras}
+    with flag("vlm", "vlm_dtype"):
+        return valid_tokens(*policy.embed(images, [tasks[sample["task"]] for sample in samples]))
+
+
 def drawn(windows: Windows, seed: int, most: int = STATISTICS) -> list[int]:
     """Return the indices of up to `most` windows, drawn by the seed."""
     return torch.randperm(len(windows), generator=generator("held-out batch", seed))[:most].tolist()
 
 
-@torch.no_grad()
 def standardise_tokens(policy: ObservedPolicy, windows: Windows, config: AdaptConfig) -> None:
     """Fit the adapter's statistics of tokens to a part of the windows, since hidden states are not normalised.
 
@@ -145,12 +148,8 @@ def standardise_tokens(policy: ObservedPolicy, windows: Windows, config: AdaptCo
     if windows.tokens is not None:
         tokens = [windows.tokens[[i]][0][0] for i in drawn(windows, config.seed)]
     else:
-        tokens, tasks = [], windows.recording.tasks
         policy.eval()
-        samples = [windows.present(i) for i in drawn(windows, config.seed, LIVE_STATISTICS)]
+        samples, tokens = [windows.present(i) for i in drawn(windows, config.seed, LIVE_STATISTICS)], []
         for at in range(0, len(samples), AT_ONCE):
-            some = samples[at : at + AT_ONCE]
-            images = {name: torch.stack([sample["images"][name] for sample in some]) for name in windows.cameras}
-            with flag("vlm", "vlm_dtype"):
-                tokens += valid_tokens(*policy.embed(images, [tasks[sample["task"]] for sample in some]))
+            tokens += tokens_of(policy, samples[at : at + AT_ONCE], windows.recording.tasks)
     policy.policy.adapter.standard["tokens"].fit(torch.cat(tokens).to(policy.device))  # type: ignore[index]

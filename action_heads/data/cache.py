@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action_heads._util.machine import cache_home
 from action_heads.data.bounded_reads import BadData, read_object, reading, whole
 from action_heads.data.convert import Steps
 from action_heads.io import drafts
@@ -28,10 +28,8 @@ REBUILD = "Delete this folder; the next run builds it again from the recording."
 
 
 def folder() -> Path:
-    """Return the cache folder: below `$ACTION_HEADS_CACHE` if it is set, or below the user's cache folder."""
-    if chosen := os.environ.get("ACTION_HEADS_CACHE"):
-        return Path(chosen).expanduser() / "trajectories"
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "action-heads" / "trajectories"
+    """Return the folder of cached recordings."""
+    return cache_home() / "trajectories"
 
 
 class Column:

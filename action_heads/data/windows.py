@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from action_heads.data.formats import Recording
 from action_heads.training.streams import generator
-from action_heads.vlm.cache import Embeddings
+from action_heads.vlm.cache import Embeddings, padded
 
 Sample = dict[str, Any]  # see `Windows.__getitem__`
 
@@ -132,8 +131,7 @@ def stacked(samples: list[Sample]) -> Sample:
     tokens = [sample.pop("tokens") for sample in samples if "tokens" in sample]
     batch = default_collate(samples)
     if tokens:
-        valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
-        batch |= {"tokens": pad_sequence(tokens, batch_first=True), "mask": pad_sequence(valid, batch_first=True)}
+        batch["tokens"], batch["mask"] = padded(tokens)
     return batch
 
 

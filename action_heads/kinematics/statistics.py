@@ -19,9 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action_heads.actions.rotations import from_matrix
 from action_heads.kinematics.arm import Arm
-from action_heads.kinematics.synthetic import Shape, synthetic_chunks
+from action_heads.kinematics.synthetic import Shape, pose_numbers, synthetic_chunks
 from action_heads.kinematics.trajectories import Trajectories
 
 VERSION = 1
@@ -147,7 +146,7 @@ class MotionStatistics:
         inner[np.cumsum(table.lengths)[:-1] - 1] = False
         velocity = np.diff(joints, axis=0)[inner] * table.rate_hz
         some = np.ascontiguousarray(joints[:: max(1, len(joints) // MOST_ROWS)])
-        poses = pose_numbers(table.arm, torch.from_numpy(some), table.arm.frame).double()
+        poses = pose_numbers(torch.from_numpy(some), table.arm.frame, table.arm).double()
         spread = joints.std(0, dtype=np.float64)
         # A joint that never moves has no correlation; noise in its place correlates with nothing.
         still = np.random.default_rng(0).normal(size=some.shape) * (spread < 1e-6)
@@ -167,12 +166,6 @@ class MotionStatistics:
             about=about,
             credit=credit,
         )
-
-
-def pose_numbers(arm: Arm, joints: Tensor, frame: str) -> Tensor:
-    """Joints (n, j) -> position and 6-D rotation of a frame (n, 9)."""
-    position, matrix = arm.forward(joints, frame)
-    return torch.cat((position, from_matrix(matrix, "6d")), dim=-1)
 
 
 @lru_cache(maxsize=4)
@@ -202,7 +195,7 @@ def postures(statistics: MotionStatistics, arm: Arm, seed: int = 0) -> Tensor:
     features = [(joints - s["mean"]) / s["std"].clamp(min=1e-6)]
     if statistics.pose_mean is not None:
         mean, std = (torch.tensor(getattr(statistics, key), dtype=torch.float64) for key in _PER_POSE)
-        features.append((pose_numbers(arm, joints, statistics.frame or arm.frame) - mean) / std.clamp(min=1e-3))
+        features.append((pose_numbers(joints, statistics.frame or arm.frame, arm) - mean) / std.clamp(min=1e-3))
     first = torch.cat(features, dim=-1)
     tails = 10 * torch.cat((joints < s["p01"], joints > s["p99"]), dim=-1).double()  # of the others' size
     wanted = [torch.full((count,), value) for count, value in ((first.shape[1], 0.0), (first.shape[1], 1.0))]

@@ -154,5 +154,11 @@ def pose_actions(joints: Tensor, gripper: Tensor, frame: str | None = None, arm:
         raise ValueError(
             f"joints {tuple(joints.shape)} need gripper {tuple(joints.shape[:-1])}, not {tuple(gripper.shape)}"
         )
-    position, matrix = arm.forward(joints, frame or arm.frame)
-    return torch.cat((position, from_matrix(matrix, "6d"), gripper[..., None].to(position)), dim=-1)
+    pose = pose_numbers(joints, frame or arm.frame, arm)
+    return torch.cat((pose, gripper[..., None].to(pose)), dim=-1)
+
+
+def pose_numbers(joints: Tensor, frame: str, arm: Arm) -> Tensor:
+    """Joints (..., j) rad -> position (m, base frame) and rotation (first two rows) of a frame (..., 9)."""
+    position, matrix = arm.forward(joints, frame)
+    return torch.cat((position, from_matrix(matrix, "6d")), dim=-1)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from action_heads._util.machine import cache_home
+
 T = TypeVar("T")
 DRAFT = ".action-heads-build-"
 PATIENCE = 60.0  # seconds to wait for another process that builds the same
@@ -21,10 +23,8 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 def cache_dir() -> Path:
     """Return the folder ACTION_HEADS_CACHE, or one in the user's cache."""
-    if given := os.environ.get("ACTION_HEADS_CACHE"):
-        return Path(given).expanduser().absolute()
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "action-heads"
+        return cache_home()
     except RuntimeError as error:  # a user without a home
         raise OSError(f"no folder for compiled code was found ({error}): set ACTION_HEADS_CACHE to a folder") from None
 

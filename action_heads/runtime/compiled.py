@@ -11,14 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from action_heads._util.conditions import Condition, Mask, parts
+from action_heads._util.conditions import Condition, Mask
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
 from action_heads.denoiser import Denoiser
-from action_heads.diffusion.continuing import Continue
-from action_heads.diffusion.draws import Generator
-from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
 from action_heads.runtime.native import NativeHead, why_not_native
@@ -73,13 +70,6 @@ class CompiledPolicy(Policy):
         """Stay in evaluation mode. The mode of the shared adapter does not change."""
         self.training = False
         return self
-
-    def act(
-        self, cond: Condition, sampling: Sampling, continued: Continue, mask: Mask = None, generator: Generator = None
-    ) -> Tensor:
-        self.source.check_cond(cond, mask, values=False)
-        with self.head.acting(len(parts(cond)[0])):
-            return super().act(cond, sampling, continued, mask, generator)
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         return self.source.modulate(cond, mask)

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -128,12 +129,11 @@ class RemotePolicy(Acts):
         )
         request: dict[str, Any] = {"cond": cond, "mask": mask, "seed": seed, **vars(sampling), **vars(continued)}
         request |= {} if self.stream is None else {"stream": self.stream, "max_age": self.max_age}
-        until = time.monotonic() + self.timeout
+        first, until = parts(cond)[0], time.monotonic() + self.timeout
+        read = partial(self._chunk, rows=len(first))
         while True:
             try:
-                return self._request(request, lambda reply, number: self._chunk(reply, number, len(parts(cond)[0]))).to(
-                    parts(cond)[0].device
-                )
+                return self._request(request, read).to(first.device)
             except RemoteStale:
                 if self.late == "raise" or time.monotonic() >= until:
                     raise

@@ -258,10 +258,7 @@ def stored(streams: Streams, verbs: list[str], request: dict[str, Any]) -> bool:
         )
     name, verb = request["stream"], verbs[0]
     if verb == "keep":
-        age = request.get("age", 0.0)
-        if not 0 <= age < math.inf:
-            raise wire.WireError(f"age must be a number of seconds, 0 or more; got {age!r}")
-        streams.keep(name, request["keep"], request.get("mask"), age)
+        streams.keep(name, request["keep"], request.get("mask"), seconds_of(request, "age"))
     elif verb == "observe":
         return streams.observe(name, request["observe"])
     elif request["forget"]:
@@ -281,14 +278,20 @@ def check_types(request: dict[str, Any]) -> None:
             raise wire.WireError(f"{name} must be {words}, got {given}")
 
 
+def seconds_of(request: dict[str, Any], name: str) -> float:
+    """Return the seconds that a request has by a name, 0 by default; raise a `WireError` unless they are 0 or more."""
+    value = request.get(name, 0.0)
+    if not 0 <= value < math.inf:
+        raise wire.WireError(f"{name} must be a number of seconds, 0 or more; got {value!r}")
+    return value
+
+
 def check_own(streams: Streams, request: dict[str, Any]) -> None:
     """Check what a robot sends beside the embedding of its stream."""
     if "cond" not in request:
         raise wire.WireError("cond must be a dict of the sources that the stream lacks, but the request has none")
     streams.checked("cond", request["cond"], request.get("mask"))
-    max_age = request.get("max_age", 0.0)
-    if not 0 <= max_age < math.inf:
-        raise wire.WireError(f"max_age must be a number of seconds, 0 or more; got {max_age!r}")
+    seconds_of(request, "max_age")
 
 
 def check(policy: Policy, request: dict[str, Any], largest: int, values: bool = True) -> None:

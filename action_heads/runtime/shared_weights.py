@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 import torch
@@ -50,10 +49,6 @@ class FastHead(Denoiser):
     def original(self) -> Denoiser:
         """The head whose parts this one shares."""
         return self._original[0]
-
-    def acting(self, chunks: int) -> AbstractContextManager[None]:
-        """Return a context to denoise so many chunks in."""
-        return nullcontext()
 
     @property
     def frozen(self) -> bool:

@@ -145,9 +145,7 @@ class Embeddings:
     def __getitem__(self, rows: slice | Iterable[int] | Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(rows, slice):
             rows = range(*rows.indices(len(self)))
-        tokens = [self._read(int(i)) for i in (rows.tolist() if isinstance(rows, Tensor) else rows)]
-        valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
-        return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
+        return padded([self._read(int(i)) for i in (rows.tolist() if isinstance(rows, Tensor) else rows)])
 
     def at(self, rows: Iterable[int] | Tensor) -> Embeddings:
         """Return the embeddings of these rows, in this order and not read yet; a row may come more than once."""
@@ -175,6 +173,12 @@ def embed_batch(tap: Tap, waiting: list[Inputs]) -> list[Tensor]:
     if not mask.any(1).all():
         raise ValueError(f"a sample has no token for select={tap.select!r}; its inputs are {', '.join(batch)}")
     return valid_tokens(tokens, mask)
+
+
+def padded(tokens: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return tokens (n c) of several rows as (b n c), padded to the longest row, and a mask (b n)."""
+    valid = [torch.ones(len(each), dtype=torch.bool) for each in tokens]
+    return pad_sequence(tokens, batch_first=True), pad_sequence(valid, batch_first=True)
 
 
 def valid_tokens(tokens: Tensor, mask: Tensor) -> list[Tensor]:

@@ -19,12 +19,8 @@ from action_heads.io.folders import refusal_of_path
 from action_heads.io.hub_errors import hub_errors, is_local
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-READ = (
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.model",
-)  # the files besides weights that a model and its processor are read from
+# The files besides weights that a model and its processor are read from.
+READ = ("*.json", "*.jinja", "*.txt", "*.model")
 FOREIGN = ("consolidated*", "original/*", "onnx/*")  # copies of the weights in other formats
 IMAGES, WORDS = "images", "words"
 
@@ -134,10 +130,13 @@ def describe(folder: Path) -> dict[str, Any]:
         ValueError: transformers does not know the model, or it is neither a vision nor a language model.
     """
     config, kind = _class_of(folder)
-    reads = (
-        [IMAGES, WORDS] if _sees_and_reads(config) else [IMAGES if kind.main_input_name == "pixel_values" else WORDS]
-    )
-    return {"class": kind.__name__, "width": config.get_text_config().hidden_size, "reads": reads}
+    return {"class": kind.__name__, "width": config.get_text_config().hidden_size, "reads": _reads(config, kind)}
+
+
+def _reads(config: Any, kind: Any) -> list[str]:
+    if _sees_and_reads(config):
+        return [IMAGES, WORDS]
+    return [IMAGES if kind.main_input_name == "pixel_values" else WORDS]
 
 
 def _class_of(folder: Path) -> tuple[Any, Any]:
@@ -179,7 +178,7 @@ def load(folder: Path, dtype: str) -> Any:
             raise ValueError(f"the model in {folder} could not be loaded: {error}") from error
     if missing := sorted(name for name in found["missing_keys"] if "pooler" not in name):
         raise ValueError(f"{folder} lacks weights of {kind.__name__}, such as {missing[0]}. Download it again")
-    if WORDS in describe(folder)["reads"] and getattr(config, "is_encoder_decoder", False):
+    if WORDS in _reads(config, kind) and getattr(config, "is_encoder_decoder", False):
         model = model.get_encoder()
     return model.eval()
 

@@ -255,18 +255,13 @@ class DAEConfig(OptimizerFlags):
     def check_unchanged(self) -> None:
         """Raise a ValueError if a flag differs from what the checkpoint was trained with."""
         assert self.built is not None
-        saved, given = self.built["flags"], self.shape()
+        saved = {name: self.built["flags"][name] for name in SHAPE}
+        given = self.shape()
         if self.vlm is not None:  # Its place may be another one, and the model is compared by its fingerprint.
-            was = {name: value for name, value in (self.built["encoder"]["config"].get("vlm") or {}).items()}
-            now = json.loads(json.dumps(asdict(self.vlm)))
-            if other := [name for name in now if name not in ("model", "revision") and was.get(name) != now[name]]:
-                raise ValueError(
-                    "; ".join(
-                        f"--policy.vlm.{name}={now[name]!r}, but the checkpoint has {was.get(name)!r}" for name in other
-                    )
-                    + ": leave it out, or train anew with --policy.type=dae"
-                )
-        if changed := [name for name in SHAPE if saved[name] != given[name]]:
+            was, now = self.built["encoder"]["config"].get("vlm") or {}, json.loads(json.dumps(asdict(self.vlm)))
+            for name in (name for name in now if name not in ("model", "revision")):
+                saved[f"vlm.{name}"], given[f"vlm.{name}"] = was.get(name), now[name]
+        if changed := [name for name in saved if saved[name] != given[name]]:
             raise ValueError(
                 "; ".join(
                     f"--policy.{name}={given[name]!r}, but the checkpoint has {saved[name]!r}" for name in changed

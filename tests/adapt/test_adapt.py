@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from forked import inside, needs_fork
-from recorded import hdf5, tiny
+from killed import Killed, die, killed_at_step, killed_at_write
+from recorded import check_learns_by_looking, hdf5, tiny
 from small import generator, tiny_head
 
 from action_heads import ActionHead
@@ -67,17 +68,7 @@ def test_leaves_everything_to_look_at(folder, vit, drawing, monkeypatch, capsys)
 
 def test_learns_by_looking_and_blind_does_not(folder, vit):
     """Only the image tells the side, so a policy that does not see it cannot know the side."""
-    losses = {}
-    for blind in (False, True):
-        settings = {"encoder": vit, "out": folder / str(blind), "blind": blind, "steps": 150, "batch_size": 16}
-        settings |= {"ema": 0.9, "lr": 1e-2, "encoder_lr": 3e-3, "held_out": 0.34, "seed": 1}
-        trainer = Trainer(tiny(folder, **settings))
-        first = trainer.evaluate()
-        for batch in trainer.coming():
-            trainer.train_step(batch)
-        losses[blind] = trainer.evaluate()
-        assert losses[blind] < 0.8 * first
-    assert losses[False] < 0.8 * losses[True]
+    check_learns_by_looking(lambda **values: tiny(folder, encoder=vit, encoder_lr=3e-3, **values), folder)
 
 
 def test_blind_ignores_images(folder, vit):
@@ -104,29 +95,15 @@ def test_only_what_is_declared_moves(folder, vit, train_encoder):
     assert any("readouts" in name for name in moved)
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("how", ["killed", "asked"])
-def test_a_cut_run_resumes_to_the_same_bits(folder, vit, how, monkeypatch):
+def test_a_cut_run_resumes_to_the_same_bits(folder, vit, how):
     """An interrupted run resumes to the same bits, with random crops and colours and with workers that read ahead."""
     settings = {"encoder": vit, "crop": (12, 12), "jitter": 0.2, "workers": 1, "held_out": 0.2}
     whole = adapt(tiny(folder, out=folder / "whole", **settings))
-    train_step = Trainer.train_step
-
-    def cut(self, batch):
-        if self.step == 4 and how == "killed":
-            raise Killed
-        if self.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-        return train_step(self, batch)
-
-    monkeypatch.setattr(Trainer, "train_step", cut)
-    with pytest.raises(Killed if how == "killed" else KeyboardInterrupt):
+    ways = {"killed": (die, Killed), "asked": (lambda: os.kill(os.getpid(), signal.SIGINT), KeyboardInterrupt)}
+    with killed_at_step(Trainer, 4, *ways[how]):
         adapt(tiny(folder, **settings))
     assert checkpoint.read(folder / "run" / "state")["step"] == (3 if how == "killed" else 5)
-    monkeypatch.setattr(Trainer, "train_step", train_step)
     resumed = adapt(tiny(folder, **settings, save_every=2) if how == "asked" else tiny(folder, **settings))
     expected = weights(whole)
     assert all(torch.equal(tensor, expected[name]) for name, tensor in resumed.state_dict().items())
@@ -271,17 +248,8 @@ def test_cut_at_any_write_the_next_run_completes_it(folder, monkeypatch):
     expected = {str(path.relative_to(folder / "whole")) for path in (folder / "whole").rglob("*.[jsm]*")}
     assert "checkpoints/step-3/head/config.json" in expected
     for cut in range(0, len(calls), 3):
-        left = iter(range(cut))
-
-        def dies(*paths, left=left):
-            if next(left, None) is None:
-                raise Killed
-            replace(*paths)
-
-        monkeypatch.setattr(os, "replace", dies)
-        with pytest.raises(Killed):
+        with killed_at_write(cut):
             adapt(tiny(folder, **settings))
-        monkeypatch.setattr(os, "replace", replace)
         (out / ".policy.json.0123abcd.tmp").touch()
         again = adapt(tiny(folder, **settings))
         assert all(torch.equal(tensor, whole[name]) for name, tensor in again.state_dict().items()), cut

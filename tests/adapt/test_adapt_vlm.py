@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from recorded import hdf5, tiny
+from killed import killed_at_step
+from recorded import check_learns_by_looking, hdf5, tiny
 from small import generator
 
 from action_heads.adapt import AdaptedPolicy
@@ -119,25 +120,12 @@ def test_loaded_again_it_does_the_same(settings, folder, way, capsys):
     assert torch.equal(chunk(copied), chunk(policy))
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["cached", "live", "lora"])
-def test_a_killed_run_resumes_to_the_same_bits(settings, folder, way, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_bits(settings, folder, way):
     whole = adapt(settings(**WAYS[way], out=folder / "whole"))
-    train_step = Trainer.train_step
-
-    def killed(self, batch):
-        if self.step == 4:
-            raise Killed
-        return train_step(self, batch)
-
-    monkeypatch.setattr(Trainer, "train_step", killed)
-    with pytest.raises(Killed):
+    with killed_at_step(Trainer, 4):
         adapt(settings(**WAYS[way]))
-    monkeypatch.setattr(Trainer, "train_step", train_step)
     expected = whole.state_dict()
     assert all(torch.equal(x, expected[name]) for name, x in adapt(settings(**WAYS[way])).state_dict().items())
 
@@ -261,14 +249,4 @@ def test_a_missing_camera_is_named(settings):
 def test_learns_by_looking_through_the_vlm(settings, folder):
     """Only the image tells the side, so a policy whose images are hidden cannot know it."""
     hdf5(folder / "demos.hdf5")
-    losses = {}
-    for blind in (False, True):
-        values = {"out": folder / str(blind), "blind": blind, "steps": 150, "batch_size": 16, "vlm_layer": (-1,)}
-        values |= {"ema": 0.9, "lr": 1e-2, "held_out": 0.34, "seed": 1}
-        trainer = Trainer(settings("siglip", **values))
-        first = trainer.evaluate()
-        for batch in trainer.coming():
-            trainer.train_step(batch)
-        losses[blind] = trainer.evaluate()
-        assert losses[blind] < 0.8 * first
-    assert losses[False] < 0.8 * losses[True]
+    check_learns_by_looking(lambda **values: settings("siglip", vlm_layer=(-1,), **values), folder)

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from action_heads.kinematics import PANDA, recorded_trajectories, synthetic_chunks
-from action_heads.kinematics.statistics import BUNDLED, MotionStatistics, pose_numbers, postures, shape_of
+from action_heads.kinematics.statistics import BUNDLED, MotionStatistics, postures, shape_of
+from action_heads.kinematics.synthetic import pose_numbers
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_postures_have_the_moments(statistics) -> None:
     std = torch.tensor(statistics.std)
     assert ((drawn.mean(0) - torch.tensor(statistics.mean)).abs() < 0.05 * std).all()
     torch.testing.assert_close(drawn.std(0), std, rtol=0.05, atol=0.0)
-    poses = pose_numbers(PANDA, drawn, statistics.frame or PANDA.frame)
+    poses = pose_numbers(drawn, statistics.frame or PANDA.frame, PANDA)
     pose_std = torch.tensor(statistics.pose_std)
     assert ((poses.mean(0) - torch.tensor(statistics.pose_mean)).abs() < 0.1 * pose_std).all()
     torch.testing.assert_close(poses.std(0), pose_std, rtol=0.15, atol=0.0)

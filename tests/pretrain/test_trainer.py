@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from killed import killed_at_step
 from small import generator, tiny_head
 from tiny import tiny
 
@@ -70,27 +71,14 @@ def test_loss_falls(tmp_path):
     assert trainer.evaluate(3) < 0.7 * first
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize(
     ("arch", "schedule"), [("mlp", "cosine"), ("mlp", "constant"), ("mixer", "cosine"), ("unet", "cosine")]
 )
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, arch, schedule, monkeypatch):
     monkeypatch.setattr(checkpoint, "POINT_EVERY", 3)
     whole = pretrain(tiny(tmp_path / "whole", arch=arch, schedule=schedule))
-    train_step = Trainer.train_step
-
-    def dies(self, batch):
-        if self.step == 9:
-            raise Killed
-        return train_step(self, batch)
-
-    monkeypatch.setattr(Trainer, "train_step", dies)
-    with pytest.raises(Killed):
+    with killed_at_step(Trainer, 9):
         pretrain(tiny(tmp_path / "cut", arch=arch, schedule=schedule))
-    monkeypatch.setattr(Trainer, "train_step", train_step)
     resumed = pretrain(tiny(tmp_path / "cut", arch=arch, schedule=schedule))
     assert resumed.fingerprint() == whole.fingerprint()
     curves = [files.read_json(tmp_path / run / "curves.json") for run in ("whole", "cut")]
@@ -155,7 +143,7 @@ def test_the_card_is_of_this_run_and_keeps_the_user_s_part(tmp_path):
 
 
 def test_a_source_that_would_never_be_drawn_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"recorded:panda@2 would never be drawn.*a batch of 8 chunks a process"):
+    with pytest.raises(ValueError, match=r"recorded:panda@2 would never be drawn.*the 8 chunks that a process draws"):
         Trainer(tiny(tmp_path, data=("synthetic:panda@98", "recorded:panda@2")))
 
 

@@ -11,6 +11,7 @@ import sys
 
 import pytest
 from forked import command, inside, names, needs_fork
+from killed import killed_at_step, killed_at_write
 from small import tiny_head
 from tiny import tiny
 
@@ -23,10 +24,6 @@ from action_heads.pretrain.trainer import Trainer
 from action_heads.training import checkpoint
 
 pytestmark = [pytest.mark.usefixtures("no_picture"), needs_fork]
-
-
-class Killed(Exception):
-    pass
 
 
 def test_of_two_commands_one_is_refused(tmp_path):
@@ -54,19 +51,10 @@ def test_refused_before_anything_is_read(tmp_path, monkeypatch):
         assert names(tmp_path) == {locks.NAME}
 
 
-def test_settings_are_there_before_the_first_step(tmp_path, monkeypatch):
+def test_settings_are_there_before_the_first_step(tmp_path):
     whole = pretrain(tiny(tmp_path / "whole"))
-    train_step = Trainer.train_step
-
-    def dies(self, batch):
-        if self.step == 2:
-            raise Killed
-        return train_step(self, batch)
-
-    monkeypatch.setattr(Trainer, "train_step", dies)
-    with pytest.raises(Killed):
+    with killed_at_step(Trainer, 2):
         pretrain(tiny(tmp_path / "cut"))
-    monkeypatch.setattr(Trainer, "train_step", train_step)
     assert checkpoint.read(tmp_path / "cut" / "state") is None
     with pytest.raises(ValueError, match=r"other settings \(seed\).*saved no step yet, so .*state can be deleted"):
         pretrain(tiny(tmp_path / "cut", seed=1))
@@ -89,17 +77,8 @@ def test_cut_at_any_write_the_next_run_completes_it(tmp_path, monkeypatch):
 
     for cut in range(2, writes, 4):
         out = tmp_path / f"{cut}"
-        left = iter(range(cut))
-
-        def dies(*paths, left=left):
-            if next(left, None) is None:
-                raise Killed
-            replace(*paths)
-
-        monkeypatch.setattr(os, "replace", dies)
-        with pytest.raises(Killed):
+        with killed_at_write(cut):
             pretrain(tiny(out))
-        monkeypatch.setattr(os, "replace", replace)
         assert pretrain(tiny(out)).fingerprint() == whole.fingerprint(), cut
         assert names(out) == expected
         assert names(out / "state") - {"tensorboard"} == {"run.json", "state.json", "step-12.safetensors"}

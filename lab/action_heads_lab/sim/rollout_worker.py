@@ -75,11 +75,11 @@ class Play:
         self.newest, self.length, self.film = self.sim.reset(seed), 0, film
         count = self.sight.steps if self.sight else 2
         self.seen: deque[Any] = deque([self._look()] * count, maxlen=count)
-        return self._report(success=False, frames=[])
+        return self._report(success=False, failed=False, frames=[])
 
     def act(self, actions: np.ndarray) -> Report:
         """Execute actions (execute, 10) until the episode ends."""
-        success, frames = False, []
+        success, failed, frames = False, False, []
         for left, action in zip(range(len(actions), 0, -1), actions, strict=True):
             self.newest = self.sim.step(self.sight.target(self.sim, action) if self.sight else action)
             self.length += 1
@@ -88,16 +88,16 @@ class Play:
             if self.film:
                 frames.append(self.sim.render(FILM_SIZE))
             success = self.sim.success()
-            if success or self.sim.failed() or self.length == self.limit:
+            failed = not success and self.sim.failed()
+            if success or failed or self.length == self.limit:
                 break
-        return self._report(success, frames)
+        return self._report(success, failed, frames)
 
     def _look(self) -> np.ndarray | dict[str, np.ndarray]:
         return self.sight.look(self.sim) if self.sight else self.newest
 
-    def _report(self, success: bool, frames: list[np.ndarray]) -> Report:
+    def _report(self, success: bool, failed: bool, frames: list[np.ndarray]) -> Report:
         cond = stack(self.seen) if self.sight else np.concatenate(list(self.seen))
-        failed = not success and self.sim.failed()
         return Report(cond, self.length, success, failed, success or failed or self.length == self.limit, frames)
 
 

@@ -25,6 +25,7 @@ class Task:
     noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
     suite: str = "robosuite"  # or mimicgen or libero, the package of the environment, or two_cubes
     robot: str = "Panda"  # or another of ROBOTS, in environments of robosuite
+    instruction: Callable[[int], str] | None = None  # from an episode's seed, in tasks that have several instructions
 
     @property
     def observation_size(self) -> int:
@@ -60,15 +61,10 @@ TASKS = {
 
 
 def description(name: str, seed: int = 0) -> str:
-    """Return the instruction of an episode for recordings: a sentence on LIBERO and two_cubes, else the name.
-
-    Only the instructions of two_cubes depend on the seed.
-    """
+    """Return the instruction of a seed's episode for recordings: the task's own, a sentence on LIBERO, or the name."""
     task = get_task(name)
-    if task.suite == "two_cubes":
-        from action_heads_lab.sim import two_cubes
-
-        return two_cubes.instruction(seed)
+    if task.instruction is not None:
+        return task.instruction(seed)
     if task.suite == "libero":
         return re.sub(r"^[A-Z_]+SCENE\d+_", "", task.name).replace("_", " ")  # LIBERO-10 names the scene first
     return name

@@ -74,6 +74,13 @@ def lift_named(arm: Arm) -> None:
 
 TASKS = {
     "two_cubes": Task(
-        "Stack", tuple(CUBES.values()), lift_named, expert_steps=300, rollout_steps=120, noise=0.3, suite="two_cubes"
+        "Stack",
+        tuple(CUBES.values()),
+        lift_named,
+        expert_steps=300,
+        rollout_steps=120,
+        noise=0.3,
+        suite="two_cubes",
+        instruction=instruction,
     )
 }

@@ -57,6 +57,7 @@ class Cell:
 
     suite: str
     mode: str = "decoupled"
+    tasks: int = 10  # the first so many of the suite
     head: str = "dae/mixer-5m-fk-delta"
     demos: int = 10  # of each task
     through: str = "both"
@@ -81,8 +82,13 @@ class Demonstrations(NamedTuple):
 
 
 def recordings(cell: Cell, folder: Path) -> list[Path]:
-    """Return the recording of every task of a suite."""
-    return [folder / task.replace("/", "-") for task in libero.TASKS if task.startswith(f"{cell.suite}/")]
+    """Return the recording of every task of a cell."""
+    return [folder / task.replace("/", "-") for task in tasks_of(cell)]
+
+
+def tasks_of(cell: Cell) -> list[str]:
+    """Return the tasks of a cell, in the order of their suite."""
+    return [task for task in libero.TASKS if task.startswith(f"{cell.suite}/")][: cell.tasks]
 
 
 def demonstrations(cell: Cell, folder: Path, encoder: str, text: str) -> Demonstrations:
@@ -181,7 +187,7 @@ def finished() -> list[dict[str, Any]]:
 
 def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: float) -> None:
     """Train the policy of a cell and roll it out in every task, and write the results after each."""
-    for task in (task for task in libero.TASKS if task.startswith(f"{cell.suite}/")):
+    for task in tasks_of(cell):
         rows = finished()
         row = next((row for row in rows if asdict(cell).items() <= row.items()), asdict(cell) | {"rolled": {}})
         before = row["rolled"].get(task, [])
@@ -203,14 +209,14 @@ def page(cells: Iterable[Cell]) -> None:
         row = next((row for row in ours if asdict(cell).items() <= row.items()), None)
         name = NAMES.get(cell.mode, cell.mode)
         if row is None:
-            lines.append([cell.suite, name, "not run", "", "", "", ""])
+            lines.append([cell.suite, name, "", "not run", "", "", ""])
             continue
         won, tried = (sum(map(count, row["rolled"].values())) for count in (sum, len))
         low, high = (round(100 * end) for end in wilson(won, tried))
         tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
         numbers = [f"{row['trained']:,}", f"{won} of {tried}", f"{low} to {high} %", tasks]
         lines.append([cell.suite, name, *numbers, f"{row['training_cpu_seconds']} s"])
-    head = ["suite", "system", "trained", "success", "95 % interval", "by task", "CPU time of training"]
+    head = ["suite", "run", "trained", "success", "95 % interval", "by task", "CPU time of training"]
     theirs = [
         [f"DP-MLP, {mode}", *values.split()]
         for (backbone, mode), values in PRINTED["libero"].items()
@@ -228,13 +234,16 @@ def main() -> None:
     parser.add_argument("--text", default="outputs/encoders/minilm", help="folder or Hub id of the text model")
     parser.add_argument("--data", type=Path, default=Path("outputs/libero"), help="folder of the recordings")
     parser.add_argument("--head", default=Cell.head, help="delta head")
+    parser.add_argument(
+        "--tasks", type=int, default=Cell.tasks, help="the first so many tasks of each suite, for a trial"
+    )
     parser.add_argument("--demos", type=int, default=Cell.demos, help="demonstrations of each task")
     parser.add_argument("--steps", type=int, default=Cell.steps, help="training steps")
     parser.add_argument("--episodes", type=int, default=5, help="rollouts of each task; more continue finished ones")
     parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
     parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
     options = parser.parse_args()
-    effort = {"head": options.head, "demos": options.demos, "steps": options.steps}
+    effort = {"tasks": options.tasks, "head": options.head, "demos": options.demos, "steps": options.steps}
     cells = [Cell(suite, mode, **effort) for suite in options.suite for mode in options.mode]
     until, read = time.monotonic() + 60 * options.minutes, {}
     for cell in () if options.page else cells:
@@ -243,7 +252,8 @@ def main() -> None:
         if cell.suite not in read:
             read = {cell.suite: demonstrations(cell, options.data, options.encoder, options.text)}
         run(cell, read[cell.suite], options.data, options.episodes, until)
-    page([Cell(suite, mode, **effort) for suite in SUITES for mode in MODES])
+    if options.tasks == Cell.tasks:
+        page([Cell(suite, mode, **effort) for suite in SUITES for mode in MODES])
 
 
 if __name__ == "__main__":

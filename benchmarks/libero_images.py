@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from action_heads_lab.policies import actor
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.reproduce.paper import PRINTED
+from action_heads_lab.reproduce.paper import PRINTED, TASKS
 from action_heads_lab.sim import libero
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import wilson
@@ -222,7 +222,7 @@ def page(cells: Iterable[Cell]) -> None:
         for (backbone, mode), values in PRINTED["libero"].items()
         if backbone == "mlp"
     ]
-    paper = table(["paper", *SUITES, "average"], theirs)
+    paper = table(["paper", *TASKS["libero"], "average"], theirs)
     fill(PAGE, {"ours": table(head, lines, left=2), "paper": paper})
 
 
@@ -234,9 +234,7 @@ def main() -> None:
     parser.add_argument("--text", default="outputs/encoders/minilm", help="folder or Hub id of the text model")
     parser.add_argument("--data", type=Path, default=Path("outputs/libero"), help="folder of the recordings")
     parser.add_argument("--head", default=Cell.head, help="delta head")
-    parser.add_argument(
-        "--tasks", type=int, default=Cell.tasks, help="the first so many tasks of each suite, for a trial"
-    )
+    parser.add_argument("--tasks", type=int, default=Cell.tasks, help="the first so many tasks of a suite, for a trial")
     parser.add_argument("--demos", type=int, default=Cell.demos, help="demonstrations of each task")
     parser.add_argument("--steps", type=int, default=Cell.steps, help="training steps")
     parser.add_argument("--episodes", type=int, default=5, help="rollouts of each task; more continue finished ones")

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from action_heads_lab.sim.arm import CLOSED, OPEN, Arm, heading, wrap
 from action_heads_lab.sim.frames import UP, Pose, turn_z
 from action_heads_lab.sim.libero_experts import TILT, into_basket, set_down, take, take_by_rim
-from action_heads_lab.sim.libero_goal import turn_on_stove
+from action_heads_lab.sim.libero_goal import back, leaning, turn_on_stove
 from action_heads_lab.sim.mimicgen_experts import bring
 
 LEFT, BURNER = np.array([0.0, 1.0, 0.0]), "flat_stove_1_burner"
@@ -92,8 +91,15 @@ def mug_onto_plate(arm: Arm, mug: str, plate: str) -> None:
     away = np.sign(axis - handle) * thing.R[:, 0]
     rim = thing.p + axis * thing.R[:, 0] + CUP * away
     rim[2] = arm.sim.corners(mug)[:, 2].max() - 0.02
-    R = arm.fingers_along(heading(away))
-    arm.pick(Pose(rim, R), above=0.10, lift=0.12, tol=0.008, turn_tol=TILT, steps=12, speed=0.5)
+    arm.pick(
+        Pose(rim, arm.fingers_along(heading(away))),
+        above=0.10,
+        lift=0.12,
+        tol=0.008,
+        turn_tol=TILT,
+        steps=12,
+        speed=0.5,
+    )
     corners = arm.sim.corners(plate)
     set_down(arm, mug, np.array([*arm.sim.body(f"{plate}_main").p[:2], corners[:, 2].max()]))
 
@@ -173,19 +179,9 @@ def shut_door(arm: Arm) -> None:
     def angle() -> float:
         return wrap(heading(arm.sim.body(DOOR).R[:, 0]) - heading(arm.sim.body(MICROWAVE).R[:, 0]))
 
-    for z in (0.32, 0.12):
+    for z in (0.32, 0.12):  # m
         arm.go(beside(angle(), 0.12, z), CLOSED, tol=0.03, turn_tol=0.3, steps=60)
     for _ in range(120):
         if angle() > -0.004:
             break
         arm.toward(beside(min(angle() + 0.3, 0.1), 0.03, 0.12), CLOSED)
-
-
-def leaning(R: np.ndarray, angle: float) -> np.ndarray:
-    """Return `R` (3, 3) turned about base x, so that a hand that points down points more to the left."""
-    return Rotation.from_euler("x", angle).as_matrix() @ R
-
-
-def back(pose: Pose, distance: float) -> Pose:
-    """Return the pose of the hand moved back by `distance` m against its direction."""
-    return Pose(pose.p - distance * pose.R[:, 2], pose.R)

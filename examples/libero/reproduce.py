@@ -1,4 +1,4 @@
-"""Run the paper's comparison on LIBERO-Object, -Spatial and -Goal, on states or images.
+"""Run the paper's comparison on LIBERO-Object, -Spatial, -Goal and -10, on states or images.
 
 One policy learns the ten tasks of a suite, and is rolled out 50 times on each from the suite's init states.
 

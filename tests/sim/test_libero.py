@@ -14,7 +14,7 @@ from action_heads_lab.sim.frames import rotation_to_6d
 from action_heads_lab.sim.libero_dataset import observed
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.record import run_expert
-from action_heads_lab.sim.tasks import get_task
+from action_heads_lab.sim.tasks import description, get_task
 
 pytestmark = [pytest.mark.sim, pytest.mark.slow]
 
@@ -61,13 +61,14 @@ def test_what_is_observed_is_what_the_task_is_about():
     from libero.libero import benchmark
     from libero.libero.envs import bddl_utils
 
-    assert len(libero.TASKS) == 30
+    assert len(libero.TASKS) == 40
     for name, task in libero.TASKS.items():
         suite, index = name.split("/")
         row = benchmark.get_benchmark_dict()[suite]()
         assert row.get_task(int(index)).name == task.name
+        assert row.get_task(int(index)).language == description(name)
         about = bddl_utils.robosuite_parse_problem(row.get_task_bddl_file_path(int(index)))["obj_of_interest"]
-        if suite != "libero_goal":
+        if suite in ("libero_object", "libero_spatial"):
             assert [f"{thing}_main" for thing in about] == list(task.objects)
         for thing in about:
             body = thing[: thing.index("_1") + 2] if "_1" in thing else "table"

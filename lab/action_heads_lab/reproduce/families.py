@@ -113,9 +113,9 @@ class MimicGen(Family):
 
 
 class Libero(Family):
-    """LIBERO-Object, -Spatial and -Goal: one policy for the ten tasks of a suite, given the task as one-hot."""
+    """LIBERO-Object, -Spatial, -Goal and -10: one policy for the ten tasks of a suite, given the task as one-hot."""
 
-    tasks = ("libero_object", "libero_spatial", "libero_goal")
+    tasks = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
     packages = (*Family.packages, "hf-libero")
     demos, steps = 50, 4000
     official = "lerobot:JianZhou0420/libero_{task}_alldemos_full"

@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from action_heads_lab.sim.arm import CLOSED, OPEN, PADS, Arm
+from action_heads_lab.sim.arm import CLOSED, OPEN, PADS, Arm, wrap
 from action_heads_lab.sim.frames import Pose
 
 # The open hand in the frame of the TCP, z down, as boxes over x and y: half sizes, centre, and the z of its lower end.
@@ -61,11 +61,11 @@ def take(arm: Arm, item: str, lift: float) -> None:
     arm.pick(grasps[int(np.argmax(rooms))], above=0.12, lift=lift, steps=12)
 
 
-def take_by_rim(arm: Arm, bowl: str) -> None:
-    """Grasp a bowl by its rim."""
+def take_by_rim(arm: Arm, bowl: str, side: float | None = None) -> None:
+    """Grasp a bowl by its rim, on the side of heading `side` or else on the best one."""
     arm.insistence = 0.15
-    arm.go(_rim(arm, bowl)[0].raised(0.12), OPEN, tol=0.03, turn_tol=TILT)
-    grasp, back = _rim(arm, bowl)  # it may have been falling, so compute it again
+    arm.go(_rim(arm, bowl, side)[0].raised(0.12), OPEN, tol=0.03, turn_tol=TILT)
+    grasp, back = _rim(arm, bowl, side)  # it may have been falling, so compute it again
     # Slowly, since an arm that goes down fast ends 2 cm too far to the front.
     arm.pick(grasp, above=0.06, lift=0.0, tol=0.006, turn_tol=TILT, steps=12, speed=0.5)
     if back.any():
@@ -92,7 +92,7 @@ def set_down(arm: Arm, item: str, spot: np.ndarray) -> None:
     arm.go(arm.tcp.raised(0.08), OPEN, tol=0.03, steps=15)
 
 
-def _rim(arm: Arm, bowl: str) -> tuple[Pose, np.ndarray]:
+def _rim(arm: Arm, bowl: str, only: float | None) -> tuple[Pose, np.ndarray]:
     """Return the grasp on the rim of a bowl, and a correction (3,) of the hand after it.
 
     The grasp is near home, within reach and away from neighbours. In a drawer it is further inside the bowl, where the
@@ -101,9 +101,12 @@ def _rim(arm: Arm, bowl: str) -> tuple[Pose, np.ndarray]:
     corners = arm.sim.corners(bowl)
     middle, radius = middle_of(corners), np.ptp(corners[:, :2], axis=0).mean() / 2
     best, others = None, around(arm.sim, bowl)
-    for turn in np.radians(range(-75, 76, 15)):
+    turns = np.radians(range(-75, 76, 15)) if only is None else [wrap(only - arm.home_fingers, np.pi)]
+    for turn in turns:
         for side, inside in itertools.product((0.0, np.pi), (0.004, 0.019, 0.029)):
             heading = arm.home_fingers + turn + side
+            if only is not None and abs(wrap(heading - only)) > 0.1:
+                continue
             out = (radius - inside) * np.array([np.cos(heading), np.sin(heading)])
             grasp = Pose(np.array([*(middle[:2] + out), corners[:, 2].max() - 0.018]), arm.fingers_along(heading))
             room = room_at(grasp, others)

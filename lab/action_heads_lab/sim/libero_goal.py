@@ -47,11 +47,11 @@ def bowl_into_drawer(arm: Arm) -> None:
     arm.grip(OPEN, 6)
     arm.go(Pose(arm.tcp.p + 0.06 * LEFT, arm.tcp.R), OPEN, tol=0.02, turn_tol=0.3, steps=20)
 
-    R = _leaning(arm.home, -0.28)
+    R = leaning(arm.home, -0.28)
     middle, radius, top = _round(arm, BOWL)
     rim = Pose(np.array([middle[0], middle[1] + radius - 0.002, top]) + 0.024 * R[:, 2], R)
-    arm.go(_back(rim, 0.14), OPEN, tol=0.03, turn_tol=TILT)
-    arm.go(_back(rim, 0.05), OPEN, tol=0.012, turn_tol=TILT, steps=40)
+    arm.go(back(rim, 0.14), OPEN, tol=0.03, turn_tol=TILT)
+    arm.go(back(rim, 0.05), OPEN, tol=0.012, turn_tol=TILT, steps=40)
     arm.go(rim, OPEN, tol=0.006, turn_tol=TILT, steps=40, speed=0.5)
     arm.grip(CLOSED, 10, at=rim)
     beside = Pose(rim.p + np.array([-0.02, 0.06, 0.03]), R)
@@ -105,23 +105,23 @@ def bottle_onto_rack(arm: Arm) -> None:
     _take_bottle(arm, -0.4)  # a grasp that leans to the other side lets the hand lean less later
     bottle = arm.sim.body(f"{BOTTLE}_main")
     foot = _in_body(arm, "wine_rack_1_main", np.array([0.0, -0.071, 0.239]))
-    goal, off_board = Pose(foot, _leaning(bottle.R, 0.95)), np.array([0.0, 0.52, 0.85])
+    goal, off_board = Pose(foot, leaning(bottle.R, 0.95)), np.array([0.0, 0.52, 0.85])
     for distance in (0.08, 0.005):
         hand = goal @ arm.sim.body(f"{BOTTLE}_main").inverse() @ arm.tcp
         arm.go(Pose(hand.p + distance * off_board, hand.R), CLOSED, tol=0.01, turn_tol=0.1, speed=0.6)
     arm.grip(OPEN, 8)
-    arm.go(_back(arm.tcp, 0.08), OPEN, tol=0.03, turn_tol=0.3, steps=15)
+    arm.go(back(arm.tcp, 0.08), OPEN, tol=0.03, turn_tol=0.3, steps=15)
 
 
 def _open_drawer(arm: Arm, drawer: str, far: float) -> None:
     """Pull a drawer by its handle until its body is at y `far`, and grasp again if the fingers slip off."""
     arm.insistence = 0.15
-    body, R = DRAWER.format(drawer), _leaning(arm.home, -1.2)
+    body, R = DRAWER.format(drawer), leaning(arm.home, -1.2)
     handle = Pose(_in_body(arm, body, HANDLES[drawer]), R)
-    arm.go(Pose(_back(handle, 0.08).p + 0.05 * LEFT + 0.09 * UP, R), OPEN, tol=0.03, turn_tol=0.3, steps=60)
+    arm.go(Pose(back(handle, 0.08).p + 0.05 * LEFT + 0.09 * UP, R), OPEN, tol=0.03, turn_tol=0.3, steps=60)
     while arm.sim.body(body).p[1] < far:
         # The hand comes from a little below, since another handle may be above.
-        arm.go(_back(handle, 0.08).raised(-0.01), OPEN, tol=0.012, turn_tol=0.15, steps=60)
+        arm.go(back(handle, 0.08).raised(-0.01), OPEN, tol=0.012, turn_tol=0.15, steps=60)
         arm.go(handle, OPEN, tol=0.005, turn_tol=0.15, steps=40, speed=0.5)
         arm.grip(CLOSED, 8, at=handle)
         while arm.sim.body(body).p[1] < far and np.linalg.norm(arm.tcp.p - handle.p) < 0.03:
@@ -133,16 +133,16 @@ def _take_bottle(arm: Arm, lean: float) -> None:
     """Take the bottle by its neck, with the fingers along base x, for which the wrist has room."""
     arm.insistence = 0.15
     neck = arm.sim.body(f"{BOTTLE}_main").p + 0.12 * UP
-    R = _leaning(turn_z(np.pi / 2) @ arm.home, lean)
+    R = leaning(turn_z(np.pi / 2) @ arm.home, lean)
     arm.pick(Pose(neck, R), above=0.08, lift=0.15, turn_tol=TILT, steps=10)
 
 
-def _leaning(R: np.ndarray, angle: float) -> np.ndarray:
+def leaning(R: np.ndarray, angle: float) -> np.ndarray:
     """Return `R` (3, 3) turned about base x, so that a hand that points down points more to the left."""
     return Rotation.from_euler("x", angle).as_matrix() @ R
 
 
-def _back(pose: Pose, distance: float) -> Pose:
+def back(pose: Pose, distance: float) -> Pose:
     """Return the pose of the hand moved back by `distance` m against its direction."""
     return Pose(pose.p - distance * pose.R[:, 2], pose.R)
 

@@ -6,9 +6,10 @@ from functools import partial
 
 from action_heads_lab.sim import libero_experts as experts
 from action_heads_lab.sim import libero_goal as goal
+from action_heads_lab.sim import libero_long as long
 from action_heads_lab.sim.tasks import Task
 
-STEPS, GOAL_STEPS = 280, 300  # ticks; the limits of the suites, which hold for experts too
+STEPS, GOAL_STEPS, LONG_STEPS = 280, 300, 520  # ticks; the limits of the suites, which hold for experts too
 GROCERIES = (
     "alphabet_soup",
     "cream_cheese",
@@ -50,6 +51,60 @@ GOALS = (
     ("put_the_wine_bottle_on_the_rack", (BOTTLE, "wine_rack_1_main"), goal.bottle_onto_rack),
 )
 
+# Four bodies per task, for the same reason: those that the task moves, their goals, and then others of the scene.
+LONG = (
+    (
+        "LIVING_ROOM_SCENE2_put_both_the_alphabet_soup_and_the_tomato_sauce_in_the_basket",
+        ("alphabet_soup_1_main", "tomato_sauce_1_main", "basket_1_main", "cream_cheese_1_main"),
+        partial(long.both_into_basket, items=("alphabet_soup_1", "tomato_sauce_1")),
+    ),
+    (
+        "LIVING_ROOM_SCENE2_put_both_the_cream_cheese_box_and_the_butter_in_the_basket",
+        ("cream_cheese_1_main", "butter_1_main", "basket_1_main", "alphabet_soup_1_main"),
+        partial(long.both_into_basket, items=("cream_cheese_1", "butter_1")),
+    ),
+    (
+        "KITCHEN_SCENE3_turn_on_the_stove_and_put_the_moka_pot_on_it",
+        ("flat_stove_1_button", "moka_pot_1_main", "flat_stove_1_burner", "chefmate_8_frypan_1_main"),
+        long.stove_and_pot,
+    ),
+    (
+        "KITCHEN_SCENE4_put_the_black_bowl_in_the_bottom_drawer_of_the_cabinet_and_close_it",
+        (BOWL, "white_cabinet_1_cabinet_bottom", "white_cabinet_1_main", BOTTLE),
+        long.bowl_into_drawer,
+    ),
+    (
+        "LIVING_ROOM_SCENE5_put_the_white_mug_on_the_left_plate_and_put_the_yellow_and_white_mug_on_the_right_plate",
+        ("porcelain_mug_1_main", "white_yellow_mug_1_main", "plate_1_main", "plate_2_main"),
+        long.mugs_onto_plates,
+    ),
+    (
+        "STUDY_SCENE1_pick_up_the_book_and_place_it_in_the_back_compartment_of_the_caddy",
+        ("black_book_1_main", "desk_caddy_1_main", "white_yellow_mug_1_main", "study_table"),
+        long.book_into_caddy,
+    ),
+    (
+        "LIVING_ROOM_SCENE6_put_the_white_mug_on_the_plate_and_put_the_chocolate_pudding_to_the_right_of_the_plate",
+        ("porcelain_mug_1_main", "chocolate_pudding_1_main", "plate_1_main", "red_coffee_mug_1_main"),
+        long.mug_and_pudding,
+    ),
+    (
+        "LIVING_ROOM_SCENE1_put_both_the_alphabet_soup_and_the_cream_cheese_box_in_the_basket",
+        ("alphabet_soup_1_main", "cream_cheese_1_main", "basket_1_main", "tomato_sauce_1_main"),
+        partial(long.both_into_basket, items=("alphabet_soup_1", "cream_cheese_1")),
+    ),
+    (
+        "KITCHEN_SCENE8_put_both_moka_pots_on_the_stove",
+        ("moka_pot_1_main", "moka_pot_2_main", "flat_stove_1_burner", "flat_stove_1_button"),
+        long.both_pots,
+    ),
+    (
+        "KITCHEN_SCENE6_put_the_yellow_and_white_mug_in_the_microwave_and_close_it",
+        ("white_yellow_mug_1_main", "microwave_1_main", "microwave_1_microdoorroot", "porcelain_mug_1_main"),
+        long.mug_into_microwave,
+    ),
+)
+
 
 def _object(item: str) -> Task:
     return Task(
@@ -75,3 +130,4 @@ TASKS |= {f"libero_spatial/{i}": _spatial(place) for i, place in enumerate(PLACE
 TASKS |= {
     f"libero_goal/{i}": Task(*row, GOAL_STEPS, GOAL_STEPS, noise=0.2, suite="libero") for i, row in enumerate(GOALS)
 }
+TASKS |= {f"libero_10/{i}": Task(*row, LONG_STEPS, LONG_STEPS, noise=0.2, suite="libero") for i, row in enumerate(LONG)}

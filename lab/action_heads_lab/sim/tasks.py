@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -64,7 +65,9 @@ def description(name: str, seed: int = 0) -> str:
     task = get_task(name)
     if task.instruction is not None:
         return task.instruction(seed)
-    return task.name.replace("_", " ") if task.suite == "libero" else name
+    if task.suite == "libero":
+        return re.sub(r"^[A-Z_]+SCENE\d+_", "", task.name).replace("_", " ")  # LIBERO-10 names the scene first
+    return name
 
 
 def get_task(name: str) -> Task:

@@ -1,0 +1,258 @@
+r"""LIBERO from images: one policy for the ten tasks of a suite, on cached keypoints of a frozen encoder and words.
+
+A policy sees two cameras and the arm, and is told its task as a sentence. It is rolled out from the suite's init states
+in their order. The outcome of every task is written to benchmarks/results/libero_images.json as soon as it is there, so
+a run that was killed goes on, and more episodes continue those that are finished.
+
+    for i in 0 1 2 3 4 5 6 7 8 9; do
+      uv run action-heads record libero_object/$i outputs/libero/libero_object-$i --demos 10 --size 128 \
+        --cameras agentview robot0_eye_in_hand --workers 1
+    done
+    uv run benchmarks/libero_images.py --encoder outputs/encoders/mobilenetv2 --text outputs/encoders/minilm
+    uv run benchmarks/libero_images.py --page    # fills docs/results/libero-images.md, also from an unfinished run
+
+Axes: N rows, c condition, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from action_heads_lab.policies import actor
+from action_heads_lab.reproduce.page import fill
+from action_heads_lab.reproduce.paper import PRINTED, TASKS
+from action_heads_lab.sim import libero
+from action_heads_lab.sim.observations import Sight
+from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.rollout import rollout
+from action_heads_lab.sim.tasks import description
+from common import RESULTS, table, write_results
+from torch import Tensor
+
+from action_heads import ActionHead, Normalizer
+from action_heads.adapt.build import build
+from action_heads.adapt.settings import AdaptConfig, Columns, Text, Vision
+from action_heads.adapters.config import AdapterConfig
+from action_heads.fit import FitConfig, fit
+from action_heads.observed_policy import ObservedPolicy
+
+NAME = "libero_images"
+PAGE = Path(__file__).parent.parent / "docs" / "results" / "libero-images.md"
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
+EXECUTE, DENOISING = 8, 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run, for the tasks of a suite. `blind` is the mode decoupled with mean keypoints for every image."""
+
+    suite: str
+    mode: str = "decoupled"
+    tasks: int = 10  # the first so many of the suite
+    head: str = "dae/mixer-5m-fk-delta"
+    demos: int = 10  # of each task
+    through: str = "both"
+    hidden: int = 256
+    lr: float = 2.5e-3
+    steps: int = 2000
+    seed: int = 0
+
+
+MODES = ("decoupled", "normal", "random-frozen", "blind")
+NAMES = {"blind": "decoupled, without images"}
+
+
+class Demonstrations(NamedTuple):
+    """The training data of a suite, and the parts of its policies that no mode changes."""
+
+    template: ObservedPolicy
+    cond: Tensor  # (N c): keypoints, state, words
+    actions: Tensor  # (N h a)
+    is_pad: Tensor  # (N h)
+    images: int  # numbers of the condition that come from images, which are its first
+
+
+def recordings(cell: Cell, folder: Path) -> list[Path]:
+    """Return the recording of every task of a cell."""
+    return [folder / task.replace("/", "-") for task in tasks_of(cell)]
+
+
+def tasks_of(cell: Cell) -> list[str]:
+    """Return the tasks of a cell, in the order of their suite."""
+    return [task for task in libero.TASKS if task.startswith(f"{cell.suite}/")][: cell.tasks]
+
+
+def demonstrations(cell: Cell, folder: Path, encoder: str, text: str) -> Demonstrations:
+    """Read the recordings of a suite with their keypoints, as `action-heads adapt --train-encoder cached` does."""
+    found = [_read(cell, place, encoder, text) for place in recordings(cell, folder)]
+    for other in found[1:]:  # the policy of the suite knows the sentences of all tasks
+        found[0].template.encoder.text.known.update(other.template.encoder.text.known)  # type: ignore[union-attr]
+    parts = (torch.cat([getattr(one, name) for one in found]) for name in ("cond", "actions", "is_pad"))
+    return Demonstrations(found[0].template, *parts, found[0].images)
+
+
+def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
+    config = AdaptConfig(
+        data=f"lerobot:{place}",
+        head=cell.head,
+        actions=Columns("action.delta", "delta"),
+        cameras=CAMERAS,
+        vision=Vision(encoder, "cached", pool="keypoints", stride=16),
+        text=Text(text),
+        observation_steps=1,
+        held_out=0.0,
+        workers=0,
+    )
+    template, windows, _ = build(config)
+    assert windows.outputs is not None
+    kept = np.flatnonzero(windows.episode_of < cell.demos)  # the first of a recording are a smaller recording
+    rows = [windows[i] for i in kept]
+    seen = {camera: windows.outputs[camera][kept].unsqueeze(1) for camera in CAMERAS}
+    words = [windows.recording.tasks[row["task"]] for row in rows]
+    with torch.no_grad():
+        cond = template.encode(state=windows.state[kept].unsqueeze(1), task=words, outputs=seen)[0]
+    assert isinstance(cond, Tensor)
+    actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
+    return Demonstrations(template, cond, actions, is_pad, len(CAMERAS) * template.encoder.features)
+
+
+def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
+    """Train the policy of a cell, or load it if a killed run has trained it. `training_record` holds its costs."""
+    place = folder / "policies" / "-".join(str(value).replace("/", "-") for value in asdict(cell).values())
+    if (place / "policy.json").exists():
+        return ObservedPolicy.from_pretrained(place)
+    blind, cond = cell.mode == "blind", data.cond
+    head = ActionHead.from_pretrained(cell.head).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
+    torch.manual_seed(cell.seed)
+    adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
+    adapter.standardize(cond)
+    cond = without_images(data, cond[:, data.images :]) if blind else cond
+    policy = head.attach(adapter, normalizer=Normalizer.fit(data.actions, head.config.space, margin=0.05))
+    began = time.process_time()
+    losses = fit(
+        policy, data.actions, cond, is_pad=data.is_pad, config=FitConfig(cell.steps, lr=cell.lr, seed=cell.seed)
+    )
+    record = {
+        "trained": policy.num_trainable,
+        "frozen": policy.num_frozen,
+        "rows": len(cond),
+        "loss": round(sum(losses[-50:]) / 50, 4),
+        "training_cpu_seconds": round(time.process_time() - began),
+        "threads": torch.get_num_threads(),
+    }
+    observed = ObservedPolicy(data.template.encoder, policy, data.template.contract, record)
+    observed.save(place)
+    return observed.eval()
+
+
+def without_images(data: Demonstrations, rest: Tensor) -> Tensor:
+    """Return the condition (b c) of states and words (b d) with the mean keypoints of all demonstrations."""
+    return torch.cat([data.cond[:, : data.images].mean(0).expand(len(rest), -1), rest], dim=-1)
+
+
+def roll_out(cell: Cell, observed: ObservedPolicy, data: Demonstrations, task: str, seeds: range) -> list[bool]:
+    """Roll out a policy in a task from these init states, and return which episodes succeed."""
+    noise, contract = torch.Generator().manual_seed(1000 * cell.seed + seeds[0]), observed.contract
+    sizes = {name: size[0] for name, size in contract.sizes.items()}
+    sight, act = Sight(contract.state, sizes, 1, delta=True), actor(observed, description(task), noise, steps=DENOISING)
+
+    def blind(seen: dict[str, np.ndarray]) -> np.ndarray:
+        state = torch.from_numpy(seen["state"][:, -1]).float()
+        words = observed.encoder.text.known[description(task)].expand(len(state), -1)  # type: ignore[union-attr]
+        with torch.no_grad():
+            cond = without_images(data, torch.cat([state, words], dim=-1))
+            return observed.policy.sample(cond, generator=noise, steps=DENOISING).numpy()
+
+    if cell.mode == "blind":
+        sight, act = replace(sight, cameras={}), blind
+    # One episode at a time, since every further one would need a simulation of its own.
+    result = rollout(task, act, seeds, execute=EXECUTE, batch=1, workers=1, progress=False, sight=sight)
+    return result.success.tolist()
+
+
+def finished() -> list[dict[str, Any]]:
+    """Return the rows of all cells that were begun. `rolled` holds the successes of each task."""
+    path = RESULTS / f"{NAME}.json"
+    return json.loads(path.read_text())["results"] if path.exists() else []
+
+
+def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: float) -> None:
+    """Train the policy of a cell and roll it out in every task, and write the results after each."""
+    for task in tasks_of(cell):
+        rows = finished()
+        row = next((row for row in rows if asdict(cell).items() <= row.items()), asdict(cell) | {"rolled": {}})
+        before = row["rolled"].get(task, [])
+        if len(before) >= episodes or time.monotonic() > until:
+            continue
+        observed, began = trained(cell, data, folder), time.monotonic()
+        successes = roll_out(cell, observed, data, task, range(len(before), episodes))
+        spent = row.get("rollout_seconds", 0) + round(time.monotonic() - began)
+        now = row | observed.training_record | {"rollout_seconds": spent}
+        now["rolled"] = row["rolled"] | {task: before + successes}
+        print(f"{cell.mode} {task}: {sum(now['rolled'][task])} of {len(now['rolled'][task])}", flush=True)
+        write_results(NAME, [*(other for other in rows if other is not row), now])
+
+
+def page(cells: Iterable[Cell]) -> None:
+    """Write the tables of the page."""
+    lines, ours = [], finished()
+    for cell in cells:
+        row = next((row for row in ours if asdict(cell).items() <= row.items()), None)
+        name = NAMES.get(cell.mode, cell.mode)
+        if row is None:
+            lines.append([cell.suite, name, "", "not run", "", "", ""])
+            continue
+        won, tried = (sum(map(count, row["rolled"].values())) for count in (sum, len))
+        low, high = (round(100 * end) for end in wilson(won, tried))
+        tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
+        numbers = [f"{row['trained']:,}", f"{won} of {tried}", f"{low} to {high} %", tasks]
+        lines.append([cell.suite, name, *numbers, f"{row['training_cpu_seconds']} s"])
+    head = ["suite", "run", "trained", "success", "95 % interval", "by task", "CPU time of training"]
+    theirs = [
+        [f"DP-MLP, {mode}", *values.split()]
+        for (backbone, mode), values in PRINTED["libero"].items()
+        if backbone == "mlp"
+    ]
+    paper = table(["paper", *TASKS["libero"], "average"], theirs)
+    fill(PAGE, {"ours": table(head, lines, left=2), "paper": paper})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--suite", nargs="*", default=["libero_object"], choices=SUITES, help="suites to run")
+    parser.add_argument("--mode", nargs="*", default=MODES, choices=MODES, help="modes to run")
+    parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
+    parser.add_argument("--text", default="outputs/encoders/minilm", help="folder or Hub id of the text model")
+    parser.add_argument("--data", type=Path, default=Path("outputs/libero"), help="folder of the recordings")
+    parser.add_argument("--head", default=Cell.head, help="delta head")
+    parser.add_argument("--tasks", type=int, default=Cell.tasks, help="the first so many tasks of a suite, for a trial")
+    parser.add_argument("--demos", type=int, default=Cell.demos, help="demonstrations of each task")
+    parser.add_argument("--steps", type=int, default=Cell.steps, help="training steps")
+    parser.add_argument("--episodes", type=int, default=5, help="rollouts of each task; more continue finished ones")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
+    parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
+    options = parser.parse_args()
+    effort = {"tasks": options.tasks, "head": options.head, "demos": options.demos, "steps": options.steps}
+    cells = [Cell(suite, mode, **effort) for suite in options.suite for mode in options.mode]
+    until, read = time.monotonic() + 60 * options.minutes, {}
+    for cell in () if options.page else cells:
+        if missing := [str(place) for place in recordings(cell, options.data) if not place.exists()]:
+            parser.error(f"no recording in {', '.join(missing)}. Make it with `action-heads record`, as --help shows")
+        if cell.suite not in read:
+            read = {cell.suite: demonstrations(cell, options.data, options.encoder, options.text)}
+        run(cell, read[cell.suite], options.data, options.episodes, until)
+    if options.tasks == Cell.tasks:
+        page([Cell(suite, mode, **effort) for suite in SUITES for mode in MODES])
+
+
+if __name__ == "__main__":
+    main()

@@ -298,7 +298,9 @@ def _latency(record: Mapping[str, Any], backbone: str) -> str:
     """Return the rows of `benchmarks/latency.py` for this backbone."""
     rows = [row for row in record["results"] if str(row["what"]).startswith(backbone)]
     machine = record.get("machine", {})
-    on = machine.get("gpu") or f"{machine.get('processor', 'unknown processor')}, {machine.get('threads', '?')} threads"
+    threads = machine.get("threads", "?")
+    cpu = f"{machine.get('processor', 'unknown processor')}, {threads} thread{'s' * (threads != 1)}"
+    on = machine.get("gpu") or cpu
     body = "".join(f"| {row['what']} | {row['batch']} | {row['ms']} |\n" for row in rows)
     return f"## Time of a chunk\n\nOn {on}: `{record['command']}`\n\n| head | batch | ms |\n|---|--:|--:|\n{body}"
 

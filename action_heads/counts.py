@@ -33,7 +33,7 @@ def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[st
         >>> from action_heads import ActionHead
         >>> from action_heads.adapters import FiLM
         >>> from action_heads.counts import trained
-        >>> trained(ActionHead.from_pretrained("dae/mlp-5m-fk"), FiLM, 512, through="code", hidden_dim=64)
+        >>> trained(ActionHead.from_pretrained("dae/mixer-5m-fk"), FiLM, 512, through="code", hidden_dim=64)
         41152
     """
     own = head.modulation_of(adapter.name)
@@ -65,7 +65,7 @@ def match_trainable(
         >>> from action_heads import ActionHead
         >>> from action_heads.adapters import FiLM
         >>> from action_heads.counts import match_trainable
-        >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+        >>> head = ActionHead.from_pretrained("dae/mixer-5m-fk")
         >>> adapter = match_trainable(head, FiLM, 512, 100_000, through="code")
         >>> adapter.config.hidden_dim, head.attach(adapter).num_trainable
         (139, 99727)

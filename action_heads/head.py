@@ -47,7 +47,7 @@ class ActionHead(Denoiser):
         >>> import torch
         >>> from action_heads import ActionHead
         >>> from action_heads.adapters import AdaLNZero
-        >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")  # bundled with the package, frozen
+        >>> head = ActionHead.from_pretrained("dae/mixer-5m-fk")  # bundled with the package, frozen
         >>> policy = head.attach(AdaLNZero(cond_dim=2048))  # only the adapter trains
         >>> cond, actions = torch.randn(8, 2048), head.sample(8)  # conditions, and chunks in robot units
         >>> optimizer = torch.optim.AdamW(policy.trainable_parameters(), lr=1e-3)
@@ -117,10 +117,10 @@ class ActionHead(Denoiser):
             >>> import torch
             >>> from action_heads import ActionHead, Normalizer
             >>> from action_heads.adapters import AdaLNZero
-            >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+            >>> head = ActionHead.from_pretrained("dae/mixer-5m-fk")
             >>> policy = head.attach(AdaLNZero(cond_dim=512, through="code", hidden_dim=64))
             >>> print(policy)
-            ConditionedHead(dae/mlp-5m-fk + AdaLNZero, cond_dim=512: 5,198,090 frozen and 41,152 trainable parameters)
+            ConditionedHead(dae/mixer-5m-fk + AdaLNZero, cond_dim=512: 5,200,266 frozen and 41,152 trainable parameters)
 
             With statistics of your own actions, chunks (n h a) in robot units:
 
@@ -259,7 +259,7 @@ class ActionHead(Denoiser):
 
         Examples:
             >>> from action_heads import ActionHead
-            >>> head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+            >>> head = ActionHead.from_pretrained("dae/mixer-5m-fk")
             >>> head.frozen, head.config.horizon, head.config.space.dim
             (True, 16, 10)
         """

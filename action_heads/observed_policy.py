@@ -92,6 +92,7 @@ class ObservedPolicy(nn.Module):
         state: Tensor | None = None,
         task: list[str] | None = None,
         tokens: Tokens | None = None,
+        outputs: Mapping[str, Tensor] | None = None,
     ) -> tuple[Condition, Mask]:
         """Encode observations to conditions and their mask, as `ConditionedHead.sample` takes them.
 
@@ -100,6 +101,8 @@ class ObservedPolicy(nn.Module):
             state: proprioception (b s d), in the units of the recording.
             task: b descriptions of the task.
             tokens: what `embed` returned. The VLM then does not run, and images are not needed.
+            outputs: outputs of the frozen vision network (b s ...), by camera, in place of images. Those of a blind
+                policy are of grey images.
 
         Returns:
             The condition (b c), or with a VLM a dict of "tokens" (b n c), "state" (b c) and others.
@@ -108,6 +111,8 @@ class ObservedPolicy(nn.Module):
         Raises:
             ValueError: an observation is missing, or has another shape or type than the encoder expects.
         """
+        if outputs is not None:
+            return self.encoder.encode({}, state, task, tokens, outputs)
         observed, state = self._shown(images, state)
         return self.encoder.encode(observed, state, task, tokens)
 
@@ -139,15 +144,16 @@ class ObservedPolicy(nn.Module):
         """Return the denoising loss of a batch, a scalar.
 
         Args:
-            batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` by camera, and `state` (b s d),
-                which may be None or of width 0. With `tokens` (b n c) and `mask` (b n) the VLM does not run.
+            batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` or `outputs` by camera, and
+                `state` (b s d), which may be None or of width 0. With `tokens` (b n c) and `mask` (b n) the VLM does
+                not run.
             task: b descriptions of the task.
             **options: other options of `ConditionedHead.loss`.
         """
         state = batch["state"]
         tokens = (batch["tokens"], batch["mask"]) if "tokens" in batch else None
         state = state if state is not None and state.shape[-1] else None
-        cond, mask = self.encode(batch["images"], state, task, tokens)
+        cond, mask = self.encode(batch["images"], state, task, tokens, batch.get("outputs"))
         return self.policy.loss(batch["actions"], cond, mask=mask, is_pad=batch["is_pad"], **options)
 
     @torch.no_grad()

@@ -1,6 +1,8 @@
-"""Measure the delta-action head on Lift, controlled as in LIBERO: an action is a target relative to the present pose.
+"""Measure the delta heads on Lift, controlled as in LIBERO: an action is a target relative to the present pose.
 
-    uv run benchmarks/delta.py
+    uv run benchmarks/delta.py dae/mixer-5m-fk-delta dae/mlp-5m-fk-delta
+
+The card of each head shows its result.
 
 Axes: n time steps, m windows, h horizon, a action, c condition.
 """
@@ -8,8 +10,8 @@ Axes: n time steps, m windows, h horizon, a action, c condition.
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,16 +19,17 @@ from action_heads_lab.sim.demo import smooth
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import Row, save_trial
 from closed_loop import closed_loop
-from common import write_results
+from common import RESULTS, write_results
 from stage2 import DEMOS, OUT
 from torch import Tensor
 
 from action_heads import EE_DELTA, ActionHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
+from action_heads.io import hub
+from action_heads.io.files import read_json
 
-HEAD, TASK, USED, EPISODES, STEPS = "dae/mlp-5m-fk-delta", "Lift", 100, 50, 600
-FOLDER = Path("action_heads/weights/mlp-5m-fk-delta")  # The head's card shows the result.
+TASK, USED, EPISODES, STEPS = "Lift", 100, 50, 600
 
 
 def demonstrations() -> tuple[Tensor, Tensor, Tensor]:
@@ -46,9 +49,9 @@ def to_target(delta: Tensor, observed: np.ndarray) -> np.ndarray:
     return EE_DELTA.to_absolute(delta[:, None], torch.from_numpy(observed[None, :9]))[0, 0].numpy()
 
 
-def main() -> None:
-    head, rows = ActionHead.from_pretrained(HEAD), []
-    cond, deltas, is_pad = demonstrations()
+def measure(name: str, cond: Tensor, deltas: Tensor, is_pad: Tensor) -> None:
+    """Train and roll out a head, decoupled and random-frozen, and keep its rows beside those of other heads."""
+    head, rows = ActionHead.from_pretrained(name), []
     for mode in ("decoupled", "random-frozen"):
         began = time.monotonic()
         torch.manual_seed(0)
@@ -73,9 +76,17 @@ def main() -> None:
         )
         print(rows[-1])
     of = {"head": head.config.name, "fingerprint": head.fingerprint()}
-    write_results("delta", [of | dataclasses.asdict(row) | {"interval": row.interval} for row in rows])
+    before = read_json(RESULTS / "delta.json")["results"] if (RESULTS / "delta.json").exists() else []
+    others = [row for row in before if row["head"] != of["head"]]
+    write_results("delta", others + [of | dataclasses.asdict(row) | {"interval": row.interval} for row in rows])
     what = f"{TASK} by deltas, {USED} demonstrations, {STEPS} training steps, adaln_zero through code"
-    save_trial(FOLDER, head, rows, what, "uv run benchmarks/delta.py")
+    save_trial(hub.bundled()[name], head, rows, what, f"uv run benchmarks/delta.py {name}")
+
+
+def main() -> None:
+    data = demonstrations()
+    for name in sys.argv[1:] or [name for name in hub.bundled() if name.endswith("-delta")]:
+        measure(name, *data)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
         nn.LazyLinear(64),
     )
     encoder(draw(1)[0])
-    head = ActionHead.from_pretrained("dae/mlp-5m-fk")
+    head = ActionHead.from_pretrained("dae/mixer-5m-fk")
     normalizer = Normalizer.fit(draw(1000)[1], head.config.space)
     policy = head.attach(AdaLNZero(cond_dim=64), normalizer=normalizer)
     print(policy)

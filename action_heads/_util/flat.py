@@ -74,6 +74,7 @@ class Settings:
     """A base class for settings with parts, which are stored in files as one flat object."""
 
     WEIGHTLESS: ClassVar[tuple[str, ...]] = ()  # Flat names of settings that do not affect the weights.
+    LATER: ClassVar[tuple[str, ...]] = ()  # Flat names of newer settings, which files leave out while they are None.
 
     @classmethod
     def from_flat(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -94,4 +95,6 @@ class Settings:
 
     def outcome(self) -> dict[str, Any]:
         """Return the settings that affect the weights, ready for JSON: all but `WEIGHTLESS`."""
-        return {name: value for name, value in self.to_dict().items() if name not in self.WEIGHTLESS}
+        values = self.to_dict()
+        left_out = {*self.WEIGHTLESS, *(name for name in self.LATER if values[name] is None)}
+        return {name: value for name, value in values.items() if name not in left_out}

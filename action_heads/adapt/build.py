@@ -6,7 +6,7 @@ N rows, a action of the head, d state, c condition, s observation steps
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from action_heads import modes
 from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
+from action_heads.adapt.cached import cached_outputs
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.adapters import Adapter
 from action_heads.data.formats import Recording, open_recording
@@ -25,6 +26,7 @@ from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
+from action_heads.io.output_cache import Outputs
 from action_heads.observed_policy import GREY, ObservedPolicy
 
 
@@ -72,6 +74,12 @@ def build(config: AdaptConfig) -> Built:
         policy = fresh(config, recording, contract, layout, columns[trained_rows], numbers[trained_rows])
     else:
         policy = continued(config, recording, contract)
+    outputs = None
+    if config.vision.cached and policy.encoder.cameras:
+        with flag("train_encoder"):
+            outputs = cached_outputs(policy.encoder, recording, config.blind)
+        if config.start_from is None and policy.encoder.config.vision.features is None:
+            standardise_keypoints(policy, outputs, np.flatnonzero(trained_rows))
     horizon = policy.policy.head.config.horizon
     check_horizon(config, policy.policy.head)
     actions = layout.encode(columns)
@@ -79,8 +87,8 @@ def build(config: AdaptConfig) -> Built:
         x0 = policy.policy.normalizer.normalize(actions[trained_rows][:, None])
         check_units(x0, policy.policy.head.config.objective.clip, layout.space())
     seen = (recording, actions, numbers, cameras)
-    windows = Windows(*seen, ~out, horizon, config.observation_steps)
-    others = Windows(*seen, out, horizon, config.observation_steps) if out.any() else None
+    windows = Windows(*seen, ~out, horizon, config.observation_steps, outputs)
+    others = Windows(*seen, out, horizon, config.observation_steps, outputs) if out.any() else None
     return Built(policy, windows, others)
 
 
@@ -204,7 +212,7 @@ def standardise(adapter: Adapter, encoder: ObservationEncoder, numbers: Tensor, 
     mean, std = spread(encoder, numbers, contract)
     if encoder.vlm is None:
         return adapter.standard.set(mean, std)  # type: ignore[operator]
-    steps, features = encoder.config.observation_steps, len(encoder.cameras) * encoder.config.vision.features
+    steps, features = encoder.config.observation_steps, len(encoder.cameras) * encoder.features
     state = [x[: steps * (features + numbers.shape[1])].unflatten(0, (steps, -1))[:, features:] for x in (mean, std)]
     if "state" in adapter.standard:  # type: ignore[operator]
         adapter.standard["state"].set(*(x.flatten() for x in state))  # type: ignore[index]
@@ -218,7 +226,7 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     States are in metres and radians, and text vectors are large, so both are brought to one scale. Image features pass
     unchanged. `floored` bounds the deviation of each from below, in its own unit.
     """
-    features = len(encoder.cameras) * encoder.config.vision.features
+    features = len(encoder.cameras) * encoder.features
     mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])
     if numbers.numel() and (contract.sizes or not contract.blind):  # otherwise there is no state, or zeros
         middle = numbers.double().mean(0)
@@ -233,6 +241,21 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
             mean, std = torch.zeros(encoder.text.dim), torch.ones(encoder.text.dim)
         means, stds = [*means, mean], [*stds, std]
     return torch.cat(means), torch.cat(stds)
+
+
+def standardise_keypoints(policy: ObservedPolicy, outputs: Mapping[str, Outputs], rows: np.ndarray) -> None:
+    """Standardise keypoints by their statistics over the training rows, since no layer of the encoder does."""
+    read = torch.cat([outputs[camera][rows] for camera in policy.encoder.cameras], dim=-1)
+    middle = read.mean(0)
+    divisors = floored(read.std(0, correction=0), middle, ANY_UNIT)
+    standard, steps = policy.policy.adapter.standard, policy.encoder.config.observation_steps
+    per_step = len(middle) + policy.encoder.config.state_dim
+    if policy.encoder.vlm is not None:  # The state is then a source of its own.
+        standard, per_step = standard["images"], len(middle)  # type: ignore[index]
+    mean, std = standard.mean.clone(), standard.std.clone()  # type: ignore[operator]
+    for first in range(0, steps * per_step, per_step):
+        mean[first : first + len(middle)], std[first : first + len(middle)] = middle, divisors
+    standard.set(mean, std)  # type: ignore[operator]
 
 
 def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> ObservedPolicy:

@@ -17,9 +17,10 @@ from action_heads._util.extras import require
 from action_heads._util.machine import cache_home
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.data.windows import Sample, Windows, deaf
+from action_heads.io.output_cache import collect, shards
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.training.streams import generator
-from action_heads.vlm.cache import Embeddings, collect, shards, valid_tokens
+from action_heads.vlm.cache import Embeddings, valid_tokens
 
 STATISTICS, LIVE_STATISTICS = 256, 64  # samples from which the statistics of tokens are taken: cached ones, others
 AT_ONCE = 16  # samples that run together
@@ -117,7 +118,7 @@ class Embedder:
             shape=self.shape,
             run=self.run,
             shard_size=max(16, min(1024, int(SHARDED / size))),
-            quiet=rank > 0,
+            **{"desc": "embedding", "unit": "sample", "disable": rank > 0},
         )
         pairs = [list(zip(found.files, found.keys, strict=True))]
         shares = require("accelerate.utils", "train").gather_object(pairs)

@@ -67,14 +67,15 @@ class Vision:
 
     Attributes:
         encoder: resnet18, resnet50, any transformers vision model, or none to use the state only.
-        train_encoder: trained or frozen.
+        train_encoder: trained, frozen, or cached (frozen, and its outputs for the recording are kept on disk).
         weights: initial weights of a ResNet: imagenet or none.
         features: size of the feature vector per camera and observation.
-        pool: how to pool the tokens of a transformer: mean or cls.
+        pool: how to pool the output of the encoder: mean, cls, spatial_softmax or keypoints; see `VisionConfig`.
         resize: height and width in pixels that images are resized to.
         crop: height and width in pixels of a crop, random in training and central in acting.
         jitter: brightness, contrast and saturation are scaled by random factors within 1 ± jitter.
         shared: use one network for all cameras instead of one per camera.
+        stride: stride in pixels of the feature map of a frozen convolutional encoder: 8, 16 or 32.
     """
 
     encoder: str = "resnet18"
@@ -86,10 +87,22 @@ class Vision:
     crop: Annotated[tuple[int, int] | None, Shown("none", "H W")] = None
     jitter: float = 0.0
     shared: bool = False
+    stride: Annotated[int | None, Shown("the last map's", "INT")] = None
 
     def __post_init__(self):
-        check_choices(self, train_encoder=("trained", "frozen"))
+        check_choices(self, train_encoder=("trained", "frozen", "cached"))
+        if self.cached and (self.crop or self.jitter):
+            with about("train_encoder", "crop", "jitter"):
+                raise ValueError(
+                    "a cache keeps one output per image, but --crop and --jitter make a random one in every training "
+                    "step. Leave them out, or set --train-encoder frozen"
+                )
         self.config  # noqa: B018 - its own checks
+
+    @property
+    def cached(self) -> bool:
+        """True if the outputs of the encoder are kept on disk."""
+        return self.encoder != "none" and self.train_encoder == "cached"
 
     @property
     def config(self) -> VisionConfig | None:
@@ -97,7 +110,7 @@ class Vision:
         if self.encoder == "none":
             return None
         values = {name: value for name, value in vars(self).items() if name not in ("encoder", "train_encoder")}
-        with about("encoder", "weights", "features", "resize", "crop"):
+        with about("encoder", "weights", "features", "resize", "crop", "pool", "stride"):
             return VisionConfig(self.encoder, train=self.train_encoder == "trained", **values)
 
 
@@ -251,7 +264,7 @@ class AdaptConfig(Settings):
 
     data: Annotated[str, Shown("none: it is needed", "SOURCE")] = ""
     out: Path = Path("runs/adapt")
-    head: str = "dae/mlp-5m-fk"
+    head: str = "dae/mixer-5m-fk"
     mode: str = "decoupled"
     blind: bool = False
     adapter: AdapterConfig = field(default=AdapterConfig("adaln_zero"), metadata=ADAPTER)
@@ -275,6 +288,7 @@ class AdaptConfig(Settings):
 
     # Settings that no weight depends on: where files go, when they are saved, and the rollouts.
     WEIGHTLESS = ("out", "save_every", "workers", "checkpoints", *vars(Rollout()))
+    LATER = ("stride",)
 
     def __post_init__(self):
         if self.data:

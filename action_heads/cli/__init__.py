@@ -1,6 +1,6 @@
-"""The `action-heads` command: each sub-command is a settings dataclass and the function that takes it.
+"""The `action-heads` command: each subcommand is a settings dataclass and a function that takes it.
 
-What a sub-command needs is imported when it runs, so that the help of the whole is there at once.
+The modules of a subcommand are imported only when it runs, so that `action-heads --help` answers at once.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from action_heads.cli.commands import known
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line: the one of this process, or `arguments` without the program's name."""
+    """Run the command line of this process, or `arguments` (without the name of the program)."""
     with plain_errors():
         run(list(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: list[str]) -> None:
-    """Print what was asked for, or run the sub-command that the first argument names."""
+    """Print the help or the version, or run the subcommand that the first argument names."""
     name, *rest = arguments or [""]
     if name in ("-h", "--help", "--version"):
         print(f"action-heads {__version__}" if name == "--version" else usage(), flush=True)
@@ -34,12 +34,12 @@ def run(arguments: list[str]) -> None:
     commands = known()
     if name not in commands:
         wrong = f"unknown command {name!r}{nearest(name, [*commands, '--help', '--version'])}" if name else "no command"
-        raise Mistake(f"{wrong}. The commands are {', '.join(commands)}; action-heads --help describes them")
+        raise Mistake(f"{wrong}. The commands are {', '.join(commands)}. `action-heads --help` describes them")
     command = commands[name]
     try:
         check_installed(f"`action-heads {name}`", *command.extras)
     except Mistake as lacking:
-        if {"-h", "--help"} & {*rest}:  # its settings can't be imported
+        if {"-h", "--help"} & {*rest}:  # its settings cannot be imported
             print(f"usage: action-heads {name} [-h] [OPTIONS]\n\n{command.about}\n\n{lacking}")
             raise SystemExit(0) from None
         raise
@@ -54,7 +54,7 @@ def _found(place: str) -> Any:
 
 
 def usage() -> str:
-    """Return the help of the whole."""
+    """Return the text of `action-heads --help`."""
     width = max(map(len, known())) + 4
     rows = []
     for name, command in known().items():
@@ -72,6 +72,6 @@ def usage() -> str:
             "commands:",
             *rows,
             "",
-            "`action-heads COMMAND --help` describes a command and its options.",
+            "Run `action-heads COMMAND --help` for the options of a command.",
         ]
     )

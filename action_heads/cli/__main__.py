@@ -1,4 +1,4 @@
-"""`python -m action_heads.cli`: the same as `action-heads`."""
+"""Run `action-heads` as `python -m action_heads.cli`."""
 
 from action_heads.cli import main
 

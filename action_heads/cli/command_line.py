@@ -1,4 +1,4 @@
-"""Parsing of options into a settings class, and errors that end a command as a shell expects."""
+"""Parse options into a settings class, and end a command that fails as a shell expects."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from action_heads._util.flat import build, leaves
 from action_heads._util.names import nearest
 
 T = TypeVar("T")
-MISTAKE, INTERRUPTED, NO_READER = 2, 130, 141  # exit codes; the last is what SIGPIPE ends other commands with
+MISTAKE, INTERRUPTED, NO_READER = 2, 130, 141  # exit codes; other commands end with the last one on SIGPIPE
 
 
 class Mistake(ValueError):
-    """The command line itself is wrong: the message says it all, so nothing is offered beside it."""
+    """An error in the command line itself. Its message is enough, so no traceback is offered."""
 
 
 def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
-    """Read `arguments` into the dataclass `kind`. A field without a default is given by its place.
+    """Read `arguments` into the dataclass `kind`. A field without a default is a positional argument.
 
     Raises:
-        Mistake: an option is unknown, lacks its value or has a wrong one, or the settings contradict each other.
-        SystemExit: the help was asked for, and printed.
+        Mistake: an option is unknown, or its value is missing or wrong, or the settings contradict each other.
+        SystemExit: the help was requested, and has been printed.
     """
-    import tyro  # here, since the help of the whole does without it
+    import tyro  # here, since `action-heads --help` does not need it
 
     check_options(kind, arguments)
     said = io.StringIO()
@@ -42,7 +42,7 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     except SystemExit as end:
         if end.code in (None, 0):
             raise
-        raise Mistake(f"{what_is_wrong(kind, said.getvalue())}. See {prog} --help") from None
+        raise Mistake(f"{what_is_wrong(kind, said.getvalue())}. Run `{prog} --help` for the options") from None
     try:
         return build(kind, vars(given))
     except ValueError as error:
@@ -50,9 +50,9 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
 
 
 def flat(kind: type) -> type:
-    """Return a dataclass of all that can be set in `kind` and in its parts, described as they are.
+    """Return a dataclass with all fields of `kind` and of its nested settings, and their descriptions.
 
-    It has none of their checks, which run afterwards: tyro would fold their messages into a box of 80 columns.
+    It has none of their checks. They run afterwards, since tyro would fold their messages into a box of 80 columns.
     """
     made, lines = [], [(kind.__doc__ or "").partition("\n\n    Attributes:")[0], "\nAttributes:"]
     for name, leaf in leaves(kind).items():
@@ -63,15 +63,15 @@ def flat(kind: type) -> type:
 
 
 def described(kind: type) -> dict[str, str]:
-    """Return what the docstrings of a dataclass, and of those that it is derived from, say of each field."""
-    from docstring_parser import parse as read  # which tyro brings
+    """Return the description of each field, from the docstrings of a dataclass and of its base classes."""
+    from docstring_parser import parse as read  # a dependency of tyro
 
     docs = [base.__doc__ or "" for base in reversed(kind.__mro__) if is_dataclass(base)]
     return {said.arg_name: " ".join((said.description or "").split()) for doc in docs for said in read(doc).params}
 
 
 def _for_tyro(hint: Any) -> Any:
-    """Return an annotation with what tyro makes of a `Shown` in it."""
+    """Return an annotation in which `Shown` is replaced by its counterpart of tyro."""
     import tyro
 
     def translated(part: Any) -> Any:
@@ -84,14 +84,14 @@ def _for_tyro(hint: Any) -> Any:
 
 
 def check_installed(what: str, *needed: str) -> None:
-    """Refuse a command whose extras are not installed, before it imports anything of them."""
+    """Refuse a command whose extras are not installed, before it imports them."""
     if lacking := extras.missing(*needed):
         are = "are" if lacking[1:] else "is"
         raise Mistake(f"{what} needs {', '.join(lacking)}, which {are} not installed. {extras.remedy(*needed)}")
 
 
 def check_options(kind: type, arguments: Sequence[str]) -> None:
-    """Refuse an option that `kind` does not have, with the name of the nearest one that it has."""
+    """Refuse an option that `kind` does not have, and suggest the nearest one."""
     known = options(kind)
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
@@ -100,7 +100,7 @@ def check_options(kind: type, arguments: Sequence[str]) -> None:
 
 
 def options(kind: type) -> set[str]:
-    """Return all that may be written for the fields of a settings class, in the spelling with dashes."""
+    """Return all options of a settings class, spelled with dashes."""
     found = {"--help"}
     for name, leaf in leaves(kind).items():
         found.add(option(name))
@@ -115,15 +115,15 @@ def _aliases(annotation: Any) -> tuple[str, ...]:
 
 
 def what_is_wrong(kind: type, box: str) -> str:
-    """Return what tyro complains of, as one line."""
+    """Return the error of tyro as one line."""
     if "Missing from" in box:
         needed = [name for name, leaf in leaves(kind).items() if leaf.default is MISSING]
-        return f"needed and not given: {' and '.join(needed)}"
+        return f"required but not given: {' and '.join(needed)}"
     return plain(box)
 
 
 def plain(box: str) -> str:
-    """Return the message in a box that tyro drew, without the box and the help around it, as one line."""
+    """Return the message in a box that tyro drew as one line, without the box and the help in it."""
     box = re.sub(r"\x1b\[[0-9;]*m", "", box)
     rows = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
     message = " ".join(rows[: next((i for i, row in enumerate(rows) if row and not row.strip("─")), len(rows))])
@@ -135,8 +135,8 @@ def plain(box: str) -> str:
 def plain_errors() -> Iterator[None]:
     """End a command as a shell expects.
 
-    A user's mistake ends it with one message and exit code 2, Ctrl-C with a line and 130; if nobody reads its output
-    any more, it ends without a word. Any other error is ours, and keeps its traceback.
+    A mistake of the user ends it with one message and exit code 2, and Ctrl-C with one line and exit code 130. A closed
+    output pipe ends it silently with 141. Any other error is a bug, and keeps its traceback.
     """
     try:
         yield
@@ -148,19 +148,19 @@ def plain_errors() -> Iterator[None]:
             _end("", NO_READER)
         if os.environ.get("ACTION_HEADS_TRACEBACK") or not _of_the_user(error):
             raise
-        hint = "" if isinstance(error, Mistake) else "\n(ACTION_HEADS_TRACEBACK=1 shows where this came from)"
+        hint = "" if isinstance(error, Mistake) else "\n(Set ACTION_HEADS_TRACEBACK=1 to see the traceback)"
         _end(f"error: {error}{hint}", MISTAKE)
 
 
 def _of_the_user(error: Exception) -> bool:
-    """Tell what the user can mend (files, values, missing packages, training that diverged) from what is a bug."""
-    loop = sys.modules.get("action_heads.training.loop")  # imported by who trains; here it would bring torch along
+    """Return whether the user can fix it: files, values, missing packages, diverged training. If not, it is a bug."""
+    loop = sys.modules.get("action_heads.training.loop")  # imported only by commands that train, since it imports torch
     diverged = (loop.Diverged,) if loop else ()
     return isinstance(error, (OSError, ValueError, ImportError, *diverged))
 
 
 def _nobody_reads() -> bool:
-    """Tell whether it is the output that broke, rather than a connection to another process."""
+    """Return whether the output pipe is closed, rather than a connection to another process."""
     try:
         print(flush=True)
     except BrokenPipeError:
@@ -174,7 +174,7 @@ def _end(message: str, code: int) -> typing.NoReturn:
             print(message, file=sys.stderr, flush=True)
     except BrokenPipeError:
         code = NO_READER
-    if code == NO_READER:  # Python writes what is left of its buffers once more as it ends, which would fail again
+    if code == NO_READER:  # at exit Python flushes its buffers again, which would fail again
         null = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The sub-commands of `action-heads`: each is a settings dataclass and the function that takes it."""
+"""The subcommands of `action-heads`: each is a settings dataclass and a function that takes it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from action_heads.io import listing
 
 @dataclass(frozen=True)
 class HeadsConfig:
-    """List the heads that come with the package, ranked by what is wanted of them.
+    """List the heads that come with the package, in the order that suits a purpose.
 
     Attributes:
-        want: smallest, fastest, absolute, delta, mode, real-time or droid; all heads by name if it is not given.
+        want: smallest, fastest, absolute, delta, mode, real-time or droid; by default all heads, by name.
     """
 
     want: Annotated[str, Shown("all heads", "WANT")] = ""
@@ -28,7 +28,7 @@ class HeadsConfig:
 
 
 def heads(config: HeadsConfig) -> None:
-    """Print a table of the bundled heads from their files alone, and where its evidence is."""
+    """Print a table of the bundled heads, and name the page with the evidence for their order."""
     print(listing.table(config.want or None))
     if config.want:
         print(f"\nBest first. Evidence: {listing.WANTS[config.want].evidence}.")
@@ -36,13 +36,13 @@ def heads(config: HeadsConfig) -> None:
 
 @dataclass(frozen=True)
 class Command:
-    """A sub-command.
+    """A subcommand.
 
     Attributes:
-        about: the first line of its settings' docstring, for the help of the whole.
+        about: the first line of the settings' docstring, which `action-heads --help` shows.
         settings, run: "module:name" of the dataclass and of the function.
-        extras: without which it can't run.
-        recorded: whether `run` is also given the command line, to write it down.
+        extras: extras that the command needs.
+        recorded: whether `run` also gets the command line, to record it.
     """
 
     about: str
@@ -54,7 +54,7 @@ class Command:
 
 COMMANDS = {
     "pretrain": Command(
-        "Stage 1: pretrain a head on motion alone, without a single observation.",
+        "Stage 1: pretrain a head on motion alone, without observations.",
         settings="action_heads.pretrain.settings:PretrainConfig",
         run="action_heads.pretrain.loop:pretrain",
         extras=("train",),
@@ -68,19 +68,19 @@ COMMANDS = {
         recorded=True,
     ),
     "evaluate-head": Command(
-        "Measure what a head knows of held-out motion: a table, evaluation.json, evaluation.md and evaluation.png.",
+        "Measure a head on held-out motion, and write evaluation.json, evaluation.md and evaluation.png.",
         settings="action_heads.pretrain.evaluate:EvaluateConfig",
         run="action_heads.pretrain.evaluate:evaluate",
         extras=("train",),
         recorded=True,
     ),
     "statistics": Command(
-        "Write the statistics of a recording's motion, which shape Stage 1's synthetic motion to it.",
+        "Write the statistics of a recording's motion, by which Stage 1 can shape synthetic motion.",
         settings="action_heads.pretrain.statistics:StatisticsConfig",
         run="action_heads.pretrain.statistics:statistics",
     ),
     "publish": Command(
-        "Check a head, write its card, upload it in one commit, and load it back to see that it is the same.",
+        "Check a head, write its card, upload both in one commit, and verify the upload.",
         settings="action_heads.pretrain.publish:PublishConfig",
         run="action_heads.pretrain.publish:publish",
     ),
@@ -96,13 +96,13 @@ COMMANDS = {
         extras=("serve",),
     ),
     "heads": Command(
-        "List the heads that come with the package, ranked by what is wanted of them.",
+        "List the heads that come with the package, in the order that suits a purpose.",
         settings="action_heads.cli.commands:HeadsConfig",
         run="action_heads.cli.commands:heads",
     ),
 }
 
-# Commands of the distribution action-heads-lab, which registers them. A core alone says in a line what to install.
+# Commands of the distribution action-heads-lab, which registers them. Without it, each says what to install.
 LAB = {
     "demo": Command(
         "Record demonstrations, train adapters on a frozen head, roll out, and compare with controls.",
@@ -118,10 +118,10 @@ LAB = {
         extras=("train", "lab"),
     ),
     "report": Command(
-        "Write tables and figures of a results folder, with the paper's figures beside ours.", extras=("train", "lab")
+        "Write tables and figures of a results folder, beside the numbers of the paper.", extras=("train", "lab")
     ),
 }
-GROUP = "action_heads.commands"  # of entry points: each names a `Command`
+GROUP = "action_heads.commands"  # group of entry points that name a `Command`
 
 
 @cache

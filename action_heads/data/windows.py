@@ -7,7 +7,7 @@ in pixels.
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from action_heads.data.formats import Recording
+from action_heads.io.output_cache import Outputs
 from action_heads.training.streams import generator
 from action_heads.vlm.cache import Embeddings, padded
 
@@ -36,6 +37,8 @@ class Windows(Dataset):
         episodes: chosen episodes, bool (E,).
         horizon: time steps of a chunk.
         steps: observation steps.
+        outputs: cached outputs of a frozen vision network for the images of all rows, by camera. They are read in place
+            of the images.
     """
 
     def __init__(
@@ -47,9 +50,10 @@ class Windows(Dataset):
         episodes: np.ndarray,
         horizon: int,
         steps: int,
+        outputs: Mapping[str, Outputs] | None = None,
     ):
         self.recording, self.actions, self.state, self.cameras = recording, actions, state, cameras
-        self.horizon, self.steps = horizon, steps
+        self.horizon, self.steps, self.outputs = horizon, steps, outputs
         length = recording.lengths
         self.starts = np.cumsum(length) - length
         self.episode_of = np.repeat(np.arange(len(length)), length)
@@ -63,7 +67,8 @@ class Windows(Dataset):
     def __getitem__(self, index: int) -> Sample:
         """Return `actions` (h a), `is_pad` (h), `state` (s d), `task` (an index), `images` (s 3 H W) by camera.
 
-        With cached tokens, return `tokens` (n c) in place of the images.
+        With cached tokens, return `tokens` (n c), and with cached outputs `outputs` (s ...) by camera, in place of the
+        images.
         """
         row, episode, start = self._place(index)
         end = start + int(self.recording.lengths[episode])
@@ -76,8 +81,11 @@ class Windows(Dataset):
             "task": int(self.recording.task_of[row]),
         }
         if self.tokens is not None:
-            return sample | {"tokens": self.tokens[[index]][0][0], "images": {}}
-        return sample | {"images": self._images(episode, past - start)}
+            sample["tokens"] = self.tokens[[index]][0][0]
+        if self.outputs is not None:
+            sample["outputs"] = {camera: outputs[past] for camera, outputs in self.outputs.items()}
+        cached = self.tokens is not None or self.outputs is not None
+        return sample | {"images": {} if cached else self._images(episode, past - start)}
 
     def present(self, index: int) -> Sample:
         """Return the current observation of a window: `images` (1 3 H W) by camera, and `task` (an index)."""

@@ -14,7 +14,8 @@ from action_heads.encoders.vlm_config import VLMConfig
 
 VERSION = 1
 RESNETS = ("resnet18", "resnet50")
-POOLS = ("mean", "cls")
+POOLS = ("mean", "cls", "keypoints", "spatial_softmax")
+STRIDES = (8, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,19 @@ class VisionConfig:
         weights: pretrained weights of a ResNet, "imagenet", or None for random ones.
         train (bool): whether the backbone trains. A frozen backbone gets no gradient and stays in evaluation mode.
             The layers that turn its output into features always train.
-        features (int): number of features per camera and observation step. Those of a ResNet are the coordinates of
-            half as many keypoints.
-        pool: how the tokens of a transformer are pooled, "mean" or "cls" for the first token.
+        features: number of features per camera and observation step. Those of a ResNet are the coordinates of half as
+            many keypoints. None with pool="keypoints", whose number the backbone determines.
+        pool: how the output of the backbone is pooled. "mean" is the mean of a transformer's tokens and "cls" the first
+            one. "spatial_softmax" learns keypoints from the tokens of image patches or from a feature map, as a ResNet
+            does with "mean" and "cls" too. "keypoints" makes every channel of the map one keypoint without any trained
+            layer, two coordinates each; with a frozen backbone, nothing of the camera trains.
         resize: (height, width) in pixels to which images are resized first.
         crop: (height, width) in pixels of the window cut out after that, at random positions in training and at the
             centre in evaluation.
         jitter: colour jitter in training. Brightness, contrast and saturation vary by factors within 1 ± jitter.
         shared (bool): whether all cameras share one network.
+        stride: stride in pixels of the feature map of a frozen convolutional backbone, 8, 16 or 32; None for the last
+            map.
 
     Raises:
         ValueError: a value is not valid, or two values contradict each other.
@@ -43,15 +49,24 @@ class VisionConfig:
     backbone: str = "resnet18"  # resnet18, resnet50, or the Hub id or folder of a transformers vision model
     weights: str | None = None  # weights of a ResNet: imagenet, or None for random ones
     train: bool = True  # whether the backbone trains
-    features: int = 64  # numbers for each camera and observation
-    pool: str = "mean"  # pooling of a transformer's tokens: mean or cls (the first)
+    features: int | None = 64  # numbers for each camera and observation
+    pool: str = "mean"  # of a transformer's tokens: mean, cls, spatial_softmax; keypoints: one for each channel
     resize: tuple[int, int] | None = None  # height and width in pixels to which images are resized first
     crop: tuple[int, int] | None = None  # height and width in pixels of the crop, random in training
     jitter: float = 0.0  # in training, brightness, contrast and saturation vary within 1 ± jitter
     shared: bool = False  # use one network for all cameras instead of one for each
+    stride: int | None = None  # stride of a frozen convolutional backbone's map: 8, 16 or 32; None for the last map
 
     def __post_init__(self):
-        check_width("vision.features", self.features, limits.WIDTH)
+        if self.pool == "keypoints":
+            if self.features not in (None, VisionConfig.features):
+                raise ValueError(
+                    f"vision.features is {self.features}, but vision.pool='keypoints' has two numbers for each channel "
+                    "of the backbone. Leave vision.features out, or set vision.pool='spatial_softmax'."
+                )
+            object.__setattr__(self, "features", None)
+        else:
+            check_width("vision.features", self.features, limits.WIDTH)
         for name in ("resize", "crop"):
             object.__setattr__(self, name, check_size(f"vision.{name}", getattr(self, name)))
         if self.resize and self.crop and (self.crop[0] > self.resize[0] or self.crop[1] > self.resize[1]):
@@ -61,13 +76,20 @@ class VisionConfig:
             raise ValueError(f"vision.jitter must be at least 0 and below 1, got {self.jitter!r}")
         if self.pool not in POOLS:
             raise ValueError(f"unknown vision.pool {self.pool!r}; choose one of {', '.join(POOLS)}")
+        if self.stride is not None and (self.stride not in STRIDES or self.train):
+            raise ValueError(
+                f"vision.stride is {shown(self.stride)} and vision.train {self.train}; a stride is one of "
+                f"{', '.join(map(str, STRIDES))}, and needs a frozen backbone (vision.train=False), since the layers "
+                "after it would not train"
+            )
         if self.weights not in (None, "imagenet"):
             raise ValueError(f"vision.weights must be 'imagenet' or none, got {self.weights!r}")
+        if (self.is_resnet or self.pool == "spatial_softmax") and self.features and self.features % 2:
+            network = "a ResNet" if self.is_resnet else "vision.pool='spatial_softmax'"
+            raise ValueError(
+                f"vision.features of {network} are pairs of coordinates, so give an even number, got {self.features}"
+            )
         if self.is_resnet:
-            if self.features % 2:
-                raise ValueError(
-                    f"vision.features of a ResNet are pairs of coordinates, so give an even number, got {self.features}"
-                )
             if not self.train and self.weights is None:
                 raise ValueError(
                     "a ResNet without weights can't be frozen: set vision.weights='imagenet' or vision.train=True"
@@ -76,6 +98,11 @@ class VisionConfig:
             raise ValueError(
                 f"vision.weights is only for {' and '.join(RESNETS)}; {self.backbone} loads its own. Leave it out."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all values by name. `stride` is left out while it is None, as in files of releases without it."""
+        values = dataclasses.asdict(self)
+        return values if self.stride else {name: value for name, value in values.items() if name != "stride"}
 
     @property
     def is_resnet(self) -> bool:
@@ -155,7 +182,7 @@ class ObservationConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a dict of lists, strings and numbers, ready for JSON."""
-        values = dataclasses.asdict(self)
+        values = {**dataclasses.asdict(self), "vision": self.vision.to_dict()}
         if self.vlm is None:  # Files of releases before this field lack it, and keep their fingerprints.
             del values["vlm"]
         return json.loads(json.dumps({"version": VERSION, **values}))
@@ -181,7 +208,7 @@ class ObservationConfig:
                 f"{VERSION}. Upgrade with `pip install -U action-heads`, or create the encoder again."
             )
         values.setdefault("cameras", ())
-        values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config")
+        values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config", {"stride": None})
         if values.get("text") is not None:
             values["text"] = strict(TextConfig, values["text"], "the text config")
         if values.get("vlm") is not None:

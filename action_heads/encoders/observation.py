@@ -5,6 +5,7 @@ Axes: b batch, s observation steps, H and W pixels, d state, f features of a cam
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ from action_heads._util.conditions import Condition, Mask
 from action_heads.encoders.augment import prepare
 from action_heads.encoders.checks import check_images, check_state, check_task, check_values
 from action_heads.encoders.config import ObservationConfig, VisionConfig
-from action_heads.encoders.resnet import WIDTHS, SpatialSoftmax, resnet_trunk
+from action_heads.encoders.keypoints import SpatialSoftmax
+from action_heads.encoders.resnet import resnet_trunk
+from action_heads.encoders.resnet import width as resnet_width
 from action_heads.encoders.text import TextEncoder
 from action_heads.encoders.transformer import transformer_trunk
 from action_heads.encoders.trunk import Trunk
 from action_heads.encoders.vlm import VLMEncoder
+from action_heads.io.files import fingerprint
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,6 +46,7 @@ class ObservationEncoder(nn.Module):
 
     Attributes:
         cond_dim: width c of the condition, or with a VLM the widths of its sources, for an adapter's `cond_dim`.
+        features: number f of features per camera and observation step.
         architecture: the parts of the networks that the config does not determine, ready for JSON.
 
     Raises:
@@ -87,10 +92,13 @@ class ObservationEncoder(nn.Module):
         if config.text is not None:
             self.text = TextEncoder(config.text, self.architecture.get("text"))
             self.architecture["text"] = self.text.architecture
+        self.features = 0
+        if count:  # Without `vision.features`, every channel is a keypoint.
+            self.features = vision.features or (2 * resnet_width(vision) if vision.is_resnet else self._width)
         steps, text = config.observation_steps, self.text.dim if self.text else 0
-        self.cond_dim: int | dict[str, int] = steps * (count * vision.features + config.state_dim) + text
+        self.cond_dim: int | dict[str, int] = steps * (count * self.features + config.state_dim) + text
         if self.vlm is not None:
-            sources = {"images": steps * count * vision.features, "state": steps * config.state_dim, "text": text}
+            sources = {"images": steps * count * self.features, "state": steps * config.state_dim, "text": text}
             self.cond_dim = {"tokens": self.vlm.width} | {name: width for name, width in sources.items() if width}
         self._looked_at: set[str] = set()
 
@@ -101,10 +109,17 @@ class ObservationEncoder(nn.Module):
         return trunk
 
     def _readout(self, vision: VisionConfig) -> nn.Module:
+        if vision.features is None:
+            return nn.Identity()
         if vision.is_resnet:
-            return SpatialSoftmax(WIDTHS[vision.backbone], vision.features // 2)
-        width = self.architecture["vision"]["width"]
-        return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vision.features))
+            return SpatialSoftmax(resnet_width(vision), vision.features // 2)
+        if vision.pool == "spatial_softmax":
+            return SpatialSoftmax(self._width, vision.features // 2)
+        return nn.Sequential(nn.LayerNorm(self._width), nn.Linear(self._width, vision.features))
+
+    @property
+    def _width(self) -> int:
+        return self.architecture["vision"]["width"]
 
     def forward(
         self, images: Mapping[str, Tensor], state: Tensor | None = None, task: list[str] | None = None
@@ -118,6 +133,7 @@ class ObservationEncoder(nn.Module):
         state: Tensor | None = None,
         task: list[str] | None = None,
         tokens: Tokens | None = None,
+        outputs: Mapping[str, Tensor] | None = None,
     ) -> tuple[Condition, Mask]:
         """Encode observations into a condition and its mask.
 
@@ -126,6 +142,8 @@ class ObservationEncoder(nn.Module):
             state: the state (b s d).
             task: b descriptions of the task.
             tokens: what `embed` returned, of these images and tasks or of earlier ones. The VLM then does not run.
+            outputs: outputs of the vision network for the images (b s ...), by camera, in place of images. `backbone`
+                computes them.
 
         Returns:
             The condition (b c), or with a VLM a dict of "tokens" (b n c), "state" (b c) and others.
@@ -134,14 +152,18 @@ class ObservationEncoder(nn.Module):
         Raises:
             ValueError: an observation is missing, or has the wrong shape, dtype or range.
         """
-        self._check(images, state, task, with_vlm=tokens is None)
-        seen = self.see([images[camera] for camera in self.cameras])
+        if outputs is None:
+            self._check(images, state, task, with_vlm=tokens is None)
+            seen = self.see([images[camera] for camera in self.cameras])
+        else:
+            seen = self._read([outputs[camera] for camera in self.cameras])
         if self.vlm is not None:
             return self._sources(seen, state, task, self.embed(images, task) if tokens is None else tokens)
         observed = seen
         if state is not None:
             # The state gets the dtype of the weights. Under autocast, features have 16 bits, too few for positions.
-            observed.append(state.to(next(self.readouts.parameters())) if observed else state)
+            weights = [*self.readouts.parameters(), *self.trunks.parameters()]
+            observed.append(state.to(weights[0]) if observed else state)
         parts = [torch.cat(observed, dim=-1).flatten(1)] if observed else []
         if self.text is not None and task is not None:
             parts.append(self.text(task))
@@ -169,6 +191,14 @@ class ObservationEncoder(nn.Module):
 
     def see(self, images: list[Tensor]) -> list[Tensor]:
         """Encode images (b s 3 H W) of every camera, in order, into features (b s f)."""
+        return self._read(self.backbone(images))
+
+    def backbone(self, images: list[Tensor]) -> list[Tensor]:
+        """Run the vision network on images (b s 3 H W) of every camera, in order.
+
+        Returns:
+            For every camera vectors or keypoints (b s w), or maps (b s w y x).
+        """
         if not images:
             return []
         vision, count, lead = self.config.vision, len(images), images[0].shape[:2]
@@ -183,8 +213,28 @@ class ObservationEncoder(nn.Module):
             maps = self.trunks[0](torch.cat(seen)).chunk(count)
         else:
             maps = [trunk(x) for trunk, x in zip(self.trunks, seen, strict=True)]
-        readouts = [self.readouts[0]] * count if vision.shared else self.readouts
-        return [readout(x).unflatten(0, lead) for readout, x in zip(readouts, maps, strict=True)]
+        return [x.unflatten(0, lead) for x in maps]
+
+    def _read(self, maps: list[Tensor]) -> list[Tensor]:
+        """Turn outputs of the vision network (b s ...) of every camera, in order, into features (b s f)."""
+        readouts = [self.readouts[0]] * len(maps) if self.config.vision.shared and maps else self.readouts
+        return [readout(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for readout, x in zip(readouts, maps, strict=True)]
+
+    def identity(self) -> str:
+        """Return 32 hex digits that identify the output of the frozen vision network for an image.
+
+        Raises:
+            ValueError: the vision network trains, or draws random crops or colours in training.
+        """
+        vision = self.config.vision
+        if vision.train or vision.crop or vision.jitter:
+            raise ValueError(
+                "only the output of a frozen vision network can be cached, and only without a random crop or colour "
+                "jitter. Set vision.train=False, and leave vision.crop and vision.jitter out"
+            )
+        contract = [vision.pool in ("mean", "cls") and vision.pool, vision.pool == "keypoints", vision.stride]
+        contract += [vision.backbone if vision.is_resnet else self.architecture["vision"], vision.resize]
+        return fingerprint(self.trunks.state_dict(), json.dumps(contract, sort_keys=True))
 
     @property
     def reads_task(self) -> bool:

@@ -1,6 +1,6 @@
 """A ResNet with spatial softmax, as in Diffusion Policy and the paper.
 
-Axes: n images, H and W pixels, w width of a feature map, y and x its rows and columns, k keypoints.
+Axes: n images, H and W pixels, w width of a feature map.
 """
 
 from __future__ import annotations
@@ -12,9 +12,16 @@ from torch import Tensor, nn
 
 from action_heads._util.extras import require
 from action_heads.encoders.config import VisionConfig
+from action_heads.encoders.keypoints import ChannelKeypoints
 from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD, Trunk
 
 WIDTHS = {"resnet18": 512, "resnet50": 2048}
+STAGES = {None: 0, 32: 0, 16: 1, 8: 2}  # stages that are left out for a stride; each halves the map
+
+
+def width(config: VisionConfig) -> int:
+    """Return the channels of the feature map."""
+    return WIDTHS[config.backbone] >> STAGES[config.stride]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -24,6 +31,8 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 def resnet_trunk(config: VisionConfig, load: bool) -> Trunk:
     """Build a ResNet of torchvision up to its last feature map, from images (n 3 H W) to (n w H/32 W/32).
+
+    With `config.stride` the map is that of another stage, and with pool="keypoints" the result is its keypoints (n 2w).
 
     A ResNet that trains has GroupNorm, and loads only the convolutions of ImageNet weights. A frozen ResNet keeps
     BatchNorm with the statistics of ImageNet, with which its weights were trained.
@@ -43,7 +52,11 @@ def resnet_trunk(config: VisionConfig, load: bool) -> Trunk:
         }
         result = network.load_state_dict(weights, strict=False)
         assert not result.unexpected_keys, result.unexpected_keys
-    return Trunk(nn.Sequential(*network.children()), config.train, IMAGENET_MEAN, IMAGENET_STD)
+    layers = list(network.children())
+    layers = layers[: len(layers) - STAGES[config.stride]]
+    if config.pool == "keypoints":
+        layers.append(ChannelKeypoints())
+    return Trunk(nn.Sequential(*layers), config.train, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def imagenet(backbone: str) -> dict[str, Tensor]:
@@ -61,34 +74,3 @@ def imagenet(backbone: str) -> dict[str, Tensor]:
             f"the ImageNet weights of {backbone} in {torch.hub.get_dir()}/checkpoints are damaged ({error}). Delete "
             "them, and they are downloaded again."
         ) from error
-
-
-class SpatialSoftmax(nn.Module):
-    """A layer that turns a feature map (n w y x) into the expected positions of k keypoints (n 2k).
-
-    Each keypoint has two coordinates in [-1, 1], x (columns) before y (rows). Source: Finn et al. 2016, Deep Spatial
-    Autoencoders.
-
-    Args:
-        width: channels w of the feature map.
-        keypoints: number k of keypoints.
-    """
-
-    def __init__(self, width: int, keypoints: int):
-        super().__init__()
-        self.keypoints = nn.Conv2d(width, keypoints, kernel_size=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        scores = self.keypoints(features)
-        rows, columns = scores.shape[-2:]
-        if min(rows, columns) < 2:
-            raise ValueError(
-                f"the feature map is {rows} x {columns}, too small for keypoints. Use images of more than 32 pixels on "
-                "each side, with a larger vision.crop or vision.resize."
-            )
-        with torch.autocast(scores.device.type, enabled=False):  # 16 bits would shift the keypoints.
-            scores = scores.to(self.keypoints.weight.dtype)
-            y = torch.linspace(-1, 1, rows, device=scores.device, dtype=scores.dtype)
-            x = torch.linspace(-1, 1, columns, device=scores.device, dtype=scores.dtype)
-            p = scores.flatten(2).softmax(-1).unflatten(-1, (rows, columns))
-            return torch.stack([p.sum(-2) @ x, p.sum(-1) @ y], dim=-1).flatten(1)

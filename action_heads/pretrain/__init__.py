@@ -1,1 +1,1 @@
-"""Stage 1: pretrain a head on observation-free kinematics (needs the `train` extra)."""
+"""Stage 1: pretrain a head on motion without observations (extra: `train`)."""

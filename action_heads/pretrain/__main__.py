@@ -1,4 +1,4 @@
-"""`python -m action_heads.pretrain`, for `accelerate launch`: the same as `action-heads pretrain`."""
+"""Run `action-heads pretrain` as `python -m action_heads.pretrain`, which `accelerate launch` needs."""
 
 import sys
 

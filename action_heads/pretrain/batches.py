@@ -1,4 +1,4 @@
-"""Stage 1's batches: each a function of its number alone, so that they may be drawn ahead, and again.
+"""Batches of Stage 1. A batch depends only on its number, so it can be drawn ahead of time and drawn again.
 
 Axes: b batch, h horizon, a action, c signal.
 """
@@ -19,56 +19,56 @@ from action_heads.actions.spaces import ActionSpace
 from action_heads.pretrain import data
 
 T = TypeVar("T")
-AHEAD = 2  # batches that wait for the trainer, a thread
+AHEAD = 2  # batches per thread that wait for the trainer
 
 
 class Batch(NamedTuple):
-    """Normalised chunks and what Stage 1 may condition on."""
+    """Normalised chunks and the signal that Stage 1 conditions on, if any."""
 
     x0: Tensor  # (b h a)
     signal: Tensor | None  # (b c)
 
     def to(self, device: torch.device) -> Batch:
-        """Move the batch to a device, from pinned memory without waiting for it."""
+        """Move the batch to a device. A copy from pinned memory does not block."""
         signal = None if self.signal is None else self.signal.to(device, non_blocking=True)
         return Batch(self.x0.to(device, non_blocking=True), signal)
 
     def pinned(self) -> Batch:
-        """Copy the batch to pinned memory, from which a GPU can fetch it by itself."""
+        """Copy the batch to pinned memory, from which a GPU reads it asynchronously."""
         return Batch(self.x0.pin_memory(), None if self.signal is None else self.signal.pin_memory())
 
 
 @dataclass
 class Batches:
-    """Draws batches of a source, as a head in pretraining sees them. All of it on the CPU."""
+    """A drawer of batches from a source, as pretraining gives them to a head. It works on the CPU."""
 
     source: data.Source
     space: ActionSpace
     normalizer: Normalizer
     signal: str  # one of `objective.SIGNALS`
-    task_boxes: float  # share of chunks seen through a random task's workspace
+    task_boxes: float  # share of chunks that are scaled to a random task's workspace
 
     def draw(self, n: int, generator: torch.Generator) -> Batch:
-        """So many chunks in the network's units."""
+        """Draw n chunks in the normalised units of the network."""
         actions, signal = data.chunks(self.source(n, generator), self.space)
         x0 = self.normalizer.normalize(actions)
         boxed = torch.rand((n, 1, 1), generator=generator) < self.task_boxes
         x0 = torch.where(boxed, data.through_a_task(actions, self.space, generator), x0)
-        # A code and the paper's pose signal are read off the chunk itself.
+        # The motion code and the paper's pose signal are computed from the chunk itself.
         return Batch(x0, {"none": None, "joints": signal}.get(self.signal, x0.flatten(1)))
 
 
 def fit(source: data.Source, space: ActionSpace, n: int = 20_000) -> tuple[Normalizer, int]:
-    """Statistics of the head itself, the box that holds the positions of n chunks; and the width of joint signals."""
+    """Return the head's own normalizer, fitted to n chunks, and the width of the joint signal (0 without joints)."""
     actions, signal = data.chunks(source(n, torch.Generator().manual_seed(0)), space)
     return Normalizer.fit(actions, space), 0 if signal is None else signal.shape[1]
 
 
 def ahead(draw: Callable[[int], T], steps: Iterable[int], workers: int = 1) -> Generator[T]:
-    """draw(step) for every step, in order, drawn in background threads while the caller works; 0 draws on demand.
+    """Yield draw(step) for every step, in order, drawn ahead by background threads. With 0 workers, draw on demand.
 
-    Threads, not processes: drawing is torch and file reading, which release the interpreter's lock, and nothing has to
-    be pickled. An exception in a thread is raised here, in its turn.
+    Threads suffice, because torch and file reading release the interpreter's lock, and nothing has to be pickled. An
+    exception in a thread is raised when its batch is due.
     """
     if workers == 0:
         yield from map(draw, steps)

@@ -1,6 +1,6 @@
-"""Sources of Stage 1's chunks: motion of an arm, mixed, and converted to actions.
+"""Sources of chunks for Stage 1: the motion of arms, mixed and converted to actions.
 
-Axes: b windows, h horizon, s steps of a window, j joints, a action.
+Axes: b windows, h horizon, s time steps of a window, j joints, a action.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from action_heads.kinematics.statistics import BUNDLED, MotionStatistics, shape_
 from action_heads.kinematics.trajectories import held_out_hash
 
 BOX = (0.05, 1.2)  # half-width in metres of a task's workspace, log-uniform
-STEP = (0.004, 0.15)  # metres of a task's longest step where actions are deltas, log-uniform
+STEP = (0.004, 0.15)  # for deltas: length in metres of a task's longest step, log-uniform
 
-# A number of windows and a generator -> Motion. The same generator state gives the same windows.
+# Maps a number of windows and a generator to Motion. The same generator state gives the same windows.
 Source = Callable[[int, torch.Generator], Motion]
 
 __all__ = ["Mixture", "Motion", "Source", "chunks", "mixture", "source", "through_a_task", "throughput", "window"]
 
 
 class Synthetic:
-    """Endless minimum-jerk motion of an arm: a `Source`.
+    """A `Source` of endless minimum-jerk motion of an arm.
 
-    The spec names the arm, `panda` or the path of its URDF or MJCF file, or statistics of motion that shape it: `droid`
-    or the path of a file that `action-heads statistics` wrote.
+    The spec names an arm (`panda`, or the path of a URDF or MJCF file) or statistics that shape the motion (`droid`, or
+    the path of a file that `action-heads statistics` wrote).
     """
 
     def __init__(self, spec: Spec, steps: int):
@@ -57,26 +57,26 @@ def source(name: str, steps: int, split: str = "train") -> Synthetic | Windows:
 
 
 class Mixture:
-    """Several sources, each giving its share of every batch: a `Source`.
+    """A `Source` that mixes several sources. Each gives its share of every batch.
 
     Attributes:
-        joints: how many joints the motion has; None where sources differ in it or one knows only poses, for then a
-            batch has none.
-        rate_hz: steps a second, the same of all sources.
-        record: a line a source for the head's record: spec, share, what of a recording it draws from, and a hash of
-            the episodes that are held out.
+        joints: number of joints, or None if the sources have different numbers or one has only poses. A batch then has
+            no joints.
+        rate_hz: time steps per second, which all sources share.
+        record: one entry per source for the head's record: its spec and share, the size of a recording, and a hash of
+            its held-out episodes.
     """
 
     def __init__(self, names: Sequence[str], steps: int, split: str = "train"):
         if not names:
-            raise ValueError("a mixture needs at least one data source, such as synthetic:panda")
+            raise ValueError("no data source was given. Name at least one, such as synthetic:panda")
         specs = [Spec.parse(name) for name in names]
         self.sources = [source(name, steps, split) for name in names]
         self.shares = _shares(specs)
         rates = {str(spec): _rate(s) for spec, s in zip(specs, self.sources, strict=True)}
         if len(set(rates.values())) > 1:
             listed = ", ".join(f"{spec} at {rate:g} Hz" for spec, rate in rates.items())
-            raise ValueError(f"sources of different rates cannot be mixed: {listed}. Give all the same ?rate=")
+            raise ValueError(f"sources of different rates cannot be mixed: {listed}. Give all of them the same ?rate=")
         self.rate_hz = next(iter(rates.values()))
         widths = {_joints(s) for s in self.sources}
         self.joints = widths.pop() if len(widths) == 1 else None
@@ -86,7 +86,7 @@ class Mixture:
         ]
 
     def split(self, n: int) -> list[int]:
-        """Return the number of windows, of n, that each source gives."""
+        """Return how many of n windows each source gives."""
         return _split(self.shares, n)
 
     def __call__(self, n: int, generator: torch.Generator) -> Motion:
@@ -96,30 +96,30 @@ class Mixture:
 
 
 def mixture(names: Sequence[str], steps: int, split: str = "train") -> Mixture:
-    """Several sources by weight (`@2`), equal parts where none is given; splits are "train", "held_out" and "all"."""
+    """Return a mixture of sources by weight (`@2`; 1 if not given), of the split "train", "held_out" or "all"."""
     return Mixture(names, steps, split)
 
 
 def check_shares(names: Sequence[str], n: int) -> None:
-    """Refuse a source whose share of n windows is none: every batch is split alike, so it would never be drawn."""
+    """Refuse a source whose share of n windows is 0. All batches are split alike, so it would never be drawn."""
     specs = [Spec.parse(name) for name in names]
     for spec, count in zip(specs, _split(_shares(specs), n), strict=True):
         if not count:
             total = sum(other.weight for other in specs)
             raise ValueError(
-                f"{spec} would never be drawn: its weight is {spec.weight:g} of {total:g} in all, which of a batch of "
-                f"{n} chunks a process is less than one. Give it a larger weight, as in {spec.kind}:...@2, or a larger "
-                "--batch-size, or leave it out"
+                f"{spec} would never be drawn: its weight is {spec.weight:g} of {total:g} in total, which is less than "
+                f"one of the {n} chunks that a process draws per batch. Give it a larger weight, as in "
+                f"{spec.kind}:...@2, use a larger --batch-size, or leave it out"
             )
 
 
 def _shares(specs: Sequence[Spec]) -> np.ndarray:
-    """Weights as shares of 1 (sources,)."""
+    """Return the weights (sources,) as shares that sum to 1."""
     return np.array([spec.weight for spec in specs]) / sum(spec.weight for spec in specs)
 
 
 def _split(shares: np.ndarray, n: int) -> list[int]:
-    """Split n by shares: whole numbers first, then one more to the largest remainders."""
+    """Split n by shares: round down, then give the rest to the largest remainders."""
     exact = shares * n
     counts = np.floor(exact + 1e-9).astype(int)
     counts[np.argsort(counts - exact, kind="stable")[: n - counts.sum()]] += 1
@@ -127,7 +127,7 @@ def _split(shares: np.ndarray, n: int) -> list[int]:
 
 
 def throughput(source: Source, batch: int = 4096, seconds: float = 1.0) -> float:
-    """Windows a second that a source gives on this machine, in batches of so many, after one to warm up."""
+    """Return the windows per second of a source on this machine, measured after one batch of warm-up."""
     generator = torch.Generator().manual_seed(0)
     source(batch, generator)
     count, began = 0, time.perf_counter()
@@ -166,7 +166,7 @@ def window(space: ActionSpace, horizon: int) -> int:
 
 
 def chunks(motion: Motion, space: ActionSpace) -> tuple[Tensor, Tensor | None]:
-    """Windows as actions of a space (b h a), and what Stage 1 may condition on: joints and gripper (b, (j + 1)·h)."""
+    """Return windows as actions of a space (b h a), and the signal of joints and gripper (b, (j + 1)·h) or None."""
     poses, joints = motion
     gripper = poses[..., -1:]
     if space.mode == "delta":
@@ -178,11 +178,11 @@ def chunks(motion: Motion, space: ActionSpace) -> tuple[Tensor, Tensor | None]:
 
 
 def through_a_task(actions: Tensor, space: ActionSpace, generator: torch.Generator) -> Tensor:
-    """Actions (b h a) of a space with their positions normalised as a random task would.
+    """Return actions (b h a) whose positions are normalised by the workspace of a random task.
 
-    A task normalises positions by its own workspace, 10 cm or 1 m wide, and deltas by its own fastest step. A head that
-    has only seen motion at the scale of the whole arm would meet a task's motion enlarged several times, so Stage 1
-    shows it every scale.
+    A task normalises positions by its own workspace, 10 cm or 1 m wide, and deltas by its own longest step.
+    Compared with motion at the scale of the whole arm, this enlarges a task's motion several times. Stage 1 therefore
+    trains the head on all scales.
     """
     p = actions[..., space.position_mask]
     smallest, largest = BOX if space.mode == "absolute" else STEP

@@ -1,10 +1,10 @@
-"""`action-heads evaluate-head`: what a head knows of motion it was not trained on, beside heads that know less.
+"""Run `action-heads evaluate-head`: measure a head on held-out motion, and compare it with a random head.
 
-Three questions, each with the answer of a random head of the same shape: how well does it denoise (by noise level and
-mechanism), are its unconditional chunks motion, and how few sampling steps does it need? Nothing here is conditioned:
-whether a task can steer the head is for a policy's roll-outs to tell.
+Three questions are answered for the head and for a random head of the same shape: how well does it denoise, by noise
+level and mechanism; do its unconditional chunks resemble motion; and how few denoising steps does it need? Nothing is
+conditioned here. Only the rollouts of a policy show whether an adapter can direct the head to a task.
 
-Axes: b chunks, h horizon, a action, T diffusion steps.
+Axes: b chunks, h horizon, a action.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from action_heads.pretrain.measures import Mean, chunk_measures, energy_distance
 from action_heads.training.streams import generator
 
 VERSION = 1
-BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the noise's share of a noisy chunk's variance
-STEPS, FEW_STEPS = 10, (1, 2, 4)  # of sampling, and how few may do
-BATCHES = 8  # of the loss, for its standard error
-FLOOR_DRAWS = 8  # of held-out chunks, compared with each other
+BANDS = (0.0, 0.25, 0.5, 0.75, 1.0)  # limits of the noise's share of a noisy chunk's variance
+STEPS, FEW_STEPS = 10, (1, 2, 4)  # denoising steps, and smaller numbers of them to compare
+BATCHES = 8  # batches of the loss, for its standard error
+FLOOR_DRAWS = 8  # draws of held-out chunks that are compared with the first one
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Measure what a head knows of held-out motion: a table, evaluation.json, evaluation.md and evaluation.png.
+    """Measure a head on held-out motion, and write evaluation.json, evaluation.md and evaluation.png.
 
     Attributes:
         head: name, folder or Hub id of the head.
-        data: source whose held-out split to use; repeat it for several; those of the head's record if none is given.
-        against: another head to measure beside it and a random one; repeat it for several.
-        out: folder of the results; the head's own folder, or outputs/evaluate-<name> where it is not a local folder.
+        data: source whose held-out split to use; repeat it for several; by default the sources the head was trained on.
+        against: another head to compare with, besides a random one; repeat it for several.
+        out: folder of the results; by default the head's folder, or outputs/evaluate-<name> if it is not local.
         chunks: held-out chunks for the losses, in equal parts from all sources.
-        samples: chunks to sample, and held-out chunks to compare them with.
+        samples: number of chunks to sample, and of held-out chunks to compare them with.
     """
 
     head: str
@@ -60,7 +60,7 @@ class EvaluateConfig:
     def __post_init__(self):
         for name, least in (("chunks", BATCHES * 2), ("samples", 8)):
             if isinstance(value := getattr(self, name), int) and value < least:
-                raise ValueError(f"{name} must be at least {least} for a mean with an error, got {value}")
+                raise ValueError(f"{name} must be at least {least} for a mean with a standard error, got {value}")
 
     @property
     def folder(self) -> Path:
@@ -72,9 +72,10 @@ class EvaluateConfig:
 
 
 class HeldOut:
-    """Held-out chunks in robot units, the same ones whoever asks and whenever.
+    """Held-out chunks in robot units, which are the same for every head and in every run.
 
-    An endless source such as synthetic motion is held out by its generator alone, which no trainer's stream meets.
+    An endless source, such as synthetic motion, has no held-out episodes. Its chunks are drawn from a random stream
+    that no training run uses.
     """
 
     def __init__(self, specs: Sequence[str], space: ActionSpace, horizon: int):
@@ -88,7 +89,7 @@ class HeldOut:
         return {spec: int(count) for spec, count in counts.items() if count}
 
     def draw(self, n: int, number: int) -> dict[str, Tensor]:
-        """Draw `number`: n chunks (b h a) in all, in equal parts by source."""
+        """Return the draw of this number by source: n chunks (b h a) in total, in equal parts."""
         drawn = {}
         for i, (spec, source) in enumerate(self.sources.items()):
             share = n // len(self.sources) + (i < n % len(self.sources))
@@ -98,14 +99,14 @@ class HeldOut:
 
 
 def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
-    """Measure, write the files to `config.folder`, print the table, and return what evaluation.json holds."""
+    """Measure a head, write the results to `config.folder`, print the tables, and return the content of the JSON."""
     began = time.monotonic()
     head = ActionHead.from_pretrained(config.head)
     specs = config.data or tuple(head.config.training.get("data", ()))
     if not specs:
         raise ValueError(
-            f"the record of {config.head} names no data to evaluate it on: it is random, or was not made by "
-            "`action-heads pretrain`. Say what to use, for example --data recorded:panda"
+            f"the record of {config.head} names no data to evaluate it on, since it is random or was not made by "
+            "`action-heads pretrain`. Name the data, for example --data synthetic:panda"
         )
     heads = {_label(head.config.name, config.head): head}
     for name in config.against:
@@ -136,7 +137,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
     paths = {"held out": real}
     for label, each in heads.items():
         mechanisms = each.config.mechanisms
-        few = mechanisms[:1] if label == "random" else mechanisms  # random is random by any mechanism
+        few = mechanisms[:1] if label == "random" else mechanisms  # a random head is the same under every mechanism
         sampled = {m: sample(each, config.samples, STEPS, m) for m in few}
         paths[label] = sampled[mechanisms[0]]
         results["heads"][label] = {
@@ -165,14 +166,14 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
 
 
 def sample(head: ActionHead, n: int, steps: int, mechanism: str) -> Tensor:
-    """Unconditional chunks (n h a), from the same noise for every head; never more steps than the head has."""
+    """Sample unconditional chunks (n h a) from the same noise for every head, in at most the steps that it has."""
     steps = min(steps, head.config.objective.train_steps)
     return head.sample(n, mechanism=mechanism, steps=steps, generator=noise_generator())
 
 
 @torch.no_grad()
 def own_loss(head: ActionHead, actions: Tensor, mechanism: str) -> Mean:
-    """Return the head's own training loss on chunks (b h a), unconditional, in its own normalised units."""
+    """Return the head's unconditional training loss on chunks (b h a), in its own normalised units."""
     rng, x0 = noise_generator(), head.normalizer.normalize(actions)
     losses = [objective.loss(head, None, part, None, mechanism, rng) for part in x0.chunk(BATCHES)]
     return Mean.of(torch.stack(losses))
@@ -180,15 +181,15 @@ def own_loss(head: ActionHead, actions: Tensor, mechanism: str) -> Mean:
 
 @torch.no_grad()
 def noise_generator() -> torch.Generator:
-    """Return the generator of the noise: the same for every head, and not the one that drew the chunks."""
+    """Return a generator of the same noise for every head. It is independent of the one that draws the chunks."""
     return generator("evaluation noise", 0)
 
 
 def clean_errors(head: ActionHead, actions: Tensor, mechanism: str, units: Normalizer) -> tuple[Tensor, Tensor]:
-    """Return the error of the clean chunk that the head predicts: mean squares (b,), and noise shares (b,).
+    """Return the mean squared error (b,) of the predicted clean chunks, and the noise's share of the variance (b,).
 
-    In `units`, whatever the head's own and whatever it predicts, so that heads can be compared. Every head meets the
-    same noise, spread evenly over its noise levels.
+    The error is in `units`, whatever the units and the prediction of the head, so that heads can be compared. Every
+    head gets the same noise, spread evenly over its noise levels.
     """
     modulation = head.modulation_of(mechanism)
     rng, n = noise_generator(), len(actions)
@@ -203,7 +204,7 @@ def clean_errors(head: ActionHead, actions: Tensor, mechanism: str, units: Norma
 
 
 def denoising(head: ActionHead, chunks: dict[str, Tensor], units: Normalizer) -> dict[str, Any]:
-    """`error`: by source and mechanism, over all noise and in `BANDS`; `curve`: by noise, of the first mechanism."""
+    """Return the `error` by source and mechanism, overall and in `BANDS`, and its `curve` over the share of noise."""
     error: dict[str, dict] = {}
     curve = []
     for spec, actions in chunks.items():
@@ -224,7 +225,7 @@ def denoising(head: ActionHead, chunks: dict[str, Tensor], units: Normalizer) ->
 def _held_out_row(
     held_out: HeldOut, chunks: dict[str, Tensor], real: Tensor, units: Normalizer, far: float, samples: int
 ) -> dict[str, Any]:
-    """Measure real chunks in the same way: their measures, the distance of draws, the error of the mean chunk."""
+    """Return the measures of real chunks, the distance between draws of them, and the error of the mean chunk."""
     space = held_out.space
     others = [torch.cat(list(held_out.draw(samples, 2 + i).values())) for i in range(FLOOR_DRAWS)]
     floor = torch.tensor([energy_distance(units.normalize(x), units.normalize(real)).mean for x in others])
@@ -246,7 +247,7 @@ def _means(values: dict[str, Tensor]) -> dict[str, dict[str, float]]:
 
 
 def _label(name: str, given: str, taken: Collection[str] = ()) -> str:
-    """Return a head's label in the table: its own name, or what the user typed where that says more."""
+    """Return a head's label in the tables: its own name, or the given one if that is missing or taken."""
     return given if name == "unnamed" or name in taken else name
 
 
@@ -254,7 +255,8 @@ def _comparable(other: ActionHead, head: ActionHead) -> ActionHead:
     ours, theirs = ((h.config.horizon, h.config.space.parts, h.config.space.mode) for h in (head, other))
     if ours != theirs:
         raise ValueError(
-            f"{other.config.name} makes chunks of {theirs[0]} {theirs[2]} actions {theirs[1]}, {head.config.name} of "
-            f"{ours[0]} {ours[2]} actions {ours[1]}: their errors can't stand in one table. Evaluate it on its own"
+            f"{other.config.name} makes chunks of {theirs[0]} {theirs[2]} actions {theirs[1]}, but {head.config.name} "
+            f"makes chunks of {ours[0]} {ours[2]} actions {ours[1]}, so their errors cannot be compared. Leave out "
+            f"--against {other.config.name}, and evaluate it on its own"
         )
     return other

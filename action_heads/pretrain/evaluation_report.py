@@ -1,4 +1,4 @@
-"""The tables of an evaluation, for evaluation.md and the card, and its figure.
+"""Tables and figure of an evaluation, for evaluation.md and the card.
 
 Axes: b chunks, h horizon, a action.
 """
@@ -30,33 +30,35 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Return all tables as Markdown, for the terminal, evaluation.md and the card."""
     deltas = results["mode"] == "delta"
     reach = (
-        "The head's actions are deltas, which say nothing of where the hand is: no reach, but the size of steps.\n"
+        "Reach is left out, since the actions are deltas, which do not determine where the hand is.\n"
         if deltas
         else f"In reach: no farther from the base than the farthest real chunk, {results['reach_m']:.2f} m.\n"
     )
+    floor = results["held_out"]["floor"]
     return f"""# Evaluation of {results["head"]}
 
-On held-out chunks of {", ".join(f"`{spec}`" for spec in results["data"])}, ± one standard error. Random: a head of the
-same shape that was never trained. Made in {results["seconds"]:.0f} s by
+All numbers are of held-out chunks of {", ".join(f"`{spec}`" for spec in results["data"])}, ± one standard error.
+Random: a head of the same shape with random weights. The evaluation took {results["seconds"]:.0f} s. The command was
 
     {results["command"] or "action_heads.pretrain.evaluate.evaluate(...)"}
 {_alike(results)}
 ## Denoising
 
-Mean squared error of the clean chunk that the head sees in a noisy one, in {results["head"]}'s normalised units, by
-the noise's share of the variance ({results["chunks"]} chunks). Loss: that of the head's training, in its own units.
+Mean squared error of the clean chunk that the head predicts from a noisy one, in the normalised units of
+{results["head"]}, by the noise's share of the variance ({results["chunks"]} chunks). Loss: the training loss of each
+head, in its own units.
 
 {_denoising(results)}
 ## Unconditional chunks
 
-{results["samples"]} chunks of 10 sampling steps. Distance: energy distance to real chunks; real chunks among themselves
-have {_mean(results["held_out"]["floor"], "{:.4f}")}, at most {results["held_out"]["floor"]["largest"]:.4f}.
-Rotation error: mean deviation of the two rows' products from orthonormal ones. Acceleration: the path's second
-difference. {reach}{_magnified(results)}{_alone(results)}
+{results["samples"]} chunks, each sampled in 10 denoising steps. Distance: energy distance to real chunks. Between two
+draws of real chunks it is {_mean(floor, "{:.4f}")}, and at most {floor["largest"]:.4f}.
+Rotation error: mean deviation of the products of the two rows from those of an orthonormal matrix. Step: path length
+of a time step. Acceleration: second difference of the path. {reach}{_magnified(results)}{_alone(results)}
 {_samples(results)}
-## Few sampling steps
+## Few denoising steps
 
-The same distance after fewer sampling steps ({_first(results)}).
+The same distance after fewer denoising steps, with {_first(results)}.
 
 {_few(results)}"""
 
@@ -99,9 +101,9 @@ def draw(results: Mapping[str, Any], paths: Mapping[str, Tensor], space: ActionS
     left.legend(frameon=False)
     right.axhline(max(results["held_out"]["floor"]["largest"], 1e-6), color=GREY, linestyle="--")
     right.set(
-        xlabel="sampling steps",
+        xlabel="denoising steps",
         ylabel="energy distance to held-out chunks",
-        title="dashed: held-out chunks among themselves",
+        title="dashed: two draws of held-out chunks",
         ylim=(0, None),
     )
     for axes in (left, right):
@@ -147,8 +149,8 @@ def _alone(results: Mapping[str, Any]) -> str:
     """Return the caveat about heads whose backbone does not mix time steps, such as `mlp`."""
     alone = [label for label, head in results["heads"].items() if label != "random" and not head["mixes_time"]]
     return (
-        f"{' and '.join(alone)} denoises each step of a chunk alone, so its unconditional chunks jump from step to "
-        "step:\nwhat makes a chunk one motion is the condition.\n"
+        f"{' and '.join(alone)} denoises each time step of a chunk separately. Without a condition, consecutive time "
+        "steps\nare therefore unrelated: only the condition makes a chunk one motion.\n"
         if alone
         else ""
     )
@@ -158,8 +160,8 @@ def _magnified(results: Mapping[str, Any]) -> str:
     """Return the caveat about training chunks that Stage 1 magnified, which also makes samples larger."""
     share = results["task_boxes"]
     return (
-        f"{results['head']} saw {share:.0%} of its training chunks magnified, as a task with a small workspace would "
-        "show them,\nso its samples are expected to move farther than the data, and not to be at distance 0 from it.\n"
+        f"{results['head']} was trained with {share:.0%} of the chunks enlarged, as by a task with a small workspace.\n"
+        "Its samples are therefore expected to move farther than the data, at a distance above 0.\n"
         if share
         else ""
     )
@@ -171,8 +173,8 @@ def _alike(results: Mapping[str, Any]) -> str:
         return ""
     of = ", ".join(f"{count} of `{spec}`" for spec, count in episodes.items())
     return (
-        "\nErrors are over windows, as if each stood alone. Those of one episode are alike: of few held-out episodes\n"
-        f"({of}) they are too small.\n"
+        "\nStandard errors treat windows as independent. Windows of one episode are similar, so with few held-out\n"
+        f"episodes ({of}) they are too small.\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""Stage 1 from the first step to the finished head."""
+"""Run Stage 1, from the first training step to the finished head."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MADE = ("config.json", "model.safetensors", "README.md", ".README.md.old", golde
 
 
 def pretrain(config: PretrainConfig, command: str = "") -> ActionHead:
-    """Train, or go on training, and write the finished head to `config.folder`. Returns it, frozen.
+    """Start or resume a run, write the finished head to `config.folder`, and return it, frozen.
 
     Raises:
-        ValueError: the folder holds a run or a finished head of other settings.
-        InUse: another run writes to the folder (a ValueError too).
-        Diverged: the loss is not finite, or far beyond what saying nothing would cost.
-        KeyboardInterrupt: a Ctrl-C or SIGTERM, once the state is complete; the same call goes on from there.
+        ValueError: the folder holds a run or a finished head with other settings.
+        InUse: another run writes to the folder. This is a ValueError too.
+        Diverged: the loss is not finite, or far above that of a network that outputs zeros.
+        KeyboardInterrupt: Ctrl-C or SIGTERM was received. The state is saved first; the same call resumes from it.
     """
     with alone(config.folder):
         trainer, folder = Trainer(config), config.folder / "state"
@@ -55,7 +55,7 @@ def finish(trainer: Trainer, command: str) -> ActionHead:
         curve.draw_curve(curves, out / "curves.png", head.config.name)
         saved = ActionHead.from_pretrained(out)
         golden.save(saved, out)
-        publish.write_card(saved, out, saved.config.name)  # last, since it shows the curve
+        publish.write_card(saved, out, saved.config.name)  # last, since the card shows the curve
     accelerator.wait_for_everyone()
     finished = ActionHead.from_pretrained(out)
     accelerator.print(report.closing(finished, out))

@@ -21,11 +21,11 @@ class Mean(NamedTuple):
     """A mean and its standard error."""
 
     mean: float
-    se: float | None  # None of a single value
+    se: float | None  # None for a single value
 
     @classmethod
     def of(cls, values: Tensor) -> Mean:
-        """Over independent values (b,)."""
+        """Return the mean of independent values (b,)."""
         values = values.double()
         return cls(float(values.mean()), float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None)
 
@@ -36,12 +36,13 @@ def reach(actions: Tensor, space: ActionSpace) -> float:
 
 
 def chunk_measures(actions: Tensor, space: ActionSpace, reach: float) -> dict[str, Tensor]:
-    """Measure each chunk (b h a) in robot units, as far as its space has the parts (b,).
+    """Return measures (b,) of each chunk (b h a) in robot units, for the parts that its space has.
 
-    in_reach: share of steps within `reach` metres of the base. Deltas say nothing of where the hand is: left out there.
-    step_mm: mean path length of a step. acceleration_mm: root of the mean squared second difference of the path, in
-    mm/step²; of one step alone there is none. rotation_error: mean distance of the two rows' products from those of an
-    orthonormal matrix. gripper_decided: share of steps whose gripper is within `DECIDED` of open or closed.
+    in_reach: share of time steps within `reach` metres of the base. Deltas do not have it, since they do not determine
+    where the hand is. step_mm: mean path length of a time step. acceleration_mm: root mean square of the second
+    difference of the path, in mm/step²; a single time step has none. rotation_error: mean deviation of the products of
+    the two rows from those of an orthonormal matrix. gripper_decided: share of time steps whose gripper is within
+    `DECIDED` of open or closed.
     """
     found = {}
     if space.slices("position"):
@@ -62,12 +63,12 @@ def chunk_measures(actions: Tensor, space: ActionSpace, reach: float) -> dict[st
 
 
 def energy_distance(x: Tensor, y: Tensor) -> Mean:
-    """2·E|X - Y| - E|X - X'| - E|Y - Y'| between the distributions behind chunks x (n h a) and y (m h a).
+    """Return 2·E|X - Y| - E|X - X'| - E|Y - Y'| of the distributions of chunks x (n h a) and y (m h a).
 
-    Lengths are root mean squares over the d entries. It is 0 where the two agree; no chunk is compared with itself, so
-    that two draws of one distribution give 0 on average, and now and then a little less. The error is that of the
-    first-order expansion in single chunks, which is too small where the distance is close to 0: compare with draws of
-    the data against each other there.
+    Lengths are root mean squares over the d entries. Equal distributions have distance 0. No chunk is compared with
+    itself, so two draws of one distribution give 0 on average, and sometimes slightly less. The standard error comes
+    from a first-order expansion in single chunks. It is too small if the distance is close to 0. In that case compare
+    with the distance between two draws of the data.
     """
     x, y = (z.flatten(1).double() / math.sqrt(z[0].numel()) for z in (x, y))
     between, within_x, within_y = torch.cdist(x, y), torch.cdist(x, x), torch.cdist(y, y)
@@ -78,5 +79,5 @@ def energy_distance(x: Tensor, y: Tensor) -> Mean:
 
 
 def _parts(actions: Tensor, space: ActionSpace, kind: str) -> Tensor:
-    """(b h a) -> (b h k width)."""
+    """Return all parts of a kind (b h k width) of actions (b h a)."""
     return torch.stack([actions[..., part] for part in space.slices(kind)], dim=2)

@@ -1,4 +1,4 @@
-"""The loss of Stage 1: denoise chunks without an observation, under the step modulation of one mechanism.
+"""The loss of Stage 1: denoise chunks without observations, with the step modulation of one mechanism at a time.
 
 Axes: b batch, h horizon, a action, c signal, r rank, P modulation values of all sites.
 """
@@ -16,12 +16,12 @@ from action_heads.head import ActionHead
 from action_heads.pretrain.batches import Batch
 
 SIGNALS = ("code", "joints", "pose", "none")
-DROPOUT = 0.3  # share of chunks shown without their signal: what a fresh adapter starts from
-CODE_NOISE = 0.3  # largest standard deviation, in units of the code's own; drawn uniformly for each chunk
+DROPOUT = 0.3  # share of chunks without their signal, since a fresh adapter starts without one
+CODE_NOISE = 0.3  # largest standard deviation relative to that of the code; drawn uniformly for each chunk
 
 
 class Stage1(nn.Module):
-    """The head and the throw-away networks that read its signal: all that trains."""
+    """All that trains in Stage 1: the head, and networks that read the signal and are discarded afterwards."""
 
     def __init__(self, head: ActionHead, signal: str, width: int, levels: str = "uniform"):
         super().__init__()
@@ -30,7 +30,7 @@ class Stage1(nn.Module):
         self.readers = signal_readers(head, signal, width)
 
     def forward(self, batch: Batch, step: int, noise: torch.Generator) -> Tensor:
-        """Loss (scalar) of a batch: mechanisms take turns, and clean prefixes with them."""
+        """Return the loss (scalar) of a batch. Mechanisms alternate by training step, and so do clean prefixes."""
         mechanisms = self.head.config.mechanisms
         mechanism = mechanisms[step % len(mechanisms)]
         mixed = self.head.backbone.mixes_time and step // len(mechanisms) % 2 == 1
@@ -47,7 +47,7 @@ def loss(
     mixed: bool = False,
     levels: str = "uniform",
 ) -> Tensor:
-    """Mean squared error (scalar) of the prediction for normalised chunks x0 (b h a) with their signal (b c)."""
+    """Return the mean squared error (scalar) of predictions for normalised chunks x0 (b h a) with a signal (b c)."""
     modulation = head.modulation_of(mechanism)
     t, clean = noise_levels(head, len(x0), mixed, generator, levels, takes_levels_per_step(head, modulation))
     noise = Noise(t, head.objective.random_noise(x0.shape, generator), clean)
@@ -65,11 +65,12 @@ def noise_levels(
     levels: str = "uniform",
     per_step: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Noise levels t (b, 1 or h) and which steps are given clean (b, 1 or h).
+    """Return noise levels t (b, 1 or h) and a mask (b, 1 or h) of the time steps that are given clean.
 
-    One level a chunk, or, `mixed`, for a backbone that mixes time, a clean prefix of random length, and behind it a
-    level of its own for each step of half of the chunks: what continuing a committed prefix (real-time chunking) asks
-    for. Where steps can't differ in level (not `per_step`), all have one, and the prefix is clean in its values alone.
+    Each chunk has one level. If `mixed`, for a backbone that mixes time steps, it also has a clean prefix of random
+    length, and half of the chunks have a separate level at each time step after it. This prepares for continuing a
+    committed prefix (real-time chunking). If time steps cannot differ in level (not `per_step`), all of them have the
+    level of the chunk, and only the values of the prefix are clean.
     """
     per_step = mixed and per_step
     own = draws.uniform((batch, 1), generator, generator.device) < 0.5 if per_step else None
@@ -84,10 +85,10 @@ def noise_levels(
 
 
 class CodeEncoder(nn.Module):
-    """A normalised chunk (b, h·a) -> its code z (b r), of unit mean square, by which adapters will steer the head.
+    """A network that maps a normalised chunk (b, h·a) to its motion code (b r), which has unit mean square.
 
-    Noise on the code keeps neighbouring codes neighbouring motions, which is what lets a small adapter hit the right
-    one.
+    Adapters will later direct the head by such codes. Noise on the code makes similar codes mean similar motions, so
+    that a small adapter, which cannot produce a code exactly, still gets the right motion.
     """
 
     def __init__(self, inputs: int, rank: int, width: int):
@@ -104,11 +105,11 @@ class CodeEncoder(nn.Module):
 
 
 def signal_readers(head: ActionHead, kind: str, width: int) -> nn.ModuleDict | None:
-    """Return the throw-away networks that read a signal of `width` values: only the head is kept.
+    """Return the networks that read a signal of `width` values. They are discarded after Stage 1; the head is kept.
 
-    `code` learns a few dimensions that say what a chunk does, and the head's own map from them to modulation, which
-    is kept: an adapter will aim with it. `joints` and `pose` are the paper's (section IV-D), one adapter a mechanism:
-    their use is only that the backbone learns to be steered.
+    `code` learns a code of few dimensions for the motion of a chunk, while the head learns a map from codes to
+    modulation. The head keeps this map, and adapters use it. `joints` and `pose` are the signals of the paper (section
+    IV-D), read by one adapter for each mechanism. They only teach the backbone to respond to modulation.
     """
     if kind == "none":
         return None
@@ -123,7 +124,7 @@ def signal_readers(head: ActionHead, kind: str, width: int) -> nn.ModuleDict | N
 def read_signal(
     head: ActionHead, readers: nn.ModuleDict, signal: Tensor, mechanism: str, generator: torch.Generator
 ) -> Tensor:
-    """Signal (b, c) -> modulation (b, 1, P), none at all for a share of the chunks."""
+    """Return the modulation (b, 1, P) of a signal (b, c). It is zero for a share `DROPOUT` of the chunks."""
     shown = draws.uniform((len(signal), 1, 1), generator, signal.device) > DROPOUT
     if "code" in readers:
         return head.modulation_of(mechanism).steer(readers["code"](signal, generator)[:, None]) * shown

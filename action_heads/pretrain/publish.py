@@ -38,14 +38,14 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class PublishConfig:
-    """Check a head, write its card, upload it in one commit, and load it back to see that it is the same.
+    """Check a head, write its card, upload both in one commit, and verify the upload.
 
     Attributes:
-        folder: a head as `action-heads pretrain` leaves it.
-        repo: where to, `owner/name`; needed unless this is a dry run.
+        folder: folder of a head that `action-heads pretrain` wrote.
+        repo: repository to upload to, `owner/name`; required without --dry-run.
         private: make the repository private, if it is new.
         create_pr: propose the commit as a pull request.
-        dry_run: write the card and say what would go up, without a single request.
+        dry_run: write the card and list what would be uploaded, without any request.
     """
 
     folder: Path
@@ -71,21 +71,21 @@ def _publish(config: PublishConfig) -> Published | None:
     head = check(config.folder, config.repo)
     write_card(head, config.folder, config.repo or head.config.name)
     names = [name for name in (*NEEDED, *WELCOME, "README.md") if (config.folder / name).is_file()]
-    print(f"{head!r}\ngolden outputs replayed, fingerprint {head.fingerprint()}; the commit:")
+    print(f"{head!r}\nThe golden outputs agree. Fingerprint: {head.fingerprint()}. The commit has these files:")
     for name in names:
         print(f"  {name:20} {(config.folder / name).stat().st_size:>12,} bytes")
     if "evaluation.json" not in names:
-        print(f"  no evaluation: `action-heads evaluate-head {config.folder}` measures one and the card shows it")
+        print(f"  no evaluation: to show one in the card, run `action-heads evaluate-head {config.folder}`")
     if "trial.json" not in names:
-        print(f"  no trial: `action-heads demo --head {config.folder}` tries it on a task and the card shows it")
+        print(f"  no trial on a task: to show one in the card, run `action-heads demo --head {config.folder}`")
     if config.dry_run:
-        print(f"dry run: the card is {config.folder / 'README.md'}; nothing was sent")
+        print(f"Dry run: the card is {config.folder / 'README.md'}. Nothing was sent")
         return None
     with tempfile.TemporaryDirectory() as staging:  # Training state and notes are not uploaded.
         for name in names:
             shutil.copyfile(config.folder / name, Path(staging) / name)
         done = upload(staging, config.repo, head, private=config.private or None, create_pr=config.create_pr)
-    print(f"published and read back: {done.url}")
+    print(f"Published and verified: {done.url}")
     print(f'  ActionHead.from_pretrained("{config.repo}", revision="{done.revision}")')
     return done
 
@@ -108,20 +108,21 @@ def check(folder: Path, repo: str = "") -> ActionHead:
         problems.append("its weights contain NaN or infinity, so the training diverged. Lower --lr and train again")
     if off > TOLERANCE:
         problems.append(
-            f"its golden outputs are off by {off:.2g} in robot units (at most {TOLERANCE:g}): these are other weights "
-            "than the ones they were made with, so train again, or, if you changed them on purpose, golden.save"
+            f"its golden outputs differ by {off:.2g} in robot units, which is more than {TOLERANCE:g}. So the weights "
+            "were changed after the golden outputs were saved. Train again, or, if the change is intended, call "
+            "`golden.save`"
         )
     record = head.config.training
     problems += [
-        f"the record in config.json has no {key!r}: pretraining writes it{' (--licence)' * (key == 'licence')}, a head "
-        "made otherwise needs it in HeadConfig.training"
+        f"the record in config.json has no {key!r}. Pretraining writes it{' (--licence)' * (key == 'licence')}. For a "
+        "head that was made otherwise, add it to HeadConfig.training"
         for key in ("command", "licence", "data", "seed", "steps")
         if record.get(key) in (None, "", [])
     ]
     data = record.get("data") or ()
     problems += [
-        f"no credit or licence is on record for {spec}: pretrain with --credit '{origin(spec)}=whose it is, its "
-        f"licence', or add {{{spec!r}: 'whose it is, its licence'}} to training['credits'] of config.json"
+        f"no owner and licence is on record for {spec}. Pretrain with --credit '{origin(spec)}=owner, licence', or add "
+        f"{{{spec!r}: 'owner, licence'}} to training['credits'] of config.json"
         for spec in data
         if credit(spec, record) is None
     ]
@@ -129,7 +130,7 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     for name, again in (("evaluation.json", f"evaluate-head {folder}"), ("trial.json", f"demo --head {folder}")):
         if (folder / name).is_file() and (of := measured(folder / name)) != head.fingerprint():
             problems.append(
-                f"{name} is of other weights (fingerprint {of}): run `action-heads {again}` again, or remove it"
+                f"{name} belongs to other weights (fingerprint {of}). Run `action-heads {again}` again, or remove it"
             )
     if problems:
         raise _refused(folder, problems)
@@ -144,7 +145,7 @@ def not_a_folder(folder: Path) -> PublishError:
 def unearned_names(names: Iterable[str], data: Sequence[str]) -> list[str]:
     """Return a problem for each dataset that a name claims but the recorded training data does not contain."""
     return [
-        f"{name!r} claims {corpus}, but the head was trained on {', '.join(data) or 'nothing'}: give it another name"
+        f"the name {name!r} claims {corpus}, but the head was trained on {', '.join(data) or 'nothing'}. Rename it"
         for name in dict.fromkeys(names)
         for corpus in CORPORA
         if corpus in name.lower() and not any(corpus in spec.lower() for spec in data)
@@ -172,8 +173,8 @@ def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Pub
         url = hub.push(folder, repo_id, **options)
     except hub.PushError as error:
         raise hub.PushError(
-            f"{error}\n  A commit arrives whole or not at all, so nothing is half-published; a repository that was to "
-            "be new may be there, empty. Mend the cause and publish again"
+            f"{error}\n  A commit is uploaded as a whole or not at all, so no file was published. A new repository may "
+            "exist already, but is empty. Fix the cause and publish again"
         ) from error
     last = url.rstrip("/").rsplit("/", 1)[-1]
     published = Published(url, f"refs/pr/{last}" if "/discussions/" in url else last)
@@ -183,30 +184,31 @@ def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Pub
 
 def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None = None) -> None:
     """Download what was published into an empty cache and compare its bytes, fingerprint and golden outputs."""
-    names = sorted(hub.contents(folder), key=lambda name: name.count("/"))  # the first one's folder is given back
+    # `find_on_hub` returns the folder of the first name, so a file at the top comes first.
+    names = sorted(hub.contents(folder), key=lambda name: name.count("/"))
     try:
         with tempfile.TemporaryDirectory() as cache:
-            # Not `find`, for which a local folder or a bundled head of this name would come first.
+            # `find` would prefer a local folder or a bundled head of this name.
             there = hub.find_on_hub(repo_id, names, revision=published.revision, cache_dir=cache, token=token)
             changed = [name for name in names if (there / name).read_bytes() != (folder / name).read_bytes()]
             if changed:
-                raise PublishError(f"{', '.join(changed)} came back changed")
+                raise PublishError(f"these files differ from what was uploaded: {', '.join(changed)}")
             loaded = ActionHead.from_pretrained(there)
             if loaded.fingerprint() != head.fingerprint():
-                raise PublishError(f"the fingerprint is {loaded.fingerprint()}, not {head.fingerprint()}")
+                raise PublishError(f"the fingerprint is {loaded.fingerprint()} instead of {head.fingerprint()}")
             if (there / golden.NAME).exists() and (off := golden.largest_difference(loaded, there)) > TOLERANCE:
-                raise PublishError(f"golden outputs are off by {off:.2g}")
+                raise PublishError(f"the golden outputs differ by {off:.2g}")
     except (OSError, ValueError) as error:
         page = published.url.split("/commit/")[0].split("/discussions/")[0]
         undo = (
             f"close {published.url}"
             if "/discussions/" in published.url
-            else f"delete the repository at {page}/settings if it is new; else revert the commit in a clone of it: "
+            else f"if the repository is new, delete it at {page}/settings. Otherwise revert the commit in a clone: "
             f"`git clone {page} && git revert {published.revision} && git push`"
         )
         raise PublishError(
-            f"{published.url} was made, but could not be verified: {error}.\n  Do not use it. To undo: {undo}.\n"
-            "  Then publish again"
+            f"{published.url} was uploaded, but could not be verified: {error}.\n  Do not use it. To undo the upload, "
+            f"{undo}.\n  Then publish again"
         ) from error
 
 

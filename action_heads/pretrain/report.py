@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 def opening(trainer: Trainer) -> str:
     """Return the text printed before the first training step."""
     c, o, folder = trainer.config, trainer.config.optimiser, trainer.config.folder
-    from_step = f", resumed from step {trainer.step:,}" if trainer.step else ""
+    from_step = f", resumed from training step {trainer.step:,}" if trainer.step else ""
     return (
-        f"{trainer.head}\n{o.steps:,} steps of {o.batch_size:,} chunks of {' + '.join(c.sources)}, {trainer.machine}"
-        f"{from_step}\nwatch: tensorboard --logdir {folder / 'state' / 'tensorboard'}"
+        f"{trainer.head}\n{o.steps:,} training steps of {o.batch_size:,} chunks of {' + '.join(c.sources)}, "
+        f"{trainer.machine}{from_step}\nwatch: tensorboard --logdir {folder / 'state' / 'tensorboard'}"
     )
 
 
@@ -51,7 +51,7 @@ def closing(head: ActionHead, out: Path) -> str:
         f"\n{head}\n"
         f"held-out loss {training['held_out_loss']:.4f} unconditional, "
         f"{training['held_out_loss_with_signal']:.4f} with the training signal\n"
-        f"{rate['training']} chunks/s (the step alone {rate['step_alone']}, the source alone {rate['source_alone']})\n"
+        f"{rate['training']} chunks/s (training step alone {rate['step_alone']}, source alone {rate['source_alone']})\n"
         f"The head is in {out} and its curves are in {out / 'curves.png'}. Next:\n"
         f"    action-heads evaluate-head {out}"
     )

@@ -1,4 +1,4 @@
-"""Settings of a pretraining run: one frozen, validated dataclass, which is also the command line."""
+"""Settings of a pretraining run, which are also the options of its command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SIZES = {
     "5m": (256, 8),
     "10m": (384, 8),
 }  # width, depth
-# Of what is built otherwise: a unet's channels double at each of its levels.
+# Sizes of other backbones. The channels of a unet double at each level.
 SIZES_OF = {"unet": {"1m": (24, 3), "2m": (40, 3), "5m": (72, 3), "10m": (104, 3), "244m": (512, 3)}}
 SPACES = {"absolute": EE_ABSOLUTE, "delta": EE_DELTA}
 DATA = ("synthetic:panda",)  # recorded motion added nothing: docs/results/stage1-signals.md
@@ -36,30 +36,30 @@ DATA = ("synthetic:panda",)  # recorded motion added nothing: docs/results/stage
 
 @dataclass(frozen=True)
 class PretrainConfig(Settings):
-    """Stage 1: pretrain a head on motion alone, without a single observation.
+    """Stage 1: pretrain a head on motion alone, without observations.
 
     Attributes:
-        out: folder of the head, and of the state to go on from.
-        name: what the head will be called.
-        arch: mlp (the paper's DP-MLP), mixer or transformer (both mix time), or unet (its DP-C).
-        size: 0.3m to 10m, parameters of an mlp's denoiser; of unet 1m to 10m or 244m.
-        width: residual width, instead of the size's.
-        depth: blocks (of unet: levels), instead of the size's.
-        horizon: steps of a chunk.
-        action: absolute poses, or delta: the change of pose in a step.
+        out: folder for the head and for the training state.
+        name: name of the head.
+        arch: backbone: mlp (the paper's DP-MLP), mixer, transformer or unet (its DP-C).
+        size: parameters of the denoiser, about: 0.3m to 10m; of a unet 1m to 10m or 244m.
+        width: residual width, in place of that of the size.
+        depth: number of blocks (of a unet: levels), in place of that of the size.
+        horizon: time steps of a chunk.
+        action: absolute poses, or delta, the change of pose per time step.
         data: source of motion; repeat it to mix several.
-        signal: what conditions Stage 1: code, joints, pose or none.
-        prediction: of the network: x0, epsilon, v or flow.
-        levels: of noise: uniform, logit_normal, beta or last.
-        task_boxes: share of chunks scaled to a random task's workspace.
-        mechanisms: adapters the head will take.
-        init: head of the same shape to go on from, instead of random weights.
-        precision: fp32, bf16, or auto: bf16 where it is faster.
-        seed: of weights, data and noise.
-        save_every: steps between saved states and held-out losses.
+        signal: signal that conditions Stage 1: code, joints, pose or none.
+        prediction: prediction of the network: x0, epsilon, v or flow.
+        levels: distribution of the noise levels: uniform, logit_normal, beta or last.
+        task_boxes: share of chunks scaled to the workspace of a random task.
+        mechanisms: mechanisms whose adapters the head can take.
+        init: head of the same shape whose weights to start from.
+        precision: fp32, bf16, or auto, which is bf16 where it is faster.
+        seed: seed of weights, data and noise.
+        save_every: training steps between saved states and held-out losses.
         workers: threads that draw batches ahead.
-        licence: of the head, for its record and card.
-        credit: SPEC=whose a source is and its licence; repeat it.
+        licence: licence of the head, for its record and card.
+        credit: owner and licence of a source; repeat it for several.
     """
 
     out: Annotated[Path | None, Shown("heads/<arch>-<size>", "DIR")] = None
@@ -88,57 +88,57 @@ class PretrainConfig(Settings):
         tuple[str, ...], tyro.conf.UseAppendAction, Shown("what is known of the source", "SPEC=TEXT")
     ] = ()
 
-    # Where things go, what they are called and owed to, what is saved when: nothing that a weight depends on.
+    # Settings that do not affect the weights: paths, names, credits, saving.
     WEIGHTLESS = ("out", "name", "licence", "credit", "save_every", "workers")
 
     def __post_init__(self):
         check_choices(self, arch=BACKBONES, action=SPACES, signal=objective.SIGNALS, prediction=PREDICTIONS)
         check_choices(self, levels=LEVELS, precision=PRECISIONS)
         if self.size not in self.sizes:
-            raise ValueError(f"{self.arch} has no size {self.size!r}; choose one of {', '.join(self.sizes)}")
+            raise mistake("size", f"is {self.size!r}; choose one of {', '.join(self.sizes)}, the sizes of {self.arch}")
         check_least(self, 1, "save_every", "workers")
         check_least(self, 0, "seed")
         if not 0 <= self.task_boxes <= 1:
-            raise mistake("task_boxes", f"is a share between 0 and 1, got {self.task_boxes}")
+            raise mistake("task_boxes", f"must be between 0 and 1, got {self.task_boxes}")
         if not self.licence.strip():
-            raise mistake("licence", "is empty; name one, such as apache-2.0 or cc-by-4.0")
-        self.credits  # noqa: B018 - its own checks, as those of the head, before any data is loaded
+            raise mistake("licence", "is empty. Name one, such as apache-2.0 or cc-by-4.0")
+        self.credits  # noqa: B018 - checks the credits, and the next line the head, before any data is loaded
         self.head()
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the head. No default names a corpus: only the user knows what the data is."""
+        """Return the folder of the head. Its default does not name a corpus, since only the user knows the data."""
         resized = self.width or self.depth
         size = "{}x{}".format(*self.shape) if resized else self.size
         return self.out or Path("heads") / f"{self.arch}-{size}"
 
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """Width and depth by name, as far as `arch` has them."""
+        """Return the width and depth of each size that `arch` has."""
         return SIZES_OF.get(self.arch, SIZES)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Width and depth."""
+        """Return width and depth."""
         width, depth = self.sizes[self.size]
         return self.width or width, self.depth or depth
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The data to use."""
+        """Return the sources of motion to use."""
         return self.data or DATA
 
     @property
     def credits(self) -> dict[str, str]:
-        """Source -> whose it is, its licence. Split at a source's end: its options may hold a = too."""
+        """Return owner and licence by source. A source may itself contain "=", so the text is split at its end."""
         known = {*self.sources, *map(origin, self.sources)}
         found = {}
         for text in self.credit:
             spec = max((s for s in known if text.startswith(f"{s}=")), key=len, default="")
             if not spec or not (owed := text[len(spec) + 1 :].strip()):
                 raise ValueError(
-                    f"credit {text!r} names no source of this run, or nothing that it is owed: write "
-                    f"'SPEC=whose it is, its licence', where SPEC is one of {', '.join(self.sources)}"
+                    f"credit {text!r} does not name a source of this run with its owner and licence. Write "
+                    f"'SPEC=owner, licence', where SPEC is one of {', '.join(self.sources)}"
                 )
             found[spec] = owed
         return found
@@ -159,7 +159,7 @@ class PretrainConfig(Settings):
         )
 
     def outcome(self) -> dict[str, Any]:
-        """Return what decides the weights, ready for JSON: all but `WEIGHTLESS`, and the data that is used."""
+        """Return the settings that decide the weights, ready for JSON: all but `WEIGHTLESS`, and the sources used."""
         values = super().outcome() | {"data": list(self.sources)}
-        # Runs of before `init` existed have no such key.
+        # Runs from before `init` existed do not have this key.
         return {key: value for key, value in values.items() if key != "init" or value is not None}

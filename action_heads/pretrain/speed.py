@@ -1,4 +1,4 @@
-"""The parts of a run's speed: the source alone, and the optimiser step alone."""
+"""Measure the speed of a run, and that of its data source and of its training step alone."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def measure(trainer: Trainer) -> dict[str, int | None]:
-    """Chunks a second of all processes: while training, and with loading and training each alone.
+    """Return the chunks per second of all processes: in training, of the training step alone, and of the source alone.
 
-    All processes call this together. The run is as before afterwards.
+    All processes call this together. It leaves the run unchanged.
     """
     config, trained = trainer.config, trainer.progress.training_seconds
     batch_size = config.optimiser.batch_size
-    steps = len(trainer.head.config.mechanisms)  # one turn of each
+    steps = len(trainer.head.config.mechanisms)  # one for each mechanism
     began = time.perf_counter()
     drawn = list(ahead(trainer.draw, range(max(5, 3 * config.workers)), config.workers))
     source = (time.perf_counter() - began) / len(drawn)
     batch = drawn[-1].to(trainer.accelerator.device)
     with untouched(trainer):
-        trainer.train_step(batch)  # warm
+        trainer.train_step(batch)  # warm-up
         wait(trainer)
         began = time.perf_counter()
         for _ in range(steps):
@@ -43,14 +43,14 @@ def measure(trainer: Trainer) -> dict[str, int | None]:
 
 
 def wait(trainer: Trainer) -> None:
-    """Until the device has done what it was told."""
+    """Wait until the device has finished its work."""
     if trainer.accelerator.device.type == "cuda":
         torch.cuda.synchronize()
 
 
 @contextmanager
 def untouched(trainer: Trainer) -> Iterator[None]:
-    """Undo the training steps that are taken inside the block."""
+    """Undo the training steps that are taken within this context."""
     step, tensors = trainer.step, {name: t.detach().clone() for name, t in trainer.state_dict().items()}
     try:
         yield

@@ -1,6 +1,6 @@
-"""`action-heads statistics`: the statistics of a recording's motion, which shape synthetic motion to it.
+"""Run `action-heads statistics`: write the statistics of a recording's motion, by which to shape synthetic motion.
 
-A lab can pretrain a head for its own motion on a machine that never sees its recordings.
+With them a head can be pretrained for the motion of a lab on a machine that does not have its recordings.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from action_heads.kinematics.statistics import MotionStatistics
 
 @dataclass(frozen=True)
 class StatisticsConfig:
-    """Write the statistics of a recording's motion, which shape Stage 1's synthetic motion to it.
+    """Write the statistics of a recording's motion, by which Stage 1 can shape synthetic motion.
 
-    `action-heads pretrain --data synthetic:FILE.json` makes motion with them.
+    `action-heads pretrain --data synthetic:FILE.json` generates motion with these statistics.
 
     Attributes:
-        data: a recording with the joints of a known arm.
-        out: the file to write.
-        credit: whose the recording is, and its licence; the file carries it.
+        data: recording with the joints of a known arm.
+        out: file to write.
+        credit: owner and licence of the recording, which the file states.
     """
 
     data: Annotated[str, Shown("none: it is needed", "SOURCE")] = ""
@@ -33,15 +33,15 @@ class StatisticsConfig:
 
     def __post_init__(self):
         if not self.data:
-            raise ValueError("--data is missing. Name a recording, such as lerobot:REPO_OR_FOLDER.")
+            raise ValueError("--data is missing. Name a recording, such as lerobot:FOLDER_OR_REPO")
         if Spec.parse(self.data).kind == "synthetic":
-            raise ValueError(f"--data {self.data} is not a recording. Name one, such as lerobot:REPO_OR_FOLDER.")
+            raise ValueError(f"--data {self.data} is not a recording. Name one, such as lerobot:FOLDER_OR_REPO")
         if self.out.suffix != ".json":
-            raise ValueError(f"--out {self.out} must end in .json, by which `synthetic:` knows statistics.")
+            raise ValueError(f"--out {self.out} must end in .json, by which synthetic:FILE is recognised")
 
 
 def statistics(config: StatisticsConfig) -> MotionStatistics:
-    """Measure all episodes of the recording and write the file."""
+    """Measure all episodes of the recording, write the file, and return the statistics."""
     spec = Spec.parse(config.data)
     table = open_windows(spec, 1, "all").trajectories
     hours = table.lengths.sum() / table.rate_hz / 3600

@@ -1,7 +1,7 @@
-"""One pretraining run as an object: modules, optimiser, data, and what a step and an evaluation are.
+"""The trainer of Stage 1: modules, optimiser, data, the training step and the evaluation.
 
-Everything random in step n of process r comes from generators seeded by (seed, n, r), so a run that was killed and goes
-on is the run that was not killed, and how far ahead batches are drawn changes nothing.
+All random numbers in training step n of process r come from generators that are seeded by (seed, n, r). A run that was
+killed and resumed therefore equals one that was not, and the result does not depend on how far ahead batches are drawn.
 
 Axes: b batch, h horizon, a action, c signal.
 """
@@ -28,7 +28,7 @@ from action_heads.training.streams import generator
 
 
 class Trainer(Training[Batch]):
-    """The state of one pretraining run, in each of its processes; average and history are the main process' alone."""
+    """The state of one pretraining run in each of its processes. Only the main process has average and history."""
 
     description = "pretraining"
 
@@ -41,19 +41,18 @@ class Trainer(Training[Batch]):
         torch.manual_seed(config.seed)
         self.head = ActionHead(head_config)
         window = data.window(head_config.space, head_config.horizon)
-        with self.accelerator.main_process_first():  # it fetches and unpacks what the others then find
+        with self.accelerator.main_process_first():  # it downloads and unpacks what the others then find
             source = data.mixture(config.sources, window)
             held_out = data.mixture(config.sources, window, "held_out")
-        self.sources = getattr(source, "record", [])  # a function has none
+        self.sources = getattr(source, "record", [])  # a plain function has none
         normalizer, joints = fit(source, head_config.space)
         if config.init:
             normalizer = go_on_from(config.init, self.head)
-        self.head.normalizer = copy.deepcopy(normalizer)  # on the device, while batches are made on the CPU
+        self.head.normalizer = copy.deepcopy(normalizer)  # a copy for the device; batches are made on the CPU
         seen = (head_config.space, normalizer, config.signal, config.task_boxes)
         self.batches, self.held_out = Batches(source, *seen), Batches(held_out, *seen)
         self.stage = Stage1(self.head, config.signal, signal_width(config, joints), config.levels)
-        # Only the model: accelerate's optimiser and schedulers wrap what needs no wrapping here, and hide the state
-        # that `state` saves without pickling.
+        # Only the model is prepared. A wrapped optimiser would hide the state that is saved here without pickling.
         self.model = self.accelerator.prepare(self.stage)
         self.parameters = list(self.stage.parameters())
         lr, ema = config.optimiser.lr, config.optimiser.ema
@@ -74,7 +73,7 @@ class Trainer(Training[Batch]):
         return ahead(self.draw, range(self.step, self.config.optimiser.steps), self.config.workers)
 
     def train_step(self, batch: Batch | None = None) -> Tensor:
-        """One optimiser step, on a batch drawn now if none was drawn ahead. Returns the loss (scalar) of this part."""
+        """Take one training step on a batch, by default one drawn now. Return the loss (scalar) of this process."""
         device, config = self.accelerator.device, self.config
         noise = generator("noise", config.seed, self.step, self.accelerator.process_index, device=device)
         for group in self.optimizer.param_groups:
@@ -84,8 +83,8 @@ class Trainer(Training[Batch]):
 
     @torch.no_grad()
     def evaluate(self, batches: int = 12) -> float:
-        """Mean loss of the averaged weights on held-out chunks, the same ones every time, with their signal."""
-        assert self.ema, "the main process evaluates: the others have no average"
+        """Return the mean loss of the averaged weights on held-out chunks with their signal, always the same ones."""
+        assert self.ema, "only the main process has an average to evaluate"
         seed, device = self.config.seed, self.accelerator.device
         for i in range(len(self._evaluation), batches):
             self._evaluation.append(self.held_out.draw(256, generator("held-out batch", seed, i)).to(device))
@@ -98,9 +97,9 @@ class Trainer(Training[Batch]):
 
     @torch.no_grad()
     def evaluate_unconditional(self, chunks: int = 2048) -> float:
-        """Mean loss on held-out chunks as a fresh adapter would meet them: no signal, the head's own statistics.
+        """Return the mean loss on held-out chunks without a signal, in the head's own units, as a fresh adapter has it.
 
-        Over all noise levels alike, whatever `levels` training drew, so that heads can be compared.
+        All noise levels count equally, whatever `levels` training used, so that heads can be compared.
         """
         device, mechanisms = self.accelerator.device, self.head.config.mechanisms
         motion = self.held_out.source(chunks, generator("held-out batch", 0))
@@ -112,24 +111,24 @@ class Trainer(Training[Batch]):
 
 
 def go_on_from(name: str, head: ActionHead) -> Normalizer:
-    """Copy the weights of a pretrained head, and return its normalizer, in whose units it computes."""
+    """Copy the weights of a pretrained head into `head`, and return its normalizer, since its units must be kept."""
     first = ActionHead.from_pretrained(name)
     theirs, ours = first.config.to_dict(), head.config.to_dict()
     shape = ours.keys() - {"name", "training", "fingerprint"}
     if other := [key for key in ours if key in shape and theirs.get(key) != ours[key]]:
         had = ", ".join(f"{key} {theirs.get(key)}" for key in other)
         asked = ", ".join(f"{key} {ours[key]}" for key in other)
-        raise ValueError(f"--init {name} has {had}, but this run makes a head with {asked}. Make them the same.")
+        raise ValueError(f"--init {name} has {had}, but this run makes a head with {asked}. Make them equal")
     head.load_state_dict(first.state_dict())
     return first.normalizer
 
 
 def signal_width(config: PretrainConfig, joints: int) -> int:
-    """Width c of what Stage 1 conditions on, given that of the joints the sources have (0 for none)."""
+    """Return the width c of the signal. `joints` is the width of the sources' joint signal, 0 if they have none."""
     if config.signal == "joints" and not joints:
         raise ValueError(
-            f"signal is 'joints', but of {', '.join(config.sources)} not every source knows joints: "
-            "use --signal code, which needs none"
+            f"--signal joints needs joints from every source, but not all of {', '.join(config.sources)} have them, or "
+            "their numbers differ. Use --signal code, which needs no joints"
         )
     head = config.head()
     return joints if config.signal == "joints" else head.space.dim * head.horizon

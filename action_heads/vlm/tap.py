@@ -62,7 +62,8 @@ class Tap(nn.Module):
         >>> tokens, mask = tap(input_ids=torch.randint(99, (1, 7)))
         >>> tokens.shape, mask.shape
         (torch.Size([1, 7, 32]), torch.Size([1, 7]))
-        >>> policy = ActionHead.from_pretrained("dae/mlp-5m-fk").attach(AdaLNZero(cond_dim=tap.width, pool="attention"))
+        >>> head = ActionHead.from_pretrained("dae/mixer-5m-fk")
+        >>> policy = head.attach(AdaLNZero(cond_dim=tap.width, pool="attention"))
         >>> policy.sample(tokens, mask=mask).shape
         torch.Size([1, 16, 10])
     """

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import draccus
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
@@ -22,6 +23,8 @@ from action_heads.io import files
 from action_heads.modes import MODES
 from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
+
+draccus.encode.register(VisionConfig, lambda vision, _=None: draccus.encode(vision.to_dict()))  # type: ignore[attr-defined]  # draccus hides it
 
 FIT = FitConfig()
 # The fields that give a checkpoint's weights their meaning. They can't change after training.
@@ -110,12 +113,12 @@ class DAEConfig(OptimizerFlags):
     Each field is a flag, `--policy.<field>`. LeRobot prints the text below a field as its help.
 
     Examples:
-        >>> config = DAEConfig(head="dae/mlp-5m-fk-delta", action_layout="libero", hidden_dim=64)
+        >>> config = DAEConfig(head="dae/mixer-5m-fk-delta", action_layout="libero", hidden_dim=64)
         >>> config.adapter_config.mechanism
         'adaln_zero'
     """
 
-    head: str = "dae/mlp-5m-fk"
+    head: str = "dae/mixer-5m-fk"
     """Bundled name, folder or Hub id of the pretrained head."""
     head_revision: str | None = None
     """Revision of the head on the Hub: a branch, tag or commit."""
@@ -156,6 +159,8 @@ class DAEConfig(OptimizerFlags):
     """Let it see observation.environment_state; None: only if there are no cameras."""
     vision: VisionConfig = field(default_factory=VisionConfig)
     """Image encoder of every camera."""
+    remember: bool = False
+    """Encode each image once and keep the output in memory; needs vision.train=false, without crop and jitter."""
     text: TextConfig | None = None
     """Encoder of the task's description; None: the description is not read."""
     vlm: VLMConfig | None = None
@@ -197,13 +202,13 @@ class DAEConfig(OptimizerFlags):
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write config.json as LeRobot does, but without `vlm` if there is none, so that older releases read it."""
+        """Write config.json as LeRobot does, but without new fields that are unset, so that older releases read it."""
         super()._save_pretrained(save_directory)
-        if self.vlm is None:
-            path = Path(save_directory) / "config.json"
-            values = files.read_json(path)
-            values.pop("vlm", None)
-            files.write_text(path, json.dumps(values, indent=4))
+        path = Path(save_directory) / "config.json"
+        values = files.read_json(path)
+        kept = {name: value for name, value in values.items() if value or name not in ("vlm", "remember")}
+        if kept != values:
+            files.write_text(path, json.dumps(kept, indent=4))
 
     def chunk(self) -> int:
         """Return the time steps of a chunk, read from the head's config file if no flag gives them."""

@@ -35,6 +35,7 @@ from lerobot_policy_dae.draws import Draws
 from lerobot_policy_dae.heads import flag
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
 from lerobot_policy_dae.observations import Observations, contract_of, settle
+from lerobot_policy_dae.remembered import Remembered
 from lerobot_policy_dae.statistics import check_actions
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class DAEPolicy(PreTrainedPolicy):
             self.learn_tasks(dataset_meta)
         self.sampling = Sampling(config.sampler, config.num_inference_steps)
         self.draws = Draws(config)
+        self.remembered = Remembered(self.encoder, dataset_meta) if config.remember else None
         self.executor = Executor(
             self.conditioned,
             execute=config.n_action_steps,
@@ -213,6 +215,8 @@ class DAEPolicy(PreTrainedPolicy):
         with augmented:
             if first and self.encoder.vlm is not None:
                 self._standardise(images, state, task)
+            if self.remembered is not None:
+                chunks["outputs"] = self.remembered(images)
             return self.observed.loss(chunks, task, generator=noise, **vars(config.noise)), None
 
     @torch.no_grad()

@@ -176,7 +176,7 @@ def test_mistyped_commands_get_the_nearest_name(capsys):
         (["adapt", "--steps", "many"], "--steps: .*'many'"),
         (["adapt", "--steps"], "--steps"),
         (["adapt", "extra"], "extra"),
-        (["export"], "needed and not given: adapter"),
+        (["export"], "required but not given: adapter"),
         (["adapt", "--mode", "normall"], "did you mean 'normal'"),
         (["adapt", "--adapter", "flim"], "did you mean 'film'"),
         (["pretrain", "--arch", "mixr"], "did you mean 'mixer'"),

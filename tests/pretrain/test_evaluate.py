@@ -42,7 +42,7 @@ def test_a_trained_head_beats_a_random_one(tmp_path, capsys):
     assert trained["samples"]["film"]["acceleration_mm"]["mean"] < random["samples"]["film"]["acceleration_mm"]["mean"]
     text = capsys.readouterr().out
     assert "| synthetic:panda " in text
-    assert "saw 80% of its training chunks magnified" in text
+    assert "was trained with 80% of the chunks enlarged" in text
     assert "action-heads evaluate-head dae/mixer-5m-fk" in text
 
 
@@ -75,7 +75,7 @@ def test_delta_heads_have_steps_and_no_reach(tmp_path):
     assert 1 < real["step_mm"]["mean"] < 100
     text = (tmp_path / "evaluation.md").read_text()
     assert "in reach" not in text
-    assert "denoises each step of a chunk alone" in text
+    assert "denoises each time step of a chunk separately" in text
 
 
 def test_errors_over_few_episodes_are_said_to_be_too_small(saved, tmp_path):
@@ -95,7 +95,7 @@ def test_against_other_heads(saved, tmp_path):
     assert list(results["heads"]) == ["test/tiny", "test/other", str(same), "random"]
     assert results["heads"]["test/tiny"] == results["heads"][str(same)]
     delta = tiny_head("mlp", space=EE_DELTA).save_pretrained(tmp_path / "delta")
-    with pytest.raises(ValueError, match="can't stand in one table"):
+    with pytest.raises(ValueError, match="their errors cannot be compared"):
         evaluate(few(saved, against=(str(delta),)))
 
 

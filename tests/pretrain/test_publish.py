@@ -94,7 +94,7 @@ def test_dry_run_writes_the_card_and_sends_nothing(folder, fake_hub, capsys):
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "README.md", "golden.safetensors"])
 def test_a_corrupted_upload_is_noticed(folder, fake_hub, file):
     fake_hub.tamper = file
-    with pytest.raises(PublishError, match=f"could not be verified: {file} came back changed") as caught:
+    with pytest.raises(PublishError, match=f"these files differ from what was uploaded: {file}") as caught:
         publish(PublishConfig(folder, "me/tiny"))
     assert "git revert" in str(caught.value)
     assert f"{fake_hub.url}/me/tiny/settings" in str(caught.value)
@@ -141,12 +141,12 @@ def test_all_that_is_wrong_is_told_at_once(folder, fake_hub):
     for says in (
         "curves.png is missing",
         "no 'command'",
-        "no 'licence': pretraining writes it (--licence)",
-        "no credit or licence is on record for npz:mine.npz: pretrain with --credit 'npz:mine.npz=",
+        "no 'licence'. Pretraining writes it (--licence)",
+        "no owner and licence is on record for npz:mine.npz. Pretrain with --credit 'npz:mine.npz=",
         "training['credits'] of config.json",
         "'me/tiny-droid' claims droid, but the head was trained on npz:mine.npz",
-        "evaluation.json is of other weights (fingerprint of another)",
-        "trial.json is of other weights (fingerprint of another)",
+        "evaluation.json belongs to other weights (fingerprint of another)",
+        "trial.json belongs to other weights (fingerprint of another)",
     ):
         assert says in str(caught.value)
     assert fake_hub.requests == []
@@ -154,7 +154,7 @@ def test_all_that_is_wrong_is_told_at_once(folder, fake_hub):
 
 def test_golden_outputs_must_agree(folder):
     golden.save(tiny_head("mixer", seed=1), folder)
-    with pytest.raises(PublishError, match="golden outputs are off by"):
+    with pytest.raises(PublishError, match="golden outputs differ by"):
         check(folder)
 
 

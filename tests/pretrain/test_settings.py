@@ -101,7 +101,7 @@ def test_credits_are_of_sources():
     assert config.credits == {data[0]: "ours = CC0", "npz:b.npz": "theirs, MIT"}
     assert PretrainConfig(data=data, credit=("npz:a.npz=ours",)).credits == {"npz:a.npz": "ours"}  # its options aside
     for wrong in ("npz:c.npz=mine", "npz:b.npz", "npz:b.npz="):
-        with pytest.raises(ValueError, match=r"names no source of this run.*one of npz:a\.npz\?short=skip@2, npz:b"):
+        with pytest.raises(ValueError, match=r"not name a source of this run.*one of npz:a\.npz\?short=skip@2, npz:b"):
             PretrainConfig(data=data, credit=(wrong,))
 
 
@@ -129,14 +129,14 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         ({"signal": "images"}, "choose one of code, joints, pose, none"),
         ({"arch": "gru"}, "choose one of mlp, mixer, transformer, unet"),
         ({"size": "7b"}, "choose one of 0.3m, 0.7m, 1m, 2m, 5m, 10m"),
-        ({"size": "244m"}, "mlp has no size '244m'; choose one of 0.3m, 0.7m"),
-        ({"arch": "unet", "size": "0.3m"}, "unet has no size '0.3m'; choose one of 1m, 2m, 5m, 10m, 244m"),
+        ({"size": "244m"}, "size is '244m'; choose one of 0.3m, 0.7m"),
+        ({"arch": "unet", "size": "0.3m"}, "size is '0.3m'; choose one of 1m, 2m, 5m, 10m, 244m, the sizes of unet"),
         ({"arch": "unet", "horizon": 18}, "multiple of 4; got 18. Use 16"),
         ({"action": "relative"}, "choose one of absolute, delta"),
         ({"levels": "cosine"}, "choose one of uniform, logit_normal, beta, last"),
         ({"schedule": "step"}, "choose one of cosine, constant"),
         ({"precision": "fp16"}, "choose one of auto, fp32, bf16"),
-        ({"task_boxes": 2}, "share between 0 and 1"),
+        ({"task_boxes": 2}, "must be between 0 and 1, got 2"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be positive"),
         ({"ema": 1.0}, "ema must be at least 0 and below 1"),

@@ -143,7 +143,7 @@ def test_the_card_is_of_this_run_and_keeps_the_user_s_part(tmp_path):
 
 
 def test_a_source_that_would_never_be_drawn_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"recorded:panda@2 would never be drawn.*a batch of 8 chunks a process"):
+    with pytest.raises(ValueError, match=r"recorded:panda@2 would never be drawn.*the 8 chunks that a process draws"):
         Trainer(tiny(tmp_path, data=("synthetic:panda@98", "recorded:panda@2")))
 
 

@@ -48,9 +48,10 @@ def test_heads_fit_the_actions(tmp_path):
     libero = Run(family="libero", task="libero_object", head="paper", data="lerobot:a/b", observation="image")
     assert heads.bundled(libero) == "dae/mlp-5m-fk-delta"
     assert heads.bundled(replace(libero, family="mimicgen")) == "dae/mlp-5m-fk"
-    config = heads.stage1(replace(libero, backbone="mixer"), tmp_path)
+    assert heads.bundled(replace(libero, backbone="mixer")) == "dae/mixer-5m-fk-delta"
+    config = heads.stage1(replace(libero, backbone="transformer"), tmp_path)
     assert config
-    assert config.action == "delta", "no such mixer is bundled, so it is pretrained"
+    assert config.action == "delta", "no such transformer is bundled, so it is pretrained"
     assert heads.stage1(libero, tmp_path) is None
     with pytest.raises(ValueError, match="motion of the experts"):
         heads.stage1(replace(libero, stage1=("own",)), tmp_path)

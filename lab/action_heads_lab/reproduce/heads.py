@@ -27,6 +27,7 @@ BUNDLED = {
     ("mlp", "absolute"): "dae/mlp-5m-fk",
     ("mixer", "absolute"): "dae/mixer-5m-fk",
     ("mlp", "delta"): "dae/mlp-5m-fk-delta",
+    ("mixer", "delta"): "dae/mixer-5m-fk-delta",
 }
 
 

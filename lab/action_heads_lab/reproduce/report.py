@@ -25,7 +25,7 @@ STAGE_1 = {"stage1": None, "signal": None}
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write tables and figures of a results folder, with the paper's figures beside ours.
+    """Write tables and figures of a results folder, beside the numbers of the paper.
 
     Attributes:
         results: folder that reproduce.py wrote, including its subfolders.

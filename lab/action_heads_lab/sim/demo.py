@@ -62,7 +62,7 @@ class DemoConfig:
     """
 
     task: str = "Lift"
-    head: str = "dae/mlp-5m-fk"
+    head: str = "dae/mixer-5m-fk"
     adapter: str = "adaln_zero"
     through: str = "code"
     hidden: int = 64

@@ -94,11 +94,10 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
         colour = COLOURS[row.name]
         left.bar(i, rate, color=colour, width=0.65)
         left.errorbar(i, rate, [[max(0, rate - low)], [max(0, high - rate)]], color="#333333", capsize=4, linewidth=1.2)
-        left.annotate(f"{row.successes}/{row.episodes}", (i, 0.02), ha="center", fontsize=9)
         progress = [(j + 0.5) / len(row.losses) for j in range(len(row.losses))]
         right.plot(progress, row.losses, color=colour, label=row.name)
     left.set(ylim=(0, 1.02), ylabel="success rate", title=title)
-    left.set_xticks(range(len(rows)), [row.name for row in rows])
+    left.set_xticks(range(len(rows)), [f"{row.name}\n{row.successes} of {row.episodes}" for row in rows])
     right.set(yscale="log", xlabel="share of training", ylabel="denoising loss")
     right.legend(frameon=False)
     for axes in (left, right):

@@ -1,0 +1,103 @@
+"""The outputs of a frozen vision network for a recording's images, cached on disk and shared by all runs.
+
+Axes: N rows of the recording, H and W pixels, w width, y and x rows and columns of a map.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from action_heads._util.machine import cache_home
+from action_heads.data.formats import Recording
+from action_heads.encoders import ObservationEncoder
+from action_heads.io.files import fingerprint
+from action_heads.io.output_cache import Inputs, Outputs, collect, shapes
+from action_heads.observed_policy import GREY
+
+AT_ONCE, SHARD = 32, 1024  # images that run together, and images in a file
+READ = 64  # time steps that are read at once
+
+
+def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: bool) -> dict[str, Outputs]:
+    """Return the network's outputs for every row (N ...) of a recording, by camera, and compute those that are missing.
+
+    Vectors and keypoints are stored as float32, and maps as bfloat16. The key of an output is a hash of the network
+    and of the image, so runs and recordings share it.
+
+    Args:
+        encoder: the encoder with the frozen vision network.
+        recording: the recording.
+        blind: give the outputs for grey images.
+
+    Raises:
+        ValueError: the network trains, its images are augmented at random, or the disk has too little room.
+    """
+    encoder.eval()
+    identity, folder, found = encoder.identity(), cache_home() / "features", {}
+    announce(encoder, recording, folder, identity)
+    for camera in encoder.cameras:
+        found[camera] = collect(
+            grey(recording, camera) if blind else images(recording, camera),
+            folder,
+            identity,
+            key=lambda inputs: fingerprint(inputs, identity),
+            shape=shapes,
+            run=lambda waiting: run(encoder, waiting),
+            **{"batch_size": AT_ONCE, "shard_size": SHARD},
+            **{"total": int(recording.lengths.sum()), "desc": f"encoding {camera}", "unit": "image"},
+        )
+    return found
+
+
+def announce(encoder: ObservationEncoder, recording: Recording, folder: Path, identity: str) -> None:
+    """Print how large the outputs of a recording are, and raise if the disk has too little room for them."""
+    sizes = {camera: recording.cameras[camera] for camera in encoder.cameras}
+    example = {camera: {"image": torch.zeros(3, *size, dtype=torch.uint8)} for camera, size in sizes.items()}
+    each = {camera: run(encoder, [inputs])[0] for camera, inputs in example.items()}
+    rows = int(recording.lengths.sum())
+    total = rows * sum(x.numel() * x.element_size() for x in each.values())
+    shape = " x ".join(map(str, next(iter(each.values())).shape))
+    print(f"outputs of the frozen encoder: {len(each) * rows:,} images, {shape} each, {size_of(total)} in {folder}")
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    kept = sum(path.stat().st_size for path in folder.glob(f"{identity[:12]}-*"))
+    if (free := shutil.disk_usage(there).free) < total - kept:
+        raise ValueError(
+            f"the outputs of the frozen encoder need {size_of(total - kept)} more, but {there} has {size_of(free)} "
+            "left. Free some space, set ACTION_HEADS_CACHE to another disk, or choose smaller outputs, such as "
+            "--pool keypoints"
+        )
+
+
+def size_of(count: int) -> str:
+    """Return a number of bytes as text."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def images(recording: Recording, camera: str) -> Iterator[Inputs]:
+    """Yield the image (3 H W), uint8, of every row."""
+    for episode, length in enumerate(recording.lengths.tolist()):
+        for first in range(0, length, READ):
+            for image in recording.pictures(camera, episode, np.arange(first, min(first + READ, length))):
+                yield {"image": torch.from_numpy(image).permute(2, 0, 1)}
+
+
+def grey(recording: Recording, camera: str) -> Iterator[Inputs]:
+    """Yield a grey image (3 H W) for every row."""
+    image = torch.full((3, *recording.cameras[camera]), GREY)
+    for _ in range(int(recording.lengths.sum())):
+        yield {"image": image}
+
+
+@torch.no_grad()
+def run(encoder: ObservationEncoder, waiting: list[Inputs]) -> list[Tensor]:
+    """Return the output of the vision network, (w) or (w y x), for each of several images of one size."""
+    batch = torch.stack([inputs["image"] for inputs in waiting])
+    batch = batch if batch.is_floating_point() else batch.float() / 255
+    out = encoder.backbone([batch[:, None]])[0][:, 0]
+    return list(out.to(torch.float32 if out.ndim == 2 else torch.bfloat16))

@@ -1,0 +1,228 @@
+r"""Where pretraining pays on images: success of policies on cached keypoints of a frozen encoder.
+
+A cell records and encodes nothing: demonstrations come from `action-heads record`, their keypoints
+from the cache of `action-heads adapt --train-encoder cached`, so a cell is one short training run and its rollouts.
+Finished cells are kept in benchmarks/results/images.json, and a run that was killed goes on.
+
+    for task in Lift Stack PickPlaceCan; do
+      uv run action-heads record $task outputs/images/$task-25 --demos 25 --size 128 \
+        --cameras agentview robot0_eye_in_hand
+    done
+    uv run benchmarks/images.py --encoder outputs/encoders/mobilenetv2 [--only Lift] [--minutes 60]
+    uv run benchmarks/images_report.py     # the page's tables and figures, from all that is finished
+
+Axes: N rows, c condition, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from action_heads_lab.policies import actor
+from action_heads_lab.sim.observations import Sight
+from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.rollout import rollout
+from action_heads_lab.sim.tasks import description
+from common import RESULTS, write_results
+from torch import Tensor
+
+from action_heads import ActionHead, Normalizer
+from action_heads.adapt.build import build
+from action_heads.adapt.settings import AdaptConfig, Vision
+from action_heads.adapters.config import AdapterConfig
+from action_heads.fit import FitConfig, fit
+from action_heads.observed_policy import ObservedPolicy
+
+CAMERAS = ("agentview", "robot0_eye_in_hand")
+HEAD = "dae/mixer-5m-fk"
+EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run and its rollouts. `blind` is the mode decoupled with mean keypoints for every image."""
+
+    task: str
+    mode: str = "decoupled"
+    demos: int = 25
+    through: str = "code"
+    hidden: int | None = 24
+    lr: float = 1e-2
+    steps: int = 400
+    seed: int = 0
+
+
+ADDED = ("successes", "episodes", "rollout_cpu_seconds")  # what later rollouts of a cell add to
+NORMAL: dict[str, Any] = {"mode": "normal", "through": "both", "hidden": None, "lr": 2.5e-3}
+TASKS = ("Lift", "Stack", "PickPlaceCan")
+
+
+def modes(task: str, **changes: Any) -> list[Cell]:
+    """Return the cells of every mode, with the smallest adapter on a frozen head."""
+    frozen = [Cell(task, mode, **changes) for mode in ("decoupled", "random-frozen")]
+    return [*frozen, Cell(task, **NORMAL | changes)]
+
+
+def sizes(task: str) -> list[Cell]:
+    """Return the cells with larger adapters on a frozen head."""
+    frozen = ("decoupled", "random-frozen")
+    middle = [Cell(task, mode, hidden=128) for mode in frozen]
+    return middle + [Cell(task, mode, through="both", hidden=256, lr=2.5e-3) for mode in frozen]
+
+
+CELLS = [
+    *modes("Lift"),
+    Cell("Lift", "blind"),
+    *modes("Stack"),
+    *modes("PickPlaceCan"),
+    *modes("Lift", demos=10),
+    *sizes("Lift"),
+    Cell("Stack", "blind"),
+    Cell("PickPlaceCan", "blind"),
+    *modes("Stack", demos=10),
+    *modes("PickPlaceCan", demos=10),
+    *(cell for task in TASKS for cell in modes(task, demos=100)),
+    *sizes("Stack"),
+    *sizes("PickPlaceCan"),
+]
+
+
+class Demonstrations(NamedTuple):
+    """The training data of one recording, and the parts of its policies that no mode changes."""
+
+    template: ObservedPolicy
+    cond: Tensor  # (N c)
+    actions: Tensor  # (N h a)
+    is_pad: Tensor  # (N h)
+    episode: np.ndarray  # (N,)
+    images: int  # numbers of the condition that come from images, before the state
+
+
+def demonstrations(folder: Path, encoder: str) -> Demonstrations:
+    """Read a recording with the keypoints of its images, as `action-heads adapt --train-encoder cached` does."""
+    vision = Vision(encoder, "cached", pool="keypoints", stride=16)
+    config = AdaptConfig(
+        data=f"lerobot:{folder}",
+        head=HEAD,
+        cameras=CAMERAS,
+        vision=vision,
+        observation_steps=1,
+        held_out=0.0,
+        workers=0,
+    )
+    template, windows, _ = build(config)
+    assert windows.outputs is not None
+    rows = [windows[i] for i in range(len(windows))]
+    seen = {camera: windows.outputs[camera][:].unsqueeze(1) for camera in CAMERAS}
+    with torch.no_grad():
+        cond = template.encode(state=windows.state.unsqueeze(1), outputs=seen)[0]
+    assert isinstance(cond, Tensor)
+    actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
+    images = len(CAMERAS) * template.encoder.features
+    return Demonstrations(template, cond, actions, is_pad, windows.episode_of, images)
+
+
+def without_images(data: Demonstrations, state: Tensor) -> Tensor:
+    """Return the condition (b c) of a state (b d) with the mean keypoints of all demonstrations."""
+    return torch.cat([data.cond[:, : data.images].mean(0).expand(len(state), -1), state], dim=-1)
+
+
+def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
+    """Train the policy of a cell, or load it if a killed run has trained it. `training_record` holds its costs."""
+    place = folder / "policies" / "-".join(map(str, asdict(cell).values()))
+    if (place / "policy.json").exists():
+        return ObservedPolicy.from_pretrained(place)
+    kept = torch.from_numpy(data.episode < cell.demos)
+    blind = cell.mode == "blind"
+    cond, actions, is_pad = data.cond[kept], data.actions[kept], data.is_pad[kept]
+    head = ActionHead.from_pretrained(HEAD).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
+    torch.manual_seed(cell.seed)
+    adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
+    adapter.standardize(cond)
+    if blind:
+        cond = without_images(data, cond[:, data.images :])
+    policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
+    began = time.process_time()
+    settings = FitConfig(steps=cell.steps, lr=cell.lr, seed=cell.seed)
+    losses = fit(policy, actions, cond, is_pad=is_pad, config=settings)
+    record = {
+        "trained": policy.num_trainable,
+        "loss": round(sum(losses[-50:]) / 50, 4),
+        "training_cpu_seconds": round(time.process_time() - began),
+        "threads": torch.get_num_threads(),
+    }
+    observed = ObservedPolicy(data.template.encoder, policy, data.template.contract, record)
+    observed.save(place)
+    return observed.eval()
+
+
+def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[str, Any]:
+    """Train the policy of a cell and roll it out from these seeds."""
+    observed = trained(cell, data, folder)
+    began = cpu()
+    noise, contract, policy = torch.Generator().manual_seed(cell.seed), observed.contract, observed.policy
+    blind = cell.mode == "blind"
+
+    def without(seen: dict[str, np.ndarray]) -> np.ndarray:
+        cond = without_images(data, torch.from_numpy(seen["state"][:, -1]).float())
+        with torch.no_grad():
+            return policy.sample(cond, generator=noise, steps=DENOISING).numpy()
+
+    result = rollout(
+        cell.task,
+        without if blind else actor(observed, description(cell.task), noise, steps=DENOISING),
+        seeds,
+        **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
+        sight=Sight(contract.state, {} if blind else {name: size[0] for name, size in contract.sizes.items()}, 1),
+    )
+    outcome = {"successes": int(result.success.sum()), "episodes": len(seeds), "rollout_cpu_seconds": cpu() - began}
+    return {**asdict(cell), **observed.training_record, **outcome}
+
+
+def cpu() -> int:
+    """Return the CPU seconds of this process and of the simulations that it has ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(each.ru_utime + each.ru_stime for each in used))
+
+
+def finished() -> list[dict[str, Any]]:
+    """Return the finished cells."""
+    path = RESULTS / "images.json"
+    return json.loads(path.read_text())["results"] if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
+    parser.add_argument("--data", type=Path, default=Path("outputs/images"), help="folder of the recordings")
+    parser.add_argument("--only", nargs="*", default=TASKS, help="tasks to run")
+    parser.add_argument("--minutes", type=float, default=60, help="begin no further cell after so many minutes")
+    parser.add_argument("--episodes", type=int, default=50, help="rollouts of a cell; one that had fewer is continued")
+    options = parser.parse_args()
+    began, read = time.monotonic(), {}
+    for cell in CELLS:
+        rows, place = finished(), options.data / f"{cell.task}-{max(cell.demos, 25)}"  # 10 are the first of 25
+        before = next((row for row in rows if asdict(cell).items() <= row.items()), dict.fromkeys(ADDED, 0))
+        if cell.task not in options.only or not place.exists() or before["episodes"] >= options.episodes:
+            continue
+        if time.monotonic() - began > 60 * options.minutes:
+            break
+        if place not in read:
+            read = {place: demonstrations(place, options.encoder)}
+        row = run(cell, read[place], options.data, range(before["episodes"], options.episodes))
+        row |= {key: row[key] + before[key] for key in ADDED}
+        row["interval"] = wilson(row["successes"], row["episodes"])
+        print(json.dumps(row), flush=True)
+        write_results("images", [*(other for other in rows if other is not before), row])
+
+
+if __name__ == "__main__":
+    main()

@@ -196,7 +196,7 @@ def cpu() -> int:
 def finished() -> list[dict[str, Any]]:
     """Return the finished cells."""
     path = RESULTS / "images.json"
-    return json.loads(path.read_text())["results"] if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
 
 
 def main() -> None:

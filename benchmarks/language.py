@@ -271,7 +271,7 @@ def write_page(rows: list[dict[str, Any]]) -> None:
 def kept() -> list[dict[str, Any]]:
     """Return the runs so far."""
     path = RESULTS / "language.json"
-    return json.loads(path.read_text())["results"] if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
 
 
 def main(

@@ -182,7 +182,7 @@ def roll_out(cell: Cell, observed: ObservedPolicy, data: Demonstrations, task: s
 def finished() -> list[dict[str, Any]]:
     """Return the rows of all cells that were begun. `rolled` holds the successes of each task."""
     path = RESULTS / f"{NAME}.json"
-    return json.loads(path.read_text())["results"] if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
 
 
 def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: float) -> None:

@@ -17,6 +17,7 @@ from packs import Pack, action_heads, cores, files, options
 
 CHUNKS, BATCH = 20_000_000, 2048
 HEADS = {
+    "mixer-5m-fk-delta": ("--arch", "mixer", "--action", "delta"),
     "mixer-5m-fk": ("--arch", "mixer"),
     "mlp-5m-fk": ("--arch", "mlp"),
     "mlp-5m-fk-delta": ("--arch", "mlp", "--action", "delta"),

@@ -95,7 +95,7 @@ def test_every_command_is_one_that_its_settings_accept(name, toy, packs, monkeyp
         }
     if name == "pack_4_stage1" and not toy:
         made = [one for one in machine.settings if getattr(one, "name", None) and one.optimiser.steps > 200]
-        assert [one.optimiser.steps * one.optimiser.batch_size >= 20_000_000 for one in made] == [True] * 3
+        assert [one.optimiser.steps * one.optimiser.batch_size >= 20_000_000 for one in made] == [True] * 4
 
 
 def test_a_command_that_takes_too_long_is_ended_with_its_children(packs, tmp_path, capsys):

@@ -47,7 +47,7 @@ def test_a_share_of_nothing_is_refused():
     names = ["synthetic:panda@400", "recorded:panda@2"]
     data.check_shares(names, 256)
     with pytest.raises(
-        ValueError, match=r"recorded:panda@2 would never be .*is 2 of 402 .*64 chunks a process.*--batch"
+        ValueError, match=r"recorded:panda@2 would never be .*is 2 of 402 .*64 chunks that a process.*--batch"
     ):
         data.check_shares(names, 64)
 
@@ -85,7 +85,7 @@ def test_arms_with_other_joints_mix_by_their_poses_alone():
 
 
 def test_sources_that_do_not_mix():
-    with pytest.raises(ValueError, match=r"panda at 15 Hz, synthetic:panda\?rate=20 at 20 Hz. Give all the same"):
+    with pytest.raises(ValueError, match=r"panda at 15 Hz, synthetic:panda\?rate=20 at 20 Hz. Give all of them the same"):
         data.mixture(["recorded:panda", "synthetic:panda?rate=20"], 16)
     with pytest.raises(ValueError, match="tip=flange was given for panda"):
         data.mixture(["synthetic:panda?tip=flange"], 16)

@@ -194,8 +194,8 @@ class FusedHead(GraphHead):
         """Capture a loop with the kernels, compare it with torch's operators, and time it beside today's graph."""
         shares = coefficients(self.objective, plan)
 
-        def eager(*given: Any) -> Tensor:
-            return Denoiser.denoise(self, *given, None)
+        def eager(table: Tensor, values: Tensor, own: HeadModulation, noise: Tensor, plan: samplers.Schedule) -> Tensor:
+            return Denoiser.denoise(self, table, values, own, noise, plan, None)
 
         try:
             run = capture(partial(loop, partial(self.denoise_fused, shares)), *given)

@@ -193,13 +193,16 @@ class FusedHead(GraphHead):
     ) -> Choice:
         """Capture a loop with the kernels, compare it with torch's operators, and time it beside today's graph."""
         shares = coefficients(self.objective, plan)
-        eager = partial(Denoiser.denoise, self)
+
+        def eager(table: Tensor, values: Tensor, own: HeadModulation, noise: Tensor, plan: samplers.Schedule) -> Tensor:
+            return Denoiser.denoise(self, table, values, own, noise, plan, None)
+
         try:
             run = capture(partial(loop, partial(self.denoise_fused, shares)), *given)
             chunk, _ = run(*given)
         except Exception as error:  # What Triton raises has no common class.
             return Choice(None, f"the fused kernels failed ({type(error).__name__}: {str(error)[:300]})")
-        expected, _ = loop(lambda *args: eager(*args, None), *given)
+        expected, _ = loop(eager, *given)
         apart = float(((chunk - expected) / policy.normalizer.scale).abs().mean())
         if not apart <= APART[self.dtype]:
             return Choice(None, f"the fused kernels differ from eager by {apart:.1e} on average")

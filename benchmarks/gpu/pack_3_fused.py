@@ -63,7 +63,8 @@ class Record:
     """Results by name in one JSON file, and the time that is left."""
 
     def __init__(self, path: Path, minutes: float):
-        self.path, self.end, self.results = path, time.monotonic() + 60 * minutes, {"machine": machine()}
+        self.path, self.end = path, time.monotonic() + 60 * minutes
+        self.results: dict[str, Any] = {"machine": machine()}
 
     def once(self, name: str, measure: Callable[[], Any]) -> Any:
         """Measure and write, or note that there was no time, or the error."""

@@ -10,12 +10,14 @@ from action_heads._util.flags import (
     FlagError,
     Shown,
     about,
+    called,
     check_choices,
     check_least,
     check_positive,
     check_unset,
     flag,
     mistake,
+    option,
 )
 from action_heads._util.flat import Settings
 from action_heads.actions.layouts import UNDECLARED, ActionLayout
@@ -93,9 +95,6 @@ class Vision:
 
     def __post_init__(self):
         check_choices(self, train_encoder=("trained", "frozen", "cached"))
-        if self.encoder == "none":
-            others = (item.name for item in fields(Vision) if item.name != "encoder")
-            check_unset(self, "--encoder is none, so there are no images. Leave it out", *others)
         if self.cached and (self.crop or self.jitter):
             with about("train_encoder", "crop", "jitter"):
                 raise ValueError(
@@ -137,8 +136,6 @@ class Text:
     features: Annotated[int | None, Shown("none", "INT")] = None
 
     def __post_init__(self):
-        if self.model is None:
-            check_unset(self, "no text model is given. Name one with --text", "features")
         self.config  # noqa: B018 - its own checks
 
     @property
@@ -249,9 +246,6 @@ class Rollout:
         check_choices(self, sampler=SAMPLERS)
         check_least(self, 1, "execute", "episodes", "simulations")
         check_least(self, 0, "film")
-        if self.task is None:
-            others = (item.name for item in fields(Rollout))
-            check_unset(self, "no task is given. Name one with --task", *others)
 
 
 @dataclass(frozen=True)
@@ -329,6 +323,18 @@ class AdaptConfig(Settings):
         """True if the embeddings of a VLM are computed once and kept on the disk."""
         vlm = self.vlm
         return vlm.model is not None and vlm.cache != "off" and vlm.is_fixed and not self.augments
+
+    def check_effective(self) -> None:
+        """Raise a FlagError if a flag has no effect beside the others. Older runs may have such flags."""
+        with called(option):
+            if self.vision.encoder == "none":
+                others = (item.name for item in fields(Vision) if item.name != "encoder")
+                check_unset(self.vision, "--encoder is none, so there are no images. Leave it out", *others)
+            if self.text.model is None:
+                check_unset(self.text, "no text model is given. Name one with --text", "features", prefix="text_")
+            if self.rollout.task is None:
+                others = (item.name for item in fields(Rollout))
+                check_unset(self.rollout, "no task is given. Name one with --task", *others)
 
     def outcome(self) -> dict[str, Any]:
         """Return the settings that affect the weights. A run without a VLM has none of its settings."""

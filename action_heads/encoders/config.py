@@ -28,8 +28,8 @@ class VisionConfig:
         weights: pretrained weights of a ResNet, "imagenet", or None for random ones.
         train (bool): whether the backbone trains. A frozen backbone gets no gradient and stays in evaluation mode.
             The layers that turn its output into features always train.
-        features (int): number of features per camera and observation step. Those of a ResNet are the coordinates of half as
-            many keypoints. None for the pool keypoints, whose number the backbone determines.
+        features (int): number of features per camera and observation step. Those of a ResNet are the coordinates of
+            half as many keypoints. None for the pool keypoints, whose number the backbone determines.
         pool: how the output of the backbone is pooled. "mean" is the mean of a transformer's tokens and "cls" the first
             one. "spatial_softmax" learns keypoints from the tokens of image patches or from a feature map, as a ResNet
             does with "mean" and "cls" too. "keypoints" makes every channel of the map one keypoint without any trained

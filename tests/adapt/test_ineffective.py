@@ -25,7 +25,7 @@ VLM |= {"vlm_revision": "main", "vlm_cache": "off", "vlm_lora_rank": 2, **TEXT}
 
 # What makes a flag ineffective, the flags, and what the message says.
 CASES = [
-    (NO_IMAGES, NETWORK | IMAGES | {"weights": "imagenet"}, "--encoder is none"),
+    (NO_IMAGES, NETWORK | IMAGES | {"weights": "imagenet", "stride": 16}, "--encoder is none"),
     (SEES, {"encoder": "resnet18", "features": 16, "pool": "cls", "shared": True}, "smolvlm encodes the images"),
     (SEES, {"encoder": "resnet50", "weights": "imagenet"}, "smolvlm encodes the images"),
     (SEES, {"vlm_lora_rank": 2}, "it is for LoRA"),

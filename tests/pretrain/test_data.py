@@ -85,7 +85,7 @@ def test_arms_with_other_joints_mix_by_their_poses_alone():
 
 
 def test_sources_that_do_not_mix():
-    with pytest.raises(ValueError, match=r"panda at 15 Hz, synthetic:panda\?rate=20 at 20 Hz. Give all of them the same"):
+    with pytest.raises(ValueError, match=r"panda at 15 Hz, synthetic:panda\?rate=20 at 20 Hz. Give all of them"):
         data.mixture(["recorded:panda", "synthetic:panda?rate=20"], 16)
     with pytest.raises(ValueError, match="tip=flange was given for panda"):
         data.mixture(["synthetic:panda?tip=flange"], 16)

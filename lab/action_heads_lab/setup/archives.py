@@ -224,7 +224,7 @@ def _continued(url: str, part: Path) -> None:
         total = length + have * continues
         with (
             drafts.writing(part),
-            open(part, "ab" if continues else "wb") as file,
+            part.open("ab" if continues else "wb") as file,
             tqdm(desc=part.stem, total=total, initial=have * continues, unit="B", unit_scale=True) as bar,
         ):
             while block := answer.read(BLOCK):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -88,6 +88,9 @@ def build(config: AdaptConfig) -> Built:
 def cameras_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
     """Return the cameras named in the settings, or all of the recording."""
     if config.vision.encoder == "none":
+        others = (item.name for item in fields(config.vision) if item.name != "encoder")
+        with called(option):
+            check_unset(config.vision, "--encoder is none, so there are no images. Leave it out", *others)
         return ()
     with flag("cameras", "encoder"):
         recording.check_cameras(config.cameras)

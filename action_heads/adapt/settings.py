@@ -91,9 +91,6 @@ class Vision:
 
     def __post_init__(self):
         check_choices(self, train_encoder=("trained", "frozen"))
-        if self.encoder == "none":
-            others = (item.name for item in fields(Vision) if item.name != "encoder")
-            check_unset(self, "--encoder is none, so there are no images. Leave it out", *others)
         self.config  # noqa: B018 - its own checks
 
     @property

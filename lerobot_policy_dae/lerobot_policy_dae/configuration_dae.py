@@ -103,9 +103,19 @@ class OptimizerFlags(NoiseFlags):
         return CosineAnnealingWithWarmupSchedulerConfig(num_warmup_steps=self.scheduler_warmup_steps)
 
 
+@dataclass
+class RefreshFlags(OptimizerFlags):
+    """The flags of how often a VLM runs when the policy acts, checked by `SlowEncoder`."""
+
+    vlm_refresh: int | None = None
+    """Ticks between two embeddings of the VLM in select_action; None: one for each chunk."""
+    vlm_max_age: int | None = None
+    """Largest age in ticks of an embedding made in the background; None: the VLM runs within the tick."""
+
+
 @PreTrainedConfig.register_subclass("dae")
 @dataclass
-class DAEConfig(OptimizerFlags):
+class DAEConfig(RefreshFlags):
     """The settings of a policy: a frozen action head, an adapter and an observation encoder.
 
     Each field is a flag, `--policy.<field>`. LeRobot prints the text below a field as its help.
@@ -161,10 +171,6 @@ class DAEConfig(OptimizerFlags):
     """Encoder of the task's description; None: the description is not read."""
     vlm: VLMConfig | None = None
     """Vision-language model that encodes images and the task's description in place of vision and text."""
-    vlm_refresh: int | None = None
-    """Ticks between two embeddings of the VLM in select_action; None: one for each chunk."""
-    vlm_max_age: int | None = None
-    """Largest age in ticks of an embedding made in the background; None: the VLM runs within the tick."""
 
     # LeRobot's normalisation by kind of feature; ACTION must be IDENTITY, since the head normalises actions itself.
     normalization_mapping: dict[str, NormalizationMode] = field(

@@ -56,6 +56,8 @@ NEUTRAL = "lift the cube"  # names neither
 Say = Callable[[str], str]
 WORDS: dict[str, Say] = {"right": str, "wrong": other, "none": lambda _: NEUTRAL}
 
+SAID = {"right": "right words", "wrong": "wrong words", "none": "no words"}
+
 
 @dataclass(frozen=True)
 class System:
@@ -244,7 +246,7 @@ def write_page(rows: list[dict[str, Any]]) -> None:
         low, high = (round(100 * end) for end in row[kind]["interval"])
         return f"{row[kind]['named']} ({low} to {high} %) / {row[kind]['other']}"
 
-    header = ["observes", "system", *(f"{kind} words" for kind in WORDS), "trained parameters", "training, CPU s"]
+    header = ["observes", "system", *SAID.values(), "trained parameters", "training, CPU s"]
     costs = [(f"{row['trained']:,}", str(row["training_cpu_seconds"])) for row in rows]
     words = [[lifted(row, kind) for kind in WORDS] for row in rows]
     cells = [[row["observe"], row["system"], *words[i], *costs[i]] for i, row in enumerate(rows)]
@@ -259,7 +261,7 @@ def write_page(rows: list[dict[str, Any]]) -> None:
             error = np.maximum(0, [share - ends[:, 0], ends[:, 1] - share])
             style: dict[str, Any] = {"color": colours[which], "error_kw": {"lw": 0.8}}
             ax.barh(at + 0.4 * i - 0.2, share, 0.4, xerr=error, label=f"lifts the {which} cube", **style)
-        ax.set(title=f"{kind} words", xlim=(0, 1), yticks=range(len(rows)))
+        ax.set(title=SAID[kind], xlim=(0, 1), yticks=range(len(rows)))
         ax.set_yticklabels([f"{row['system']}, {row['observe']}" for row in rows])
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].invert_yaxis()

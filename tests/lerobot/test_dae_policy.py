@@ -289,7 +289,7 @@ def test_peft_may_train_a_copy_of_the_encoder(tmp_path):
 @pytest.mark.parametrize("image", [False, True])
 def test_it_is_an_observed_policy(image, tmp_path):
     """The `ObservedPolicy` samples the same chunks, and its contract can hide the observations."""
-    vision = VisionConfig(features=8, resize=(48, 48))
+    vision = VisionConfig(features=8, resize=(48, 48)) if image else VisionConfig()
     policy = tiny_policy(tmp_path, image=image, vision=vision, n_obs_steps=1)
     observed = policy.observed
     assert observed.contract.state == ("observation.state",)
@@ -320,7 +320,7 @@ def test_with_cameras_the_poses_of_objects_are_not_seen_unless_asked_for(image, 
     """`observation.environment_state`, which only a simulation has, is not used with cameras unless asked for."""
     flags = features(image=image)
     flags["input_features"][OBS_ENV_STATE] = PolicyFeature(FeatureType.ENV, (5,))
-    vision = VisionConfig(features=8, resize=(48, 48))
+    vision = VisionConfig(features=8, resize=(48, 48)) if image else VisionConfig()
     policy = tiny_policy(tmp_path, environment_state=given, n_obs_steps=1, vision=vision, **flags)
     sees = not image if given is None else given
     assert (OBS_ENV_STATE in policy.config.input_features) == sees

@@ -30,6 +30,11 @@ from lerobot_policy_dae import DAEConfig, DAEPolicy
         ({"cameras": ["observation.images.top"]}, r"--policy\.cameras"),
         ({"state": False}, r"The policy has no observations.*--policy\.cameras"),
         ({"vision": VisionConfig(backbone="./no-such-eyes")}, r"--policy\.vision"),
+        ({"vision": VisionConfig(pool="cls")}, r"^--policy\.vision\.pool is 'cls', which has no effect"),
+        ({"vision": VisionConfig(features=8), "cameras": []}, r"^--policy\.vision\.features.*there are no cameras"),
+        ({"head_seed": 3}, r"^--policy\.head_seed is 3, which has no effect"),
+        ({"optimizer_encoder_lr": 0.1}, r"^--policy\.optimizer_encoder_lr is 0\.1, which has no effect"),
+        ({"vlm_refresh": 4}, r"^--policy\.vlm_refresh is 4, which has no effect"),
     ],
     ids=str,
 )

@@ -13,7 +13,7 @@ import torch
 from lerobot_policy_dae.card import section
 from tiny_policy import batch, chunk, meta, present, tiny_policy
 
-from action_heads.encoders import VLMConfig
+from action_heads.encoders import VisionConfig, VLMConfig
 from action_heads.vlm import files
 from lerobot_policy_dae import DAEConfig, DAEPolicy
 
@@ -157,9 +157,11 @@ def test_an_embedding_made_in_the_background_is_not_older_than_allowed(tmp_path,
         ({"vlm_refresh": 0}, r"^--policy.vlm_refresh, --policy.vlm_max_age: every must be at least 1 tick"),
         ({"vlm_refresh": 8, "vlm_max_age": 4}, r"^--policy.vlm_refresh, .*more than max_age=4"),
         ({"vlm_max_age": 4}, r"^--policy.vlm_max_age is 4, which has no effect: no refresh is given"),
-        ({"vlm": None, "vlm_refresh": 4}, r"^--policy.vlm_refresh is 4, which has no effect: no VLM is given"),
+        ({"vision": VisionConfig(features=8)}, r"^--policy.vision.features is 8, which has no effect: .*encodes the"),
+        ({"lora_rank": 2}, r"^--policy.vlm.lora_rank is 2, which has no effect: it is for LoRA"),
     ],
 )
-def test_a_refresh_that_can_not_be(tmp_path, model, flags, message):
+def test_flags_without_effect_beside_a_vlm(tmp_path, model, flags, message):
+    vlm = VLMConfig(model, 2, dtype="float32", lora_rank=flags.get("lora_rank", 16))
     with pytest.raises(ValueError, match=message):
-        tiny_policy(tmp_path, image=True, **{"vlm": VLMConfig(model, 2, dtype="float32")} | flags)
+        tiny_policy(tmp_path, image=True, vlm=vlm, **{k: v for k, v in flags.items() if k != "lora_rank"})

@@ -96,8 +96,8 @@ def demonstrations(cell: Cell, folder: Path, encoder: str, text: str) -> Demonst
     found = [_read(cell, place, encoder, text) for place in recordings(cell, folder)]
     for other in found[1:]:  # the policy of the suite knows the sentences of all tasks
         found[0].template.encoder.text.known.update(other.template.encoder.text.known)  # type: ignore[union-attr]
-    parts = (torch.cat([getattr(one, name) for one in found]) for name in ("cond", "actions", "is_pad"))
-    return Demonstrations(found[0].template, *parts, found[0].images)
+    cond, actions, is_pad = (torch.cat([getattr(one, name) for one in found]) for name in ("cond", "actions", "is_pad"))
+    return Demonstrations(found[0].template, cond, actions, is_pad, found[0].images)
 
 
 def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
@@ -189,7 +189,8 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
     """Train the policy of a cell and roll it out in every task, and write the results after each."""
     for task in tasks_of(cell):
         rows = finished()
-        row = next((row for row in rows if asdict(cell).items() <= row.items()), asdict(cell) | {"rolled": {}})
+        new: dict[str, Any] = asdict(cell) | {"rolled": {}}
+        row = next((row for row in rows if asdict(cell).items() <= row.items()), new)
         before = row["rolled"].get(task, [])
         if len(before) >= episodes or time.monotonic() > until:
             continue
@@ -211,7 +212,8 @@ def page(cells: Iterable[Cell]) -> None:
         if row is None:
             lines.append([cell.suite, name, "", "not run", "", "", ""])
             continue
-        won, tried = (sum(map(count, row["rolled"].values())) for count in (sum, len))
+        episodes = [success for each in row["rolled"].values() for success in each]
+        won, tried = sum(episodes), len(episodes)
         low, high = (round(100 * end) for end in wilson(won, tried))
         tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
         numbers = [f"{row['trained']:,}", f"{won} of {tried}", f"{low} to {high} %", tasks]

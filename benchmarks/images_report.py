@@ -1,4 +1,4 @@
-"""Table and figures of the study of images, from the cells that are finished.
+"""Conclusions, table and figures of the study of images, from the cells that are finished.
 
 uv run benchmarks/images_report.py    # fills docs/results/cached-images.md; draws images-*.png beside it
 """
@@ -14,20 +14,26 @@ import matplotlib.pyplot as plt
 from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.reproduce.page import fill
 from common import table
-from images import CELLS, TASKS, finished
+from images import CELLS, TASKS, Cell, finished
 from stage2_report import DOCS
 
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
-NAMES = {"blind": "decoupled, without observations"}
+NAMES = {"blind": "decoupled, without images"}
 SMALL = 24  # hidden units of the adapter in the figure over demonstrations
 DEMOS = 25  # demonstrations of the figure over parameters
+SMALLEST = 100_000  # trained parameters up to which the conclusions count an adapter as small
 
 
-def draw(name: str, rows: list[Row], over: str, label: str) -> None:
-    """Draw success with 95 % intervals over one column, with one panel a task and one line a mode."""
-    figure, axes = plt.subplots(1, len(TASKS), figsize=(10, 3.4), sharey=True, layout="constrained")
-    for ax, task in zip(axes, TASKS, strict=True):
+def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
+    """Draw success with 95 % intervals over one column, with a panel for each task, if it takes two values."""
+    if len({row[over] for row in rows}) < 2:
+        return False
+    tasks = [task for task in TASKS if any(row["task"] == task for row in rows)]
+    figure, axes = plt.subplots(
+        1, len(tasks), figsize=(3.4 * len(tasks) + 0.6, 3.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, task in zip(axes[0], tasks, strict=True):
         for mode in MODES:
             points = sorted((row for row in rows if (row["task"], row["mode"]) == (task, mode)), key=lambda r: r[over])
             if not points:
@@ -39,11 +45,18 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> None:
             ax.errorbar(x, y, [low, high], **style)
         ax.set(title=task, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
         ax.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("success, with 95 % intervals")
-    handles = {name: h for ax in axes for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(MODES), frameon=False)
+    axes[0, 0].set_ylabel("success, with 95 % intervals")
+    handles = {name: h for ax in axes[0] for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(DOCS / f"{name}.png", dpi=120)
     plt.close(figure)
+    return True
+
+
+def outcome(row: Row) -> str:
+    """Return the successes of a row with their interval."""
+    low, high = (round(100 * bound) for bound in row["interval"])
+    return f"{row['successes']} of {row['episodes']} ({low} to {high} %)"
 
 
 def line(row: Row) -> list[str]:
@@ -59,21 +72,75 @@ def line(row: Row) -> list[str]:
         f"{low} to {high} %",
         f"{row['loss']:.4f}",
         f"{row['training_cpu_seconds']} s",
+        f"{row['rollout_cpu_seconds']} s",
     ]
+
+
+def answer(rows: list[Row]) -> str:
+    """Return what the finished cells say of each task and number of demonstrations, for small adapters."""
+    said = []
+    for task, demos in sorted({(row["task"], row["demos"]) for row in rows}, key=lambda x: (TASKS.index(x[0]), -x[1])):
+        here = [row for row in rows if (row["task"], row["demos"]) == (task, demos)]
+        found = {row["mode"]: row for row in here if row["mode"] == "normal" or row["trained"] <= SMALLEST}
+        ours = found.pop("decoupled", None)
+        if ours is None:
+            continue
+        others = [f"{NAMES.get(mode, mode)} {outcome(row)}, {against(ours, row)}" for mode, row in found.items()]
+        said.append(
+            f"- **{task}, {demos} demonstrations:** decoupled {outcome(ours)} with {ours['trained']:,} trained "
+            f"parameters" + "".join(f"; {other}" for other in others) + "."
+        )
+    return "\n".join(said) or "No cell of this study is finished."
+
+
+def against(ours: Row, other: Row) -> str:
+    """Return whether the intervals of two rows are apart."""
+    if ours["interval"][0] > other["interval"][1]:
+        return "which is lower, with intervals apart"
+    if ours["interval"][1] < other["interval"][0]:
+        return "which is higher, with intervals apart"
+    return "which these episodes do not tell apart from decoupled"
+
+
+def open_cells(rows: list[Row]) -> str:
+    """Return the planned cells that are not finished, with what the finished ones cost on average."""
+    absent = [cell for cell in CELLS if not any(vars(cell).items() <= row.items() for row in rows)]
+    done = f"{len(CELLS) - len(absent)} of {len(CELLS)} planned cells are finished."
+    if not absent:
+        return done
+    cost = ""
+    if rows:
+        training = sum(row["training_cpu_seconds"] for row in rows) / len(rows)
+        rollout = sum(row["rollout_cpu_seconds"] for row in rows) / sum(row["episodes"] for row in rows)
+        cost = f" A finished one took {training:.0f} s of one core to train, and {rollout:.1f} s for each episode."
+    return f"{done}{cost} These are open:\n\n{table(['task', 'demonstrations', 'systems'], grouped(absent), 3)}"
+
+
+def grouped(cells: list[Cell]) -> list[list[str]]:
+    """Return the rows of a table of cells, one for each task and number of demonstrations."""
+    groups: dict[tuple[str, int], list[str]] = {}
+    for cell in cells:
+        hidden = f", {cell.hidden} hidden units" if cell.hidden else ""
+        groups.setdefault((cell.task, cell.demos), []).append(NAMES.get(cell.mode, cell.mode) + hidden)
+    return [[task, str(demos), "; ".join(names)] for (task, demos), names in groups.items()]
 
 
 def main() -> None:
     rows = finished()
-    order = {task: i for i, task in enumerate(TASKS)}
-    rows.sort(key=lambda r: (order[r["task"]], r["demos"], MODES.index(r["mode"]), r["trained"]))
-    head = ["task", "demonstrations", "system", "trained", "success", "95 % interval", "loss", "CPU time of training"]
-    done = f"{len(rows)} of {len(CELLS)} planned cells are finished."
-    figures = {"parameters": "trained parameters", "demonstrations": "the number of demonstrations"}
-    drawn = "\n\n".join(f"![Success over {over}](images-{name}.png)" for name, over in figures.items())
-    fill(DOCS / "cached-images.md", {"results": f"{drawn}\n\n{table(head, map(line, rows))}\n\n{done}"})
-    draw("images-parameters", [r for r in rows if r["demos"] == DEMOS], "trained", "trained parameters")
-    small = [r for r in rows if r["mode"] == "normal" or r["hidden"] == SMALL]
-    draw("images-demonstrations", small, "demos", "demonstrations")
+    rows.sort(key=lambda r: (TASKS.index(r["task"]), -r["demos"], MODES.index(r["mode"]), r["trained"]))
+    small = [row for row in rows if row["mode"] == "normal" or row["hidden"] == SMALL]
+    figures = {
+        "parameters": ([row for row in rows if row["demos"] == DEMOS], "trained", "trained parameters"),
+        "demonstrations": (small, "demos", "the number of demonstrations"),
+    }
+    drawn = [
+        f"![Success over {label}](images-{name}.png)\n\n"
+        for name, (chosen, over, label) in figures.items()
+        if draw(f"images-{name}", chosen, over, label)
+    ]
+    head = ["task", "demonstrations", "system", "trained", "success", "95 % interval", "loss", "training", "rollouts"]
+    parts = {"answer": answer(rows), "results": "".join(drawn) + table(head, map(line, rows)), "open": open_cells(rows)}
+    fill(DOCS / "cached-images.md", parts)
 
 
 if __name__ == "__main__":

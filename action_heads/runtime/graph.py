@@ -6,7 +6,7 @@ Axes: b batch, h horizon, a action, P modulation values of all sites, T diffusio
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,10 +86,20 @@ def capture(loop: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
         with torch.cuda.graph(graph):
             output = loop(*inputs)
 
-    def replay(*given: Tensor) -> Any:
-        for own, tensor in zip(inputs, given, strict=True):
-            own.copy_(tensor)
-        graph.replay()
-        return tree_map(Tensor.clone, output)
+    return Replay(graph, inputs, output, loop)
 
-    return replay
+
+class Replay(NamedTuple):
+    """A captured graph. It keeps the function, since the key of a graph has the id of the function's plan."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    output: Any
+    loop: Callable[..., Any]
+
+    def __call__(self, *given: Tensor) -> Any:
+        """Copy the inputs in, replay the graph, and return a copy of the output."""
+        for own, tensor in zip(self.inputs, given, strict=True):
+            own.copy_(tensor)
+        self.graph.replay()
+        return tree_map(Tensor.clone, self.output)

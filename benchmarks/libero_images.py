@@ -145,7 +145,7 @@ def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
         "trained": policy.num_trainable,
         "frozen": policy.num_frozen,
         "rows": len(cond),
-        "loss": round(sum(losses[-50:]) / 50, 4),
+        "loss": round(float(np.mean(losses[-50:])), 4),
         "training_cpu_seconds": round(time.process_time() - began),
         "threads": torch.get_num_threads(),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_cached_outputs_train_the_same_weights(folder, vit, pool):
         config = tiny(folder, encoder=vit, train_encoder=how, pool=pool, features=64 if pool == "keypoints" else 8)
         trainer = Trainer(config)
         if pool == "keypoints":  # only with a cache are they standardised
-            standard = trainer.policy.policy.adapter.standard
+            standard: Any = trainer.policy.policy.adapter.standard
             standard.set(torch.zeros_like(standard.mean), torch.ones_like(standard.std))
         noise = generator()
         batch = next(trainer.coming())
@@ -132,6 +133,7 @@ def test_the_policy_acts_on_images_by_standardised_keypoints(folder, convnet):
     assert policy.encoder.features == 12
     assert policy.encoder.num_trainable == 0
     trainer = Trainer(tiny(folder, **vars(config.vision) | {"out": folder / "again", "observation_steps": 1}))
+    assert trainer.windows.outputs is not None
     outputs = trainer.windows.outputs["agentview"][trainer.windows.rows]
     mean, std = (policy.policy.adapter.standard.get_buffer(name)[:12] for name in ("mean", "std"))
     torch.testing.assert_close(mean, outputs.mean(0))

@@ -85,7 +85,12 @@ def answer(rows: list[Row]) -> str:
         ours = found.pop("decoupled", None)
         if ours is None:
             continue
-        others = [f"{NAMES.get(mode, mode)} {outcome(row)}, {against(ours, row)}" for mode, row in found.items()]
+        others = [
+            f"{NAMES.get(mode, mode)} {outcome(row)}"
+            + (f" with {row['trained']:,}" if row["trained"] != ours["trained"] else "")
+            + f", {against(ours, row)}"
+            for mode, row in found.items()
+        ]
         said.append(
             f"- **{task}, {demos} demonstrations:** decoupled {outcome(ours)} with {ours['trained']:,} trained "
             f"parameters" + "".join(f"; {other}" for other in others) + "."

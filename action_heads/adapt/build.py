@@ -45,7 +45,6 @@ def build(config: AdaptConfig) -> Built:
     Raises:
         FlagError: the settings do not fit the recording or the head. The message names the flags.
     """
-    config.check_effective()
     with flag("data"):
         recording = open_recording(config.spec)
     cameras = cameras_of(config, recording)

@@ -52,7 +52,10 @@ def adapt(config: AdaptConfig, command: str = "") -> ObservedPolicy:
         ```
     """
     with alone(config.folder):
-        trainer, folder = Trainer(config), config.folder / "state"
+        folder = config.folder / "state"
+        if checkpoint.begun(folder) is None:  # A run that an older release began may have flags without effect.
+            config.check_effective()
+        trainer = Trainer(config)
         if config.rollout.task:
             evaluator.find().check_task(config, trainer.policy)
         if trainer.ema:

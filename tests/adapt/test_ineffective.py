@@ -10,7 +10,7 @@ from small import tiny_head
 
 from action_heads._util.flags import option
 from action_heads._util.flat import leaves
-from action_heads.adapt.build import build
+from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 
 NO_IMAGES = {"encoder": "none", "cameras": ()}
@@ -65,7 +65,7 @@ def test_a_flag_without_effect_is_refused(place, others, name, value, why):
     others = others | ({"vlm": str(place / others["vlm"])} if "vlm" in others else {})
     changes = {"features": 64, **others, name: value}
     with pytest.raises(ValueError, match=rf"^{option(name)}\b.*no effect.*{why}.*(Leave it out|Name one)"):
-        build(tiny(place, **changes))
+        adapt(tiny(place, **changes))
 
 
 def test_every_flag_is_covered():

@@ -222,9 +222,11 @@ def _continued(url: str, part: Path) -> None:
         continues = answer.status == 206
         length = int(answer.headers.get("Content-Length") or 0)
         total = length + have * continues
+        if not continues:
+            part.unlink(missing_ok=True)
         with (
             drafts.writing(part),
-            part.open("ab" if continues else "wb") as file,
+            part.open("ab") as file,
             tqdm(desc=part.stem, total=total, initial=have * continues, unit="B", unit_scale=True) as bar,
         ):
             while block := answer.read(BLOCK):

@@ -93,7 +93,10 @@ def record_dataset(config: RecordConfig) -> None:
             kept.unlink(missing_ok=True)
             print(f"{config.out} already holds this recording")
             return
-        require(*("h5py", "data") if config.is_file else ("lerobot.datasets.lerobot_dataset", "lerobot"))
+        if config.is_file:
+            require("h5py", "data")
+        else:
+            require("lerobot.datasets.lerobot_dataset", "lerobot")
         demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
         if config.schema == "libero":
             save_libero(demonstrations, config.out, size=config.size, workers=config.workers)

@@ -13,6 +13,7 @@ import pytest
 PACK = Path(__file__).parents[2] / "benchmarks" / "gpu" / "pack_3_fused.py"
 
 
+@pytest.mark.slow
 def test_the_pack_at_toy_size(tmp_path):
     pytest.importorskip("triton", minversion="3.3")
     command = [sys.executable, str(PACK), "--toy", "--out", str(tmp_path)]

@@ -32,11 +32,12 @@ class Slow:
         pass
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_replies_come_in_the_order_of_the_messages(workers):
     assert list(in_order(workers, range(7), Slow, 7)) == [message**2 for message in range(7)]
 
 
+@pytest.mark.slow  # two processes start
 def test_an_error_of_a_worker_is_raised():
     with pytest.raises(RuntimeError, match="a message that fails"):
         list(in_order(2, [0, -1, 2], Slow, 2))

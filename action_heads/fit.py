@@ -15,9 +15,9 @@ from torch import Tensor
 
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
-from action_heads._util.extras import require
 from action_heads._util.flags import check_least
 from action_heads._util.precision import bfloat16_is_faster
+from action_heads._util.progress import progress
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.policy import ConditionedHead
 
@@ -132,7 +132,6 @@ def fit(
             "actions, cond, mask and is_pad must have the same number of rows, one for each chunk; got "
             f"{', '.join(map(str, rows))}"
         )
-    tqdm = require("tqdm.auto", "train").tqdm
     device = policy.head.device
     parameters = list(policy.train().trainable_parameters())
     optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
@@ -142,7 +141,7 @@ def fit(
     is_pad = torch.zeros(actions.shape[:2], dtype=torch.bool, device=device) if is_pad is None else is_pad.to(device)
     low_precision = config.precision == "bf16" or (config.precision == "auto" and bfloat16_is_faster(device))
     losses: list[Tensor] = []
-    with tqdm(range(config.steps), desc=description, unit="step") as bar:
+    with progress(range(config.steps), desc=description, unit="step") as bar:
         for step in bar:
             for group in optimizer.param_groups:
                 group["lr"] = cosine(step, config)
@@ -169,7 +168,7 @@ def fit(
                 with ema.averaged():
                     keep(step + 1)
             if step % 50 == 49:  # Reading a loss waits for the accelerator, so it is done rarely.
-                bar.set_postfix(loss=f"{torch.stack(losses[-50:]).mean():.4f}")
+                bar.set_postfix(loss=f"{torch.stack(losses[-50:]).mean():.4f}", refresh=False)
     ema.copy_to_model()
     policy.eval()
     return torch.stack(losses).tolist()

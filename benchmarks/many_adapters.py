@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from common import write_results
 from torch import Tensor
-from tqdm import tqdm
 
 from action_heads import ActionHead, AdapterBank
+from action_heads._util.progress import progress
 from action_heads.adapters import AdaLNZero
 
 ADAPTERS, COND_DIM, ROUNDS = 64, 2048, 7
@@ -44,7 +44,7 @@ def main() -> None:
             "a loop over the tasks": loop,
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in tqdm(range(ROUNDS + 1), desc=f"batch {batch}"):
+        for turn in progress(range(ROUNDS + 1), desc=f"batch {batch}"):
             for way, call in ways.items():
                 began = time.perf_counter()
                 call()

@@ -15,7 +15,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from action_heads._util.extras import require
+from action_heads._util.progress import progress
 from action_heads.io.drafts import sweep
 from action_heads.io.files import WeightFileError, fingerprint, save_tensors
 
@@ -51,7 +51,7 @@ def collect(
     Raises:
         WeightFileError: a file of the cache is damaged.
     """
-    tqdm, folder = require("tqdm.auto", "train").tqdm, Path(folder)
+    folder = Path(folder)
     sweep(folder, [f"{identity[:12]}-*.safetensors"])
     found, keys = shards(folder, identity), []
     waiting: dict[str, S] = {}
@@ -71,7 +71,7 @@ def collect(
             write()
 
     try:
-        for sample in tqdm(samples, **bar):
+        for sample in progress(samples, **bar):
             keys.append(name := key(sample))
             if name in found or name in done or name in waiting:
                 continue

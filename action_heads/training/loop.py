@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from action_heads._util.extras import require
+from action_heads._util.progress import progress
 from action_heads.training import checkpoint
 from action_heads.training.base import Training
 from action_heads.training.signals import StopRequest
@@ -34,7 +34,7 @@ def train(trainer: Training, folder: Path) -> None:
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
     # A killed run may have logged points after its last saved state. They are logged again, so the old ones are purged.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step}})
-    bar = require("tqdm.auto", "train").tqdm(
+    bar = progress(
         **{"total": config.optimiser.steps, "initial": trainer.step, "desc": trainer.description, "unit": "step"},
         disable=not accelerator.is_main_process,
     )
@@ -71,7 +71,7 @@ def train(trainer: Training, folder: Path) -> None:
 def show(trainer: Training, bar) -> None:
     """Show loss and speed on the progress bar and in TensorBoard."""
     loss, rate = trainer.progress.average, int(trainer.config.optimiser.batch_size * (bar.format_dict["rate"] or 0))
-    bar.set_postfix_str(f"loss {loss:.4f}, {rate:,} chunks/s")
+    bar.set_postfix_str(f"loss {loss:.4f}, {rate:,} chunks/s", refresh=False)
     lr = trainer.learning_rate(trainer.step - 1)
     trainer.accelerator.log({"loss": loss, "learning_rate": lr, "chunks_per_second": rate}, trainer.step)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tqdm import tqdm
 
 from action_heads._util.flags import check_choices
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
+from action_heads._util.progress import progress
 from action_heads.adapt.settings import KINDS
 from action_heads.data import Spec
 from action_heads_lab.reproduce import heads, results
@@ -165,8 +165,9 @@ def reproduce(options: Reproduce, family: str) -> None:
     if options.dry_run:
         print("\n".join(map(str, left)))
         return
-    for run in tqdm(left, desc=f"{family}, share {options.share}", unit="run"):
-        tqdm.write(str(perform(run, place)))
+    bar = progress(left, desc=f"{family}, share {options.share}", unit="run")
+    for run in bar:
+        bar.write(str(perform(run, place)))
 
 
 def _is_finished(run: Run, place: Place) -> bool:

@@ -24,8 +24,7 @@ from html import unescape
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from tqdm import tqdm
-
+from action_heads._util.progress import progress
 from action_heads.io import drafts, locks
 from action_heads_lab.setup.trees import BLOCK, git_hash
 
@@ -227,7 +226,7 @@ def _continued(url: str, part: Path) -> None:
         with (
             drafts.writing(part),
             part.open("ab") as file,
-            tqdm(desc=part.stem, total=total, initial=have * continues, unit="B", unit_scale=True) as bar,
+            progress(desc=part.stem, total=total, initial=have * continues, unit="B", unit_scale=True) as bar,
         ):
             while block := answer.read(BLOCK):
                 file.write(block)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
-from tqdm import tqdm
 
 from action_heads._util.extras import missing, remedy
 from action_heads._util.machine import cores
+from action_heads._util.progress import progress
 from action_heads.io import locks
 from action_heads_lab.sim import libero, mimicgen
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
@@ -130,7 +130,7 @@ def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers:
     kept, later, following = [], {}, 0  # later: episodes that arrived before those of smaller seeds
     with (
         Workers(min(cores() if workers is None else workers, episodes), Recorder, task, noise) as pool,
-        tqdm(total=episodes, desc=f"recording {task}") as bar,
+        progress(total=episodes, desc=f"recording {task}") as bar,
     ):
         for worker in range(len(pool)):
             pool.send(worker, first + worker)
@@ -147,7 +147,7 @@ def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers:
                 if episode.success:
                     kept.append(episode)
                     bar.update()
-                bar.set_postfix(tries=following)
+                bar.set_postfix(tries=following, refresh=False)
             if following >= most and len(kept) < episodes:
                 raise RuntimeError(
                     f"the {task} expert succeeded in {len(kept)} of {following} tries. Lower the noise ({noise})"

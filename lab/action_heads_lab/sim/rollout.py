@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from action_heads._util.machine import cores
 from action_heads_lab.sim.envs import ACTION_SIZE
@@ -111,7 +110,7 @@ def rollout(
 
     with (
         Workers(min(cores() if workers is None else workers, len(free)), Stage, task, limit, sight) as pool,
-        tqdm(total=len(episodes), desc=description or task, disable=not progress) as bar,
+        progress(total=len(episodes), desc=description or task, disable=not progress) as bar,
     ):
         while waiting or running:
             while waiting and free:
@@ -129,7 +128,7 @@ def rollout(
                     free.append(slot)
                     bar.update()
             over = [episode.success for episode in episodes if episode.done]
-            bar.set_postfix(success=f"{sum(over)}/{len(over)}")
+            bar.set_postfix(success=f"{sum(over)}/{len(over)}", refresh=False)
             if running:
                 clock = time.perf_counter()
                 actions = _ask(policy, _together([running[slot].cond for slot in running]), execute)

@@ -172,6 +172,8 @@ def write(
             raise FileExistsError(f"{folder} exists. Use another folder, or remove it")
         with drafts.drafted(folder) as draft:
             settings = {"features": features, "fps": CONTROL_HZ, "robot_type": "panda", "use_videos": False}
+            # No video is read here, and LeRobot prints a traceback if it looks for a decoder that cannot be loaded.
+            settings["video_backend"] = "pyav"
             dataset = LeRobotDataset.create(repo_id=f"local/{draft.name}", root=draft, **settings)
             for task, table in episodes:
                 for values in zip(*table.values(), strict=True):

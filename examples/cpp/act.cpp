@@ -92,6 +92,7 @@ void draw(Input& noise, std::mt19937& generator) {
 
 void read(Input& input, const std::string& name, const std::string& path) {
     std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error("cannot read " + path);
     const std::vector<char> bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
     if (bytes.size() != input.bytes.size())
         throw std::runtime_error(path + " has " + std::to_string(bytes.size()) + " bytes, but " + name + " takes " +
@@ -106,14 +107,19 @@ int main(int count, char** words) try {
     draw(policy.inputs.at("noise"), generator);
     std::string out;
     for (int i = 2; i < count; ++i) {
-        const std::string word = words[i], name = word.substr(0, word.find('=')), path = word.substr(name.size() + 1);
+        const std::string word = words[i], name = word.substr(0, word.find('='));
+        if (name.size() + 1 >= word.size()) throw std::runtime_error("expected name=file, got " + word);
+        const std::string path = word.substr(name.size() + 1);
         if (name == "chunk") out = path;
         else if (policy.inputs.count(name)) read(policy.inputs[name], name, path);
         else throw std::runtime_error("unknown input " + name + ": this file has no such input");
     }
     const std::vector<float> chunk = policy.act();
-    if (!out.empty())
-        std::ofstream(out, std::ios::binary).write(reinterpret_cast<const char*>(chunk.data()), 4 * chunk.size());
+    if (!out.empty()) {
+        std::ofstream file(out, std::ios::binary);
+        if (!file.write(reinterpret_cast<const char*>(chunk.data()), 4 * chunk.size()).flush())
+            throw std::runtime_error("cannot write the chunk to " + out);
+    }
     const auto began = std::chrono::steady_clock::now();
     for (int i = 0; i < 20; ++i) policy.act();
     const std::chrono::duration<double, std::milli> spent = std::chrono::steady_clock::now() - began;

@@ -76,6 +76,9 @@ def test_what_the_program_refuses(act, exported, tmp_path):
         ([], "usage: act policy.onnx"),
         (["none.onnx"], "none.onnx"),
         ([exported.out, "image=x"], "unknown input image"),
+        ([exported.out, "noise"], "expected name=file, got noise"),
+        ([exported.out, "noise=none"], "cannot read none"),
+        ([exported.out, f"chunk={tmp_path}/none/chunk"], "cannot write the chunk"),
         ([exported.out, f"noise={tmp_path / 'nan'}"], "has 168 bytes, but noise takes 1280"),
         ([exported.out, f"cond={tmp_path / 'nan'}"], "NaN or infinity in the chunk"),
     ):

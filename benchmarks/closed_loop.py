@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from action_heads_lab.sim.envs import make
 from action_heads_lab.sim.tasks import TASKS
-from tqdm import tqdm
 
 from action_heads import Executor
+from action_heads._util.progress import progress
 
 
 def closed_loop(
@@ -30,7 +30,7 @@ def closed_loop(
     with every tick and its target.
     """
     sim, successes = make(task), 0
-    for seed in tqdm(range(episodes), desc=description):
+    for seed in progress(range(episodes), desc=description):
         executor.reset()
         newest = previous = sim.reset(seed)
         for tick in range(TASKS[task].rollout_steps):

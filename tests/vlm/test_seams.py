@@ -233,7 +233,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     for i, block in enumerate(blocks(PAGE), 1):
         exec(compile(block, str(PAGE), "exec"), names)
         if i in shapes:
-            assert names["action"].shape == shapes[i], i
+            assert names["sampled"].shape == shapes[i], i
     for kind in ("smolvla", "pi0", "pi05", "vla"):
         assert not gradients(names[kind]), kind
     assert gradients(names["diffusion"]) <= {n for n, _ in names["diffusion"].named_parameters() if "rgb_encoder" in n}

@@ -139,11 +139,7 @@ class VLMEncoder(nn.Module):
         if how == "lora":
             rank = config.lora_rank
             lora = require("peft", "vlm").LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
-        tap = Tap(model, config.layers, select=config.select, train=how, lora=lora)
-        if how == "lora":  # With 16 bits, small steps would be rounded away.
-            for p in _trained(tap).values():
-                p.data = p.data.float()
-        return tap
+        return Tap(model, config.layers, select=config.select, train=how, lora=lora)
 
     def _dtype(self, name: str) -> torch.dtype:
         own = name.startswith("model.") and "lora_" not in name

@@ -40,7 +40,7 @@ class Tap(nn.Module):
             layers are normalised and summed with learned softmax weights, which are equal at first.
         select: the tokens that count, "all", "image" or "text".
         train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only low-rank
-            adapters, existing or new ones, which are added in place. "full" to train the whole model.
+            adapters, existing or new ones, which are added in place and become float32. "full" to train the whole model.
         isolate: block the gradient of the head's loss to the model (knowledge insulation). A loss of its own may train
             the model.
         lora: a `peft.LoraConfig` for a model without an adapter. The default is rank 16 on all linear layers.
@@ -107,6 +107,9 @@ class Tap(nn.Module):
         chosen = loras.trained(model, train, lora)
         if not (isolate or own_loss):
             chosen &= heard(model, self.layers)
+        if train == "lora":
+            for p in chosen:  # With 16 bits, small steps of the optimizer would be rounded away.
+                p.data = p.data.float()
         self._trained = {name for name, p in model.named_parameters() if p in chosen}
         self.requires_grad_()
         self.train(train != "frozen")

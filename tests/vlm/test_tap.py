@@ -162,6 +162,20 @@ def test_lora_trains_its_own_and_starts_at_the_model(name):
     assert {each for each, p in tap.named_parameters() if p.requires_grad} == names
 
 
+@pytest.mark.parametrize("existing", [False, True])
+def test_lora_weights_of_a_bfloat16_model_are_float32(existing):
+    """Small steps are kept: bfloat16 would round away what is below a hundredth of a weight."""
+    peft = pytest.importorskip("peft")
+    model = tiny_vlms.build("qwen3").bfloat16()
+    if existing:
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4), autocast_adapter_dtype=False)
+    tap = Tap(model, train="lora")
+    trains = {name for name, p in tap.named_parameters() if p.requires_grad}
+    assert {p.dtype for name, p in tap.named_parameters() if name in trains} == {torch.float32}
+    assert {p.dtype for name, p in tap.named_parameters() if "lora" not in name} == {torch.bfloat16}
+    assert train_once(tap, "qwen3").dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", ["gemma", "smolvlm"])
 def test_isolated_the_model_hears_its_own_loss_alone(name):
     tap = Tap(tiny_vlms.build(name), train="full", isolate=True)

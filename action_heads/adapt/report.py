@@ -18,7 +18,7 @@ def opening(trainer: Trainer) -> str:
     c, o, policy = trainer.config, trainer.config.optimiser, trainer.policy
     from_step = f", resuming at step {trainer.step:,}" if trainer.step else ""
     seen = ", ".join([*policy.contract.sizes, *policy.contract.state]) or "the description of the task only"
-    blind = " (blind: images, or without cameras the state, are zero)" if c.blind else ""
+    blind = " (blind: images are grey; without cameras the state is zero)" if c.blind else ""
     tasks = trainer.windows.recording.tasks
     warning = ""
     if len(tasks) > 1 and not policy.encoder.reads_task:

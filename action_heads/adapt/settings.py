@@ -257,7 +257,7 @@ class AdaptConfig(Settings):
         out: folder for the policy and for the training state.
         head: bundled name, folder or Hub id of the head.
         mode: decoupled (the pretrained head, frozen), or a control of the paper: random-frozen or normal.
-        blind: control run: zero the images, or the state if there are no cameras, in training and rollouts.
+        blind: control run: grey images, or a state of zeros if there are no cameras, in training and rollouts.
         start_from: folder of a run whose weights and statistics to start from.
         cameras: cameras that the policy observes.
         state: state columns that the policy observes, such as observation.state[0:7], or none.

@@ -47,7 +47,7 @@ class AdapterFlags(PreTrainedConfig):
     adapter: str = "adaln_zero"
     """Adapter mechanism: film, adaln_zero, adarmsnorm, or another for which the head was pretrained."""
     hidden_dim: int | None = None
-    """Hidden width of the adapter; None for a single linear map."""
+    """Hidden width of the adapter; None for the head's width."""
     through: str | None = None
     """Part of the head through which the adapter acts: code, blocks or both; None for all that the head supports."""
     relearn_step: bool = False

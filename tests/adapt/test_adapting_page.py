@@ -15,17 +15,17 @@ from action_heads.adapt.settings import AdaptConfig
 PAGE = DOCS / "guides" / "adapt.md"
 
 
-def test_loading_as_on_the_page(folder, vit):
+def test_loading_and_acting_as_on_the_page(folder, vit, capsys):
     adapt(tiny(folder, encoder=vit))
-    loading, ticking = blocks(PAGE)
-    names = {
-        "images": {"agentview": torch.rand(1, 2, 3, 16, 16)},
-        "state": torch.rand(1, 2, 4),
-    }
+    loading, acting = blocks(PAGE)
+    names = {}
     exec(loading.replace("runs/lift", str(folder / "run")), names)
-    assert names["chunk"].shape == (1, 16, 10)
-    exec(ticking, names)
-    assert names["action"].shape == (1, 10)
+    assert "agentview" in capsys.readouterr().out
+    sent = []
+    exec(acting.replace("executor = ", "send = sent.append\nexecutor = "), names | {"sent": sent})
+    assert [action.shape for action in sent] == 80 * [(10,)]
+    images = {"agentview": torch.rand(1, 2, 3, 16, 16)}
+    assert names["policy"].sample(images, torch.rand(1, 2, 4)).shape == (1, 16, 10)
 
 
 def test_every_flag_that_is_named_exists():

@@ -68,7 +68,7 @@ class Entry:
         counts: its parameters.
         bytes: size of its weights' file.
         actions: "absolute" or "delta".
-        keeps_mode: whether the backbone mixes time steps, so that a chunk can follow one of two motions and be continued.
+        keeps_mode: whether the backbone mixes time steps, so that a chunk follows one motion and can go on.
         ms: shortest time of a chunk of ten denoising steps at batch 1; None if it was not measured.
         motion: source of Stage 1 -> share; heads that this one goes on from included.
         trial: successes and episodes on Lift, decoupled and random-frozen, as text.
@@ -145,23 +145,23 @@ def _slow(entry: Entry) -> float:
 
 WANTS = {
     "smallest": Want(lambda e: True, lambda e: e.bytes, "the size of model.safetensors"),
-    "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: shortest time of a chunk at batch 1, ten denoising steps"),
-    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json. The order is by time per chunk"),
-    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json. The order is by time per chunk"),
+    "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: shortest time of a chunk, ten denoising steps"),
+    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json; sorted by time per chunk"),
+    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json; sorted by time per chunk"),
     "mode": Want(
         lambda e: e.keeps_mode,
         _slow,
-        "the backbone, which mixes time steps, so that a chunk follows one of two motions. The order is by time per chunk",
+        "the backbone, which mixes time steps, so that a chunk follows one motion; sorted by time",
     ),
     "real-time": Want(
         lambda e: e.keeps_mode,
         _slow,
-        "the backbone, which mixes time steps, as real-time chunking needs. The order is by time per chunk",
+        "the backbone, which mixes time steps, as real-time chunking needs; sorted by time",
     ),
     "droid": Want(
         lambda e: any("droid" in source for source in e.motion),
         lambda e: -sum(share for source, share in e.motion.items() if "droid" in source),
-        "the sources in config.json. The order is by the share of sources that contain or imitate DROID's motion",
+        "the sources in config.json; sorted by the share of sources that contain or imitate DROID's motion",
     ),
 }
 

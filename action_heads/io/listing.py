@@ -146,8 +146,8 @@ def _slow(entry: Entry) -> float:
 WANTS = {
     "smallest": Want(lambda e: True, lambda e: e.bytes, "the size of model.safetensors"),
     "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: shortest time of a chunk, ten denoising steps"),
-    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json; sorted by time per chunk"),
-    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json; sorted by time per chunk"),
+    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json; sorted by time"),
+    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json; sorted by time"),
     "mode": Want(
         lambda e: e.keeps_mode,
         _slow,

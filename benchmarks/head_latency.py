@@ -1,7 +1,7 @@
 """Measure the time of a chunk of every bundled head: latency.json in its folder, which its card and `heads` show.
 
-One thread, batch 1, ten denoising steps, AdaLN-Zero through the code where there is one. The heads take turns, and the
-least of all rounds counts, so that other work on the machine does not decide their order.
+One thread, batch 1, ten denoising steps, AdaLN-Zero with its default path. The heads take turns, and the shortest time
+of all rounds counts, so that other work on the machine does not decide their order.
 
     uv run benchmarks/head_latency.py            # measures, and writes the page's table
     uv run benchmarks/head_latency.py --page     # writes the table in docs/guides/choose-head.md alone

@@ -44,7 +44,7 @@ def test_the_guide_to_recordings_runs():
 
 def test_the_guide_to_pretraining_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    ActionHead.from_pretrained("dae/mlp-0.7m-fk").save_pretrained("heads/mlp-0.3m-my-arm")
+    ActionHead.from_pretrained("dae/mlp-0.7m-fk").save_pretrained("heads/mixer-0.7m-my-arm")
     assert run(DOCS / "guides" / "pretrain.md")["policy"].num_trainable
 
 

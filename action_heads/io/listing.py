@@ -68,8 +68,8 @@ class Entry:
         counts: its parameters.
         bytes: size of its weights' file.
         actions: "absolute" or "delta".
-        keeps_mode: whether its backbone mixes time, so that a chunk can commit to one of two ways and be continued.
-        ms: least time of a chunk of ten denoising steps at batch 1; None if it was not measured.
+        keeps_mode: whether the backbone mixes time steps, so that a chunk follows one motion and can go on.
+        ms: shortest time of a chunk of ten denoising steps at batch 1; None if it was not measured.
         motion: source of Stage 1 -> share; heads that this one goes on from included.
         trial: successes and episodes on Lift, decoupled and random-frozen, as text.
     """
@@ -122,11 +122,11 @@ COLUMNS = (
     "head",
     "denoiser",
     "MB",
-    "ms a chunk",
+    "ms per chunk",
     "actions",
-    "keeps a mode, continues a chunk",
+    "mixes time steps",
     "motion of Stage 1",
-    "Lift: decoupled / random-frozen",
+    "successes on Lift: this head / a random head",
 )
 
 
@@ -145,23 +145,23 @@ def _slow(entry: Entry) -> float:
 
 WANTS = {
     "smallest": Want(lambda e: True, lambda e: e.bytes, "the size of model.safetensors"),
-    "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: least time of a chunk at batch 1, ten steps"),
-    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json; then by time"),
-    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json; then by time"),
+    "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: shortest time of a chunk, ten denoising steps"),
+    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json; sorted by time"),
+    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json; sorted by time"),
     "mode": Want(
         lambda e: e.keeps_mode,
         _slow,
-        "its backbone, of those that mix time, so that a chunk commits to one of two ways; then by time",
+        "the backbone, which mixes time steps, so that a chunk follows one motion; sorted by time",
     ),
     "real-time": Want(
         lambda e: e.keeps_mode,
         _slow,
-        "its backbone, of those that mix time, as real-time chunking needs; then by time",
+        "the backbone, which mixes time steps, as real-time chunking needs; sorted by time",
     ),
     "droid": Want(
         lambda e: any("droid" in source for source in e.motion),
         lambda e: -sum(share for source, share in e.motion.items() if "droid" in source),
-        "the sources in config.json, by the share of DROID's motion and of motion shaped by it",
+        "the sources in config.json; sorted by the share of sources that contain or imitate DROID's motion",
     ),
 }
 

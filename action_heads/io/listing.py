@@ -71,7 +71,7 @@ class Entry:
         keeps_mode: whether the backbone mixes time steps, so that a chunk follows one motion and can go on.
         ms: shortest time of a chunk of ten denoising steps at batch 1; None if it was not measured.
         motion: source of Stage 1 -> share; heads that this one goes on from included.
-        trial: successes and episodes on Lift, decoupled and random-frozen, as text.
+        trial: run -> successes and episodes on Lift; empty if there was no trial.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Entry:
     keeps_mode: bool
     ms: float | None
     motion: dict[str, float]
-    trial: str
+    trial: dict[str, tuple[int, int]]
 
     @classmethod
     def read(cls, name: str, folder: Path) -> Entry:
@@ -91,7 +91,6 @@ class Entry:
             for stem in ("config", "evaluation", "latency", "trial")
         )
         weights = folder / "model.safetensors"
-        rows = {row["name"]: f"{row['successes']} of {row['episodes']}" for row in trial.get("rows", ())}
         measured = evaluation.get("heads", {}).get(config["name"], {})
         return cls(
             name,
@@ -101,7 +100,7 @@ class Entry:
             measured.get("mixes_time", config["backbone"] != "mlp"),
             min((row["ms"] for row in latency.get("results", ())), default=None),
             {row["source"].rpartition("@")[0] or row["source"]: row["share"] for row in config["training"]["sources"]},
-            " / ".join(rows[row] for row in ("decoupled", "random-frozen") if row in rows) or "-",
+            {row["name"]: (row["successes"], row["episodes"]) for row in trial.get("rows", ())},
         )
 
     def cells(self) -> tuple[str, ...]:
@@ -114,10 +113,11 @@ class Entry:
             self.actions,
             "yes" if self.keeps_mode else "no",
             ", ".join(f"{100 * share:.3g} % `{source}`" for source, share in self.motion.items()),
-            self.trial,
+            " / ".join("{} of {}".format(*self.trial[run]) for run in RUNS if run in self.trial) or "-",
         )
 
 
+RUNS = ("decoupled", "random-frozen")
 COLUMNS = (
     "head",
     "denoiser",
@@ -135,7 +135,7 @@ class Want:
     """What a user may want of a head: which heads have it, in which order, and where the evidence is."""
 
     has: Callable[[Entry], bool]
-    key: Callable[[Entry], float]
+    key: Callable[[Entry], float | tuple[float, ...]]
     evidence: str
 
 
@@ -143,11 +143,18 @@ def _slow(entry: Entry) -> float:
     return math.inf if entry.ms is None else entry.ms
 
 
+def _fails(entry: Entry) -> tuple[float, ...]:
+    """Return by what a head with more successes comes first, and of equal ones that with fewer on a random head."""
+    own, random = (won / tried for won, tried in (entry.trial.get(run, (-1, 1)) for run in RUNS))
+    return -own, random
+
+
+LIFT = "the action space in config.json; sorted by trial.json: successes on Lift, then those of a random head"
 WANTS = {
     "smallest": Want(lambda e: True, lambda e: e.bytes, "the size of model.safetensors"),
     "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: shortest time of a chunk, ten denoising steps"),
-    "absolute": Want(lambda e: e.actions == "absolute", _slow, "the action space in config.json; sorted by time"),
-    "delta": Want(lambda e: e.actions == "delta", _slow, "the action space in config.json; sorted by time"),
+    "absolute": Want(lambda e: e.actions == "absolute", _fails, LIFT),
+    "delta": Want(lambda e: e.actions == "delta", _fails, LIFT),
     "mode": Want(
         lambda e: e.keeps_mode,
         _slow,

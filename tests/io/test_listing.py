@@ -46,7 +46,7 @@ def test_an_entry_is_what_the_head_is(entry):
     assert entry.ms is not None
     assert entry.ms > 0
     assert sum(entry.motion.values()) == pytest.approx(1, abs=1e-3)
-    assert (entry.trial == "-") != (hub.bundled()[entry.name] / "trial.json").exists()
+    assert bool(entry.trial) == (hub.bundled()[entry.name] / "trial.json").exists()
 
 
 def test_a_head_without_measurements_is_listed(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
 from action_heads._util.flags import check_least
 from action_heads._util.precision import bfloat16_is_faster
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.policy import ConditionedHead
 
@@ -141,7 +141,7 @@ def fit(
     is_pad = torch.zeros(actions.shape[:2], dtype=torch.bool, device=device) if is_pad is None else is_pad.to(device)
     low_precision = config.precision == "bf16" or (config.precision == "auto" and bfloat16_is_faster(device))
     losses: list[Tensor] = []
-    with progress(range(config.steps), desc=description, unit="step") as bar:
+    with progress_bar(range(config.steps), desc=description, unit="step") as bar:
         for step in bar:
             for group in optimizer.param_groups:
                 group["lr"] = cosine(step, config)

@@ -23,7 +23,7 @@ import torch
 from common import table, write_results
 
 from action_heads import ActionHead
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.adapters import AdaLNZero
 
 PAUSE = 0.01  # seconds between chunks, in which OpenMP's threads stop spinning, as between the chunks of a robot
@@ -94,7 +94,7 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     cases = [(method, threads) for method in ("eager", "packed", "native") for threads in sorted({1, cores})]
     todo = [(*case, neighbours) for case in cases for neighbours in (0, cores)]
-    rows = [measure(options, *each) for each in progress(todo, desc="cases")]
+    rows = [measure(options, *each) for each in progress_bar(todo, desc="cases")]
     write_results("busy", rows)
     print(report(rows))
 

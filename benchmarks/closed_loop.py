@@ -13,7 +13,7 @@ from action_heads_lab.sim.envs import make
 from action_heads_lab.sim.tasks import TASKS
 
 from action_heads import Executor
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 
 
 def closed_loop(
@@ -30,7 +30,7 @@ def closed_loop(
     with every tick and its target.
     """
     sim, successes = make(task), 0
-    for seed in progress(range(episodes), desc=description):
+    for seed in progress_bar(range(episodes), desc=description):
         executor.reset()
         newest = previous = sim.reset(seed)
         for tick in range(TASKS[task].rollout_steps):

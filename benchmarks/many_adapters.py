@@ -16,7 +16,7 @@ from common import write_results
 from torch import Tensor
 
 from action_heads import ActionHead, AdapterBank
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.adapters import AdaLNZero
 
 ADAPTERS, COND_DIM, ROUNDS = 64, 2048, 7
@@ -44,7 +44,7 @@ def main() -> None:
             "a loop over the tasks": loop,
         }
         seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for turn in progress(range(ROUNDS + 1), desc=f"batch {batch}"):
+        for turn in progress_bar(range(ROUNDS + 1), desc=f"batch {batch}"):
             for way, call in ways.items():
                 began = time.perf_counter()
                 call()

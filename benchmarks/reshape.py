@@ -32,7 +32,7 @@ from stage2 import DEMOS, OUT, pretrained
 from torch import Tensor
 
 from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 
@@ -147,7 +147,7 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
     limit = get_task(layout.task).rollout_steps
     plays = [Play(make(layout.task), limit) for _ in range(layout.arms)]
     generator, successes = torch.Generator().manual_seed(0), 0
-    for episode in progress(range(EPISODES), desc=description):
+    for episode in progress_bar(range(EPISODES), desc=description):
         reports = [play.start(layout.arms * episode + i) for i, play in enumerate(plays)]
         while not all(report.done for report in reports):
             cond = torch.from_numpy(np.concatenate([report.cond for report in reports]))[None]

@@ -30,7 +30,7 @@ from stage2_studies import HEADS, STUDIES, Cell
 from torch import Tensor
 
 from action_heads import ActionHead, ConditionedHead, Normalizer
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import AdapterConfig
 from action_heads.counts import match_trainable
@@ -162,7 +162,7 @@ def main() -> None:
         for name in names[mine::of]:
             pretrained(name)
         return
-    for cell in progress(STUDIES[args.study][mine::of], desc=args.study):
+    for cell in progress_bar(STUDIES[args.study][mine::of], desc=args.study):
         if not path_of(cell).exists():
             record_of = {"cell": asdict(cell), "stage1": HEADS[cell.head], "machine": machine()}
             result = run(cell, args.device)

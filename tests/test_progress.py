@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 
 pytest.importorskip("tqdm")
 
@@ -28,7 +28,7 @@ def test_a_bar_writes_few_lines_into_a_log(monkeypatch, watched, fewest, most):
     """A bar of a second moves in a terminal; in a log it shows its beginning and its end."""
     stream = Terminal(watched)
     monkeypatch.setattr(sys, "stderr", stream)
-    with progress(range(100), desc="work") as bar:
+    with progress_bar(range(100), desc="work") as bar:
         for i in bar:
             bar.set_postfix(loss=i, refresh=False)
             time.sleep(0.01)

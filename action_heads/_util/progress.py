@@ -10,7 +10,7 @@ from action_heads._util.extras import require
 FILE_INTERVAL = 30.0  # seconds between the lines of a log
 
 
-def progress(*args: Any, **options: Any) -> Any:
+def progress_bar(*args: Any, **options: Any) -> Any:
     """Return a bar of tqdm with these arguments. `mininterval` is longer where nobody watches the output."""
     watched = sys.stderr.isatty() or "ipykernel" in sys.modules
     interval = {} if watched else {"mininterval": FILE_INTERVAL, "maxinterval": 2 * FILE_INTERVAL}

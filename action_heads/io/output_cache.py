@@ -15,7 +15,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.io.drafts import sweep
 from action_heads.io.files import WeightFileError, fingerprint, save_tensors
 
@@ -71,7 +71,7 @@ def collect(
             write()
 
     try:
-        for sample in progress(samples, **bar):
+        for sample in progress_bar(samples, **bar):
             keys.append(name := key(sample))
             if name in found or name in done or name in waiting:
                 continue

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.training import checkpoint
 from action_heads.training.base import Training
 from action_heads.training.signals import StopRequest
@@ -34,7 +34,7 @@ def train(trainer: Training, folder: Path) -> None:
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
     # A killed run may have logged points after its last saved state. They are logged again, so the old ones are purged.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step}})
-    bar = progress(
+    bar = progress_bar(
         **{"total": config.optimiser.steps, "initial": trainer.step, "desc": trainer.description, "unit": "step"},
         disable=not accelerator.is_main_process,
     )

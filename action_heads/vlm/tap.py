@@ -40,7 +40,7 @@ class Tap(nn.Module):
             layers are normalised and summed with learned softmax weights, which are equal at first.
         select: the tokens that count, "all", "image" or "text".
         train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only low-rank
-            adapters, existing or new ones, which are added in place and become float32. "full" to train the whole model.
+            adapters, existing or new ones, which are added in place and kept in float32. "full" to train everything.
         isolate: block the gradient of the head's loss to the model (knowledge insulation). A loss of its own may train
             the model.
         lora: a `peft.LoraConfig` for a model without an adapter. The default is rank 16 on all linear layers.

@@ -14,7 +14,7 @@ import tyro
 from action_heads._util.flags import check_choices
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.adapt.settings import KINDS
 from action_heads.data import Spec
 from action_heads_lab.reproduce import heads, results
@@ -165,7 +165,7 @@ def reproduce(options: Reproduce, family: str) -> None:
     if options.dry_run:
         print("\n".join(map(str, left)))
         return
-    bar = progress(left, desc=f"{family}, share {options.share}", unit="run")
+    bar = progress_bar(left, desc=f"{family}, share {options.share}", unit="run")
     for run in bar:
         bar.write(str(perform(run, place)))
 

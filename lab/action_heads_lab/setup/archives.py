@@ -24,7 +24,7 @@ from html import unescape
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.io import drafts, locks
 from action_heads_lab.setup.trees import BLOCK, git_hash
 
@@ -226,7 +226,7 @@ def _continued(url: str, part: Path) -> None:
         with (
             drafts.writing(part),
             part.open("ab") as file,
-            progress(desc=part.stem, total=total, initial=have * continues, unit="B", unit_scale=True) as bar,
+            progress_bar(desc=part.stem, total=total, initial=have * continues, unit="B", unit_scale=True) as bar,
         ):
             while block := answer.read(BLOCK):
                 file.write(block)

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import missing, remedy
 from action_heads._util.machine import cores
-from action_heads._util.progress import progress
+from action_heads._util.progress import progress_bar
 from action_heads.io import locks
 from action_heads_lab.sim import libero, mimicgen
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
@@ -130,7 +130,7 @@ def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers:
     kept, later, following = [], {}, 0  # later: episodes that arrived before those of smaller seeds
     with (
         Workers(min(cores() if workers is None else workers, episodes), Recorder, task, noise) as pool,
-        progress(total=episodes, desc=f"recording {task}") as bar,
+        progress_bar(total=episodes, desc=f"recording {task}") as bar,
     ):
         for worker in range(len(pool)):
             pool.send(worker, first + worker)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from action_heads._util.machine import cores
+from action_heads._util.progress import progress_bar
 from action_heads_lab.sim.envs import ACTION_SIZE
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout_worker import Report, Stage, Start, stack
@@ -110,7 +111,7 @@ def rollout(
 
     with (
         Workers(min(cores() if workers is None else workers, len(free)), Stage, task, limit, sight) as pool,
-        progress(total=len(episodes), desc=description or task, disable=not progress) as bar,
+        progress_bar(total=len(episodes), desc=description or task, disable=not progress) as bar,
     ):
         while waiting or running:
             while waiting and free:

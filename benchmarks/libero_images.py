@@ -9,6 +9,7 @@ a run that was killed goes on, and more episodes continue those that are finishe
         --cameras agentview robot0_eye_in_hand --workers 1
     done
     uv run benchmarks/libero_images.py --encoder outputs/encoders/mobilenetv2 --text outputs/encoders/minilm
+    uv run benchmarks/libero_images.py --small --mode decoupled random-frozen [--encoder ... --text ...]
     uv run benchmarks/libero_images.py --page    # fills docs/results/libero-images.md, also from an unfinished run
 
 Axes: N rows, c condition, h horizon, a action.
@@ -69,6 +70,7 @@ class Cell:
 
 MODES = ("decoupled", "normal", "random-frozen", "blind")
 NAMES = {"blind": "decoupled, without images"}
+SMALL: dict[str, Any] = {"through": "code", "hidden": 64, "lr": 1e-2, "steps": 1000}  # the small adapter
 
 
 class Demonstrations(NamedTuple):
@@ -208,9 +210,12 @@ def page(cells: Iterable[Cell]) -> None:
     lines, ours = [], finished()
     for cell in cells:
         row = next((row for row in ours if asdict(cell).items() <= row.items()), None)
-        name = NAMES.get(cell.mode, cell.mode)
+        name = NAMES.get(cell.mode, cell.mode) + (", small adapter" if cell.through == "code" else "")
         if row is None:
-            lines.append([cell.suite, name, "", "not run", "", "", ""])
+            if any(each["suite"] == cell.suite for each in ours):
+                lines.append([cell.suite, name, "", "not run", "", "", ""])
+            elif not any(line[0] == cell.suite for line in lines):
+                lines.append([cell.suite, "all", "", "not run", "", "", ""])
             continue
         episodes = [success for each in row["rolled"].values() for success in each]
         won, tried = sum(episodes), len(episodes)
@@ -238,13 +243,16 @@ def main() -> None:
     parser.add_argument("--head", default=Cell.head, help="delta head")
     parser.add_argument("--tasks", type=int, default=Cell.tasks, help="the first so many tasks of a suite, for a trial")
     parser.add_argument("--demos", type=int, default=Cell.demos, help="demonstrations of each task")
-    parser.add_argument("--steps", type=int, default=Cell.steps, help="training steps")
+    parser.add_argument("--small", action="store_true", help="the small adapter, through the code alone")
+    parser.add_argument("--steps", type=int, help=f"training steps: {Cell.steps}, and {SMALL['steps']} with --small")
     parser.add_argument("--episodes", type=int, default=5, help="rollouts of each task; more continue finished ones")
     parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
     parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
     options = parser.parse_args()
-    effort = {"tasks": options.tasks, "head": options.head, "demos": options.demos, "steps": options.steps}
-    cells = [Cell(suite, mode, **effort) for suite in options.suite for mode in options.mode]
+    effort = {"tasks": options.tasks, "head": options.head, "demos": options.demos}
+    steps = {} if options.steps is None else {"steps": options.steps}
+    size = SMALL if options.small else {}
+    cells = [Cell(suite, mode, **effort | size | steps) for suite in options.suite for mode in options.mode]
     until, read = time.monotonic() + 60 * options.minutes, {}
     for cell in () if options.page else cells:
         if missing := [str(place) for place in recordings(cell, options.data) if not place.exists()]:
@@ -253,7 +261,9 @@ def main() -> None:
             read = {cell.suite: demonstrations(cell, options.data, options.encoder, options.text)}
         run(cell, read[cell.suite], options.data, options.episodes, until)
     if options.tasks == Cell.tasks:
-        page([Cell(suite, mode, **effort) for suite in SUITES for mode in MODES])
+        frozen = ("decoupled", "random-frozen")
+        modes = [(mode, {}) for mode in MODES] + [(mode, SMALL) for mode in frozen]
+        page(Cell(suite, mode, **effort | size | steps) for suite in SUITES for mode, size in modes)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from action_heads_lab.policies import actor
+from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.paper import PRINTED, TASKS
 from action_heads_lab.sim import libero
@@ -205,20 +210,52 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
         write_results(NAME, [*(other for other in rows if other is not row), now])
 
 
+def named(row: dict[str, Any]) -> str:
+    """Return the name of a run in table and figure."""
+    mode: str = row["mode"]
+    return NAMES.get(mode, mode) + (", small adapter" if row["through"] == "code" else "")
+
+
+def outcome(row: dict[str, Any]) -> tuple[int, int]:
+    """Return how many episodes of a row succeeded, and how many there were."""
+    episodes = [success for each in row["rolled"].values() for success in each]
+    return sum(episodes), len(episodes)
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Draw the success of every run of a suite with its 95 % interval, beside the page."""
+    suites = [suite for suite in SUITES if any(row["suite"] == suite for row in rows)]
+    figure, axes = plt.subplots(
+        1, len(suites), figsize=(2.5 + 4.5 * len(suites), 2.8), squeeze=False, layout="constrained"
+    )
+    for ax, suite in zip(axes[0], suites, strict=True):
+        here = [row for row in rows if row["suite"] == suite]
+        share = np.array([won / tried for won, tried in map(outcome, here)])
+        ends = np.array([wilson(*outcome(row)) for row in here])
+        colours = [COLOURS.get(row["mode"], "#777777") for row in here]
+        error = np.maximum(0, [share - ends[:, 0], ends[:, 1] - share])
+        ax.barh([named(row) for row in here], share, xerr=error, color=colours, error_kw={"lw": 0.8, "capsize": 3})
+        ax.invert_yaxis()
+        ax.set(title=suite, xlim=(0, 1), xlabel="success, with 95 % intervals")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.savefig(PAGE.with_suffix(".png"), dpi=120)
+    plt.close(figure)
+
+
 def page(cells: Iterable[Cell]) -> None:
-    """Write the tables of the page."""
-    lines, ours = [], finished()
+    """Write the tables and the figure of the page."""
+    lines, ours, drawn = [], finished(), []
     for cell in cells:
         row = next((row for row in ours if asdict(cell).items() <= row.items()), None)
-        name = NAMES.get(cell.mode, cell.mode) + (", small adapter" if cell.through == "code" else "")
+        name = named(asdict(cell))
         if row is None:
             if any(each["suite"] == cell.suite for each in ours):
                 lines.append([cell.suite, name, "", "not run", "", "", ""])
             elif not any(line[0] == cell.suite for line in lines):
                 lines.append([cell.suite, "all", "", "not run", "", "", ""])
             continue
-        episodes = [success for each in row["rolled"].values() for success in each]
-        won, tried = sum(episodes), len(episodes)
+        drawn.append(row)
+        won, tried = outcome(row)
         low, high = (round(100 * end) for end in wilson(won, tried))
         tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
         numbers = [f"{row['trained']:,}", f"{won} of {tried}", f"{low} to {high} %", tasks]
@@ -231,6 +268,8 @@ def page(cells: Iterable[Cell]) -> None:
     ]
     paper = table(["paper", *TASKS["libero"], "average"], theirs)
     fill(PAGE, {"ours": table(head, lines, left=2), "paper": paper})
+    if drawn:
+        draw(drawn)
 
 
 def main() -> None:

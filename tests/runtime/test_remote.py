@@ -201,7 +201,9 @@ def test_a_server_that_reads_nothing_is_not_waited_for():
         connection.send(wire.pack(HELLO))
         go.wait(20)
 
-    with plain_server(handle, "127.0.0.1", 0, compression=None, max_queue=1, max_size=None) as running:
+    with plain_server(
+        handle, "127.0.0.1", 0, compression=None, max_queue=1, max_size=None, close_timeout=0.2
+    ) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         remote = RemotePolicy(f"ws://127.0.0.1:{running.socket.getsockname()[1]}", timeout=1.0)
         filler = wire.pack({"cond": torch.zeros(1, 10, COND_DIM)})

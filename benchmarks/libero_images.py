@@ -25,14 +25,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from action_heads_lab.policies import actor
-from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.paper import PRINTED, TASKS
 from action_heads_lab.sim import libero
@@ -41,6 +36,7 @@ from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
 from common import RESULTS, table, write_results
+from figures import draw
 from torch import Tensor
 
 from action_heads import ActionHead, Normalizer
@@ -222,29 +218,9 @@ def outcome(row: dict[str, Any]) -> tuple[int, int]:
     return sum(episodes), len(episodes)
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw the success of every run of a suite with its 95 % interval, beside the page."""
-    suites = [suite for suite in SUITES if any(row["suite"] == suite for row in rows)]
-    figure, axes = plt.subplots(
-        1, len(suites), figsize=(2.5 + 4.5 * len(suites), 2.8), squeeze=False, layout="constrained"
-    )
-    for ax, suite in zip(axes[0], suites, strict=True):
-        here = [row for row in rows if row["suite"] == suite]
-        share = np.array([won / tried for won, tried in map(outcome, here)])
-        ends = np.array([wilson(*outcome(row)) for row in here])
-        colours = [COLOURS.get(row["mode"], "#777777") for row in here]
-        error = np.maximum(0, [share - ends[:, 0], ends[:, 1] - share])
-        ax.barh([named(row) for row in here], share, xerr=error, color=colours, error_kw={"lw": 0.8, "capsize": 3})
-        ax.invert_yaxis()
-        ax.set(title=suite, xlim=(0, 1), xlabel="success, with 95 % intervals")
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(PAGE.with_suffix(".png"), dpi=120)
-    plt.close(figure)
-
-
 def page(cells: Iterable[Cell]) -> None:
-    """Write the tables and the figure of the page."""
-    lines, ours, drawn = [], finished(), []
+    """Write the tables of the page and a figure for each suite."""
+    lines, ours, drawn = [], finished(), {}
     for cell in cells:
         row = next((row for row in ours if asdict(cell).items() <= row.items()), None)
         name = named(asdict(cell))
@@ -254,8 +230,7 @@ def page(cells: Iterable[Cell]) -> None:
             elif not any(line[0] == cell.suite for line in lines):
                 lines.append([cell.suite, "all", "", "not run", "", "", ""])
             continue
-        drawn.append(row)
-        won, tried = outcome(row)
+        won, tried = drawn.setdefault(cell.suite, {})[name] = outcome(row)
         low, high = (round(100 * end) for end in wilson(won, tried))
         tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
         numbers = [f"{row['trained']:,}", f"{won} of {tried}", f"{low} to {high} %", tasks]
@@ -268,8 +243,8 @@ def page(cells: Iterable[Cell]) -> None:
     ]
     paper = table(["paper", *TASKS["libero"], "average"], theirs)
     fill(PAGE, {"ours": table(head, lines, left=2), "paper": paper})
-    if drawn:
-        draw(drawn)
+    for suite, rates in drawn.items():
+        draw(f"{suite.replace('_', '-')}-images", suite, {"": rates})
 
 
 def main() -> None:

@@ -42,6 +42,7 @@ from transformers import AutoModel
 from action_heads import ActionHead, ConditionedHead, HeadConfig, Normalizer
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig, Text, Vision
+from action_heads.adapters.condition_reader import Standardizer
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.objectives import ObjectiveConfig
 from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
@@ -118,11 +119,14 @@ class Observer:
         assert isinstance(cond, Tensor)
         return torch.cat([cond, *features], dim=-1)
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation (c) by which adapters standardise the condition; keypoints lie in [-1, 1]."""
+    def statistics(self, cond: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation (c) by which adapters standardise conditions like these (N c)."""
         standard: Any = self.policy.policy.adapter.standard
-        more = len(self.cameras) * FEATURES
-        return torch.cat([standard.mean, torch.zeros(more)]), torch.cat([standard.std, torch.ones(more)])
+        if not self.cameras:
+            return standard.mean, standard.std
+        images = Standardizer(len(self.cameras) * FEATURES)
+        images.fit(cond[:, len(standard.mean) :])
+        return torch.cat([standard.mean, images.mean]), torch.cat([standard.std, images.std])
 
 
 class Demonstrations(NamedTuple):
@@ -191,7 +195,7 @@ def train(system: System, data: Demonstrations, steps: int, hidden: int, seed: i
     torch.manual_seed(seed)
     settings = AdapterConfig(system.mechanism, hidden_dim=hidden, through=system.through)
     adapter = settings.make(cond.shape[1])
-    adapter.standard.set(*data.observer.statistics())  # type: ignore[operator]
+    adapter.standard.set(*data.observer.statistics(data.cond))  # type: ignore[operator]
     policy = head.attach(adapter, normalizer=Normalizer.fit(data.actions, head.config.space, margin=0.05))
     began = time.process_time()
     config = FitConfig(steps=steps, lr=system.lr, seed=seed)

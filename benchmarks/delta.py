@@ -10,11 +10,11 @@ Axes: n time steps, m windows, h horizon, a action, c condition.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 
 import numpy as np
 import torch
+import tyro
 from action_heads_lab.sim.demo import smooth
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import Row, save_trial
@@ -83,11 +83,11 @@ def measure(name: str, cond: Tensor, deltas: Tensor, is_pad: Tensor) -> None:
     save_trial(hub.bundled()[name], head, rows, what, f"uv run benchmarks/delta.py {name}")
 
 
-def main() -> None:
+def main(heads: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
     data = demonstrations()
-    for name in sys.argv[1:] or [name for name in hub.bundled() if name.endswith("-delta")]:
+    for name in heads or [name for name in hub.bundled() if name.endswith("-delta")]:
         measure(name, *data)
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

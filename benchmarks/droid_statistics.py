@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
+import tyro
 
 ROLL = 0.28  # rad, deviation of the roll about pi
 DRAWS = 1_000_000
 
 
-def main(published: Path, out: Path) -> None:
+def main(published: tyro.conf.Positional[Path], out: tyro.conf.Positional[Path]) -> None:
     """Write the statistics."""
     s = json.loads(published.read_text(encoding="utf-8"))
     joints, pose = s["observation.state.joint_position"], s["observation.state.cartesian_position"]
@@ -56,4 +56,4 @@ def six_numbers(mean: list[float], std: list[float]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    tyro.cli(main, description=__doc__)

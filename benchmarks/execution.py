@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import tyro
 from action_heads_lab.sim.report import wilson
 from closed_loop import closed_loop
 from common import write_results
@@ -95,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import tyro
 from action_heads_lab.reproduce.page import fill
 from common import table, write_results
 
@@ -81,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

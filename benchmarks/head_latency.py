@@ -10,11 +10,11 @@ of all rounds counts, so that other work on the machine does not decide their or
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 
 import torch
+import tyro
 
 from action_heads import ActionHead
 from action_heads._util.machine import machine
@@ -26,9 +26,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "guides" / "choose-head.md"
 ROUNDS, CALLS, STEPS, COND_DIM = 30, 10, 10, 512
 
 
-def main() -> None:
-    """Measure, and write what was measured and the page."""
-    if "--page" not in sys.argv[1:]:
+def main(page: bool = False) -> None:
+    """Measure unless only the page is asked for, and write the page."""
+    if not page:
         measure()
     before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- heads -->")
     after = rest.partition("<!-- /heads -->")[2]
@@ -64,4 +64,4 @@ def measure() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

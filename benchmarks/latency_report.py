@@ -6,7 +6,9 @@ uv run benchmarks/latency_report.py
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
+import tyro
 from action_heads_lab.reproduce.page import fill
 from common import RESULTS, table
 
@@ -88,7 +90,7 @@ def draw(results: dict, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
-def report(device: str) -> None:
+def report(device: Literal["cpu", "cuda"] = "cpu") -> None:
     """Fill the page of a device and draw its roofline."""
     record = read_json(RESULTS / f"latency_{device}.json")
     rows = record["results"]["rows"]
@@ -99,4 +101,4 @@ def report(device: str) -> None:
 
 
 if __name__ == "__main__":
-    report("cpu")
+    tyro.cli(report, description=__doc__)

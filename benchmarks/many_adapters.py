@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import torch
+import tyro
 from common import write_results
 from torch import Tensor
 
@@ -59,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

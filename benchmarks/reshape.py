@@ -16,11 +16,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import tyro
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.envs import make
 from action_heads_lab.sim.record import record
@@ -168,8 +168,8 @@ def earlier() -> dict[tuple[str, str], dict]:
     return {(row["layout"], row["system"]): row for row in rows}
 
 
-def main() -> None:
-    named, known = sys.argv[1:], [*(layout.name for layout in LAYOUTS), *SYSTEMS]
+def main(named: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
+    known = [*(layout.name for layout in LAYOUTS), *SYSTEMS]
     if unknown := set(named) - set(known):
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}. Choose layouts and systems from {', '.join(known)}.")
     layouts = [layout for layout in LAYOUTS if layout.name in named] or LAYOUTS
@@ -196,4 +196,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -10,6 +10,7 @@ import threading
 import time
 
 import torch
+import tyro
 from common import write_results
 
 from action_heads import ActionHead
@@ -49,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

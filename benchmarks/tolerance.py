@@ -13,6 +13,7 @@ import copy
 import warnings
 
 import torch
+import tyro
 from action_heads_lab.reproduce.page import fill
 from common import least_seconds, table, write_results
 from latency_report import DOCS
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
+import tyro
 from action_heads_lab.sim.report import wilson
 from common import write_results
 from stage2 import pretrained
@@ -68,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, description=__doc__)

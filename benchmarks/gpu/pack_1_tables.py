@@ -4,7 +4,7 @@ python benchmarks/gpu/pack_1_tables.py            # about 8 minutes on one H100 
 python benchmarks/gpu/pack_1_tables.py --toy      # the same on a CPU, at a size that shows no more than that it works
 
 Results: <out>/pack_1_tables.json, with latency_<device>.json and training_speed_<device>.json beside it. To publish
-them, copy these two to benchmarks/results/. `latency_report.report("cuda")`, run in benchmarks/, fills the page.
+them, copy these two to benchmarks/results/. `uv run benchmarks/latency_report.py --device cuda` fills the page.
 """
 
 from __future__ import annotations

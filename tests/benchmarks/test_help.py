@@ -1,0 +1,30 @@
+"""Every benchmark explains itself with --help and refuses an unknown flag, before it measures or writes anything."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+SLOW = {"latency", "lerobot_policies", "seams"}  # They import all of LeRobot.
+SCRIPTS = [path for path in sorted(FOLDER.rglob("*.py")) if '__name__ == "__main__"' in path.read_text("utf-8")]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, path: Path, flag: str) -> object:
+    """Run a script with one flag, and return the exit status."""
+    monkeypatch.setattr(sys, "argv", [str(path), flag])
+    monkeypatch.setattr(sys, "path", [str(path.parent), str(FOLDER), *sys.path])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(path), run_name="__main__")
+    return stop.value.code
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in SCRIPTS]
+)
+def test_help_and_unknown_flags(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    assert run(monkeypatch, path, "--help") in (0, None)
+    assert "--help" in capsys.readouterr().out
+    assert run(monkeypatch, path, "--no-such-flag") not in (0, None)
+    assert capsys.readouterr().err

@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "results" / "control-loop.md"
 CASES = {"eager": "eager", "native": "`native`", "server": "`serve`"}
 SCHEDULING = {"ordinary": "ordinary", "real-time": "real-time priority", "own-core": "a core of its own"}
 SETTINGS = ("head", "steps", "execute", "threads")
-UNMEASURED = "Not measured yet: run the command below."
+UNMEASURED = "Not measured yet."
 
 
 def write_page(record: dict[str, Any] | None) -> str:

@@ -14,6 +14,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "results" / "control-loop.md"
 CASES = {"eager": "eager", "native": "`native`", "server": "`serve`"}
 SCHEDULING = {"ordinary": "ordinary", "real-time": "real-time priority", "own-core": "a core of its own"}
 SETTINGS = ("head", "steps", "execute", "threads")
+RESULTS = "https://github.com/action-heads/action-heads/blob/main/benchmarks/results/control_loop.json"
 UNMEASURED = "Not measured yet."
 
 
@@ -107,10 +108,11 @@ def listed(values: list) -> str:
 
 
 def measured_on(record: dict[str, Any]) -> str:
-    """Return where and when the rows were measured."""
+    """Return where and when the rows were measured, and where they are."""
     machine = record["machine"]
     seconds = sorted({row["seconds"] for row in record["results"]})
     return (
         f"{listed([f'{s:g}' for s in seconds])} seconds a cell, {record['date']}, {machine['cores']} cores of "
-        f"{machine['processor']}, Python {machine['python']}, torch {machine['torch']}."
+        f"{machine['processor']}, Python {machine['python']}, torch {machine['torch']}. Results: "
+        f"[`control_loop.json`]({RESULTS})."
     )

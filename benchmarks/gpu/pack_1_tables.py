@@ -46,7 +46,7 @@ def latency(toy: bool) -> list[str]:
 
 def training(toy: bool) -> list[str]:
     """Return the flags of the training table."""
-    return ["--device", device(), "--steps", "1" if toy else "200", "--unet-steps", "0" if toy else "60"]
+    return ["--graph", "--device", device(), "--steps", "5" if toy else "200", "--unet-steps", "0" if toy else "60"]
 
 
 def table(pack: Pack, name: str, flags: list[str]) -> dict | None:

@@ -109,7 +109,7 @@ def main() -> None:
         "decoupled, through the code": lambda: attach(head, AdaLNZero(COND_DIM, through="code")),
         "normal": lambda: attach(head.in_mode("normal"), AdaLNZero(COND_DIM)),
     }
-    lengths: dict[str, int] = dict.fromkeys(policies, options.steps)
+    lengths: dict[str, int] = {name: options.steps for name in policies}
     if options.unet_steps:
         config = HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3)
         policies["U-Net, 244M, normal"] = lambda: attach(ActionHead(config), FiLM(COND_DIM))

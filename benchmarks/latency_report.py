@@ -109,8 +109,8 @@ def report(device: str) -> None:
     """Fill the page of a device and draw its roofline."""
     record = read_json(RESULTS / f"latency_{device}.json")
     rows = record["results"]["rows"]
-    text = "\n\n".join((conditions(record), best_table(rows), chunks_table(rows), steps_table(rows)))
-    fill(DOCS / PAGES[device], {device: text})
+    text = "\n\n".join((conditions(record), chunks_table(rows), steps_table(rows)))
+    fill(DOCS / PAGES[device], {f"{device} best": best_table(rows), device: text})
     draw(record["results"], DOCS / f"roofline-{device}.png")
     print(text)
 

@@ -18,6 +18,7 @@ from action_heads._util.ema import EMA
 from action_heads._util.flags import check_least
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads._util.progress import progress_bar
+from action_heads._util.training_step import TrainingStep, adamw, set_learning_rate
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.policy import ConditionedHead
 
@@ -54,6 +55,8 @@ class FitConfig:
             noisier) or "last" (only the noisiest, the one level that the sampler "one_step" visits).
         noise_samples: number of noised copies of each chunk in a batch; they share one reading of the condition.
         prefixes: also train to continue committed actions (real-time chunking), on backbones that mix time.
+        graph: on CUDA, replay each training step as one CUDA graph. This has not been run on a GPU yet. If the capture
+            fails, training goes on eagerly with a warning. A CPU has no graphs and gives the same weights either way.
 
     Raises:
         ValueError: a setting is out of range.
@@ -71,6 +74,7 @@ class FitConfig:
     levels: str = "uniform"
     noise_samples: int = 1
     prefixes: bool = False
+    graph: bool = False
 
     def __post_init__(self):
         check_least(self, 1, "steps", "batch_size", "warmup")
@@ -134,36 +138,27 @@ def fit(
         )
     device = policy.head.device
     parameters = list(policy.train().trainable_parameters())
-    optimizer = torch.optim.AdamW(parameters, config.lr, weight_decay=config.weight_decay, fused=True)
+    optimizer = adamw(parameters, config.lr, config.graph, weight_decay=config.weight_decay)
     ema = EMA(parameters, max_decay=config.ema)
     generator = torch.Generator(device).manual_seed(config.seed)
     actions, cond, mask = actions.to(device), move(cond, device), move(mask, device)
     is_pad = torch.zeros(actions.shape[:2], dtype=torch.bool, device=device) if is_pad is None else is_pad.to(device)
     low_precision = config.precision == "bf16" or (config.precision == "auto" and bfloat16_is_faster(device))
+
+    def loss(actions: Tensor, cond: Any, mask: Mask, is_pad: Tensor) -> Tensor:
+        options = {"levels": config.levels, "noise_samples": config.noise_samples, "prefixes": config.prefixes}
+        with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
+            return policy.loss(actions, cond, mask=mask, is_pad=is_pad, generator=generator, **options)
+
+    take_step = TrainingStep(loss, optimizer, config.clip, [generator], config.graph)
     losses: list[Tensor] = []
     with progress_bar(range(config.steps), desc=description, unit="step") as bar:
         for step in bar:
-            for group in optimizer.param_groups:
-                group["lr"] = cosine(step, config)
+            set_learning_rate(optimizer, cosine(step, config))
             rows = torch.randint(len(actions), (config.batch_size,), generator=generator, device=device)
             seen, valid = (move(taken, device) for taken in take(cond, mask, rows))
-            with torch.autocast(device.type, torch.bfloat16, enabled=low_precision):
-                loss = policy.loss(
-                    actions[rows],
-                    seen,
-                    mask=valid,
-                    is_pad=is_pad[rows],
-                    generator=generator,
-                    levels=config.levels,
-                    noise_samples=config.noise_samples,
-                    prefixes=config.prefixes,
-                )
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            losses.append(take_step(actions[rows], seen, valid, is_pad[rows]))
             ema.update()
-            losses.append(loss.detach())
             if keep and step + 1 in keep_at:
                 with ema.averaged():
                     keep(step + 1)

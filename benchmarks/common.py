@@ -39,10 +39,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
     return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
 
 
-def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
+def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20, tf32: bool = False) -> float:
     """Return the highest measured rate of matrix products in operations per second, from which floors are computed.
 
-    It times large square products. On a CPU it also times oneDNN's packed ones, which are faster than MKL's in fp32 on
+    With `tf32`, a GPU may use TF32 for products in float32, as it does for convolutions by default. The rate is that
+    of large square products. On a CPU oneDNN's packed ones are timed too, since they are faster than MKL's in fp32 on
     AMD processors.
     """
     n = 8192 if device == "cuda" else 1024
@@ -51,7 +52,11 @@ def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20) -> float:
     if device == "cpu" and torch.backends.mkldnn.is_available():
         packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
         products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
-    return max(2 * n**3 / least_seconds(product, repeats) for product in products)
+    before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
+    try:
+        return max(2 * n**3 / least_seconds(product, repeats) for product in products)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def memory_rate(device: str, repeats: int = 20) -> float:

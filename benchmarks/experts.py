@@ -19,6 +19,7 @@ from unittest import mock
 
 import torch
 import transformers
+from forms import cast, compiled, under
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies import pi_gemma
 from lerobot.policies.common.flow_matching import euler_integrate
@@ -59,13 +60,18 @@ class Expert:
     chunk: int  # The time steps of a chunk.
     prefix: int  # The number of tokens that it reads; 0 for a vector.
     run: Callable[[str, int, int], Tensor] = field(repr=False)  # (device, batch, steps) -> chunks, once it has memory.
+    network: tuple[Any, str] = field(repr=False)  # The owner and the name of the function that each step calls.
 
     @property
     def parameters(self) -> int:
         return sum(p.numel() for part in self.parts for p in part.parameters())
 
-    def sampler(self, device: str) -> Callable[[int, int], Tensor]:
+    def sampler(
+        self, device: str, dtype: torch.dtype = torch.float32, inductor: bool = False
+    ) -> Callable[[int, int], Tensor]:
         """Give the expert memory and random weights, and return a function (batch, steps) -> chunks (b h a)."""
+        if dtype != torch.float32:
+            cast(self.parts, dtype)
         for part in self.parts:
             part.to_empty(device=device).eval().requires_grad_(False)
             for p in part.parameters():
@@ -74,7 +80,11 @@ class Expert:
                 if "inv_freq" in module._buffers:  # Random values would make no sense here.
                     module.__init__(module.config)
                     module.to(device)
-        return partial(torch.no_grad()(self.run), device)
+        if inductor:
+            owner, name = self.network
+            setattr(owner, name, compiled(getattr(owner, name), device))
+
+        return under(dtype, partial(torch.no_grad()(self.run), device))
 
 
 class Prefix(DynamicCache):
@@ -120,7 +130,9 @@ def smolvla() -> Expert:
 
     inner = [model.action_in_proj, model.action_out_proj, model.action_time_mlp_in, model.action_time_mlp_out]
     parts = [model.vlm_with_expert.lm_expert, *inner]
-    return Expert(parts, TEXT["hidden_size"], 0, config.num_steps, config.chunk_size, tokens, run)
+    return Expert(
+        parts, TEXT["hidden_size"], 0, config.num_steps, config.chunk_size, tokens, run, (model, "denoise_step")
+    )
 
 
 def pi(version: str) -> Expert:
@@ -147,7 +159,8 @@ def pi(version: str) -> Expert:
     names += ("time_mlp_in", "time_mlp_out")
     parts = [expert, *(getattr(model, name) for name in names if hasattr(model, name))]
     state = config.max_state_dim if version == "pi0" else 0
-    return Expert(parts, vlm.width, state, config.num_inference_steps, config.chunk_size, tokens, run)
+    network = (model, "denoise_step")
+    return Expert(parts, vlm.width, state, config.num_inference_steps, config.chunk_size, tokens, run, network)
 
 
 def groot() -> Expert:
@@ -171,7 +184,8 @@ def groot() -> Expert:
         return head.get_action(BatchFeature(seen), BatchFeature(robot))["action_pred"]
 
     width, state = config.backbone_embedding_dim, config.max_state_dim
-    return Expert([head], width, state, config.num_inference_timesteps, config.action_horizon, tokens, run)
+    network = (head.model, "forward")
+    return Expert([head], width, state, config.num_inference_timesteps, config.action_horizon, tokens, run, network)
 
 
 def diffusion(action: int = 10, state: int = 8, cameras: int = 2) -> Expert:
@@ -192,7 +206,7 @@ def diffusion(action: int = 10, state: int = 8, cameras: int = 2) -> Expert:
         model.num_inference_steps = steps
         return model.conditional_sample(batch, global_cond=torch.randn(batch, width, device=device))
 
-    return Expert([model.unet], width, 0, model.num_inference_steps, config.horizon, 0, run)
+    return Expert([model.unet], width, 0, model.num_inference_steps, config.horizon, 0, run, (model.unet, "forward"))
 
 
 EXPERTS: dict[str, Callable[[], Expert]] = {

@@ -1,9 +1,12 @@
 """Measure the time of one action chunk of ours and of other systems, beside the arithmetic floor, without encoders.
 
 uv run benchmarks/latency.py [--only ours packed] [--batch 1] [--steps 10] [--dtype fp32] [--threads 1] [--inductor]
+uv run benchmarks/latency.py --authors ../DecoupledActionExpert --only ours authors
 
 All cases take turns, so that other load on the machine slows all of them. Writes
 benchmarks/results/latency_<device>.json, and the pages that latency_report.py makes of it.
+
+`--authors` adds the networks of the paper's authors, from a checkout of github.com/jianzhou0420/DecoupledActionExpert.
 """
 
 from __future__ import annotations
@@ -14,14 +17,41 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
-from common import matrix_rate, memory_rate, write_results
+from common import RESULTS, matrix_rate, memory_rate, write_results
+from forms import BF16_WEIGHTS, split
 from latency_report import report
-from latency_systems import COND_DIM, Sample, systems
+from latency_systems import COND_DIM, Sample, authors, systems
 from torch.utils.flop_counter import FlopCounterMode
 
+from action_heads.io.files import read_json
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of a call. A GPU may compute convolutions in float32 by TF32, but not matrix products."""
+
+    products: int
+    convolutions: int
+
+    @property
+    def flops(self) -> int:
+        return self.products + self.convolutions
+
+    def floor(self, rates: dict[str, float], dtype: str) -> float:
+        """Return the least time in seconds of these operations, at the rates that the case may reach."""
+        products, convolutions = (rates.get("tf32", rates[dtype]) if it else rates[dtype] for it in tf32(dtype))
+        return self.products / products + self.convolutions / convolutions
+
+
+def tf32(dtype: str) -> tuple[bool, bool]:
+    """Return whether matrix products and convolutions may use TF32 on a GPU, by torch's settings."""
+    backends = torch.backends
+    return dtype == "fp32" and backends.cuda.matmul.allow_tf32, dtype == "fp32" and backends.cudnn.allow_tf32
 
 
 @dataclass
@@ -31,7 +61,8 @@ class Case:
     steps: int
     dtype: str
     call: Callable[[], object]
-    flops: int
+    work: Work
+    floor: float  # in seconds
     times: list[float] = field(default_factory=list)  # Wall time in seconds.
     busy: list[float] = field(default_factory=list)  # Processor time, which other load does not increase.
 
@@ -50,15 +81,18 @@ def clock(call: Callable[[], object], case: Case | None = None) -> float:
     return seconds
 
 
-def flops_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> int:
-    """Return the operations of matrix products, counted at batch 1 with one and two steps. CUDA graphs hide them."""
+def work_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> Work:
+    """Return the work of a call, counted at batch 1 with one and two steps. CUDA graphs hide it."""
+
+    def counted(steps: int) -> tuple[int, int]:
+        with FlopCounterMode(display=False) as counter:
+            sample(cond[:1], steps)
+        by_operator = counter.get_flop_counts().get("Global", {})
+        convolutions = sum(flops for name, flops in by_operator.items() if "conv" in str(name))
+        return counter.get_total_flops() - convolutions, convolutions
+
     sample(cond[:1], 1)  # Tables that are computed once do not count.
-    with FlopCounterMode(display=False) as one:
-        sample(cond[:1], 1)
-    with FlopCounterMode(display=False) as two:
-        sample(cond[:1], 2)
-    step = two.get_total_flops() - one.get_total_flops()
-    return batch * (one.get_total_flops() + (steps - 1) * step)
+    return Work(*(batch * (one + (steps - 1) * (two - one)) for one, two in zip(counted(1), counted(2), strict=True)))
 
 
 def main() -> None:
@@ -72,40 +106,48 @@ def main() -> None:
     parser.add_argument("--longest", type=float, default=4.0, help="leave out cases with a floor above this, in s")
     parser.add_argument("--seconds", type=float, default=4.0, help="longest time for one case after its third run")
     parser.add_argument("--inductor", action="store_true", help="also compile with inductor (minutes on a CPU)")
+    parser.add_argument("--authors", type=Path, help="checkout of the authors' repository, whose networks to time too")
+    parser.add_argument("--add", action="store_true", help="keep the other rows that the results have")
     parser.add_argument("--note", default="", help="a note on other load of the machine")
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rates = {name: matrix_rate(dtype, device) for name, dtype in DTYPES.items()}
+    if device == "cuda":
+        rates["tf32"] = matrix_rate(torch.float32, device, tf32=True)
+    known = systems(device) | (authors(options.authors, device) if options.authors else {})
     chosen = {
         name: build
-        for name, build in systems(device).items()
+        for name, build in known.items()
         if (not options.only or any(part.lower() in name.lower() for part in options.only))
         and (options.inductor or "inductor" not in name)
     }
     cases, left_out = [], []
     for name, build in chosen.items():
         for dtype in options.dtype:
+            if dtype == "fp32" and split(name)[1] == BF16_WEIGHTS:
+                continue
             cond = torch.randn(max(options.batch), COND_DIM, device=device)
             if "ours" not in name or "diffusers" in name:
                 cond = cond.to(DTYPES[dtype])
             try:
                 sample = build(DTYPES[dtype])
-                # torch's table lacks the operators of compiled heads, whose arithmetic equals that of eager mode.
-                plain = systems(device)[name.rsplit(", ", 1)[0] + ", eager"](DTYPES[dtype]) if is_ours(name) else sample
-            except RuntimeError as error:
-                left_out.append({"what": name, "dtype": dtype, "why": str(error)})
+                plain = plain_of(name, known)(DTYPES[dtype]) if is_compiled(name) else sample
+                sample(cond[:1], 1)
+            except Exception as error:  # A compiler may raise anything; the other systems are timed all the same.
+                why = (str(error) or type(error).__name__).strip().splitlines()[0]
+                left_out.append({"what": name, "dtype": dtype, "why": why[:300]})
                 continue
             for batch in options.batch:
                 for steps in options.steps:
-                    flops = flops_of(plain, batch, steps, cond)
-                    if (floor := flops / rates[dtype]) > options.longest:
+                    work = work_of(plain, batch, steps, cond)
+                    if (floor := work.floor(rates, dtype)) > options.longest:
                         case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
                         left_out.append({**case, "why": f"its floor is {floor:.0f} s"})
                         continue
                     call = lambda sample=sample, cond=cond[:batch], steps=steps: sample(cond, steps)  # noqa: E731
-                    cases.append(Case(name, batch, steps, dtype, call, flops))
+                    cases.append(Case(name, batch, steps, dtype, call, work, floor))
                     for _ in range(2):  # These calls warm up.
                         clock(call)
     print(f"{len(cases)} cases, {len(left_out)} left out")
@@ -113,7 +155,10 @@ def main() -> None:
         for case in cases:
             if len(case.times) < 3 or sum(case.times) < options.seconds:
                 clock(case.call, case)
-    rows = [summary(case, rates) for case in cases]
+    rows = [summary(case) for case in cases]
+    if options.add and (RESULTS / f"latency_{device}.json").exists():
+        earlier = read_json(RESULTS / f"latency_{device}.json")["results"]
+        rows, left_out = added(earlier["rows"], rows), added(earlier["left_out"], left_out)
     results = {
         "note": options.note,
         "gflop_per_s": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
@@ -126,11 +171,28 @@ def main() -> None:
         report(device)
 
 
-def is_ours(name: str) -> bool:
-    return name.startswith("ours, ") and "diffusers" not in name
+def is_compiled(name: str) -> bool:
+    """Return whether the counter of operations, which does not see into compiled code, must count another form."""
+    return split(name)[1] not in ("eager", BF16_WEIGHTS)
 
 
-def summary(case: Case, rates: dict[str, float]) -> dict:
+def plain_of(name: str, known: dict[str, Callable[[torch.dtype], Sample]]) -> Callable[[torch.dtype], Sample]:
+    """Return the builder of the uncompiled form of a system, whose arithmetic is the same."""
+    system = split(name)[0]
+    return known.get(f"{system}, eager") or known[system]
+
+
+def added(earlier: list[dict], rows: list[dict]) -> list[dict]:
+    """Return the earlier rows whose case is not among the new ones, and the new ones."""
+
+    def case(row: dict) -> tuple:
+        return tuple(row.get(key) for key in ("what", "dtype", "batch", "steps"))
+
+    new = {case(row) for row in rows}
+    return [row for row in earlier if case(row) not in new] + rows
+
+
+def summary(case: Case) -> dict:
     return {
         "what": case.name,
         "batch": case.batch,
@@ -140,8 +202,8 @@ def summary(case: Case, rates: dict[str, float]) -> dict:
         "least_ms": round(1e3 * min(case.times), 3),
         "least_busy_ms": round(1e3 * min(case.busy), 3),
         "runs": len(case.times),
-        "mflop": round(case.flops / 1e6, 1),
-        "floor_ms": round(1e3 * case.flops / rates[case.dtype], 3),
+        "mflop": round(case.work.flops / 1e6, 1),
+        "floor_ms": round(1e3 * case.floor, 3),
     }
 
 

@@ -1,16 +1,22 @@
 """The systems that `latency.py` times: ours, the paper's loop, diffusers' loops, U-Nets, and the experts of VLAs.
 
+A system of others also comes compiled, with weights of the precision asked for, and if it uses autocast for bf16 also
+uncompiled with weights in bf16. So it can be compared in its best form.
+
 Axes: b batch, h horizon, a action, c condition.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache, partial
 from importlib.util import find_spec
+from pathlib import Path
 
 import diffusers
 import torch
+from forms import BF16_WEIGHTS, INDUCTOR, compiled, under
 from torch import Tensor, nn
 from torch.nn.functional import mish
 
@@ -75,14 +81,19 @@ def ours(method: str, mechanism: type[AdaLNZero] | type[FiLM], device: str, dtyp
     return lambda cond, steps: policy.sample(cond, steps=steps)
 
 
-def unet(device: str, dtype: torch.dtype) -> Sample:
+def unet(device: str, form: str, dtype: torch.dtype) -> Sample:
     """Return the paper's DP-C, 244M, with our planned modulation, which is faster than the paper's loop."""
     config = HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3)
     policy = ActionHead(config).to(device=device, dtype=dtype).freeze().attach(FiLM(COND_DIM)).eval()
-    return lambda cond, steps: policy.sample(cond, steps=steps)
+    if form == "eager":
+        return lambda cond, steps: policy.sample(cond, steps=steps)
+    fast = policy.compile(form, dtype=dtype)
+    if fast.compiled.method != form:
+        raise RuntimeError(fast.compiled.reason)
+    return lambda cond, steps: fast.sample(cond, steps=steps)
 
 
-def lerobots_unet(device: str, dtype: torch.dtype) -> Sample:
+def lerobots_unet(device: str, form: str, dtype: torch.dtype) -> Sample:
     from lerobot.configs.types import FeatureType, PolicyFeature  # pyright: ignore[reportMissingImports]
     from lerobot.policies.diffusion.modeling_diffusion import (  # pyright: ignore[reportMissingImports]
         DiffusionConditionalUnet1d,
@@ -91,24 +102,33 @@ def lerobots_unet(device: str, dtype: torch.dtype) -> Sample:
 
     config = DiffusionConfig(output_features={"action": PolicyFeature(FeatureType.ACTION, (10,))})
     net = DiffusionConditionalUnet1d(config, COND_DIM).to(device).eval()
+    if form == "eager":
 
-    def predict(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        # Its step embedding is float32 for any weights, so LeRobot uses autocast for half precision.
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-            return net(x.float(), t, global_cond=cond.float()).to(x.dtype)
+        def predict(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+            # Its step embedding is float32 for any weights, so LeRobot uses autocast for half precision.
+            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+                return net(x.float(), t, global_cond=cond.float()).to(x.dtype)
 
-    return partial(by_diffusers, predict)
+        return partial(by_diffusers, predict)
+    net.to(dtype)
+    call = lambda x, t, cond: net(x, t, global_cond=cond)  # noqa: E731
+    return partial(by_diffusers, under(dtype, compiled(call, device) if form == INDUCTOR else call))
 
 
 @cache  # Two precisions share the weights; GR00T's take 6 GB.
-def experts_sampler(name: str, device: str) -> Callable[[int, int], Tensor]:
+def experts_sampler(
+    name: str, device: str, dtype: torch.dtype = torch.float32, inductor: bool = False
+) -> Callable[[int, int], Tensor]:
     from experts import EXPERTS
 
-    return EXPERTS[name]().sampler(device)
+    return EXPERTS[name]().sampler(device, dtype, inductor)
 
 
-def vlas_expert(name: str, device: str, dtype: torch.dtype) -> Sample:
-    """Return LeRobot's expert with its own chunk and prefix, for any width of cond. Half precision uses autocast."""
+def vlas_expert(name: str, device: str, form: str, dtype: torch.dtype) -> Sample:
+    """Return LeRobot's expert with its own chunk and prefix, for any width of cond. The eager form uses autocast."""
+    if form != "eager":
+        made = experts_sampler(name, device, dtype, form == INDUCTOR)
+        return lambda cond, steps: made(len(cond), steps)
     sample = experts_sampler(name, device)
 
     def call(cond: Tensor, steps: int) -> Tensor:
@@ -118,11 +138,43 @@ def vlas_expert(name: str, device: str, dtype: torch.dtype) -> Sample:
     return call
 
 
+def authors(checkout: Path, device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
+    """Return the DP-MLP and DP-C of the paper's authors, from a checkout of their repository, in diffusers' loop."""
+    sys.path.insert(0, str(checkout / "src"))
+    from vlaworkspace.model.action_expert import (  # pyright: ignore[reportMissingImports]
+        ConditionalUnet1D,
+        MLPForDiffusion,
+    )
+
+    def mlp() -> nn.Module:
+        sizes = {"horizon": 16, "n_obs_steps": 2, "cond_dim": COND_DIM // 2, "n_layer": 8, "n_emb": 256}
+        return MLPForDiffusion(10, 10, **sizes, parallel_input_emb=True)
+
+    def cnn() -> nn.Module:
+        sizes = {"diffusion_step_embed_dim": 128, "down_dims": [512, 1024, 2048], "kernel_size": 5}
+        return ConditionalUnet1D(10, COND_DIM, **sizes, cond_predict_scale=True)
+
+    nets = {"the authors' DP-MLP": mlp, "the authors' DP-C": cnn}
+
+    def sampler(build: Callable[[], nn.Module], form: str, dtype: torch.dtype) -> Sample:
+        net = build().to(device=device, dtype=dtype).eval()  # its step embedding has torch's default dtype
+        return partial(by_diffusers, under(dtype, compiled(net, device) if form == INDUCTOR else net))
+
+    return {
+        f"{name}{suffix}": partial(sampler, build, form)
+        for name, build in nets.items()
+        for suffix, form in (("", "eager"), (f", {INDUCTOR}", INDUCTOR))
+    }
+
+
+def loop(build: Callable[[], nn.Module], device: str, form: str, dtype: torch.dtype) -> Sample:
+    """Return the loop of diffusers over a network whose weights have the precision asked for."""
+    net = build().to(device=device, dtype=dtype).eval()
+    return partial(by_diffusers, compiled(net, device) if form == INDUCTOR else net)
+
+
 def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
     """Return functions, by name, that build a system for a precision."""
-
-    def loop(net: nn.Module, dtype: torch.dtype) -> Sample:
-        return partial(by_diffusers, net.to(device=device, dtype=dtype).eval())
 
     def bundled() -> ActionHead:
         return ActionHead.from_pretrained("dae/mlp-5m-fk")
@@ -133,12 +185,17 @@ def systems(device: str) -> dict[str, Callable[[torch.dtype], Sample]]:
     }
     table |= {f"ours, FiLM, {method}": partial(ours, method, FiLM, device) for method in ("eager", fast[0])}
     table["ours, AdaLN-Zero, by diffusers"] = lambda dtype: loop(
-        OursByDiffusers(bundled().to(dtype).attach(AdaLNZero(COND_DIM))), dtype
+        lambda: OursByDiffusers(bundled().to(dtype).attach(AdaLNZero(COND_DIM))), device, "eager", dtype
     )
-    table["the paper's DP-MLP, its loop"] = lambda dtype: loop(PaperLoop(bundled()), dtype)
-    table["the paper's DP-C, 244M, ours planned"] = partial(unet, device)
+    rivals: dict[str, tuple[Callable[[str, torch.dtype], Sample], tuple[str, ...]]] = {
+        "the paper's DP-MLP, its loop": (partial(loop, lambda: PaperLoop(bundled()), device), (INDUCTOR,)),
+        "the paper's DP-C, 244M, ours planned": (partial(unet, device), fast[:1] if device == "cuda" else fast[2:]),
+    }
     if find_spec("lerobot"):
-        table["LeRobot's diffusion U-Net, 277M"] = partial(lerobots_unet, device)
+        rivals["LeRobot's diffusion U-Net, 277M"] = partial(lerobots_unet, device), (BF16_WEIGHTS, INDUCTOR)
         for name in ("SmolVLA", "pi0", "pi0.5", "GR00T N1.7"):
-            table[f"LeRobot's {name} expert"] = partial(vlas_expert, name, device)
+            rivals[f"LeRobot's {name} expert"] = partial(vlas_expert, name, device), (BF16_WEIGHTS, INDUCTOR)
+    for name, (build, forms) in rivals.items():
+        table[name] = partial(build, "eager")
+        table |= {f"{name}, {form}": partial(build, form) for form in forms}
     return table

@@ -1,9 +1,10 @@
 """Compare Stage 2 with normal training: time per step, counted work, memory, and time to a validation loss.
 
-uv run benchmarks/training_speed.py [--steps 300] [--unet-steps 5] [--device cuda]
+uv run benchmarks/training_speed.py [--steps 300] [--unet-steps 5] [--device cuda] [--graph]
 
 The data is synthetic motion of the Panda. The condition is a fixed random map of the chunk to 1,024 features, with
-noise. All systems see the same batches. A step is loss, gradient, clipping and a fused AdamW, as in `fit`.
+noise. All systems see the same batches. A step is the one of `fit`: loss, gradient, clipping and a fused AdamW. With
+`--graph` every system also trains by one CUDA graph. A CPU has none, so there these rows only use its static buffers.
 
 Axes: n samples, h horizon, a action, c condition.
 """
@@ -21,6 +22,7 @@ from common import write_results
 from torch import Tensor
 
 from action_heads import ActionHead, HeadConfig, Normalizer
+from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.adapters import AdaLNZero, FiLM
 from action_heads.kinematics.synthetic import pose_actions, synthetic_chunks
 from action_heads.policy import ConditionedHead
@@ -40,20 +42,21 @@ def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
 class Run:
     """The training of one system."""
 
-    def __init__(self, name: str, policy: ConditionedHead, steps: int, device: str):
-        self.name, self.steps, self.device = name, steps, device
+    def __init__(self, name: str, policy: ConditionedHead, steps: int, device: str, graph: bool = False):
+        kind = "CUDA graph" if device == "cuda" else "static buffers"
+        self.name, self.steps, self.device = f"{name}, {kind}" if graph else name, steps, device
         self.policy = policy.to(device).train()
-        self.optimizer = torch.optim.AdamW(self.policy.trainable_parameters(), 1e-3, fused=True)
+        self.generator = torch.Generator(device)
+        loss = partial(self.policy.loss, generator=self.generator)
+        optimizer = adamw(self.policy.trainable_parameters(), 1e-3, graph)
+        self.take_step = TrainingStep(loss, optimizer, 1.0, [self.generator], graph)
         self.times: list[float] = []
         self.losses: list[tuple[int, float]] = []
 
     def step(self, cond: Tensor, actions: Tensor, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
+        self.generator.manual_seed(seed)
         began = time.perf_counter()
-        self.policy.loss(actions, cond, generator=generator).backward()
-        torch.nn.utils.clip_grad_norm_(list(self.policy.trainable_parameters()), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.take_step(actions, cond)
         if self.device == "cuda":
             torch.cuda.synchronize()
         self.times.append(time.perf_counter() - began)
@@ -67,11 +70,12 @@ class Run:
     def row(self, cond: Tensor, actions: Tensor, target: float) -> dict:
         """Return the cost of a training step and when the validation loss was first at most `target`."""
         work = count(lambda: self.policy.loss(actions, cond).backward())
-        self.optimizer.zero_grad()
+        self.take_step.optimizer.zero_grad()
         reached = next((at for at, loss in self.losses if loss <= target), None)
         return {
             "what": self.name,
             "trained": self.policy.num_trainable,
+            **({"fell_back": self.take_step.reason} if self.take_step.graph else {}),
             "steps": len(self.times),
             "ms": round(1e3 * statistics.median(self.times), 2),
             "least_ms": round(1e3 * min(self.times), 2),
@@ -92,23 +96,29 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--target", type=float, default=0.15)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--graph", action="store_true", help="also train every system by one CUDA graph")
     parser.add_argument("--note", default="")
     options = parser.parse_args()
     cond, actions = (x.to(options.device) for x in data(20_000, seed=0))
     unseen = [x.to(options.device) for x in data(VALIDATION, seed=1)]
     head = ActionHead.from_pretrained("dae/mlp-5m-fk")
     normalizer = Normalizer.fit(actions.cpu(), head.config.space)
-    torch.manual_seed(0)
     attach = partial(ActionHead.attach, normalizer=normalizer)
     policies = {
-        "decoupled, through code and blocks": attach(head, AdaLNZero(COND_DIM)),
-        "decoupled, through the code": attach(head, AdaLNZero(COND_DIM, through="code")),
-        "normal": attach(head.in_mode("normal"), AdaLNZero(COND_DIM)),
+        "decoupled, through code and blocks": lambda: attach(head, AdaLNZero(COND_DIM)),
+        "decoupled, through the code": lambda: attach(head, AdaLNZero(COND_DIM, through="code")),
+        "normal": lambda: attach(head.in_mode("normal"), AdaLNZero(COND_DIM)),
     }
-    runs = [Run(name, policy, options.steps, options.device) for name, policy in policies.items()]
+    lengths: dict[str, int] = {name: options.steps for name in policies}
     if options.unet_steps:
-        unet = ActionHead(HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3))
-        runs.append(Run("U-Net, 244M, normal", attach(unet, FiLM(COND_DIM)), options.unet_steps, options.device))
+        config = HeadConfig(backbone="unet", mechanisms=("film",), width=512, depth=3)
+        policies["U-Net, 244M, normal"] = lambda: attach(ActionHead(config), FiLM(COND_DIM))
+        lengths["U-Net, 244M, normal"] = options.unet_steps
+    runs = []
+    for name, build in policies.items():
+        for graph in [False, True] if options.graph else [False]:
+            torch.manual_seed(0)
+            runs.append(Run(name, build(), lengths[name], options.device, graph))
     for step in range(options.steps):
         rows = torch.randint(len(actions), (options.batch,), generator=torch.Generator().manual_seed(step))
         for run in runs:

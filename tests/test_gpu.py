@@ -9,6 +9,7 @@ import torch
 from small import COND_DIM, actions, conditions, generator
 
 from action_heads import ActionHead, Normalizer
+from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files
@@ -43,6 +44,39 @@ def test_adapter_trains_on_a_shipped_head(dtype):
     losses = fit(policy, actions(64), conditions(64), config=FitConfig(steps=100))
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     assert all(torch.equal(before[name], tensor) for name, tensor in head.state_dict().items())
+
+
+@pytest.mark.parametrize("options", [{}, {"noise_samples": 4}, {"prefixes": True}, {"precision": "bf16"}])
+def test_fit_by_a_graph_has_the_losses_of_eager_training(options, recwarn):
+    """The graph draws the same noise as eager training, and its learning rate is rounded to float32."""
+    losses = []
+    for graph in (False, True):
+        head = ActionHead.from_pretrained(
+            "dae/mixer-5m-fk" if "prefixes" in options else "dae/mlp-5m-fk", device="cuda"
+        )
+        torch.manual_seed(0)
+        policy = head.attach(AdaLNZero(COND_DIM), normalizer=Normalizer.fit(actions(64), head.config.space))
+        config = FitConfig(**{"steps": 60, "precision": "fp32", "graph": graph, **options})
+        losses.append(torch.tensor(fit(policy, actions(64), conditions(64), config=config)))
+    torch.testing.assert_close(*losses, rtol=0.05 if options.get("precision") == "bf16" else 0.01, atol=1e-3)
+    assert losses[1][-10:].mean() < 0.8 * losses[1][:10].mean()
+    assert not [one for one in recwarn if "without a CUDA graph" in str(one.message)]
+
+
+def test_training_goes_on_if_a_graph_cannot_hold_the_loss():
+    p = torch.nn.Parameter(torch.ones(4, device="cuda"))
+    drawn = torch.Generator("cuda").manual_seed(0)
+
+    def loss(x):
+        noise = torch.randn(4, device="cuda", generator=drawn)
+        return (p * x + noise).square().mean() * (1.0 if p.sum().item() else 0.0)
+
+    step = TrainingStep(loss, adamw([p], 0.1, graph=True), 1.0, [drawn], graph=True)
+    with pytest.warns(UserWarning, match="without a CUDA graph"):
+        losses = [step(torch.ones(4, device="cuda")) for _ in range(40)]
+    assert step.reason
+    assert torch.stack(losses[-10:]).mean() < torch.stack(losses[:10]).mean()
+    assert torch.randn(2, device="cuda").isfinite().all(), "the default generator still draws"
 
 
 @pytest.fixture

@@ -34,8 +34,8 @@ class EMA:
     @torch.no_grad()
     def update(self) -> None:
         """Update the averages; call it after every optimiser step."""
-        for average, p in zip(self.average, self.parameters, strict=True):
-            average.lerp_(p.float(), 1 - self.decay)
+        if self.parameters:  # One call for all of them, since a GPU would need a launch for each.
+            torch._foreach_lerp_(self.average, [p.detach().float() for p in self.parameters], 1 - self.decay)
         self.updates += 1
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from killed import killed_at_step
+from no_waiting import NoWaiting
 from small import generator, tiny_head
 from tiny import tiny
 
@@ -38,6 +39,19 @@ def test_finished_head_is_complete(tmp_path, arch, signal):
     assert loaded.config.training["chunks"] == 96
     for name in loaded.config.mechanisms:
         loaded.attach(ADAPTERS[name](3)).sample(torch.zeros(1, 3), steps=2)
+
+
+@pytest.mark.parametrize(("arch", "signal"), [("mlp", "code"), ("mixer", "code"), ("unet", "none"), ("mlp", "joints")])
+def test_a_training_step_waits_for_nothing(tmp_path, arch, signal):
+    """Loss, gradient, clipping, optimizer and average of every mechanism, with prefixes where time is mixed."""
+    trainer = Trainer(tiny(tmp_path, arch=arch, signal=signal))
+    turns = 2 * len(trainer.head.config.mechanisms)
+    batch = trainer.draw(0)
+    for _ in range(turns):  # The first step of a mechanism allocates the optimizer's state.
+        trainer.train_step(batch)
+    for _ in range(turns):
+        with NoWaiting():
+            trainer.train_step(batch)
 
 
 @pytest.mark.parametrize("signal", SIGNALS)

@@ -50,8 +50,8 @@ class Work:
 
 def tf32(dtype: str) -> tuple[bool, bool]:
     """Return whether matrix products and convolutions may use TF32 on a GPU, by torch's settings."""
-    backends = torch.backends
-    return dtype == "fp32" and backends.cuda.matmul.allow_tf32, dtype == "fp32" and backends.cudnn.allow_tf32
+    allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    return dtype == "fp32" and bool(allowed[0]), dtype == "fp32" and bool(allowed[1])
 
 
 @dataclass

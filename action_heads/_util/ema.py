@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA:
@@ -35,7 +36,7 @@ class EMA:
     def update(self) -> None:
         """Update the averages; call it after every optimiser step."""
         if self.parameters:  # One call for all of them, since a GPU would need a launch for each.
-            torch._foreach_lerp_(self.average, [p.detach().float() for p in self.parameters], 1 - self.decay)
+            get_ema_multi_avg_fn(self.decay)(self.average, [p.detach().float() for p in self.parameters], self.updates)
         self.updates += 1
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """Write a simulated corpus in the format and of the size of lerobot/droid_1.0.1: its numbers, without videos.
 
-Every episode is a stretch of one of `MOTIONS` paths of `synthetic:droid`. A share of the episodes is too short for a
+Every episode is a stretch of one of `MOTIONS` paths of `SOURCE`. A share of the episodes is too short for a
 chunk, a share has a row of NaN, and a share moves joint 6 beyond the Panda's limits but within the FR3's, as DROID's
 FR3 arms do. meta/episodes has the columns of DROID's three cameras, since a reader has to pass over them. It has no
 statistics, which are not read.
@@ -26,7 +26,7 @@ from action_heads.kinematics import forward
 from action_heads.kinematics.panda import FR3_MAX, FR3_MIN
 from action_heads.pretrain import data
 
-MOTIONS, STEPS = 2000, 1024
+SOURCE, MOTIONS, STEPS = "synthetic:droid", 2000, 1024
 MEAN, SPREAD, LEAST = 360, 0.5, 20  # lengths of episodes: log-normal, before they are limited to LEAST and STEPS
 SHORT, BAD, FR3 = 0.01, 0.002, 0.2  # shares of the episodes
 ROWS = 300_000  # of a data file; LeRobot ends a file at 100 MB, and a row of DROID has about 340 bytes
@@ -38,7 +38,7 @@ CAMERAS = ("exterior_1_left", "exterior_2_left", "wrist_left")
 
 def motions(count: int, steps: int, seed: int) -> dict[str, np.ndarray]:
     """Return the columns (m t width), float32, of distinct motions. The last share `FR3` of them is an FR3's."""
-    synthetic, drawn = data.source("synthetic:droid", steps), torch.Generator().manual_seed(seed)
+    synthetic, drawn = data.source(SOURCE, steps), torch.Generator().manual_seed(seed)
     parts: list[dict[str, np.ndarray]] = []
     for begin in range(0, count, 100):
         poses, joints = synthetic(min(100, count - begin), drawn)

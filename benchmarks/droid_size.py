@@ -1,7 +1,8 @@
 """Run Stage 1's reader on a simulated corpus of DROID's size: time, memory, chunks per second, processes, resume.
 
-    uv run benchmarks/droid_size.py --episodes 76000       # measure; then write the page from all sizes measured
-    uv run benchmarks/droid_size.py --page                 # write the page alone
+    uv run benchmarks/droid_size.py --episodes 760
+    uv run benchmarks/droid_size.py --episodes 76000 --runs
+    uv run benchmarks/droid_size_report.py                 # the tables of docs/results/droid-size.md
 
 Every part runs in a process of its own, with one thread of torch. The memory is that of /proc/PID/status: VmHWM is the
 peak resident memory, which getrusage would give too, but getrusage counts the parent's memory before exec. RssAnon is
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,30 +159,31 @@ def size(folder: Path) -> float:
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
 
 
-def measure(episodes: int, work: Path) -> dict[str, Any]:
-    """Write the corpus if it is not there, and measure every part on it."""
-    corpus = work / f"droid_{episodes}"
-    if not (work / f"{corpus.name}.json").exists():
+def measure(episodes: int, work: Path, runs: bool) -> Iterator[dict[str, Any]]:
+    """Write the corpus if it is not there, and yield the results after every part that is measured on it."""
+    corpus, counts = work / f"droid_{episodes}", work / f"droid_{episodes}.json"
+    if not counts.exists():
         shutil.rmtree(corpus, ignore_errors=True)
-        counts = droid_corpus.write(corpus, episodes)
-        (work / f"{corpus.name}.json").write_text(json.dumps(counts), encoding="utf-8")
+        counts.write_text(json.dumps(droid_corpus.write(corpus, episodes)), encoding="utf-8")
     os.environ |= {"ACTION_HEADS_CACHE": str(work / f"cache-{episodes}"), "ACCELERATE_USE_CPU": "true"}
-    runs = work / f"runs-{episodes}"
-    for folder in (cache(), runs):
+    heads = work / f"heads-{episodes}"
+    for folder in (cache(), heads):
         shutil.rmtree(folder, ignore_errors=True)
-    runs.mkdir()
+    heads.mkdir()
     spec = f"lerobot:{corpus}?bad=skip&short=skip"
-    found: dict[str, Any] = json.loads((work / f"{corpus.name}.json").read_text(encoding="utf-8"))
-    found |= {"corpus_mb": size(corpus), "first": part("opening", spec), "cache_mb": size(cache())}
-    found |= {"second": part("opening", spec), "drawing": part("drawing", spec)}
-    return found | {f"pretrain_{n}": resumed(n, spec, runs) for n in (1, 2)}
+    found: dict[str, Any] = json.loads(counts.read_text(encoding="utf-8")) | {"corpus_mb": size(corpus)}
+    yield (found := found | {"first": part("opening", spec), "cache_mb": size(cache())})
+    yield (found := found | {"second": part("opening", spec), "drawing": part("drawing", spec)})
+    for processes in (1, 2) if runs else ():
+        yield (found := found | {f"pretrain_{processes}": resumed(processes, spec, heads)})
 
 
 def main() -> None:
-    """Measure one size, and add it to the results."""
+    """Measure one size, and add it to the results of the others."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--episodes", type=int, default=760)
     parser.add_argument("--folder", type=Path, default=Path("outputs/droid_size"), help="where the corpus is kept")
+    parser.add_argument("--runs", action="store_true", help="pretrain, kill and resume too")
     parser.add_argument("--part", help="for the processes that this command starts")
     parser.add_argument("--spec", help="for the processes that this command starts")
     given = parser.parse_args()
@@ -191,8 +193,9 @@ def main() -> None:
         return
     given.folder.mkdir(parents=True, exist_ok=True)
     path = RESULTS / "droid_size.json"
-    earlier = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
-    write_results("droid_size", {**earlier, str(given.episodes): measure(given.episodes, given.folder.resolve())})
+    for found in measure(given.episodes, given.folder.resolve(), given.runs):
+        results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+        write_results("droid_size", results | {str(given.episodes): found})
 
 
 if __name__ == "__main__":

@@ -74,10 +74,7 @@ def write(folder: Path, episodes: int, distinct: int = MOTIONS, steps: int = STE
         }
         begin = starts[inside] - starts[inside[0]]
         now["joint"][(begin + lengths[inside] // 2)[bad[inside]], 2] = np.nan
-        columns = {
-            f"{part}.{key}_position": values for part in ("observation.state", "action") for key, values in now.items()
-        }
-        columns["observation.state"] = np.concatenate((now["joint"], now["gripper"]), axis=1)
+        columns = _columns(now)
         path = folder / DATA.format(chunk_index=file // 1000, file_index=file % 1000)
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = {
@@ -89,9 +86,8 @@ def write(folder: Path, episodes: int, distinct: int = MOTIONS, steps: int = STE
         }
         pq.write_table(pa.table({**{name: _column(values) for name, values in columns.items()}, **rows}), path)
 
-    features = {
-        name: {"dtype": "float32", "shape": [values.shape[1]], "names": None} for name, values in columns.items()
-    }
+    widths = {name: values.shape[1] for name, values in _columns({key: m[0] for key, m in moved.items()}).items()}
+    features = {name: {"dtype": "float32", "shape": [width], "names": None} for name, width in widths.items()}
     _write_meta(folder, lengths, starts, files, features)
     far = (motion >= (1 - FR3) * distinct) & ~short
     return {
@@ -102,6 +98,12 @@ def write(folder: Path, episodes: int, distinct: int = MOTIONS, steps: int = STE
         "fr3": int(far.sum()),
         "files": len(np.unique(files)),
     }
+
+
+def _columns(now: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return DROID's columns (n width) of a motion. The action repeats the state, since only its gripper is read."""
+    names = {f"{part}.{key}_position": now[key] for part in ("observation.state", "action") for key in now}
+    return names | {"observation.state": np.concatenate((now["joint"], now["gripper"]), axis=1)}
 
 
 def _column(values: np.ndarray) -> pa.Array:

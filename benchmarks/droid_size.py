@@ -1,8 +1,7 @@
 """Run Stage 1's reader on a simulated corpus of DROID's size: time, memory, chunks per second, processes, resume.
 
-    uv run benchmarks/droid_size.py --episodes 760
-    uv run benchmarks/droid_size.py --episodes 76000 --runs
-    uv run benchmarks/droid_size_report.py                 # the tables of docs/results/droid-size.md
+    uv run benchmarks/droid_size.py --episodes 76000        # or some parts, as in --parts first second
+    uv run benchmarks/droid_size_report.py                  # the tables of docs/results/droid-size.md
 
 Every part runs in a process of its own, with one thread of torch. The memory is that of /proc/PID/status: VmHWM is the
 peak resident memory, which getrusage would give too, but getrusage counts the parent's memory before exec. RssAnon is
@@ -19,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +27,16 @@ import psutil
 import torch
 from common import RESULTS, write_results
 
+from action_heads._util.machine import cache_home
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import EE_ABSOLUTE
 from action_heads.data import Spec, open_windows
 from action_heads.pretrain import data
 from action_heads.pretrain.batches import Batches
 
-HORIZON, BATCH = 16, 2048
+# First and second opening, chunks per second, and pretraining with one and with two processes.
+PARTS = ("first", "second", "drawing", "one", "two")
+HORIZON, BATCH, DRAWS = 16, 2048, 8
 FLAGS = ["--arch", "mixer", "--size", "0.3m", "--batch-size", "64", "--steps", "30", "--save-every", "10"]
 FLAGS += ["--precision", "fp32", "--workers", "1"]
 LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
@@ -55,7 +57,7 @@ class Clock:
 
     def read(self) -> dict[str, float]:
         wall, cpu = time.perf_counter() - self.wall, time.process_time() - self.cpu
-        return {"seconds": round(wall, 2), "cpu_seconds": round(cpu, 2)}
+        return {"seconds": round(wall, 4), "cpu_seconds": round(cpu, 4)}
 
 
 def opening(spec: str) -> dict[str, Any]:
@@ -67,15 +69,11 @@ def opening(spec: str) -> dict[str, Any]:
 
 
 def drawing(spec: str) -> dict[str, Any]:
-    """Measure chunks per second of processor time: of the source, and of whole batches, from disk and from memory."""
+    """Measure the chunks per second of one thread: of whole batches, of the source, and of synthetic motion."""
     windows = open_windows(Spec.parse(spec), HORIZON)
     actions, _ = data.chunks(windows(2000, torch.Generator().manual_seed(0)), EE_ABSOLUTE)
     batches = Batches(windows, EE_ABSOLUTE, Normalizer.fit(actions, EE_ABSOLUTE), "code", 0.5)
-    for path in cache().glob("trajectories/*/*.npy"):
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     draws: dict[str, Callable[[int, torch.Generator], object]] = {
-        "batches, not in memory": batches.draw,
         "batches": batches.draw,
         "source": windows,
         "windows without kinematics": lambda n, g: windows.gather(torch.randint(len(windows), (n,), generator=g)),
@@ -86,15 +84,12 @@ def drawing(spec: str) -> dict[str, Any]:
         rates = []
         for _ in range(7):
             clock = Clock()
-            draw(BATCH, drawn)
-            rates.append({key: BATCH / max(value, 1e-2) for key, value in clock.read().items()})
+            for _ in range(DRAWS):
+                draw(BATCH, drawn)
+            rates.append({key: DRAWS * BATCH / value for key, value in clock.read().items()})
         middle = {key: int(sorted(rate[key] for rate in rates)[3]) for key in rates[0]}
         found[name] = {"per_second": middle["seconds"], "per_cpu_second": middle["cpu_seconds"]}
     return {"rates": found} | memory()
-
-
-def cache() -> Path:
-    return Path(os.environ["ACTION_HEADS_CACHE"])
 
 
 def part(name: str, spec: str) -> dict[str, Any]:
@@ -159,23 +154,25 @@ def size(folder: Path) -> float:
     return round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1)
 
 
-def measure(episodes: int, work: Path, runs: bool) -> Iterator[dict[str, Any]]:
-    """Write the corpus if it is not there, and yield the results after every part that is measured on it."""
+def measure(episodes: int, work: Path, parts: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Write the corpus if it is not there, and yield what each part measures on it. Part `first` begins anew."""
     corpus, counts = work / f"droid_{episodes}", work / f"droid_{episodes}.json"
     if not counts.exists():
         shutil.rmtree(corpus, ignore_errors=True)
         counts.write_text(json.dumps(droid_corpus.write(corpus, episodes)), encoding="utf-8")
     os.environ |= {"ACTION_HEADS_CACHE": str(work / f"cache-{episodes}"), "ACCELERATE_USE_CPU": "true"}
-    heads = work / f"heads-{episodes}"
-    for folder in (cache(), heads):
-        shutil.rmtree(folder, ignore_errors=True)
-    heads.mkdir()
     spec = f"lerobot:{corpus}?bad=skip&short=skip"
-    found: dict[str, Any] = json.loads(counts.read_text(encoding="utf-8")) | {"corpus_mb": size(corpus)}
-    yield (found := found | {"first": part("opening", spec), "cache_mb": size(cache())})
-    yield (found := found | {"second": part("opening", spec), "drawing": part("drawing", spec)})
-    for processes in (1, 2) if runs else ():
-        yield (found := found | {f"pretrain_{processes}": resumed(processes, spec, heads)})
+    yield json.loads(counts.read_text(encoding="utf-8")) | {"corpus_mb": size(corpus)}
+    for name in parts:
+        if name in ("one", "two"):
+            heads = work / f"heads-{episodes}-{name}"
+            shutil.rmtree(heads, ignore_errors=True)
+            heads.mkdir()
+            yield {name: resumed(1 if name == "one" else 2, spec, heads)}
+            continue
+        if name == "first":
+            shutil.rmtree(cache_home(), ignore_errors=True)
+        yield {name: part("drawing" if name == "drawing" else "opening", spec), "cache_mb": size(cache_home())}
 
 
 def main() -> None:
@@ -183,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--episodes", type=int, default=760)
     parser.add_argument("--folder", type=Path, default=Path("outputs/droid_size"), help="where the corpus is kept")
-    parser.add_argument("--runs", action="store_true", help="pretrain, kill and resume too")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; all if not given")
     parser.add_argument("--part", help="for the processes that this command starts")
     parser.add_argument("--spec", help="for the processes that this command starts")
     given = parser.parse_args()
@@ -192,10 +189,10 @@ def main() -> None:
         print(json.dumps({"opening": opening, "drawing": drawing}[given.part](given.spec)))
         return
     given.folder.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "droid_size.json"
-    for found in measure(given.episodes, given.folder.resolve(), given.runs):
+    path, key = RESULTS / "droid_size.json", str(given.episodes)
+    for found in measure(given.episodes, given.folder.resolve(), given.parts):
         results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
-        write_results("droid_size", results | {str(given.episodes): found})
+        write_results("droid_size", results | {key: results.get(key, {}) | found})
 
 
 if __name__ == "__main__":

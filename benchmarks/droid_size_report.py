@@ -32,7 +32,7 @@ def sizes(results: dict[str, Any]) -> str:
         ("cache, MB", lambda r: f"{r['cache_mb']:,.0f}"),
         ("first opening, processor seconds", lambda r: f"{r['first']['cpu_seconds']:,.1f}"),
         ("first opening, peak resident MB", lambda r: f"{r['first']['peak_mb']:,.0f}"),
-        ("second opening, processor seconds", lambda r: f"{r['second']['cpu_seconds']:,.1f}"),
+        ("second opening, processor seconds", lambda r: f"{r['second']['cpu_seconds']:,.2f}"),
         ("second opening, peak resident MB", lambda r: f"{r['second']['peak_mb']:,.0f}"),
         ("of which before the opening, by imports", lambda r: f"{r['second']['imports_mb']:,.0f}"),
     ]
@@ -47,14 +47,9 @@ def _rate(result: dict[str, Any], name: str) -> str:
 
 
 def runs(results: dict[str, Any]) -> str:
-    """Return the table of pretraining runs on the largest corpus on which they were made."""
-    found = [
-        (r, n, r[f"pretrain_{n}"])
-        for r in map(results.get, sorted(results, key=int))
-        if r
-        for n in (1, 2)
-        if f"pretrain_{n}" in r
-    ]
+    """Return the table of pretraining runs on every corpus on which they were made."""
+    measured = [results[key] for key in sorted(results, key=int)]
+    found = [(r, count, r[name]) for r in measured for count, name in ((1, "one"), (2, "two")) if name in r]
     rows = []
     for result, count, run in found:
         memory = [" and ".join(f"{process[key]:,.0f}" for process in run["processes"]) for key in ("peak_mb", "own_mb")]
@@ -86,7 +81,13 @@ def plan(results: dict[str, Any]) -> str:
         )
     header = ("head", "chunks per second and GPU", "threads per GPU", f"threads for {GPUS} GPUs")
     return table(
-        (*header, "hours for a billion chunks", "seconds for each window once", "memory of the reader, GB"), rows
+        (
+            *header,
+            "hours for a billion chunks",
+            "seconds for each window once",
+            "memory of 8 readers and the cache, GB",
+        ),
+        rows,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from action_heads.data.bounded_reads import BadData
 from action_heads.data.lerobot_hub import Place
 from action_heads.data.lerobot_images import Images
-from action_heads.data.lerobot_info import BOOKKEEPING, Episode, read_episodes, read_info, read_tasks
+from action_heads.data.lerobot_info import BOOKKEEPING, EPISODES, Episode, read_episodes, read_info, read_tasks
 from action_heads.data.lerobot_rows import Rows
 from action_heads.data.recording import Numbers, Recording
 from action_heads.data.schema import Schema, check, choose
@@ -34,7 +34,7 @@ class LeRobot(Recording):
     """A dataset in a folder, or on the Hub by its repo_id. Files from the Hub are downloaded when they are needed."""
 
     def __init__(self, spec: Spec, observed: bool = False):
-        self.spec, self.source = spec, str(spec)
+        self.spec, self.source, self.observed = spec, str(spec), observed
         self.files = Place(spec, observed)
         self.info = read_info(self.files.root, self.source)
         self.widths = {name: width for name, width in self.info.widths().items() if name not in BOOKKEEPING}
@@ -45,11 +45,15 @@ class LeRobot(Recording):
             self._observe()
 
     @cached_property
-    def rows(self) -> Rows:
-        """The data files, which are downloaded at the first access."""
+    def root(self) -> Path:
+        """The folder with the metadata and the data files, which are downloaded at the first access."""
         self.files.fetch("meta/*", "data/*")
-        episodes = read_episodes(self.files.root, self.info, self.source)
-        return Rows(self.files.root, episodes, self.source)
+        return self.files.root
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The rows of the data files, by episode."""
+        return Rows(self.root, read_episodes(self.root, self.info, self.source, self.observed), self.source)
 
     def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
         for path, episodes in self.rows.files.items():
@@ -73,9 +77,11 @@ class LeRobot(Recording):
 
     @property
     def identity(self) -> object:
-        files = [self.files.root / "meta/info.json", *self.rows.files]
-        stats = [(path.relative_to(self.files.root), path.stat()) for path in files]
-        return [self.corpus, *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
+        # The files are found by their names, since meta/episodes of a large corpus takes seconds to read.
+        patterns = ("meta/info.json", EPISODES, re.sub(r"\{[^}]*\}", "*", self.info.data_path))
+        files = [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
+        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in files]
+        return [self.corpus, *([path, stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
 
     # ── observations ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -53,9 +53,9 @@ class Place:
 
     def fetch(self, *patterns: str) -> None:
         """Download files that match the patterns, if the dataset is on the Hub."""
-        from huggingface_hub import snapshot_download
-
         if self.hub is not None:
+            from huggingface_hub import snapshot_download
+
             with fetching(self.spec):
                 given = {"repo_type": "dataset", **self.hub, "allow_patterns": list(patterns)}
                 self.root = Path(snapshot_download(self.spec.where, **given))

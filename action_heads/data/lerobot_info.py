@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,6 +16,8 @@ from action_heads.data.spec import MOST_HZ
 
 NUMBERS = re.compile(r"(float|u?int)(8|16|32|64)|bool")
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")  # LeRobot's own columns
+EPISODES = "meta/episodes/*/*.parquet"
+RANGE = ("dataset_from_index", "dataset_to_index")  # rows of an episode in the dataset
 MOST_VALUES = 2**20  # values of one column in one row
 _PATTERN = re.compile(r"(?:[^{}]|\{video_key\}|\{(?:chunk_index|file_index)(?::0?\d?d?)?\})+")
 CONVERTER = "python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=OWNER/NAME"
@@ -61,7 +64,7 @@ class Episode:
     index: int
     length: int
     file: Path
-    row: Mapping[str, Any]
+    row: Mapping[str, Any]  # the places of its videos
 
     @property
     def name(self) -> str:
@@ -145,19 +148,19 @@ def _pattern(text: object, where: str) -> str:
     return str(text)
 
 
-def read_episodes(root: Path, info: Info, source: str) -> list[Episode]:
-    """Read all episodes, sorted by their index."""
+def read_episodes(root: Path, info: Info, source: str, videos: bool) -> list[Episode]:
+    """Read all episodes, sorted by their index; with the places of their videos only if asked for."""
     parquet = require("pyarrow.parquet", "data")
     needed = ("episode_index", "length", "data/chunk_index", "data/file_index")
     rows: list[dict[str, Any]] = []
-    for part in sorted(root.glob("meta/episodes/*/*.parquet")):
+    for part in sorted(root.glob(EPISODES)):
         where = f"{source}, {part.relative_to(root).as_posix()}"
         with reading(where):
             file = parquet.ParquetFile(part, page_checksum_verification=True)
             names = file.schema_arrow.names
             if absent := [name for name in needed if name not in names]:
                 raise BadData(f"{where} lacks {', '.join(absent)}. Download it again.")
-            kept = [name for name in names if not name.startswith("stats/") and name != "tasks"]
+            kept = [n for n in names if n in (*needed, *RANGE) or (videos and n.startswith("videos/"))]
             rows += file.read(columns=kept).to_pylist()
     if not rows:
         raise BadData(f"{source} has no episodes. Recording or download did not finish: record or download it again.")
@@ -172,21 +175,19 @@ def read_episodes(root: Path, info: Info, source: str) -> list[Episode]:
                 f"of {at}. Write the dataset again, for example with lerobot's dataset tools."
             )
     _check_counts(rows, info, source)
-    return [
-        Episode(
-            row["episode_index"],
-            row["length"],
-            root / info.data_path.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]),
-            row,
-        )
-        for row in rows
-    ]
+
+    @cache  # A file has hundreds of episodes, which share one path.
+    def file_of(chunk: int, file: int) -> Path:
+        return root / info.data_path.format(chunk_index=chunk, file_index=file)
+
+    places = (file_of(row["data/chunk_index"], row["data/file_index"]) for row in rows)
+    return [Episode(row["episode_index"], row["length"], file, row) for row, file in zip(rows, places, strict=True)]
 
 
 def _check_counts(rows: list[dict[str, Any]], info: Info, source: str) -> None:
     """Check that the lengths and counts in meta/episodes and meta/info.json agree."""
     for row in rows:
-        begin, end = row.get("dataset_from_index"), row.get("dataset_to_index")
+        begin, end = map(row.get, RANGE)
         if isinstance(begin, int) and isinstance(end, int) and end - begin != row["length"]:
             raise BadData(
                 f"{source}: meta/episodes gives episode {row['episode_index']} a length of {row['length']}, but rows "

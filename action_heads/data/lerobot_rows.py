@@ -28,7 +28,7 @@ class Rows:
             self.files.setdefault(episode.file, []).append(episode)
         if missing := [self.name(path) for path in self.files if not path.exists()]:
             raise BadData(f"{source} lacks {', '.join(missing[:3])} ({len(missing)} files). Download it again.")
-        self._orders: dict[Path, np.ndarray] = {}
+        self._orders: dict[Path, np.ndarray | None] = {}  # None where the rows are in order, as almost always
 
     def name(self, path: Path) -> str:
         """Return the path of a file within the dataset, for messages."""
@@ -38,12 +38,11 @@ class Rows:
         """Read columns (n, width) of a file, with its episodes end to end."""
         where = f"{self.source}, {self.name(path)}"
         table = _read(path, [*widths], where)
-        order = self.order(path)
-        if len(table) != len(order):
-            raise BadData(f"{where} has {len(table)} rows and had {len(order)} before. Wait until it is written.")
+        order, count = self.order(path), sum(episode.length for episode in self.files[path])
+        if len(table) != count:
+            raise BadData(f"{where} has {len(table)} rows and had {count} before. Wait until it is written.")
         found = {name: column_values(table[name], width, f"{where}, {name}") for name, width in widths.items()}
-        sorted_already = (order == np.arange(len(order))).all()
-        return found if sorted_already else {name: values[order] for name, values in found.items()}
+        return found if order is None else {name: values[order] for name, values in found.items()}
 
     def places(self) -> np.ndarray:
         """Return the position of each row (N,) among the rows of all files, end to end."""
@@ -53,19 +52,25 @@ class Rows:
         for path, episodes in self.files.items():
             order, begin = self.order(path), 0
             for episode in episodes:
-                start = self.starts[episode.index]
-                found[start : start + episode.length] = offset + order[begin : begin + episode.length]
-                begin += episode.length
-            offset += len(order)
+                start, end = self.starts[episode.index], begin + episode.length
+                found[start : start + episode.length] = offset + (
+                    np.arange(begin, end) if order is None else order[begin:end]
+                )
+                begin = end
+            offset += begin
         return found
 
-    def order(self, path: Path) -> np.ndarray:
-        """Return the row in the file of each time step (n,) of its episodes; raise a `BadData` if rows are missing."""
+    def order(self, path: Path) -> np.ndarray | None:
+        """Return the row in the file of each time step (n,) of its episodes, or None if the rows are in order.
+
+        Raises:
+            BadData: rows are missing.
+        """
         if path not in self._orders:
             self._orders[path] = self._order(path)
         return self._orders[path]
 
-    def _order(self, path: Path) -> np.ndarray:
+    def _order(self, path: Path) -> np.ndarray | None:
         where = f"{self.source}, {self.name(path)}"
         table = _read(path, ["episode_index", "frame_index"], where)
         found, frames = (
@@ -79,7 +84,9 @@ class Rows:
             raise BadData(f"{where} has {len(found)} rows, but meta/episodes counts {count}. Download it again.")
         wanted = np.repeat(indices, lengths)
         steps = np.arange(count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        order = np.lexsort((frames, found)) if (found != wanted).any() or (frames != steps).any() else np.arange(count)
+        if (found == wanted).all() and (frames == steps).all():
+            return None
+        order = np.lexsort((frames, found))
         if (wrong := found[order] != wanted).any():
             at = int(wrong.argmax())
             raise BadData(

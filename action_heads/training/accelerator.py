@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -13,13 +14,16 @@ from action_heads._util.precision import bfloat16_is_faster
 from action_heads.io import locks
 from action_heads.training import checkpoint
 
+# How long the processes wait for the main process, which downloads and converts a corpus. NCCL's own is 10 minutes.
+PATIENCE = timedelta(hours=6)
+
 
 def this_process():
     """Return the state of this process among those of the run."""
     accelerate = require("accelerate", "train")
     # On a machine without a GPU, accelerate would not join the processes unless it is told to use the CPU.
     cpu = accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU") or not has_accelerator()
-    return accelerate.PartialState(cpu=cpu)
+    return accelerate.PartialState(cpu=cpu, timeout=PATIENCE)
 
 
 @contextmanager

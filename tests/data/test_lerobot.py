@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip("pyarrow")
 from lerobot_fixture import DROID, droid, droid_episodes, write
 
-from action_heads.data import SCHEMAS, BadData, Spec, open_windows
+from action_heads.data import SCHEMAS, BadData, Spec, lerobot, open_windows
 from action_heads.data.lerobot import LeRobot
 from action_heads.data.opening import read
 from action_heads.kinematics import forward
@@ -77,6 +77,7 @@ def test_one_shard_in_memory_at_a_time(tmp_path, monkeypatch):
     assert len(read(Spec.parse(f"lerobot:{folder}"))) == 6
     assert most <= 2  # the one that is read, and the one that the loop still holds
     monkeypatch.setattr(LeRobot, "_read", lambda *_: pytest.fail("read again, though it is in the cache"))
+    monkeypatch.setattr(lerobot, "read_episodes", lambda *_: pytest.fail("episodes read, though they are in the cache"))
     assert len(read(Spec.parse(f"lerobot:{folder}"))) == 6
 
 
@@ -85,6 +86,9 @@ def test_a_changed_file_is_read_again(folder):
     info = json.loads((folder / "meta/info.json").read_text())
     (folder / "meta/info.json").write_text(json.dumps(info | {"fps": 30}))
     assert len(read(Spec.parse(f"lerobot:{folder}")).gripper) < 0.6 * len(first.gripper)
+    rewritten(folder, EPISODES, lambda t: t.update(length=[length + 1 for length in t["length"]]))
+    with pytest.raises(BadData, match="but rows 0 to 167 of the dataset"):
+        read(Spec.parse(f"lerobot:{folder}"))
 
 
 def test_hub(folder, monkeypatch):

@@ -20,6 +20,9 @@
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define AMX
+#endif
 
 #if defined(__AVX512F__)
 constexpr int V = 16, R = 8;  // number of floats in a register; rows of a tile, whose 2 R sums stay in registers
@@ -28,6 +31,7 @@ constexpr int V = 8, R = 4;
 #else
 constexpr int V = 4, R = 8;
 #endif
+constexpr long TILED = 32;  // rows of two tiles of AMX, beside each other
 constexpr long ROWS = 64;  // rows of a block that one thread computes alone in a large batch
 
 typedef float vec __attribute__((vector_size(4 * V), aligned(4)));
@@ -133,11 +137,80 @@ struct Share {
     Share(long all, int part, int parts) : from(all * part / parts), to(all * (part + 1) / parts) {}
 };
 
-// Computes tile i of the product of a (m, k) and a packed matrix. `then(row, column, V sums)` uses its sums.
+// AMX multiplies whole tiles: 16 rows of `a` by 16 pairs of inputs, and these by 16 outputs of a panel. The system must
+// permit it to the process, and a thread must configure its tiles before.
+#ifdef AMX
+#ifndef ASK_FOR_TILES
+#define ASK_FOR_TILES 0x1023  // ARCH_REQ_XCOMP_PERM, which older headers lack
+#endif
+static bool has_tiles() {
+    static const bool permitted = !syscall(SYS_arch_prctl, ASK_FOR_TILES, 18);  // XFEATURE_XTILEDATA
+    return permitted;
+}
+
+static const struct alignas(64) {
+    uint8_t palette = 1, start = 0, unused[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+} EIGHT_TILES;
+
+struct Tiles {  // lets a thread use its tiles while this lives
+    Tiles() {
+        if (has_tiles()) _tile_loadconfig(&EIGHT_TILES);
+    }
+    ~Tiles() {
+        if (has_tiles()) _tile_release();
+    }
+};
+
+template <class Then>
+static inline void tiles(const bf16* a, long m, long k, const bf16* panel, long row, long column, Then then) {
+    alignas(64) float sums[TILED][2 * V];
+    const bf16 *upper = a + row * k, *lower = upper + 16 * k;
+    bool both = m - row > 16;
+    asm volatile("" ::: "memory");  // The loads below don't tell the compiler what they read.
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (long i = 0; i < k; i += 32, panel += 32 * 2 * V) {
+        _tile_loadd(6, panel, 8 * V);
+        _tile_loadd(7, panel + 2 * V, 8 * V);
+        _tile_loadd(4, upper + i, 2 * k);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (!both) continue;
+        _tile_loadd(5, lower + i, 2 * k);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums[0], 8 * V);
+    _tile_stored(1, sums[0] + V, 8 * V);
+    if (both) {
+        _tile_stored(2, sums[16], 8 * V);
+        _tile_stored(3, sums[16] + V, 8 * V);
+    }
+    for (long r = 0; r < TILED && row + r < m; r++)
+        for (int c = 0; c < 2; c++) then(row + r, column + c * V, load(sums[r] + c * V));
+}
+#else
+static bool has_tiles() { return false; }
+struct Tiles {};
+#endif
+
+// Number of rows whose sums `product` computes at once.
+template <class T> static long rows_at_once() { return std::is_same_v<T, bf16> && has_tiles() ? TILED : R; }
+
+// Computes part i of the product of a (m, k) and a packed matrix. `then(row, column, V sums)` uses its sums.
 template <class T, class Then>
 static inline void product(const T* a, long m, long k, const T* packed, long i, Then then) {
-    long groups = (m + R - 1) / R, panel = i / groups, row = i % groups * R;
-    few<R>(m - row < R ? m - row : R, a, k, packed + panel * k * 2 * V, row, panel * 2 * V, then);
+    long some = rows_at_once<T>(), groups = (m + some - 1) / some, panel = i / groups, row = i % groups * some;
+    const T* own = packed + panel * k * 2 * V;
+#ifdef AMX
+    if constexpr (std::is_same_v<T, bf16>)
+        if (has_tiles()) return tiles(a, m, k, own, row, panel * 2 * V, then);
+#endif
+    few<R>(m - row < R ? m - row : R, a, k, own, row, panel * 2 * V, then);
 }
 
 static inline void normalize(float* x, long w, const float* weight, const float* bias, bool rms, float eps) {
@@ -263,6 +336,7 @@ private:
     std::vector<std::thread> threads;  // last, since they use all the rest
 
     void help(int part) {
+        Tiles tiles;
         for (uint32_t seen = 0; !ends; seen = phase.number.load()) {
             take(part, seen);
             phase.wait_past(seen);
@@ -368,7 +442,7 @@ template <class T> struct Network {
     }
 
     void run() const {
-        long groups = (m + R - 1) / R, ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
+        long some = rows_at_once<T>(), groups = (m + some - 1) / some, ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
         each(m, 2, [&](long row) { embed(row), enter(row, 0); });
         for (long site = 0; site < s.depth; site++) {
             const Block<T>& block = blocks[site];
@@ -408,6 +482,7 @@ static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const 
     long m = chunks * s.horizon, held = held_rows(s, chunks, threads), many = block_rows(s);
     float *x = scratch, *unmixed = x + held * s.width;
     T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
+    Tiles tiles;
     auto work = [&](Team* team) {
         if (held == m) return Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, team}.run();
         auto block = [&](int part, long i) {
@@ -439,7 +514,7 @@ int has_bf16() {
 
 // Number of scratch floats that a call needs.
 long scratch_size(const Shape* s, long chunks, int threads) {
-    return held_rows(*s, chunks, threads) * (3 * s->width + s->hidden);
+    return (held_rows(*s, chunks, threads) + TILED) * (3 * s->width + s->hidden);
 }
 
 void run_fp32(const Shape* s, const Ends* ends, const Block<float>* blocks, const float* noisy, float* out,

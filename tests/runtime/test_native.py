@@ -172,6 +172,8 @@ def test_bfloat16_with_amx_and_without(fresh, monkeypatch, without):
     here = "amx_bf16" in Path("/proc/cpuinfo").read_text()
     assert uses_amx(torch.bfloat16) == (here and not without)
     assert not uses_amx(torch.float32)
+    reason = trained_policy(tiny_head(**WIDE)).compile(dtype=torch.bfloat16).compiled.reason
+    assert reason.endswith("with AMX") == (here and not without)
     for backbone, width, horizon, batch in itertools.product(BACKBONES, (32, 96), (8, 17, 64), (1, 3, 41)):
         head = tiny_head(backbone, width=width, depth=2, horizon=horizon)
         given = network(head, "adaln_zero", batch, per_step=batch == 3)

@@ -483,22 +483,22 @@ template <class T> struct Network {
 };
 
 // Number of rows of a block that one thread computes alone in a large batch. A block holds whole chunks. Tiles compute
-// faster than weights arrive, so there more rows share them.
-template <class T> static long block_rows(const Shape& s) {
-    long rows = tiled<T>() ? 256 : 64;
+// faster than weights arrive, so there more rows share them, if two blocks are left for each thread.
+template <class T> static long block_rows(const Shape& s, long m, int threads) {
+    long most = tiled<T>() ? m / threads / 2 : 0, rows = most < 64 ? 64 : most < 256 ? most : 256;
     return s.horizon * (s.horizon < rows ? rows / s.horizon : 1);
 }
 
 // Number of rows that scratch must hold: one block for each thread, or all rows if there are fewer.
 template <class T> static long held_rows(const Shape& s, long chunks, int threads) {
-    long m = chunks * s.horizon, own = threads * block_rows<T>(s);
+    long m = chunks * s.horizon, own = threads * block_rows<T>(s, m, threads);
     return m < own ? m : own;
 }
 
 template <class T>
 static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const float* noisy, float* out, Values values,
                 long chunks, float* scratch, int threads) {
-    long m = chunks * s.horizon, held = held_rows<T>(s, chunks, threads), many = block_rows<T>(s);
+    long m = chunks * s.horizon, held = held_rows<T>(s, chunks, threads), many = block_rows<T>(s, m, threads);
     float *x = scratch, *unmixed = x + held * s.width;
     T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
     Tiles tiles;

@@ -3,7 +3,7 @@
 //
 // Axes: m rows (batch x horizon), h horizon, a action, w width, k inputs and n outputs of a product.
 // A matrix (n, k) is packed in panels of 2 V outputs: (n / 2V, k, 2V). In bfloat16, pairs of inputs are adjacent:
-// (n / 2V, k / 2, 2V, 2). native.py builds this file with g++ -O3 -march=native.
+// (n / 2V, k / 2, 2V, 2), as both AVX-512 and AMX read them. native.py builds this file with g++ -O3 -march=native.
 
 #include <atomic>
 #include <chrono>
@@ -20,6 +20,9 @@
 #ifdef __AVX512BF16__
 #include <immintrin.h>
 #endif
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define AMX
+#endif
 
 #if defined(__AVX512F__)
 constexpr int V = 16, R = 8;  // number of floats in a register; rows of a tile, whose 2 R sums stay in registers
@@ -28,7 +31,7 @@ constexpr int V = 8, R = 4;
 #else
 constexpr int V = 4, R = 8;
 #endif
-constexpr long ROWS = 64;  // rows of a block that one thread computes alone in a large batch
+constexpr long TILED = 32;  // rows of two tiles of AMX, one below the other
 
 typedef float vec __attribute__((vector_size(4 * V), aligned(4)));
 typedef int32_t ivec __attribute__((vector_size(4 * V), aligned(4)));
@@ -82,12 +85,24 @@ static inline vec exp_of(vec x) {
 }
 
 // x (1 + erf(x / sqrt 2)) / 2, with erf to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
-static inline vec gelu(vec x) {
+template <class T> static inline vec gelu(vec x) {
     vec z = x * 0.70710678f, a = z < 0 ? -z : z;
     vec t = 1.0f / (1.0f + 0.3275911f * a);
     vec p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
     vec tail = p * exp_of(-a * a);  // 1 - erf(a)
     return 0.5f * x * (x < 0 ? tail : 2.0f - tail);
+}
+
+// The same to 2e-4 for x within +-8, and to 3e-5 x beyond, since the result is rounded to bfloat16.
+template <> inline vec gelu<bf16>(vec x) {
+    vec a = x > 4.0f ? vec{} + 4.0f : x < -4.0f ? vec{} - 4.0f : x, s = a * a;
+    vec p = s * 2.27808217e-8f - 1.59856810e-6f;
+    p = p * s + 4.79547796e-5f;
+    p = p * s - 8.14007611e-4f;
+    p = p * s + 8.77234607e-3f;
+    p = p * s - 6.45730063e-2f;
+    p = p * s + 3.97883263e-1f;
+    return x * (0.5f + a * p);
 }
 
 // sums[r][c] += a[r] . panel, over k inputs.
@@ -133,11 +148,84 @@ struct Share {
     Share(long all, int part, int parts) : from(all * part / parts), to(all * (part + 1) / parts) {}
 };
 
-// Computes tile i of the product of a (m, k) and a packed matrix. `then(row, column, V sums)` uses its sums.
+// AMX multiplies a tile of `a`, 16 rows by 32 inputs, with one of a panel, 32 inputs by 16 outputs. Here two tiles of
+// `a` multiply two of a panel. The system must permit it to the process, and each thread must configure its tiles.
+#ifdef AMX
+#ifndef ASK_FOR_TILES
+#define ASK_FOR_TILES 0x1023  // ARCH_REQ_XCOMP_PERM, which older headers lack
+#endif
+static bool has_tiles() {
+    static const bool permitted = !syscall(SYS_arch_prctl, ASK_FOR_TILES, 18);  // XFEATURE_XTILEDATA
+    return permitted;
+}
+
+static const struct alignas(64) {
+    uint8_t palette = 1, start = 0, unused[14] = {};
+    uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+} EIGHT_TILES;
+
+struct Tiles {  // lets a thread use its tiles while this lives
+    Tiles() {
+        if (has_tiles()) _tile_loadconfig(&EIGHT_TILES);
+    }
+    ~Tiles() {
+        if (has_tiles()) _tile_release();
+    }
+};
+
+template <class Then>
+static inline void tiles(const bf16* a, long m, long k, const bf16* panel, long row, long column, Then then) {
+    alignas(64) float sums[TILED][2 * V];
+    const bf16 *upper = a + row * k, *lower = upper + 16 * k;
+    bool both = m - row > 16;
+    asm volatile("" ::: "memory");  // The loads below don't tell the compiler what they read.
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (long i = 0; i < k; i += 32, panel += 32 * 2 * V) {
+        _tile_loadd(6, panel, 8 * V);
+        _tile_loadd(7, panel + 2 * V, 8 * V);
+        _tile_loadd(4, upper + i, 2 * k);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        if (!both) continue;
+        _tile_loadd(5, lower + i, 2 * k);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+    }
+    _tile_stored(0, sums[0], 8 * V);
+    _tile_stored(1, sums[0] + V, 8 * V);
+    if (both) {
+        _tile_stored(2, sums[16], 8 * V);
+        _tile_stored(3, sums[16] + V, 8 * V);
+    }
+    for (long r = 0; r < TILED && row + r < m; r++)
+        for (int c = 0; c < 2; c++) then(row + r, column + c * V, load(sums[r] + c * V));
+}
+#else
+static bool has_tiles() { return false; }
+struct Tiles {
+    Tiles() {}
+};
+#endif
+
+template <class T> static bool tiled() { return std::is_same_v<T, bf16> && has_tiles(); }
+
+// Number of rows whose sums `product` computes at once.
+template <class T> static long rows_at_once() { return tiled<T>() ? TILED : R; }
+
+// Computes part i of the product of a (m, k) and a packed matrix. `then(row, column, V sums)` uses its sums.
 template <class T, class Then>
 static inline void product(const T* a, long m, long k, const T* packed, long i, Then then) {
-    long groups = (m + R - 1) / R, panel = i / groups, row = i % groups * R;
-    few<R>(m - row < R ? m - row : R, a, k, packed + panel * k * 2 * V, row, panel * 2 * V, then);
+    long some = rows_at_once<T>(), groups = (m + some - 1) / some, panel = i / groups, row = i % groups * some;
+    const T* own = packed + panel * k * 2 * V;
+#ifdef AMX
+    if constexpr (std::is_same_v<T, bf16>)
+        if (has_tiles()) return tiles(a, m, k, own, row, panel * 2 * V, then);
+#endif
+    few<R>(m - row < R ? m - row : R, a, k, own, row, panel * 2 * V, then);
 }
 
 static inline void normalize(float* x, long w, const float* weight, const float* bias, bool rms, float eps) {
@@ -263,6 +351,7 @@ private:
     std::vector<std::thread> threads;  // last, since they use all the rest
 
     void help(int part) {
+        Tiles tiles;
         for (uint32_t seen = 0; !ends; seen = phase.number.load()) {
             take(part, seen);
             phase.wait_past(seen);
@@ -368,14 +457,14 @@ template <class T> struct Network {
     }
 
     void run() const {
-        long groups = (m + R - 1) / R, ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
+        long some = rows_at_once<T>(), groups = (m + some - 1) / some, ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
         each(m, 2, [&](long row) { embed(row), enter(row, 0); });
         for (long site = 0; site < s.depth; site++) {
             const Block<T>& block = blocks[site];
             if (block.mix) each(m, 2, [&](long row) { mix(row, block); });
             each(ups, 4, [&](long i) {
                 product(entered, m, s.width, block.up, i, [&](long row, long c, vec y) {
-                    y = gelu(y + load(block.up_bias + c));
+                    y = gelu<T>(y + load(block.up_bias + c));
                     store(hidden + row * s.hidden + c, scaled(y, at(row, site), s.hidden_scale, s.hidden_shift, c));
                 });
             });
@@ -393,21 +482,26 @@ template <class T> struct Network {
     }
 };
 
-// Number of rows of a block that one thread computes alone. A block holds whole chunks.
-static long block_rows(const Shape& s) { return s.horizon * (s.horizon < ROWS ? ROWS / s.horizon : 1); }
+// Number of rows of a block that one thread computes alone in a large batch. A block holds whole chunks. Tiles compute
+// faster than weights arrive, so there more rows share them, if two blocks are left for each thread.
+template <class T> static long block_rows(const Shape& s, long m, int threads) {
+    long most = tiled<T>() ? m / threads / 2 : 0, rows = most < 64 ? 64 : most < 256 ? most : 256;
+    return s.horizon * (s.horizon < rows ? rows / s.horizon : 1);
+}
 
 // Number of rows that scratch must hold: one block for each thread, or all rows if there are fewer.
-static long held_rows(const Shape& s, long chunks, int threads) {
-    long m = chunks * s.horizon, own = threads * block_rows(s);
+template <class T> static long held_rows(const Shape& s, long chunks, int threads) {
+    long m = chunks * s.horizon, own = threads * block_rows<T>(s, m, threads);
     return m < own ? m : own;
 }
 
 template <class T>
 static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const float* noisy, float* out, Values values,
                 long chunks, float* scratch, int threads) {
-    long m = chunks * s.horizon, held = held_rows(s, chunks, threads), many = block_rows(s);
+    long m = chunks * s.horizon, held = held_rows<T>(s, chunks, threads), many = block_rows<T>(s, m, threads);
     float *x = scratch, *unmixed = x + held * s.width;
     T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
+    Tiles tiles;
     auto work = [&](Team* team) {
         if (held == m) return Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, team}.run();
         auto block = [&](int part, long i) {
@@ -437,9 +531,12 @@ int has_bf16() {
 #endif
 }
 
-// Number of scratch floats that a call needs.
+// Whether bfloat16 is multiplied by the tiles of AMX.
+int has_amx() { return has_tiles(); }
+
+// Number of scratch floats that a call needs in either precision. A tile is read beyond the last row.
 long scratch_size(const Shape* s, long chunks, int threads) {
-    return held_rows(*s, chunks, threads) * (3 * s->width + s->hidden);
+    return (held_rows<bf16>(*s, chunks, threads) + TILED) * (3 * s->width + s->hidden);
 }
 
 void run_fp32(const Shape* s, const Ends* ends, const Block<float>* blocks, const float* noisy, float* out,

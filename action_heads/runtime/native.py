@@ -170,6 +170,11 @@ def why_not_native(head: Denoiser, dtype: torch.dtype) -> str:
     )
 
 
+def uses_amx(dtype: torch.dtype) -> bool:
+    """Return whether native.cpp multiplies in AMX's tiles. The processor has them, and the system permits them."""
+    return dtype == torch.bfloat16 and bool(library().has_amx())
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """Return the library of native.cpp, which the first call on a machine compiles and caches.

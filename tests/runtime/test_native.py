@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from forked import outcome
 from small import generator, tiny_head, trained_policy
 
 from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS
 from action_heads.runtime import native
-from action_heads.runtime.native import NativeHead, library, why_not_native
+from action_heads.runtime.native import NativeHead, library, uses_amx, why_not_native
 
 WIDE = {"width": 64, "depth": 2}
 BACKBONES = ("mlp", "mixer")
@@ -66,15 +69,16 @@ def test_neither_neighbours_nor_threads_change_a_bit(backbone, dtype, threads):
     assert all(torch.equal(out, outs[0]) for out in outs)
 
 
-def test_large_and_small_hidden_units():
-    """Native equals eager in the tails of GELU, where approximations of erf and exp could diverge."""
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_large_and_small_hidden_units(dtype, near):
+    """Native equals eager in the tails of GELU, where its approximations could diverge."""
     head = tiny_head(depth=1, width=64)
+    if why := why_not_native(head, dtype):
+        pytest.skip(why)
     with torch.no_grad():
         head.backbone.blocks[0].up.bias.copy_(torch.linspace(-30, 30, 256))
     given = network(head, "film", 1)
-    torch.testing.assert_close(
-        NativeHead(head, torch.float32).predict(*given), head.predict(*given), rtol=1e-5, atol=1e-5
-    )
+    torch.testing.assert_close(NativeHead(head, dtype).predict(*given), head.predict(*given), rtol=near, atol=near)
 
 
 def test_what_is_not_contiguous_or_in_another_precision():
@@ -157,6 +161,45 @@ def test_narrower_registers(fresh, monkeypatch, instructions):
         torch.testing.assert_close(
             NativeHead(head, torch.float32).predict(*given), head.predict(*given), rtol=1e-5, atol=1e-5
         )
+
+
+@pytest.mark.parametrize("without", ["", "-mno-amx-bf16", "-DASK_FOR_TILES=0"])
+def test_bfloat16_with_amx_and_without(fresh, monkeypatch, without):
+    """bfloat16 is near eager with AMX if it is here, without it, and if the system does not permit it."""
+    monkeypatch.setattr(native, "FLAGS", (*native.FLAGS, *filter(None, [without])))
+    if why := why_not_native(tiny_head(**WIDE), torch.bfloat16):
+        pytest.skip(why)
+    here = "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    assert uses_amx(torch.bfloat16) == (here and not without)
+    assert not uses_amx(torch.float32)
+    reason = trained_policy(tiny_head(**WIDE)).compile(dtype=torch.bfloat16).compiled.reason
+    assert reason.endswith("with AMX") == (here and not without)
+    for backbone, width, horizon, batch in itertools.product(BACKBONES, (32, 96), (8, 17, 64), (1, 3, 41)):
+        head = tiny_head(backbone, width=width, depth=2, horizon=horizon)
+        given = network(head, "adaln_zero", batch, per_step=batch == 3)
+        near, exact = NativeHead(head, torch.bfloat16).predict(*given), head.predict(*given)
+        torch.testing.assert_close(near, exact, rtol=0, atol=0.05)
+        assert not torch.equal(near, exact)
+
+
+def test_bfloat16_after_a_fork_and_other_products(threads):
+    """A forked process, and torch's own products in bfloat16, which may set AMX up otherwise, change no bit."""
+    head = tiny_head(**WIDE)
+    if why := why_not_native(head, torch.bfloat16):
+        pytest.skip(why)
+    threads(2)
+    fast, given = NativeHead(head, torch.bfloat16), network(head, "adaln_zero", 2)
+    expected, matrix = fast.predict(*given), torch.randn(70, 70).bfloat16()
+
+    def act() -> None:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            assert torch.equal(fast.predict(*given), expected)
+
+    for _ in range(2):
+        assert (matrix @ matrix).isfinite().all()
+        assert torch.equal(fast.predict(*given), expected)
+    assert outcome(act) == "done"
 
 
 def test_without_a_compiler_it_is_packed(fresh, monkeypatch):

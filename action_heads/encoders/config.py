@@ -212,7 +212,9 @@ class ObservationConfig:
         if values.get("text") is not None:
             values["text"] = strict(TextConfig, values["text"], "the text config")
         if values.get("vlm") is not None:
-            values["vlm"] = strict(VLMConfig, values["vlm"], "the vlm config")
+            saved = values["vlm"]
+            saved = VLMConfig.in_new_words(saved) if isinstance(saved, dict) else saved
+            values["vlm"] = strict(VLMConfig, saved, "the vlm config")
         return strict(cls, values, "the observation config", since={"vlm": None})
 
 

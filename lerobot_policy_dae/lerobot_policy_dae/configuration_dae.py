@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import draccus
+from draccus.parsers.decoding import decode_dataclass
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
@@ -25,6 +26,14 @@ from action_heads.runtime.compiled import METHODS
 from lerobot_policy_dae.heads import flag, horizon_of, spelled
 
 draccus.encode.register(VisionConfig, lambda vision, _=None: draccus.encode(vision.to_dict()))  # type: ignore[attr-defined]  # draccus hides it
+
+
+def read_vlm(values: dict[str, Any], path: Any = ()) -> VLMConfig:
+    """Read a VLM's flags or its part of a file. LeRobot reads both alike, so flags may have the old words of files."""
+    return decode_dataclass(VLMConfig, VLMConfig.in_new_words(values), path)
+
+
+draccus.decode.register(VLMConfig, read_vlm)  # type: ignore[attr-defined]
 
 FIT = FitConfig()
 REFRESH = ("vlm_refresh", "vlm_max_age")
@@ -287,6 +296,7 @@ class DAEConfig(EncoderFlags):
         given = self.shape()
         if self.vlm is not None:  # Its place may be another one, and the model is compared by its fingerprint.
             was, now = self.built["encoder"]["config"].get("vlm") or {}, json.loads(json.dumps(asdict(self.vlm)))
+            was = VLMConfig.in_new_words(was)
             for name in (name for name in now if name not in ("model", "revision")):
                 saved[f"vlm.{name}"], given[f"vlm.{name}"] = was.get(name), now[name]
         if changed := [name for name in saved if saved[name] != given[name]]:

@@ -59,7 +59,15 @@ def quick_figure(curves: dict, path: Path, title: str) -> None:
 def run_pretrain(out: Path, work: Path) -> None:
     pretrain(
         PretrainConfig(
-            **{"out": out, "width": 16, "depth": 2, "save_every": 2, "precision": "fp32", "name": "test"},
+            **{
+                "out": out,
+                "arch": "mlp",
+                "width": 16,
+                "depth": 2,
+                "save_every": 2,
+                "precision": "fp32",
+                "name": "test",
+            },
             optimiser=OptimiserConfig(steps=16, batch_size=8),
         )
     )

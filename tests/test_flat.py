@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import pytest
 
 from action_heads._util.flags import FlagError
 from action_heads._util.flat import Settings, build, flat_names, leaves
+from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapters import ADAPTERS, AdapterConfig
 from action_heads.io import files
+from action_heads.training import checkpoint
 
 ROOT = Path(__file__).parent.parent
 BEFORE = ROOT / "tests/data/settings"  # written by an earlier release
@@ -24,7 +27,7 @@ OTHERS: dict[str, Any] = {
     **{"stride": 16},
     **{"levels": "beta", "precision": "fp32", "sampler": "ddpm", "cameras": ("top",), "state": ("a", "b[0:3]")},
     **{"gripper": (0.0, 1.0), "resize": (32, 32), "crop": (28, 28), "jitter": 0.2, "ema": 0.5, "held_out": 0.2},
-    **{"arch": "mixer", "size": "1m", "action": "delta", "signal": "pose", "prediction": "epsilon", "width": 32},
+    **{"arch": "mlp", "size": "1m", "action": "delta", "signal": "pose", "prediction": "epsilon", "width": 32},
     **{"vlm_cache": "off", "vlm_train": "lora", "vlm_layer": (3,), "vlm_select": "image", "vlm_template": "chat"},
     **{"vlm_dtype": "float32", "vlm_pool": "last", "vlm_prompt": "do {task}"},
     **{"mechanisms": ("film",), "task_boxes": 0.1, "credit": ("robomimic:a.hdf5=ours, CC0",)},
@@ -94,6 +97,20 @@ def test_the_settings_of_a_run_that_began_before_mean_the_same(name):
     assert kind.from_flat(config).outcome() == config
     since = {name for name in leaves(kind) if name == "init" or name.startswith("vlm")}
     assert set(config) == leaves(kind).keys() - {*kind.WEIGHTLESS, *kind.LATER} - since
+
+
+def test_a_run_of_a_frozen_model_that_began_before_goes_on(tmp_path):
+    """Files of older releases call the training of a frozen VLM "none"."""
+    now = AdaptConfig.from_flat({"vlm": "org/vlm", "vlm_train": "none"})
+    assert now == AdaptConfig.from_flat({"vlm": "org/vlm"})
+    (tmp_path / "state").mkdir()
+    before = {"config": now.outcome() | {"vlm_train": "none"}, "precision": "fp32"}
+    (tmp_path / "state" / checkpoint.BEGUN).write_text(json.dumps(before))
+    checkpoint.refuse_others(now.outcome(), tmp_path)
+    with pytest.raises(FlagError, match=r"^--vlm-train is 'none', which is called 'frozen' now"):
+        build(AdaptConfig, {"vlm": "org/vlm", "vlm_train": "none"})
+    with pytest.raises(ValueError, match=r"a run with other settings \(vlm_train\)"):
+        checkpoint.refuse_others(now.outcome() | {"vlm_train": "lora"}, tmp_path)
 
 
 def test_a_setting_that_is_none_is_refused_with_the_nearest():

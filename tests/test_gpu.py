@@ -106,7 +106,7 @@ def test_pretrains_in_bf16(tmp_path, arch, size):
 @pytest.mark.usefixtures("on_the_gpu")
 def test_pretraining_takes_pinned_batches_to_fp32_weights(tmp_path):
     trainer = Trainer(
-        PretrainConfig(out=tmp_path, size="0.3m", optimiser=OptimiserConfig(batch_size=32), precision="bf16")
+        PretrainConfig(tmp_path, arch="mlp", size="0.3m", optimiser=OptimiserConfig(batch_size=32), precision="bf16")
     )
     assert trainer.draw(0).x0.is_pinned()
     assert trainer.train_step().device.type == "cuda"

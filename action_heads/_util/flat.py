@@ -16,6 +16,9 @@ from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
 from action_heads._util.flags import called, option
 from action_heads._util.names import nearest
 
+# Words for values that changed: flat name, and in files of older releases the old word, with the new one.
+OLD_WORDS = {"vlm_train": {"none": "frozen"}}
+
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 
@@ -70,6 +73,12 @@ def build(kind: type[T], values: Mapping[str, Any], spell: Callable[[str], str] 
         return kind(**given)
 
 
+def in_new_words(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a file's values by their flat names, with the words of this release."""
+    old = {name: words[values[name]] for name, words in OLD_WORDS.items() if values.get(name) in words}
+    return {**values, **old}
+
+
 class Settings:
     """A base class for settings with parts, which are stored in files as one flat object."""
 
@@ -85,7 +94,7 @@ class Settings:
                 return Path(value) if Path in (kind := leaves(cls)[name].hint(), *get_args(kind)) else value
             return tuple(value) if isinstance(value, list) else value
 
-        return build(cls, {name: read(name, value) for name, value in values.items()})
+        return build(cls, {name: read(name, value) for name, value in in_new_words(values).items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return all values by their flat names, ready for JSON."""

@@ -19,7 +19,7 @@ from action_heads._util.flags import FlagError, called, check_unset, option
 from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
-from action_heads.adapt.cached import cached_outputs
+from action_heads.adapt.cached import cached_outputs, some_outputs
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.adapters import Adapter
 from action_heads.data.formats import Recording, open_recording
@@ -27,8 +27,9 @@ from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
-from action_heads.io.output_cache import Outputs
 from action_heads.observed_policy import GREY, ObservedPolicy
+
+SAMPLED = 256  # rows whose keypoints give the statistics, if the keypoints of all rows are not cached
 
 
 class Built(NamedTuple):
@@ -79,8 +80,13 @@ def build(config: AdaptConfig) -> Built:
     if config.vision.cached and policy.encoder.cameras:
         with flag("train_encoder"):
             outputs = cached_outputs(policy.encoder, recording, config.blind)
-        if config.start_from is None and policy.encoder.config.vision.features is None:
-            standardise_keypoints(policy, outputs, np.flatnonzero(trained_rows))
+    if config.start_from is None and policy.encoder.cameras and policy.encoder.config.vision.pool == "keypoints":
+        rows = np.flatnonzero(trained_rows)
+        if outputs is None:
+            rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED)).astype(int)]
+            standardise_keypoints(policy, some_outputs(policy.encoder, recording, rows, config.blind))
+        else:
+            standardise_keypoints(policy, {camera: outputs[camera][rows] for camera in policy.encoder.cameras})
     horizon = policy.policy.head.config.horizon
     check_horizon(config, policy.policy.head)
     actions = layout.encode(columns)
@@ -261,9 +267,9 @@ def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> 
     return torch.cat(means), torch.cat(stds)
 
 
-def standardise_keypoints(policy: ObservedPolicy, outputs: Mapping[str, Outputs], rows: np.ndarray) -> None:
-    """Standardise keypoints by their statistics over the training rows, since no layer of the encoder does."""
-    read = torch.cat([outputs[camera][rows] for camera in policy.encoder.cameras], dim=-1)
+def standardise_keypoints(policy: ObservedPolicy, keypoints: Mapping[str, Tensor]) -> None:
+    """Standardise keypoints by those of training rows (n w), by camera, since no layer of the encoder does."""
+    read = torch.cat([keypoints[camera] for camera in policy.encoder.cameras], dim=-1)
     middle = read.mean(0)
     divisors = floored(read.std(0, correction=0), middle, ANY_UNIT)
     standard, steps = policy.policy.adapter.standard, policy.encoder.config.observation_steps

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,26 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
     return found
 
 
+def some_outputs(encoder: ObservationEncoder, recording: Recording, rows: np.ndarray, blind: bool) -> dict[str, Tensor]:
+    """Return the network's outputs for n ascending rows (n ...) of a recording, by camera, without a cache.
+
+    Images are cropped at the centre. `blind` gives the outputs for grey images.
+    """
+    training = encoder.training
+    encoder.eval()
+    ends = np.cumsum(recording.lengths)
+    episodes = np.searchsorted(ends, rows, side="right")
+    steps = rows - (ends - recording.lengths)[episodes]
+    cuts = np.flatnonzero(np.diff(episodes) | np.diff(steps // READ)) + 1  # at most READ steps are read at once
+    places = list(zip(np.split(episodes, cuts), np.split(steps, cuts), strict=True))
+    found = {}
+    for camera in encoder.cameras:
+        seen = grey(recording, camera) if blind else read(recording, camera, places)
+        found[camera] = torch.stack([run(encoder, [inputs])[0] for inputs in islice(seen, len(rows))])
+    encoder.train(training)
+    return found
+
+
 def announce(encoder: ObservationEncoder, recording: Recording, folder: Path, identity: str) -> None:
     """Print how large the outputs of a recording are, and raise if the disk has too little room for them."""
     sizes = {camera: recording.cameras[camera] for camera in encoder.cameras}
@@ -85,6 +106,13 @@ def images(recording: Recording, camera: str) -> Iterator[Inputs]:
         for first in range(0, length, READ):
             for image in recording.pictures(camera, episode, np.arange(first, min(first + READ, length))):
                 yield {"image": torch.from_numpy(image).permute(2, 0, 1)}
+
+
+def read(recording: Recording, camera: str, places: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Inputs]:
+    """Yield the images (3 H W), uint8, of steps; each place is the episode, repeated, and its steps."""
+    for episodes, steps in places:
+        for image in recording.pictures(camera, int(episodes[0]), steps):
+            yield {"image": torch.from_numpy(image).permute(2, 0, 1)}
 
 
 def grey(recording: Recording, camera: str) -> Iterator[Inputs]:

@@ -26,7 +26,7 @@ from action_heads.data.spec import Spec
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig, VLMConfig
-from action_heads.encoders.vlm_config import TASK
+from action_heads.encoders.vlm_config import TASK, TRAIN
 from action_heads.fit import PRECISIONS
 from action_heads.modes import MODES
 from action_heads.training.optimiser import OptimiserConfig
@@ -153,7 +153,7 @@ class VLM:
         model: Hub id or folder of a transformers model that encodes images and task in place of --encoder and --text.
         layer: layers to read, as in hidden_states; several are mixed with trained weights.
         select: tokens that count: all, image or text.
-        train: training of the model: none (frozen), lora or full.
+        train: training of the model: frozen, lora or full.
         lora_rank: rank of the LoRA matrices.
         prompt: text of the prompt, in which {task} stands for the task description.
         template: chat, plain (image tokens, then the prompt) or auto, which is chat if the model has a chat template.
@@ -166,7 +166,7 @@ class VLM:
     model: Annotated[str | None, Shown("none")] = None
     layer: tuple[int, ...] = (-1,)
     select: str = "all"
-    train: str = "none"
+    train: str = "frozen"
     lora_rank: int = 16
     prompt: str = TASK
     template: str = "auto"
@@ -183,6 +183,7 @@ class VLM:
                 "cache",
                 f"is {self.cache!r}, but the embeddings change while a model trains or layers are mixed; use off",
             )
+        check_choices(self, train=TRAIN)
         self.config  # noqa: B018 - its own checks
 
     @property
@@ -195,7 +196,7 @@ class VLM:
     @property
     def is_fixed(self) -> bool:
         """True if equal images and words have equal embeddings during the whole run."""
-        return self.train == "none" and len(self.layer) == 1
+        return self.train == "frozen" and len(self.layer) == 1
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ class Rollout:
     Attributes:
         task: simulated task to roll out in after training, such as Lift.
         episodes: number of episodes to roll out, from seeds 0, 1, 2 ...
-        film: number of episodes to film into rollouts.mp4.
+        videos: number of episodes to film into rollouts.mp4.
         execute: actions of a chunk to execute before the next one is sampled.
         sampler: sampler of the rollouts.
         sampling_steps: denoising steps of the rollouts.
@@ -236,7 +237,7 @@ class Rollout:
 
     task: Annotated[str | None, Shown("none")] = None
     episodes: int = 50
-    film: int = 4
+    videos: int = 4
     execute: int = 8
     sampler: str = "ddim"
     sampling_steps: Annotated[int | None, Shown("the sampler's", "INT")] = None
@@ -245,7 +246,7 @@ class Rollout:
     def __post_init__(self):
         check_choices(self, sampler=SAMPLERS)
         check_least(self, 1, "execute", "episodes", "simulations")
-        check_least(self, 0, "film")
+        check_least(self, 0, "videos")
 
 
 @dataclass(frozen=True)

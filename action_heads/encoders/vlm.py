@@ -26,8 +26,6 @@ from action_heads.vlm.prompt import Prompt
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-TRAIN = {"none": "frozen", "lora": "lora", "full": "full"}  # as `Tap` calls it
-
 
 class Held(list):
     """A model that is not a part of the module that holds it. A copy of the module loads it again when needed."""
@@ -79,7 +77,7 @@ class VLMEncoder(nn.Module):
         self.cameras = tuple(cameras) if IMAGES in self.reads else ()
         if self.reads == (IMAGES,) and not cameras:
             raise ValueError(f"{config.model!r} reads only images, and there is no camera")
-        if (config.train != "none" or len(config.layers) > 1) and not architecture["trained"]:
+        if (config.train != "frozen" or len(config.layers) > 1) and not architecture["trained"]:
             self._bind(tap := self._load())
             self._held.append(tap)
         else:
@@ -133,7 +131,7 @@ class VLMEncoder(nn.Module):
         return tap
 
     def _load(self) -> Tap:
-        config, folder, how = self.config, self.folder, TRAIN[self.config.train]
+        config, folder, how = self.config, self.folder, self.config.train
         model = (files.shared if how == "frozen" else files.load)(folder, config.torch_dtype)
         lora = None
         if how == "lora":
@@ -174,7 +172,7 @@ class VLMEncoder(nn.Module):
             ValueError: the tokens change in training.
         """
         c = self.config
-        if c.train != "none" or len(c.layers) > 1:
+        if c.train != "frozen" or len(c.layers) > 1:
             raise ValueError("only the tokens of one layer of a frozen model can be cached, since trained ones change")
         made_of = [self.architecture["fingerprint"], files.processing_fingerprint(self.folder)]
         made_of += [c.layers, c.select, c.torch_dtype, c.prompt, c.template, self.cameras]

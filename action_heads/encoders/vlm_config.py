@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from action_heads._util import limits
 from action_heads._util.flags import about, check_choices
 from action_heads._util.limits import check_fields, check_width
 
 SELECT = ("all", "image", "text")
-TRAIN = ("none", "lora", "full")
+TRAIN = ("frozen", "lora", "full")
 TEMPLATES = ("auto", "chat", "plain")
 DTYPES = ("auto", "bfloat16", "float32", "float16")
 POOLS = ("attention", "last", "mean")
@@ -27,7 +29,7 @@ class VLMConfig:
         model (str): Hub id or folder of the model, with its processor.
         layer: layer as in the `hidden_states` of transformers, -1 for the last, or several to mix with trained weights.
         select: the tokens that count: all, image or text.
-        train: none (frozen), lora, or full.
+        train: frozen, lora, or full.
         lora_rank (int): rank of the LoRA matrices on all linear layers.
         prompt: the text of the prompt, in which `{task}` stands for the task's words.
         template: chat (the processor's chat template), plain (image tokens, then the prompt), or auto: chat if there
@@ -44,7 +46,7 @@ class VLMConfig:
     model: str = ""  # Hub id or folder of a transformers model with its processor
     layer: int | tuple[int, ...] = -1  # layers to read, as in hidden_states; several are mixed with trained weights
     select: str = "all"  # the tokens that count: all, image or text
-    train: str = "none"  # training of the model: none, lora or full
+    train: str = "frozen"  # training of the model: frozen, lora or full
     lora_rank: int = 16  # rank of the LoRA matrices
     prompt: str = TASK  # text of the prompt; {task} stands for the task's words
     template: str = "auto"  # chat, plain (image tokens, then the prompt), or auto: chat if the model has a template
@@ -63,12 +65,19 @@ class VLMConfig:
         with about("model"):
             if not self.model:
                 raise ValueError("is empty; pass the Hub id or the folder of a transformers model")
+        if self.train == "none":  # the word of older releases, in their files
+            object.__setattr__(self, "train", "frozen")
         check_choices(self, select=SELECT, train=TRAIN, template=TEMPLATES, dtype=DTYPES, pool=POOLS)
         with about("lora_rank"):
             check_width("lora_rank", self.lora_rank, limits.RANK)
         if self.dtype == "float16" and self.train == "full":
             with about("dtype"):
                 raise ValueError("float16 weights can't train in full; use float32 or bfloat16")
+
+    @staticmethod
+    def in_new_words(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a saved config, in which files of older releases call a frozen model "none"."""
+        return {**values, "train": "frozen"} if values.get("train") == "none" else {**values}
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -41,7 +41,7 @@ class PretrainConfig(Settings):
     Attributes:
         out: folder for the head and for the training state.
         name: name of the head.
-        arch: backbone: mlp (the paper's DP-MLP), mixer, transformer or unet (its DP-C).
+        arch: backbone: mixer, mlp (the paper's DP-MLP), transformer or unet (its DP-C).
         size: parameters of the denoiser, about: 0.3m to 10m; of a unet 1m to 10m or 244m.
         width: residual width, in place of that of the size.
         depth: number of blocks (of a unet: levels), in place of that of the size.
@@ -64,7 +64,7 @@ class PretrainConfig(Settings):
 
     out: Annotated[Path | None, Shown("heads/<arch>-<size>", "DIR")] = None
     name: Annotated[str | None, Shown("the folder's name")] = None
-    arch: str = "mlp"
+    arch: str = "mixer"
     size: str = "5m"
     width: Annotated[int | None, Shown("by size", "INT")] = None
     depth: Annotated[int | None, Shown("by size", "INT")] = None

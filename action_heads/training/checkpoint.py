@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from action_heads._util.flat import in_new_words
 from action_heads._util.limits import fits, shown, types_of
 from action_heads.io import drafts, files
 from action_heads.io.seal import Seal
@@ -171,6 +172,7 @@ def _settings_in(path: Path) -> dict[str, Any] | None:
 
 
 def _different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    theirs = in_new_words(theirs)
     return sorted(key for key in ours if theirs.get(key) != ours[key])
 
 

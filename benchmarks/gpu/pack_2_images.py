@@ -64,7 +64,7 @@ def command(pack: Pack, task: str, mode: str, recorded: dict, steps: int, seed: 
         *("--action-layout", "pose_6d", "--crop", crop, crop, "--head", "dae/mixer-5m-fk", "--mode", mode, *small),
         *("--adapter", "film", "--through", "blocks", "--relearn-step", "--held-out", 0, "--ema", 0.995),
         *("--batch-size", 4 if pack.toy else 64, "--steps", steps, "--save-every", 100_000, "--seed", seed),
-        *("--film", 0, "--workers", max(1, workers(runs) - 2), "--out", out),
+        *("--videos", 0, "--workers", max(1, workers(runs) - 2), "--out", out),
     )
 
 

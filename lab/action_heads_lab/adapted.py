@@ -63,7 +63,7 @@ def roll_out(config: AdaptConfig, policy: ObservedPolicy) -> Outcome:
     """Roll out episodes from seeds 0, 1, 2 ..., which no recording uses."""
     asked = config.rollout
     assert asked.task is not None
-    video = config.out / "rollouts.mp4" if asked.film else None
+    video = config.out / "rollouts.mp4" if asked.videos else None
     result = rollout(
         asked.task,
         actor(
@@ -78,7 +78,7 @@ def roll_out(config: AdaptConfig, policy: ObservedPolicy) -> Outcome:
         batch=AT_ONCE,
         workers=asked.simulations,
         video=video,
-        film=asked.film,
+        film=asked.videos,
         sight=sight_of(policy),
     )
     successes = int(result.success.sum())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from diffusers.training_utils import EMAModel
 from torch import nn
 
 from action_heads import EMA
@@ -16,6 +15,8 @@ def walk(model: nn.Module, step: int) -> None:
 
 
 def test_parity_with_diffusers():
+    from diffusers.training_utils import EMAModel  # takes seconds, which each worker would spend on collecting tests
+
     model = nn.Linear(3, 4)
     ours = EMA(model.parameters(), max_decay=0.97, power=0.75)
     theirs = EMAModel(model.parameters(), decay=0.97, use_ema_warmup=True, power=0.75, inv_gamma=1.0)

@@ -70,7 +70,7 @@ def test_results_tell_of_rollouts(folder, vit, rolled):
     before = files.fingerprint(files.load_tensors(folder / "run" / "adapter.safetensors")[0])
     adapt(tiny(folder, encoder=vit, state=EEF))  # a call without --task keeps the earlier rollouts
     assert files.read_json(folder / "run" / "results.json")["rollouts"] == found
-    adapt(tiny(folder, encoder=vit, state=EEF, task="Lift", episodes=2, film=0))
+    adapt(tiny(folder, encoder=vit, state=EEF, task="Lift", episodes=2, videos=0))
     assert files.read_json(folder / "run" / "results.json")["rollouts"]["episodes"] == 2
     assert files.fingerprint(files.load_tensors(folder / "run" / "adapter.safetensors")[0]) == before
 

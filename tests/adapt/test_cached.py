@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,9 +55,6 @@ def test_cached_outputs_train_the_same_weights(folder, vit, pool):
     for how in ("frozen", "cached"):
         config = tiny(folder, encoder=vit, train_encoder=how, pool=pool, features=64 if pool == "keypoints" else 8)
         trainer = Trainer(config)
-        if pool == "keypoints":  # only with a cache are they standardised
-            standard: Any = trainer.policy.policy.adapter.standard
-            standard.set(torch.zeros_like(standard.mean), torch.ones_like(standard.std))
         noise = generator()
         batch = next(trainer.coming())
         losses[how] = trainer.policy.loss(batch, [""] * 8, generator=noise)
@@ -140,6 +136,18 @@ def test_the_policy_acts_on_images_by_standardised_keypoints(folder, convnet):
     assert ((outputs - mean) / std).std(0).max() < 1.5
     image = {"agentview": torch.rand(2, 1, 3, 16, 16)}
     assert policy.sample(image, torch.zeros(2, 1, 4), steps=2, generator=generator()).shape[0] == 2
+
+
+def test_outputs_of_some_rows_are_those_of_all(folder, vit, monkeypatch):
+    monkeypatch.setattr(cached, "READ", 5)
+    trainer = Trainer(tiny(folder, encoder=vit, train_encoder="cached", cameras=()))
+    encoder, recording = trainer.policy.encoder.train(), trainer.windows.recording
+    rows = np.array([0, 4, 5, 11, 12, 40, 41, int(recording.lengths.sum()) - 1])
+    some = cached.some_outputs(encoder, recording, rows, blind=False)
+    assert encoder.training
+    assert trainer.windows.outputs is not None
+    for camera in encoder.cameras:
+        torch.testing.assert_close(some[camera], trainer.windows.outputs[camera][rows])
 
 
 def test_a_blind_run_reads_grey_images(folder, vit, encoded):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig
+from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig, VLMConfig
 
 FULL = ObservationConfig(
     ("front", "wrist"), 7, 1, VisionConfig("facebook/dinov2-small", train=False, crop=(76, 76)), TextConfig(features=32)
@@ -16,6 +16,15 @@ FULL = ObservationConfig(
 @pytest.mark.parametrize("config", [FULL, ObservationConfig(state_dim=3)])
 def test_json_there_and_back(config):
     assert ObservationConfig.from_dict(json.loads(config.to_json())) == config
+
+
+def test_a_frozen_model_of_an_older_file():
+    """Files of older releases call the training of a frozen VLM "none"."""
+    config = ObservationConfig(("front",), vlm=VLMConfig("org/vlm"))
+    before = config.to_dict()
+    assert before["vlm"]["train"] == "frozen"
+    before["vlm"]["train"] = "none"
+    assert ObservationConfig.from_dict(before) == config
 
 
 @pytest.mark.parametrize(

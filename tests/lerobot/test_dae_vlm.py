@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -10,12 +11,14 @@ from pathlib import Path
 import draccus
 import pytest
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot_policy_dae.card import section
+from safetensors.torch import load_file
 from tiny_policy import batch, chunk, meta, present, tiny_policy
 
 from action_heads.encoders import VisionConfig, VLMConfig
 from action_heads.vlm import files
-from lerobot_policy_dae import DAEConfig, DAEPolicy
+from lerobot_policy_dae import DAEConfig, DAEPolicy, heads
 
 pytest.importorskip("peft")
 pytest.importorskip("num2words")
@@ -42,6 +45,21 @@ def test_flags_are_parsed():
     assert config.vlm == VLMConfig("org/vlm", 16, train="lora", prompt="do {task}")
     assert draccus.parse(DAEConfig, args=["--vlm.model=a", "--vlm.layer=[8,16]", "--device=cpu"]).vlm.layers == (8, 16)
     assert draccus.parse(DAEConfig, args=["--device=cpu"]).vlm is None
+
+
+def test_a_checkpoint_of_a_frozen_model_from_an_older_release(tmp_path, model):
+    """Older releases call the training of a frozen VLM "none", in the flags and in the record of what was built."""
+    through(tmp_path / "head", model).save_pretrained(tmp_path / "old")
+    path = tmp_path / "old" / "config.json"
+    text = path.read_text()
+    assert text.count('"train": "frozen"') == 2
+    values = json.loads(text.replace('"train": "frozen"', '"train": "none"'))
+    values["built"]["fingerprint"] = heads.SEAL.of(values["built"], load_file(tmp_path / "old/model.safetensors"))
+    path.write_text(json.dumps(values))
+    assert PreTrainedConfig.from_pretrained(tmp_path / "old").vlm.train == "frozen"
+    policy = DAEPolicy.from_pretrained(tmp_path / "old")
+    policy.config.check_unchanged()
+    assert policy.encoder.vlm.config.train == "frozen"
 
 
 @pytest.mark.parametrize("way", WAYS)

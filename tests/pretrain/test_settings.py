@@ -35,7 +35,7 @@ def on_the_command_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("arch", "size"), [(arch, size) for arch in ("mlp", *SIZES_OF) for size in SIZES_OF.get(arch, SIZES)]
+    ("arch", "size"), [(arch, size) for arch in ("mixer", "mlp", *SIZES_OF) for size in SIZES_OF.get(arch, SIZES)]
 )
 def test_sizes_have_the_parameters_they_are_named_after(arch, size):
     named = 1e6 * float(size.removesuffix("m"))
@@ -48,13 +48,13 @@ def test_sizes_have_the_parameters_they_are_named_after(arch, size):
 
 
 def test_5m_is_the_papers():
-    backbone = ActionHead(PretrainConfig(size="5m").head()).backbone
+    backbone = ActionHead(PretrainConfig(arch="mlp", size="5m").head()).backbone
     assert sum(p.numel() for p in backbone.parameters()) == 4_782_346
 
 
 def test_width_and_depth_override_the_size():
     assert PretrainConfig(size="1m", depth=3).shape == (128, 3)
-    assert PretrainConfig(width=32).folder == Path("heads/mlp-32x8")
+    assert PretrainConfig(width=32).folder == Path("heads/mixer-32x8")
 
 
 def test_no_default_name_claims_a_corpus():

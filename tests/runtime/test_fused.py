@@ -30,10 +30,9 @@ def interpreted(*selected: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:]
 
 
-@pytest.mark.parametrize("part", FUSED)
-def test_the_interpreted_kernels_are_eager(part):
+def test_the_interpreted_kernels_are_eager():
     """Every modulation, batches of 1, 3 and 17, every objective and sampler: see fused_cases.py."""
-    interpreted("-k", part, "-m", "not slow")
+    interpreted("-m", "not slow")
 
 
 @pytest.mark.slow

@@ -193,7 +193,7 @@ class Place:
         work: folder of what can be made again: recordings, heads, trained policies, videos.
         device: device to train on.
         workers: number of simulation processes.
-        film: number of episodes of every block that are filmed.
+        videos: number of episodes of every block that are filmed.
         command: the command line, which is recorded.
     """
 
@@ -201,7 +201,7 @@ class Place:
     work: Path = Path("outputs/reproduce")
     device: str = "cpu"
     workers: int = 1
-    film: int = 0
+    videos: int = 0
     command: str = ""
 
 

@@ -58,7 +58,7 @@ class Reproduce:
         device: cpu or cuda.
         out: folder of the results; by default results/<family> in the folder of --work.
         work: folder of recordings, heads and trained policies.
-        film: number of episodes to film in every block of 25.
+        videos: number of episodes to film in every block of 25.
         dry_run: list the runs and their estimated cost, and stop.
     """
 
@@ -83,7 +83,7 @@ class Reproduce:
     device: str = "cpu"
     out: Path | None = None
     work: Path = Path("outputs/reproduce")
-    film: int = 0
+    videos: int = 0
     dry_run: bool = False
 
     def __post_init__(self):
@@ -154,7 +154,7 @@ def reproduce(options: Reproduce, family: str) -> None:
         work=options.work,
         device=options.device,
         workers=max(1, cores() // of) if options.workers is None else options.workers,
-        film=options.film,
+        videos=options.videos,
         command=shlex.join(["uv", "run", *sys.argv]),
     )
     mine = runs(options, family)[part::of]

@@ -97,7 +97,7 @@ def roll_out(run: Run, place: Place, policy: ObservedPolicy, folder: Path, progr
         for task, start, seeds in blocks(family_of(run).evaluations(run)):
             if all((task, seed) in known for seed in seeds):
                 continue
-            video = folder / f"{task.replace('/', '-')}-{step}-{start}.mp4" if place.film else None
+            video = folder / f"{task.replace('/', '-')}-{step}-{start}.mp4" if place.videos else None
             cpu = cpu_seconds()
             outcome = rollout(
                 task,
@@ -107,14 +107,14 @@ def roll_out(run: Run, place: Place, policy: ObservedPolicy, folder: Path, progr
                 batch=AT_ONCE,
                 workers=place.workers,
                 video=video,
-                film=place.film,
+                film=place.videos,
                 description=str(run) if task == run.task else f"{run}: {task}",
                 sight=sight_of(then) if run.observation == "image" else None,
             )
             progress.seconds["policy"] += outcome.policy_seconds
             progress.seconds["environment"] += outcome.environment_seconds
             progress.seconds["cpu"] += cpu_seconds() - cpu
-            filmed = [str(video) if i < place.film else None for i in range(len(seeds))]
+            filmed = [str(video) if i < place.videos else None for i in range(len(seeds))]
             episodes += [
                 Episode(task, seed, bool(success), int(length), film)
                 for seed, success, length, film in zip(seeds, outcome.success, outcome.length, filmed, strict=True)

@@ -107,7 +107,7 @@ def test_a_run_of_a_frozen_model_that_began_before_goes_on(tmp_path):
     before = {"config": now.outcome() | {"vlm_train": "none"}, "precision": "fp32"}
     (tmp_path / "state" / checkpoint.BEGUN).write_text(json.dumps(before))
     checkpoint.refuse_others(now.outcome(), tmp_path)
-    with pytest.raises(FlagError, match=r"^--vlm-train is 'none', which is called 'frozen' now"):
+    with pytest.raises(FlagError, match=r"^--vlm-train is 'none'; choose one of frozen, lora, full"):
         build(AdaptConfig, {"vlm": "org/vlm", "vlm_train": "none"})
     with pytest.raises(ValueError, match=r"a run with other settings \(vlm_train\)"):
         checkpoint.refuse_others(now.outcome() | {"vlm_train": "lora"}, tmp_path)

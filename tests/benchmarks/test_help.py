@@ -11,6 +11,13 @@ SLOW = {"latency", "lerobot_policies", "seams"}  # They import all of LeRobot.
 SCRIPTS = [path for path in sorted(FOLDER.rglob("*.py")) if '__name__ == "__main__"' in path.read_text("utf-8")]
 
 
+@pytest.fixture(autouse=True)
+def needs_the_extras():
+    """Benchmarks need the lab's packages, which the core's own environment lacks."""
+    for name in ("transformers", "matplotlib", "action_heads_lab"):
+        pytest.importorskip(name)
+
+
 def run(monkeypatch: pytest.MonkeyPatch, path: Path, flag: str) -> object:
     """Run a script with one flag, and return the exit status."""
     monkeypatch.setattr(sys, "argv", [str(path), flag])

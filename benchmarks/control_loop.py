@@ -131,7 +131,7 @@ def why_not(scheduling: str, cores: Sequence[int]) -> str:
 @contextlib.contextmanager
 def beside(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
     """Run a command until the end of the context."""
-    with subprocess.Popen(command, text=True, **options) as process:
+    with subprocess.Popen(command, text=True, encoding="utf-8", **options) as process:
         try:
             yield process
         finally:

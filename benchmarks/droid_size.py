@@ -140,7 +140,7 @@ def resumed(processes: int, spec: str, folder: Path) -> dict[str, Any]:
     found |= {"killed_after_step": saved(cut), "finished_before": (cut / "model.safetensors").exists()}
     pretrain(processes, spec, cut)
     found["same_weights"] = digest(whole / "model.safetensors") == digest(cut / "model.safetensors")
-    found["same_losses"] = (whole / "curves.json").read_text() == (cut / "curves.json").read_text()
+    found["same_losses"] = (whole / "curves.json").read_bytes() == (cut / "curves.json").read_bytes()
     config = json.loads((whole / "config.json").read_text(encoding="utf-8"))["training"]
     return found | {key: config[key] for key in ("chunks_per_second", "sources")}
 

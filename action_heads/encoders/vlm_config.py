@@ -29,7 +29,7 @@ class VLMConfig:
         model (str): Hub id or folder of the model, with its processor.
         layer: layer as in the `hidden_states` of transformers, -1 for the last, or several to mix with trained weights.
         select: the tokens that count: all, image or text.
-        train: frozen, lora, or full.
+        train (str): frozen, lora, or full.
         lora_rank (int): rank of the LoRA matrices on all linear layers.
         prompt: the text of the prompt, in which `{task}` stands for the task's words.
         template: chat (the processor's chat template), plain (image tokens, then the prompt), or auto: chat if there

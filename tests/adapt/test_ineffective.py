@@ -19,7 +19,7 @@ NO_WORDS = {"vlm": "siglip", "vlm_dtype": "float32"}
 NETWORK = {"train_encoder": "frozen", "features": 16, "pool": "cls", "shared": True}
 IMAGES = {"resize": (32, 32), "crop": (12, 12), "jitter": 0.1}
 TEXT = {name: value for name, value in (("vlm_prompt", "do {task}"), ("vlm_template", "plain"))}
-ROLLOUTS = {"episodes": 5, "film": 1, "execute": 4, "sampler": "euler", "sampling_steps": 4, "simulations": 1}
+ROLLOUTS = {"episodes": 5, "videos": 1, "execute": 4, "sampler": "euler", "sampling_steps": 4, "simulations": 1}
 VLM = {"vlm_layer": (1,), "vlm_select": "text", "vlm_train": "lora", "vlm_dtype": "float32", "vlm_pool": "mean"}
 VLM |= {"vlm_revision": "main", "vlm_cache": "off", "vlm_lora_rank": 2, **TEXT}
 

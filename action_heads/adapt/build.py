@@ -80,7 +80,8 @@ def build(config: AdaptConfig) -> Built:
     if config.vision.cached and policy.encoder.cameras:
         with flag("train_encoder"):
             outputs = cached_outputs(policy.encoder, recording, config.blind)
-    if config.start_from is None and policy.encoder.cameras and policy.encoder.config.vision.pool == "keypoints":
+    vision = policy.encoder.config.vision
+    if config.start_from is None and policy.encoder.cameras and vision.pool == "keypoints" and not vision.train:
         rows = np.flatnonzero(trained_rows)
         if outputs is None:
             rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED)).astype(int)]

@@ -6,7 +6,7 @@ Axes: N rows of the recording, H and W pixels, w width, y and x rows and columns
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
 def some_outputs(encoder: ObservationEncoder, recording: Recording, rows: np.ndarray, blind: bool) -> dict[str, Tensor]:
     """Return the network's outputs for n ascending rows (n ...) of a recording, by camera, without a cache.
 
-    Images are cropped at the centre. `blind` gives the outputs for grey images.
+    Images are cropped at the centre. `blind` gives the output for a grey image (1 ...), which all rows share.
     """
     training = encoder.training
     encoder.eval()
@@ -67,11 +67,11 @@ def some_outputs(encoder: ObservationEncoder, recording: Recording, rows: np.nda
     episodes = np.searchsorted(ends, rows, side="right")
     steps = rows - (ends - recording.lengths)[episodes]
     cuts = np.flatnonzero(np.diff(episodes) | np.diff(steps // READ)) + 1  # at most READ steps are read at once
-    places = list(zip(np.split(episodes, cuts), np.split(steps, cuts), strict=True))
+    places = [(int(of[0]), at) for of, at in zip(np.split(episodes, cuts), np.split(steps, cuts), strict=True)]
     found = {}
     for camera in encoder.cameras:
-        seen = grey(recording, camera) if blind else read(recording, camera, places)
-        found[camera] = torch.stack([run(encoder, [inputs])[0] for inputs in islice(seen, len(rows))])
+        seen = islice(grey(recording, camera), 1) if blind else read(recording, camera, places)
+        found[camera] = torch.stack([run(encoder, [inputs])[0] for inputs in seen])
     encoder.train(training)
     return found
 
@@ -103,15 +103,14 @@ def size_of(count: int) -> str:
 def images(recording: Recording, camera: str) -> Iterator[Inputs]:
     """Yield the image (3 H W), uint8, of every row."""
     for episode, length in enumerate(recording.lengths.tolist()):
-        for first in range(0, length, READ):
-            for image in recording.pictures(camera, episode, np.arange(first, min(first + READ, length))):
-                yield {"image": torch.from_numpy(image).permute(2, 0, 1)}
+        blocks = (np.arange(first, min(first + READ, length)) for first in range(0, length, READ))
+        yield from read(recording, camera, ((episode, steps) for steps in blocks))
 
 
-def read(recording: Recording, camera: str, places: list[tuple[np.ndarray, np.ndarray]]) -> Iterator[Inputs]:
-    """Yield the images (3 H W), uint8, of steps; each place is the episode, repeated, and its steps."""
-    for episodes, steps in places:
-        for image in recording.pictures(camera, int(episodes[0]), steps):
+def read(recording: Recording, camera: str, places: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
+    """Yield the images (3 H W), uint8, of places: an episode and its time steps, which are read at once."""
+    for episode, steps in places:
+        for image in recording.pictures(camera, episode, steps):
             yield {"image": torch.from_numpy(image).permute(2, 0, 1)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,6 +149,18 @@ def test_outputs_of_some_rows_are_those_of_all(folder, vit, monkeypatch):
     assert trainer.windows.outputs is not None
     for camera in encoder.cameras:
         torch.testing.assert_close(some[camera], trainer.windows.outputs[camera][rows])
+
+
+def test_keypoints_of_an_encoder_that_trains_are_not_standardised(folder, vit):
+    trainer = Trainer(tiny(folder, encoder=vit, train_encoder="trained", pool="keypoints", features=64, state=()))
+    standard: Any = trainer.policy.policy.adapter.standard
+    assert (standard.mean == 0).all()
+    assert (standard.std == 1).all()
+
+
+def test_a_blind_run_without_a_cache_encodes_one_grey_image_of_a_camera(folder, vit, encoded):
+    Trainer(tiny(folder, encoder=vit, train_encoder="frozen", pool="keypoints", features=64, blind=True))
+    assert sum(encoded) == 2, "a grey image of each camera"
 
 
 def test_a_blind_run_reads_grey_images(folder, vit, encoded):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from action_heads._util import limits
 from action_heads._util.flags import about, check_choices
@@ -73,11 +71,6 @@ class VLMConfig:
         if self.dtype == "float16" and self.train == "full":
             with about("dtype"):
                 raise ValueError("float16 weights can't train in full; use float32 or bfloat16")
-
-    @staticmethod
-    def in_new_words(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of a saved config, in which files of older releases call a frozen model "none"."""
-        return {**values, "train": "frozen"} if values.get("train") == "none" else {**values}
 
     @property
     def layers(self) -> tuple[int, ...]:

@@ -286,8 +286,8 @@ class DAEConfig(EncoderFlags):
         saved = {name: self.built["flags"][name] for name in SHAPE}
         given = self.shape()
         if self.vlm is not None:  # Its place may be another one, and the model is compared by its fingerprint.
-            was, now = self.built["encoder"]["config"].get("vlm") or {}, json.loads(json.dumps(asdict(self.vlm)))
-            was = VLMConfig.in_new_words(was)
+            built = self.built["encoder"]["config"].get("vlm")
+            was, now = asdict(VLMConfig(**built)) if built else {}, asdict(self.vlm)
             for name in (name for name in now if name not in ("model", "revision")):
                 saved[f"vlm.{name}"], given[f"vlm.{name}"] = was.get(name), now[name]
         if changed := [name for name in saved if saved[name] != given[name]]:

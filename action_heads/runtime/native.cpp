@@ -165,12 +165,13 @@ static const struct alignas(64) {
     uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 } EIGHT_TILES;
 
-struct Tiles {  // lets a thread use its tiles while this lives
-    Tiles() {
-        if (has_tiles()) _tile_loadconfig(&EIGHT_TILES);
+struct Tiles {  // lets a thread use its tiles while this lives, if they are wanted
+    const bool wanted;
+    explicit Tiles(bool wanted) : wanted(wanted) {
+        if (wanted) _tile_loadconfig(&EIGHT_TILES);
     }
     ~Tiles() {
-        if (has_tiles()) _tile_release();
+        if (wanted) _tile_release();
     }
 };
 
@@ -207,7 +208,7 @@ static inline void tiles(const bf16* a, long m, long k, const bf16* panel, long 
 #else
 static bool has_tiles() { return false; }
 struct Tiles {
-    Tiles() {}
+    explicit Tiles(bool) {}
 };
 #endif
 
@@ -351,7 +352,7 @@ private:
     std::vector<std::thread> threads;  // last, since they use all the rest
 
     void help(int part) {
-        Tiles tiles;
+        Tiles tiles(has_tiles());
         for (uint32_t seen = 0; !ends; seen = phase.number.load()) {
             take(part, seen);
             phase.wait_past(seen);
@@ -457,7 +458,8 @@ template <class T> struct Network {
     }
 
     void run() const {
-        long some = rows_at_once<T>(), groups = (m + some - 1) / some, ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
+        long some = rows_at_once<T>(), groups = (m + some - 1) / some;
+        long ups = s.hidden / (2 * V) * groups, downs = s.width / (2 * V) * groups;
         each(m, 2, [&](long row) { embed(row), enter(row, 0); });
         for (long site = 0; site < s.depth; site++) {
             const Block<T>& block = blocks[site];
@@ -501,7 +503,7 @@ static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const 
     long m = chunks * s.horizon, held = held_rows<T>(s, chunks, threads), many = block_rows<T>(s, m, threads);
     float *x = scratch, *unmixed = x + held * s.width;
     T *entered = (T*)(unmixed + held * s.width), *hidden = entered + held * s.width;
-    Tiles tiles;
+    Tiles tiles(tiled<T>());
     auto work = [&](Team* team) {
         if (held == m) return Network<T>{s, ends, blocks, noisy, out, values, m, x, unmixed, entered, hidden, team}.run();
         auto block = [&](int part, long i) {

@@ -15,7 +15,8 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -49,12 +50,21 @@ def time_chunks(head: str, method: str, threads: int, seconds: float, chunks: in
     return times
 
 
+@contextmanager
+def beside(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Run a command until the end of the context."""
+    with subprocess.Popen(command, text=True, encoding="utf-8", **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def measure(options: argparse.Namespace, method: str, threads: int, neighbours: int) -> dict[str, Any]:
     """Time a case in a process of its own, beside so many busy ones."""
     with ExitStack() as stack:
         for _ in range(neighbours):
-            busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", BUSY]))
-            stack.callback(busy.kill)
+            stack.enter_context(beside(sys.executable, "-c", BUSY))
         given = ["--head", options.head, "--seconds", str(options.seconds), "--chunks", str(options.chunks)]
         command = [sys.executable, __file__, *given, "--case", method, str(threads)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from action_heads._util.machine import machine
-from action_heads.io.files import write_text
+from action_heads.io.files import read_json, write_text
 
 # Lets glibc keep the memory that torch has freed. Asking for it anew takes much of a large network's time per step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
@@ -31,6 +32,12 @@ def write_results(name: str, results: object) -> None:
         "results": results,
     }
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
+
+
+def read_results(name: str, otherwise: Any = None) -> Any:
+    """Return the results in benchmarks/results/<name>.json, or `otherwise` if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return read_json(path)["results"] if path.exists() else otherwise
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

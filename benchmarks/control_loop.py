@@ -20,7 +20,6 @@ measured again. Writes that file and docs/results/control-loop.md.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
@@ -29,14 +28,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from busy import BUSY, COND_DIM
+from busy import BUSY, COND_DIM, beside
 from camera import Frames
 from common import RESULTS, write_results
 from control_loop_report import CASES, SCHEDULING, write_page
@@ -126,16 +125,6 @@ def why_not(scheduling: str, cores: Sequence[int]) -> str:
     except OSError as error:
         return f"{error} (apt-get install util-linux)"
     return done.stderr.strip()
-
-
-@contextlib.contextmanager
-def beside(*command: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Run a command until the end of the context."""
-    with subprocess.Popen(command, text=True, encoding="utf-8", **options) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 def served(stack: ExitStack, adapter: Path, ours: Sequence[str], environment: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from action_heads_lab.sim.demo import smooth
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import Row, save_trial
 from closed_loop import closed_loop
-from common import RESULTS, write_results
+from common import read_results, write_results
 from stage2 import DEMOS, OUT
 from torch import Tensor
 
@@ -27,7 +27,6 @@ from action_heads import EE_DELTA, ActionHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
 from action_heads.io import hub
-from action_heads.io.files import read_json
 
 TASK, USED, EPISODES, STEPS = "Lift", 100, 50, 600
 
@@ -76,8 +75,7 @@ def measure(name: str, cond: Tensor, deltas: Tensor, is_pad: Tensor) -> None:
         )
         print(rows[-1])
     of = {"head": head.config.name, "fingerprint": head.fingerprint()}
-    before = read_json(RESULTS / "delta.json")["results"] if (RESULTS / "delta.json").exists() else []
-    others = [row for row in before if row["head"] != of["head"]]
+    others = [row for row in read_results("delta", []) if row["head"] != of["head"]]
     write_results("delta", others + [of | dataclasses.asdict(row) | {"interval": row.interval} for row in rows])
     what = f"{TASK} by deltas, {USED} demonstrations, {STEPS} training steps, adaln_zero through code"
     save_trial(hub.bundled()[name], head, rows, what, f"uv run benchmarks/delta.py {name}")

@@ -16,13 +16,13 @@ import json
 from pathlib import Path
 
 import torch
+from action_heads_lab.reproduce.page import fill
 from common import RESULTS, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead
 from action_heads.data import Spec, open_windows
 from action_heads.io import hub
-from action_heads.io.files import write_text
 from action_heads.kinematics import Windows
 from action_heads.pretrain import data, objective
 
@@ -93,9 +93,7 @@ def main() -> None:
     if not given.page:
         write_results("droid_heads", [row for name in given.heads for row in measure(name)])
     results = json.loads((RESULTS / "droid_heads.json").read_text(encoding="utf-8"))["results"]
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- losses -->")
-    after = rest.partition("<!-- /losses -->")[2]
-    write_text(PAGE, f"{before}<!-- losses -->\n{shown(results)}\n<!-- /losses -->{after}")
+    fill(PAGE, {"losses": shown(results)})
 
 
 def measure(name: str) -> list[dict]:

@@ -11,7 +11,6 @@ the part that no other process can share; the rest is mostly pages of the cache 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from typing import Any
 import droid_corpus
 import psutil
 import torch
-from common import RESULTS, write_results
+from common import read_results, write_results
 
 from action_heads._util.machine import cache_home
 from action_heads.actions.normalize import Normalizer
@@ -139,14 +138,10 @@ def resumed(processes: int, spec: str, folder: Path) -> dict[str, Any]:
     pretrain(processes, spec, cut, killed_at=10)
     found |= {"killed_after_step": saved(cut), "finished_before": (cut / "model.safetensors").exists()}
     pretrain(processes, spec, cut)
-    found["same_weights"] = digest(whole / "model.safetensors") == digest(cut / "model.safetensors")
-    found["same_losses"] = (whole / "curves.json").read_bytes() == (cut / "curves.json").read_bytes()
+    for name, file in (("same_weights", "model.safetensors"), ("same_losses", "curves.json")):
+        found[name] = (whole / file).read_bytes() == (cut / file).read_bytes()
     config = json.loads((whole / "config.json").read_text(encoding="utf-8"))["training"]
     return found | {key: config[key] for key in ("chunks_per_second", "sources")}
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def size(folder: Path) -> float:
@@ -189,9 +184,9 @@ def main() -> None:
         print(json.dumps({"opening": opening, "drawing": drawing}[given.part](given.spec)))
         return
     given.folder.mkdir(parents=True, exist_ok=True)
-    path, key = RESULTS / "droid_size.json", str(given.episodes)
+    key = str(given.episodes)
     for found in measure(given.episodes, given.folder.resolve(), given.parts):
-        results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else {}
+        results = read_results("droid_size", {})
         write_results("droid_size", results | {key: results.get(key, {}) | found})
 
 

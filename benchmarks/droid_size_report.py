@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from action_heads_lab.reproduce.page import fill
 from common import RESULTS, table
-
-from action_heads.io.files import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "droid-size.md"
 GPUS = 8
@@ -95,11 +94,7 @@ def plan(results: dict[str, Any]) -> str:
 def main() -> None:
     """Fill the page."""
     results = json.loads((RESULTS / "droid_size.json").read_text(encoding="utf-8"))["results"]
-    page = PAGE.read_text(encoding="utf-8")
-    for name, text in (("sizes", sizes(results)), ("runs", runs(results)), ("plan", plan(results))):
-        before, _, rest = page.partition(f"<!-- {name} -->")
-        page = f"{before}<!-- {name} -->\n{text}\n<!-- /{name} -->{rest.partition(f'<!-- /{name} -->')[2]}"
-    write_text(PAGE, page)
+    fill(PAGE, {"sizes": sizes(results), "runs": runs(results), "plan": plan(results)})
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import RESULTS, write_results
+from common import read_results, write_results
 from torch import Tensor
 
 from action_heads import ActionHead, Normalizer
@@ -195,8 +195,7 @@ def cpu() -> int:
 
 def finished() -> list[dict[str, Any]]:
     """Return the finished cells."""
-    path = RESULTS / "images.json"
-    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    return read_results("images", [])
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import RESULTS, table, write_results
+from common import read_results, table, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -276,8 +276,7 @@ def write_page(rows: list[dict[str, Any]]) -> None:
 
 def kept() -> list[dict[str, Any]]:
     """Return the runs so far."""
-    path = RESULTS / "language.json"
-    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    return read_results("language", [])
 
 
 def main(

@@ -20,13 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from common import RESULTS, matrix_rate, memory_rate, write_results
+from common import matrix_rate, memory_rate, read_results, write_results
 from forms import BF16_WEIGHTS, split
 from latency_report import report
 from latency_systems import COND_DIM, Sample, authors, systems
 from torch.utils.flop_counter import FlopCounterMode
-
-from action_heads.io.files import read_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -156,8 +154,7 @@ def main() -> None:
             if len(case.times) < 3 or sum(case.times) < options.seconds:
                 clock(case.call, case)
     rows = [summary(case) for case in cases]
-    if options.add and (RESULTS / f"latency_{device}.json").exists():
-        earlier = read_json(RESULTS / f"latency_{device}.json")["results"]
+    if options.add and (earlier := read_results(f"latency_{device}")):
         rows, left_out = added(earlier["rows"], rows), added(earlier["left_out"], left_out)
     results = {
         "note": options.note,

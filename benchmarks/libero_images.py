@@ -18,7 +18,6 @@ Axes: N rows, c condition, h horizon, a action.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +34,7 @@ from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import RESULTS, table, write_results
+from common import read_results, table, write_results
 from figures import draw
 from torch import Tensor
 
@@ -184,8 +183,7 @@ def roll_out(cell: Cell, observed: ObservedPolicy, data: Demonstrations, task: s
 
 def finished() -> list[dict[str, Any]]:
     """Return the rows of all cells that were begun. `rolled` holds the successes of each task."""
-    path = RESULTS / f"{NAME}.json"
-    return json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
+    return read_results(NAME, [])
 
 
 def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: float) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout_worker import Play
 from action_heads_lab.sim.tasks import get_task
-from common import RESULTS, write_results
+from common import read_results, write_results
 from stage2 import DEMOS, OUT, pretrained
 from torch import Tensor
 
@@ -163,9 +162,7 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
 
 def earlier() -> dict[tuple[str, str], dict]:
     """Return the existing rows by layout and system."""
-    path = RESULTS / "reshape.json"
-    rows = json.loads(path.read_text(encoding="utf-8"))["results"] if path.exists() else []
-    return {(row["layout"], row["system"]): row for row in rows}
+    return {(row["layout"], row["system"]): row for row in read_results("reshape", [])}
 
 
 def main(named: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:

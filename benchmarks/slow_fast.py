@@ -35,14 +35,13 @@ import torch
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim import Sim
 from action_heads_lab.sim.report import wilson
-from common import RESULTS, table, write_results
+from common import read_results, table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from action_heads import ActionHead, ConditionedHead, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.fit import FitConfig, fit
-from action_heads.io.files import read_json
 from action_heads.runtime.slow_encoder import SlowEncoder
 from action_heads.vlm import Tap, earlier_rows, embed
 
@@ -355,8 +354,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement of the control rate")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    file = RESULTS / "slow_fast.json"
-    results: dict[str, dict] = read_json(file)["results"] if file.exists() else {}
+    results: dict[str, dict] = read_results("slow_fast", {})
     if options.only == "rate" or (options.only is None and "rate: waits" not in results):
         for name, acts in (("rate: slow and fast", "slow-fast"), ("rate: waits", "holds")):
             results[name] = {str(latency): rate(acts, latency, options.seconds) for latency in LATENCIES}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import subprocess
 import sys
 from importlib.metadata import version as real_version
 from types import SimpleNamespace
+from weakref import WeakValueDictionary
 
+import numpy as np
 import pytest
-from action_heads_lab.sim import contexts
+from action_heads_lab.sim import contexts, make
 from action_heads_lab.sim.workers import Workers
 from forked import needs_fork
 
@@ -69,39 +73,159 @@ def test_nothing_is_printed_at_exit(end, ended):
 
 
 class Part:
+    """A context of OpenGL or of MuJoCo that counts."""
+
+    offWidth = offHeight = 480
+
     def __init__(self, log, name):
         self.log, self.name = log, name
+        log.append(f"{name} made")
 
     def free(self):
-        self.log.append(self.name)
+        self.log.append(f"{self.name} freed")
+
+    def make_current(self):
+        self.log.append(f"{self.name} current")
 
 
-def test_a_context_is_freed_once_and_never_complains():
+@pytest.fixture
+def binding(monkeypatch):
+    """Return a stand-in for robosuite's binding of MuJoCo, whose log says what is made and freed."""
     log = []
 
     class MjRenderContext:
-        def __init__(self, fails=False):
-            if fails:
-                raise RuntimeError("no display")
-            self.con, self.gl_ctx = Part(log, "con"), Part(log, "gl")
+        def __init__(self, model):
+            self.model, self.gl_ctx = model, binding.GLContext(max_width=1, max_height=1, device_id=0)
+            self._set_mujoco_context_and_buffers()
+
+        def render(self, width):
+            log.append(f"drawn with {width} pixels")
 
         def __del__(self):
             raise AssertionError("robosuite's own")
 
-    class GLContext:
-        pass
+    class GLContext(Part):
+        fails = False
 
-    binding = SimpleNamespace(MjRenderContext=MjRenderContext, GLContext=GLContext)
-    contexts.free_before_exit(binding)
-    contexts.free_before_exit(binding)  # a second time changes nothing
-    context = binding.MjRenderContext()
+        def __init__(self, max_width, max_height, device_id):
+            if self.fails:
+                raise RuntimeError("no display")
+            super().__init__(log, "gl")
+
+    mujoco = SimpleNamespace(
+        MjrContext=lambda model, scale: Part(log, f"con of {model}"),
+        mjr_setBuffer=lambda buffer, con: log.append(f"buffer of {con.name}"),
+        mjtFontScale=SimpleNamespace(mjFONTSCALE_150=150),
+        mjtFramebuffer=SimpleNamespace(mjFB_OFFSCREEN=1),
+    )
+    binding = SimpleNamespace(MjRenderContext=MjRenderContext, GLContext=GLContext, mujoco=mujoco, log=log)
+    for name, empty in (("_opened", {}), ("_uploads", WeakValueDictionary()), ("_recent", [])):
+        monkeypatch.setattr(contexts, name, empty)
+    monkeypatch.setattr(contexts, "drawn_data", lambda model: model.encode())
+    own = GLContext
+    contexts.share_contexts(binding)
+    contexts.share_contexts(binding)  # a second time changes nothing
+    return binding, own
+
+
+def test_contexts_are_shared_and_freed_once(binding):
+    binding, _ = binding
+    first, same, other = (binding.MjRenderContext(SimpleNamespace(_model=name)) for name in ("a", "a", "b"))
+    made = [line for line in binding.log if line.endswith("made")]
+    assert made == ["gl made", "con of a made", "con of b made"]
+    assert first.con is same.con is not other.con
+    assert first.gl_ctx is other.gl_ctx
+    del binding.log[:]
+    first.render(width=3)
+    assert binding.log == ["gl current", "buffer of con of a", "drawn with 3 pixels"]
+    del first, same
+    assert {*contexts._uploads} == {b"b"}  # the upload that nobody uses is gone
+    del binding.log[:], other
     contexts.free_all()
-    assert log == ["con", "gl"]
-    del context
-    assert log == ["con", "gl"]
+    contexts.free_all()
+    assert binding.log == ["gl freed"]  # the last upload was dropped before, and frees itself
+
+
+def test_an_upload_in_use_is_freed_at_exit(binding):
+    binding, _ = binding
+    kept = binding.MjRenderContext(SimpleNamespace(_model="a"))
+    del binding.log[:]
+    contexts.free_all()
+    assert binding.log == ["con of a freed", "gl freed"]
+    assert kept.con.name == "con of a"
+
+
+def test_a_context_that_fails_never_complains(binding):
+    binding, own = binding
+    own.fails = True
     with pytest.raises(RuntimeError, match="no display"):
-        binding.MjRenderContext(fails=True)
-    assert GLContext._context is None
+        binding.MjRenderContext(SimpleNamespace(_model="a"))
+    assert own._context is None
+    assert not contexts._opened
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    """Return a function that makes a simulation which renders."""
+    made = []
+
+    def drawing(task):
+        try:
+            sim = make(task, render=True)
+            sim.reset(1)
+        except ImportError as error:
+            if "EGL" not in str(error):
+                raise
+            pytest.skip("this machine has no EGL")
+        made.append(sim)
+        return sim
+
+    yield drawing
+    for sim in made:
+        sim.close()
+
+
+def test_shared_uploads_draw_the_same_images(drawing):
+    """Images depend neither on the episode before, nor on other simulations, nor on the size of other images."""
+    alone = {}
+    for task, seed in itertools.product(("Lift", "two_cubes"), (1, 2)):
+        sim = drawing(task)
+        contexts._recent.clear()
+        sim.reset(seed)
+        alone[task, seed] = [sim.render(size) for size in (32, 700)]
+        assert alone[task, seed][1].std() > 10, "an empty image"
+    sims = {task: drawing(task) for task in ("Lift", "two_cubes")}
+    for (task, seed), images in alone.items():
+        sims[task].reset(seed)
+        for image, size in [*zip(images, (32, 700), strict=True), (images[0], 32)]:
+            np.testing.assert_array_equal(sims[task].render(size), image)
+    np.testing.assert_array_equal(sims["Lift"].render(32), alone["Lift", 2][0])
+
+
+def test_a_reset_uploads_nothing_again(drawing):
+    sim, other = drawing("Lift"), drawing("Lift")
+    con = sim.mujoco._render_context_offscreen.con
+    sim.reset(2)
+    assert sim.mujoco._render_context_offscreen.con is con is other.mujoco._render_context_offscreen.con
+
+
+@pytest.mark.parametrize("field", ["tex_data", "mesh_vert", "mat_texrepeat"])
+def test_other_data_are_another_upload(lift, field):
+    model = copy.copy(lift.env.sim.model._model)
+    before = contexts.drawn_data(model)
+    model.geom_size[0] += 1
+    model.geom_rgba[0] = 0.5
+    assert contexts.drawn_data(model) == before
+    values = getattr(model, field)
+    values.flat[0] += 1
+    assert contexts.drawn_data(model) != before
+
+
+def test_another_quality_is_another_upload(lift):
+    model = copy.copy(lift.env.sim.model._model)
+    before = contexts.drawn_data(model)
+    model.vis.quality.offsamples += 4
+    assert contexts.drawn_data(model) != before
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,14 +16,17 @@ from action_heads._util.extras import require
 
 
 @contextmanager
-def once() -> Iterator[None]:
+def once(fast: bool = False) -> Iterator[None]:
     """Make robosuite copy scenes that were compiled before from the same XML, within this context.
 
     The garbage collection that robosuite runs at every reset is skipped too.
+
+    Args:
+        fast: images of the scenes have no anti-aliasing.
     """
     binding: Any = require("robosuite.utils.binding_utils", extra="sim")
     own, collector = binding.MjSim.__dict__["from_xml_string"], binding.gc
-    binding.MjSim.from_xml_string = classmethod(_of_copy)
+    binding.MjSim.from_xml_string = classmethod(partial(_of_copy, fast))
     binding.gc = SimpleNamespace(collect=lambda: None)
     try:
         yield
@@ -31,8 +34,11 @@ def once() -> Iterator[None]:
         binding.MjSim.from_xml_string, binding.gc = own, collector
 
 
-def _of_copy(cls: Any, xml: str) -> Any:
-    return cls(copy.copy(_model(xml)))
+def _of_copy(fast: bool, cls: Any, xml: str) -> Any:
+    model = copy.copy(_model(xml))
+    if fast:
+        model.vis.quality.offsamples = 0
+    return cls(model)
 
 
 @lru_cache(maxsize=1)

@@ -1,18 +1,24 @@
-"""Import robosuite, free its OpenGL contexts in time, and explain what it lacks.
+"""Import robosuite, share its OpenGL contexts, free them in time, and explain what it lacks.
+
+At every reset robosuite makes an OpenGL context and uploads all meshes and textures to it, which takes seconds on a
+CPU. Here all simulations of a process share one OpenGL context, and an upload where they draw from the same data.
 
 robosuite frees a context when Python collects it. At the end of a script this happens after EGL has shut down, and
-Python prints tracebacks of "exceptions ignored".
+Python prints tracebacks of "exceptions ignored". Here contexts are freed before.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakValueDictionary
+
+import numpy as np
 
 from action_heads._util.extras import require
 
@@ -23,11 +29,15 @@ EGL = (
     "set MUJOCO_GL=osmesa"
 )
 
-_alive: WeakSet[Any] = WeakSet()
+UPLOADED = ("mesh_", "tex_", "mat_", "hfield_", "skin_", "flex_", "nmesh", "ntex", "nmat", "nhfield", "nskin", "nflex")
+
+_opened: dict[int, Any] = {}  # the OpenGL context of each device
+_uploads: WeakValueDictionary[bytes, Any] = WeakValueDictionary()  # contexts of MuJoCo, by `drawn_data`
+_recent: list[Any] = []  # the last upload, kept between the simulations that use it
 
 
 def import_robosuite() -> Any:
-    """Import robosuite, and make it free its contexts in time.
+    """Import robosuite, and make it share its contexts and free them in time.
 
     Raises:
         ImportError: a package or EGL is missing, or has a wrong version. The message says what to install.
@@ -42,7 +52,7 @@ def import_robosuite() -> Any:
         if not re.search("EGL|OSMesa|OpenGL", str(error)):
             raise
         raise ImportError(f"robosuite cannot be imported, because EGL is missing ({_line(error)}). {EGL}") from error
-    free_before_exit(binding)
+    share_contexts(binding)
     return robosuite
 
 
@@ -61,39 +71,75 @@ def check_versions(robosuite: tuple[int, ...] = ROBOSUITE) -> None:
             )
 
 
-def free_before_exit(binding: Any) -> None:
-    """Free each context of robosuite once: when Python collects it, or at exit before EGL shuts down."""
-    contexts = binding.MjRenderContext
-    if contexts.__del__ is free:
+def share_contexts(binding: Any) -> None:
+    """Make robosuite share OpenGL contexts and uploads, and free them at exit before EGL shuts down."""
+    contexts, make, render = binding.MjRenderContext, binding.GLContext, binding.MjRenderContext.render
+    if contexts.__del__ is forget:
         return
-    begin = contexts.__init__
 
-    def begin_and_remember(self: Any, *arguments: Any, **options: Any) -> None:
-        begin(self, *arguments, **options)
-        if not _alive:
+    def shared(max_width: int, max_height: int, device_id: int = -1) -> Any:
+        if device_id not in _opened:
+            _opened[device_id] = make(max_width=max_width, max_height=max_height, device_id=device_id)
             # Functions registered last run first, and the first context has registered the clean-up of EGL.
             atexit.unregister(free_all)
             atexit.register(free_all)
-        _alive.add(self)
+        return _opened[device_id]
 
-    contexts.__init__, contexts.__del__ = begin_and_remember, free
-    if not hasattr(binding.GLContext, "_context"):
-        binding.GLContext._context = None  # the __del__ of a context that could not be made reads it
+    def upload(self: Any) -> None:
+        mujoco, key = binding.mujoco, drawn_data(self.model._model)
+        con = _uploads.get(key)
+        if con is None:
+            con = mujoco.MjrContext(self.model._model, mujoco.mjtFontScale.mjFONTSCALE_150)
+            _uploads[key] = con
+        self.con = con
+        _recent[:] = [con]
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, con)
+
+    def resize(self: Any, width: int, height: int) -> None:
+        if (width, height) != (self.con.offWidth, self.con.offHeight):
+            self.model.vis.global_.offwidth, self.model.vis.global_.offheight = width, height
+            upload(self)
+
+    def draw(self: Any, *arguments: Any, **options: Any) -> None:
+        self.gl_ctx.make_current()
+        binding.mujoco.mjr_setBuffer(binding.mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.con)
+        render(self, *arguments, **options)
+
+    if not hasattr(make, "_context"):
+        make._context = None  # the __del__ of a context that could not be made reads it
+    binding.GLContext = shared
+    contexts.__del__, contexts.render = forget, draw
+    contexts._set_mujoco_context_and_buffers, contexts.update_offscreen_size = upload, resize
 
 
-def free(context: Any) -> None:
-    """Free a context of MuJoCo and its OpenGL context. A second call does nothing."""
-    for name in ("con", "gl_ctx"):
-        part = context.__dict__.pop(name, None)
-        if part is not None:
-            with suppress(Exception):  # the display, and the context with it, may be gone
-                part.free()
+def drawn_data(model: Any) -> bytes:
+    """Return a hash of all data of a model that MuJoCo uploads: meshes, textures, materials and the quality of images.
+
+    Sizes, colours and poses of the shapes are not among them, since MuJoCo reads those for every image.
+    """
+    found = hashlib.sha1(repr([model.vis.quality, model.vis.map, model.vis.global_, model.stat.extent]).encode())
+    for name in dir(model):
+        if name.startswith(UPLOADED):
+            value = getattr(model, name)
+            found.update(f"{name} {getattr(value, 'shape', value)}".encode())
+            if isinstance(value, np.ndarray):
+                found.update(np.ascontiguousarray(value).data)
+    return found.digest()
+
+
+def forget(context: Any) -> None:
+    """Drop what a context of robosuite shares with others."""
+    context.__dict__.pop("con", None)
 
 
 def free_all() -> None:
-    """Free all contexts that are still alive."""
-    for context in list(_alive):
-        free(context)
+    """Free all uploads and OpenGL contexts."""
+    _recent.clear()
+    for part in [*_uploads.values(), *_opened.values()]:
+        with suppress(Exception):  # the display, and the context with it, may be gone
+            part.free()
+    _opened.clear()
+    _uploads.clear()
 
 
 @contextmanager

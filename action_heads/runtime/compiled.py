@@ -23,7 +23,7 @@ from action_heads.diffusion.samplers import Schedule
 from action_heads.runtime.fused import FusedHead, why_not_fused
 from action_heads.runtime.graph import GraphHead
 from action_heads.runtime.inductor import InductorHead, why_no_inductor
-from action_heads.runtime.native import NativeHead, uses_amx, why_not_native
+from action_heads.runtime.native import NativeHead, instructions, why_not_native
 from action_heads.runtime.packed import PackedHead, why_not_packed
 from action_heads.runtime.shared_weights import FastHead
 
@@ -169,7 +169,7 @@ def choose(head: Denoiser, method: str, dtype: torch.dtype) -> tuple[str, str]:
     obstacle = {
         "fused": lambda: why_not_fused(head),
         "graph": lambda: "",
-        "native": lambda: why_not_native(head, dtype),
+        "native": lambda: why_not_native(head, dtype, by_name=method == "native"),
         "packed": lambda: why_not_packed(head),
         "inductor": why_no_inductor,
         "eager": lambda: "",
@@ -182,8 +182,8 @@ def choose(head: Denoiser, method: str, dtype: torch.dtype) -> tuple[str, str]:
         elif met:
             return name, f"{'; '.join(met)}, so {name}"
         else:
-            amx = ", with AMX" if name == "native" and uses_amx(dtype) else ""
-            return name, WHY.get(name, "") + amx if method == "auto" else ""
+            used = f", with {instructions(dtype)}" if name == "native" else ""
+            return name, WHY.get(name, "") + used if method == "auto" else ""
     raise AssertionError("eager has no obstacle")
 
 

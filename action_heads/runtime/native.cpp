@@ -3,33 +3,44 @@
 //
 // Axes: m rows (batch x horizon), h horizon, a action, w width, k inputs and n outputs of a product.
 // A matrix (n, k) is packed in panels of 2 V outputs: (n / 2V, k, 2V). In bfloat16, pairs of inputs are adjacent:
-// (n / 2V, k / 2, 2V, 2), as both AVX-512 and AMX read them. native.py builds this file with g++ -O3 -march=native.
+// (n / 2V, k / 2, 2V, 2), as AVX-512, AMX and NEON read them. native.py builds this file for the processor that it is on.
 
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <linux/futex.h>
 #include <memory>
-#include <sys/syscall.h>
 #include <thread>
 #include <type_traits>
 #include <unistd.h>
 #include <vector>
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__)
-#define AMX
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/syscall.h>
 #endif
 
+// V is the number of floats in a register, R the number of rows of a tile, whose 2 R sums stay in registers.
 #if defined(__AVX512F__)
-constexpr int V = 16, R = 8;  // number of floats in a register; rows of a tile, whose 2 R sums stay in registers
+#include <immintrin.h>
+#define INSTRUCTIONS "AVX-512"
+constexpr int V = 16, R = 8;
 #elif defined(__AVX2__)
+#define INSTRUCTIONS "AVX2"
 constexpr int V = 8, R = 4;
-#else
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define INSTRUCTIONS "NEON"
 constexpr int V = 4, R = 8;
+#else
+#define INSTRUCTIONS "registers of 128 bits"
+constexpr int V = 4, R = 8;
+#endif
+#if defined(__AVX512BF16__) || defined(__aarch64__)
+#define BF16
+#endif
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define AMX
 #endif
 constexpr long TILED = 32;  // rows of two tiles of AMX, one below the other
 
@@ -56,10 +67,39 @@ template <class T> struct Block {
 
 static inline vec load(const float* p) { return *(const vec*)p; }
 static inline void store(float* p, vec x) { *(vec*)p = x; }
-#ifdef __AVX512BF16__
+
+#ifdef BF16
+#if defined(__AVX512BF16__)
+static inline auto rounded(vec x) { return _mm512_cvtneps_pbh((__m512)x); }
+static inline vec add_products(vec sum, ivec a, ivec b) {
+    return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+static inline auto rounded(vec x) { return vcvt_bf16_f32((float32x4_t)x); }
+static inline vec add_products(vec sum, ivec a, ivec b) {
+    return (vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)a, (bfloat16x8_t)b);
+}
+#else  // ARM before 8.6. A bfloat16 is the upper half of a float.
+static inline auto rounded(vec x) {
+    uint32x4_t bits = (uint32x4_t)(x == x ? x : vec{} + NAN);  // Rounding could overflow other NaNs.
+    return vshrn_n_u32(bits + 0x7fff + (bits >> 16 & 1), 16);  // to nearest, and to even between two
+}
+static inline vec add_products(vec sum, ivec a, ivec b) {
+    const int32_t upper = 0xffff0000;
+    sum += (vec)(a << 16) * (vec)(b << 16);
+    return sum + (vec)(a & upper) * (vec)(b & upper);
+}
+#endif
+
 static inline void store(bf16* p, vec x) {
-    __m256bh half = _mm512_cvtneps_pbh((__m512)x);
+    auto half = rounded(x);
     memcpy(p, &half, sizeof half);
+}
+
+static inline ivec load_pairs(const bf16* p) {
+    ivec pairs;
+    memcpy(&pairs, p, sizeof pairs);
+    return pairs;
 }
 #endif
 
@@ -116,17 +156,16 @@ template <int rows> static inline void tile(const float* a, long k, const float*
         }
     }
 }
-#ifdef __AVX512BF16__
+#ifdef BF16
 template <int rows> static inline void tile(const bf16* a, long k, const bf16* panel, vec (&sums)[rows][2]) {
     for (long i = 0; i < k; i += 2, panel += 4 * V) {
-        __m512bh left = (__m512bh)_mm512_loadu_si512(panel), right = (__m512bh)_mm512_loadu_si512(panel + 2 * V);
+        ivec left = load_pairs(panel), right = load_pairs(panel + 2 * V);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             int32_t pair;
             memcpy(&pair, a + r * k + i, 4);
-            __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
-            sums[r][0] = (vec)_mm512_dpbf16_ps((__m512)sums[r][0], both, left);
-            sums[r][1] = (vec)_mm512_dpbf16_ps((__m512)sums[r][1], both, right);
+            sums[r][0] = add_products(sums[r][0], ivec{} + pair, left);
+            sums[r][1] = add_products(sums[r][1], ivec{} + pair, right);
         }
     }
 }
@@ -265,14 +304,23 @@ struct Signal {
             }
         } while (std::chrono::steady_clock::now() - began < SPIN);
         sleeping.fetch_add(1);
-        while (number.load() == seen) syscall(SYS_futex, &number, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+        while (number.load() == seen) sleep(seen);
         sleeping.fetch_sub(1);
     }
 
     void advance() {
         number.fetch_add(1);
-        if (sleeping.load()) syscall(SYS_futex, &number, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0);
+        if (sleeping.load()) wake();
     }
+
+private:
+#ifdef __linux__
+    void sleep(uint32_t seen) { syscall(SYS_futex, &number, FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0); }
+    void wake() { syscall(SYS_futex, &number, FUTEX_WAKE_PRIVATE, INT32_MAX, nullptr, nullptr, 0); }
+#else  // C++20, which compilers under Linux may lack
+    void sleep(uint32_t seen) { number.wait(seen); }
+    void wake() { number.notify_all(); }
+#endif
 };
 
 // The threads that share the work of a calling thread, which is part 0 and goes on alone where the others have no core.
@@ -526,15 +574,15 @@ extern "C" {
 int columns() { return 2 * V; }
 
 int has_bf16() {
-#ifdef __AVX512BF16__
+#ifdef BF16
     return 1;
 #else
     return 0;
 #endif
 }
 
-// Whether bfloat16 is multiplied by the tiles of AMX.
-int has_amx() { return has_tiles(); }
+// Name of the instruction set that multiplies float32 or bfloat16.
+const char* instructions(int bf16) { return bf16 && has_tiles() ? "AMX" : INSTRUCTIONS; }
 
 // Number of scratch floats that a call needs in either precision. A tile is read beyond the last row.
 long scratch_size(const Shape* s, long chunks, int threads) {
@@ -546,7 +594,7 @@ void run_fp32(const Shape* s, const Ends* ends, const Block<float>* blocks, cons
     run(*s, *ends, blocks, noisy, out, {values, by_chunk, by_step}, chunks, scratch, threads);
 }
 
-#ifdef __AVX512BF16__
+#ifdef BF16
 void run_bf16(const Shape* s, const Ends* ends, const Block<bf16>* blocks, const float* noisy, float* out,
               const float* values, long by_chunk, long by_step, long chunks, float* scratch, int threads) {
     run(*s, *ends, blocks, noisy, out, {values, by_chunk, by_step}, chunks, scratch, threads);

@@ -30,10 +30,20 @@ from action_heads.runtime import cache
 from action_heads.runtime.shared_weights import FastHead
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-pthread")
 SIZES = ("depth", "width", "hidden", "horizon", "action", "values")
 FEW = 4  # chunks whose adapter and sampler gain nothing from a second thread
 EPS = 1e-5  # of every norm, as nn.LayerNorm has it
+
+
+def flags(system: str, machine: str) -> tuple[str, ...]:
+    """Return the compiler's flags for a system and a processor, by the names of `sys` and `platform`."""
+    # clang has no -march=native for ARM. Under macOS, native.cpp waits for threads as C++20 does.
+    target = "-mcpu=native" if machine in ("aarch64", "arm64") else "-march=native"
+    standard = "-std=c++20" if system == "darwin" else "-std=c++17"
+    return "-O3", target, standard, "-fPIC", "-pthread"
+
+
+FLAGS = flags(sys.platform, platform.machine())
 
 
 class Shape(ctypes.Structure):
@@ -149,11 +159,17 @@ def packed(block: MLPBlock, dtype: torch.dtype, columns: int) -> list[Tensor | N
     return [*maps, *rest, *mix]
 
 
-def why_not_native(head: Denoiser, dtype: torch.dtype) -> str:
-    """Return why native.cpp can't compute this head, or an empty string."""
+def why_not_native(head: Denoiser, dtype: torch.dtype, by_name: bool = True) -> str:
+    """Return why native.cpp can't compute this head, or an empty string.
+
+    Args:
+        by_name: whether the user asked for `native`.
+    """
     backbone, config = head.backbone, head.config
-    if head.device.type != "cpu" or sys.platform != "linux":
-        return "our own C++ is for CPUs under Linux"
+    if head.device.type != "cpu" or sys.platform not in ("linux", "darwin"):
+        return "our own C++ is for CPUs under Linux or macOS"
+    if sys.platform == "darwin" and not by_name:
+        return 'our own C++ has not been run under macOS yet (to try it, call compile("native"))'
     if not isinstance(backbone, MLPBackbone):
         return f"our own C++ has the blocks of mlp and mixer, not of {config.backbone}"
     if other := [name for name in config.mechanisms if not ADAPTERS[name].slots]:
@@ -170,9 +186,9 @@ def why_not_native(head: Denoiser, dtype: torch.dtype) -> str:
     )
 
 
-def uses_amx(dtype: torch.dtype) -> bool:
-    """Return whether native.cpp multiplies in AMX's tiles. The processor has them, and the system permits them."""
-    return dtype == torch.bfloat16 and bool(library().has_amx())
+def instructions(dtype: torch.dtype) -> str:
+    """Return the name of the instruction set that native.cpp multiplies with, such as AVX-512, AMX or NEON."""
+    return library().instructions(dtype == torch.bfloat16).decode()
 
 
 @functools.cache
@@ -207,6 +223,7 @@ def load(path: Path) -> ctypes.CDLL:
         function.restype = None
     loaded.scratch_size.argtypes = [pointer, long, ctypes.c_int]
     loaded.scratch_size.restype = long
+    loaded.instructions.restype = ctypes.c_char_p
     return loaded
 
 
@@ -227,6 +244,8 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     told = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    if sys.platform == "darwin":
+        told = {subprocess.run(("sysctl", "-n", "machdep.cpu.brand_string"), capture_output=True, text=True).stdout}
     return platform.machine() + "".join(sorted(told))
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import platform
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from small import generator, tiny_head, trained_policy
 from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS
 from action_heads.runtime import native
-from action_heads.runtime.native import NativeHead, library, uses_amx, why_not_native
+from action_heads.runtime.native import NativeHead, instructions, library, why_not_native
 
 WIDE = {"width": 64, "depth": 2}
 BACKBONES = ("mlp", "mixer")
@@ -148,13 +150,15 @@ def test_it_is_compiled_once_a_machine(fresh, monkeypatch):
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these are names of x86")
-@pytest.mark.parametrize("instructions", ["x86-64-v3", "x86-64"])
-def test_narrower_registers(fresh, monkeypatch, instructions):
+@pytest.mark.parametrize(
+    ("processor", "columns", "name"), [("x86-64-v3", 16, "AVX2"), ("x86-64", 8, "registers of 128 bits")]
+)
+def test_narrower_registers(fresh, monkeypatch, processor, columns, name):
     """Code for registers of eight floats (AVX2) and of four (any other processor) gives the same numbers."""
-    flags = [f"-march={instructions}" if flag.startswith("-march") else flag for flag in native.FLAGS]
+    flags = [f"-march={processor}" if flag.startswith("-march") else flag for flag in native.FLAGS]
     monkeypatch.setattr(native, "FLAGS", tuple(flags))
     head = tiny_head("mixer", **WIDE)
-    assert library().columns() == {"x86-64-v3": 16, "x86-64": 8}[instructions]
+    assert (library().columns(), instructions(torch.float32)) == (columns, name)
     assert "no AVX-512 instructions for bfloat16" in why_not_native(head, torch.bfloat16)
     for batch in (1, 41):
         given = network(head, "adaln_zero", batch)
@@ -170,8 +174,8 @@ def test_bfloat16_with_amx_and_without(fresh, monkeypatch, without):
     if why := why_not_native(tiny_head(**WIDE), torch.bfloat16):
         pytest.skip(why)
     here = "amx_bf16" in Path("/proc/cpuinfo").read_text()
-    assert uses_amx(torch.bfloat16) == (here and not without)
-    assert not uses_amx(torch.float32)
+    assert (instructions(torch.bfloat16) == "AMX") == (here and not without)
+    assert instructions(torch.float32) != "AMX"
     reason = trained_policy(tiny_head(**WIDE)).compile(dtype=torch.bfloat16).compiled.reason
     assert reason.endswith("with AMX") == (here and not without)
     for backbone, width, horizon, batch in itertools.product(BACKBONES, (32, 96), (8, 17, 64), (1, 3, 41)):
@@ -199,6 +203,55 @@ def test_bfloat16_after_a_fork_and_other_products(threads):
     for _ in range(2):
         assert (matrix @ matrix).isfinite().all()
         assert torch.equal(fast.predict(*given), expected)
+    assert outcome(act) == "done"
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "expected"),
+    [
+        ("linux", "x86_64", ("-march=native", "-std=c++17")),
+        ("linux", "aarch64", ("-mcpu=native", "-std=c++17")),
+        ("darwin", "arm64", ("-mcpu=native", "-std=c++20")),
+    ],
+)
+def test_flags(system, machine, expected):
+    assert native.flags(system, machine)[1:3] == expected
+
+
+def test_under_macos_it_is_used_by_name_only(monkeypatch):
+    """Nobody has run it under macOS yet, so `auto` takes `packed` there."""
+    built = library()
+    monkeypatch.setattr(native, "library", lambda: built)
+    monkeypatch.setattr(native, "sys", SimpleNamespace(platform="darwin"))
+    policy = trained_policy(tiny_head(**WIDE))
+    assert policy.compile("native").compiled.method == "native"
+    fast = policy.compile()
+    assert fast.compiled.method == "packed"
+    assert "has not been run under macOS yet" in fast.compiled.reason
+
+
+def test_threads_wait_as_under_macos(fresh, monkeypatch, threads):
+    """Threads that wait as in C++20, since macOS has no futex, compute the same after they slept, and after a fork."""
+    # -fno-gnu-unique, since it would share threads with the library of other tests, which wakes them otherwise.
+    flags = (*native.flags("darwin", platform.machine()), "-O1", "-U__linux__", "-fno-gnu-unique")
+    monkeypatch.setattr(native, "FLAGS", flags)
+    try:
+        library()
+    except OSError as error:
+        if "has no member named" in str(error):
+            pytest.skip("g++ has atomic waiting from version 11 on")
+        raise
+    head = tiny_head("mixer", **WIDE)
+    fast, given = NativeHead(head, torch.float32), network(head, "adaln_zero", 2)
+    expected = fast.predict(*given)
+
+    def act() -> None:
+        assert torch.equal(fast.predict(*given), expected)
+
+    threads(3)
+    for _ in range(3):
+        act()
+        time.sleep(0.01)
     assert outcome(act) == "done"
 
 

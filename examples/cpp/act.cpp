@@ -46,7 +46,7 @@ public:
         auto found = session_.Run(Ort::RunOptions{nullptr}, names.data(), values.data(), values.size(), &output, 1);
         const auto info = found.at(0).GetTensorTypeAndShapeInfo();
         shape = info.GetShape();
-        return checked(found[0].GetTensorData<float>(), info.GetElementCount());
+        return checked(found[0].GetTensorData<float>(), info.GetElementCount(), "the chunk: look at cond");
     }
 
     std::map<std::string, Input> inputs;

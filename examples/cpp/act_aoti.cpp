@@ -48,11 +48,13 @@ public:
         std::vector<at::Tensor> values;
         for (const auto& name : names_) {
             Input& input = inputs.at(name);
+            // Compiled code can clamp a NaN to a finite action, so the chunk alone would not show it.
+            if (input.is_float) checked(reinterpret_cast<const float*>(input.bytes.data()), input.size(), name);
             values.push_back(at::from_blob(input.bytes.data(), input.shape, input.is_float ? at::kFloat : at::kBool));
         }
         const at::Tensor chunk = loader_->run(values).at(0).contiguous();
         shape = chunk.sizes().vec();
-        return checked(chunk.const_data_ptr<float>(), chunk.numel());
+        return checked(chunk.const_data_ptr<float>(), chunk.numel(), "the chunk: look at cond");
     }
 
     std::map<std::string, Input> inputs;

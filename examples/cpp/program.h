@@ -47,11 +47,11 @@ inline void read(Input& input, const std::string& name, const std::string& path)
     input.bytes = bytes;
 }
 
-// Copy a chunk if all of its values are finite, since an exported file does not check itself.
-inline std::vector<float> checked(const float* chunk, size_t count) {
+// Copy values if all of them are finite, since an exported file does not check itself.
+inline std::vector<float> checked(const float* values, size_t count, const std::string& where) {
     for (size_t i = 0; i < count; ++i)
-        if (!std::isfinite(chunk[i])) throw std::runtime_error("NaN or infinity in the chunk: look at cond");
-    return {chunk, chunk + count};
+        if (!std::isfinite(values[i])) throw std::runtime_error("NaN or infinity in " + where);
+    return {values, values + count};
 }
 
 // Load a policy, read its inputs, act, and print the first action and the mean time of a chunk.

@@ -151,6 +151,6 @@ def check_refused_inputs(program: Path, path: Path, folder: Path) -> None:
         ("noise=none", "cannot read none"),
         (f"chunk={folder}/none/chunk", "cannot write the chunk"),
         (f"noise={folder / 'nan'}", "has 168 bytes, but noise takes 1280"),
-        (f"cond={folder / 'nan'}", "NaN or infinity in the chunk"),
+        (f"cond={folder / 'nan'}", "NaN or infinity in "),
     ):
         assert wanted in refusal(program, path, word)

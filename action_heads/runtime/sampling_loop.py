@@ -44,6 +44,8 @@ class SamplingLoop(nn.Module):
         own = self.policy.modulation
         self.policy.head.modulation = nn.ModuleDict({policy.adapter.name: own})
         self.policy.head._tables = {}
+        for parameter in self.policy.parameters():
+            parameter.__class__ = nn.Parameter  # Inductor cannot compile the subclass of a frozen head's parameters.
         self.policy.head.backbone.step = own.reduce = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
         self.eval()
 

@@ -1,7 +1,8 @@
-"""The C++ program of examples/cpp computes what onnxruntime computes in Python.
+"""The C++ programs of examples/cpp compute what Python computes.
 
-It needs g++ and the headers of ONNX Runtime, which no Python package holds. $ONNXRUNTIME_INCLUDE names their folder,
-for example that of an unpacked release. The library is that of the Python package.
+Both need g++. act.cpp also needs the headers of ONNX Runtime, which neither a Python package nor Debian 12 holds:
+$ONNXRUNTIME_INCLUDE names their folder, for example that of an unpacked release. The library is that of the Python
+package. act_aoti.cpp needs only the headers and libraries of the installed torch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import tiny_head, trained_policy
+from small import generator, tiny_head, trained_policy
 
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime.export import ExportConfig, export_policy, run
 from action_heads.runtime.sampling_loop import SamplingLoop
 
-SOURCE = Path(__file__).parents[2] / "examples" / "cpp" / "act.cpp"
+SOURCES = Path(__file__).parents[2] / "examples" / "cpp"
 PLACES = (os.environ.get("ONNXRUNTIME_INCLUDE", ""), "/usr/include/onnxruntime", "/usr/include")
 
 
@@ -36,7 +37,9 @@ def act(tmp_path_factory) -> Path:
     (folder / "libonnxruntime.so.1").symlink_to(libraries[0])  # the name that the linker writes into the program
     flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-isystem", include, f"-Wl,-rpath,{folder}"]
     made = folder / "act"
-    subprocess.run(["g++", *flags, str(SOURCE), str(folder / "libonnxruntime.so.1"), "-o", str(made)], check=True)
+    subprocess.run(
+        ["g++", *flags, str(SOURCES / "act.cpp"), str(folder / "libonnxruntime.so.1"), "-o", str(made)], check=True
+    )
     return made
 
 
@@ -57,11 +60,9 @@ def test_the_program_computes_what_python_computes(act, exported, tmp_path):
     """Chunks of the program and of Python's onnxruntime are equal up to rounding, with a mask."""
     example = SamplingLoop(policy(), Sampling(steps=2)).example(2, 3)
     example["mask"][0, 1:] = False
-    given = []
-    for name, tensor in example.items():
-        tensor.numpy().tofile(tmp_path / name)
-        given.append(f"{name}={tmp_path / name}")
-    done = subprocess.run([act, exported.out, *given, f"chunk={tmp_path / 'chunk'}"], capture_output=True, text=True)
+    done = subprocess.run(
+        [act, exported.out, *written(example, tmp_path), f"chunk={tmp_path / 'chunk'}"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("chunk (2, 16, 10), first action")
     chunk = torch.as_tensor(np.fromfile(tmp_path / "chunk", np.float32)).reshape(2, 16, 10)
@@ -70,19 +71,86 @@ def test_the_program_computes_what_python_computes(act, exported, tmp_path):
 
 
 def test_what_the_program_refuses(act, exported, tmp_path):
-    """A wrong file, an unknown input, inputs of another size, and a chunk that is not finite end with one line."""
-    np.full((2, 3, 7), np.nan, np.float32).tofile(tmp_path / "nan")
-    for words, wanted in (
-        ([], "usage: act policy.onnx"),
-        (["none.onnx"], "none.onnx"),
-        ([exported.out, "image=x"], "unknown input image"),
-        ([exported.out, "noise"], "expected name=file, got noise"),
-        ([exported.out, "noise=none"], "cannot read none"),
-        ([exported.out, f"chunk={tmp_path}/none/chunk"], "cannot write the chunk"),
-        ([exported.out, f"noise={tmp_path / 'nan'}"], "has 168 bytes, but noise takes 1280"),
-        ([exported.out, f"cond={tmp_path / 'nan'}"], "NaN or infinity in the chunk"),
+    """A wrong file and wrong inputs end with one line."""
+    assert "usage: act policy.onnx" in refusal(act)
+    assert "none.onnx" in refusal(act, "none.onnx")
+    check_refused_inputs(act, exported.out, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def act_aoti(tmp_path_factory) -> Path:
+    """Return the program for compiled files, compiled with all warnings as errors."""
+    if torch.__version__ < "2.7" or not shutil.which("g++"):
+        pytest.skip("needs g++ and torch 2.7")
+    made, home = tmp_path_factory.mktemp("cpp") / "act_aoti", Path(torch.__file__).parent
+    flags = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", "-isystem", str(home / "include")]
+    libraries = [
+        f"-L{home / 'lib'}",
+        f"-Wl,-rpath,{home / 'lib'}",
+        "-Wl,--no-as-needed",
+        "-ltorch",
+        "-ltorch_cpu",
+        "-lc10",
+    ]
+    subprocess.run(["g++", *flags, str(SOURCES / "act_aoti.cpp"), *libraries, "-o", str(made)], check=True)
+    return made
+
+
+def test_files_that_the_aoti_program_refuses(act_aoti, tmp_path):
+    """A file that is missing, no archive, or of another format ends with one line that names it."""
+    assert "usage: act_aoti policy.pt2" in refusal(act_aoti)
+    (tmp_path / "text.pt2").write_text("hello", encoding="utf-8")
+    export_policy(policy(), ExportConfig("", tmp_path / "torch.pt2", format="torch", steps=1))
+    for path in (tmp_path / "none.pt2", tmp_path / "text.pt2", tmp_path / "torch.pt2"):
+        assert f"cannot load {path} as a file of --format aoti" in refusal(act_aoti, path)
+
+
+@pytest.mark.slow
+def test_the_aoti_program_computes_what_sample_computes(act_aoti, tmp_path):
+    config = ExportConfig("", tmp_path / "policy.pt2", format="aoti", steps=2, batch=2, tokens=3)
+    acting = policy()
+    export_policy(acting, config)
+    example = SamplingLoop(acting, Sampling(steps=2)).example(2, 3) | {"noise": acting.head.noise(2, generator())}
+    example["mask"][0, 1:] = False
+    done = subprocess.run(
+        [act_aoti, config.out, *written(example, tmp_path), f"chunk={tmp_path / 'chunk'}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("chunk (2, 16, 10), first action")
+    chunk = torch.as_tensor(np.fromfile(tmp_path / "chunk", np.float32)).reshape(2, 16, 10)
+    expected = acting.sample(example["cond"], mask=example["mask"], steps=2, generator=generator())
+    torch.testing.assert_close(chunk, expected, rtol=1e-5, atol=1e-5)
+    assert subprocess.run([act_aoti, config.out], capture_output=True).returncode == 0  # random noise and zeros
+    check_refused_inputs(act_aoti, config.out, tmp_path)
+
+
+def written(example: dict[str, torch.Tensor], folder: Path) -> list[str]:
+    """Write each input to a file, and return the words that name them."""
+    for name, tensor in example.items():
+        tensor.numpy().tofile(folder / name)
+    return [f"{name}={folder / name}" for name in example]
+
+
+def refusal(program: Path, *words: str | Path) -> str:
+    """Return the one line that the program ends with."""
+    done = subprocess.run([program, *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def check_refused_inputs(program: Path, path: Path, folder: Path) -> None:
+    """Check that an unknown input, one of another size, and a chunk that is not finite end with one line."""
+    np.full((2, 3, 7), np.nan, np.float32).tofile(folder / "nan")
+    for word, wanted in (
+        ("image=x", "unknown input image"),
+        ("noise", "expected name=file, got noise"),
+        ("noise=none", "cannot read none"),
+        (f"chunk={folder}/none/chunk", "cannot write the chunk"),
+        (f"noise={folder / 'nan'}", "has 168 bytes, but noise takes 1280"),
+        (f"cond={folder / 'nan'}", "NaN or infinity in "),
     ):
-        done = subprocess.run([act, *words], capture_output=True, text=True)
-        assert done.returncode == 1
-        assert done.stderr.startswith("error: ")
-        assert wanted in done.stderr
+        assert wanted in refusal(program, path, word)

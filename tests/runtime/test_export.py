@@ -39,6 +39,7 @@ def operators():
 def test_the_loop_is_the_sample(policy):
     """The exported loop equals `sample` for every backbone with every adapter, and has its own copy of the weights."""
     loop = SamplingLoop(policy, Sampling(steps=3))
+    assert {type(p) for p in loop.parameters()} == {torch.nn.Parameter}  # Inductor compiles no subclass.
     cond = torch.randn(2, COND_DIM, generator=generator(1))
     expected = policy.sample(cond, steps=3, generator=generator())
     noise = policy.head.noise(2, generator())

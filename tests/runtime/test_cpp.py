@@ -1,8 +1,8 @@
 """The C++ programs of examples/cpp compute what Python computes.
 
-Both need g++. act.cpp also needs the headers of ONNX Runtime, which neither a Python package nor Debian 12 holds:
-$ONNXRUNTIME_INCLUDE names their folder, for example that of an unpacked release. The library is that of the Python
-package. act_aoti.cpp needs only the headers and libraries of the installed torch.
+Both need g++. act.cpp also needs the headers of ONNX Runtime, which Debian 13 has as libonnxruntime-dev, but neither
+Debian 12 nor a Python package: $ONNXRUNTIME_INCLUDE names their folder, if it is another. The library is that of the
+Python package. act_aoti.cpp needs only the headers and libraries of the installed torch.
 """
 
 from __future__ import annotations

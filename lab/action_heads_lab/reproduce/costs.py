@@ -23,6 +23,7 @@ LARGER = 5.0  # cost of a chunk with a head of the paper's size, relative to a s
 SHARE = 0.5  # used share of the ticks that a task allows, since episodes end with success
 STAGE_1 = {SMALL: 8e-4, PAPER: 4e-3}  # CPU seconds per chunk
 BATCH = 128  # of Stage 1
+START = 20.0  # CPU seconds to start the simulation of a task, as for LIBERO-Object's ten on an Intel Xeon
 
 
 def chunks(run: Run) -> int:
@@ -61,7 +62,8 @@ class Costs:
         training, step, share = map(statistics.median, zip(*known[0], strict=True)) if known else (None, STEP, SHARE)
         if training is None or not any(key[1:2] == (run.head,) for key in _alike(run) if key in self._rates):
             training = CHUNK * larger  # the time of a chunk depends on the head, so rates of other heads do not apply
-        return training * chunks(run) + step * share * most_steps(run)
+        starting = 0.0 if known else START * len(family_of(run).subtasks(run))  # in the rates of finished runs
+        return training * chunks(run) + step * share * most_steps(run) + starting
 
 
 def _alike(run: Run) -> tuple[tuple, ...]:
@@ -81,5 +83,5 @@ def preparing(left: Sequence[Run], work: Path) -> float:
         for task in family_of(run).subtasks(run) if run.data == EXPERTS else []:
             path = family_of(run).recording_path(task, run, work)
             if not path.exists():
-                recordings[path] = STEP * run.demos * SHARE * get_task(task).expert_steps
+                recordings[path] = START + STEP * run.demos * SHARE * get_task(task).expert_steps
     return sum(recordings.values()) + sum(pretrained.values())

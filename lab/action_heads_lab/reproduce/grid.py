@@ -200,4 +200,4 @@ def estimate(left: Sequence[Run], place: Place) -> str:
 
 def hours(seconds: float) -> str:
     """Return CPU seconds as hours, or as minutes below one hour."""
-    return f"{seconds / 3600:.1f} CPU hours" if seconds >= 3600 else f"{seconds / 60:.0f} CPU minutes"
+    return f"{seconds / 3600:.1f} CPU hours" if seconds >= 3600 else f"{max(1, round(seconds / 60))} CPU minutes"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -37,15 +38,17 @@ _recent: list[Any] = []  # the last upload, kept between the simulations that us
 
 
 def import_robosuite() -> Any:
-    """Import robosuite, and make it share its contexts and free them in time.
+    """Import robosuite, and make it share its contexts and free them in time. Its warnings are not shown.
 
     Raises:
         ImportError: a package or EGL is missing, or has a wrong version. The message says what to install.
     """
     check_versions()
     try:
-        robosuite = require("robosuite", extra="sim")
-        binding = require("robosuite.utils.binding_utils", extra="sim")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            robosuite = require("robosuite", extra="sim")
+            binding = require("robosuite.utils.binding_utils", extra="sim")
     except (AttributeError, OSError) as error:  # PyOpenGL raises these for a missing library
         raise ImportError(f"robosuite cannot be imported, because EGL is missing ({error}). {EGL}") from error
     except ImportError as error:

@@ -15,7 +15,6 @@ import logging
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -41,14 +40,6 @@ def prepare() -> None:
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # hides three warnings about private macros
 
 
-def _import_robosuite():
-    """Import robosuite without its warnings."""
-    prepare()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return contexts.import_robosuite()
-
-
 def make(task: str, render: bool = False, fast: bool = True) -> Sim:
     """Return a `Sim` of a task. Call `reset(seed)` before use.
 
@@ -62,7 +53,8 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
         from action_heads_lab.sim import libero
 
         return libero.make(task, render, fast=fast)
-    robosuite = _import_robosuite()
+    prepare()
+    robosuite = contexts.import_robosuite()
     if row.suite == "mimicgen":
         from action_heads_lab.sim import mimicgen
 

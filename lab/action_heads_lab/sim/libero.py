@@ -6,7 +6,9 @@ which policies are evaluated. Larger seeds draw a start with the sampler of the 
 
 from __future__ import annotations
 
+import io
 import itertools
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +36,22 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
     prepare()  # robosuite reads the environment variables at its import
     install()
     contexts.import_robosuite()
-    from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
-    from libero.libero.envs.env_wrapper import ControlEnv  # pyright: ignore[reportMissingImports]
+    with redirect_stdout(io.StringIO()):  # LIBERO prints which folders it has looked for, and the order of its tasks
+        from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
+        from libero.libero.envs.env_wrapper import ControlEnv  # pyright: ignore[reportMissingImports]
 
-    suite, _, index = task.partition("/")
-    row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
-    with compiled.once(), contexts.named():
-        control = ControlEnv(
-            bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
-            use_camera_obs=pixels is not None,
-            camera_heights=pixels or 0,
-            camera_widths=pixels or 0,
-            has_offscreen_renderer=render or pixels is not None,
-            has_renderer=False,
-            ignore_done=True,
-        )
+        suite, _, index = task.partition("/")
+        row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
+        with compiled.once(), contexts.named():
+            control = ControlEnv(
+                bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
+                use_camera_obs=pixels is not None,
+                camera_heights=pixels or 0,
+                camera_widths=pixels or 0,
+                has_offscreen_renderer=render or pixels is not None,
+                has_renderer=False,
+                ignore_done=True,
+            )
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
     return LiberoSim(TASKS[task], control, read_init_states(path), render, row.language, fast)
 

@@ -5,8 +5,8 @@ from the cache of `action-heads adapt --train-encoder cached`, so a cell is one 
 Finished cells are kept in benchmarks/results/images.json, and a run that was killed goes on.
 
     for task in Lift Stack PickPlaceCan; do
-      uv run action-heads record $task outputs/images/$task-25 --demos 25 --size 128 \
-        --cameras agentview robot0_eye_in_hand
+      uv run action-heads record $task outputs/images/$task --demos $([ $task = Lift ] && echo 100 || echo 50) \
+        --size 128 --cameras agentview robot0_eye_in_hand
     done
     uv run benchmarks/images.py --encoder outputs/encoders/mobilenetv2 [--only Lift] [--minutes 60]
     uv run benchmarks/images_report.py     # the page's tables and figures, from all that is finished
@@ -43,7 +43,7 @@ from action_heads.observed_policy import ObservedPolicy
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 HEAD = "dae/mixer-5m-fk"
-EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
+OBSERVED, EXECUTE, AT_ONCE, DENOISING = 2, 8, 8, 10  # OBSERVED: observation steps
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Cell:
     mode: str = "decoupled"
     demos: int = 25
     through: str = "code"
-    hidden: int | None = 24
+    hidden: int | None = 128
     lr: float = 1e-2
-    steps: int = 400
+    steps: int = 800
     seed: int = 0
 
 
@@ -65,33 +65,25 @@ NORMAL: dict[str, Any] = {"mode": "normal", "through": "both", "hidden": None, "
 TASKS = ("Lift", "Stack", "PickPlaceCan")
 
 
-def modes(task: str, **changes: Any) -> list[Cell]:
-    """Return the cells of every mode, with the smallest adapter on a frozen head."""
-    frozen = [Cell(task, mode, **changes) for mode in ("decoupled", "random-frozen")]
-    return [*frozen, Cell(task, **NORMAL | changes)]
+def modes(task: str, demos: int, *, blind: bool = False) -> list[Cell]:
+    """Return the cells of every mode, with a small adapter on a frozen head."""
+    frozen = ("decoupled", "random-frozen", "blind") if blind else ("decoupled", "random-frozen")
+    return [*(Cell(task, mode, demos) for mode in frozen), Cell(task, demos=demos, **NORMAL)]
 
 
 def sizes(task: str) -> list[Cell]:
-    """Return the cells with larger adapters on a frozen head."""
+    """Return the cells with smaller and larger adapters on a frozen head."""
     frozen = ("decoupled", "random-frozen")
-    middle = [Cell(task, mode, hidden=128) for mode in frozen]
-    return middle + [Cell(task, mode, through="both", hidden=256, lr=2.5e-3) for mode in frozen]
+    smaller = [Cell(task, mode, hidden=24) for mode in frozen]
+    return smaller + [Cell(task, mode, through="both", hidden=256, lr=2.5e-3) for mode in frozen]
 
 
 CELLS = [
-    *modes("Lift"),
-    Cell("Lift", "blind"),
-    *modes("Stack"),
-    *modes("PickPlaceCan"),
-    *modes("Lift", demos=10),
+    *modes("Lift", 25, blind=True),
+    *modes("Lift", 10),
+    *modes("Lift", 100),
     *sizes("Lift"),
-    Cell("Stack", "blind"),
-    Cell("PickPlaceCan", "blind"),
-    *modes("Stack", demos=10),
-    *modes("PickPlaceCan", demos=10),
-    *(cell for task in TASKS for cell in modes(task, demos=100)),
-    *sizes("Stack"),
-    *sizes("PickPlaceCan"),
+    *(cell for task in ("PickPlaceCan", "Stack") for cell in [*modes(task, 50, blind=True), *modes(task, 25)]),
 ]
 
 
@@ -103,7 +95,8 @@ class Demonstrations(NamedTuple):
     actions: Tensor  # (N h a)
     is_pad: Tensor  # (N h)
     episode: np.ndarray  # (N,)
-    images: int  # numbers of the condition that come from images, before the state
+    mean: dict[str, Tensor]  # mean keypoints (w,) of all rows, by camera
+    blind: Tensor  # (N c): the condition with mean keypoints
 
 
 def demonstrations(folder: Path, encoder: str) -> Demonstrations:
@@ -114,25 +107,30 @@ def demonstrations(folder: Path, encoder: str) -> Demonstrations:
         head=HEAD,
         cameras=CAMERAS,
         vision=vision,
-        observation_steps=1,
+        observation_steps=OBSERVED,
         held_out=0.0,
         workers=0,
     )
     template, windows, _ = build(config)
     assert windows.outputs is not None
     rows = [windows[i] for i in range(len(windows))]
-    seen = {camera: windows.outputs[camera][:].unsqueeze(1) for camera in CAMERAS}
+    actions, is_pad, state = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad", "state"))
+    seen = {camera: torch.stack([row["outputs"][camera] for row in rows]) for camera in CAMERAS}
+    mean = {camera: windows.outputs[camera][:].mean(0) for camera in CAMERAS}
     with torch.no_grad():
-        cond = template.encode(state=windows.state.unsqueeze(1), outputs=seen)[0]
+        cond = template.encode(state=state, outputs=seen)[0]
     assert isinstance(cond, Tensor)
-    actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
-    images = len(CAMERAS) * template.encoder.features
-    return Demonstrations(template, cond, actions, is_pad, windows.episode_of, images)
+    return Demonstrations(
+        template, cond, actions, is_pad, windows.episode_of, mean, without_images(template, state, mean)
+    )
 
 
-def without_images(data: Demonstrations, state: Tensor) -> Tensor:
-    """Return the condition (b c) of a state (b d) with the mean keypoints of all demonstrations."""
-    return torch.cat([data.cond[:, : data.images].mean(0).expand(len(state), -1), state], dim=-1)
+@torch.no_grad()
+def without_images(policy: ObservedPolicy, state: Tensor, mean: dict[str, Tensor]) -> Tensor:
+    """Return the condition (b c) of a state (b s d) with the mean keypoints (w,) in place of those of every image."""
+    cond = policy.encode(state=state, outputs={camera: x.expand(*state.shape[:2], -1) for camera, x in mean.items()})[0]
+    assert isinstance(cond, Tensor)
+    return cond
 
 
 def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
@@ -142,13 +140,11 @@ def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
         return ObservedPolicy.from_pretrained(place)
     kept = torch.from_numpy(data.episode < cell.demos)
     blind = cell.mode == "blind"
-    cond, actions, is_pad = data.cond[kept], data.actions[kept], data.is_pad[kept]
+    cond, actions, is_pad = (data.blind if blind else data.cond)[kept], data.actions[kept], data.is_pad[kept]
     head = ActionHead.from_pretrained(HEAD).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
     torch.manual_seed(cell.seed)
     adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
-    adapter.standardize(cond)
-    if blind:
-        cond = without_images(data, cond[:, data.images :])
+    adapter.standardize(data.cond[kept])
     policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
     began = time.process_time()
     settings = FitConfig(steps=cell.steps, lr=cell.lr, seed=cell.seed)
@@ -168,20 +164,20 @@ def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[st
     """Train the policy of a cell and roll it out from these seeds."""
     observed = trained(cell, data, folder)
     began = cpu()
-    noise, contract, policy = torch.Generator().manual_seed(cell.seed), observed.contract, observed.policy
-    blind = cell.mode == "blind"
+    noise, contract, blind = torch.Generator().manual_seed(cell.seed), observed.contract, cell.mode == "blind"
 
     def without(seen: dict[str, np.ndarray]) -> np.ndarray:
-        cond = without_images(data, torch.from_numpy(seen["state"][:, -1]).float())
+        cond = without_images(observed, torch.from_numpy(seen["state"]).float(), data.mean)
         with torch.no_grad():
-            return policy.sample(cond, generator=noise, steps=DENOISING).numpy()
+            return observed.policy.sample(cond, generator=noise, steps=DENOISING).numpy()
 
+    cameras = {} if blind else {name: size[0] for name, size in contract.sizes.items()}
     result = rollout(
         cell.task,
         without if blind else actor(observed, description(cell.task), noise, steps=DENOISING),
         seeds,
         **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
-        sight=Sight(contract.state, {} if blind else {name: size[0] for name, size in contract.sizes.items()}, 1),
+        sight=Sight(contract.state, cameras, OBSERVED),
     )
     outcome = {"successes": int(result.success.sum()), "episodes": len(seeds), "rollout_cpu_seconds": cpu() - began}
     return {**asdict(cell), **observed.training_record, **outcome}
@@ -208,8 +204,8 @@ def main() -> None:
     options = parser.parse_args()
     began, read = time.monotonic(), {}
     for cell in CELLS:
-        rows, place = finished(), options.data / f"{cell.task}-{max(cell.demos, 25)}"  # 10 are the first of 25
-        before = next((row for row in rows if asdict(cell).items() <= row.items()), dict.fromkeys(ADDED, 0))
+        place = options.data / cell.task
+        before = next((row for row in finished() if asdict(cell).items() <= row.items()), dict.fromkeys(ADDED, 0))
         if cell.task not in options.only or not place.exists() or before["episodes"] >= options.episodes:
             continue
         if time.monotonic() - began > 60 * options.minutes:
@@ -220,7 +216,8 @@ def main() -> None:
         row |= {key: row[key] + before[key] for key in ADDED}
         row["interval"] = wilson(row["successes"], row["episodes"])
         print(json.dumps(row), flush=True)
-        write_results("images", [*(other for other in rows if other is not before), row])
+        others = [other for other in finished() if not asdict(cell).items() <= other.items()]
+        write_results("images", [*others, row])
 
 
 if __name__ == "__main__":

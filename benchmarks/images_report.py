@@ -21,9 +21,8 @@ from stage2_report import DOCS
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
 NAMES = {"blind": "decoupled, without images"}
-SMALL = 24  # hidden units of the adapter in the figure over demonstrations
+SMALL = 128  # hidden units of the adapter in the conclusions and in the figure over demonstrations
 DEMOS = 25  # demonstrations of the figure over parameters
-SMALLEST = 100_000  # trained parameters up to which the conclusions count an adapter as small
 
 
 def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
@@ -42,9 +41,12 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
             x, y = [row[over] for row in points], [row["successes"] / row["episodes"] for row in points]
             low = [max(0.0, rate - row["interval"][0]) for rate, row in zip(y, points, strict=True)]
             high = [max(0.0, row["interval"][1] - rate) for rate, row in zip(y, points, strict=True)]
-            style = {"marker": "o", "capsize": 3, "color": COLOURS.get(mode, "#777777"), "label": NAMES.get(mode, mode)}
+            style = {"marker": "o", "capsize": 3, "color": COLOURS.get(mode, "black"), "label": NAMES.get(mode, mode)}
             ax.errorbar(x, y, [low, high], **style)
         ax.set(title=task, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
+        if over == "demos":
+            ax.minorticks_off()
+            ax.set_xticks(ticks := sorted({row[over] for row in rows if row["task"] == task}), list(map(str, ticks)))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("success, with 95 % intervals")
     handles = {name: h for ax in axes[0] for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -78,11 +80,11 @@ def line(row: Row) -> list[str]:
 
 
 def answer(rows: list[Row]) -> str:
-    """Return what the finished cells say of each task and number of demonstrations, for small adapters."""
+    """Return what the finished cells say of each task and number of demonstrations, for adapters of `SMALL`."""
     said = []
     for task, demos in sorted({(row["task"], row["demos"]) for row in rows}, key=lambda x: (TASKS.index(x[0]), -x[1])):
         here = [row for row in rows if (row["task"], row["demos"]) == (task, demos)]
-        found = {row["mode"]: row for row in here if row["mode"] == "normal" or row["trained"] <= SMALLEST}
+        found = {row["mode"]: row for row in here if row["mode"] == "normal" or row["hidden"] == SMALL}
         ours = found.pop("decoupled", None)
         if ours is None:
             continue

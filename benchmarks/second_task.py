@@ -1,0 +1,151 @@
+"""Train Lift, then Stack on the same network: what a task costs, and what the second one does to the first.
+
+    uv run benchmarks/second_task.py --seeds 0 1 2
+
+A frozen head gets an adapter for each task. In normal training the network trains along, so the second task trains the
+network of the first, with an adapter of its own. The first task is rolled out before and after the second. Results are
+written to benchmarks/results/second_task.json after each run, and a run that is there is not repeated.
+
+Axes: b batch, c condition, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from action_heads_lab.reproduce.page import fill
+from action_heads_lab.sim.record import record
+from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.rollout import rollout
+from common import read_results, table, write_results
+from torch import Tensor
+
+from action_heads import ActionHead, ConditionedHead, Normalizer
+from action_heads.adapters import AdaLNZero
+from action_heads.fit import FitConfig, fit
+
+HEAD, TASKS, DEMOS, STEPS, EPISODES = "dae/mixer-5m-fk", ("Lift", "Stack"), 100, 600, 50
+OUTCOMES = ("first", "second", "first_after_second")
+OUT = Path("outputs/second_task")
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "second-task.md"
+# Adapter and learning rate of each mode, as in the demo and in the study of images.
+SETTINGS: dict[str, tuple[dict[str, Any], float]] = {
+    "decoupled": ({"through": "code", "hidden_dim": 64}, 1e-2),
+    "normal": ({"through": "both"}, 2.5e-3),
+}
+
+
+def demonstrations(task: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return conditions (b c), chunks (b h a) and padding (b h) of a task."""
+    recording = record(task, DEMOS, path=OUT / f"{task}-{DEMOS}.npz")
+    cond, actions, is_pad = (torch.from_numpy(np.array(part)) for part in recording.chunks())
+    return cond, actions, is_pad
+
+
+def learn(head: ActionHead, task: str, mode: str, seed: int) -> tuple[ConditionedHead, dict[str, Any]]:
+    """Attach an adapter for a task and train it, with the head if that trains. Return the policy and its costs."""
+    (cond, actions, is_pad), (adapter_settings, lr) = demonstrations(task), SETTINGS[mode]
+    torch.manual_seed(seed)
+    adapter = AdaLNZero(cond.shape[1], **adapter_settings)
+    adapter.standardize(cond)
+    policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
+    began = time.process_time()
+    fit(policy, actions, cond, is_pad=is_pad, config=FitConfig(steps=STEPS, lr=lr, seed=seed), description=task)
+    seconds = time.process_time() - began
+    trained = policy.num_trainable
+    costs = {
+        "trained": trained,
+        "optimizer_bytes": 8 * trained,  # AdamW keeps two float32 numbers for each parameter.
+        "task_bytes": 4 * trained,
+        "ms_of_a_training_step": round(1e3 * seconds / STEPS, 1),
+    }
+    return policy.eval(), costs
+
+
+def successes(policy: ConditionedHead, task: str, seed: int) -> int:
+    """Return how many episodes succeed."""
+    noise = torch.Generator().manual_seed(seed)
+
+    @torch.no_grad()
+    def act(cond: np.ndarray) -> np.ndarray:
+        return policy.sample(torch.from_numpy(cond), generator=noise).numpy()
+
+    found = rollout(task, act, range(EPISODES), batch=8, workers=1, progress=False)
+    return int(found.success.sum())
+
+
+def measure(mode: str, seed: int) -> dict[str, Any]:
+    """Train both tasks one after the other, and return costs and successes."""
+    head = ActionHead.from_pretrained(HEAD).in_mode(mode, seed=seed)
+    first, costs = learn(head, TASKS[0], mode, seed)
+    probe = torch.randn(16, demonstrations(TASKS[0])[0].shape[1], generator=torch.Generator().manual_seed(seed))
+    before, chunks = successes(first, TASKS[0], seed), sample(first, probe)
+    second, _ = learn(head, TASKS[1], mode, seed)
+    return {
+        "mode": mode,
+        "seed": seed,
+        **costs,
+        "first": before,
+        "second": successes(second, TASKS[1], seed),
+        "first_after_second": successes(first.eval(), TASKS[0], seed),
+        "same_chunks": torch.equal(chunks, sample(first, probe)),
+    }
+
+
+@torch.no_grad()
+def sample(policy: ConditionedHead, cond: Tensor) -> Tensor:
+    """Return the chunks of these conditions, from fixed noise."""
+    return policy.sample(cond, generator=torch.Generator().manual_seed(0))
+
+
+def page(rows: list[dict[str, Any]]) -> None:
+    """Fill the tables of the page."""
+
+    def of(count: int) -> str:
+        low, high = (round(100 * end) for end in wilson(count, EPISODES))
+        return f"{count} of {EPISODES} ({low} to {high} %)"
+
+    rows = sorted(rows, key=lambda row: (row["mode"], row["seed"]))
+    head = ["run", "seed", TASKS[0], f"{TASKS[1]}, trained after it", f"{TASKS[0]} again", "the same chunks as before"]
+    outcomes = [
+        [row["mode"], str(row["seed"]), *(of(row[key]) for key in OUTCOMES), "yes" if row["same_chunks"] else "no"]
+        for row in rows
+    ]
+    costs = [
+        [
+            row["mode"],
+            f"{row['trained']:,}",
+            f"{row['task_bytes'] / 1e6:.2f} MB",
+            f"{row['optimizer_bytes'] / 1e6:.2f} MB",
+            f"{row['ms_of_a_training_step']:.0f} ms",
+        ]
+        for row in rows
+        if row["seed"] == rows[0]["seed"]
+    ]
+    cost_head = ["run", "trained parameters", "weights of a task", "AdamW's memory", "CPU time of a training step"]
+    fill(PAGE, {"outcomes": table(head, outcomes), "costs": table(cost_head, costs)})
+
+
+def main(seeds: tuple[int, ...] = (0,)) -> None:
+    """Train both tasks in both modes, write the results and fill the page.
+
+    Args:
+        seeds: training seeds.
+    """
+    torch.set_num_threads(1)
+    for mode, seed in [(mode, seed) for seed in seeds for mode in SETTINGS]:
+        rows = read_results("second_task", [])
+        if not any((row["mode"], row["seed"]) == (mode, seed) for row in rows):
+            rows.append(measure(mode, seed))
+            print(rows[-1], flush=True)
+            write_results("second_task", rows)
+    page(read_results("second_task"))
+
+
+if __name__ == "__main__":
+    tyro.cli(main, description=__doc__)

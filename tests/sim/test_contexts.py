@@ -94,8 +94,9 @@ def binding(monkeypatch):
     log = []
 
     class MjRenderContext:
-        def __init__(self, model):
-            self.model, self.gl_ctx = model, binding.GLContext(max_width=1, max_height=1, device_id=0)
+        def __init__(self, model, device_id=0):
+            self.model, self.device_id = model, device_id
+            self.gl_ctx = binding.GLContext(max_width=1, max_height=1, device_id=device_id)
             self._set_mujoco_context_and_buffers()
 
         def render(self, width):
@@ -135,15 +136,18 @@ def test_contexts_are_shared_and_freed_once(binding):
     assert made == ["gl made", "con of a made", "con of b made"]
     assert first.con is same.con is not other.con
     assert first.gl_ctx is other.gl_ctx
-    del binding.log[:]
+    elsewhere = binding.MjRenderContext(SimpleNamespace(_model="a"), device_id=1)
+    assert elsewhere.con is not first.con
+    assert elsewhere.gl_ctx is not first.gl_ctx
+    del elsewhere, binding.log[:]
     first.render(width=3)
     assert binding.log == ["gl current", "buffer of con of a", "drawn with 3 pixels"]
     del first, same
-    assert {*contexts._uploads} == {b"b"}  # the upload that nobody uses is gone
+    assert {*contexts._uploads} == {(0, b"b"), (1, b"a")}  # those in use and the last one are kept
     del binding.log[:], other
     contexts.free_all()
     contexts.free_all()
-    assert binding.log == ["gl freed"]  # the last upload was dropped before, and frees itself
+    assert binding.log == ["gl freed", "gl freed"]  # uploads that nobody uses were dropped before, and free themselves
 
 
 def test_an_upload_in_use_is_freed_at_exit(binding):

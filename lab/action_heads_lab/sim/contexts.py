@@ -33,7 +33,8 @@ EGL = (
 UPLOADED = ("mesh_", "tex_", "mat_", "hfield_", "skin_", "flex_", "nmesh", "ntex", "nmat", "nhfield", "nskin", "nflex")
 
 _opened: dict[int, Any] = {}  # the OpenGL context of each device
-_uploads: WeakValueDictionary[bytes, Any] = WeakValueDictionary()  # contexts of MuJoCo, by `drawn_data`
+# Contexts of MuJoCo, by device and `drawn_data`.
+_uploads: WeakValueDictionary[tuple[int, bytes], Any] = WeakValueDictionary()
 _recent: list[Any] = []  # the last upload, kept between the simulations that use it
 
 
@@ -89,7 +90,7 @@ def share_contexts(binding: Any) -> None:
         return _opened[device_id]
 
     def upload(self: Any) -> None:
-        mujoco, key = binding.mujoco, drawn_data(self.model._model)
+        mujoco, key = binding.mujoco, (self.device_id, drawn_data(self.model._model))
         con = _uploads.get(key)
         if con is None:
             con = mujoco.MjrContext(self.model._model, mujoco.mjtFontScale.mjFONTSCALE_150)

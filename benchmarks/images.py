@@ -1,13 +1,13 @@
-r"""Where pretraining pays on images: success of policies on cached keypoints of a frozen encoder.
+"""Where pretraining pays on images: success of policies on cached keypoints of a frozen encoder.
 
 A cell records and encodes nothing: demonstrations come from `action-heads record`, their keypoints
 from the cache of `action-heads adapt --train-encoder cached`, so a cell is one short training run and its rollouts.
 Finished cells are kept in benchmarks/results/images.json, and a run that was killed goes on.
 
-    for task in Lift Stack PickPlaceCan; do
-      uv run action-heads record $task outputs/images/$task --demos $([ $task = Lift ] && echo 100 || echo 50) \
-        --size 128 --cameras agentview robot0_eye_in_hand
-    done
+    seen="--size 128 --cameras agentview robot0_eye_in_hand"
+    uv run action-heads record Lift outputs/images/Lift --demos 100 $seen
+    uv run action-heads record Stack outputs/images/Stack --demos 50 $seen
+    uv run action-heads record PickPlaceCan outputs/images/PickPlaceCan --demos 50 $seen
     uv run benchmarks/images.py --encoder outputs/encoders/mobilenetv2 [--only Lift] [--minutes 60]
     uv run benchmarks/images_report.py     # the page's tables and figures, from all that is finished
 

@@ -45,8 +45,9 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
             ax.errorbar(x, y, [low, high], **style)
         ax.set(title=task, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
         if over == "demos":
+            ticks = sorted({row[over] for row in rows if row["task"] == task})
             ax.minorticks_off()
-            ax.set_xticks(ticks := sorted({row[over] for row in rows if row["task"] == task}), list(map(str, ticks)))
+            ax.set_xticks(ticks, list(map(str, ticks)))
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("success, with 95 % intervals")
     handles = {name: h for ax in axes[0] for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}

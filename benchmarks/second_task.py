@@ -1,12 +1,12 @@
 """Train Lift, then Stack on the same network: what a task costs, and what the second one does to the first.
 
-    uv run benchmarks/second_task.py --seeds 0 1 2
+    uv run benchmarks/second_task.py [--seeds 0 1 2]
 
 A frozen head gets an adapter for each task. In normal training the network trains along, so the second task trains the
 network of the first, with an adapter of its own. The first task is rolled out before and after the second. Results are
 written to benchmarks/results/second_task.json after each run, and a run that is there is not repeated.
 
-Axes: b batch, c condition, h horizon, a action.
+Axes: n samples, d state, h horizon, a action.
 """
 
 from __future__ import annotations
@@ -18,46 +18,47 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from action_heads_lab.policies import actor, on_states
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
+from action_heads_lab.sim.tasks import description
 from common import read_results, table, write_results
 from torch import Tensor
 
-from action_heads import ActionHead, ConditionedHead, Normalizer
-from action_heads.adapters import AdaLNZero
+from action_heads import ActionHead
+from action_heads.adapters.config import AdapterConfig
 from action_heads.fit import FitConfig, fit
+from action_heads.observed_policy import ObservedPolicy
 
 HEAD, TASKS, DEMOS, STEPS, EPISODES = "dae/mixer-5m-fk", ("Lift", "Stack"), 100, 600, 50
 OUTCOMES = ("first", "second", "first_after_second")
 OUT = Path("outputs/second_task")
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "second-task.md"
 # Adapter and learning rate of each mode, as in the demo and in the study of images.
-SETTINGS: dict[str, tuple[dict[str, Any], float]] = {
-    "decoupled": ({"through": "code", "hidden_dim": 64}, 1e-2),
-    "normal": ({"through": "both"}, 2.5e-3),
+SETTINGS = {
+    "decoupled": (AdapterConfig("adaln_zero", hidden_dim=64, through="code"), 1e-2),
+    "normal": (AdapterConfig("adaln_zero", through="both"), 2.5e-3),
 }
 
 
 def demonstrations(task: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Return conditions (b c), chunks (b h a) and padding (b h) of a task."""
+    """Return states (n d), chunks (n h a) and padding (n h) of a task."""
     recording = record(task, DEMOS, path=OUT / f"{task}-{DEMOS}.npz")
-    cond, actions, is_pad = (torch.from_numpy(np.array(part)) for part in recording.chunks())
-    return cond, actions, is_pad
+    state, actions, is_pad = (torch.from_numpy(np.array(part)) for part in recording.chunks())
+    return state, actions, is_pad
 
 
-def learn(head: ActionHead, task: str, mode: str, seed: int) -> tuple[ConditionedHead, dict[str, Any]]:
+def learn(head: ActionHead, task: str, mode: str, seed: int) -> tuple[ObservedPolicy, dict[str, Any]]:
     """Attach an adapter for a task and train it, with the head if that trains. Return the policy and its costs."""
-    (cond, actions, is_pad), (adapter_settings, lr) = demonstrations(task), SETTINGS[mode]
-    torch.manual_seed(seed)
-    adapter = AdaLNZero(cond.shape[1], **adapter_settings)
-    adapter.standardize(cond)
-    policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
+    (state, actions, is_pad), (adapter, lr) = demonstrations(task), SETTINGS[mode]
+    policy = on_states(head, adapter, state, actions, seed)
+    cond, config = policy.condition(state=state[:, None]), FitConfig(steps=STEPS, lr=lr, seed=seed)
     began = time.process_time()
-    fit(policy, actions, cond, is_pad=is_pad, config=FitConfig(steps=STEPS, lr=lr, seed=seed), description=task)
+    fit(policy.policy, actions, cond, is_pad=is_pad, config=config, description=task)
     seconds = time.process_time() - began
-    trained = policy.num_trainable
+    trained = policy.policy.num_trainable
     costs = {
         "trained": trained,
         "optimizer_bytes": 8 * trained,  # AdamW keeps two float32 numbers for each parameter.
@@ -67,16 +68,10 @@ def learn(head: ActionHead, task: str, mode: str, seed: int) -> tuple[Conditione
     return policy.eval(), costs
 
 
-def successes(policy: ConditionedHead, task: str, seed: int) -> int:
+def successes(policy: ObservedPolicy, task: str, seed: int) -> int:
     """Return how many episodes succeed."""
-    noise = torch.Generator().manual_seed(seed)
-
-    @torch.no_grad()
-    def act(cond: np.ndarray) -> np.ndarray:
-        return policy.sample(torch.from_numpy(cond), generator=noise).numpy()
-
-    found = rollout(task, act, range(EPISODES), batch=8, workers=1, progress=False)
-    return int(found.success.sum())
+    act = actor(policy, description(task), torch.Generator().manual_seed(seed))
+    return int(rollout(task, act, range(EPISODES), batch=8, workers=1, progress=False).success.sum())
 
 
 def measure(mode: str, seed: int) -> dict[str, Any]:
@@ -98,9 +93,9 @@ def measure(mode: str, seed: int) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def sample(policy: ConditionedHead, cond: Tensor) -> Tensor:
-    """Return the chunks of these conditions, from fixed noise."""
-    return policy.sample(cond, generator=torch.Generator().manual_seed(0))
+def sample(policy: ObservedPolicy, state: Tensor) -> Tensor:
+    """Return the chunks (n h a) of these states (n d), from fixed noise."""
+    return policy.policy.sample(policy.condition(state=state[:, None]), generator=torch.Generator().manual_seed(0))
 
 
 def page(rows: list[dict[str, Any]]) -> None:

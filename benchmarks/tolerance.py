@@ -39,9 +39,7 @@ def int8(policy: ConditionedHead) -> ConditionedHead:
     """Return the policy with weights and activations (row by row) in 8 bits, by torch's dynamic quantisation."""
     head = policy.head.in_mode("normal")  # the same network, but not frozen, since a frozen one refuses other modules
     head.load_state_dict(policy.head.state_dict())
-    adapter = policy.adapter.state_dict()
-    policy = head.attach(AdaLNZero(COND_DIM)).eval()
-    policy.adapter.load_state_dict(adapter)
+    policy = steered(head)  # with the same adapter
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates it in favour of a separate package.
         policy.head.backbone.blocks = torch.ao.quantization.quantize_dynamic(

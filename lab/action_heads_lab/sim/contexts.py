@@ -10,12 +10,18 @@ Python prints tracebacks of "exceptions ignored". Here contexts are freed before
 from __future__ import annotations
 
 import atexit
+import getpass
 import hashlib
+import logging
+import os
 import re
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -38,12 +44,22 @@ _uploads: WeakValueDictionary[tuple[int, bytes], Any] = WeakValueDictionary()
 _recent: list[Any] = []  # the last upload, kept between the simulations that use it
 
 
+def prepare() -> None:
+    """Set the environment variables that robosuite reads at its import."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # headless, and works with software Mesa
+    # robosuite compiles numba code at import, which costs seconds in every worker without a writable cache.
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"numba-{getpass.getuser()}"))
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # hides three warnings about private macros
+
+
 def import_robosuite() -> Any:
     """Import robosuite, and make it share its contexts and free them in time. Its warnings are not shown.
 
     Raises:
         ImportError: a package or EGL is missing, or has a wrong version. The message says what to install.
     """
+    prepare()
     check_versions()
     try:
         with warnings.catch_warnings():

@@ -10,13 +10,6 @@ An action (10,) is a target of the TCP in the ROBOT BASE frame, see frames.py:
 
 from __future__ import annotations
 
-import getpass
-import logging
-import os
-import sys
-import tempfile
-from pathlib import Path
-
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -29,15 +22,6 @@ CONTROL_HZ = 20
 ACTION_SIZE = 10
 # Rendering of images without reflections of the floor, shadows and anti-aliasing, which is five times faster on a CPU.
 FAST_RENDERING = {"offsamples": 0, "shadows": False, "reflections": False}
-
-
-def prepare() -> None:
-    """Set the environment variables that robosuite reads at its import."""
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # headless, and works with software Mesa
-    # robosuite compiles numba code at import, which costs seconds in every worker without a writable cache.
-    os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"numba-{getpass.getuser()}"))
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # hides three warnings about private macros
 
 
 def make(task: str, render: bool = False, fast: bool = True) -> Sim:
@@ -53,7 +37,6 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
         from action_heads_lab.sim import libero
 
         return libero.make(task, render, fast=fast)
-    prepare()
     robosuite = contexts.import_robosuite()
     if row.suite == "mimicgen":
         from action_heads_lab.sim import mimicgen

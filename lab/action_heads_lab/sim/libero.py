@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from action_heads_lab.sim import compiled, contexts, substeps
-from action_heads_lab.sim.envs import Sim, prepare
+from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.init_states import read_init_states
 from action_heads_lab.sim.libero_files import install
 from action_heads_lab.sim.libero_tasks import TASKS
@@ -33,25 +33,24 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
             lighting. None renders none, which is ten times faster.
         fast: render `Sim.render` without shadows, reflections and anti-aliasing.
     """
-    prepare()  # robosuite reads the environment variables at its import
     install()
     contexts.import_robosuite()
-    with redirect_stdout(io.StringIO()):  # LIBERO prints which folders it has looked for, and the order of its tasks
+    suite, _, index = task.partition("/")
+    # LIBERO prints which folders it has looked for, and the order of its tasks.
+    with redirect_stdout(io.StringIO()), compiled.once(), contexts.named():
         from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
         from libero.libero.envs.env_wrapper import ControlEnv  # pyright: ignore[reportMissingImports]
 
-        suite, _, index = task.partition("/")
         row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
-        with compiled.once(), contexts.named():
-            control = ControlEnv(
-                bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
-                use_camera_obs=pixels is not None,
-                camera_heights=pixels or 0,
-                camera_widths=pixels or 0,
-                has_offscreen_renderer=render or pixels is not None,
-                has_renderer=False,
-                ignore_done=True,
-            )
+        control = ControlEnv(
+            bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
+            use_camera_obs=pixels is not None,
+            camera_heights=pixels or 0,
+            camera_widths=pixels or 0,
+            has_offscreen_renderer=render or pixels is not None,
+            has_renderer=False,
+            ignore_done=True,
+        )
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
     return LiberoSim(TASKS[task], control, read_init_states(path), render, row.language, fast)
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20, tf32: bool =
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     products: list[Callable[[], object]] = [lambda: a @ b]
     if device == "cpu" and torch.backends.mkldnn.is_available():
-        packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
-        products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
+        with suppress(RuntimeError):  # oneDNN multiplies no bfloat16 on a processor without instructions for it.
+            packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
+            products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
     before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
     try:
         return max(2 * n**3 / least_seconds(product, repeats) for product in products)

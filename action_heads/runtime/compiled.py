@@ -140,8 +140,8 @@ def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> Co
     notes = []
     if not head.frozen:
         dtype = own  # A copy in another precision would not follow the training.
-    if dtype == torch.bfloat16 != own and not bfloat16_is_faster(head.device):
-        dtype = own
+    if dtype == torch.bfloat16 and head.frozen and not bfloat16_is_faster(head.device):
+        dtype = torch.float32
         notes.append("this machine has no instructions for bfloat16")
     method, why = choose(head, method, dtype)
     notes += [why] if why else []
@@ -170,7 +170,7 @@ def choose(head: Denoiser, method: str, dtype: torch.dtype) -> tuple[str, str]:
         "fused": lambda: why_not_fused(head),
         "graph": lambda: "",
         "native": lambda: why_not_native(head, dtype, by_name=method == "native"),
-        "packed": lambda: why_not_packed(head),
+        "packed": lambda: why_not_packed(head, dtype),
         "inductor": why_no_inductor,
         "eager": lambda: "",
     }

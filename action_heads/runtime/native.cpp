@@ -25,9 +25,10 @@
 #include <immintrin.h>
 #define INSTRUCTIONS "AVX-512"
 constexpr int V = 16, R = 8;
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
 #define INSTRUCTIONS "AVX2"
-constexpr int V = 8, R = 4;
+constexpr int V = 8, R = 6;
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define INSTRUCTIONS "NEON"
@@ -42,6 +43,7 @@ constexpr int V = 4, R = 8;
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 #define AMX
 #endif
+constexpr bool AHEAD = V == 8;  // measured with AVX2 alone: for few rows, weights come later than they are used
 constexpr long TILED = 32;  // rows of two tiles of AMX, one below the other
 
 typedef float vec __attribute__((vector_size(4 * V), aligned(4)));
@@ -68,6 +70,25 @@ template <class T> struct Block {
 static inline vec load(const float* p) { return *(const vec*)p; }
 static inline void store(float* p, vec x) { *(vec*)p = x; }
 
+static inline vec all(float x) { return x - vec{}; }  // unlike x + 0, it is x for -0 too, so nothing is computed
+
+// a * b + c, rounded once where the processor can. native.py forbids the compiler to choose between one rounding and two:
+// it would choose anew at each place where it inlines a function, and a chunk's bits would depend on its neighbours.
+static inline vec fma(vec a, vec b, vec c) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__) && defined(__FMA__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+static inline vec fma(vec a, float b, vec c) { return fma(a, all(b), c); }
+static inline vec fma(vec a, float b, float c) { return fma(a, all(b), all(c)); }
+static inline vec fma(vec a, vec b, float c) { return fma(a, b, all(c)); }
+
 #ifdef BF16
 #if defined(__AVX512BF16__)
 static inline auto rounded(vec x) { return _mm512_cvtneps_pbh((__m512)x); }
@@ -81,13 +102,12 @@ static inline vec add_products(vec sum, ivec a, ivec b) {
 }
 #else  // ARM before 8.6. A bfloat16 is the upper half of a float.
 static inline auto rounded(vec x) {
-    uint32x4_t bits = (uint32x4_t)(x == x ? x : vec{} + NAN);  // Rounding could overflow other NaNs.
+    uint32x4_t bits = (uint32x4_t)(x == x ? x : all(NAN));  // Rounding could overflow other NaNs.
     return vshrn_n_u32(bits + 0x7fff + (bits >> 16 & 1), 16);  // to nearest, and to even between two
 }
 static inline vec add_products(vec sum, ivec a, ivec b) {
     const int32_t upper = 0xffff0000;
-    sum += (vec)(a << 16) * (vec)(b << 16);
-    return sum + (vec)(a & upper) * (vec)(b & upper);
+    return fma((vec)(a & upper), (vec)(b & upper), fma((vec)(a << 16), (vec)(b << 16), sum));
 }
 #endif
 
@@ -111,53 +131,60 @@ static inline float sum(vec x) {
 
 // e^x for x <= 0, exact to 2 units in the last place. Below -87 the result is tiny rather than 0.
 static inline vec exp_of(vec x) {
-    x = x > -87.0f ? x : vec{} - 87.0f;
+    x = x > -87.0f ? x : all(-87.0f);
     const float magic = 12582912.0f;  // Adding it to a float leaves the nearest integer in the low bits.
-    vec shifted = x * 1.44269504f + magic, n = shifted - magic;
-    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * r * r + r + 1.0f;
+    vec shifted = fma(x, 1.44269504f, magic), n = shifted - magic;
+    vec r = fma(n, 2.12194440e-4f, fma(n, -0.693359375f, x));
+    vec p = fma(r, 1.9875691500e-4f, 1.3981999507e-3f);
+    p = fma(p, r, 8.3334519073e-3f);
+    p = fma(p, r, 4.1665795894e-2f);
+    p = fma(p, r, 1.6666665459e-1f);
+    p = fma(p, r, 5.0000001201e-1f);
+    p = fma(p, r * r, r) + 1.0f;
     return (vec)((ivec)p + ((ivec)shifted << 23));
 }
 
 // x (1 + erf(x / sqrt 2)) / 2, with erf to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
 template <class T> static inline vec gelu(vec x) {
     vec z = x * 0.70710678f, a = z < 0 ? -z : z;
-    vec t = 1.0f / (1.0f + 0.3275911f * a);
-    vec p = ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    vec t = 1.0f / fma(a, 0.3275911f, 1.0f);
+    vec p = fma(t, 1.061405429f, -1.453152027f);
+    p = fma(p, t, 1.421413741f);
+    p = fma(p, t, -0.284496736f);
+    p = fma(p, t, 0.254829592f) * t;
     vec tail = p * exp_of(-a * a);  // 1 - erf(a)
     return 0.5f * x * (x < 0 ? tail : 2.0f - tail);
 }
 
 // The same to 2e-4 for x within +-8, and to 3e-5 x beyond, since the result is rounded to bfloat16.
 template <> inline vec gelu<bf16>(vec x) {
-    vec a = x > 4.0f ? vec{} + 4.0f : x < -4.0f ? vec{} - 4.0f : x, s = a * a;
-    vec p = s * 2.27808217e-8f - 1.59856810e-6f;
-    p = p * s + 4.79547796e-5f;
-    p = p * s - 8.14007611e-4f;
-    p = p * s + 8.77234607e-3f;
-    p = p * s - 6.45730063e-2f;
-    p = p * s + 3.97883263e-1f;
-    return x * (0.5f + a * p);
+    vec a = x > 4.0f ? all(4.0f) : x < -4.0f ? all(-4.0f) : x, s = a * a;
+    vec p = fma(s, 2.27808217e-8f, -1.59856810e-6f);
+    p = fma(p, s, 4.79547796e-5f);
+    p = fma(p, s, -8.14007611e-4f);
+    p = fma(p, s, 8.77234607e-3f);
+    p = fma(p, s, -6.45730063e-2f);
+    p = fma(p, s, 3.97883263e-1f);
+    return x * fma(a, p, 0.5f);
 }
 
-// sums[r][c] += a[r] . panel, over k inputs.
-template <int rows> static inline void tile(const float* a, long k, const float* panel, vec (&sums)[rows][2]) {
+// sums[r][c] += a[r] . panel, over k inputs. `ahead` fetches the panel behind this one meanwhile.
+template <bool ahead, int rows>
+static inline void tile(const float* a, long k, const float* panel, vec (&sums)[rows][2]) {
     for (long i = 0; i < k; i++, panel += 2 * V) {
+        if constexpr (ahead) __builtin_prefetch(panel + k * 2 * V, 0, 2);  // to the second cache
         vec left = load(panel), right = load(panel + V);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            sums[r][0] += a[r * k + i] * left;
-            sums[r][1] += a[r * k + i] * right;
+            vec own = all(a[r * k + i]);
+            sums[r][0] = fma(own, left, sums[r][0]);
+            sums[r][1] = fma(own, right, sums[r][1]);
         }
     }
 }
 #ifdef BF16
-template <int rows> static inline void tile(const bf16* a, long k, const bf16* panel, vec (&sums)[rows][2]) {
+template <bool, int rows>
+static inline void tile(const bf16* a, long k, const bf16* panel, vec (&sums)[rows][2]) {
     for (long i = 0; i < k; i += 2, panel += 4 * V) {
         ivec left = load_pairs(panel), right = load_pairs(panel + 2 * V);
 #pragma GCC unroll 8
@@ -176,7 +203,7 @@ static inline void few(int count, const T* a, long k, const T* panel, long row, 
     if constexpr (rows > 1)
         if (count < rows) return few<rows - 1>(count, a, k, panel, row, column, then);
     vec sums[rows][2] = {};
-    tile<rows>(a + row * k, k, panel, sums);
+    AHEAD && row == 0 ? tile<true>(a + row * k, k, panel, sums) : tile<false>(a + row * k, k, panel, sums);
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < 2; c++) then(row + r, column + c * V, sums[r][c]);
 }
@@ -275,12 +302,12 @@ static inline void normalize(float* x, long w, const float* weight, const float*
     float mean = sum(total) / w;
     for (long i = 0; i < w; i += V) {
         vec d = load(x + i) - mean;
-        squares += d * d;
+        squares = fma(d, d, squares);
     }
     float scale = 1.0f / std::sqrt(sum(squares) / w + eps);
     for (long i = 0; i < w; i += V) {
-        vec y = (load(x + i) - mean) * scale * load(weight + i);
-        store(x + i, rms ? y : y + load(bias + i));
+        vec y = (load(x + i) - mean) * scale;
+        store(x + i, rms ? y * load(weight + i) : fma(y, load(weight + i), load(bias + i)));
     }
 }
 
@@ -460,7 +487,7 @@ template <class T> struct Network {
 
     // y (1 + scale) + shift for V numbers of a row. A negative offset means that the mechanism lacks the value.
     static vec scaled(vec y, const float* v, long scale, long shift, long column) {
-        if (scale >= 0) y = y * (1.0f + load(v + scale + column));
+        if (scale >= 0) y = fma(y, load(v + scale + column), y);
         if (shift >= 0) y = y + load(v + shift + column);
         return y;
     }
@@ -470,7 +497,7 @@ template <class T> struct Network {
         const float *weights = ends.embed + step * s.action * w, *bias = ends.embed_bias + step * w;
         for (long c = 0; c < w; c += V) {
             vec y = load(bias + c);
-            for (long i = 0; i < s.action; i++) y += noisy[row * s.action + i] * load(weights + i * w + c);
+            for (long i = 0; i < s.action; i++) y = fma(load(weights + i * w + c), noisy[row * s.action + i], y);
             store(x + row * w + c, y);
         }
     }
@@ -480,7 +507,7 @@ template <class T> struct Network {
         normalize(own, s.width, ends.norm, ends.norm_bias, false, s.eps);
         for (long i = 0; i < s.action; i++) {
             vec y = {};
-            for (long c = 0; c < s.width; c += V) y += load(own + c) * load(ends.out + i * s.width + c);
+            for (long c = 0; c < s.width; c += V) y = fma(load(own + c), load(ends.out + i * s.width + c), y);
             out[row * s.action + i] = sum(y) + ends.out_bias[i];
         }
     }
@@ -500,7 +527,7 @@ template <class T> struct Network {
         const float *first = unmixed + (row - step) * w, *weights = block.mix + step * s.horizon;
         for (long c = 0; c < w; c += V) {
             vec y = load(unmixed + row * w + c) + block.mix_bias[step];
-            for (long i = 0; i < s.horizon; i++) y += weights[i] * load(first + i * w + c);
+            for (long i = 0; i < s.horizon; i++) y = fma(load(first + i * w + c), weights[i], y);
             store(entered + row * w + c, y);
         }
     }

@@ -34,13 +34,16 @@ SIZES = ("depth", "width", "hidden", "horizon", "action", "values")
 FEW = 4  # chunks whose adapter and sampler gain nothing from a second thread
 EPS = 1e-5  # of every norm, as nn.LayerNorm has it
 
+# Without the second, neighbours and threads could change the bits of a chunk; see `fma` in native.cpp.
+COMMON = ("-O3", "-ffp-contract=off", "-pthread")
+
 
 def flags(system: str, machine: str) -> tuple[str, ...]:
     """Return the compiler's flags for a system and a processor, by the names of `sys` and `platform`."""
     # clang has no -march=native for ARM. Under macOS, native.cpp waits for threads as C++20 does.
     target = "-mcpu=native" if machine in ("aarch64", "arm64") else "-march=native"
     standard = "-std=c++20" if system == "darwin" else "-std=c++17"
-    return "-O3", target, standard, "-fPIC", "-pthread"
+    return *COMMON, target, standard, "-fPIC"
 
 
 FLAGS = flags(sys.platform, platform.machine())

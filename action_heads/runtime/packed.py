@@ -9,6 +9,7 @@ Axes: `...` leading, i inputs, o outputs, r rows.
 
 from __future__ import annotations
 
+import functools
 from typing import TypeGuard
 
 import torch
@@ -75,8 +76,8 @@ def kept(backbone: Backbone) -> tuple[nn.Module, ...]:
     return *backbone.projections, backbone.step
 
 
-def why_not_packed(head: Denoiser) -> str:
-    """Return why a head can't be packed, or an empty string."""
+def why_not_packed(head: Denoiser, dtype: torch.dtype) -> str:
+    """Return why a head can't be packed in a precision, or an empty string."""
     if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return "this torch was built without oneDNN"
     if head.device.type != "cpu":
@@ -84,4 +85,14 @@ def why_not_packed(head: Denoiser) -> str:
     left = {module for part in kept(head.backbone) for module in part.modules()}
     if not any(worth_packing(module) for module in head.backbone.modules() if module not in left):
         return f"{head.config.backbone} has no linear layer that is worth packing"
-    return ""
+    return "" if can_pack(dtype) else f"oneDNN multiplies no {str(dtype).removeprefix('torch.')} on this processor"
+
+
+@functools.cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Return whether oneDNN can multiply matrices of a dtype on this processor."""
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(16, 16, dtype=dtype), 1)
+    except RuntimeError:
+        return False
+    return True

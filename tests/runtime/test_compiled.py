@@ -13,6 +13,7 @@ from action_heads import ActionHead, ActionSpace, Executor, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import compiled, inductor
+from action_heads.runtime.compiled import METHODS
 from action_heads.runtime.packed import PackedLinear
 from action_heads.runtime.sampling_loop import SamplingLoop
 
@@ -107,6 +108,18 @@ def test_bfloat16_needs_instructions(monkeypatch):
     fast = trained_policy(tiny_head(**WIDE)).compile(dtype=torch.bfloat16)
     assert fast.compiled.dtype == torch.float32
     assert "no instructions for bfloat16" in fast.compiled.reason
+
+
+@pytest.mark.parametrize("method", ["auto", *METHODS])
+def test_a_head_in_bfloat16_without_instructions(monkeypatch, method):
+    """Where bfloat16 would be emulated, or refused by oneDNN, every method computes a head in bfloat16 in float32."""
+    monkeypatch.setattr(compiled, "bfloat16_is_faster", lambda device: False)
+    policy = trained_policy(tiny_head(**WIDE).to(torch.bfloat16))
+    fast = policy.compile(method)
+    assert fast.compiled.dtype == torch.float32
+    assert "no instructions for bfloat16" in fast.compiled.reason
+    chunks = [p.sample(conditions(), generator=generator()) for p in (policy, fast)]
+    torch.testing.assert_close(*chunks, rtol=0, atol=0.05)
 
 
 def test_reasons(monkeypatch):

@@ -81,7 +81,7 @@ class EmulatedLibrary:
 def emulated(request, tmp_path_factory) -> EmulatedLibrary:
     """Return the library, compiled for one of the processors with all warnings as errors."""
     made = tmp_path_factory.mktemp("arm") / "native_call"
-    flags = ["-O3", f"-march={PROCESSORS[request.param]}", "-std=c++17", "-pthread", "-Wall", "-Wextra", "-Werror"]
+    flags = [*native.COMMON, f"-march={PROCESSORS[request.param]}", "-std=c++17", "-Wall", "-Wextra", "-Werror"]
     include = ["-static", "-I", str(native.SOURCE.parent)]
     subprocess.run([COMPILER, *flags, *include, str(PROGRAM), "-o", str(made)], check=True, timeout=300)
     return EmulatedLibrary(made)

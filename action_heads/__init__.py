@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from action_heads.io.hub import HeadNotFoundError
     from action_heads.observed_policy import ObservedPolicy
     from action_heads.policy import ConditionedHead
+    from action_heads.runtime.background import BackgroundExecutor
     from action_heads.runtime.execution import Executor
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "ActionHead",
     "ActionSpace",
     "AdapterBank",
+    "BackgroundExecutor",
     "ConditionedHead",
     "Executor",
     "HeadConfig",
@@ -49,6 +51,7 @@ _MODULES = {
     "bank": ("AdapterBank",),
     "config": ("HeadConfig",),
     "_util.ema": ("EMA",),
+    "runtime.background": ("BackgroundExecutor",),
     "runtime.execution": ("Executor",),
     "io.files": ("WeightFileError",),
     "head": ("ActionHead",),

@@ -27,8 +27,8 @@ class Executor:
     """A loop that turns chunks into one action per control tick.
 
     Call it once a tick with the present condition. It returns the action (b a) of that tick in robot units. A call that
-    is `due` waits for the policy, so `delay` simulates late chunks but does not hide the time to compute them. To hide
-    it, sample in another thread: `policy.sample(cond, previous=left, committed=d)`.
+    is `due` waits for the policy, so `delay` simulates late chunks but does not hide the time to compute them.
+    `BackgroundExecutor` hides it.
 
     Examples:
         >>> executor = Executor(policy, execute=8, steps=10)
@@ -110,11 +110,7 @@ class Executor:
             ValueError: `cond` is missing, or the chunk is not finite, too short or of another shape than before. The
                 executor is then unchanged, and the next call samples again.
         """
-        chunks, due = self.chunks, self.due
-        if due:
-            if cond is None:
-                raise ValueError(f"Tick {self.tick} needs a new chunk. Pass cond whenever executor.due is true.")
-            chunks = self._renewed(cond, now)
+        chunks, since = self._current(cond, now)
         action = self._action(chunks)
         if self.decode is not None:
             action = self.decode(action, self.last)
@@ -124,17 +120,27 @@ class Executor:
                     "and opposite rotations of ensembled chunks have no mean. Set ensemble=None, or check the policy."
                 )
         self.chunks = [chunk[:, 1:] for chunk in chunks if chunk.shape[1] > 1]
-        self.last, self.tick, self.since = action, self.tick + 1, 1 if due else self.since + 1
+        self.last, self.tick, self.since = action, self.tick + 1, since + 1
         return action
 
-    def _renewed(self, cond: Condition, now: dict[str, Any]) -> list[Tensor]:
-        """Return the chunks to act on, including a new one that is checked."""
-        last = self.chunks[-1] if self.chunks else None
-        goes_on = last is not None and (self.warm_start is not None or self.delay)
-        options = vars(Continue(last, self.delay, self.warm_start)) if goes_on else {}
-        chunk = self.policy.sample(cond, **options, **(self.sampling | now))
-        self._check(chunk, cond)
-        return [*(self.chunks if self.ensemble is not None else ()), chunk]
+    def _current(self, given: Any, now: dict[str, Any]) -> tuple[list[Tensor], int]:
+        """Return the chunks to act on in this tick, and the ticks since the newest was asked for."""
+        if not self.due:
+            return self.chunks, self.since
+        if given is None:
+            raise self._missing("cond")
+        chunk = self.policy.sample(given, **self._continuing(self.delay), **(self.sampling | now))
+        self._check(chunk, given)
+        return [*(self.chunks if self.ensemble is not None else ()), chunk], 0
+
+    def _missing(self, what: str) -> ValueError:
+        return ValueError(f"Tick {self.tick} needs a new chunk. Pass {what} whenever executor.due is true.")
+
+    def _continuing(self, committed: int) -> dict[str, Any]:
+        """Return the arguments of `policy.sample` by which the next chunk continues the newest one, if it does."""
+        if not self.chunks or not (self.warm_start is not None or committed):
+            return {}
+        return vars(Continue(self.chunks[-1], committed, self.warm_start))
 
     def _check(self, chunk: Any, cond: Condition) -> None:
         """Raise a ValueError unless a chunk is finite floats (b h a) for these robots, with enough time steps."""

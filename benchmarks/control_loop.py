@@ -1,12 +1,13 @@
 """Count the missed deadlines of a policy that acts at 20, 50 and 100 Hz, beside a camera and a busy process.
 
-    uv run benchmarks/control_loop.py                  # all 27 cells of a minute each, and the page
+    uv run benchmarks/control_loop.py                  # all 36 cells of a minute each, and the page
     uv run benchmarks/control_loop.py --rates 100 --cases native server --scheduling real-time --seconds 3
     uv run benchmarks/control_loop.py --page           # the page of what has been measured
 
 What a tick does: it sleeps until its time. If the `Executor` is due, which it is every 8th tick, it copies the newest
 image from the camera's shared memory and samples a chunk of 16 actions; otherwise it takes the next action of the
-chunk. An encoder is not run: its output is a fixed vector. A deadline is missed if the action is not there before the
+chunk. An encoder is not run: its output is a fixed vector. In the case "background" a second thread samples, and the
+chunk is due 80 ms later, or at 100 Hz 70 ms. A deadline is missed if the action is not there before the
 next tick begins. The tick in whose time a late action comes begins late, and those that passed meanwhile are left out:
 the robot holds its target, and they count as missed.
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import socket
 import subprocess
@@ -41,7 +43,7 @@ from common import RESULTS, write_results
 from control_loop_report import CASES, SCHEDULING, write_page
 from ticks import Tick, run_ticks, summary
 
-from action_heads import ActionHead, ConditionedHead, Executor
+from action_heads import ActionHead, BackgroundExecutor, ConditionedHead, Executor
 from action_heads._util.machine import machine
 from action_heads._util.progress import progress_bar
 from action_heads.adapters import AdaLNZero
@@ -50,6 +52,7 @@ from action_heads.runtime.compiled import CompiledPolicy
 from action_heads.runtime.remote import RemotePolicy
 
 RATES, WARM_UP = (20, 50, 100), 5
+BACKGROUND = 0.08  # seconds that a chunk may take in a second thread
 PRIORITY = 40  # above every ordinary process, and below the kernel's threads for interrupts, which have 50
 FOLDER = Path(__file__).parent
 
@@ -59,7 +62,7 @@ class Cell:
     """The settings of a row of the table."""
 
     rate: int  # ticks a second
-    case: str  # "eager", "native" or "server"
+    case: str  # "eager", "native", "background" or "server"
     scheduling: str  # "ordinary", "real-time" or "own-core"
     execute: int  # ticks from one chunk to the next
     steps: int
@@ -90,7 +93,13 @@ def acted(cell: Cell, ticks: int, adapter: Path, memory: Path, url: str | None) 
             policy = policy if cell.case == "eager" else compiled(policy)
         for _ in range(WARM_UP):
             policy.sample(cond, steps=cell.steps)
-        executor = Executor(policy, execute=cell.execute, steps=cell.steps)
+        if cell.case == "background":
+            delay = min(cell.execute - 1, math.ceil(BACKGROUND * cell.rate))
+            executor = stack.enter_context(
+                BackgroundExecutor(policy, execute=cell.execute, delay=delay, steps=cell.steps)
+            )
+        else:
+            executor = Executor(policy, execute=cell.execute, steps=cell.steps)
 
         def act() -> bool:
             if due := executor.due:

@@ -11,7 +11,7 @@ from common import table
 from latency_report import short
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "control-loop.md"
-CASES = {"eager": "eager", "native": "`native`", "server": "`serve`"}
+CASES = {"eager": "eager", "native": "`native`", "background": "`native` in a second thread", "server": "`serve`"}
 SCHEDULING = {"ordinary": "ordinary", "real-time": "real-time priority", "own-core": "a core of its own"}
 SETTINGS = ("head", "steps", "execute", "threads")
 RESULTS = "https://github.com/action-heads/action-heads/blob/main/benchmarks/results/control_loop.json"

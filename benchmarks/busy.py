@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import table, write_results
+from latency_report import short
 
 from action_heads import ActionHead
 from action_heads._util.progress import progress_bar
@@ -84,7 +85,7 @@ def report(rows: list[dict[str, Any]]) -> str:
     lines = []
     for (method, threads), both in cases.items():
         quiet, busy = both[False], both[True]
-        ms = [f"{row[name]:.3g}" for row in (quiet, busy) for name in ("p50_ms", "p99_ms")]
+        ms = [short(row[name]) for row in (quiet, busy) for name in ("p50_ms", "p99_ms")]
         lines.append([method, str(threads), *ms, f"{busy['p99_ms'] / quiet['p50_ms']:.1f}"])
     header = ["method", "threads", "alone: p50, ms", "p99, ms", "busy: p50, ms", "p99, ms", "busy p99 / alone p50"]
     return table(header, lines)

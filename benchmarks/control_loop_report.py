@@ -40,7 +40,7 @@ def groups(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def answer(rows: list[dict[str, Any]]) -> str:
-    """Return the answer of the page: the share of missed deadlines of each case, of the first group."""
+    """Return the answer of the page: the share of missed deadlines of each case at all rates, of the first group."""
     if not rows:
         return f"**Answer.** {UNMEASURED}"
     group = groups(rows)[0]
@@ -48,8 +48,8 @@ def answer(rows: list[dict[str, Any]]) -> str:
     share = {(row["scheduling"], row["case"], row["rate"]): percent(row) for row in group}
     found = []
     for scheduling, words in SCHEDULING.items():
-        cases = {case: [share.get((scheduling, case, rate), "-") for rate in rates] for case in CASES}
-        shown = [f"{CASES[case]} {listed(values)} %" for case, values in cases.items() if set(values) != {"-"}]
+        cases = {case: [share.get((scheduling, case, rate), "") for rate in rates] for case in CASES}
+        shown = [f"{CASES[case]} {listed(values)} %" for case, values in cases.items() if all(values)]
         words = f"{words} scheduling" if scheduling == "ordinary" else words
         found += [f"with {words} {', '.join(shown)}"] if shown else []
     return f"**Answer.** Deadlines that are missed at {listed(rates)} Hz: {'; '.join(found)}."

@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--inductor", action="store_true", help="also compile with inductor (minutes on a CPU)")
     parser.add_argument("--authors", type=Path, help="checkout of the authors' repository, whose networks to time too")
     parser.add_argument("--add", action="store_true", help="keep the other rows that the results have")
+    parser.add_argument("--to", help="name of the results, in place of latency_cpu or latency_cuda")
     parser.add_argument("--note", default="", help="a note on other load of the machine")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -154,7 +155,8 @@ def main() -> None:
             if len(case.times) < 3 or sum(case.times) < options.seconds:
                 clock(case.call, case)
     rows = [summary(case) for case in cases]
-    if options.add and (earlier := read_results(f"latency_{device}")):
+    to = options.to or f"latency_{device}"
+    if options.add and (earlier := read_results(to)):
         rows, left_out = added(earlier["rows"], rows), added(earlier["left_out"], left_out)
     results = {
         "note": options.note,
@@ -163,7 +165,7 @@ def main() -> None:
         "rows": rows,
         "left_out": left_out,
     }
-    write_results(f"latency_{device}", results)
+    write_results(to, results)
     if "BENCHMARK_RESULTS" not in os.environ:  # The page shows the results of the repository.
         report(device)
 

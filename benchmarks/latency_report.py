@@ -112,7 +112,11 @@ def report(device: Literal["cpu", "cuda"] = "cpu") -> None:
     record = read_json(RESULTS / f"latency_{device}.json")
     rows = record["results"]["rows"]
     text = "\n\n".join((conditions(record), chunks_table(rows), steps_table(rows)))
-    fill(DOCS / PAGES[device], {f"{device} best": best_table(rows), device: text})
+    parts = {f"{device} best": best_table(rows), device: text}
+    if device == "cpu":  # a processor without AVX-512: `latency.py --to latency_avx2`
+        narrow = read_json(RESULTS / "latency_avx2.json")
+        parts["avx2"] = f"{conditions(narrow)}\n\n{chunks_table(narrow['results']['rows'])}"
+    fill(DOCS / PAGES[device], parts)
     draw(record["results"], DOCS / f"roofline-{device}.png")
     print(text)
 

@@ -67,7 +67,7 @@ class BackgroundExecutor(Executor):
         warm_start, decode, **sampling: as for `Executor`.
 
     Attributes:
-        seconds: `Ages` of the time from the request for a chunk to its end, of all chunks that were used.
+        seconds: `Ages` of the time that encoder and policy took for each chunk that was used.
         late_chunks: number of chunks that were not there after `delay` ticks.
 
     Raises:
@@ -184,8 +184,8 @@ class BackgroundExecutor(Executor):
         if self.chunks and age < self.delay:
             return False
         if self.chunks and not coming.done():
-            self.late_chunks += not self._counted
-            self._counted = True
+            if not self._counted:
+                self.late_chunks, self._counted = self.late_chunks + 1, True
             return self.late == "wait"
         return True
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from small import COND_DIM, conditions, generator, tiny_head, trained_policy
 
-from action_heads import Executor
+from action_heads import BackgroundExecutor, Executor
 from action_heads.adapters import AdaLNZero
 from action_heads.runtime import wire
 
@@ -100,6 +100,14 @@ def test_a_server_that_hangs_is_not_waited_for():
 def test_an_executor_takes_it(remote):
     executor = Executor(remote, execute=4, delay=2, steps=2)
     assert all(executor(conditions()).shape == (4, 10) for _ in range(6))
+
+
+def test_an_executor_in_the_background_takes_it(remote):
+    options = {"execute": 4, "delay": 2, "steps": 2}
+    within = Executor(remote, **options, generator=generator())
+    expected = [within(conditions()) for _ in range(10)]
+    with BackgroundExecutor(remote, **options, generator=generator()) as executor:
+        assert all(torch.equal(executor(conditions()), action) for action in expected)
 
 
 def test_errors_come_back_and_the_server_lives(policy, remote):

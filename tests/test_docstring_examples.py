@@ -31,6 +31,7 @@ MODULES = (
     "action_heads.kinematics.model",
     "action_heads.observed_policy",
     "action_heads.policy",
+    "action_heads.runtime.background",
     "action_heads.runtime.compiled",
     "action_heads.runtime.execution",
     "action_heads.runtime.remote",

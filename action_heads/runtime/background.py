@@ -50,7 +50,7 @@ class BackgroundExecutor(Executor):
         ...     for _ in range(20):
         ...         action = executor(torch.zeros(1, 3, 32, 32) if executor.due else None)
         >>> action.shape, executor.seconds.count
-        (torch.Size([1, 10]), 2)
+        (torch.Size([1, 10]), 3)
 
     Args:
         policy: `sample(cond)` makes chunks (b h a). Its backbone must mix time steps, and it should be trained with

@@ -32,13 +32,11 @@ from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
 from common import read_results, write_results
+from on_features import trained
 from torch import Tensor
 
-from action_heads import ActionHead, Normalizer
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig, Vision
-from action_heads.adapters.config import AdapterConfig
-from action_heads.fit import FitConfig, fit
 from action_heads.observed_policy import ObservedPolicy
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
@@ -133,36 +131,17 @@ def without_images(policy: ObservedPolicy, state: Tensor, mean: dict[str, Tensor
     return cond
 
 
-def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
-    """Train the policy of a cell, or load it if a killed run has trained it. `training_record` holds its costs."""
-    place = folder / "policies" / "-".join(map(str, asdict(cell).values()))
-    if (place / "policy.json").exists():
-        return ObservedPolicy.from_pretrained(place)
+def policy_of(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
+    """Return the trained policy of a cell."""
     kept = torch.from_numpy(data.episode < cell.demos)
-    blind = cell.mode == "blind"
-    cond, actions, is_pad = (data.blind if blind else data.cond)[kept], data.actions[kept], data.is_pad[kept]
-    head = ActionHead.from_pretrained(HEAD).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
-    torch.manual_seed(cell.seed)
-    adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
-    adapter.standardize(data.cond[kept])
-    policy = head.attach(adapter, normalizer=Normalizer.fit(actions, head.config.space, margin=0.05))
-    began = time.process_time()
-    settings = FitConfig(steps=cell.steps, lr=cell.lr, seed=cell.seed)
-    losses = fit(policy, actions, cond, is_pad=is_pad, config=settings)
-    record = {
-        "trained": policy.num_trainable,
-        "loss": round(sum(losses[-50:]) / 50, 4),
-        "training_cpu_seconds": round(time.process_time() - began),
-        "threads": torch.get_num_threads(),
-    }
-    observed = ObservedPolicy(data.template.encoder, policy, data.template.contract, record)
-    observed.save(place)
-    return observed.eval()
+    place = folder / "policies" / "-".join(map(str, asdict(cell).values()))
+    cond, blind, actions, is_pad = (each[kept] for each in (data.cond, data.blind, data.actions, data.is_pad))
+    return trained(cell, HEAD, data.template, cond, blind, actions, is_pad, place)
 
 
 def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[str, Any]:
     """Train the policy of a cell and roll it out from these seeds."""
-    observed = trained(cell, data, folder)
+    observed = policy_of(cell, data, folder)
     began = cpu()
     noise, contract, blind = torch.Generator().manual_seed(cell.seed), observed.contract, cell.mode == "blind"
 

@@ -36,13 +36,11 @@ from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
 from common import read_results, table, write_results
 from figures import draw
+from on_features import trained
 from torch import Tensor
 
-from action_heads import ActionHead, Normalizer
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig, Columns, Text, Vision
-from action_heads.adapters.config import AdapterConfig
-from action_heads.fit import FitConfig, fit
 from action_heads.observed_policy import ObservedPolicy
 
 NAME = "libero_images"
@@ -127,33 +125,11 @@ def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
     return Demonstrations(template, cond, actions, is_pad, len(CAMERAS) * template.encoder.features)
 
 
-def trained(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
-    """Train the policy of a cell, or load it if a killed run has trained it. `training_record` holds its costs."""
+def policy_of(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
+    """Return the trained policy of a cell."""
     place = folder / "policies" / "-".join(str(value).replace("/", "-") for value in asdict(cell).values())
-    if (place / "policy.json").exists():
-        return ObservedPolicy.from_pretrained(place)
-    blind, cond = cell.mode == "blind", data.cond
-    head = ActionHead.from_pretrained(cell.head).in_mode("decoupled" if blind else cell.mode, seed=cell.seed)
-    torch.manual_seed(cell.seed)
-    adapter = AdapterConfig("adaln_zero", hidden_dim=cell.hidden, through=cell.through).make(cond.shape[1])
-    adapter.standardize(cond)
-    cond = without_images(data, cond[:, data.images :]) if blind else cond
-    policy = head.attach(adapter, normalizer=Normalizer.fit(data.actions, head.config.space, margin=0.05))
-    began = time.process_time()
-    losses = fit(
-        policy, data.actions, cond, is_pad=data.is_pad, config=FitConfig(cell.steps, lr=cell.lr, seed=cell.seed)
-    )
-    record = {
-        "trained": policy.num_trainable,
-        "frozen": policy.num_frozen,
-        "rows": len(cond),
-        "loss": round(float(np.mean(losses[-50:])), 4),
-        "training_cpu_seconds": round(time.process_time() - began),
-        "threads": torch.get_num_threads(),
-    }
-    observed = ObservedPolicy(data.template.encoder, policy, data.template.contract, record)
-    observed.save(place)
-    return observed.eval()
+    blind = without_images(data, data.cond[:, data.images :])
+    return trained(cell, cell.head, data.template, data.cond, blind, data.actions, data.is_pad, place)
 
 
 def without_images(data: Demonstrations, rest: Tensor) -> Tensor:
@@ -195,7 +171,7 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
         before = row["rolled"].get(task, [])
         if len(before) >= episodes or time.monotonic() > until:
             continue
-        observed, began = trained(cell, data, folder), time.monotonic()
+        observed, began = policy_of(cell, data, folder), time.monotonic()
         successes = roll_out(cell, observed, data, task, range(len(before), episodes))
         spent = row.get("rollout_seconds", 0) + round(time.monotonic() - began)
         now = row | observed.training_record | {"rollout_seconds": spent}

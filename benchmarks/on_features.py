@@ -1,0 +1,80 @@
+"""Train policies on conditions that a frozen encoder gave once, for the studies of images.
+
+Axes: N rows, c condition, h horizon, a action.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from action_heads import ActionHead, Normalizer
+from action_heads.adapters.config import AdapterConfig
+from action_heads.fit import FitConfig, fit
+from action_heads.observed_policy import ObservedPolicy
+
+
+class Training(Protocol):
+    """The settings of a training run. `blind` is the mode decoupled with a condition that does not depend on images."""
+
+    @property
+    def mode(self) -> str: ...
+    @property
+    def through(self) -> str: ...
+    @property
+    def hidden(self) -> int | None: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def trained(
+    run: Training,
+    head: str,
+    template: ObservedPolicy,
+    cond: Tensor,
+    blind: Tensor,
+    actions: Tensor,
+    is_pad: Tensor,
+    place: Path,
+) -> ObservedPolicy:
+    """Train a policy and save it, or load it if a killed run has saved it. `training_record` holds its costs.
+
+    Args:
+        run: its settings.
+        head: name of its head.
+        template: a policy with the same encoder and contract.
+        cond: conditions (N c), whose statistics the adapter takes in every mode.
+        blind: conditions (N c) to train on in the mode blind.
+        actions: chunks (N h a).
+        is_pad: whether a time step lies behind the end of its episode (N h).
+        place: folder of the policy.
+    """
+    if (place / "policy.json").exists():
+        return ObservedPolicy.from_pretrained(place)
+    is_blind = run.mode == "blind"
+    made = ActionHead.from_pretrained(head).in_mode("decoupled" if is_blind else run.mode, seed=run.seed)
+    torch.manual_seed(run.seed)
+    adapter = AdapterConfig("adaln_zero", hidden_dim=run.hidden, through=run.through).make(cond.shape[1])
+    adapter.standardize(cond)
+    policy = made.attach(adapter, normalizer=Normalizer.fit(actions, made.config.space, margin=0.05))
+    began, settings = time.process_time(), FitConfig(steps=run.steps, lr=run.lr, seed=run.seed)
+    losses = fit(policy, actions, blind if is_blind else cond, is_pad=is_pad, config=settings)
+    record = {
+        "trained": policy.num_trainable,
+        "frozen": policy.num_frozen,
+        "rows": len(cond),
+        "loss": round(sum(losses[-50:]) / 50, 4),
+        "training_cpu_seconds": round(time.process_time() - began),
+        "threads": torch.get_num_threads(),
+    }
+    observed = ObservedPolicy(template.encoder, policy, template.contract, record)
+    observed.save(place)
+    return observed.eval()

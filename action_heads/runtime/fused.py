@@ -40,6 +40,7 @@ from action_heads.diffusion.continuing import Prefix
 from action_heads.diffusion.objectives import CONVERSIONS, Objective
 from action_heads.modulation import HeadModulation
 from action_heads.runtime.graph import KEPT, GraphHead, capture, why_not_graphed
+from action_heads.runtime.inductor import why_no_triton
 from action_heads.runtime.shared_weights import Recent
 
 WIDEST = 1024  # A program holds whole rows of the residual stream.
@@ -272,6 +273,8 @@ def why_not_fused(head: Denoiser) -> str:
         )
     if find_spec("triton") is None:
         return "Triton is not installed (pip install triton, for Linux with an NVIDIA GPU)"
+    if why := why_no_triton():
+        return why
     version = import_module("triton").__version__
     if tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
         return f"Triton {version} is older than {'.'.join(map(str, OLDEST))} (install a newer torch)"

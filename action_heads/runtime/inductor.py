@@ -10,17 +10,21 @@ import os
 import re
 import shutil
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from action_heads.backbones import Backbone
 from action_heads.denoiser import Denoiser
 from action_heads.modulation import HeadModulation
 from action_heads.runtime import cache
-from action_heads.runtime.shared_weights import FastHead, Recent
+from action_heads.runtime.shared_weights import FastHead, Recent, rebuilt
 
 KEPT = 8  # number of programs kept, for the most recent shapes
 OPTIONS: dict[str, Any] = {"freezing": True}  # Weights become constants, which inductor may pack.
@@ -31,6 +35,8 @@ class InductorHead(FastHead):
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head, dtype)
+        with torch.inference_mode(False):
+            self.backbone = with_plain_weights(self.backbone)
         self.programs: Recent[Callable[[Tensor, Tensor], Tensor]] = Recent(KEPT)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
@@ -46,6 +52,16 @@ class InductorHead(FastHead):
 
         options = OPTIONS if self.device.type == "cpu" else None
         return torch.compile(network, dynamic=False, fullgraph=True, options=options)
+
+
+def with_plain_weights(network: Backbone) -> Backbone:
+    """Return a network over the same memory, without the frozen weights and hooks of loading that stop torch 2.4."""
+    new = rebuilt(network, lambda part: None)
+    for part in new.modules():
+        own = part._parameters.items()
+        part._load_state_dict_pre_hooks = OrderedDict()
+        part._parameters = {name: None if p is None else nn.Parameter(p.detach(), False) for name, p in own}
+    return new
 
 
 def cache_dir() -> Path:
@@ -65,4 +81,13 @@ def why_no_inductor() -> str:
         return str(error)
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++", "cl")):
         return "there is no C++ compiler (apt-get install g++)"
+    return why_no_triton() if find_spec("triton") else ""  # Inductor imports it for CPUs too, if it is there.
+
+
+def why_no_triton() -> str:
+    """Return why Triton, which is installed, can't be imported, or an empty string."""
+    try:
+        import_module("triton")
+    except ImportError as error:  # Triton 3.0 needs setuptools, but does not ask for it.
+        return f"Triton can't be imported: {error} (pip install {error.name or 'triton'})"
     return ""

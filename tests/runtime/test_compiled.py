@@ -122,6 +122,21 @@ def test_a_head_in_bfloat16_without_instructions(monkeypatch, method):
     torch.testing.assert_close(*chunks, rtol=0, atol=0.05)
 
 
+def test_triton_that_can_t_be_imported(monkeypatch):
+    """Inductor and the fused kernels import Triton, and Triton 3.0 fails without setuptools."""
+
+    def fails(name: str):
+        raise ModuleNotFoundError("No module named 'setuptools'", name="setuptools")
+
+    monkeypatch.setattr(inductor, "import_module", fails)
+    monkeypatch.setattr(inductor, "find_spec", lambda name: name)
+    monkeypatch.setattr("action_heads.runtime.fused.find_spec", lambda name: name)
+    for method in ("inductor", "fused"):
+        method, _, reason = trained_policy(tiny_head(**WIDE)).compile(method).compiled
+        assert method == "packed"
+        assert "Triton can't be imported: No module named 'setuptools' (pip install setuptools)" in reason
+
+
 def test_reasons(monkeypatch):
     policy = trained_policy(tiny_head(**WIDE))
     assert "CUDA device" in policy.compile("graph").compiled.reason
@@ -236,6 +251,7 @@ def test_inductor_is_eager(dtype):
 
 def test_programs_are_bounded(monkeypatch):
     policy = trained_policy(tiny_head(**WIDE))
+    monkeypatch.setattr(compiled, "why_no_inductor", lambda: "")
     fast = policy.compile("inductor")
     monkeypatch.setattr(torch, "compile", lambda network, **options: network)
     for batch in range(1, inductor.KEPT + 3):

@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 
 from action_heads._util.machine import machine
 from action_heads.io.files import read_json, write_text
+from action_heads.runtime.packed import can_pack
 
 # Lets glibc keep the memory that torch has freed. Asking for it anew takes much of a large network's time per step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
@@ -57,10 +57,9 @@ def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 20, tf32: bool =
     n = 8192 if device == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     products: list[Callable[[], object]] = [lambda: a @ b]
-    if device == "cpu" and torch.backends.mkldnn.is_available():
-        with suppress(RuntimeError):  # oneDNN multiplies no bfloat16 on a processor without instructions for it.
-            packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
-            products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
+    if device == "cpu" and torch.backends.mkldnn.is_available() and can_pack(dtype):
+        packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
+        products.append(lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], ""))
     before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, tf32
     try:
         return max(2 * n**3 / least_seconds(product, repeats) for product in products)

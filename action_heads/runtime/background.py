@@ -16,7 +16,7 @@ from torch import Tensor
 
 from action_heads._util.conditions import Condition
 from action_heads.runtime.execution import Executor, Samples
-from action_heads.runtime.slow_encoder import Ages
+from action_heads.runtime.slow_encoder import Ages, check_waiting
 
 LATE = ("wait", "keep")
 
@@ -92,10 +92,7 @@ class BackgroundExecutor(Executor):
                 f"delay must be at least 1 tick and fewer than execute ({execute}), got {delay}. To compute a chunk "
                 "within its tick, use Executor. For more time, raise execute, take fewer denoising steps or compile."
             )
-        if late not in LATE:
-            raise ValueError(f"late must be one of {', '.join(LATE)}; got {late!r}")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a number of seconds above 0, or None; got {timeout!r}")
+        check_waiting(late, LATE, timeout)
         self.encode, self.late, self.timeout = encode, late, timeout
         self.seconds, self.late_chunks = Ages(bin=0.01), 0
         self._threads: ThreadPoolExecutor | None = None
@@ -181,13 +178,15 @@ class BackgroundExecutor(Executor):
 
     def _wanted(self, coming: Future[Made], age: int) -> bool:
         """Return whether to act on the coming chunk in this tick, after waiting for it if need be."""
-        if self.chunks and age < self.delay:
+        if not self.chunks:
+            return True
+        if age < self.delay:
             return False
-        if self.chunks and not coming.done():
-            if not self._counted:
-                self.late_chunks, self._counted = self.late_chunks + 1, True
-            return self.late == "wait"
-        return True
+        if coming.done():
+            return True
+        if not self._counted:
+            self.late_chunks, self._counted = self.late_chunks + 1, True
+        return self.late == "wait"
 
     @torch.no_grad()
     def _make(self, observation: Any, options: dict[str, Any]) -> Made:

@@ -140,7 +140,7 @@ def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> Co
     notes = []
     if not head.frozen:
         dtype = own  # A copy in another precision would not follow the training.
-    if dtype == torch.bfloat16 and head.frozen and not bfloat16_is_faster(head.device):
+    elif dtype == torch.bfloat16 and not bfloat16_is_faster(head.device):
         dtype = torch.float32
         notes.append("this machine has no instructions for bfloat16")
     method, why = choose(head, method, dtype)

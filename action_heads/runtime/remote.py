@@ -25,7 +25,7 @@ from action_heads.diffusion.continuing import Continue
 from action_heads.diffusion.draws import Generator
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
-from action_heads.runtime.slow_encoder import LATE, Ages, StaleEmbedding
+from action_heads.runtime.slow_encoder import LATE, Ages, StaleEmbedding, check_waiting
 
 T = TypeVar("T")
 
@@ -105,8 +105,7 @@ class RemotePolicy(Acts):
             raise ValueError(f"stream must be a name such as 'arm', got {stream!r}")
         if max_age is not None and (stream is None or not 0 <= max_age < math.inf):
             raise ValueError(f"max_age must be a number of seconds, 0 or more, and needs stream=; got {max_age!r}")
-        if late not in LATE:
-            raise ValueError(f"late must be one of {', '.join(LATE)}; got {late!r}")
+        check_waiting(late, LATE, timeout)
         require("websockets.sync.client", "serve")
         require("msgpack", "serve")
         self.url, self.timeout = url, timeout

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -141,10 +141,7 @@ class SlowEncoder:
                 f"every={every} and latency={latency} let embeddings become {oldest} ticks old, more than "
                 f"max_age={max_age}. Refresh more often, or allow older ones."
             )
-        if late not in LATE:
-            raise ValueError(f"late must be one of {', '.join(LATE)}; got {late!r}")
-        if timeout is not None and not timeout > 0:
-            raise ValueError(f"timeout must be a number of seconds above 0, or None; got {timeout!r}")
+        check_waiting(late, LATE, timeout)
         self.embed, self.every, self.latency = embed, every, latency
         self.max_age, self.late, self.timeout = max_age, late, timeout
         self._threads, self._owns_threads = threads, threads is None
@@ -263,6 +260,14 @@ class SlowEncoder:
             if self._call is None:  # the one that was waited for is too old as well
                 self._start(observation)
             self._collect(waiting=True)
+
+
+def check_waiting(late: str, known: Sequence[str], timeout: float | None) -> None:
+    """Raise a ValueError unless `late` is one of the known answers, and `timeout` is above 0 or None."""
+    if late not in known:
+        raise ValueError(f"late must be one of {', '.join(known)}; got {late!r}")
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be a number of seconds above 0, or None; got {timeout!r}")
 
 
 @torch.no_grad()

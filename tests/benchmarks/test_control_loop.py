@@ -152,6 +152,7 @@ def test_the_page_has_the_answer_and_a_table_for_each_way_to_act(control_loop, m
     assert "real-time is left out: no permission" in capsys.readouterr().out
     page = (control_loop.RESULTS / "control-loop.md").read_text()
     assert "at 20 and 50 Hz: with ordinary scheduling eager 50 and 50 %, `native` 50 and 50 %, " in page
+    assert "%, `native` in a second thread 50 and 50 %, `serve` 50 and 50 %" in page
     assert "; with a core of its own eager 50 and 50 %" in page
     assert "| 50 | a core of its own | `serve` | 100 | 50 | 50 | 10 | 10 | 10 | 10 | 30 | 0 | 0 | 30.0 |" in page
     assert "every tick, on one thread:" in page

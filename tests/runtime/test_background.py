@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,28 +26,28 @@ class Gate:
         assert self.opened.acquire(timeout=60)
         if self.error is not None:
             raise self.error
-        first = 0 if isinstance(cond, tuple) else float(cond[0, 0])
-        return (100.0 * len(self.asked) + first + torch.arange(HORIZON)).expand(len(cond), -1)[..., None]
+        return (100.0 * len(self.asked) + float(cond[0, 0]) + torch.arange(HORIZON)).expand(len(cond), -1)[..., None]
 
 
 def cond(tick: int) -> torch.Tensor:
     return torch.full((1, 3), float(tick))
 
 
-def finished(executor: BackgroundExecutor) -> None:
-    """Wait until the coming chunk is there."""
+def until(condition: Callable[[], bool]) -> None:
     ends = time.monotonic() + 60
-    while executor._coming is not None and not executor._coming.done():
+    while not condition():
         assert time.monotonic() < ends
         time.sleep(0.001)
+
+
+def finished(executor: BackgroundExecutor) -> None:
+    """Wait until the coming chunk is there."""
+    until(lambda: executor._coming is None or executor._coming.done())
 
 
 def asked(policy: Gate, chunks: int) -> None:
     """Wait until the thread has begun so many chunks."""
-    ends = time.monotonic() + 60
-    while len(policy.asked) < chunks:
-        assert time.monotonic() < ends
-        time.sleep(0.001)
+    until(lambda: len(policy.asked) >= chunks)
 
 
 def act(executor: BackgroundExecutor, ticks: range) -> list[float]:
@@ -147,7 +148,8 @@ def test_the_encoder_runs_in_the_thread_and_may_give_a_mask():
         finished(executor)
     assert threads[0] is not threading.current_thread()
     assert masks == ["a mask", "a mask"]
-    assert not threads[0].is_alive() or threads[0].join(60) is None
+    threads[0].join(60)
+    assert not threads[0].is_alive()
 
 
 def test_an_error_is_raised_in_the_tick_that_needs_the_chunk_and_the_next_call_asks_again():

@@ -132,9 +132,9 @@ def test_triton_that_can_t_be_imported(monkeypatch):
     monkeypatch.setattr(inductor, "find_spec", lambda name: name)
     monkeypatch.setattr("action_heads.runtime.fused.find_spec", lambda name: name)
     for method in ("inductor", "fused"):
-        method, _, reason = trained_policy(tiny_head(**WIDE)).compile(method).compiled
-        assert method == "packed"
-        assert "Triton can't be imported: No module named 'setuptools' (pip install setuptools)" in reason
+        found = trained_policy(tiny_head(**WIDE)).compile(method).compiled
+        assert found.method == "packed"
+        assert "Triton can't be imported: No module named 'setuptools' (pip install setuptools)" in found.reason
 
 
 def test_reasons(monkeypatch):

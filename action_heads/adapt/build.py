@@ -19,7 +19,7 @@ from action_heads._util.flags import FlagError, called, check_unset, option
 from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
-from action_heads.adapt.cached import cached_outputs, some_outputs
+from action_heads.adapt.cached import cached_outputs, encoding_on, some_outputs
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.adapters import Adapter
 from action_heads.data.formats import Recording, open_recording
@@ -27,6 +27,7 @@ from action_heads.data.windows import Windows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
+from action_heads.io.output_cache import Outputs
 from action_heads.observed_policy import GREY, ObservedPolicy
 
 SAMPLED = 256  # rows whose keypoints give the statistics, if the keypoints of all rows are not cached
@@ -40,8 +41,12 @@ class Built(NamedTuple):
     held_out: Windows | None
 
 
-def build(config: AdaptConfig) -> Built:
-    """Build the policy and its data.
+def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
+    """Build the policy, on the CPU, and its data.
+
+    Args:
+        config: the settings.
+        device: the device that computes what a frozen vision network gives for the images.
 
     Raises:
         FlagError: the settings do not fit the recording or the head. The message names the flags.
@@ -76,18 +81,8 @@ def build(config: AdaptConfig) -> Built:
         policy = fresh(config, recording, contract, layout, columns[trained_rows], numbers[trained_rows])
     else:
         policy = continued(config, recording, contract)
-    outputs = None
-    if config.vision.cached and policy.encoder.cameras:
-        with flag("train_encoder"):
-            outputs = cached_outputs(policy.encoder, recording, config.blind)
-    vision = policy.encoder.config.vision
-    if config.start_from is None and policy.encoder.cameras and vision.pool == "keypoints" and not vision.train:
-        rows = np.flatnonzero(trained_rows)
-        if outputs is None:
-            rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED)).astype(int)]
-            standardise_keypoints(policy, some_outputs(policy.encoder, recording, rows, config.blind))
-        else:
-            standardise_keypoints(policy, {camera: outputs[camera][rows] for camera in policy.encoder.cameras})
+    with encoding_on(device, policy.encoder):
+        outputs = encode_images(config, policy, recording, np.flatnonzero(trained_rows))
     horizon = policy.policy.head.config.horizon
     check_horizon(config, policy.policy.head)
     actions = layout.encode(columns)
@@ -98,6 +93,33 @@ def build(config: AdaptConfig) -> Built:
     windows = Windows(*seen, ~out, horizon, config.observation_steps, outputs)
     others = Windows(*seen, out, horizon, config.observation_steps, outputs) if out.any() else None
     return Built(policy, windows, others)
+
+
+def encode_images(
+    config: AdaptConfig, policy: ObservedPolicy, recording: Recording, rows: np.ndarray
+) -> dict[str, Outputs] | None:
+    """Return the cached outputs of the vision network, if they are asked for, and standardise a new policy's keypoints.
+
+    Args:
+        config: the settings.
+        policy: the policy.
+        recording: the recording.
+        rows: the rows (n,) that train.
+    """
+    encoder, outputs = policy.encoder, None
+    if not encoder.cameras:
+        return None
+    if config.vision.cached:
+        with flag("train_encoder"):
+            outputs = cached_outputs(encoder, recording, config.blind)
+    vision = encoder.config.vision
+    if config.start_from is None and vision.pool == "keypoints" and not vision.train:
+        if outputs is None:
+            rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED)).astype(int)]
+            standardise_keypoints(policy, some_outputs(encoder, recording, rows, config.blind))
+        else:
+            standardise_keypoints(policy, {camera: outputs[camera][rows] for camera in encoder.cameras})
+    return outputs
 
 
 def cameras_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:

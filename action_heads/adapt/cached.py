@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -124,7 +125,18 @@ def grey(recording: Recording, camera: str) -> Iterator[Inputs]:
 @torch.no_grad()
 def run(encoder: ObservationEncoder, waiting: list[Inputs]) -> list[Tensor]:
     """Return the output of the vision network, (w) or (w y x), for each of several images of one size."""
-    batch = torch.stack([inputs["image"] for inputs in waiting])
+    device = next(encoder.trunks.parameters()).device
+    batch = torch.stack([inputs["image"] for inputs in waiting]).to(device)
     batch = batch if batch.is_floating_point() else batch.float() / 255
     out = encoder.backbone([batch[:, None]])[0][:, 0]
-    return list(out.to(torch.float32 if out.ndim == 2 else torch.bfloat16))
+    return list(out.to("cpu", torch.float32 if out.ndim == 2 else torch.bfloat16))
+
+
+@contextmanager
+def encoding_on(device: torch.device | str, encoder: ObservationEncoder) -> Iterator[None]:
+    """Keep the vision network of an encoder on a device, and move it back to the CPU afterwards."""
+    encoder.trunks.to(device)
+    try:
+        yield
+    finally:
+        encoder.trunks.cpu()

@@ -60,7 +60,7 @@ class Trainer(Training[Sample]):
         self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder)
         checkpoint.refuse_others(self.settings(), config.folder)
         with self.accelerator.main_process_first():  # it downloads what the others then find on the disk
-            self.policy, self.windows, self.held_out = build(config)
+            self.policy, self.windows, self.held_out = build(config, self.accelerator.device)
         self.stage = Stage2(self.policy, self.windows.recording.tasks, config.noise).train()
         self.counts = self.policy.counts()
         self.policy.to(self.accelerator.device)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+AT_ONCE = 4  # images that a network takes at once on a CPU; the maps of larger batches leave the processor's cache
 
 
 class Trunk(nn.Module):
@@ -52,7 +53,9 @@ class Trunk(nn.Module):
         """Encode images (n 3 H W) in [0, 1]."""
         dtype = next(self.network.parameters()).dtype
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
-            return self.network(self.statistics(images).to(dtype))
+            if self.training or torch.is_grad_enabled() or images.device.type != "cpu":
+                return self.network(self.statistics(images).to(dtype))
+            return torch.cat([self.network(self.statistics(few).to(dtype)) for few in images.split(AT_ONCE)])
 
 
 class ImageStatistics(KeepFloat32):

@@ -12,7 +12,7 @@ from recorded import LENGTH, SIZE, hdf5, tiny
 from safetensors.torch import load_file, save_file
 from small import generator
 
-from action_heads.adapt import cached
+from action_heads.adapt import build, cached
 from action_heads.adapt.run import adapt
 from action_heads.adapt.trainer import Trainer
 from action_heads.encoders import ObservationEncoder
@@ -62,6 +62,28 @@ def test_cached_outputs_train_the_same_weights(folder, vit, pool):
     torch.testing.assert_close(
         losses["cached"], losses["frozen"], rtol=1e-3 if pool == "spatial_softmax" else 1e-6, atol=0
     )
+
+
+@pytest.mark.parametrize("how", ["cached", "frozen"])
+def test_images_are_encoded_on_the_device_that_trains(folder, vit, how, monkeypatch):
+    devices, on = [], build.encoding_on
+    monkeypatch.setattr(build, "encoding_on", lambda device, encoder: devices.append(device) or on(device, encoder))
+    trainer = Trainer(tiny(folder, encoder=vit, train_encoder=how, pool="keypoints", features=64))
+    assert devices == [trainer.accelerator.device]
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_outputs_of_the_cpu(folder, vit, cache, monkeypatch):
+    devices, run = set(), ObservationEncoder.backbone
+    monkeypatch.setattr(
+        ObservationEncoder, "backbone", lambda self, images: devices.add(images[0].device.type) or run(self, images)
+    )
+    config = tiny(folder, encoder=vit, train_encoder="cached", pool="keypoints", features=64)
+    expected = build.build(config).windows.outputs["agentview"][:]
+    shutil.rmtree(cache)
+    policy, windows, _ = build.build(config, "cuda")
+    assert devices == {"cpu", "cuda"} and policy.device.type == "cpu"
+    torch.testing.assert_close(windows.outputs["agentview"][:], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_another_run_and_another_recording_encode_nothing_again(folder, vit, encoded, cache, capsys):

@@ -13,6 +13,7 @@ from action_heads.encoders import VisionConfig
 
 transformers = pytest.importorskip("transformers")
 from action_heads.encoders.transformer import transformer_trunk  # noqa: E402
+from action_heads.encoders.trunk import AT_ONCE  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", VISION_MODELS)
@@ -33,6 +34,22 @@ def test_reads_the_tokens_of_the_model(vision_models, kind):
     if kind != "siglip":
         first, _ = transformer_trunk(VisionConfig(folder, train=False, pool="cls"), None)
         torch.testing.assert_close(first(images), tokens[:, 0])
+
+
+def test_a_cpu_sees_few_images_at_once(vision_models):
+    """Many images give what each gives alone. A network that trains sees them all, as its norms may need."""
+    trunk, _ = transformer_trunk(VisionConfig(vision_models["vit"], train=False), None)
+    images, counts = torch.rand(2 * AT_ONCE + 1, 3, 32, 32), []
+    trunk.network.register_forward_pre_hook(lambda network, inputs: counts.append(len(inputs[0])))
+    with torch.no_grad():
+        torch.testing.assert_close(trunk(images), torch.cat([trunk(image[None]) for image in images]))
+        assert counts == [AT_ONCE, AT_ONCE, 1] + [1] * len(images)
+        counts.clear()
+        trained, _ = transformer_trunk(VisionConfig(vision_models["vit"]), None)
+        trained.network.register_forward_pre_hook(lambda network, inputs: counts.append(len(inputs[0])))
+        trained(images), trained.eval()(images)
+    trained(images)
+    assert counts == [len(images), AT_ONCE, AT_ONCE, 1, len(images)]
 
 
 def test_no_first_token_no_cls(vision_models):

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ from action_heads.cli.commands import known
 
 ROOT = Path(__file__).parents[2]
 ALONE = "pack_3_fused"  # starts no command; test_pack_3_fused.py runs it
+MODES = ("decoupled", "normal", "random-frozen")
 PACKS = sorted({path.stem for path in (ROOT / "benchmarks" / "gpu").glob("pack_*.py")} - {ALONE})
 
 
@@ -39,6 +41,21 @@ def settings_of(command: list[str]):
     return parse(getattr(import_module(module), kind), command[4:], prog="a pack")
 
 
+def reproduced(command: list[str]):
+    """Return the settings of a `reproduce.py`, and write the result of its one run."""
+    from action_heads_lab.reproduce.grid import Reproduce, runs
+
+    script = Path(command[1])
+    assert script.exists()
+    settings = parse(Reproduce, command[2:], prog="a pack")
+    (run,) = runs(settings, script.parent.name)[settings.part[0] :: settings.part[1]]
+    result = {"run": asdict(run), "seconds": {"training": 10.0}, "head": {}, "episodes": [{"success": True}]}
+    settings.out.mkdir(parents=True, exist_ok=True)
+    name = f"{run.task}-{run.backbone}-{run.mode}-s{run.seed}-{run.steps}.json"
+    (settings.out / name).write_text(json.dumps(result))
+    return settings
+
+
 class Machine:
     """Stands for the machine: writes what a command would write, and keeps the commands."""
 
@@ -51,6 +68,8 @@ class Machine:
             if command[2] == "action_heads.cli":
                 self.settings.append(settings_of(command))
                 self.write(command[3], self.settings[-1])
+            elif command[1].endswith("reproduce.py"):
+                self.settings.append(reproduced(command))
             elif "pytest" in command:
                 (pack.out / f"{name}.log").write_text("FAILED tests/test_gpu.py::test_a - x\n1 failed, 136 passed")
             else:
@@ -67,6 +86,7 @@ class Machine:
             alike = {name: 1 for name in ("command", "steps", "chunks", "minutes", "machine", "held_out_loss")}
             content = {"training": alike | {"chunks_per_second": {"training": 90_000}}}
             (settings.out / "config.json").write_text(json.dumps(content))
+            (settings.out / "golden.safetensors").touch()
         if command == "evaluate-head":
             (settings.out / "evaluation.json").write_text("{}")
         if command == "adapt":
@@ -89,11 +109,10 @@ def test_every_command_is_one_that_its_settings_accept(name, toy, packs, monkeyp
     start(packs, name, monkeypatch, tmp_path / "out", *toy).main()
     assert len(machine.settings) == done, "a second pack has nothing left to do"
     if name == "pack_2_images":
-        assert {settings.mode for settings in machine.settings if hasattr(settings, "mode")} == {
-            "decoupled",
-            "normal",
-            "random-frozen",
-        }
+        assert {settings.mode for settings in machine.settings if hasattr(settings, "mode")} == {*MODES}
+    if name == "pack_5_unet" and not toy:
+        steps = [results[f"Stack {mode}"]["steps"] for mode in MODES]
+        assert min(steps) == max(steps) > 5000, "this machine is fast"
     if name == "pack_4_stage1" and not toy:
         made = [one for one in machine.settings if getattr(one, "name", None) and one.optimiser.steps > 200]
         assert [one.optimiser.steps * one.optimiser.batch_size >= 20_000_000 for one in made] == [True] * 4
@@ -150,4 +169,4 @@ def test_commands_of_the_lab_are_found_without_an_installation(packs, tmp_path, 
 def test_a_pack_runs_at_toy_size(name, packs, monkeypatch, tmp_path):
     start(packs, name, monkeypatch, tmp_path / "out", "--toy").main()
     results = json.loads((tmp_path / "out" / f"{name}.json").read_text())["results"]
-    assert len(results) >= {"pack_1_tables": 3, "pack_2_images": 4, "pack_4_stage1": 2}[name]
+    assert len(results) >= {"pack_1_tables": 3, "pack_2_images": 4, "pack_4_stage1": 2, "pack_5_unet": 4}[name]

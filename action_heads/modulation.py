@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class HeadModulation(nn.Module):
     """The head's modulation E·(R·f(t) + z) for one mechanism: E maps r dimensions to the values of all sites.
 
-    Features f(t) of a noise level lie on a curve, so r dimensions suffice. The motion code z (r) is what Stage 1
-    taught the head to be directed by: E turns it into a pose, a speed, or a moment to close the gripper. An adapter
-    may output a code, in place of or beside its own map to all modulation values. A zero code changes nothing.
+    Features f(t) of a noise level lie on a curve, so r dimensions suffice. The motion code z (r) describes
+    the motion of a chunk, and Stage 1 taught the head to follow it. An adapter may output a code, in place of or beside
+    its own map to all modulation values. A zero code changes nothing.
 
     Args:
         mechanism: the adapter class of the mechanism.

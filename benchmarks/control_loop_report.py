@@ -51,8 +51,8 @@ def answer(rows: list[dict[str, Any]]) -> str:
         cases = {case: [share.get((scheduling, case, rate), "") for rate in rates] for case in CASES}
         shown = [f"{CASES[case]} {listed(values)} %" for case, values in cases.items() if all(values)]
         words = f"{words} scheduling" if scheduling == "ordinary" else words
-        found += [f"with {words} {', '.join(shown)}"] if shown else []
-    return f"**Answer.** Deadlines that are missed at {listed(rates)} Hz: {'; '.join(found)}."
+        found += [f"- With {words}: {'; '.join(shown)}."] if shown else []
+    return f"**Answer.** Missed deadlines at {listed(rates)} Hz:\n\n" + "\n".join(found)
 
 
 def tables(rows: list[dict[str, Any]]) -> str:

@@ -92,7 +92,7 @@ def answer(rows: list[Row]) -> str:
         others = [
             f"{NAMES.get(mode, mode)} {outcome(row)}"
             + (f" with {row['trained']:,}" if row["trained"] != ours["trained"] else "")
-            + f", {against(ours, row)}"
+            + f" {against(ours, row)}"
             for mode, row in found.items()
         ]
         said.append(
@@ -105,10 +105,10 @@ def answer(rows: list[Row]) -> str:
 def against(ours: Row, other: Row) -> str:
     """Return whether the intervals of two rows are apart."""
     if ours["interval"][0] > other["interval"][1]:
-        return "which is lower, with intervals apart"
+        return "(lower; the intervals do not overlap)"
     if ours["interval"][1] < other["interval"][0]:
-        return "which is higher, with intervals apart"
-    return "which these episodes do not tell apart from decoupled"
+        return "(higher; the intervals do not overlap)"
+    return "(the intervals overlap)"
 
 
 def open_cells(rows: list[Row]) -> str:

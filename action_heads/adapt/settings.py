@@ -241,7 +241,7 @@ class Rollout:
     execute: int = 8
     sampler: str = "ddim"
     sampling_steps: Annotated[int | None, Shown("the sampler's", "INT")] = None
-    simulations: Annotated[int | None, Shown("one a core", "INT")] = None
+    simulations: Annotated[int | None, Shown("one per core", "INT")] = None
 
     def __post_init__(self):
         check_choices(self, sampler=SAMPLERS)
@@ -271,7 +271,7 @@ class AdaptConfig(Settings):
         workers: processes that read and decode batches ahead; 0 for none.
     """
 
-    data: Annotated[str, Shown("none: it is needed", "SOURCE")] = ""
+    data: Annotated[str, Shown("none; required", "SOURCE")] = ""
     out: Path = Path("runs/adapt")
     head: str = "dae/mixer-5m-fk"
     mode: str = "decoupled"

@@ -75,9 +75,8 @@ class Adapter(nn.Module):
 
     Use a subclass, such as `AdaLNZero`, and attach it with `ActionHead.attach`. The condition is read once, at the
     width w of the head (c -> w -> w), so a 2048-d embedding costs 0.6M parameters instead of one large map for each
-    block. From there the adapter acts through the motion code, a few dimensions by which Stage 1 taught the head to be
-    directed, through its own map to the modulation of every block, or through both. Both start at zero, so a fresh
-    adapter leaves the head unconditional.
+    block. From there the adapter outputs the motion code, which Stage 1 taught the head to follow, or the modulation of
+    every block, or both. Both start at zero, so a head with a fresh adapter samples unconditional chunks.
 
     Args:
         cond_dim: width c of the condition, which is a vector (b c), or tokens (b n c) that are pooled. For several

@@ -40,7 +40,7 @@ def recorded_trajectories() -> Trajectories:
 
 
 def recorded_chunks(split: str = "train", horizon: int = 16, sources: tuple[str, ...] | None = None) -> Windows:
-    """Windows of the recordings: split "train", "held_out" or "all"; `sources` keeps only some of the three."""
+    """Return windows of the bundled recordings for a split, "train", "held_out" or "all", from all or some sources."""
     recordings = recorded_trajectories()
     episodes = chosen(recordings, split, horizon)
     if sources is not None:

@@ -54,7 +54,7 @@ def synthetic_chunks(
     arm: Arm = PANDA,
     shape: Shape | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Random chunks: joints (b, h, j) rad within the arm's limits, gripper (b, h) -1 open or +1 closed.
+    """Draw random chunks: joints (b, h, j) in rad within the arm's limits, and grippers (b, h), -1 open or +1 closed.
 
     The first half of the batch moves about the arm's home posture, the second anywhere within the limits. A `shape`
     gives the postures and the speed of all instead. Nothing keeps the arm out of itself or the table. The same
@@ -145,10 +145,10 @@ def _log_uniform(bounds: tuple[float, float], uniform: Tensor) -> Tensor:
 
 
 def pose_actions(joints: Tensor, gripper: Tensor, frame: str | None = None, arm: Arm = PANDA) -> Tensor:
-    """Joints (..., h, j) rad, gripper (..., h) -> absolute actions (..., h, 10), the layout of `spaces.EE_ABSOLUTE`.
+    """Return absolute actions (..., h, 10), as in `EE_ABSOLUTE`, for joints (..., h, j) in rad and grippers (..., h).
 
-    Of the arm's own frame unless another is named.
-    Position 3 (m, base frame), rotation 6 (first two rows of the matrix), gripper 1 (-1 open, +1 closed).
+    An action is a position 3 (m, base frame), a rotation 6 (first two rows of the matrix) and a gripper 1 (-1 open, +1
+    closed). Poses are those of `frame`, by default the arm's own.
     """
     if gripper.shape != joints.shape[:-1]:
         raise ValueError(

@@ -1,6 +1,6 @@
 """Find the end of an arm: a link that the user names, or else the only end that is not a finger.
 
-Fingers and jaws are told by their names, by coming in pairs and by being coupled. What only looks like one is not
+Fingers and jaws are recognised by their names, as pairs, and by coupled joints. What only looks like one is not
 decided here: the error says which tip takes it for a joint of the arm, and which for a jaw.
 """
 

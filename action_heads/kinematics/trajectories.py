@@ -68,7 +68,7 @@ class Trajectories:
 
 
 def held_out(corpora: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Corpora, names (E,) -> bool (E,): the episodes whose hash lies in the lowest twentieth of all hashes.
+    """Return which episodes (E,) are held out: those whose hash lies in the lowest twentieth of all hashes.
 
     Where that would hold out none of a corpus, the one episode of it with the smallest hash is.
     """
@@ -82,7 +82,7 @@ def held_out(corpora: Sequence[str], names: Sequence[str]) -> np.ndarray:
 
 
 def chosen(trajectories: Trajectories, split: str, steps: int = 1) -> np.ndarray:
-    """Bool (E,): the episodes of a split, "train", "held_out" or "all". Those shorter than `steps` are in none.
+    """Return which episodes (E,) are in a split, "train", "held_out" or "all". Those shorter than `steps` are in none.
 
     The split is by episode, so that no window of a held-out episode is ever trained on. An episode is held out by the
     hash of its corpus and name alone, on every machine, whatever else was recorded: about 1 in 20.
@@ -103,7 +103,7 @@ def chosen(trajectories: Trajectories, split: str, steps: int = 1) -> np.ndarray
 
 
 def held_out_hash(trajectories: Trajectories, steps: int = 1) -> str:
-    """16 hex digits for the names that are held out, for a head's record: another split has others."""
+    """Return 16 hex digits that identify the held-out episodes, for a head's record."""
     out = np.flatnonzero(chosen(trajectories, "held_out", steps))
     names = sorted(f"{trajectories.corpora[i]}/{trajectories.names[i]}" for i in out)
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
@@ -139,18 +139,18 @@ class Windows:
         return int(self._end[-1])
 
     def starts(self, index: Tensor) -> Tensor:
-        """Numbers of windows (n,) -> the first step of each (n,)."""
+        """Return the first step (n,) of each window (n,)."""
         return index + self._shift[torch.searchsorted(self._end, index, right=True)]
 
     def gather(self, index: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Numbers of windows (n,) -> joints (n s j) and poses (n s 9), as the table has them, and gripper (n s)."""
+        """Return joints (n s j) and poses (n s 9), as the table has them, and grippers (n s) of windows (n,)."""
         steps = self.starts(index)[:, None] + torch.arange(self.steps)
         table = self.trajectories
         joints = None if table.joints is None else table.joints[steps]
         return joints, None if table.poses is None else table.poses[steps], table.gripper[steps]
 
     def __getitem__(self, index: Tensor) -> Motion:
-        """Windows by number (n,)."""
+        """Return the motion of windows (n,)."""
         joints, poses, gripper = self.gather(index)
         if poses is not None:
             return Motion(torch.cat((poses, gripper[..., None]), dim=-1), joints)
@@ -159,7 +159,7 @@ class Windows:
         return Motion(pose_actions(joints, gripper, arm=self.trajectories.arm), joints)
 
     def __call__(self, n: int, generator: torch.Generator | None = None) -> Motion:
-        """`n` windows drawn with replacement; the same generator state gives the same windows."""
+        """Draw `n` windows with replacement. The same generator state gives the same windows."""
         return self[torch.randint(len(self), (n,), generator=generator)]
 
     def __repr__(self) -> str:

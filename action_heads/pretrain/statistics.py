@@ -27,7 +27,7 @@ class StatisticsConfig:
         credit: owner and licence of the recording, which the file states.
     """
 
-    data: Annotated[str, Shown("none: it is needed", "SOURCE")] = ""
+    data: Annotated[str, Shown("none; required", "SOURCE")] = ""
     out: Path = Path("statistics.json")
     credit: str = ""
 

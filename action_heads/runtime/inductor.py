@@ -1,4 +1,4 @@
-"""A head whose network is compiled by torch.compile (inductor), one program a shape.
+"""A head whose network is compiled by torch.compile (inductor), one program per shape.
 
 Axes: b batch, h horizon, a action, P modulation values of all sites.
 """

@@ -26,7 +26,6 @@ from action_heads.io import files
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = (ROOT, ROOT / "lab", ROOT / "lerobot_policy_dae", ROOT / "benchmarks")
 EARLIER = Path(__file__).parent / "results"  # results of earlier packs, which are not computed again
-Results = list[subprocess.CompletedProcess]
 
 
 class Pack:

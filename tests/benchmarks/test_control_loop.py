@@ -151,9 +151,9 @@ def test_the_page_has_the_answer_and_a_table_for_each_way_to_act(control_loop, m
     start(control_loop, monkeypatch, "--seconds", "2", "--rates", "20", "--execute", "1", "--cases", "native")
     assert "real-time is left out: no permission" in capsys.readouterr().out
     page = (control_loop.RESULTS / "control-loop.md").read_text()
-    assert "at 20 and 50 Hz: with ordinary scheduling eager 50 and 50 %, `native` 50 and 50 %, " in page
-    assert "%, `native` in a second thread 50 and 50 %, `serve` 50 and 50 %" in page
-    assert "; with a core of its own eager 50 and 50 %" in page
+    assert "at 20 and 50 Hz:\n\n- With ordinary scheduling: eager 50 and 50 %; `native` 50 and 50 %; " in page
+    assert "%; `native` in a second thread 50 and 50 %; `serve` 50 and 50 %.\n" in page
+    assert "\n- With a core of its own: eager 50 and 50 %;" in page
     assert "| 50 | a core of its own | `serve` | 100 | 50 | 50 | 10 | 10 | 10 | 10 | 30 | 0 | 0 | 30.0 |" in page
     assert "every tick, on one thread:" in page
     assert page.count("| 20 | ordinary | `native` | 40 | 20 |") == 2

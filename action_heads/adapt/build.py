@@ -255,39 +255,40 @@ def check_images(config: AdaptConfig, contract: Contract, encoder: ObservationEn
 
 
 def standardise(adapter: Adapter, encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> None:
-    """Set the statistics by which a new adapter standardises the condition; those of a VLM's tokens come later."""
-    mean, std = spread(encoder, numbers, contract)
-    if encoder.vlm is None:
-        return adapter.standard.set(mean, std)  # type: ignore[operator]
-    steps, features = encoder.config.observation_steps, len(encoder.cameras) * encoder.features
-    state = [x[: steps * (features + numbers.shape[1])].unflatten(0, (steps, -1))[:, features:] for x in (mean, std)]
-    if "state" in adapter.standard:  # type: ignore[operator]
-        adapter.standard["state"].set(*(x.flatten() for x in state))  # type: ignore[index]
-    if encoder.text is not None:
-        adapter.standard["text"].set(mean[-encoder.text.dim :], std[-encoder.text.dim :])  # type: ignore[index]
-
-
-def spread(encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (c) by which the adapter standardises the condition.
+    """Set the statistics by which a new adapter standardises the condition; those of a VLM's tokens come later.
 
     States are in metres and radians, and text vectors are large, so both are brought to one scale. Image features pass
     unchanged. `floored` bounds the deviation of each from below, in its own unit.
     """
-    features = len(encoder.cameras) * encoder.features
-    mean, std = torch.zeros(features + numbers.shape[1]), torch.ones(features + numbers.shape[1])
-    if numbers.numel() and (contract.sizes or not contract.blind):  # otherwise there is no state, or zeros
-        middle = numbers.double().mean(0)
-        mean[features:] = middle
-        std[features:] = floored(numbers.double().std(0, correction=0), middle)
-    means, stds = [mean] * encoder.config.observation_steps, [std] * encoder.config.observation_steps
+    steps, state, text = encoder.config.observation_steps, state_statistics(numbers, contract), text_statistics(encoder)
+    if encoder.vlm is None:
+        features = len(encoder.cameras) * encoder.features
+        unchanged = torch.zeros(features), torch.ones(features)
+        parts = zip(unchanged, state, text, strict=True)
+        return adapter.standard.set(*(torch.cat([*steps * (u, s), t]) for u, s, t in parts))  # type: ignore[operator]
+    if "state" in adapter.standard:  # type: ignore[operator]
+        adapter.standard["state"].set(*(s.repeat(steps) for s in state))  # type: ignore[index]
     if encoder.text is not None:
-        vectors = torch.stack(list(encoder.text.known.values())).float()
-        mean, std = vectors.mean(0), vectors.std(0, correction=0)
-        std = floored(std, mean, ANY_UNIT)
-        if encoder.config.text and encoder.config.text.features:  # a trained map normalises its own output
-            mean, std = torch.zeros(encoder.text.dim), torch.ones(encoder.text.dim)
-        means, stds = [*means, mean], [*stds, std]
-    return torch.cat(means), torch.cat(stds)
+        adapter.standard["text"].set(*text)  # type: ignore[index]
+
+
+def state_statistics(numbers: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
+    """Return mean and divisors (d) of the states (N d); 0 and 1 without any, or if a blind policy gets zeros."""
+    if not numbers.numel() or (contract.blind and not contract.sizes):
+        return torch.zeros(numbers.shape[1]), torch.ones(numbers.shape[1])
+    mean = numbers.double().mean(0)
+    return mean.float(), floored(numbers.double().std(0, correction=0), mean).float()
+
+
+def text_statistics(encoder: ObservationEncoder) -> tuple[Tensor, Tensor]:
+    """Return mean and divisors (w) of the tasks' vectors; 0 and 1 for a trained map, which scales its own output."""
+    text, config = encoder.text, encoder.config.text
+    if text is None or (config and config.features):
+        width = text.dim if text else 0
+        return torch.zeros(width), torch.ones(width)
+    vectors = torch.stack(list(text.known.values())).float()
+    mean = vectors.mean(0)
+    return mean, floored(vectors.std(0, correction=0), mean, ANY_UNIT)
 
 
 def standardise_keypoints(policy: ObservedPolicy, keypoints: Mapping[str, Tensor]) -> None:

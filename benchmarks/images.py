@@ -69,18 +69,23 @@ def modes(task: str, demos: int, *, blind: bool = False) -> list[Cell]:
     return [*(Cell(task, mode, demos) for mode in frozen), Cell(task, demos=demos, **NORMAL)]
 
 
-def sizes(task: str) -> list[Cell]:
-    """Return the cells with smaller and larger adapters on a frozen head."""
-    frozen = ("decoupled", "random-frozen")
-    smaller = [Cell(task, mode, hidden=24) for mode in frozen]
-    return smaller + [Cell(task, mode, through="both", hidden=256, lr=2.5e-3) for mode in frozen]
+def smaller(task: str, demos: int) -> list[Cell]:
+    """Return the cells with an adapter of 21 thousand parameters on a frozen head."""
+    return [Cell(task, mode, demos, hidden=24) for mode in ("decoupled", "random-frozen")]
+
+
+def larger(task: str, demos: int) -> list[Cell]:
+    """Return the cells with an adapter of 1.9 million parameters on a frozen head."""
+    return [Cell(task, mode, demos, "both", 256, 2.5e-3) for mode in ("decoupled", "random-frozen")]
 
 
 CELLS = [
     *modes("Lift", 25, blind=True),
     *modes("Lift", 10),
     *modes("Lift", 100),
-    *sizes("Lift"),
+    *smaller("Lift", 25),
+    *larger("Lift", 25),
+    *larger("Stack", 50),
     *(cell for task in ("PickPlaceCan", "Stack") for cell in [*modes(task, 50, blind=True), *modes(task, 25)]),
 ]
 

@@ -181,7 +181,7 @@ def demonstrations(observe: str, data: Path, encoders: Path) -> Demonstrations:
     said = [recording.tasks[row["task"]] for row in rows]
     features = []
     for camera in observer.cameras:
-        episodes = (recording.pictures(camera, i, np.arange(n)) for i, n in enumerate(recording.lengths))
+        episodes = (recording.images_of(camera, i, np.arange(n)) for i, n in enumerate(recording.lengths))
         features.append(torch.cat([observer.see(images) for images in episodes]))
     cond, neutral = (observer.condition(words, windows.state, features) for words in (said, [NEUTRAL] * len(rows)))
     actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))

@@ -23,7 +23,7 @@ from action_heads.adapt.cached import cached_outputs, encoding_on, some_outputs
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.adapters import Adapter
 from action_heads.data.formats import Recording, open_recording
-from action_heads.data.windows import Windows, held_out
+from action_heads.data.windows import ObservedWindows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
 from action_heads.head import ActionHead
@@ -37,8 +37,8 @@ class Built(NamedTuple):
     """A policy before its training, the windows it trains on, and the held-out windows if there are any."""
 
     policy: ObservedPolicy
-    windows: Windows
-    held_out: Windows | None
+    windows: ObservedWindows
+    held_out: ObservedWindows | None
 
 
 def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
@@ -90,8 +90,8 @@ def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
         x0 = policy.policy.normalizer.normalize(actions[trained_rows][:, None])
         check_units(x0, policy.policy.head.config.objective.clip, layout.space())
     seen = (recording, actions, numbers, cameras)
-    windows = Windows(*seen, ~out, horizon, config.observation_steps, outputs)
-    others = Windows(*seen, out, horizon, config.observation_steps, outputs) if out.any() else None
+    windows = ObservedWindows(*seen, ~out, horizon, config.observation_steps, outputs)
+    others = ObservedWindows(*seen, out, horizon, config.observation_steps, outputs) if out.any() else None
     return Built(policy, windows, others)
 
 
@@ -137,7 +137,7 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
         return ()
     with flag("state"):
         recording.check_columns(config.state)
-    own = config.state or recording.own_state(seen=config.vision.encoder != "none")
+    own = config.state or recording.default_state(with_images=config.vision.encoder != "none")
     if not own:
         there = ", ".join(f"{name} ({width})" for name, width in recording.widths.items())
         warnings.warn(

@@ -111,7 +111,7 @@ def images(recording: Recording, camera: str) -> Iterator[Inputs]:
 def read(recording: Recording, camera: str, places: Iterable[tuple[int, np.ndarray]]) -> Iterator[Inputs]:
     """Yield the images (3 H W), uint8, of places: an episode and its time steps, which are read at once."""
     for episode, steps in places:
-        for image in recording.pictures(camera, episode, steps):
+        for image in recording.images_of(camera, episode, steps):
             yield {"image": torch.from_numpy(image).permute(2, 0, 1)}
 
 

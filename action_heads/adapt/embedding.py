@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from action_heads._util.extras import require
 from action_heads._util.machine import cache_home
 from action_heads.adapt.settings import AdaptConfig, flag
-from action_heads.data.windows import Sample, Windows, deaf
+from action_heads.data.windows import ObservedWindows, Sample, start_worker
 from action_heads.io.output_cache import collect, shards
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.training.streams import generator
@@ -37,7 +37,7 @@ def cache_folder(config: AdaptConfig) -> Path:
 class Present(Dataset):
     """The current observations of every window that this process embeds."""
 
-    def __init__(self, windows: Windows, rank: int, processes: int):
+    def __init__(self, windows: ObservedWindows, rank: int, processes: int):
         self.windows, self.indices = windows, range(rank, len(windows), processes)
 
     def __len__(self) -> int:
@@ -98,7 +98,7 @@ class Embedder:
         )
         return size
 
-    def embed(self, windows: Windows, accelerator: Any) -> Embeddings:
+    def embed(self, windows: ObservedWindows, accelerator: Any) -> Embeddings:
         """Return the tokens of all windows. Each process embeds its share."""
         rank, processes = accelerator.process_index, accelerator.num_processes
         share = Present(windows, rank, processes)
@@ -107,7 +107,7 @@ class Embedder:
             share,
             batch_size=None,
             num_workers=self.config.workers,
-            worker_init_fn=deaf,
+            worker_init_fn=start_worker,
             generator=torch.Generator(),
         )
         found = collect(
@@ -128,7 +128,7 @@ class Embedder:
 
 @torch.no_grad()
 def tokens_of(policy: ObservedPolicy, samples: list[Sample], tasks: tuple[str, ...]) -> list[Tensor]:
-    """Return the tokens (n c) of samples of `Windows.present`, which run together."""
+    """Return the tokens (n c) of samples of `ObservedWindows.present`, which run together."""
     assert policy.encoder.vlm is not None
     cameras = policy.encoder.vlm.cameras
     images = {name: torch.stack([sample["images"][name] for sample in samples]) for name in cameras}
@@ -136,12 +136,12 @@ def tokens_of(policy: ObservedPolicy, samples: list[Sample], tasks: tuple[str, .
         return valid_tokens(*policy.embed(images, [tasks[sample["task"]] for sample in samples]))
 
 
-def drawn(windows: Windows, seed: int, most: int = STATISTICS) -> list[int]:
+def drawn(windows: ObservedWindows, seed: int, most: int = STATISTICS) -> list[int]:
     """Return the indices of up to `most` windows, drawn by the seed."""
     return torch.randperm(len(windows), generator=generator("held-out batch", seed))[:most].tolist()
 
 
-def standardise_tokens(policy: ObservedPolicy, windows: Windows, config: AdaptConfig) -> None:
+def standardise_tokens(policy: ObservedPolicy, windows: ObservedWindows, config: AdaptConfig) -> None:
     """Fit the adapter's statistics of tokens to a part of the windows, since hidden states are not normalised.
 
     Images are those of evaluation, without augmentation.

@@ -22,7 +22,7 @@ from action_heads._util.flags import (
 from action_heads._util.flat import Settings
 from action_heads.actions.layouts import UNDECLARED, ActionLayout
 from action_heads.adapters.config import AdapterConfig
-from action_heads.data.spec import Spec
+from action_heads.data.spec import OBSERVED, Spec
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig, VLMConfig
@@ -34,7 +34,6 @@ from action_heads.training.optimiser import OptimiserConfig
 __all__ = ["AdaptConfig", "FlagError", "flag"]
 
 RESNET = "resnet18"
-KINDS = ("lerobot", "robomimic")  # recordings with observations
 ADAPTER = {"mechanism": "adapter", "hidden_dim": "hidden", "cond_dim": None, "pool": None, "per_step": None}  # as flags
 AS_FLAGS = {"model": "vlm"} | {
     name: f"vlm_{name}"
@@ -357,8 +356,8 @@ class AdaptConfig(Settings):
             if not self.data:
                 raise ValueError("no recording is given. Name one: lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5")
             spec = Spec.parse(self.data)
-            if spec.kind not in KINDS:
-                raise ValueError(f"{self.data!r} has no observations. Stage 2 reads {':... and '.join(KINDS)}:...")
+            if spec.kind not in OBSERVED:
+                raise ValueError(f"{self.data!r} has no observations. Stage 2 reads {':... and '.join(OBSERVED)}:...")
             if spec.weight != 1 or spec.options.keys() - {*OPTIONS}:
                 known = ", ".join(f"?{name}=" for name in OPTIONS)
                 raise ValueError(f"{self.data!r} has a weight or options of Stage 1. Stage 2 takes {known}")

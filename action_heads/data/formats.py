@@ -6,10 +6,9 @@ from action_heads.data.lerobot import LeRobot
 from action_heads.data.npz import Npz
 from action_heads.data.recording import Recording
 from action_heads.data.robomimic import Robomimic
-from action_heads.data.spec import Spec
+from action_heads.data.spec import OBSERVED, Spec
 
 READERS: dict[str, type[Recording]] = {"npz": Npz, "lerobot": LeRobot, "robomimic": Robomimic}
-OBSERVED = ("lerobot", "robomimic")  # formats with observations
 
 __all__ = ["READERS", "Recording", "open_recording"]
 

@@ -123,8 +123,8 @@ class LeRobot(Recording):
         names = self.info.features[name].names
         return None if names is None else list(names)
 
-    def own_state(self, seen: bool) -> tuple[str, ...]:
-        if seen and (self.files.root / "meta/recording.json").exists() and set(OWN) <= self.widths.keys():
+    def default_state(self, with_images: bool) -> tuple[str, ...]:
+        if with_images and (self.files.root / "meta/recording.json").exists() and set(OWN) <= self.widths.keys():
             return OWN
         found = tuple(name for name in STATES if name in self.widths)
         return found or tuple(name for name in OPENPI if name in self.widths)
@@ -134,6 +134,6 @@ class LeRobot(Recording):
         super().check_cameras(names)
         self.images.check(names or list(self.cameras))
 
-    def pictures(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
+    def images_of(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
         once, back = np.unique(steps, return_inverse=True)
         return self.images.read(camera, self.names[episode], once)[back]

@@ -12,7 +12,7 @@ MOVES = 0.02  # share of the way from open to closed; sensor noise is smaller
 NORMALISED = 100.0
 
 
-class Told:
+class RangeNotices:
     """The range of the gripper and of the joints over all episodes of a recording."""
 
     def __init__(self, schema: Schema, normalises: bool, source: str):

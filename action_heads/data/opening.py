@@ -9,7 +9,7 @@ from action_heads.data.cache import Table, cached
 from action_heads.data.checks import check
 from action_heads.data.convert import resample, to_steps
 from action_heads.data.formats import READERS
-from action_heads.data.notices import Told
+from action_heads.data.notices import RangeNotices
 from action_heads.data.schema import Schema
 from action_heads.data.spec import RATE_HZ, Spec
 from action_heads.kinematics import PANDA, Arm, Trajectories, Windows, recorded_trajectories
@@ -98,7 +98,7 @@ def read(spec: Spec) -> Trajectories:
 
     def build(table: Table) -> None:
         skipped, count = [], 0
-        told = Told(schema, recording.normalises and bool(schema.joints), str(spec))
+        notices = RangeNotices(schema, recording.normalises and bool(schema.joints), str(spec))
         for shard in recording.shards():
             for raw in shard:
                 count += 1
@@ -110,12 +110,12 @@ def read(spec: Spec) -> Trajectories:
                     skipped.append(str(error))
                     continue
                 converted = to_steps(raw, schema, arm, base)
-                told.add(raw, converted)
+                notices.add(raw, converted)
                 steps = resample(converted, recorded, rate)
                 table.append(raw.corpus, raw.name, steps)
         if len(skipped) > MOST_SKIPPED * count:
             raise BadData(f"{spec}: {len(skipped)} of {count} episodes are bad, the first: {skipped[0]}")
-        notes = told.warnings()
+        notes = notices.warnings()
         if skipped:
             notes = [f"{spec}: left out {len(skipped)} of {count} episodes. The first: {skipped[0]}", *notes]
         table.warning = "\n".join(notes)

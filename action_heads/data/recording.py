@@ -94,11 +94,11 @@ class Recording(ABC):
 
     # ── observations, which Stage 2 reads ────────────────────────────────────────────────────────────────────────
 
-    def pictures(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
+    def images_of(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
         """Read the images (s, H, W, 3) uint8 of sorted time steps (s,) of an episode."""
         raise NotImplementedError
 
-    def own_state(self, seen: bool) -> tuple[str, ...]:
+    def default_state(self, with_images: bool) -> tuple[str, ...]:
         """Return the columns of a policy's default state. If the policy sees images, only those of the robot."""
         raise NotImplementedError
 

@@ -170,11 +170,11 @@ class Robomimic(Recording):
                 )
         return hdf5.steps(found)
 
-    def own_state(self, seen: bool) -> tuple[str, ...]:
+    def default_state(self, with_images: bool) -> tuple[str, ...]:
         arm = next((own for own in STATES if {*own} & self.widths.keys()), ())
-        return tuple(name for name in (arm if seen else (*arm, OBJECTS)) if name in self.widths)
+        return tuple(name for name in (arm if with_images else (*arm, OBJECTS)) if name in self.widths)
 
-    def pictures(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
+    def images_of(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
         first, last = int(steps.min()), int(steps.max())
         demo, key = self.names[episode], self.keys[camera]
         with reading(f"{self.source}, {demo}, {key}", hdf5.REMEDY):

@@ -19,6 +19,7 @@ _RECORDED = {
     "short": "error, or skip to leave out episodes shorter than a window",
     "bad": "error, or skip to leave out episodes with impossible rows",
 }
+OBSERVED = ("lerobot", "robomimic")  # formats with observations
 OPTIONS = {
     "synthetic": {"tip": _RECORDED["tip"], "rate": "rate in Hz"},
     "recorded": {},

@@ -20,11 +20,11 @@ from action_heads.io.output_cache import Outputs
 from action_heads.training.streams import generator
 from action_heads.vlm.cache import Embeddings, padded
 
-Sample = dict[str, Any]  # see `Windows.__getitem__`
+Sample = dict[str, Any]  # see `ObservedWindows.__getitem__`
 
 
-class Windows(Dataset):
-    """A dataset of windows, one for every row of the chosen episodes.
+class ObservedWindows(Dataset):
+    """A dataset of windows with their observations, one for every row of the chosen episodes.
 
     Before the start of an episode its first observation is repeated. After its end its last action is repeated, and
     `is_pad` is true. No window reaches into another episode.
@@ -100,7 +100,7 @@ class Windows(Dataset):
 
     def _images(self, episode: int, steps: np.ndarray) -> dict[str, Tensor]:
         return {
-            camera: torch.from_numpy(self.recording.pictures(camera, episode, steps)).permute(0, 3, 1, 2)
+            camera: torch.from_numpy(self.recording.images_of(camera, episode, steps)).permute(0, 3, 1, 2)
             for camera in self.cameras
         }
 
@@ -108,7 +108,7 @@ class Windows(Dataset):
 class Steps:
     """The rows of each training step in a range. They depend only on the step, the seed and the process."""
 
-    def __init__(self, windows: Windows, share: int, seed: int, rank: int, steps: range):
+    def __init__(self, windows: ObservedWindows, share: int, seed: int, rank: int, steps: range):
         self.windows, self.share, self.seed, self.rank, self.steps = windows, share, seed, rank, steps
 
     def __len__(self) -> int:
@@ -120,14 +120,14 @@ class Steps:
             yield torch.randint(len(self.windows), (self.share,), generator=drawn).tolist()
 
 
-def batches(windows: Windows, rows: Any, workers: int, pin: bool = False) -> Generator[Sample]:
+def batches(windows: ObservedWindows, rows: Any, workers: int, pin: bool = False) -> Generator[Sample]:
     """Yield the requested rows as stacked samples, which `workers` processes read and decode in advance."""
     loader = DataLoader(
         windows,
         batch_sampler=rows,
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=deaf,
+        worker_init_fn=start_worker,
         collate_fn=stacked,
         generator=torch.Generator(),  # Its own generator, since the loader would draw from torch's.
     )
@@ -143,8 +143,11 @@ def stacked(samples: list[Sample]) -> Sample:
     return batch
 
 
-def deaf(worker: int) -> None:
-    """Ignore Ctrl-C and SIGTERM in a worker. A terminal sends Ctrl-C to all processes, but the trainer handles it."""
+def start_worker(worker: int) -> None:
+    """Use one thread in a worker, and ignore Ctrl-C and SIGTERM.
+
+    A terminal sends Ctrl-C to all processes, but the trainer handles it.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)

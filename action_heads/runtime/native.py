@@ -205,8 +205,8 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise OSError("there is no C++ compiler (apt-get install g++)")
     # The compiled file depends on these. The processor is one of them, since machines may share a home folder.
-    told = (SOURCE.read_bytes(), *FLAGS, compiler, _processor())
-    key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    inputs = (SOURCE.read_bytes(), *FLAGS, compiler, _processor())
+    key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
     def build(path: Path) -> None:
         made = path.with_suffix(".o")
@@ -246,10 +246,10 @@ def _processor() -> str:
     """Return model and instruction sets of this processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    told = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    facts = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
     if sys.platform == "darwin":
-        told = {subprocess.run(("sysctl", "-n", "machdep.cpu.brand_string"), capture_output=True, text=True).stdout}
-    return platform.machine() + "".join(sorted(told))
+        facts = {subprocess.run(("sysctl", "-n", "machdep.cpu.brand_string"), capture_output=True, text=True).stdout}
+    return platform.machine() + "".join(sorted(facts))
 
 
 def _run(*command: object) -> None:

@@ -211,14 +211,6 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
-def answer(
-    policy: Policy, data: bytes | str, largest: int = EVALUATIONS, streams: Streams | None = None
-) -> dict[str, Any]:
-    """Return the answer to a request: a chunk, or an error. No bad request raises, so none ends the server."""
-    request = read(policy, data, largest, streams)
-    return request if "error" in request or "kept" in request else compute(policy, request)
-
-
 def read(
     policy: Policy, data: bytes | str, largest: int = EVALUATIONS, streams: Streams | None = None
 ) -> dict[str, Any]:
@@ -319,10 +311,10 @@ def check(policy: Policy, request: dict[str, Any], largest: int, values: bool = 
 
 def evaluations(request: dict[str, Any]) -> int:
     """Return the rows of a request's batch times the evaluations of the network for each."""
-    return len(parts(request["cond"])[0]) * told(Sampling, request).evaluations
+    return len(parts(request["cond"])[0]) * options_of(Sampling, request).evaluations
 
 
-def told(kind: type[T], request: dict[str, Any]) -> T:
+def options_of(kind: type[T], request: dict[str, Any]) -> T:
     """Return a `Sampling` or a `Continue` with the fields that a request has."""
     return kind(**{field.name: request[field.name] for field in fields(kind) if field.name in request})
 
@@ -333,7 +325,7 @@ def compute(policy: Policy, request: dict[str, Any]) -> dict[str, Any]:
     try:
         there = {name: move(value, policy.head.device) for name, value in request.items()}
         generator = None if seed is None else torch.Generator().manual_seed(seed)
-        sampling, continued = told(Sampling, there), told(Continue, there)
+        sampling, continued = options_of(Sampling, there), options_of(Continue, there)
         chunk = policy.act(there["cond"], sampling, continued, there.get("mask"), generator).cpu()
     except Exception as error:
         return refusal(error, number)

@@ -253,9 +253,9 @@ class DAEPolicy(PreTrainedPolicy):
 
     def _slow_tokens(self, slow: SlowEncoder, observed: dict[str, Any]) -> Tokens:
         """Return the newest tokens that are ready. Those of other words are never used."""
-        if observed[TASK] != self._told:
+        if observed[TASK] != self._embedded_task:
             slow.reset()
-        self._told = observed[TASK]
+        self._embedded_task = observed[TASK]
         return slow(observed)
 
     def _embed(self, observed: dict[str, Any]) -> Tokens:
@@ -280,7 +280,7 @@ class DAEPolicy(PreTrainedPolicy):
         """Forget observations and chunks. Call it when a new episode begins."""
         self.observations = Observations(self.config)
         self.executor.reset()
-        self._told: Any = None  # the task that the VLM embeds
+        self._embedded_task: Any = None  # the task that the VLM embeds
         if self.slow is not None:
             self.slow.close()
         self._last: Tensor | None = None  # the last chunk (b h d) of `predict_action_chunk`

@@ -1,4 +1,4 @@
-"""Windows stay in their episode and images belong to their rows, for every format of recordings."""
+"""ObservedWindows stay in their episode and images belong to their rows, for every format of recordings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recorded import LENGTH, SIZE, episode, hdf5, tiny
 from action_heads.adapt.build import build
 from action_heads.data import Spec
 from action_heads.data.formats import open_recording
-from action_heads.data.windows import Steps, Windows, batches, held_out
+from action_heads.data.windows import ObservedWindows, Steps, batches, held_out
 
 needs_lerobot = pytest.mark.skipif(
     find_spec("lerobot") is None or find_spec("lerobot.policies") is None, reason="needs the lerobot extra"
@@ -24,11 +24,11 @@ def opened(path, kind="robomimic"):
     return open_recording(Spec.parse(f"{kind}:{path}"))
 
 
-def windows(recording, cameras=("agentview",), horizon=5, steps=3) -> Windows:
+def windows(recording, cameras=("agentview",), horizon=5, steps=3) -> ObservedWindows:
     actions = torch.from_numpy(recording.column(recording.default_action))
     state = torch.from_numpy(recording.numbers([name for name in recording.widths if "position" in name]))
     episodes = np.ones(len(recording.lengths), dtype=bool)
-    return Windows(recording, actions, state, cameras, episodes, horizon, steps)
+    return ObservedWindows(recording, actions, state, cameras, episodes, horizon, steps)
 
 
 def test_hdf5_is_what_was_written(tmp_path):
@@ -38,8 +38,8 @@ def test_hdf5_is_what_was_written(tmp_path):
     assert recording.widths == {"position": 3, "fingers": 1, "actions": 10}
     assert np.array_equal(recording.numbers(["position[0:2]", "fingers"])[:, 2], recording.column("fingers")[:, 0])
     steps = np.array([0, 0, 4])
-    assert np.array_equal(recording.pictures("wrist", 2, steps), episode(2)["wrist_rgb"][steps])
-    assert pickle.loads(pickle.dumps(recording)).pictures("agentview", 0, steps).shape == (3, SIZE, SIZE, 3)
+    assert np.array_equal(recording.images_of("wrist", 2, steps), episode(2)["wrist_rgb"][steps])
+    assert pickle.loads(pickle.dumps(recording)).images_of("agentview", 0, steps).shape == (3, SIZE, SIZE, 3)
 
 
 def test_windows_stay_within_their_episode(tmp_path):
@@ -108,7 +108,7 @@ def test_lerobot_is_what_lerobot_reads(tmp_path, videos):
     theirs = LeRobotDataset("local/d", root=tmp_path / "d")
     assert recording.cameras == {"top": (size, size)}
     assert recording.tasks == ("go 0", "go 1")
-    assert recording.own_state(seen=True) == ("observation.state",)
+    assert recording.default_state(with_images=True) == ("observation.state",)
     assert recording.column_names("observation.state") == ["x", "y", "z"]
     assert np.array_equal(recording.column("action"), np.concatenate([episode(i)["actions"] for i in range(2)]))
     row = LENGTH + 2

@@ -126,7 +126,7 @@ def test_images_are_those_of_their_rows_wherever_these_stand(tmp_path):
     pq.write_table(table.take(np.random.default_rng(0).permutation(12)), path)
     recording = opened(tmp_path / "d")
     for episode in range(2):
-        seen = recording.pictures("top", episode, np.arange(6))
+        seen = recording.images_of("top", episode, np.arange(6))
         assert seen[:, 0, 0, 0].tolist() == [20 * episode + t for t in range(6)]
 
 
@@ -171,11 +171,11 @@ def test_the_tolerance_of_videos_is_lerobot_s(tmp_path, monkeypatch):
 
     monkeypatch.setattr(video_utils, "decode_video_frames", decode)
     folder = video(tmp_path / "d")
-    assert opened(folder).pictures("top", 0, np.array([0, 1])).shape == (2, 64, 64, 3)
-    assert opened(folder, "?tolerance_s=0.004").pictures("top", 1, np.array([0])).shape == (1, 64, 64, 3)
+    assert opened(folder).images_of("top", 0, np.array([0, 1])).shape == (2, 64, 64, 3)
+    assert opened(folder, "?tolerance_s=0.004").images_of("top", 1, np.array([0])).shape == (1, 64, 64, 3)
     assert asked == [0.25 / 20, 0.004]
     with pytest.raises(BadData, match=r"episode_000000.*2 ms off.*\?tolerance_s="):
-        opened(folder, "?tolerance_s=0.001").pictures("top", 0, np.array([0]))
+        opened(folder, "?tolerance_s=0.001").images_of("top", 0, np.array([0]))
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v2.0", "v1.6", "v4.0", None, 3])
@@ -205,13 +205,13 @@ def test_only_lerobot_s_own_columns_are_hidden(tmp_path):
 
 @pytest.mark.parametrize("state", ["observation.state", "state"])
 def test_the_state_is_found_by_either_name(tmp_path, state):
-    assert opened(dataset(tmp_path / "d", state)).own_state(seen=True) == (state,)
+    assert opened(dataset(tmp_path / "d", state)).default_state(with_images=True) == (state,)
 
 
 def test_a_policy_without_state_says_so(tmp_path, folder):
     data = f"lerobot:{dataset(tmp_path / 'd', 'observation.joints')}"
     recording = opened(tmp_path / "d")
-    assert recording.own_state(seen=True) == ()
+    assert recording.default_state(with_images=True) == ()
     with pytest.warns(UserWarning, match=r"reads no state, .*It has observation.joints \(2\), action.*--state none"):
         assert state_of(tiny(folder, data=data, state=()), recording) == ()
 

@@ -148,7 +148,7 @@ def test_the_task_is_what_the_file_says(tmp_path, where):
         INSTRUCTIONS[where](file)
     recording = open_recording(Spec.parse(f"robomimic:{path}"))
     assert recording.tasks == ("open it",)
-    assert recording.own_state(seen=True) == ("gripper_states", "joint_states")
+    assert recording.default_state(with_images=True) == ("gripper_states", "joint_states")
     with h5py.File(path, "r+") as file:
         file["data/demo_2"].attrs["language_instruction"] = "close it"
     recording = open_recording(Spec.parse(f"robomimic:{path}"))

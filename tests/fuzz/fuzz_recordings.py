@@ -155,7 +155,7 @@ def recording_of(spec: str) -> list[object]:
     found = open_recording(Spec.parse(spec))
     columns = [found.column(name) for name in sorted(found.widths)]
     words = [found.tasks[i] for i in found.task_of.tolist()]
-    seen = [found.pictures(name, 0, np.array([0, 3])) for name in found.cameras]
+    seen = [found.images_of(name, 0, np.array([0, 3])) for name in found.cameras]
     return [
         found.names,
         found.lengths,
@@ -164,7 +164,7 @@ def recording_of(spec: str) -> list[object]:
         *columns,
         words,
         *seen,
-        found.own_state(True),
+        found.default_state(True),
     ]
 
 

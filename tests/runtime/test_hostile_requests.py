@@ -15,9 +15,10 @@ from action_heads.adapters import AdaLNZero
 pytest.importorskip("msgpack")
 
 import msgpack
+from answers import answer
 
 from action_heads.runtime import wire
-from action_heads.runtime.serve import TYPES, answer
+from action_heads.runtime.serve import TYPES
 
 
 def packed(value: object) -> bytes:

@@ -18,8 +18,10 @@ from action_heads.runtime import wire
 pytest.importorskip("websockets")
 pytest.importorskip("msgpack")
 
+from answers import answer
+
 from action_heads.runtime.remote import RemotePolicy
-from action_heads.runtime.serve import answer, server
+from action_heads.runtime.serve import server
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from action_heads._util.flags import check_choices
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
 from action_heads._util.progress import progress_bar
-from action_heads.adapt.settings import KINDS
-from action_heads.data import Spec
+from action_heads.data.spec import OBSERVED, Spec
 from action_heads_lab.reproduce import heads, results
 from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Place, Run, on_images
 from action_heads_lab.reproduce.costs import Costs, preparing
@@ -94,8 +93,8 @@ class Reproduce:
             raise ValueError(f"--data {self.data} needs --observe images, since its policies use the cameras")
         if self.data != EXPERTS and self.demos:
             raise ValueError(f"--data {self.data} is used whole. Leave --demos out")
-        if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in KINDS:
-            kinds = ", ".join(f"{kind}:..." for kind in KINDS)
+        if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in OBSERVED:
+            kinds = ", ".join(f"{kind}:..." for kind in OBSERVED)
             raise ValueError(f"--data {self.data} has no images; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
         part, of = self.part
         if not 0 <= part < of:

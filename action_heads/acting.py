@@ -181,6 +181,11 @@ class Policy(Acts, nn.Module):
     def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
         """Raise a ValueError if a condition or its mask is invalid. `values` checks the numbers too."""
         check_condition(cond, mask, self.adapter.config.cond_dim, values)
+        there, given = self.head.device, [*parts(cond), *(() if mask is None else parts(mask))]
+        if elsewhere := [part.device for part in given if part.device != there]:
+            raise ValueError(
+                f"the condition or its mask is on {elsewhere[0]}, but the head is on {there}. Move it by .to('{there}')"
+            )
 
     def _assert_finite(self, finite: Tensor, cond: Condition, mask: Mask) -> None:
         """Raise a ValueError if a chunk is not finite. This waits for an accelerator, as acting does anyway."""

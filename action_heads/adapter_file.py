@@ -22,7 +22,7 @@ from action_heads.adapters.config import AdapterConfig
 from action_heads.config import strict
 from action_heads.io.files import HEADER, WeightFileError, load_tensors, naming, parse_json, save_tensors
 from action_heads.io.seal import Seal
-from action_heads.io.weights import check_layout, check_values
+from action_heads.io.weights import check_layout, check_savable, check_values
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead
@@ -48,6 +48,7 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
             "and head.save_pretrained(folder) first."
         )
     head.assert_frozen(thorough=True)
+    check_savable(own_state(policy), folder / NAME)
     header = {HEADER: json.dumps(describe(policy), sort_keys=True)}
     save_tensors(own_state(policy), folder / NAME, header)
     return folder

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
-from action_heads._util.flags import check_least
+from action_heads._util.flags import check_least, check_positive, mistake
+from action_heads._util.limits import check_fields
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads._util.progress import progress_bar
 from action_heads._util.training_step import TrainingStep, adamw, set_learning_rate
@@ -35,6 +36,11 @@ class Schedule(Protocol):
 
 
 PRECISIONS = ("auto", "fp32", "bf16")
+READ_EVERY = 50  # training steps between two reads of the loss, each of which waits for the accelerator
+
+
+class Diverged(RuntimeError):
+    """An error that ends a run whose loss diverged. The message names the step and what to change."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,12 @@ class FitConfig:
     graph: bool = False
 
     def __post_init__(self):
+        check_fields(vars(self), FitConfig, "FitConfig")
         check_least(self, 1, "steps", "batch_size", "warmup")
+        check_least(self, 0, "weight_decay")
+        check_positive(self, "lr", "clip")
+        if not 0 <= self.ema < 1:
+            raise mistake("ema", f"must be at least 0 and below 1, got {self.ema}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         NoiseConfig(self.levels, self.noise_samples, self.prefixes)
@@ -117,6 +128,7 @@ def fit(
 
     Raises:
         ValueError: the arguments differ in their number of rows, or `ConditionedHead.loss` refuses them.
+        Diverged: a loss is not finite. The weights of the policy are then of no use.
 
     Examples:
         >>> import torch
@@ -162,11 +174,28 @@ def fit(
             if keep and step + 1 in keep_at:
                 with ema.averaged():
                     keep(step + 1)
-            if step % 50 == 49:  # Reading a loss waits for the accelerator, so it is done rarely.
-                bar.set_postfix(loss=f"{torch.stack(losses[-50:]).mean():.4f}", refresh=False)
+            if step % READ_EVERY == READ_EVERY - 1 or step == config.steps - 1:
+                bar.set_postfix(loss=f"{mean_of(losses[-READ_EVERY:], step, config):.4f}", refresh=False)
     ema.copy_to_model()
     policy.eval()
     return torch.stack(losses).tolist()
+
+
+def mean_of(losses: list[Tensor], step: int, config: FitConfig) -> float:
+    """Return the mean of the last losses, up to that of training step `step`.
+
+    Raises:
+        Diverged: one of them is not finite.
+    """
+    values = torch.stack(losses)
+    if not values.isfinite().all():
+        first = step - len(losses) + 1 + int((~values.isfinite()).nonzero()[0])
+        loss = losses[first - step - 1].item()
+        raise Diverged(
+            f"training diverged: the loss of training step {first + 1} is {loss:.4g}. Attach a new adapter and take an "
+            f"lr below {config.lr:g}, or precision='fp32'."
+        )
+    return values.mean().item()
 
 
 def cosine(step: int, config: Schedule) -> float:

@@ -309,7 +309,7 @@ class ActionHead(Denoiser):
         """
         from action_heads import head_file
 
-        return head_file.save(self, Path(folder), None if dtype is None else as_dtype(dtype))
+        return head_file.save(self, Path(folder).expanduser(), None if dtype is None else as_dtype(dtype))
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the head as one commit to a model repository, and return the URL.

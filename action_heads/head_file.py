@@ -11,7 +11,7 @@ from action_heads.card import head_card
 from action_heads.config import SEAL, HeadConfig
 from action_heads.head import ActionHead
 from action_heads.io import files
-from action_heads.io.weights import check_layout, check_values
+from action_heads.io.weights import check_layout, check_savable, check_values
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -23,6 +23,7 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
         name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
         for name, tensor in head.state_dict().items()
     }
+    check_savable(weights, folder / WEIGHTS)
     config = dataclasses.replace(head.config, fingerprint=SEAL.of(head.config.to_dict(), weights))
     contents = {WEIGHTS: files.tensors_as_bytes(weights), CONFIG: config.to_json().encode()}
     if not (folder / CARD).exists():

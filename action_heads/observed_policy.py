@@ -222,7 +222,7 @@ class ObservedPolicy(nn.Module):
         Returns:
             The folder.
         """
-        return observed_policy_file.save(self, Path(folder))
+        return observed_policy_file.save(self, Path(folder).expanduser())
 
     @classmethod
     def from_pretrained(

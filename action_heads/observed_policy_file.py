@@ -18,6 +18,7 @@ from action_heads.encoders import ObservationEncoder, rebuild
 from action_heads.head import ActionHead
 from action_heads.io import files
 from action_heads.io.seal import Seal
+from action_heads.io.weights import check_savable
 from action_heads.policy import ConditionedHead
 
 if TYPE_CHECKING:
@@ -44,13 +45,14 @@ Parts = tuple[ObservationEncoder, ConditionedHead, Contract, dict[str, Any]]
 
 def save(policy: ObservedPolicy, folder: Path) -> Path:
     """Write a policy, and its head if that is saved nowhere else. A head that trained along is frozen first."""
-    head = policy.policy.head
+    head, weights = policy.policy.head, policy.encoder.state_dict()
+    check_savable(weights, folder / ENCODER)
+    check_savable(adapter_file.own_state(policy.policy), folder / adapter_file.NAME)  # before the head is written
     if not head.frozen:
         head.freeze()
     if kept_here_alone(head):
         head.original.save_pretrained(folder / HEAD)
     policy.policy.save_adapter(folder)
-    weights = policy.encoder.state_dict()
     files.save_tensors(weights, folder / ENCODER)
     record = {
         "version": VERSION,

@@ -187,7 +187,7 @@ class ConditionedHead(Policy):
             >>> ConditionedHead.from_pretrained(folder).head.config.name  # the head is found by the pointer
             'dae/mlp-0.7m-fk'
         """
-        return adapter_file.save(self, Path(folder))
+        return adapter_file.save(self, Path(folder).expanduser())
 
     def push_adapter(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the adapter with a model card as a model repository, and return the URL.

@@ -527,3 +527,8 @@ def test_an_adapter_of_before_fingerprints_loads_with_a_warning(tmp_path):
     assert torch.equal(
         old.sample(conditions(), generator=generator()), policy.sample(conditions(), generator=generator())
     )
+
+
+def test_a_condition_on_another_device_is_refused(policy):
+    with pytest.raises(ValueError, match=r"is on meta, but the head is on cpu. Move it by .to\('cpu'\)"):
+        policy.sample(conditions().to("meta"))

@@ -79,10 +79,10 @@ def check_choices(settings: Any, **choices: Collection[str]) -> None:
 
 
 def check_least(settings: Any, least: int, *names: str) -> None:
-    """Raise if a field is below `least`. None counts as not given."""
+    """Raise if a field is below `least`, or NaN. None counts as not given."""
     bound = f"at least {least}" if least else "0 or more"
     for name in names:
-        if (given := getattr(settings, name)) is not None and given < least:
+        if (given := getattr(settings, name)) is not None and not given >= least:
             raise mistake(name, f"must be {bound}, got {given}")
 
 

@@ -19,11 +19,12 @@ from action_heads._util.machine import cache_home
 from action_heads.data.formats import Recording
 from action_heads.encoders import ObservationEncoder
 from action_heads.io.files import fingerprint
-from action_heads.io.output_cache import Inputs, Outputs, collect, shapes
+from action_heads.io.output_cache import Inputs, Outputs, collect, shapes, shards
 from action_heads.observed_policy import GREY
 
 AT_ONCE, SHARD = 32, 1024  # images that run together, and images in a file
 READ = 64  # time steps that are read at once
+SAMPLED = 32  # rows that show how many are cached
 
 
 def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: bool) -> dict[str, Outputs]:
@@ -42,7 +43,7 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
     """
     encoder.eval()
     identity, folder, found = encoder.identity(), cache_home() / "features", {}
-    announce(encoder, recording, folder, identity)
+    announce(encoder, recording, folder, identity, blind)
     for camera in encoder.cameras:
         found[camera] = collect(
             grey(recording, camera) if blind else images(recording, camera),
@@ -64,39 +65,55 @@ def some_outputs(encoder: ObservationEncoder, recording: Recording, rows: np.nda
     """
     training = encoder.training
     encoder.eval()
-    ends = np.cumsum(recording.lengths)
-    episodes = np.searchsorted(ends, rows, side="right")
-    steps = rows - (ends - recording.lengths)[episodes]
-    cuts = np.flatnonzero(np.diff(episodes) | np.diff(steps // READ)) + 1  # at most READ steps are read at once
-    places = [(int(of[0]), at) for of, at in zip(np.split(episodes, cuts), np.split(steps, cuts), strict=True)]
     found = {}
     for camera in encoder.cameras:
-        seen = islice(grey(recording, camera), 1) if blind else read(recording, camera, places)
+        seen = islice(grey(recording, camera), 1) if blind else read(recording, camera, places(recording, rows))
         found[camera] = torch.stack([run(encoder, [inputs])[0] for inputs in seen])
     encoder.train(training)
     return found
 
 
-def announce(encoder: ObservationEncoder, recording: Recording, folder: Path, identity: str) -> None:
-    """Print how large the outputs of a recording are, and raise if the disk has too little room for them."""
+def places(recording: Recording, rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Return the episode and the time steps of ascending rows (n), as many together as are read at once."""
+    ends = np.cumsum(recording.lengths)
+    episodes = np.searchsorted(ends, rows, side="right")
+    steps = rows - (ends - recording.lengths)[episodes]
+    cuts = np.flatnonzero(np.diff(episodes) | np.diff(steps // READ)) + 1
+    return [(int(of[0]), at) for of, at in zip(np.split(episodes, cuts), np.split(steps, cuts), strict=True)]
+
+
+def announce(encoder: ObservationEncoder, recording: Recording, folder: Path, identity: str, blind: bool) -> None:
+    """Print how large the outputs of a recording are, and raise if the disk has too little room for those to come."""
     sizes = {camera: recording.cameras[camera] for camera in encoder.cameras}
     example = {camera: {"image": torch.zeros(3, *size, dtype=torch.uint8)} for camera, size in sizes.items()}
     each = {camera: run(encoder, [inputs])[0] for camera, inputs in example.items()}
-    rows = int(recording.lengths.sum())
+    rows = 1 if blind else int(recording.lengths.sum())
     total = rows * sum(x.numel() * x.element_size() for x in each.values())
     shape = " x ".join(map(str, next(iter(each.values())).shape))
     print(f"outputs of the frozen encoder: {len(each) * rows:,} images, {shape} each, {size_of(total)} in {folder}")
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    kept = sum(path.stat().st_size for path in folder.glob(f"{identity[:12]}-*"))
-    if (free := shutil.disk_usage(there).free) < total - kept:
+    lacking = total * (1 - share_kept(encoder, recording, folder, identity, blind))
+    if (free := shutil.disk_usage(there).free) < lacking:
         raise ValueError(
-            f"the outputs of the frozen encoder need {size_of(total - kept)} more, but {there} has {size_of(free)} "
+            f"the outputs of the frozen encoder need {size_of(lacking)} more, but {there} has {size_of(free)} "
             "left. Free some space, set ACTION_HEADS_CACHE to another disk, or choose smaller outputs, such as "
             "--pool keypoints"
         )
 
 
-def size_of(count: int) -> str:
+def share_kept(encoder: ObservationEncoder, recording: Recording, folder: Path, identity: str, blind: bool) -> float:
+    """Return the share of a recording's outputs that are in the cache, estimated from a few of its rows."""
+    if not (found := shards(folder, identity)):
+        return 0.0
+    count = int(recording.lengths.sum())
+    rows, kept = np.linspace(0, count - 1, min(count, SAMPLED)).astype(int), []
+    for camera in encoder.cameras:
+        seen = islice(grey(recording, camera), 1) if blind else read(recording, camera, places(recording, rows))
+        kept += [fingerprint(inputs, identity) in found for inputs in seen]
+    return float(np.mean(kept))
+
+
+def size_of(count: float) -> str:
     """Return a number of bytes as text."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 

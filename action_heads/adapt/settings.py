@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +60,7 @@ class Columns:
     horizon: Annotated[int | None, Shown("the head's", "INT")] = None
 
     def __post_init__(self):
+        check_least(self, 1, "horizon")
         if self.action_layout is not None:
             with about("action_layout", "gripper"):
                 ActionLayout.parse(self.action_layout, self.gripper)
@@ -118,8 +120,13 @@ class Vision:
         if self.encoder == "none":
             return None
         values = {name: value for name, value in vars(self).items() if name not in ("encoder", "train_encoder")}
-        with about("encoder", "weights", "features", "resize", "crop", "pool", "stride"):
+        try:
             return VisionConfig(self.network, train=self.train_encoder == "trained", **values)
+        except ValueError as error:
+            flags = {"backbone": "encoder", "train": "train_encoder"} | {name: name for name in values}
+            named = [field for name, field in flags.items() if re.search(rf"\b(vision\.)?{name}\b", str(error))]
+            with about(*(named or flags.values())):
+                raise
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,7 @@ class Text:
     features: Annotated[int | None, Shown("none", "INT")] = None
 
     def __post_init__(self):
+        check_least(self, 1, "features")
         self.config  # noqa: B018 - its own checks
 
     @property
@@ -218,6 +226,7 @@ class Optimiser(OptimiserConfig):
     def __post_init__(self):
         super().__post_init__()
         check_positive(self, "encoder_lr")
+        check_least(self, 0, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,7 @@ class Rollout:
 
     def __post_init__(self):
         check_choices(self, sampler=SAMPLERS)
-        check_least(self, 1, "execute", "episodes", "simulations")
+        check_least(self, 1, "execute", "episodes", "sampling_steps", "simulations")
         check_least(self, 0, "videos")
 
 

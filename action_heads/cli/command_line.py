@@ -46,7 +46,14 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     try:
         return build(kind, vars(given))
     except ValueError as error:
-        raise Mistake(str(error)) from error
+        raise Mistake(with_flag(kind, str(error))) from error
+
+
+def with_flag(kind: type, message: str) -> str:
+    """Return an error about a field of `kind` with the field's flag in place of its name, with which it begins."""
+    name, _, rest = message.partition(" ")
+    leaf = leaves(kind).get(name)
+    return message if leaf is None or leaf.default is MISSING else f"{option(name)} {rest}"
 
 
 def flat(kind: type) -> type:

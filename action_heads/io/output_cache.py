@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import safetensors
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ def collect(
         **bar: options of the progress bar.
 
     Raises:
-        WeightFileError: a file of the cache is damaged.
+        WeightFileError: a file of the cache can't be read, or its header is damaged. Its values are not checked.
     """
     folder = Path(folder)
     sweep(folder, [f"{identity[:12]}-*.safetensors"])
@@ -90,7 +91,8 @@ def collect(
 class Outputs:
     """Cached outputs of samples, which are read from disk when indexed.
 
-    `outputs[rows]` returns them stacked (n ...). `rows` is a slice, a list, an array or a tensor of indices.
+    `outputs[rows]` returns them stacked (n ...). `rows` is a slice, or a list, an array or a tensor of indices or of
+    bools.
     """
 
     def __init__(self, files: list[Path], keys: list[str]):
@@ -107,7 +109,10 @@ class Outputs:
         """Read the outputs of these rows."""
         if isinstance(rows, slice):
             rows = range(*rows.indices(len(self)))
-        return [self._read(int(i)) for i in (rows.tolist() if isinstance(rows, Tensor) else rows)]
+        rows = np.asarray(rows if isinstance(rows, Tensor) else list(rows))
+        if rows.dtype == bool and len(rows) != len(self):
+            raise IndexError(f"a mask of {len(rows)} rows does not fit {len(self)} outputs")
+        return [self._read(i) for i in (np.flatnonzero(rows) if rows.dtype == bool else rows).tolist()]
 
     def _read(self, i: int) -> Tensor:
         path = self.files[i]
@@ -126,9 +131,9 @@ def shards(folder: Path, identity: str) -> dict[str, Path]:
         try:
             with safetensors.safe_open(path, framework="pt", device="cpu") as file:
                 found |= dict.fromkeys(file.keys(), path)
-        except safetensors.SafetensorError as error:  # type: ignore[attr-defined]  # a Rust class without a stub
+        except (OSError, safetensors.SafetensorError) as error:  # type: ignore[attr-defined]  # a class without a stub
             raise WeightFileError(
-                f"{path} is damaged ({error}). Delete it, and its outputs are computed again."
+                f"{path} is damaged or can't be read ({error}). Delete it, and its outputs are computed again."
             ) from error
     return found
 

@@ -1,4 +1,4 @@
-"""Checks of the tensors of a weight file before a module loads them."""
+"""Checks of the tensors of a weight file, before a module loads them and before they are written."""
 
 from __future__ import annotations
 
@@ -45,10 +45,23 @@ def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
         for name, tensor in expected.items()
         if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
     ]
-    problems += [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    problems += [f"{name} is not positive" for name in tensors if divides(name) and (tensors[name] <= 0).any()]
-    if problems:
+    if problems := problems + unusable(tensors):
         raise WeightFileError(f"{path} can't be used: {'; '.join(problems[:4])}. Train or save it again.")
+
+
+def check_savable(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a weight file with these values could be loaded again, before it replaces one that can."""
+    if problems := unusable(tensors):
+        raise ValueError(
+            f"{path} was not written, since nothing could load it: {'; '.join(problems[:4])}. If training diverged, "
+            "begin again with a lower learning rate. A file that was there is kept."
+        )
+
+
+def unusable(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return what is wrong with the values of weights: they must be finite, and divisors positive."""
+    problems = [f"{name} holds NaN or infinity" for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    return problems + [f"{name} is not positive" for name in tensors if divides(name) and (tensors[name] <= 0).any()]
 
 
 def divides(name: str) -> bool:

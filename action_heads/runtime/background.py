@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from action_heads._util.checks import check_count
 from action_heads._util.conditions import Condition
 from action_heads.runtime.execution import Executor, Samples
+from action_heads.runtime.second_thread import SecondThread
 from action_heads.runtime.slow_encoder import Ages, check_waiting
 
 LATE = ("wait", "keep")
@@ -28,6 +31,33 @@ class Made:
     chunk: Tensor
     cond: Condition
     seconds: float
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A caller's generator, and a copy that draws the noise of one chunk in the second thread.
+
+    The caller's goes on when the chunk is used, so that a chunk that is discarded draws nothing from it.
+    """
+
+    given: torch.Generator
+    state: Tensor
+    copy: torch.Generator
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Noise | None:
+        """Put a copy in place of the generator in the arguments of `sample`; return None if there is none."""
+        given = options.get("generator")
+        if not isinstance(given, torch.Generator):
+            return None
+        state = given.get_state()
+        options["generator"] = torch.Generator(given.device).set_state(state)
+        return cls(given, state, options["generator"])
+
+    def advance(self) -> None:
+        """Move the caller's generator on, unless the caller has seeded or used it meanwhile."""
+        if torch.equal(self.given.get_state(), self.state):
+            self.given.set_state(self.copy.get_state())
 
 
 class BackgroundExecutor(Executor):
@@ -87,15 +117,18 @@ class BackgroundExecutor(Executor):
         decode: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         **sampling: Any,
     ):
-        if not 0 < delay < execute:
+        check_count("execute", execute)
+        if not isinstance(delay, Integral) or not 0 < delay < execute:
             raise ValueError(
-                f"delay must be at least 1 tick and fewer than execute ({execute}), got {delay}. To compute a chunk "
-                "within its tick, use Executor. For more time, raise execute, take fewer denoising steps or compile."
+                f"delay must be a whole number of ticks, at least 1 and fewer than execute ({execute}), got {delay!r}. "
+                "To compute a chunk within its tick, use Executor. For more time, raise execute, take fewer denoising "
+                "steps or compile."
             )
         check_waiting(late, LATE, timeout)
         self.encode, self.late, self.timeout = encode, late, timeout
         self.seconds, self.late_chunks = Ages(bin=0.01), 0
-        self._threads: ThreadPoolExecutor | None = None
+        self._thread = SecondThread("action-heads executor")
+        self._noise: Noise | None = None
         self._coming: Future[Made] | None = None
         self._asked = 0  # tick of the request for the coming chunk
         self._counted = False  # whether the coming chunk was counted as late
@@ -115,9 +148,7 @@ class BackgroundExecutor(Executor):
     def close(self) -> None:
         """Discard the chunk that is being computed, and end the thread behind it."""
         self.reset()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+        self._thread.close()
 
     def __enter__(self) -> BackgroundExecutor:
         return self
@@ -156,11 +187,10 @@ class BackgroundExecutor(Executor):
         if self.due:
             if given is None:
                 raise self._missing("the observation")
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(1, thread_name_prefix="action-heads executor")
             committed = min(self.delay, self.chunks[-1].shape[1]) if self.chunks else 0
             options = dict(**self._continuing(committed), **(self.sampling | now))
-            self._coming = self._threads.submit(self._make, given, options)
+            self._noise = Noise.of(options)
+            self._coming = self._thread.submit(self._make, given, options)
             self._asked, self._counted, self._again = self.tick, False, False
         age = self.tick - self._asked
         if self._coming is None or not self._wanted(self._coming, age):
@@ -172,6 +202,8 @@ class BackgroundExecutor(Executor):
             )
         coming, self._coming = self._coming, None  # before an error is raised, so that the next call asks again
         made = coming.result()
+        if self._noise is not None:
+            self._noise.advance()
         self._check(made.chunk, made.cond)
         self.seconds.add(made.seconds)
         return [made.chunk[:, age:]], self.execute if self._again else age

@@ -120,7 +120,7 @@ class Executor:
                     "and opposite rotations of ensembled chunks have no mean. Set ensemble=None, or check the policy."
                 )
         self.chunks = [chunk[:, 1:] for chunk in chunks if chunk.shape[1] > 1]
-        self.last, self.tick, self.since = action, self.tick + 1, since + 1
+        self.last, self.tick, self.since = action.clone(), self.tick + 1, since + 1
         return action
 
     def _current(self, given: Any, now: dict[str, Any]) -> tuple[list[Tensor], int]:
@@ -177,7 +177,7 @@ class Executor:
 
     def _action(self, chunks: list[Tensor]) -> Tensor:
         if self.ensemble is None:
-            return chunks[-1][:, 0]
+            return chunks[-1][:, 0].clone()  # the caller may change it, and the chunk goes on
         actions = torch.stack([chunk[:, 0] for chunk in chunks])
         weight = torch.exp(-self.ensemble * torch.arange(len(actions), device=actions.device))
         return torch.einsum("n, n b a -> b a", weight / weight.sum(), actions)

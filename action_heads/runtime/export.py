@@ -61,8 +61,9 @@ class ExportConfig:
         if Path(self.out).suffix != ENDINGS[self.format]:
             raise ValueError(f"{self.out} must end in {ENDINGS[self.format]}, as files of format {self.format!r} do")
         check_width("batch", self.batch)
-        if self.tokens is not None:
-            check_width("tokens", self.tokens)
+        for name in ("steps", "tokens"):
+            if getattr(self, name) is not None:
+                check_width(name, getattr(self, name))
 
 
 def export(config: ExportConfig) -> Path:

@@ -62,7 +62,10 @@ class Door(socket.socket):
     """
 
     def __init__(self, host: str, port: int, most: int, closing: Callable[[], None] = lambda: None):
-        listening = socket.create_server((host, port))
+        try:
+            listening = socket.create_server((host, port))
+        except OSError as error:  # the port is taken or reserved, or the host is not this machine
+            raise ValueError(f"can't listen at {host}:{port} ({error}). Choose another --host or --port") from error
         super().__init__(listening.family, listening.type, listening.proto, listening.detach())
         self.most, self.closing = most, closing
         self.guests: set[Guest] = set()

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -58,6 +59,9 @@ class Shape(ctypes.Structure):
     ]
 
 
+LENT: ContextVar[int] = ContextVar("threads that torch lends to the network in this thread", default=0)
+
+
 class NativeHead(FastHead):
     """A head that computes in C++. Only the blocks' linear layers and their inputs use bfloat16; sums keep 32 bits."""
 
@@ -73,12 +77,11 @@ class NativeHead(FastHead):
             blocks = [block for block in backbone.blocks if isinstance(block, MLPBlock)]
             self.blocks = [part for block in blocks for part in packed(block, dtype, columns)]
         self.places = addresses(self.ends), addresses(self.blocks)
-        self.lent = 0
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
         """Predict as `ActionHead.predict` does, without gradients."""
         shape, chunks = self.shapes[modulation.mechanism.name], len(x_t)
-        threads = self.lent or torch.get_num_threads()
+        threads = LENT.get() or torch.get_num_threads()
         self.check(x_t, values, shape)
         x_t, values = plain(x_t), plain(values)
         out = torch.empty_like(x_t)
@@ -100,13 +103,13 @@ class NativeHead(FastHead):
         if threads == 1 or chunks > FEW:
             yield
             return
-        self.lent = threads
+        lent = LENT.set(threads)
         torch.set_num_threads(1)
         try:
             yield
         finally:
             torch.set_num_threads(threads)
-            self.lent = 0
+            LENT.reset(lent)
 
     def check(self, x_t: Tensor, values: Tensor, shape: Shape) -> None:
         """Raise a ValueError for shapes with which C++ would read or write out of bounds."""

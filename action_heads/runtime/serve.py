@@ -38,6 +38,7 @@ EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of
 WAIT, FEWEST = 0.5, 10  # default limit of a request in seconds; one chunk of ten denoising steps is always served
 CLIENTS = 64
 PAUSE = 0.02  # seconds before a client's next message is read after an error, which slows down a flood of bad messages
+PORTS = 2**16 - 1
 HELLO = 5.0  # seconds that a connection has for its opening handshake
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "steps": (int, "a whole number"),
@@ -91,6 +92,7 @@ class ServeConfig:
         if self.largest is not None:
             check_width("largest", self.largest)
         check_width("clients", self.clients)
+        check_width("port", self.port, PORTS)
 
 
 def serve(config: ServeConfig) -> None:

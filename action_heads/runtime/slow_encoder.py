@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask, parts
+from action_heads.runtime.second_thread import SecondThread
 
 LATE = ("wait", "raise")
 
@@ -94,7 +95,7 @@ class SlowEncoder:
         late: what to do if there is no embedding yet or the newest is older than `max_age`: "wait" for a newer one
             (the robot has to hold still meanwhile; a simulated latency passes at once), or "raise" a `StaleEmbedding`.
         timeout: seconds to wait at most, after which a `StaleEmbedding` is raised; None for no limit.
-        threads: pool of one thread to share with other encoders; None for one of its own.
+        thread: thread to share with other encoders; None for one of its own.
 
     Raises:
         ValueError: an argument is out of range.
@@ -129,7 +130,7 @@ class SlowEncoder:
         max_age: int | None = None,
         late: str = "wait",
         timeout: float | None = None,
-        threads: ThreadPoolExecutor | None = None,
+        thread: SecondThread | None = None,
     ):
         if every < 1:
             raise ValueError(f"every must be at least 1 tick, got {every}")
@@ -144,7 +145,7 @@ class SlowEncoder:
         check_waiting(late, LATE, timeout)
         self.embed, self.every, self.latency = embed, every, latency
         self.max_age, self.late, self.timeout = max_age, late, timeout
-        self._threads, self._owns_threads = threads, threads is None
+        self._thread, self._owns_thread = thread or SecondThread("action-heads slow encoder"), thread is None
         self._call: Call | None = None
         self.ages = Ages()  # in ticks, one for each call that returned an embedding
         self.seconds = Ages(bin=0.01)
@@ -208,9 +209,8 @@ class SlowEncoder:
     def close(self) -> None:
         """Discard a call in flight, and end the thread behind it."""
         self.reset()
-        if self._owns_threads and self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
-            self._threads = None
+        if self._owns_thread:
+            self._thread.close()
 
     def __enter__(self) -> SlowEncoder:
         return self
@@ -224,9 +224,7 @@ class SlowEncoder:
             future: Future = Future()
             future.set_result(embedded(self.embed, observation))
         else:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(1, thread_name_prefix="action-heads slow encoder")
-            future = self._threads.submit(embedded, self.embed, observation)
+            future = self._thread.submit(embedded, self.embed, observation)
         self._call = Call(future, self._tick, began)
 
     def _collect(self, waiting: bool = False) -> None:
@@ -266,7 +264,7 @@ def check_waiting(late: str, known: Sequence[str], timeout: float | None) -> Non
     """Raise a ValueError unless `late` is one of the known answers, and `timeout` is above 0 or None."""
     if late not in known:
         raise ValueError(f"late must be one of {', '.join(known)}; got {late!r}")
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and not (isinstance(timeout, (int, float)) and timeout > 0):
         raise ValueError(f"timeout must be a number of seconds above 0, or None; got {timeout!r}")
 
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import CPU, Mask, move, parts
+from action_heads.runtime.second_thread import SecondThread
 from action_heads.runtime.slow_encoder import Embedding, SlowEncoder, StaleEmbedding, embedded
 
 STREAMS, BYTES = 64, 256 * 2**20  # the streams used last stay, as many as fit
@@ -55,7 +55,7 @@ class Streams:
         self.sources, self.device, self.embed = sources, device, embed
         self.kept: OrderedDict[str, Kept] = OrderedDict()  # the one used last is the last one
         self.lock = threading.Lock()
-        self.threads = None if embed is None else ThreadPoolExecutor(1, thread_name_prefix="action-heads streams")
+        self.thread = SecondThread("action-heads streams")
 
     def keep(self, name: str, cond: Any, mask: Mask, age: float = 0.0) -> None:
         """Keep an embedding whose observation was made `age` seconds ago, in place of the one before."""
@@ -72,7 +72,7 @@ class Streams:
         with self.lock:
             kept = self.kept.get(name)
             if kept is None or kept.encoder is None:
-                kept = self.kept[name] = Kept(encoder=SlowEncoder(self._embedded, threads=self.threads))
+                kept = self.kept[name] = Kept(encoder=SlowEncoder(self._embedded, thread=self.thread))
                 self._make_room(name)
             assert kept.encoder is not None
             return kept.encoder.offer(observation)
@@ -134,8 +134,7 @@ class Streams:
 
     def stop(self) -> None:
         """Start no further embedding."""
-        if self.threads is not None:
-            self.threads.shutdown(wait=False, cancel_futures=True)
+        self.thread.close()
 
     def _embedded(self, observation: Mapping[str, Any]) -> tuple[Mapping[str, Tensor], Mask]:
         assert self.embed is not None

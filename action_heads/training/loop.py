@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.progress import progress_bar
+from action_heads.fit import Diverged
 from action_heads.training import checkpoint
 from action_heads.training.base import Training
 from action_heads.training.signals import StopRequest
@@ -17,10 +18,6 @@ from action_heads.training.signals import StopRequest
 # Training steps between two reads of the loss on an accelerator. Each read waits for the device to finish its work.
 READ_EVERY = 25
 HOPELESS = 10.0  # average loss; a network that outputs zeros scores about 1
-
-
-class Diverged(RuntimeError):
-    """An error that ends a run whose loss diverged. The message names the step and what to change."""
 
 
 def train(trainer: Training, folder: Path) -> None:

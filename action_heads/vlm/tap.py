@@ -273,7 +273,7 @@ class Tap(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write tap.safetensors with the layers, the selection and the weights of a mix, but without the model."""
-        tap_file.save(self, Path(folder))
+        tap_file.save(self, Path(folder).expanduser())
 
     @classmethod
     def load(cls, folder: str | Path, model: Any, **options: Any) -> Tap:
@@ -288,7 +288,7 @@ class Tap(nn.Module):
             WeightFileError: the file is missing or damaged.
             ValueError: the file does not fit the model.
         """
-        return tap_file.load(cls, Path(folder), model, **options)
+        return tap_file.load(cls, Path(folder).expanduser(), model, **options)
 
     def extra_repr(self) -> str:
         return f"layers={self.layers}, select={self.select!r}, train={self.how!r}, isolate={self.isolate}"

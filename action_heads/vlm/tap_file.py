@@ -15,7 +15,7 @@ from torch import Tensor
 from action_heads._util.limits import fits, shown
 from action_heads.io.files import HEADER, WeightFileError, load_tensors, parse_json, save_tensors
 from action_heads.io.seal import Seal
-from action_heads.io.weights import check_layout, check_values
+from action_heads.io.weights import check_layout, check_savable, check_values
 from action_heads.vlm.model import unwrap
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def model_of(model: Any) -> dict[str, Any]:
 def save(tap: Tap, folder: Path) -> None:
     """Write the file of a tap. An existing file is replaced atomically."""
     tensors = {} if tap.mix is None else {"mix.weight": tap.mix.weight}
+    check_savable(tensors, folder / NAME)
     config = contract(tap)
     config["fingerprint"] = SEAL.of(config, tensors)
     save_tensors(tensors, folder / NAME, {HEADER: json.dumps(config)})

@@ -232,3 +232,44 @@ def test_a_cut_file_of_the_cache_is_named_with_a_remedy(folder, vit, cache):
         Trainer(tiny(folder, **settings, out=folder / "again"))
     path.unlink()
     Trainer(tiny(folder, **settings, out=folder / "mended"))
+
+
+def test_room_is_asked_for_what_is_not_cached_yet(folder, vit, monkeypatch, capsys):
+    """Outputs of another recording take no room of this one's, and a blind run has one output for each camera."""
+    config = tiny(folder, encoder=vit, train_encoder="cached", cameras=())
+    build.build(config)
+    monkeypatch.setattr(cached.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 200}))
+    build.build(config)
+    other = np.random.default_rng(7).integers(0, 255, (LENGTH, SIZE, SIZE, 3), np.uint8)
+    hdf5(folder / "others.hdf5", 1, agentview_image=other, wrist_rgb=other)
+    others = tiny(folder, encoder=vit, train_encoder="cached", cameras=(), data=f"robomimic:{folder / 'others.hdf5'}")
+    with pytest.raises(ValueError, match="of the frozen encoder need"):
+        build.build(others)
+    capsys.readouterr()
+    build.build(tiny(folder, encoder=vit, train_encoder="cached", cameras=(), blind=True))
+    assert "2 images, 16 each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("damage", ["a link to nothing", "a folder", "no header"])
+def test_a_file_that_can_not_be_read_is_named(folder, vit, cache, damage):
+    config = tiny(folder, encoder=vit, train_encoder="cached")
+    build.build(config)
+    file = next(cache.glob("*.safetensors"))
+    file.unlink()
+    if damage == "a link to nothing":
+        file.symlink_to(cache / "nothing")
+    elif damage == "a folder":
+        file.mkdir()
+    else:
+        file.write_bytes(b"x")
+    with pytest.raises(ValueError, match=rf"--train-encoder: .*{file.name} is damaged or can't be read .*Delete it"):
+        build.build(config)
+
+
+def test_rows_are_chosen_by_number_or_by_a_mask(folder, vit):
+    outputs = build.build(tiny(folder, encoder=vit, train_encoder="cached")).windows.outputs["agentview"]
+    chosen = torch.arange(len(outputs)) % 3 == 1
+    for mask in (chosen, chosen.numpy(), chosen.tolist()):
+        assert torch.equal(outputs[mask], outputs[chosen.nonzero()[:, 0]])
+    with pytest.raises(IndexError, match="a mask of 2 rows"):
+        outputs[torch.tensor([True, False])]

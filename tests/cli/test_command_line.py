@@ -12,6 +12,7 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -70,6 +71,33 @@ def said(arguments: list[str], capsys) -> str:
     assert text.startswith("error: ")
     assert "Traceback" not in text
     return text
+
+
+NEEDED = {"task": "Lift", "out": "policy.onnx"}
+
+
+def numbers(kind: type) -> list[tuple[str, type]]:
+    """Return the options that take one number, with its type."""
+    found = []
+    for name, leaf in leaves(kind).items():
+        hint = leaf.hint(extras=False)
+        kinds = {part for part in get_args(hint) or (hint,) if part is not type(None)}
+        found += [(name, number) for number in (int, float) if kinds == {number}]
+    return found
+
+
+@pytest.mark.parametrize("kind", settings())
+def test_a_number_out_of_range_is_refused_before_anything_is_done(kind):
+    """Nothing that a flag counts or weighs can be negative."""
+    needed = [name for name, leaf in leaves(kind).items() if leaf.default is dataclasses.MISSING]
+    arguments = [NEEDED.get(name, "x") for name in needed]
+    if "task" in leaves(kind) and "task" not in needed:
+        arguments += ["--task", "Lift"]
+    for name, number in numbers(kind):
+        for value in ("-5",) if number is int else ("-5.0", "nan"):
+            with pytest.raises(Mistake) as error:
+                parse(kind, [*arguments, f"{flag_of(name)}={value}"], prog="it")
+            assert flag_of(name) in str(error.value), (name, value, str(error.value))
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"], ["--version"], ["heads"]])

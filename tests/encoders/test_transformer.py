@@ -13,7 +13,7 @@ from action_heads.encoders import VisionConfig
 
 transformers = pytest.importorskip("transformers")
 from action_heads.encoders.transformer import transformer_trunk  # noqa: E402
-from action_heads.encoders.trunk import AT_ONCE  # noqa: E402
+from action_heads.encoders.trunk import AT_ONCE, Trunk  # noqa: E402
 
 
 @pytest.mark.parametrize("kind", VISION_MODELS)
@@ -50,6 +50,14 @@ def test_a_cpu_sees_few_images_at_once(vision_models):
         trained(images), trained.eval()(images)
     trained(images)
     assert counts == [len(images), AT_ONCE, AT_ONCE, 1, len(images)]
+
+
+def test_an_exported_network_takes_any_number_of_images():
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten())
+    trunk, images = Trunk(network, trained=False, mean=(0.0,) * 3, std=(1.0,) * 3), torch.rand(2 * AT_ONCE + 1, 3, 8, 8)
+    sizes = ({0: torch.export.Dim("n", min=1, max=64)},)
+    exported = torch.export.export(trunk, (images,), dynamic_shapes=sizes).module()
+    torch.testing.assert_close(exported(images[:3]), trunk(images[:3]))
 
 
 def test_no_first_token_no_cls(vision_models):

@@ -203,6 +203,48 @@ def test_reset_discards_the_coming_chunk():
         assert policy.asked[2] == {}
 
 
+def test_a_discarded_chunk_draws_no_noise():
+    """A seed gives an episode the same chunks, whatever the thread was doing before."""
+    policy, noise, firsts = trained_policy(tiny_head("mixer")), generator(), []
+    begun, opened = threading.Semaphore(0), threading.Semaphore(0)
+
+    def encode(cond):
+        begun.release()
+        assert opened.acquire(timeout=60)
+        return cond
+
+    with BackgroundExecutor(policy, encode=encode, execute=4, delay=2, steps=2, generator=noise) as executor:
+        for _ in range(2):
+            executor.reset()
+            noise.manual_seed(3)
+            opened.release()
+            firsts.append(executor(conditions(1)))
+            while not executor.due:
+                executor()
+            executor(conditions(1))  # Its chunk is computed while the episode ends.
+            for _ in range(2):
+                assert begun.acquire(timeout=60)
+            executor.reset()
+            opened.release()
+    assert torch.equal(*firsts)
+
+
+@pytest.mark.parametrize("kind", [Executor, BackgroundExecutor])
+def test_an_action_may_be_changed_in_place(kind):
+    """A clamp of the returned action changes neither later actions nor the chunk that continues them."""
+    policy, acted = trained_policy(tiny_head("mixer")), []
+    for changed in (False, True):
+        executor = kind(policy, execute=4, delay=2, steps=2, generator=generator())
+        actions = []
+        for _ in range(12):
+            action = executor(conditions(1) if executor.due else None)
+            actions.append(action.clone())
+            if changed:
+                action.zero_()
+        acted.append(torch.stack(actions))
+    assert torch.equal(*acted)
+
+
 def test_renewing_while_a_chunk_is_computed_asks_for_another_after_it():
     policy = Gate()
     policy.opened.release(9)
@@ -223,6 +265,9 @@ def test_renewing_while_a_chunk_is_computed_asks_for_another_after_it():
     [
         ({"delay": 0}, "use Executor"),
         ({"delay": 8}, "fewer than execute"),
+        ({"delay": 2.5}, "whole number of ticks"),
+        ({"delay": 2, "execute": "8"}, "execute must be an integer"),
+        ({"delay": 2, "timeout": "1"}, "timeout must be a number of seconds above 0"),
         ({"delay": 2, "late": "never"}, "late must be one of wait, keep; got 'never'"),
         ({"delay": 2, "timeout": 0}, "timeout must be a number of seconds above 0"),
     ],

@@ -206,3 +206,10 @@ def test_the_command_says_how_long_others_may_wait(policy, tmp_path, monkeypatch
     for wrong in ({"largest": 0}, {"clients": -1}, {"largest": 2.5}):
         with pytest.raises(ValueError, match=r"(largest|clients) must be a positive integer"):
             serve.ServeConfig("x", **wrong)
+
+
+def test_a_port_that_is_taken_is_named(policy):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"can't listen at 127.0.0.1:{port} .*Choose another --host or --port"):
+            server(policy, port=port)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from action_heads._util.flags import check_choices
+from action_heads._util.flags import check_choices, check_least
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
 from action_heads._util.progress import progress_bar
@@ -88,6 +88,8 @@ class Reproduce:
     def __post_init__(self):
         if not self.all and not self.task:
             raise ValueError("no task is given. Name one with --task, or use --all")
+        check_least(self, 0, "demos", "steps", "checkpoints", "videos")
+        check_least(self, 1, "episodes", "workers")
         check_choices(self, recipe=RECIPES, observe=("states", "images"), **({"study": STUDIES} if self.study else {}))
         if self.data != EXPERTS and self.observe != "images":
             raise ValueError(f"--data {self.data} needs --observe images, since its policies use the cameras")

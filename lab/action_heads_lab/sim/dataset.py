@@ -28,6 +28,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import require
+from action_heads._util.flags import check_least
 from action_heads.io import drafts, files, locks
 from action_heads_lab.sim import robomimic_file
 from action_heads_lab.sim.again import Images, run_again
@@ -68,6 +69,8 @@ class RecordConfig:
     schema: Literal["own", "libero"] = "own"
 
     def __post_init__(self) -> None:
+        check_least(self, 1, "demos", "size", "workers")
+        check_least(self, 0, "seed")
         if self.schema == "libero" and self.is_file:
             raise ValueError(f"--schema libero writes a LeRobotDataset, but {self.out} is an HDF5 file. Give a folder")
         if self.schema == "libero" and (get_task(self.task).suite != "libero" or self.cameras):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from action_heads import ActionHead, __version__
-from action_heads._util.flags import check_choices
+from action_heads._util.flags import check_choices, check_least, check_positive
 from action_heads._util.names import nearest
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import THROUGH, AdapterConfig
@@ -81,6 +81,9 @@ class DemoConfig:
             near = nearest(unknown[0], RUNS)
             raise ValueError(f"unknown run {', '.join(unknown)}{near}; choose from {', '.join(RUNS)}")
         check_choices(self, adapter=ADAPTERS, through=THROUGH)
+        check_least(self, 0, "hidden", "demos", "steps", "seed")
+        check_least(self, 1, "episodes")
+        check_positive(self, "lr")
 
     @property
     def folder(self) -> Path:

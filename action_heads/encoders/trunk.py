@@ -53,10 +53,9 @@ class Trunk(nn.Module):
         """Encode images (n 3 H W) in [0, 1]."""
         dtype = next(self.network.parameters()).dtype
         with torch.set_grad_enabled(self.trained and torch.is_grad_enabled()):
-            traced = (
-                torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-            )  # these must not depend on the batch
-            if self.training or torch.is_grad_enabled() or images.device.type != "cpu" or traced:
+            # An exported or traced network must not depend on the number of images.
+            traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+            if traced or self.training or torch.is_grad_enabled() or images.device.type != "cpu":
                 return self.network(self.statistics(images).to(dtype))
             return torch.cat([self.network(self.statistics(few).to(dtype)) for few in images.split(AT_ONCE)])
 

@@ -99,12 +99,12 @@ class CompiledPolicy(Policy):
         return self
 
     def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
-        self.source.check_cond(cond, mask, values)
         if self.stale:
             raise RuntimeError(
                 "Since this policy was compiled, the original policy was moved, or the projections of its reshaped "
                 "head were trained or loaded. To use it, compile again."
             )
+        self.source.check_cond(cond, mask, values)
 
     @property
     def stale(self) -> bool:

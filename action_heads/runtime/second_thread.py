@@ -36,6 +36,11 @@ class SecondThread:
         self._calls: SimpleQueue | None = None
         self._process = 0
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread was started and not closed."""
+        return self._calls is not None
+
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Make a call after those before it, and return its future. A call that has not begun can be cancelled."""
         if self._calls is None or self._process != os.getpid():

@@ -27,7 +27,7 @@ STATES = {"encoder": "none", "cameras": ()}
         ({"mode": "thawed"}, r"--mode is 'thawed'; choose one of decoupled"),
         ({"adapter": "lora"}, r"--adapter is 'lora'; choose one of film"),
         ({"train_encoder": "half"}, r"--train-encoder is 'half'; choose one of trained, frozen, cached"),
-        ({"train_encoder": "frozen"}, r"--encoder.*a ResNet without weights can't be frozen"),
+        ({"train_encoder": "frozen"}, r"--train-encoder, --weights: a ResNet without weights can't be frozen"),
         ({"encoder": "none"}, r"--cameras names cameras, but --encoder is none"),
         ({"weights": "mine"}, r"--weights.*'imagenet' or none"),
         ({"features": 7}, r"--features.*an even number"),

@@ -166,7 +166,7 @@ def test_an_embedding_made_in_the_background_is_not_older_than_allowed(tmp_path,
     assert all(state - seen < 0.035 for seen, state in used)
     assert policy.slow.ages.max <= 3
     policy.reset()
-    assert policy.slow._threads is None, "the thread ends with the episode"
+    assert not policy.slow._thread.running, "the thread ends with the episode"
 
 
 @pytest.mark.parametrize(

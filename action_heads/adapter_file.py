@@ -48,9 +48,9 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
             "and head.save_pretrained(folder) first."
         )
     head.assert_frozen(thorough=True)
-    check_savable(own_state(policy), folder / NAME)
-    header = {HEADER: json.dumps(describe(policy), sort_keys=True)}
-    save_tensors(own_state(policy), folder / NAME, header)
+    weights = own_state(policy)
+    check_savable(weights, folder / NAME)
+    save_tensors(weights, folder / NAME, {HEADER: json.dumps(describe(policy), sort_keys=True)})
     return folder
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
-from action_heads._util.flags import check_least, check_positive, mistake
+from action_heads._util.flags import check_least, check_positive, check_share
 from action_heads._util.limits import check_fields
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads._util.progress import progress_bar
@@ -87,8 +87,7 @@ class FitConfig:
         check_least(self, 1, "steps", "batch_size", "warmup")
         check_least(self, 0, "weight_decay")
         check_positive(self, "lr", "clip")
-        if not 0 <= self.ema < 1:
-            raise mistake("ema", f"must be at least 0 and below 1, got {self.ema}")
+        check_share(self, "ema")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
         NoiseConfig(self.levels, self.noise_samples, self.prefixes)
@@ -189,11 +188,10 @@ def mean_of(losses: list[Tensor], step: int, config: FitConfig) -> float:
     """
     values = torch.stack(losses)
     if not values.isfinite().all():
-        first = step - len(losses) + 1 + int((~values.isfinite()).nonzero()[0])
-        loss = losses[first - step - 1].item()
+        first = int((~values.isfinite()).nonzero()[0])
         raise Diverged(
-            f"training diverged: the loss of training step {first + 1} is {loss:.4g}. Attach a new adapter and take an "
-            f"lr below {config.lr:g}, or precision='fp32'."
+            f"training diverged: the loss of training step {step + 2 - len(losses) + first} is "
+            f"{values[first].item():.4g}. Attach a new adapter and take an lr below {config.lr:g}, or precision='fp32'."
         )
     return values.mean().item()
 

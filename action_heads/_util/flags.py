@@ -94,6 +94,13 @@ def check_unset(settings: Any, why: str, *names: str, prefix: str = "") -> None:
             raise mistake(prefix + name, f"is {given!r}, which has no effect: {why}")
 
 
+def check_share(settings: Any, *names: str) -> None:
+    """Raise if a field is not a share: at least 0 and below 1."""
+    for name in names:
+        if not 0 <= getattr(settings, name) < 1:
+            raise mistake(name, f"must be at least 0 and below 1, got {getattr(settings, name)}")
+
+
 def check_positive(settings: Any, *names: str) -> None:
     """Raise if a field is not above zero, or is NaN."""
     for name in names:

@@ -67,10 +67,15 @@ def some_outputs(encoder: ObservationEncoder, recording: Recording, rows: np.nda
     encoder.eval()
     found = {}
     for camera in encoder.cameras:
-        seen = islice(grey(recording, camera), 1) if blind else read(recording, camera, places(recording, rows))
+        seen = images_at(recording, camera, rows, blind)
         found[camera] = torch.stack([run(encoder, [inputs])[0] for inputs in seen])
     encoder.train(training)
     return found
+
+
+def images_at(recording: Recording, camera: str, rows: np.ndarray, blind: bool) -> Iterator[Inputs]:
+    """Yield the images of ascending rows (n), or with `blind` the grey one that they share."""
+    return islice(grey(recording, camera), 1) if blind else read(recording, camera, places(recording, rows))
 
 
 def places(recording: Recording, rows: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -108,8 +113,7 @@ def share_kept(encoder: ObservationEncoder, recording: Recording, folder: Path, 
     count = int(recording.lengths.sum())
     rows, kept = np.linspace(0, count - 1, min(count, SAMPLED)).astype(int), []
     for camera in encoder.cameras:
-        seen = islice(grey(recording, camera), 1) if blind else read(recording, camera, places(recording, rows))
-        kept += [fingerprint(inputs, identity) in found for inputs in seen]
+        kept += [fingerprint(inputs, identity) in found for inputs in images_at(recording, camera, rows, blind)]
     return float(np.mean(kept))
 
 

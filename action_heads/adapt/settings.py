@@ -15,6 +15,7 @@ from action_heads._util.flags import (
     check_choices,
     check_least,
     check_positive,
+    check_share,
     check_unset,
     flag,
     mistake,
@@ -313,8 +314,7 @@ class AdaptConfig(Settings):
         check_choices(self, mode=MODES, precision=PRECISIONS)
         check_least(self, 1, "save_every", "observation_steps", "checkpoints")
         check_least(self, 0, "seed", "workers")
-        if not 0 <= self.held_out < 1:
-            raise mistake("held_out", f"must be at least 0 and below 1, got {self.held_out}")
+        check_share(self, "held_out")
         if self.vision.encoder == "none" and self.cameras:
             raise ValueError("--cameras names cameras, but --encoder is none. Leave one of the two out")
         if self.vlm.cache not in (None, "off") and self.augments:

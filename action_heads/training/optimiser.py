@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from action_heads._util.flags import check_choices, check_least, check_positive, mistake
+from action_heads._util.flags import check_choices, check_least, check_positive, check_share
 from action_heads.fit import cosine
 
 SCHEDULES = ("cosine", "constant")
@@ -36,8 +36,7 @@ class OptimiserConfig:
         check_choices(self, schedule=SCHEDULES)
         check_least(self, 1, "steps", "batch_size", "warmup")
         check_positive(self, "lr", "clip")
-        if not 0 <= self.ema < 1:
-            raise mistake("ema", f"must be at least 0 and below 1, got {self.ema}")
+        check_share(self, "ema")
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a training step: linear warm-up, then the schedule."""

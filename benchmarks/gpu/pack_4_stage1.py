@@ -13,7 +13,7 @@ from __future__ import annotations
 from math import ceil
 from pathlib import Path
 
-from packs import Pack, action_heads, cores, files, options
+from packs import Pack, action_heads, cores, files, options, stage1_record
 
 CHUNKS, BATCH = 20_000_000, 2048
 HEADS = {
@@ -49,7 +49,7 @@ def measured(pack: Pack, name: str) -> dict | None:
     out = pack.work / f"{name}-speed"
     if pack.run({f"{name}-speed": command(pack, name, out, 2 if pack.toy else 200)}, 120)[f"{name}-speed"] != 0:
         return None
-    return {"chunks_per_second": _record(out)["chunks_per_second"]["training"]}
+    return {"chunks_per_second": stage1_record(out)["chunks_per_second"]["training"]}
 
 
 def trained(pack: Pack, name: str) -> dict | None:
@@ -58,7 +58,7 @@ def trained(pack: Pack, name: str) -> dict | None:
     steps = 3 if pack.toy else ceil(CHUNKS / BATCH)
     if pack.run({name: command(pack, name, out, steps)})[name] != 0:
         return None
-    record = _record(out)
+    record = stage1_record(out)
     row = {key: record[key] for key in ("command", "steps", "chunks", "minutes", "machine", "held_out_loss")}
     row["held_out_loss_with_signal"] = record.get("held_out_loss_with_signal")
     evaluation = pack.out / f"{name}-evaluation"
@@ -66,10 +66,6 @@ def trained(pack: Pack, name: str) -> dict | None:
     if not pack.toy and pack.left > 60 and pack.run({f"{name}-evaluation": against})[f"{name}-evaluation"] == 0:
         row["evaluation"] = files.read_json(evaluation / "evaluation.json")
     return row
-
-
-def _record(out: Path) -> dict:
-    return files.read_json(out / "config.json")["training"]
 
 
 if __name__ == "__main__":

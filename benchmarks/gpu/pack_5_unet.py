@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from packs import ROOT, Pack, action_heads, cores, device, files, options, steps_in, workers
+from packs import ROOT, Pack, action_heads, cores, device, files, options, stage1_record, steps_in, workers
 
 MODES = ("decoupled", "normal", "random-frozen")
 STAGE1, ROLLOUTS = 240, 120  # seconds for Stage 1 with its start, and kept free for rollouts
@@ -48,12 +48,12 @@ def pretrained(pack: Pack, head: Path) -> bool:
     few, tried = 2 if pack.toy else 100, head.with_name(f"{head.name}-speed")
     if pack.run({"stage-1-speed": pretraining(pack, tried, few)}, 120)["stage-1-speed"] != 0:
         return False
-    rate = _record(tried)["chunks_per_second"]["training"] / (8 if pack.toy else BATCH)
+    rate = stage1_record(tried)["chunks_per_second"]["training"] / (8 if pack.toy else BATCH)
     steps = 2 if pack.toy else steps_in(min(STAGE1, pack.left / 3), rate, most=10_000)
     print(f"Stage 1: {rate:.1f} training steps/s; {steps} training steps", flush=True)
     if pack.run({"stage-1": pretraining(pack, head, steps)}, 2 * STAGE1)["stage-1"] != 0:
         return False
-    record = _record(head)
+    record = stage1_record(head)
     pack.results["Stage 1"] = {key: record[key] for key in ("command", "steps", "chunks", "minutes", "held_out_loss")}
     pack.write()
     return True
@@ -100,10 +100,6 @@ def _run(folder: Path, task: str, mode: str, seed: int, steps: int) -> dict | No
     """Return the result of a run of so many training steps, or None if it has none."""
     found = (files.read_json(path) for path in folder.glob(f"{task}-unet-{mode}-s{seed}-*.json"))
     return next((result for result in found if result["run"]["steps"] == steps), None)
-
-
-def _record(head: Path) -> dict:
-    return files.read_json(head / "config.json")["training"]
 
 
 if __name__ == "__main__":

@@ -168,6 +168,11 @@ def registered(folder: Path) -> Path:
     return folder
 
 
+def stage1_record(head: Path) -> dict[str, Any]:
+    """Return what a pretrained head's folder says of its training."""
+    return files.read_json(head / "config.json")["training"]
+
+
 def steps_in(seconds: float, rate: float, most: int) -> int:
     """Return how many training steps fit into a time at a rate per second, at least 1 and at most `most`."""
     return max(1, min(most, int(seconds * rate)))

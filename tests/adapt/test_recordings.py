@@ -1,4 +1,4 @@
-"""ObservedWindows stay in their episode and images belong to their rows, for every format of recordings."""
+"""Windows stay in their episode and images belong to their rows, for every format of recordings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server answers to a request, without its connection and its queue."""
+"""Answer requests as a server does, without its connection and its queue."""
 
 from __future__ import annotations
 

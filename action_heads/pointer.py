@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+import torch
+
+from action_heads._util.checks import as_device, as_dtype
 from action_heads.head import ActionHead
 from action_heads.io import files, hub
 
@@ -26,13 +29,15 @@ def load_head(
         pointer: name, fingerprint, path, revision and subfolder of the head.
         file: the file that the pointer was read from.
         head: the head itself, or its place; replaces the pointer.
-        **options: options of `ActionHead.from_pretrained`.
+        **options: options of `ActionHead.from_pretrained`; one that is None counts as not given.
 
     Raises:
         HeadNotFoundError: the head is not at the pointer's place, nor near the file.
-        ValueError: the head was never saved.
+        ValueError: the head was never saved, or `head` is a module of another dtype or device than the options say.
     """
+    options = {name: value for name, value in options.items() if value is not None}
     if isinstance(head, ActionHead):
+        check_same(head, options)
         return head
     if head is not None:
         return ActionHead.from_pretrained(head, **options)
@@ -53,6 +58,18 @@ def load_head(
         )
     at = {"revision": pointer["revision"], "subfolder": pointer["subfolder"]}
     return ActionHead.from_pretrained(path, **at, **options)
+
+
+def check_same(head: ActionHead, options: Mapping[str, Any]) -> None:
+    """Raise if these options ask for another dtype or device than those of a head that is already loaded."""
+    if "dtype" in options and (wanted := as_dtype(options["dtype"])) != head.dtype:
+        raise ValueError(f"dtype is {wanted}, but head= is a module of {head.dtype}. Call head.to({wanted}) first.")
+    if "device" in options:
+        place = torch.empty(0, device=as_device(options["device"])).device  # "cuda" is "cuda:0" in a tensor
+        if place != head.device:
+            raise ValueError(
+                f"device is {place}, but head= is a module on {head.device}. Call head.to({str(place)!r}) first."
+            )
 
 
 def absolute(name_or_path: str | Path) -> str:

@@ -252,8 +252,8 @@ class ConditionedHead(Policy):
         *,
         head: ActionHead | str | Path | None = None,
         revision: str | None = None,
-        dtype: torch.dtype | str = torch.float32,
-        device: torch.device | str = "cpu",
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
         **kwargs: Any,
     ) -> ConditionedHead:
         """Load an adapter and the head that it points to. A robot needs nothing else.
@@ -264,15 +264,17 @@ class ConditionedHead(Policy):
             path: the adapter's folder, or its Hub id.
             head: the head, or its place, in place of the pointer.
             revision: branch, tag or commit of the adapter's repository.
-            dtype: dtype of the head's weights, such as torch.bfloat16 or "bfloat16".
-            device: device of the policy.
+            dtype: dtype of the head's weights, such as torch.bfloat16 or "bfloat16"; float32 if None. A head that is
+                passed as a module keeps its own, and so its device.
+            device: device of the policy; the CPU if None.
             **kwargs: options for the Hub, for both the adapter and the head: `cache_dir`, `token`, `local_files_only`,
                 `force_download`.
 
         Raises:
             HeadNotFoundError: there is no adapter at `path`, or its head is not found.
             WeightFileError: a file is damaged.
-            ValueError: the adapter was trained on another head than `head`, or another release wrote a file.
+            ValueError: the adapter was trained on another head than `head`, another release wrote a file, or `head` is
+                a module of another dtype or on another device.
 
         Examples:
             >>> import tempfile
@@ -287,7 +289,8 @@ class ConditionedHead(Policy):
         def read(folder: Path) -> ConditionedHead:
             file = folder / adapter_file.NAME
             pointer = adapter_file.read(file)[1]["head"]
-            return adapter_file.load(load_head(pointer, file, head, dtype=dtype, device=device, **kwargs), file)
+            options = {"dtype": dtype, "device": device, **kwargs}
+            return adapter_file.load(load_head(pointer, file, head, **options), file)
 
         return hub.load(path, read, [adapter_file.NAME], revision=revision, **kwargs)[0]
 

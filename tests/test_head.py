@@ -225,7 +225,7 @@ def test_dtype_and_device_go_by_name(head, tmp_path):
     head.save_pretrained(tmp_path)
     loaded = ActionHead.from_pretrained(tmp_path, dtype="bfloat16", device="cpu")
     assert next(loaded.parameters()).dtype == torch.bfloat16
-    for dtype in ("int8", "float33", torch.int64, 3, None):
+    for dtype in ("int8", "float33", torch.int64, torch.float8_e4m3fn, "float8_e5m2", 3, None):
         with pytest.raises(ValueError, match="dtype must be a floating-point torch dtype"):
             ActionHead.from_pretrained(tmp_path, dtype=dtype)
     for device in ("gpu", "cuda:99", 3.5):

@@ -80,3 +80,16 @@ def test_a_head_that_was_never_saved(tmp_path):
     with pytest.raises(ValueError, match=r"was never saved. Load or build that head and pass it as head="):
         ConditionedHead.from_pretrained(tmp_path)
     assert torch.equal(chunk(ConditionedHead.from_pretrained(tmp_path, head=tiny_head())), chunk(policy))
+
+
+def test_a_head_in_memory_keeps_its_dtype_and_device(made):
+    """What was asked for and can't be had is refused, and not ignored."""
+    root, expected = made
+    adapter, head = root / "runs" / "lift", ActionHead.from_pretrained(root / "heads" / "mine")
+    loaded = ConditionedHead.from_pretrained(adapter, head=head, dtype="float32", device="cpu")
+    assert torch.equal(chunk(loaded), expected)
+    for options in ({"dtype": "bfloat16"}, {"device": "meta"}):
+        with pytest.raises(ValueError, match=r"but head= is a module .* Call head\.to\(.*\) first"):
+            ConditionedHead.from_pretrained(adapter, head=head, **options)
+    assert ConditionedHead.from_pretrained(adapter, head=head.to(torch.bfloat16)).head.dtype == torch.bfloat16
+    assert ConditionedHead.from_pretrained(adapter, dtype="bfloat16").head.dtype == torch.bfloat16

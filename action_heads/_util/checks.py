@@ -14,6 +14,8 @@ from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask
 
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # dtypes that networks compute in
+
 
 def check_condition(cond: Condition, mask: Mask, cond_dim: int | Mapping[str, int], values: bool) -> None:
     """Check a condition and its mask against `cond_dim`.
@@ -126,9 +128,9 @@ def check_pad(is_pad: Tensor, batch: int, horizon: int, values: bool = True) -> 
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """Return a floating-point dtype, given as a dtype or by a name such as "bfloat16"."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    if not isinstance(found, torch.dtype) or found not in FLOATING:
         raise ValueError(
-            f"dtype must be a floating-point torch dtype, such as torch.float32 or 'bfloat16', got {dtype!r}"
+            f"dtype must be a floating-point torch dtype, one of {', '.join(map(str, FLOATING))}, got {dtype!r}"
         )
     return found
 

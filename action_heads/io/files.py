@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from action_heads._util import limits
+from action_heads._util.checks import FLOATING
 from action_heads.io import drafts
 
 HEADER = "action_heads"  # Key in the metadata of a safetensors file where adapters and taps store their config as JSON.
-DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-DTYPES = (*DTYPES, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+DTYPES = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 JSON_BYTES = 2**28  # Size of the largest JSON file that is read.
 NESTING = 64  # Deepest nesting of lists and objects.
 

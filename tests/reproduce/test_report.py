@@ -85,8 +85,9 @@ def test_ours_stand_under_the_papers_and_by_themselves_under_every_mode():
     assert all("**ours**" not in line for line in beside_paper("libero", []).splitlines())
     lines = beside_paper("libero", found).splitlines()
     theirs = next(i for i, line in enumerate(lines) if line.startswith("| DP-MLP (`mlp`) | decoupled | paper"))
-    assert lines[theirs + 1].startswith("| DP-MLP (`mlp`) | decoupled | **ours**, States")
-    assert "50 episodes of each task" in lines[theirs + 1]
+    assert lines[theirs + 1].startswith("| DP-MLP (`mlp`) | decoupled | **ours** | 92 ")
+    title = next(line for line in lines if line.startswith("**Ours: States, head 'small'"))
+    assert title.endswith("50 episodes of each task.**")
     own = next(line for line in lines if line.startswith("| libero_spatial | `mlp` |"))
     assert own.count("of 500") == 4
     assert "(p = " in own
@@ -133,6 +134,19 @@ def test_the_best_checkpoint_stands_beside_the_last():
     ]
     assert "| 25 (5 to 70) of 4 | not run |" in last
     assert "best of 2 checkpoints | 100; 100 | not run |" in best
+
+
+def test_rows_of_several_protocols_have_their_number():
+    run = Run(family="mimicgen", task="stack_d1", mode="normal", episodes=4, relearn_step=False)
+    found = [
+        result(run, outcomes(1, 4, 0), id="one"),
+        result(replace(run, checkpoints=2), outcomes(0, 4, 0), id="two"),
+    ]
+    text = beside_paper("mimicgen", found)
+    for row in ("**ours (1)** | 100 ", "**ours (2)** | 0 ", "**ours (2)**, best of 2 checkpoints |"):
+        assert f"| {row}" in text
+    assert "**Ours (1): States" in text
+    assert "4 episodes per run, last of 2 checkpoints.**" in text
 
 
 def test_heads_of_one_recipe_may_be_of_several_processors():

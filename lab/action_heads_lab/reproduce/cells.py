@@ -47,8 +47,9 @@ class Table:
         adapter = f"{p['adapter']} through {p['through']}" + (f", hidden width {p['hidden']}" if p["hidden"] else "")
         stage1 = f"Stage 1 on {' and '.join(p['stage1'])} with signal {p['signal']}"
         episodes = f"{p['episodes']} episodes {'of each task' if p['family'] == 'libero' else 'per run'}"
+        last = f", last of {p['checkpoints']} checkpoints" if p["checkpoints"] > 1 else ""
         data = "" if p["data"] == EXPERTS else f"{p['data']}, "
-        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {adapter}, {episodes}"
+        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {adapter}, {episodes}{last}"
 
 
 def protocol_of(run: Run) -> dict[str, Any]:

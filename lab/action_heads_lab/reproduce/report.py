@@ -172,26 +172,31 @@ def _missing(grid: Sequence[Run], table: Table, found: Sequence[Result]) -> str:
 
 
 def beside_paper(family: str, found: Sequence[Result]) -> str:
-    """Return Table II of the paper with our rows under theirs, and then a table of ours in every mode."""
+    """Return Table II of the paper with our rows under theirs, and then each table of ours in every mode.
+
+    If there are several, our rows have their number.
+    """
     tasks, rows = list(paper.TASKS[family]), paper.PRINTED[family]
     lines = [
         f"| system | mode | results | {' | '.join(f'`{task}`' for task in tasks)} | average |",
         f"|---|---|---|{'---:|' * (len(tasks) + 1)}",
     ]
     ours = tables(found)
+    named = {i: f"ours ({i})" if len(ours) > 1 else "ours" for i in range(1, len(ours) + 1)}
     for (backbone, mode), values in rows.items():
         name = f"{paper.NAMES[backbone]} (`{backbone}`) | {mode}"
         lines.append(f"| {name} | paper | {' | '.join(values.split())} |")
-        for table in ours:
+        for i, table in enumerate(ours, 1):
             cells = [table.cell(task, backbone, mode) for task in tasks]
             if any(cells):
-                lines.append(f"| {name} | **ours**, {table.title} | {' | '.join(map(_cell, cells))} | |")
+                lines.append(f"| {name} | **{named[i]}** | {' | '.join(map(_cell, cells))} | |")
             if any(cells) and (tried := table.protocol["checkpoints"]) > 1:
-                lines.append(f"| {name} | **ours**, best of {tried} checkpoints | {' | '.join(map(_best, cells))} | |")
+                lines.append(f"| {name} | **{named[i]}**, best of {tried} checkpoints | {' | '.join(map(_best, cells))} | |")
     parts = ["\n".join(lines)]
-    for table in ours:
+    for i, table in enumerate(ours, 1):
         run = {name: list(dict.fromkeys(getattr(key, name) for key in table.cells)) for name in ("task", "backbone")}
-        parts.append(f"**{table.title}.**\n\n{_table(table, run['task'], run['backbone'])}")
+        title = f"{named[i].capitalize()}: {table.title}"
+        parts.append(f"**{title}.**\n\n{_table(table, run['task'], run['backbone'])}")
     return "\n\n".join([*parts, _cost(found) if found else "We have no runs of this family."])
 
 

@@ -72,7 +72,8 @@ def readme(config: AdaptConfig, results: dict[str, Any]) -> str:
         tried += f"\n[Video of some episodes]({rollouts['video']}): a green border marks success, a red one failure.\n"
     steps = f"{config.optimiser.steps:,} training steps of {config.optimiser.batch_size} chunks"
     kind = "" if config.mode == "decoupled" else f" It is a control run: mode {config.mode}."
-    kind += " It is a blind control run: its images, or without cameras its state, are zero." if config.blind else ""
+    if config.blind:
+        kind += " It is a blind control run: its images are grey, or without cameras its state is zero."
     vlm, eyes = config.vlm, ""
     if vlm.model is not None:
         layers = ", ".join(map(str, vlm.layer))

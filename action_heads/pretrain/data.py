@@ -6,7 +6,6 @@ Axes: b windows, h horizon, s time steps of a window, j joints, a action.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,7 +24,7 @@ STEP = (0.004, 0.15)  # for deltas: length in metres of a task's longest step, l
 # Maps a number of windows and a generator to Motion. The same generator state gives the same windows.
 Source = Callable[[int, torch.Generator], Motion]
 
-__all__ = ["Mixture", "Motion", "Source", "chunks", "mixture", "source", "through_a_task", "throughput", "window"]
+__all__ = ["Mixture", "Motion", "Source", "chunks", "source", "through_a_task", "window"]
 
 
 class Synthetic:
@@ -95,11 +94,6 @@ class Mixture:
         return Motion(poses, torch.cat([p.joints for p in parts if p.joints is not None]) if self.joints else None)
 
 
-def mixture(names: Sequence[str], steps: int, split: str = "train") -> Mixture:
-    """Return a mixture of sources by weight (`@2`; 1 if not given), of the split "train", "held_out" or "all"."""
-    return Mixture(names, steps, split)
-
-
 def check_shares(names: Sequence[str], n: int) -> None:
     """Refuse a source whose share of n windows is 0. All batches are split alike, so it would never be drawn."""
     specs = [Spec.parse(name) for name in names]
@@ -124,17 +118,6 @@ def _split(shares: np.ndarray, n: int) -> list[int]:
     counts = np.floor(exact + 1e-9).astype(int)
     counts[np.argsort(counts - exact, kind="stable")[: n - counts.sum()]] += 1
     return counts.tolist()
-
-
-def throughput(source: Source, batch: int = 4096, seconds: float = 1.0) -> float:
-    """Return the windows per second of a source on this machine, measured after one batch of warm-up."""
-    generator = torch.Generator().manual_seed(0)
-    source(batch, generator)
-    count, began = 0, time.perf_counter()
-    while (passed := time.perf_counter() - began) < seconds or not count:
-        source(batch, generator)
-        count += batch
-    return count / passed
 
 
 def _rate(source: Synthetic | Windows) -> float:

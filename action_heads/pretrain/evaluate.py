@@ -20,6 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from action_heads._util.flags import check_least
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.diffusion.loss import Noise, corrupt
@@ -58,9 +59,8 @@ class EvaluateConfig:
     samples: int = 192
 
     def __post_init__(self):
-        for name, least in (("chunks", BATCHES * 2), ("samples", 8)):
-            if isinstance(value := getattr(self, name), int) and value < least:
-                raise ValueError(f"{name} must be at least {least} for a mean with a standard error, got {value}")
+        check_least(self, BATCHES * 2, "chunks")  # Fewer give no standard error.
+        check_least(self, 8, "samples")
 
     @property
     def folder(self) -> Path:
@@ -80,7 +80,7 @@ class HeldOut:
 
     def __init__(self, specs: Sequence[str], space: ActionSpace, horizon: int):
         self.space, self.horizon = space, horizon
-        self.sources = {spec: data.mixture((spec,), data.window(space, horizon), "held_out") for spec in specs}
+        self.sources = {spec: data.Mixture((spec,), data.window(space, horizon), "held_out") for spec in specs}
 
     @property
     def episodes(self) -> dict[str, int]:
@@ -140,6 +140,8 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
         few = mechanisms[:1] if label == "random" else mechanisms  # a random head is the same under every mechanism
         sampled = {m: sample(each, config.samples, STEPS, m) for m in few}
         paths[label] = sampled[mechanisms[0]]
+        by_steps = {n: sample(each, config.samples, n, mechanisms[0]) for n in FEW_STEPS}
+        by_steps[STEPS] = sampled[mechanisms[0]]
         results["heads"][label] = {
             "fingerprint": each.fingerprint(),
             "parameters": each.num_parameters,
@@ -148,10 +150,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
             **denoising(each, for_losses, units),
             "samples": {m: _means(chunk_measures(x, space, far)) for m, x in sampled.items()},
             "distance": {m: _distance(x, real, units) for m, x in sampled.items()},
-            "distance_by_steps": {
-                str(n): _distance(sample(each, config.samples, n, mechanisms[0]), real, units) for n in FEW_STEPS
-            }
-            | {str(STEPS): _distance(sampled[mechanisms[0]], real, units)},
+            "distance_by_steps": {str(n): _distance(x, real, units) for n, x in by_steps.items()},
         }
     results["seconds"] = round(time.monotonic() - began, 1)
     text = evaluation_report.markdown(results)
@@ -179,12 +178,12 @@ def own_loss(head: ActionHead, actions: Tensor, mechanism: str) -> Mean:
     return Mean.of(torch.stack(losses))
 
 
-@torch.no_grad()
 def noise_generator() -> torch.Generator:
     """Return a generator of the same noise for every head. It is independent of the one that draws the chunks."""
     return generator("evaluation noise", 0)
 
 
+@torch.no_grad()
 def clean_errors(head: ActionHead, actions: Tensor, mechanism: str, units: Normalizer) -> tuple[Tensor, Tensor]:
     """Return the mean squared error (b,) of the predicted clean chunks, and the noise's share of the variance (b,).
 

@@ -42,9 +42,9 @@ class Trainer(Training[Batch]):
         self.head = ActionHead(head_config)
         window = data.window(head_config.space, head_config.horizon)
         with self.accelerator.main_process_first():  # it downloads and unpacks what the others then find
-            source = data.mixture(config.sources, window)
-            held_out = data.mixture(config.sources, window, "held_out")
-        self.sources = getattr(source, "record", [])  # a plain function has none
+            source = data.Mixture(config.sources, window)
+            held_out = data.Mixture(config.sources, window, "held_out")
+        self.sources = source.record
         normalizer, joints = fit(source, head_config.space)
         if config.init:
             normalizer = go_on_from(config.init, self.head)

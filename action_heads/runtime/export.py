@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from action_heads._util.extras import require
+from action_heads._util.flags import check_choices, mistake
 from action_heads._util.limits import check_width
 from action_heads.acting import Policy
-from action_heads.diffusion.samplers import Sampling
+from action_heads.diffusion.samplers import SAMPLERS, SPACINGS, Sampling
 from action_heads.io.drafts import drafted
 from action_heads.policy import ConditionedHead
 from action_heads.runtime.inductor import why_no_inductor
@@ -56,10 +57,9 @@ class ExportConfig:
     tokens: int | None = None
 
     def __post_init__(self):
-        if self.format not in ENDINGS:
-            raise ValueError(f"unknown format {self.format!r}; choose one of {', '.join(ENDINGS)}")
+        check_choices(self, format=ENDINGS, sampler=SAMPLERS, spacing=SPACINGS)
         if Path(self.out).suffix != ENDINGS[self.format]:
-            raise ValueError(f"{self.out} must end in {ENDINGS[self.format]}, as files of format {self.format!r} do")
+            raise mistake("out", f"must end in {ENDINGS[self.format]}, as files of format {self.format!r} do")
         check_width("batch", self.batch)
         for name in ("steps", "tokens"):
             if getattr(self, name) is not None:

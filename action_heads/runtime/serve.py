@@ -21,12 +21,14 @@ from torch import Tensor
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import move, parts, zeros
 from action_heads._util.extras import require
+from action_heads._util.flags import check_choices, mistake
 from action_heads._util.limits import check_width
 from action_heads.acting import Policy
 from action_heads.diffusion.continuing import Continue
 from action_heads.diffusion.samplers import Sampling
 from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
+from action_heads.runtime.compiled import METHODS
 from action_heads.runtime.listener import Door
 from action_heads.runtime.request_queue import Client, Turns
 from action_heads.runtime.slow_encoder import StaleEmbedding
@@ -92,7 +94,9 @@ class ServeConfig:
         if self.largest is not None:
             check_width("largest", self.largest)
         check_width("clients", self.clients)
-        check_width("port", self.port, PORTS)
+        check_choices(self, method=("auto", *METHODS))
+        if not 0 < self.port <= PORTS:
+            raise mistake("port", f"must be 1 to {PORTS}, got {self.port}")
 
 
 def serve(config: ServeConfig) -> None:

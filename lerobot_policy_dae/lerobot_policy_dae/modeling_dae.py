@@ -365,7 +365,7 @@ class DAEPolicy(PreTrainedPolicy):
 
     def supports_rtc(self) -> bool:
         """Return whether the head can continue a chunk, which needs a backbone that mixes time and `prefixes`."""
-        return self.conditioned.head.backbone.mixes_time
+        return self.conditioned.head.backbone.mixes_time and self.config.prefixes
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -239,7 +239,7 @@ def test_short_episodes_are_left_out_before_the_split_and_the_count(folder):
     splits = {split: opened(folder, "?short=skip", 200, split).episodes for split in ("train", "held_out")}
     assert [len(names) for names in splits.values()] == [1, 1]
     assert {*splits["train"], *splits["held_out"]} == {f"droid_1.0.1/episode_00000{i}" for i in (1, 2)}
-    record = data.mixture([spec], 200, "all").record[0]
+    record = data.Mixture([spec], 200, "all").record[0]
     assert record["episodes"] == 2
     assert record["hours"] == round((266 + 411) / 15 / 3600, 3)
     with pytest.raises(

@@ -17,7 +17,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "recordings.md").read_te
 def test_the_panda_needs_no_extra():
     heavy = ("h5py", "lerobot", "mujoco", "pinocchio", "pyarrow", "scipy")
     code = (
-        "import sys; from action_heads.pretrain import data; data.mixture(['synthetic:panda', 'recorded:panda'], 16); "
+        "import sys; from action_heads.pretrain import data; data.Mixture(['synthetic:panda', 'recorded:panda'], 16); "
         f"print([m for m in {heavy!r} if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

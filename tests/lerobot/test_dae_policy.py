@@ -199,6 +199,7 @@ def test_real_time_chunking(tmp_path):
     assert torch.equal(new[0, :3], left[:3])
     assert new.isfinite().all()
     assert not supports_rtc_inference(tiny_policy(tmp_path, "mlp"))
+    assert not supports_rtc_inference(tiny_policy(tmp_path, "mixer"))  # Without the training its chunks would jump.
 
 
 # ── what LeRobot asks for ────────────────────────────────────────────────────────────────────────────────────────────

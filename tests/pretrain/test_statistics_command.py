@@ -13,7 +13,7 @@ def test_a_file_shapes_a_source(tmp_path, capsys) -> None:
     statistics(StatisticsConfig("recorded:droid_setup_ctrlworld", out, credit="Ctrl-World, MIT"))
     assert "45 episodes, 0.28 hours at 15 Hz" in capsys.readouterr().out
     assert MotionStatistics.load(out).credit == "Ctrl-World, MIT"
-    mixed = data.mixture([f"synthetic:{out}", "synthetic:panda"], 16)
+    mixed = data.Mixture([f"synthetic:{out}", "synthetic:panda"], 16)
     assert mixed.record[0]["statistics_hash"] == MotionStatistics.load(out).hash
     assert "statistics_hash" not in mixed.record[1]
     motion = mixed(4096, torch.Generator().manual_seed(0))

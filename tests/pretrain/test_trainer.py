@@ -127,7 +127,7 @@ def test_a_finished_head_of_other_settings_is_refused_before_anything_is_read(tm
     settled = pretrain(tiny(tmp_path))  # the same settings make the same head again
     assert settled.fingerprint() == first.fingerprint()
     shutil.rmtree(tmp_path / "state")
-    monkeypatch.setattr(data, "mixture", lambda *_: pytest.fail("the data was opened"))
+    monkeypatch.setattr(data, "Mixture", lambda *_: pytest.fail("the data was opened"))
     with pytest.raises(ValueError, match=r"holds a finished head made with other settings \(lr, seed\).*another --out"):
         pretrain(tiny(tmp_path, lr=0.5, seed=3))
     tiny_head().save_pretrained(tmp_path / "other")
@@ -287,13 +287,11 @@ def test_measuring_speed_takes_its_steps_back(tmp_path):
 
 
 def test_joints_are_asked_of_a_source_without_them(tmp_path, monkeypatch):
-    mixture = data.mixture
+    class PosesOnly(data.Mixture):
+        def __call__(self, n, generator):
+            return super().__call__(n, generator)._replace(joints=None)
 
-    def poses_only(*arguments):
-        source = mixture(*arguments)
-        return lambda n, generator: source(n, generator)._replace(joints=None)
-
-    monkeypatch.setattr(data, "mixture", poses_only)
+    monkeypatch.setattr(data, "Mixture", PosesOnly)
     with pytest.raises(ValueError, match="--signal code"):
         Trainer(tiny(tmp_path, signal="joints"))
     Trainer(tiny(tmp_path, signal="code")).train_step()

@@ -42,7 +42,7 @@ def test_of_two_commands_one_is_refused(tmp_path):
 
 
 def test_refused_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "mixture", lambda *_: pytest.fail("the data was opened"))
+    monkeypatch.setattr(data, "Mixture", lambda *_: pytest.fail("the data was opened"))
     with inside(lambda: locks.held(tmp_path)) as pid:
         with pytest.raises(locks.InUse, match=rf"{re.escape(str(tmp_path))} is in use by another run \(pid {pid} on"):
             pretrain(tiny(tmp_path))

@@ -31,7 +31,7 @@ def recording(task="Lift", observation=5, steps=30) -> Demonstrations:
 def test_own_motion_is_data_for_stage_1(tmp_path):
     one = recording()
     save_motion([one, one], tmp_path / "own.npz")
-    mixed = data.mixture([f"npz:{tmp_path / 'own.npz'}?rate=native"], steps=16)
+    mixed = data.Mixture([f"npz:{tmp_path / 'own.npz'}?rate=native"], steps=16)
     poses, joints = mixed(8, torch.Generator().manual_seed(0))
     assert poses.shape == (8, 16, 10)
     assert torch.allclose(joints[..., 1:], torch.from_numpy(HOME[1:]).expand(8, 16, 6), atol=1e-5)

@@ -222,8 +222,10 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
         export_policy(policy, ExportConfig("", tmp_path / "a.onnx", sampler="ddpm"))
     with pytest.raises(ValueError, match=r"must end in \.pt2"):
         ExportConfig("", tmp_path / "a.onnx", format="aoti")
-    with pytest.raises(ValueError, match="unknown format 'tflite'; choose one of onnx, torch, aoti"):
+    with pytest.raises(ValueError, match="format is 'tflite'; choose one of onnx, torch, aoti"):
         ExportConfig("", tmp_path / "a.tflite", format="tflite")
+    with pytest.raises(ValueError, match=r"sampler is 'dim' \(did you mean 'ddim'\?\); choose one of ddim"):
+        ExportConfig("", tmp_path / "a.onnx", sampler="dim")
     with pytest.raises(ValueError, match="trains along"):
         export_policy(ActionHead(policy.head.config).attach(AdaLNZero(COND_DIM)), ExportConfig("", tmp_path / "a.onnx"))
     two = policy.head.attach(AdaLNZero({"tokens": 5, "state": 3}))

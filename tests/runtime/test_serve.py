@@ -206,6 +206,11 @@ def test_the_command_says_how_long_others_may_wait(policy, tmp_path, monkeypatch
     for wrong in ({"largest": 0}, {"clients": -1}, {"largest": 2.5}):
         with pytest.raises(ValueError, match=r"(largest|clients) must be a positive integer"):
             serve.ServeConfig("x", **wrong)
+    for port in (0, 70_000):
+        with pytest.raises(ValueError, match=f"port must be 1 to 65535, got {port}"):
+            serve.ServeConfig("x", port=port)
+    with pytest.raises(ValueError, match=r"method is 'natve' \(did you mean 'native'\?\)"):
+        serve.ServeConfig("x", method="natve")
 
 
 def test_a_port_that_is_taken_is_named(policy):

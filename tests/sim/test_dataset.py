@@ -75,7 +75,7 @@ def test_motion_agrees_with_the_arms_own_kinematics(demonstrations, tmp_path):
     from action_heads.pretrain import data
 
     folder = save_dataset(demonstrations, tmp_path / "lift")
-    mixed = data.mixture([f"lerobot:{folder}"], steps=16)
+    mixed = data.Mixture([f"lerobot:{folder}"], steps=16)
     poses, _ = mixed(4, torch.Generator().manual_seed(0))
     assert poses.shape == (4, 16, 10)
 

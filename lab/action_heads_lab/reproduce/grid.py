@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from action_heads._util.flags import check_choices, check_least
+from action_heads._util.flags import check_choices, check_least, check_unset, mistake
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
 from action_heads._util.progress import progress_bar
@@ -98,14 +98,20 @@ class Reproduce:
         if self.data not in (EXPERTS, OFFICIAL) and Spec.parse(self.data).kind not in OBSERVED:
             kinds = ", ".join(f"{kind}:..." for kind in OBSERVED)
             raise ValueError(f"--data {self.data} has no images; choose from {EXPERTS}, {OFFICIAL}, {kinds}")
-        part, of = self.part
-        if not 0 <= part < of:
-            raise ValueError(f"--share is PART/PARTS with parts counted from 0, such as 0/2, got {self.share}")
+        if self.all or self.study:
+            chosen = f"--study {self.study}" if self.study else "--all"
+            check_unset(self, f"{chosen} says which modes and backbones run", "mode", "backbone")
+        if not all(map(str.isdecimal, self.seeds.split(","))):
+            raise mistake("seeds", f"must be numbers separated by commas, such as 0,42, got {self.seeds!r}")
+        part, _, of = self.share.partition("/")
+        if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
+            raise mistake("share", f"is PART/PARTS with parts counted from 0, such as 0/2, got {self.share!r}")
 
     @property
     def part(self) -> tuple[int, int]:
-        part, _, of = self.share.partition("/")
-        return int(part), int(of)
+        """The part of the runs that this process does, counted from 0, and the number of parts."""
+        part, of = map(int, self.share.split("/"))
+        return part, of
 
 
 def runs(options: Reproduce, family: str) -> list[Run]:

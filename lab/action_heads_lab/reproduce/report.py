@@ -191,7 +191,8 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
             if any(cells):
                 lines.append(f"| {name} | **{named[i]}** | {' | '.join(map(_cell, cells))} | |")
             if any(cells) and (tried := table.protocol["checkpoints"]) > 1:
-                lines.append(f"| {name} | **{named[i]}**, best of {tried} checkpoints | {' | '.join(map(_best, cells))} | |")
+                best = " | ".join(map(_best, cells))
+                lines.append(f"| {name} | **{named[i]}**, best of {tried} checkpoints | {best} | |")
     parts = ["\n".join(lines)]
     for i, table in enumerate(ours, 1):
         run = {name: list(dict.fromkeys(getattr(key, name) for key in table.cells)) for name in ("task", "backbone")}

@@ -18,8 +18,8 @@ from typing import Annotated, Literal
 
 from action_heads._util.extras import missing, remedy
 from action_heads._util.flags import Shown
+from action_heads._util.machine import cache_home
 from action_heads.io import drafts
-from action_heads.runtime.cache import cache_dir
 from action_heads_lab.setup import sources
 from action_heads_lab.setup.archives import fetch
 from action_heads_lab.sim import contexts, libero_files, mimicgen
@@ -74,7 +74,7 @@ def mimic_gen(config: SetupConfig) -> str:
     if config.install and find_spec("h5py") is None:
         install("h5py")
     if find_spec("mimicgen") is None or find_spec("robosuite_task_zoo") is None:
-        folder = cache_dir() / "mimicgen"
+        folder = cache_home() / "mimicgen"
         fetch(folder, sources.MIMICGEN, sources.MIMICGEN_TREES, config.source, config.replace)
         on_the_path(folder)
     mimicgen.check()

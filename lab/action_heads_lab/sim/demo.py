@@ -54,9 +54,10 @@ class DemoConfig:
         demos: number of demonstrations to record; 0 for the default of the task.
         steps: training steps of each run; 0 for the default of the task.
         lr: peak learning rate; 1e-2 suits small adapters, 2.5e-3 large ones (through blocks or both).
-        episodes: number of episodes to roll out for each run, from starts that are not in the demonstrations.
+        episodes: number of episodes to roll out for each run, from starts that are not in the demonstrations; 0 for 50,
+            or 10 with quick.
         seed: seed of demonstrations and training; rollouts always start from seeds 0, 1, 2, ...
-        quick: use a sixth of the demonstrations and steps, and 10 episodes, for a first look.
+        quick: by default use a sixth of the demonstrations and steps, and 10 episodes, for a first look.
         device: device to train on: cpu or cuda.
         out: folder of the results; by default outputs/demo-<task>.
     """
@@ -70,7 +71,7 @@ class DemoConfig:
     demos: int = 0
     steps: int = 0
     lr: float = 1e-2
-    episodes: int = 50
+    episodes: int = 0
     seed: int = 0
     quick: bool = False
     device: str = "cpu"
@@ -81,8 +82,7 @@ class DemoConfig:
             near = nearest(unknown[0], RUNS)
             raise ValueError(f"unknown run {', '.join(unknown)}{near}; choose from {', '.join(RUNS)}")
         check_choices(self, adapter=ADAPTERS, through=THROUGH)
-        check_least(self, 0, "hidden", "demos", "steps", "seed")
-        check_least(self, 1, "episodes")
+        check_least(self, 0, "hidden", "demos", "steps", "episodes", "seed")
         check_positive(self, "lr")
 
     @property
@@ -116,7 +116,7 @@ def _demo(config: DemoConfig, command: str) -> list[Row]:
     demos, steps = EFFORT.get(config.task, EFFORT[""])
     share = 6 if config.quick else 1
     demos, steps = config.demos or demos // share, config.steps or steps // share
-    config = dataclasses.replace(config, episodes=10) if config.quick else config
+    config = dataclasses.replace(config, episodes=config.episodes or (10 if config.quick else 50))
     out = config.folder
     head = ActionHead.from_pretrained(config.head, device=config.device)
     print(head)

@@ -92,7 +92,7 @@ def declared() -> dict[str, set[str]]:
     def brought(name: str) -> set[str]:
         found = requirements(lists[name])
         for entry in re.findall(r'"([^"]+)"', lists[name]):
-            found |= brought(entry) if (entry := entry.partition(";")[0].strip()) in lists else set()
+            found |= brought(entry) if (entry := re.split("[;=]", entry)[0].strip()) in lists else set()
         return found
 
     return {name: brought(f"action-heads[{name}]") for name in extras("pyproject.toml")}
@@ -154,6 +154,14 @@ def test_types_are_shipped_and_the_project_has_addresses():
     assert {"Repository", "Issues", "Documentation", "Changelog"} <= addresses.keys()
     assert "Typing :: Typed" in (about.get_all("Classifier") or ())
     assert about["Version"] == __version__
+
+
+@pytest.mark.parametrize("distribution", ["lab", "lerobot_policy_dae"])
+def test_the_other_distributions_need_this_version(distribution):
+    """They use modules that are not public, so a mixture of versions must not be installable."""
+    about = (ROOT / distribution / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{__version__}"' in about.splitlines()
+    assert re.findall(r'^dependencies = \["action-heads\[\w+\]==([^"]+)"', about, re.MULTILINE) == [__version__]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["pretrain", "--help"], ["adapt", "--help"]])

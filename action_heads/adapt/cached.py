@@ -51,9 +51,12 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
             identity,
             key=lambda inputs: fingerprint(inputs, identity),
             shape=shapes,
-            run=lambda waiting: run(encoder, waiting),
-            **{"batch_size": AT_ONCE, "shard_size": SHARD},
-            **{"total": int(recording.lengths.sum()), "desc": f"encoding {camera}", "unit": "image"},
+            run=lambda waiting: encoder.outputs_of([inputs["image"] for inputs in waiting]),
+            batch_size=AT_ONCE,
+            shard_size=SHARD,
+            total=int(recording.lengths.sum()),
+            desc=f"encoding {camera}",
+            unit="image",
         )
     return found
 
@@ -68,7 +71,7 @@ def some_outputs(encoder: ObservationEncoder, recording: Recording, rows: np.nda
     found = {}
     for camera in encoder.cameras:
         seen = images_at(recording, camera, rows, blind)
-        found[camera] = torch.stack([run(encoder, [inputs])[0] for inputs in seen])
+        found[camera] = torch.stack([encoder.outputs_of([inputs["image"]])[0] for inputs in seen])
     encoder.train(training)
     return found
 
@@ -90,8 +93,8 @@ def places(recording: Recording, rows: np.ndarray) -> list[tuple[int, np.ndarray
 def announce(encoder: ObservationEncoder, recording: Recording, folder: Path, identity: str, blind: bool) -> None:
     """Print how large the outputs of a recording are, and raise if the disk has too little room for those to come."""
     sizes = {camera: recording.cameras[camera] for camera in encoder.cameras}
-    example = {camera: {"image": torch.zeros(3, *size, dtype=torch.uint8)} for camera, size in sizes.items()}
-    each = {camera: run(encoder, [inputs])[0] for camera, inputs in example.items()}
+    blank = {camera: torch.zeros(3, *size, dtype=torch.uint8) for camera, size in sizes.items()}
+    each = {camera: encoder.outputs_of([image])[0] for camera, image in blank.items()}
     rows = 1 if blind else int(recording.lengths.sum())
     total = rows * sum(x.numel() * x.element_size() for x in each.values())
     shape = " x ".join(map(str, next(iter(each.values())).shape))
@@ -141,16 +144,6 @@ def grey(recording: Recording, camera: str) -> Iterator[Inputs]:
     image = torch.full((3, *recording.cameras[camera]), GREY)
     for _ in range(int(recording.lengths.sum())):
         yield {"image": image}
-
-
-@torch.no_grad()
-def run(encoder: ObservationEncoder, waiting: list[Inputs]) -> list[Tensor]:
-    """Return the output of the vision network, (w) or (w y x), for each of several images of one size."""
-    device = next(encoder.trunks.parameters()).device
-    batch = torch.stack([inputs["image"] for inputs in waiting]).to(device)
-    batch = batch if batch.is_floating_point() else batch.float() / 255
-    out = encoder.backbone([batch[:, None]])[0][:, 0]
-    return list(out.to("cpu", torch.float32 if out.ndim == 2 else torch.bfloat16))
 
 
 @contextmanager

@@ -223,6 +223,18 @@ class ObservationEncoder(nn.Module):
         readouts = [self.readouts[0]] * len(maps) if self.config.vision.shared and maps else self.readouts
         return [readout(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for readout, x in zip(readouts, maps, strict=True)]
 
+    @torch.no_grad()
+    def outputs_of(self, images: list[Tensor]) -> list[Tensor]:
+        """Return the outputs of the frozen vision network as they are kept, for images (3 H W) of one size.
+
+        They are on the CPU: vectors and keypoints (w) as float32, and maps (w y x) as bfloat16. Images are uint8, or
+        floating point in [0, 1].
+        """
+        batch = torch.stack(images).to(next(self.trunks.parameters()).device)
+        batch = batch if batch.is_floating_point() else batch.float() / 255
+        out = self.backbone([batch[:, None]])[0][:, 0]
+        return list(out.to("cpu", torch.float32 if out.ndim == 2 else torch.bfloat16))
+
     def identity(self) -> str:
         """Return 32 hex digits that identify the output of the frozen vision network for an image.
 

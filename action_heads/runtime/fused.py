@@ -4,8 +4,8 @@ At batch 1 a GPU computes each operator of a chunk faster than it starts the nex
 describes what each launch computes. The policy's whole `sample` from noise to robot units is captured in one graph:
 adapter, step modulation, the fused loop, the normaliser, and whether the result is finite.
 
-The first call of a shape compares the kernels with eager and times them beside today's `graph`. If they fail to
-compile, differ by more than rounding, or are slower, today's graph is used and `fell_back` has the reason. Samplers
+The first call of a shape compares the kernels with eager and times them beside the plain `graph`. If they fail to
+compile, differ by more than rounding, or are slower, the plain graph is used and `fell_back` has the reason. Samplers
 that draw noise in the loop and chunks with committed actions run eagerly, as in `graph`.
 
 Memory that the graph reads must stay where it is: the frozen head's weights do, and a new place of the adapter's or of
@@ -53,7 +53,7 @@ Denoise = Callable[[Tensor, Tensor, HeadModulation, Tensor, samplers.Schedule], 
 
 
 class Choice(NamedTuple):
-    """The graph with the fused kernels, or None and the reason to use today's."""
+    """The graph with the fused kernels, or None and the reason to use the plain graph."""
 
     run: Callable[..., tuple[Tensor, Tensor]] | None
     reason: str
@@ -160,16 +160,16 @@ class FusedHead(GraphHead):
     def sample_at_once(
         self,
         policy: Policy,
-        today: Callable[[], tuple[Tensor, Tensor]],
+        plain: Callable[[], tuple[Tensor, Tensor]],
         noise: Tensor,
         plan: samplers.Schedule,
         cond: Condition,
         mask: Mask,
         prefix: Prefix | None,
     ) -> tuple[Tensor, Tensor]:
-        """Compute as `Policy.denoise` does by one graph, or call `today`, which does it by today's `graph`."""
+        """Compute as `Policy.denoise` does by one graph, or call `plain`, which does it by the plain `graph`."""
         if why_not_graphed(noise, plan, prefix):
-            return today()  # The reason is then in `fell_back`.
+            return plain()  # The reason is then in `fell_back`.
         given, layout = tree_flatten((dict(cond) if isinstance(cond, Mapping) else cond, mask))
         places = [t.data_ptr() for part in (policy.adapter, policy.normalizer) for t in tensors(part)]
         shapes = [(t.shape, t.dtype, t.device) for t in given if t is not None]
@@ -184,15 +184,15 @@ class FusedHead(GraphHead):
             x = denoise(policy.step_values(), values, policy.modulation, noise, plan)
             return policy.finish(x, values)
 
-        choice = self.choices.get(key, lambda: self._choose(loop, policy, today, plan, given))
-        result = today() if choice.run is None else choice.run(*given)
+        choice = self.choices.get(key, lambda: self._choose(loop, policy, plain, plan, given))
+        result = plain() if choice.run is None else choice.run(*given)
         self.fell_back = choice.reason
         return result
 
     def _choose(
-        self, loop: Callable[..., Any], policy: Policy, today: Callable[[], Any], plan: samplers.Schedule, given: list
+        self, loop: Callable[..., Any], policy: Policy, plain: Callable[[], Any], plan: samplers.Schedule, given: list
     ) -> Choice:
-        """Capture a loop with the kernels, compare it with torch's operators, and time it beside today's graph."""
+        """Capture a loop with the kernels, compare it with torch's operators, and time it beside the plain graph."""
         shares = coefficients(self.objective, plan)
 
         def eager(table: Tensor, values: Tensor, own: HeadModulation, noise: Tensor, plan: samplers.Schedule) -> Tensor:
@@ -209,9 +209,11 @@ class FusedHead(GraphHead):
             return Choice(None, f"the fused kernels differ from eager by {apart:.1e} on average")
         if not chunk.is_cuda:
             return Choice(run, "")
-        fused, graph = (least_seconds(call) for call in (lambda: run(*given), today))
+        fused, graph = (least_seconds(call) for call in (lambda: run(*given), plain))
         if fused > graph:
-            return Choice(None, f"the fused kernels took {1e3 * fused:.2f} ms, and today's graph {1e3 * graph:.2f} ms")
+            return Choice(
+                None, f"the fused kernels took {1e3 * fused:.2f} ms, and the plain graph {1e3 * graph:.2f} ms"
+            )
         return Choice(run, "")
 
 

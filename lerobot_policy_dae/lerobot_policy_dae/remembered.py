@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.adapt.cached import run
 from action_heads.encoders import ObservationEncoder
 from action_heads.io.files import fingerprint
 from lerobot_policy_dae.heads import flag
@@ -52,8 +51,7 @@ class Remembered:
             keys = [fingerprint({"image": image}) for image in flat]
             new = {key: image for key, image in zip(keys, flat, strict=True) if key not in self.outputs}
             if new:
-                computed = run(self.encoder, [{"image": image} for image in new.values()])
-                self.outputs.update(zip(new, (output.cpu() for output in computed), strict=True))
+                self.outputs.update(zip(new, self.encoder.outputs_of(list(new.values())), strict=True))
             outputs = torch.stack([self.outputs[key] for key in keys]).to(x.device)
             found[camera] = outputs.unflatten(0, x.shape[:2])
         if self.most and len(self.outputs) > self.most:

@@ -105,20 +105,20 @@ def test_another_run_and_another_recording_encode_nothing_again(folder, vit, enc
 
 def test_an_interrupted_run_keeps_what_it_encoded(folder, vit, encoded, monkeypatch):
     monkeypatch.setattr(cached, "AT_ONCE", 8)
-    run = cached.run
+    whole = ObservationEncoder.outputs_of
 
-    def failing(encoder, waiting):
+    def failing(encoder, images):
         if sum(encoded) > 20:
             raise KeyboardInterrupt
-        return run(encoder, waiting)
+        return whole(encoder, images)
 
-    monkeypatch.setattr(cached, "run", failing)
+    monkeypatch.setattr(ObservationEncoder, "outputs_of", failing)
     config = tiny(folder, encoder=vit, train_encoder="cached")
     with pytest.raises(KeyboardInterrupt):
         Trainer(config)
     kept = sum(encoded) - 2  # a blank image to check it, and one for the size
     encoded.clear()
-    monkeypatch.setattr(cached, "run", run)
+    monkeypatch.setattr(ObservationEncoder, "outputs_of", whole)
     Trainer(config)
     assert kept == 24
     assert sum(encoded) - 2 == sum(12 + i for i in range(6)) - kept

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock  # huggingface_hub and torch bring it
+from filelock import FileLock
 from torch import Tensor
 
 from action_heads.io import files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from action_heads.acting import Policy
-from action_heads.runtime.serve import EVALUATIONS, compute, read
+from action_heads.runtime.requests import EVALUATIONS, compute, read
 from action_heads.runtime.streams import Streams
 
 

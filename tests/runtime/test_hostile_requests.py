@@ -18,7 +18,7 @@ import msgpack
 from answers import answer
 
 from action_heads.runtime import wire
-from action_heads.runtime.serve import TYPES
+from action_heads.runtime.requests import TYPES
 
 
 def packed(value: object) -> bytes:

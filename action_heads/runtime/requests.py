@@ -25,7 +25,6 @@ from action_heads.runtime.streams import Streams
 
 T = TypeVar("T", Sampling, Continue)
 
-EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of 5M on two cores
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "steps": (int, "a whole number"),
     "committed": (int, "a whole number"),
@@ -47,9 +46,7 @@ TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 VERBS = ("keep", "observe", "forget")  # what a request asks of a stream; one without asks for a chunk
 
 
-def read(
-    policy: Policy, data: bytes | str, largest: int = EVALUATIONS, streams: Streams | None = None
-) -> dict[str, Any]:
+def read(policy: Policy, data: bytes | str, largest: int, streams: Streams) -> dict[str, Any]:
     """Return a request that `compute` can take, its tensors on the CPU, {"kept"} for a stream's, or {"error"}."""
     number: Any = None
     try:
@@ -57,7 +54,6 @@ def read(
         if type(request.get("id")) is int:
             number = request["id"]
         check_types(request)
-        streams = streams or Streams(policy.adapter.config.cond_dim, policy.head.device)
         if verbs := [verb for verb in VERBS if verb in request]:
             return {"kept": stored(streams, verbs, request), "id": number}
         if "stream" not in request:

@@ -25,9 +25,10 @@ from action_heads.runtime import wire
 from action_heads.runtime.compiled import METHODS
 from action_heads.runtime.listener import Door
 from action_heads.runtime.request_queue import Client, Turns
-from action_heads.runtime.requests import EVALUATIONS, compute, evaluations, read
+from action_heads.runtime.requests import compute, evaluations, read
 from action_heads.runtime.streams import Streams
 
+EVALUATIONS = 640  # 64 chunks of ten steps: a quarter of a second for a head of 5M on two cores
 WAIT, FEWEST = 0.5, 10  # default limit of a request in seconds; one chunk of ten denoising steps is always served
 CLIENTS = 64
 PAUSE = 0.02  # seconds before a client's next message is read after an error, which slows down a flood of bad messages

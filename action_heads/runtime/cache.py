@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from action_heads._util.machine import cache_home
+from action_heads.io.locks import try_lock
 
 T = TypeVar("T")
 DRAFT = ".action-heads-build-"
@@ -151,22 +152,15 @@ def locked(folder: Path) -> Iterator[bool]:
     process ends, even if it is killed.
     """
     try:
-        import fcntl
-
         handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
+    except OSError:  # On Windows a folder can't be opened.
         yield False
         return
     try:
         held, until = False, time.monotonic() + PATIENCE
-        while not held and time.monotonic() < until:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
+        with contextlib.suppress(OSError):
+            while not (held := try_lock(handle)) and time.monotonic() < until:
                 time.sleep(0.05)
-            except OSError:
-                break
         yield held
     finally:
         os.close(handle)

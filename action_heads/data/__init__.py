@@ -1,6 +1,6 @@
 """Recordings of every supported format: opened, checked, converted, resampled, cached and cut into windows."""
 
-from action_heads.data.motion import BadData, BadEpisode
+from action_heads.data.bounded_reads import BadData, BadEpisode
 from action_heads.data.opening import find_arm, open_windows
 from action_heads.data.schema import SCHEMAS, Schema
 from action_heads.data.spec import RATE_HZ, Spec

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action_heads.actions.rotations import SHAPES, to_matrix
 from action_heads.data.bounded_reads import BadData, BadEpisode, no_steps
+from action_heads.data.convert import matrix_of
 from action_heads.data.motion import Raw
-from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATION_WIDTHS, ROTATIONS, Schema
+from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATION_WIDTHS, Schema
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import FR3_MAX, FR3_MIN, FRAMES, PANDA
 
@@ -198,7 +198,7 @@ def _check_pose(raw: Raw, schema: Schema, arm: Arm, base: np.ndarray | None, whe
     def misfit(form: str, frame: str, unit: str) -> tuple[float, float]:
         """Return the median distance in m and angle in rad."""
         ours, matrix = arm.forward(joints, frame if known else arm.frame)
-        away, turn = position * POSITION_UNITS[unit] - origin - ours, _matrix(rotation, form)
+        away, turn = position * POSITION_UNITS[unit] - origin - ours, matrix_of(rotation, form)
         if not known:
             away, matrix = away - _lever(away, matrix, anywhere), matrix @ _mean(matrix.mT @ turn)
         if anywhere:
@@ -244,11 +244,6 @@ def _mean(rotations: Tensor) -> Tensor:
     """Return the mean (3, 3) of rotations (k, 3, 3): the mean matrix, projected onto the rotations."""
     u, _, v = torch.linalg.svd(rotations.mean(0))
     return u @ torch.diag(torch.tensor([1.0, 1.0, torch.det(u @ v).sign()]).to(u)) @ v
-
-
-def _matrix(rotation: Tensor, form: str) -> Tensor:
-    name = ROTATIONS[form]
-    return to_matrix(rotation.unflatten(-1, SHAPES[name]) if name == "matrix" else rotation, name)
 
 
 def _angle(a: Tensor, b: Tensor) -> Tensor:

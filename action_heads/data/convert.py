@@ -41,14 +41,18 @@ def _poses(
     position: np.ndarray, rotation: np.ndarray, schema: Schema, arm: Arm | None, base: np.ndarray | None
 ) -> np.ndarray:
     metres = torch.from_numpy(position * POSITION_UNITS[schema.position_unit]).double()
-    form = ROTATIONS[schema.rotation_form]
-    turn = torch.from_numpy(rotation).double()
-    matrix = to_matrix(turn.unflatten(-1, SHAPES[form]) if form == "matrix" else turn, form)
+    matrix = matrix_of(torch.from_numpy(rotation).double(), schema.rotation_form)
     if base is not None:
         metres = metres - torch.from_numpy(base)
     if arm is PANDA:
         metres, matrix = reframe(metres, matrix, schema.frame, PANDA.frame)
     return torch.cat((metres, from_matrix(matrix, "6d")), dim=-1).float().numpy()
+
+
+def matrix_of(rotation: Tensor, form: str) -> Tensor:
+    """Return the matrices (t, 3, 3) of rotations (t, width) in a form of column maps, a key of `ROTATIONS`."""
+    name = ROTATIONS[form]
+    return to_matrix(rotation.unflatten(-1, SHAPES[name]) if name == "matrix" else rotation, name)
 
 
 def _gripper(raw: Raw, schema: Schema) -> np.ndarray:

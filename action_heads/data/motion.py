@@ -10,10 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from action_heads.data.bounded_reads import BadData, BadEpisode
 from action_heads.data.schema import Schema
-
-__all__ = ["BadData", "BadEpisode", "Raw"]
 
 
 @dataclass(frozen=True)

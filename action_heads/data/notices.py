@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from action_heads.data.checks import NORMALISED
 from action_heads.data.convert import Steps
 from action_heads.data.motion import Raw
 from action_heads.data.schema import Schema
 
 MOVES = 0.02  # share of the way from open to closed; sensor noise is smaller
-NORMALISED = 100.0
 
 
 class RangeNotices:

@@ -11,8 +11,9 @@ import torch
 
 from action_heads.actions.rotations import from_matrix, to_matrix
 from action_heads.data import find_arm
+from action_heads.data.bounded_reads import BadData, BadEpisode
 from action_heads.data.checks import check
-from action_heads.data.motion import BadData, BadEpisode, Raw
+from action_heads.data.motion import Raw
 from action_heads.data.schema import ROTATIONS, SCHEMAS, Schema
 from action_heads.kinematics import PANDA, Arm, forward, synthetic_chunks
 from action_heads.kinematics.panda import FRAMES

@@ -39,6 +39,10 @@ GRAMMAR = (
     "'*' gives a column's unit in m or rad; 'joint:N' also fits any N numbers that have no other meaning"
 )
 JOINT = re.compile(r"joint|motor|\.pos$|waist|shoulder|elbow|forearm|wrist", re.IGNORECASE)
+AXIS = re.compile(r"(?:^|[^a-z0-9])(?:r?[xyz]|q[xyzw])$", re.IGNORECASE)  # a coordinate, such as of a wrist's pose
+ANGLE = re.compile(r"roll|pitch|yaw", re.IGNORECASE)  # of a joint too, such as wrist_roll, but not of a gripper
+OFF = 0.1  # by which the norm of a quaternion or of a row of 6d may differ from 1; both are normalised
+TURN = 2 * math.pi + 0.01  # rad; the largest angle of a rotation, of at most one turn
 
 
 class Undeclared(tuple[float, float]):
@@ -177,15 +181,28 @@ class ActionLayout:
             margin: widens each range, by this share of half of it on each side.
 
         Raises:
-            ValueError: statistics are missing or not finite, or contradict the declared values of the gripper.
+            ValueError: statistics are missing or not finite, or contradict a rotation's form or the declared values of
+                the gripper.
         """
+        self.check_rotations(stats)
+        self.check_gripper(stats)
         low, high = self.check_range(stats)
-        self._check_gripper(low, high)
         scaled = torch.tensor([part.unit for part in self.parts for _ in range(part.columns)], dtype=torch.float64)
         used = torch.tensor([part.kind in ("position", "joint") for part in self.parts for _ in range(part.columns)])
         low, high = (low * scaled)[used], (high * scaled)[used]
         room = margin * (high - low) / 2
         return Normalizer.from_range(low - room, high + room, self.space())
+
+    def check_names(self, names: Sequence[str] | None) -> None:
+        """Raise if the names of a dataset's columns put the gripper elsewhere than the layout does."""
+        kinds = [kind for part in self.parts for kind in [part.kind] * part.columns]
+        ours = {i for i, kind in enumerate(kinds) if kind == "gripper"}
+        theirs = {i for i, kind in enumerate(_kinds(names)) if kind == "g"} if names else set()
+        if len(names or ()) == self.width and ours and theirs and not ours & theirs:
+            raise ValueError(
+                f"the layout '{self}' has the gripper at column {', '.join(map(str, sorted(ours)))}, but the dataset's "
+                f"names say column {', '.join(map(str, sorted(theirs)))}{_named(names)}"
+            )
 
     def check_range(self, stats: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return `min` and `max` (d) of a dataset's actions as float64; raise if they are missing or not finite."""
@@ -204,6 +221,39 @@ class ActionLayout:
                 "statistics again."
             )
         return low, high
+
+    def check_rotations(self, stats: Mapping[str, Any]) -> None:
+        """Raise if a dataset's range of actions goes beyond what a rotation of its form can be.
+
+        Then the columns hold something else, such as joints, or angles in degrees.
+        """
+        bounds, begin = self.check_range(stats), 0
+        largest = torch.maximum(*(bound.abs() for bound in bounds))
+        for part in self.parts:
+            if part.kind == "rotation":
+                turns = part.form in ("axis_angle", "euler_xyz")
+                most = TURN / part.unit if turns else 1 + OFF
+                if (reached := float(largest[begin : begin + part.columns].max())) > most:
+                    column = begin + int(largest[begin : begin + part.columns].argmax())
+                    hint = "Are these degrees, or joints?" if turns else "Are these joints?"
+                    raise ValueError(
+                        f"{self.describe(column)} reaches {reached:.4g}, but no rotation as {part.form} exceeds "
+                        f"{most:.4g}. {hint} Declare the layout that the columns have, or convert them"
+                    )
+            begin += part.columns
+
+    def impossible(self, actions: Tensor) -> Tensor:
+        """Return which columns (n d) hold a quaternion or rows of 6d that are no rotation, such as zeros: bool (n)."""
+        self._check(actions, self.width)
+        bad = torch.zeros(len(actions), dtype=torch.bool, device=actions.device)
+        pieces = actions.double().split([part.columns for part in self.parts], dim=-1)
+        for part, x in zip(self.parts, pieces, strict=True):
+            if part.kind == "rotation" and part.form.startswith("quaternion"):
+                bad |= (x.norm(dim=-1) - 1).abs() > OFF
+            elif part.kind == "rotation" and part.form == "6d":
+                rows = x.unflatten(-1, (2, 3))
+                bad |= ((rows @ rows.mT - torch.eye(2).to(rows)).abs() > 2 * OFF).flatten(1).any(-1)
+        return bad
 
     def describe(self, column: int) -> str:
         """Return the number of a column with the part that it belongs to, for a message."""
@@ -237,19 +287,20 @@ class ActionLayout:
                 f"actions have shape {tuple(actions.shape)}; expected (..., {width}) for the layout {self}"
             )
 
-    def _check_gripper(self, low: Tensor, high: Tensor) -> None:
-        """Raise if the dataset's gripper values contradict the declared ones, since a head could not reach them.
+    def check_gripper(self, stats: Mapping[str, Any]) -> None:
+        """Raise if a dataset's gripper values contradict the declared ones, since a head could not reach them.
 
         Values that were not declared but assumed are also rejected if they look like another convention, such as 0 to
         1. A gripper that never moves contradicts no convention, so it causes only a warning.
         """
+        low, high = self.check_range(stats)
         bottom, top = sorted(self.gripper)
         slack, begin = 0.1 * (top - bottom), 0
         for part in self.parts:
             if part.kind == "gripper":
                 least, most = float(low[begin]), float(high[begin])
                 outside = least < bottom - slack or most > top + slack
-                doubted = isinstance(self.gripper, Undeclared) and 0 <= least < most
+                doubted = isinstance(self.gripper, Undeclared) and -0.02 * (top - bottom) <= least < most
                 if outside or doubted:
                     raise ValueError(self._other_gripper(begin, least, most, outside))
                 if least == most:
@@ -308,6 +359,7 @@ def layout_of(
             raise ValueError(
                 f"layout {declared!r} has {layout.width} columns, but the dataset's actions have {width}{_named(names)}"
             )
+        layout.check_names(names)
         return layout
     guess = _guess(width, names)
     if guess is None:
@@ -320,13 +372,30 @@ def layout_of(
 
 
 def _guess(width: int, names: Sequence[str] | None) -> str | None:
-    """Return an unambiguous layout, or None: all names are of joints and grippers, or there are 10 columns."""
-    if names is not None and len(names) == width:
-        kinds = ["g" if "gripper" in name.lower() else "j" if JOINT.search(name) else "?" for name in names]
-        if "?" not in kinds:
-            runs = re.findall(r"j+|g", "".join(kinds))
-            return " ".join("gripper" if run == "g" else f"joint:{len(run)}" for run in runs)
-    return "pose_6d" if width == 10 else None
+    """Return an unambiguous layout, or None: all names are of joints and grippers, or there are 10 columns.
+
+    Ten columns are a pose, unless their names differ in more than a number and the first three are no coordinates.
+    """
+    if names is None or len(names) != width:
+        return "pose_6d" if width == 10 else None
+    if "?" not in (kinds := _kinds(names)):
+        runs = re.findall(r"j+|g", "".join(kinds))
+        return " ".join("gripper" if run == "g" else f"joint:{len(run)}" for run in runs)
+    numbered = len({re.sub(r"\d+", "", name) for name in names}) == 1
+    return "pose_6d" if width == 10 and (numbered or all(map(AXIS.search, names[:3]))) else None
+
+
+def _kinds(names: Sequence[str]) -> list[str]:
+    """Return "g" for the name of a gripper, "j" for that of a joint, and "?" for any other."""
+
+    def kind(name: str) -> str:
+        if AXIS.search(name):
+            return "?"
+        if "gripper" in name.lower():
+            return "?" if ANGLE.search(name) else "g"
+        return "j" if JOINT.search(name) else "?"
+
+    return [kind(name) for name in names]
 
 
 def _named(names: Sequence[str] | None) -> str:

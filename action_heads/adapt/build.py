@@ -67,6 +67,7 @@ def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
     numbers = torch.from_numpy(recording.numbers(state)) if state else torch.zeros(len(columns), 0)
     check_finite(columns, "action", recording, [action])
     check_finite(numbers, "state", recording, state)
+    check_rotations(columns, layout, recording)
     check_described(config, recording)
     contract = Contract(
         state,
@@ -81,6 +82,7 @@ def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
         policy = fresh(config, recording, contract, layout, columns[trained_rows], numbers[trained_rows])
     else:
         policy = continued(config, recording, contract)
+        check_data(layout, columns[trained_rows])
     with encoding_on(device, policy.encoder):
         outputs = encode_images(config, policy, recording, np.flatnonzero(trained_rows))
     horizon = policy.policy.head.config.horizon
@@ -152,17 +154,43 @@ def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequenc
     """Refuse rows that are not finite. Training would find a NaN too, but not say where it is."""
     wrong = ~rows.isfinite()
     if (bad := wrong.any(-1)).any():
-        first = int(bad.int().argmax())
         labels = recording.labels(columns)
-        named = ", ".join(labels[i] for i in wrong[first].nonzero().flatten().tolist()[:5])
-        episodes = sorted({recording.place(row).split(",")[0] for row in bad.nonzero().flatten().tolist()[:100_000]})
-        listed = ", ".join(episodes[:5]) + (", ..." if len(episodes) > 5 else "")
+        named = ", ".join(labels[i] for i in wrong[int(bad.int().argmax())].nonzero().flatten().tolist()[:5])
         with flag(name):
+            raise ValueError(where(bad, recording, "are NaN or infinite", f" in {named}"))
+
+
+def check_rotations(columns: Tensor, layout: ActionLayout, recording: Recording) -> None:
+    """Refuse rows with rotations that are none, such as quaternions of zeros, which would train on NaN."""
+    bad = layout.impossible(columns)
+    with flag("action_layout"):
+        if bad.double().mean() > 0.5:
             raise ValueError(
-                f"{int(bad.sum())} of {len(rows)} rows are NaN or infinite, the first is row {first} "
-                f"({recording.place(first)}) in {named}. These episodes have such rows: {listed}. "
-                f"Correct or delete them in {recording.source}"
+                f"the layout '{layout}' has a rotation, but most rows of the action hold none there, such as "
+                f"{columns[bad][0].tolist()}. Declare the layout that the columns have"
             )
+        if bad.any():
+            raise ValueError(where(bad, recording, f"hold no rotation where the layout '{layout}' has one"))
+
+
+def where(bad: Tensor, recording: Recording, what: str, more: str = "") -> str:
+    """Return the text of an error about these rows (n) of a recording, with the first of them and their episodes."""
+    first = int(bad.int().argmax())
+    episodes = sorted({recording.place(row).split(",")[0] for row in bad.nonzero().flatten().tolist()[:100_000]})
+    listed = ", ".join(episodes[:5]) + (", ..." if len(episodes) > 5 else "")
+    return (
+        f"{int(bad.sum())} of {len(bad)} rows {what}, the first is row {first} ({recording.place(first)}){more}. These "
+        f"episodes have such rows: {listed}. Correct or delete them in {recording.source}"
+    )
+
+
+def check_data(layout: ActionLayout, columns: Tensor) -> None:
+    """Check the actions (n d) that a trained policy goes on with, as those of a new one are for its normalizer."""
+    stats = {"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()}
+    with flag("action_layout"):
+        layout.check_rotations(stats)
+    with flag("gripper"):
+        layout.check_gripper(stats)
 
 
 def check_described(config: AdaptConfig, recording: Recording) -> None:
@@ -322,6 +350,7 @@ def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> 
         settings = {  # those of the other run and of this one
             "action_layout": (theirs.action_layout, contract.action_layout),
             "gripper": (theirs.gripper, contract.gripper),
+            "rate of the data in Hz": (theirs.rate_hz or contract.rate_hz, contract.rate_hz),
             "horizon": (head.config.horizon, config.actions.horizon or head.config.horizon),
             "state": (theirs.state, contract.state),
             "cameras": (tuple(theirs.sizes), tuple(contract.sizes)),

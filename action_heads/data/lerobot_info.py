@@ -122,11 +122,14 @@ def _feature(feature: object, where: str) -> Feature:
             raise BadData(f"{where}: shape {short(shape)} has more than {MOST_VALUES} values in a row.")
     else:
         sizes = tuple(whole(size, f"{where}: shape {short(shape)}", 1, 2**14) for size in shape)
-    return Feature(feature["dtype"], sizes, _names(feature.get("names"), math.prod(sizes)))
+    return Feature(feature["dtype"], sizes, names_of(feature.get("names"), math.prod(sizes)))
 
 
-def _names(names: object, width: int) -> tuple[str, ...] | None:
-    """Return the names of a feature's values, given as a list, as an object with one list, or as name -> index."""
+def names_of(names: object, width: int) -> tuple[str, ...] | None:
+    """Return the names of a feature's values, or None unless each has one.
+
+    LeRobot writes a list, an object with one list, or an object from names to indices.
+    """
     if isinstance(names, dict) and names:
         if all(isinstance(place, int) for place in names.values()):
             names = sorted(names, key=names.__getitem__)

@@ -39,12 +39,7 @@ class Continue:
                 f"committed={self.committed} and start={self.start} need previous. Pass the rest of the previous chunk "
                 "as previous, or leave them out."
             )
-        if self.start is None:
-            return None
-        if not 0 < self.start <= 1:
-            raise ValueError(f"start must be above 0 and at most 1 (pure noise), a share of noise; got {self.start}")
-        _, sigma = noise_path(head.config.objective)
-        return int((sigma - self.start).abs().argmin())
+        return None if self.start is None else level_at(head, self.start)
 
     def begin(self, policy: Policy, noise: Tensor, plan: Schedule) -> tuple[Tensor, Prefix | None]:
         """Return the noisy chunk (b h a) that sampling starts from, made of `noise` (b h a), and the committed prefix.
@@ -134,6 +129,14 @@ class Prefix:
 def takes_levels_per_step(head: Denoiser, modulation: HeadModulation) -> bool:
     """Return whether each time step can have its own noise level, in a network that mixes time steps."""
     return head.backbone.mixes_time and modulation.per_position
+
+
+def level_at(head: Denoiser, start: float) -> int:
+    """Return the noise level of a head that is nearest to a share of noise."""
+    if not 0 < start <= 1:
+        raise ValueError(f"start must be above 0 and at most 1 (pure noise), a share of noise; got {start}")
+    _, sigma = noise_path(head.config.objective)
+    return int((sigma - start).abs().argmin())
 
 
 def check_mixes_time(head: Denoiser) -> None:

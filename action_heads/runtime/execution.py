@@ -6,6 +6,7 @@ Axes: b batch (robots), h horizon, a action, c condition, n steps left of a chun
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 
 from action_heads._util.conditions import Condition, parts
 from action_heads.acting import Policy
-from action_heads.diffusion.continuing import Continue, check_mixes_time
+from action_heads.denoiser import Denoiser
+from action_heads.diffusion.continuing import Continue, check_mixes_time, level_at
+from action_heads.diffusion.samplers import Sampling
 
 
 class Samples(Protocol):
@@ -74,13 +77,13 @@ class Executor:
             )
         if warm_start is not None and not 0 < warm_start <= 1:
             raise ValueError(f"warm_start must be above 0 and at most 1 (pure noise), got {warm_start}")
-        if delay and isinstance(policy, Policy):
-            check_mixes_time(policy.head)
         if ensemble is not None and (ensemble < 0 or delay):
             raise ValueError(f"ensemble must be 0 or more, and without a delay, got ensemble={ensemble}, delay={delay}")
         self.policy, self.sampling = policy, sampling
         self.execute, self.ensemble, self.warm_start, self.delay = execute, ensemble, warm_start, delay
         self.decode = decode
+        if isinstance(policy, Policy):  # What another one can do shows at its first chunks.
+            self._check_head(policy.head)
         self.reset()
 
     def reset(self) -> None:
@@ -142,6 +145,28 @@ class Executor:
             return {}
         return vars(Continue(self.chunks[-1], committed, self.warm_start))
 
+    def _check_head(self, head: Denoiser) -> None:
+        """Raise a ValueError if a head can't make such chunks, before the robot moves."""
+        if self.delay:
+            check_mixes_time(head)
+        self._check_length(head.config.horizon)
+        own = {field.name: self.sampling[field.name] for field in fields(Sampling) if field.name in self.sampling}
+        for level in (None, None if self.warm_start is None else level_at(head, self.warm_start)):
+            head.plan(Sampling(**own), level)
+
+    def _check_length(self, steps: int) -> None:
+        """Raise a ValueError if chunks of so many time steps are too short."""
+        if steps < self.execute + self.delay:
+            raise ValueError(
+                f"The chunk has {steps} time steps, but execute={self.execute} and delay={self.delay} need "
+                f"{self.execute + self.delay}. Lower execute or delay."
+            )
+        if self.warm_start is not None and steps == self.execute:
+            raise ValueError(
+                f"All {steps} time steps of the chunk are executed, which leaves nothing for a warm start. Lower "
+                "execute, or leave warm_start out."
+            )
+
     def _check(self, chunk: Any, cond: Condition) -> None:
         """Raise a ValueError unless a chunk is finite floats (b h a) for these robots, with enough time steps."""
         rows = {len(part) for part in parts(cond) if isinstance(part, Tensor)}
@@ -158,16 +183,7 @@ class Executor:
                 f"policy.sample returned a chunk of shape {shape} after one for {robots} robots with {width} numbers. "
                 "Call executor.reset() when the robots change."
             )
-        if shape[1] < self.execute + self.delay:
-            raise ValueError(
-                f"The chunk has {shape[1]} time steps, but execute={self.execute} and delay={self.delay} need "
-                f"{self.execute + self.delay}. Lower execute or delay."
-            )
-        if self.warm_start is not None and shape[1] == self.execute:
-            raise ValueError(
-                f"All {shape[1]} time steps of the chunk are executed, which leaves nothing for a warm start. Lower "
-                "execute, or leave warm_start out."
-            )
+        self._check_length(shape[1])
         if not chunk.isfinite().all():  # This waits for an accelerator, as acting on the chunk would do anyway.
             row, step, dim = (~chunk.isfinite()).nonzero()[0].tolist()
             raise ValueError(

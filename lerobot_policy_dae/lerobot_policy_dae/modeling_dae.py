@@ -23,6 +23,7 @@ from action_heads._util.flags import called, check_unset
 from action_heads.acting import Policy
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import Normalizer
+from action_heads.data.lerobot_info import names_of
 from action_heads.diffusion.continuing import Continue, check_mixes_time
 from action_heads.diffusion.samplers import Sampling
 from action_heads.encoders import ObservationConfig, ObservationEncoder, rebuild
@@ -39,7 +40,7 @@ from lerobot_policy_dae.heads import flag, spelled
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
 from lerobot_policy_dae.observations import TASK, Observations, contract_of, settle
 from lerobot_policy_dae.remembered import Remembered
-from lerobot_policy_dae.statistics import check_actions
+from lerobot_policy_dae.statistics import check_actions, warn_of_gripper
 
 logger = logging.getLogger(__name__)
 
@@ -79,17 +80,8 @@ class DAEPolicy(PreTrainedPolicy):
         else:
             self._make(dataset_stats, dataset_meta)
             self.learn_tasks(dataset_meta)
-        self.sampling = Sampling(config.sampler, config.num_inference_steps)
         self.draws = Draws(config)
         self.remembered = Remembered(self.encoder, dataset_meta) if config.remember else None
-        self.executor = Executor(
-            self.conditioned,
-            execute=config.n_action_steps,
-            ensemble=config.ensemble,
-            warm_start=config.warm_start,
-            decode=self.decode,
-            **vars(self.sampling),
-        )
         self.slow: SlowEncoder | None = None  # the VLM between chunks, with `vlm_refresh`
         if config.vlm_refresh is not None:
             latency = 0 if config.vlm_max_age is None else None  # None is a background thread
@@ -152,10 +144,10 @@ class DAEPolicy(PreTrainedPolicy):
         config = self.config
         if config.action_feature is None:
             raise ValueError("The dataset has no column 'action' to learn from. Use a dataset with recorded actions.")
+        width = config.action_feature.shape[0]
         names = dataset_meta.features[ACTION].get("names") if dataset_meta is not None else None
-        names = next(iter(names.values())) if isinstance(names, Mapping) else names
         with flag("action_layout"):
-            return layout_of(config.action_layout, config.action_feature.shape[0], names, config.gripper)
+            return layout_of(config.action_layout, width, names_of(names, width), config.gripper)
 
     def _normalizer(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> Normalizer:
         """Return the range of the task's actions. It is saved with the policy, and fine-tuning and resuming keep it."""
@@ -165,13 +157,18 @@ class DAEPolicy(PreTrainedPolicy):
                 "--dataset.repo_id, or load a trained policy with --policy.path."
             )
         check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
-        with flag("gripper"):
-            return self.layout.normalizer(dataset_stats[ACTION])
+        return self.layout.normalizer(dataset_stats[ACTION])
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]
-        """Load a policy as LeRobot does. Everything comes from the checkpoint; no head or encoder is downloaded."""
+        """Load a policy as LeRobot does. Everything comes from the checkpoint; no head or encoder is downloaded.
+
+        With the statistics of a dataset, to train on, its actions are checked as those of a new policy are.
+        """
         policy = super().from_pretrained(pretrained_name_or_path, rebuild=True, **kwargs)
+        if ACTION in (stats := kwargs.get("dataset_stats") or {}):
+            check_actions(policy.layout, stats[ACTION], kwargs.get("dataset_meta"))
+            warn_of_gripper(policy.layout, stats[ACTION])
         policy.learn_tasks(kwargs.get("dataset_meta"))
         return policy
 
@@ -196,6 +193,7 @@ class DAEPolicy(PreTrainedPolicy):
         """Write a checkpoint as LeRobot does, with a fingerprint of all its weights and of what they mean."""
         self.conditioned.head.assert_frozen(thorough=True)
         assert self.config.built is not None
+        heads.check_same(self.conditioned.head, self.config.built["head"])
         weights = self.state_dict() if state_dict is None else state_dict
         self.config.built["fingerprint"] = heads.SEAL.of(self.config.built, weights)
         super()._save_pretrained(save_directory, state_dict)
@@ -277,9 +275,19 @@ class DAEPolicy(PreTrainedPolicy):
     # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def reset(self) -> None:
-        """Forget observations and chunks. Call it when a new episode begins."""
-        self.observations = Observations(self.config)
-        self.executor.reset()
+        """Forget observations and chunks, and read the settings of acting again. Call it when a new episode begins."""
+        config = self.config
+        self.observations = Observations(config)
+        self.sampling = Sampling(config.sampler, config.num_inference_steps)
+        with flag("sampler", "num_inference_steps", "n_action_steps", "ensemble", "warm_start"):
+            self.executor = Executor(
+                self.conditioned,
+                execute=config.n_action_steps,
+                ensemble=config.ensemble,
+                warm_start=config.warm_start,
+                decode=self.decode,
+                **vars(self.sampling),
+            )
         self._embedded_task: Any = None  # the task that the VLM embeds
         if self.slow is not None:
             self.slow.close()
@@ -364,8 +372,13 @@ class DAEPolicy(PreTrainedPolicy):
         return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
 
     def supports_rtc(self) -> bool:
-        """Return whether the head can continue a chunk, which needs a backbone that mixes time and `prefixes`."""
-        return self.conditioned.head.backbone.mixes_time and self.config.prefixes
+        """Return whether LeRobot may ask for chunks in real time.
+
+        It needs a backbone that mixes time, trained with `prefixes`. The policy may see one observation only, since
+        LeRobot asks for chunks at irregular times.
+        """
+        config = self.config
+        return self.conditioned.head.backbone.mixes_time and config.prefixes and config.n_obs_steps == 1
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -79,7 +79,8 @@ class Observations:
         self._check_rows(present)
         check_finite(present)
         self._warn_of_far(present)
-        self.past.extend([present] * (1 if self.past else self.config.n_obs_steps))
+        kept = {key: x.clone() for key, x in present.items()}  # The caller may fill its tensors anew.
+        self.past.extend([kept] * (1 if self.past else self.config.n_obs_steps))
 
     def stacked(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the remembered observations (b s ...) with the present task."""

@@ -2,29 +2,50 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lerobot.utils.constants import ACTION
 
-from action_heads.actions.layouts import ActionLayout
+from action_heads.actions.layouts import UNDECLARED, ActionLayout
+from lerobot_policy_dae.heads import flag
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 5  # episodes that a message names
 
 
-def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any, column: str = "action") -> None:
-    """Raise a ValueError if the range of the actions is missing or not finite. It names dimension and episode."""
+def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any) -> None:
+    """Raise a ValueError unless a dataset's actions can be what the layout says. It names dimension and episode."""
     try:
         layout.check_range(stats)
     except ValueError as error:
-        raise ValueError(f"The dataset's column {column!r}: {error}{where_not_finite(dataset_meta, column)}") from error
+        raise ValueError(f"The dataset's column {ACTION!r}: {error}{where_not_finite(dataset_meta)}") from error
+    with flag("action_layout"):
+        layout.check_rotations(stats)
+    with flag("gripper"):
+        layout.check_gripper(stats)
 
 
-def where_not_finite(dataset_meta: Any, column: str, shown: int = 5) -> str:
-    """Return text that names the episodes whose statistics of a column are not finite; "" if these are unknown."""
-    episodes = _episodes(Path(root), column) if (root := getattr(dataset_meta, "root", None)) is not None else []
+def warn_of_gripper(layout: ActionLayout, stats: Any) -> None:
+    """Warn if a gripper may follow another convention. A checkpoint does not say whether its values were declared."""
+    if layout.gripper == UNDECLARED:
+        try:
+            replace(layout, gripper=UNDECLARED).check_gripper(stats)
+        except ValueError as error:
+            logger.warning("The policy may have been trained on another convention: %s.", error)
+
+
+def where_not_finite(dataset_meta: Any) -> str:
+    """Return text that names the episodes whose statistics of the actions are not finite; "" if these are unknown."""
+    episodes = _episodes(Path(root), ACTION) if (root := getattr(dataset_meta, "root", None)) is not None else []
     if not episodes:
         return ""
-    more = f" and {len(episodes) - shown} more" if len(episodes) > shown else ""
-    return f" They are in episode {', '.join(map(str, episodes[:shown]))}{more}."
+    more = f" and {len(episodes) - SHOWN} more" if len(episodes) > SHOWN else ""
+    return f" They are in episode {', '.join(map(str, episodes[:SHOWN]))}{more}."
 
 
 def _episodes(root: Path, column: str) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,6 +142,62 @@ def test_names_that_leave_no_doubt(names, found):
 def test_seven_columns_are_not_guessed(names):
     with pytest.raises(ValueError, match=r"7 columns.*libero.*joints_6"):
         layout_of(None, 7, names, SIGNED)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["gripper_x", "gripper_y", "gripper_z", "gripper_opening"],  # a pose of the gripper
+        ["gripper_x", "gripper_y", "gripper_z", "gripper_roll", "gripper_pitch", "gripper_yaw", "gripper"],
+        ["wrist.x", "wrist.y", "wrist.z", "gripper.pos"],
+        [*[f"j{i}" for i in range(9)], "grip"],  # ten columns that are no pose
+    ],
+)
+def test_names_that_say_another_meaning_are_not_guessed(names):
+    with pytest.raises(ValueError, match="their meaning is not known"):
+        layout_of(None, len(names), names, SIGNED)
+
+
+@pytest.mark.parametrize(
+    "names", [None, [f"action_{i}" for i in range(10)], ["x", "y", "z", "a", "b", "c", "d", "e", "f", "gripper"]]
+)
+def test_ten_columns_are_a_pose_if_their_names_allow_it(names):
+    assert str(layout_of(None, 10, names, SIGNED)) == LAYOUTS["pose_6d"]
+
+
+def test_a_declared_layout_may_not_contradict_the_names():
+    names = ["gripper.pos", *[f"joint_{i}.pos" for i in range(6)]]
+    with pytest.raises(ValueError, match="has the gripper at column 6, but the dataset's names say column 0"):
+        layout_of("joints_6", 7, names, SIGNED)
+    assert layout_of("joint:7", 7, names, SIGNED).width == 7  # any numbers may count as joints
+
+
+@pytest.mark.parametrize(
+    ("layout", "column", "value", "said"),
+    [
+        ("pose_quaternion", 4, 2.5, r"dimension 4 \(quaternion, 2 of 4\) reaches 2\.5, .* Are these joints"),
+        ("pose_6d", 8, -2.5, r"dimension 8 .* reaches 2\.5"),
+        ("pose_euler", 3, 180.0, r"dimension 3 .* reaches 180, but no rotation as euler_xyz exceeds 6\.29.* degrees"),
+        ("libero", 5, 30.0, r"dimension 5 .* as axis_angle exceeds 12\.59"),
+    ],
+)
+def test_columns_that_are_no_rotations(layout, column, value, said):
+    found = ActionLayout.parse(layout, SIGNED)
+    low, high = np.full(found.width, -1.0), np.full(found.width, 1.0)
+    found.normalizer({"min": low, "max": high})
+    low[column] = high[column] = value
+    with pytest.raises(ValueError, match=said):
+        found.normalizer({"min": low, "max": high})
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_rows_that_are_no_rotations(layout):
+    """Zeros are a common placeholder for a rotation that was not recorded, and encode to NaN."""
+    found = ActionLayout.parse(layout, SIGNED)
+    assert not found.impossible(columns(found)).any()
+    zeros = torch.zeros(6, found.width)
+    encodes = found.encode(zeros).isfinite().all(-1)
+    assert torch.equal(found.impossible(zeros), ~encodes)
 
 
 def test_a_layout_of_another_width():

@@ -138,6 +138,31 @@ def test_a_task_that_the_policy_cannot_do(folder, tmp_path_factory, changes, mes
         check_task(config, build(config).policy)
 
 
+def test_rotations_that_are_none_are_found_before_training(folder):
+    """A rotation of zeros encodes to NaN, and joints that are taken for a rotation to another one."""
+    actions = episode(0)["actions"]
+    actions[3, 3:9] = 0
+    other = episode(1)["actions"]
+    other[:, 3:9] = 0.7
+    for name, rows in (("one", actions), ("all", np.concatenate([other] * 2)[: len(actions)])):
+        hdf5(folder / f"{name}.hdf5", episodes=1, **episode(0) | {"actions": rows})
+    with pytest.raises(ValueError, match=r"--action-layout: 1 of 12 rows hold no rotation .* row 3 \(.*demo_0"):
+        build(tiny(folder, **STATES, data=f"robomimic:{folder / 'one.hdf5'}"))
+    with pytest.raises(ValueError, match=r"--action-layout: .* most rows of the action hold none there"):
+        build(tiny(folder, **STATES, data=f"robomimic:{folder / 'all.hdf5'}"))
+
+
+def test_a_run_goes_on_only_with_data_of_the_same_conventions(folder):
+    adapt(tiny(folder, **STATES))
+    other = [episode(index) for index in range(2)]
+    for each in other:
+        each["actions"][:, 9] = (each["actions"][:, 9] + 1) / 2  # 0 is open, 1 closed
+    hdf5(folder / "other.hdf5", episodes=1, **other[0])
+    for start in ({}, {"start_from": folder / "run"}):
+        with pytest.raises(ValueError, match="the gripper, runs from 0 to 1 but is assumed to be -1 open"):
+            build(tiny(folder, **STATES, **start, data=f"robomimic:{folder / 'other.hdf5'}"))
+
+
 def test_a_start_that_has_a_head_already(folder):
     adapt(tiny(folder, **STATES))
     with pytest.raises(ValueError, match=r"--start-from: --mode chooses a fresh head"):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import draccus
+import numpy as np
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
@@ -16,7 +17,7 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
 from safetensors.torch import load_file, save_file
 from small import tiny_head
 from tiny_models import text_model, vision_model
-from tiny_policy import STATS, batch, chunk, features, meta, present, tiny_policy
+from tiny_policy import STATS, batch, chunk, features, head_folder, meta, present, tiny_policy
 
 from action_heads import WeightFileError
 from action_heads.adapters import AdapterConfig
@@ -123,9 +124,78 @@ def test_a_head_of_the_present_is_not_that_of_the_past(tmp_path):
 def test_fine_tuning_keeps_the_statistics(tmp_path):
     policy = tiny_policy(tmp_path)
     policy.save_pretrained(tmp_path / "saved")
-    wider = {ACTION: {name: 3 * x for name, x in STATS[ACTION].items()}}
+    wider = {ACTION: {name: np.array([3, 3, 3, 1, 1, 1, 1]) * x for name, x in STATS[ACTION].items()}}
     again = DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats=wider, dataset_meta=meta())
     assert torch.equal(again.conditioned.normalizer.scale, policy.conditioned.normalizer.scale)
+
+
+@pytest.mark.parametrize(
+    ("column", "low", "high", "said"),
+    [
+        (6, 0.0, 255.0, r"--policy\.gripper: column 6, the gripper, runs from 0 to 255 but"),
+        (0, np.nan, 1.0, r"hold NaN or infinity in dimension 0"),
+        (4, -30.0, 1.0, r"--policy\.action_layout: dimension 4 .* reaches 30"),
+    ],
+)
+def test_fine_tuning_checks_the_actions_as_training_does(column, low, high, said, tmp_path):
+    policy = tiny_policy(tmp_path)
+    policy.save_pretrained(tmp_path / "saved")
+    stats = {name: x.copy() for name, x in STATS[ACTION].items()}
+    stats["min"][column], stats["max"][column] = low, high
+    for made in (
+        lambda: DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats={ACTION: stats}, dataset_meta=meta()),
+        lambda: DAEPolicy(policy.config, {ACTION: stats}),
+    ):
+        with pytest.raises(ValueError, match=said):
+            made()
+
+
+def test_fine_tuning_on_another_gripper_warns(tmp_path, caplog):
+    tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
+    DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats=STATS, dataset_meta=meta())
+    assert "convention" not in caplog.text
+    stats = {name: x.copy() for name, x in STATS[ACTION].items()}
+    stats["min"][6] = 0
+    DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats={ACTION: stats}, dataset_meta=meta())
+    assert "another convention: column 6, the gripper, runs from 0 to 1" in caplog.text
+
+
+def test_fine_tuning_on_columns_in_another_order_is_refused(tmp_path):
+    names = [f"joint_{i}.pos" for i in range(6)]
+    policy = tiny_policy(tmp_path, action_layout="joints_6")
+    policy.save_pretrained(tmp_path / "saved")
+    data = meta()
+    data.features[ACTION]["names"] = [*names, "gripper.pos"]
+    DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats=STATS, dataset_meta=data)
+    data.features[ACTION]["names"] = ["gripper.pos", *names]
+    with pytest.raises(ValueError, match=r"--policy\.action_layout: .*gripper at column 6, but .* say column 0"):
+        DAEPolicy.from_pretrained(tmp_path / "saved", dataset_stats=STATS, dataset_meta=data)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({"delta_x": 0, "delta_y": 1, "delta_z": 2, "gripper": 3}, r"4 columns \(delta_x, delta_y, delta_z, gripper\)"),
+        *((odd, r"4 columns, and their meaning is not known") for odd in ({}, [["a", "b"]], [None] * 4, "xyzg")),
+    ],
+)
+def test_names_as_teleoperators_write_them(names, said, tmp_path):
+    data = meta()
+    data.features[ACTION]["names"] = names
+    config = DAEConfig(head=head_folder(tmp_path), device="cpu", **features(action=4))
+    with pytest.raises(ValueError, match=said):
+        DAEPolicy(config, STATS, data)
+
+
+def test_a_policy_that_was_rounded_is_not_saved(tmp_path):
+    """Its head could not be told from a damaged one, so the file could never be loaded."""
+    for dtype in (torch.float16, torch.bfloat16):
+        policy = tiny_policy(tmp_path).to(dtype)
+        with pytest.raises(ValueError, match="Save the policy before it is cast"):
+            policy.save_pretrained(tmp_path / "rounded")
+        assert not (tmp_path / "rounded" / "model.safetensors").exists()
+    tiny_policy(tmp_path).double().save_pretrained(tmp_path / "exact")
+    DAEPolicy.from_pretrained(tmp_path / "exact")
 
 
 def test_another_flag_on_reload_is_an_error(tmp_path):
@@ -142,6 +212,25 @@ def test_flags_that_may_change(tmp_path):
 
 
 # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_settings_of_acting_may_change_until_reset(tmp_path):
+    policy = tiny_policy(tmp_path, n_action_steps=8)
+    policy.config.n_action_steps, policy.config.num_inference_steps = 1, 2
+    policy.reset()
+    for _ in range(3):
+        assert policy.executor.due
+        policy.select_action(present(batch()))
+    assert policy.executor.sampling["steps"] == 2
+
+
+def test_an_observation_may_be_overwritten(tmp_path):
+    """A loop of the user's own may fill one array in every tick."""
+    policy, state = tiny_policy(tmp_path), np.zeros((1, 4), np.float32)
+    for value in range(2):
+        state[:] = value
+        policy.observations.add({OBS_STATE: torch.from_numpy(state)})
+    assert policy.observations.stacked({})[OBS_STATE][0, :, 0].tolist() == [0.0, 1.0]
 
 
 def test_a_chunk_every_few_ticks(tmp_path):
@@ -191,15 +280,16 @@ def test_acting_compiled(tmp_path, layout):
 
 def test_real_time_chunking(tmp_path):
     """What is left of a chunk is committed without LeRobot's padding, whose zeros are no quaternions."""
-    policy = tiny_policy(tmp_path, "mixer", prefixes=True)
+    policy = tiny_policy(tmp_path, "mixer", prefixes=True, n_obs_steps=1)
     assert supports_rtc_inference(policy)
-    now, left = present(batch(1)), chunk(policy, batch(1))[0, 8:]
+    now, left = present(batch(1)), chunk(policy, batch(1, steps=1))[0, 8:]
     padded = torch.cat([left[:5], torch.zeros(5, 7)])
     new = policy.predict_action_chunk(now, inference_delay=3, prev_chunk_left_over=padded)
     assert torch.equal(new[0, :3], left[:3])
     assert new.isfinite().all()
     assert not supports_rtc_inference(tiny_policy(tmp_path, "mlp"))
     assert not supports_rtc_inference(tiny_policy(tmp_path, "mixer"))  # Without the training its chunks would jump.
+    assert not supports_rtc_inference(tiny_policy(tmp_path, "mixer", prefixes=True, n_obs_steps=2))
 
 
 # ── what LeRobot asks for ────────────────────────────────────────────────────────────────────────────────────────────

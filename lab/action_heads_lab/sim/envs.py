@@ -16,7 +16,8 @@ from scipy.spatial.transform import Rotation
 from action_heads._util.extras import require
 from action_heads_lab.sim import compiled, contexts, substeps
 from action_heads_lab.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
-from action_heads_lab.sim.tasks import Task, get_task
+from action_heads_lab.sim.task import Task
+from action_heads_lab.sim.tasks import get_task
 
 CONTROL_HZ = 20
 ACTION_SIZE = 10

@@ -18,7 +18,7 @@ from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.init_states import read_init_states
 from action_heads_lab.sim.libero_files import install
 from action_heads_lab.sim.libero_tasks import TASKS
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim.task import Task
 
 SETTLE = 10  # ticks without motion of the arm, in which objects drop onto the table
 

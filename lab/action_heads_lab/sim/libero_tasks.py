@@ -7,7 +7,7 @@ from functools import partial
 from action_heads_lab.sim import libero_experts as experts
 from action_heads_lab.sim import libero_goal as goal
 from action_heads_lab.sim import libero_long as long
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim.task import Task
 
 STEPS, GOAL_STEPS, LONG_STEPS = 280, 300, 520  # ticks; the limits of the suites, which hold for experts too
 GROCERIES = (

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from action_heads_lab.sim import experts, mimicgen_experts
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim.task import Task
 
 INSTALL = """action-heads setup mimicgen
 

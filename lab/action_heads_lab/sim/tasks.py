@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from action_heads._util.names import nearest
 from action_heads_lab.sim import experts
+from action_heads_lab.sim.task import Task
 
 ROBOTS = ("Panda", "UR5e")  # names of robosuite; both arms have the gripper of the Panda
-
-
-@dataclass(frozen=True)
-class Task:
-    """The description of one environment. A step is a tick, at 20 Hz."""
-
-    name: str  # name of the environment in robosuite
-    objects: tuple[str, ...]  # MuJoCo bodies that are part of the observation
-    expert: Callable  # expert(arm) drives an `Arm` through the task
-    expert_steps: int  # limit of the expert
-    rollout_steps: int  # limit of a policy, roughly twice what the expert takes
-    noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
-    suite: str = "robosuite"  # or mimicgen or libero, the package of the environment, or two_cubes
-    robot: str = "Panda"  # or another of ROBOTS, in environments of robosuite
-    instruction: Callable[[int], str] | None = None  # from an episode's seed, in tasks that have several instructions
-
-    @property
-    def observation_size(self) -> int:
-        """The size o: TCP position 3, rotation 6, fingers 2; per object position 3, rotation 6, position from TCP 3."""
-        return 11 + 12 * len(self.objects)
 
 
 def _pick_place(item: str, height: float, across: float | None) -> Task:

@@ -12,7 +12,7 @@ import numpy as np
 from action_heads_lab.sim.arm import Arm, heading
 from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.frames import Pose
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim.task import Task
 
 CUBES = {"red": "cubeA_main", "green": "cubeB_main"}
 SENTENCES = ("lift the {} cube", "pick up the {} block", "raise the {} one", "grab the {} cube and lift it")

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import tyro
+from action_heads_lab.sim import make
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import make
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout_worker import Play

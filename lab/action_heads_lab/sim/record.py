@@ -21,8 +21,9 @@ from action_heads.io import locks
 from action_heads_lab.sim import libero, mimicgen
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import Sim, make
+from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.frames import Pose, rotation_from_6d, rotation_to_6d
+from action_heads_lab.sim.suites import make
 from action_heads_lab.sim.tasks import get_task
 from action_heads_lab.sim.workers import Workers
 

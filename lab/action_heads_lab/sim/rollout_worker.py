@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from action_heads_lab.sim.conventions import DIALECTS
-from action_heads_lab.sim.envs import Sim, make
+from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.observations import Sight
+from action_heads_lab.sim.suites import make
 
 FILM_SIZE = 256  # pixels
 

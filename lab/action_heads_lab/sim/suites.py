@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from action_heads_lab.sim import contexts
+from action_heads_lab.sim import contexts, libero, mimicgen, two_cubes
 from action_heads_lab.sim.envs import CONTROL_HZ, Sim
 from action_heads_lab.sim.tasks import get_task
 
@@ -17,13 +17,9 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
     """
     row = get_task(task)  # before the simulator is imported, so that a misspelt name fails at once
     if row.suite == "libero":
-        from action_heads_lab.sim import libero
-
         return libero.make(task, render, fast=fast)
     robosuite = contexts.import_robosuite()
     if row.suite == "mimicgen":
-        from action_heads_lab.sim import mimicgen
-
         mimicgen.register()
     controller = robosuite.load_controller_config(default_controller="OSC_POSE") | {"control_delta": False}
     with contexts.named():
@@ -39,7 +35,5 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
             ignore_done=True,  # callers count the ticks
         )
     if row.suite == "two_cubes":
-        from action_heads_lab.sim import two_cubes
-
         return two_cubes.TwoCubesSim(row, env, render, fast)
     return Sim(row, env, render, fast)

@@ -17,7 +17,7 @@ class Task:
     rollout_steps: int  # limit of a policy, roughly twice what the expert takes
     noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
     suite: str = "robosuite"  # or mimicgen or libero, the package of the environment, or two_cubes
-    robot: str = "Panda"  # or another of ROBOTS, in environments of robosuite
+    robot: str = "Panda"  # or another of ROBOTS of tasks.py, in environments of robosuite
     instruction: Callable[[int], str] | None = None  # from an episode's seed, in tasks that have several instructions
 
     @property

@@ -1,4 +1,7 @@
-"""Tasks of robosuite, one row each. A new task needs an expert in `experts.py` and a row here."""
+"""Tasks of robosuite, one row each, and how any task is found by its name.
+
+A new task of robosuite needs an expert in `experts.py` and a row here. The other suites have tables of their own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from action_heads._util.names import nearest
-from action_heads_lab.sim import experts
+from action_heads_lab.sim import experts, libero_tasks, mimicgen, two_cubes
 from action_heads_lab.sim.task import Task
 
 ROBOTS = ("Panda", "UR5e")  # names of robosuite; both arms have the gripper of the Panda
@@ -58,9 +61,7 @@ def get_task(name: str) -> Task:
             near = nearest(robot, ROBOTS)
             raise ValueError(f"unknown robot {robot!r} in the task {name!r}{near}; known robots: {', '.join(ROBOTS)}")
         return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
-    from action_heads_lab.sim import libero, mimicgen, two_cubes  # here, since they import this file
-
-    others = mimicgen.TASKS | libero.TASKS | two_cubes.TASKS
+    others = mimicgen.TASKS | libero_tasks.TASKS | two_cubes.TASKS
     if name not in others:
         near = nearest(name, [*TASKS, *others])
         raise ValueError(f"unknown task {name!r}{near}; known tasks: {', '.join([*TASKS, *others])}")

@@ -18,8 +18,7 @@ robomimic_file.py the HDF5 file.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,18 +28,17 @@ from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import require
 from action_heads._util.flags import check_least
-from action_heads.io import drafts, files, locks
-from action_heads_lab.sim import robomimic_file
+from action_heads.io import files, locks
+from action_heads_lab.sim import lerobot_file, robomimic_file
 from action_heads_lab.sim.again import Images, run_again
 from action_heads_lab.sim.conventions import columns
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import CONTROL_HZ, FAST_RENDERING
+from action_heads_lab.sim.envs import FAST_RENDERING
 from action_heads_lab.sim.frames import rotation_from_6d
+from action_heads_lab.sim.lerobot_file import Columns, image_feature, provenance_of
 from action_heads_lab.sim.observations import ARM, ENVIRONMENT, STATE, set_apart
 from action_heads_lab.sim.record import SEEDS, record
 from action_heads_lab.sim.tasks import description, get_task
-
-Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # one episode: name -> t values
 
 
 @dataclass(frozen=True)
@@ -161,30 +159,7 @@ def save_dataset(
     source = sources[0] if len(sources) == 1 else sources
     if Path(folder).suffix in (".hdf5", ".h5"):
         return robomimic_file.write(folder, episodes(), source)
-    return write(folder, _features(recordings, cameras, size), episodes(), source)
-
-
-def write(
-    folder: str | Path, features: dict[str, Any], episodes: Iterable[tuple[str, Columns]], provenance: dict | list[dict]
-) -> Path:
-    """Write a LeRobotDataset of episodes, each with its task description, in one piece."""
-    folder = Path(folder)
-    LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
-    with locks.held_beside(folder, remedy="use another folder"):
-        if folder.exists():
-            raise FileExistsError(f"{folder} exists. Use another folder, or remove it")
-        with drafts.drafted(folder) as draft:
-            settings = {"features": features, "fps": CONTROL_HZ, "robot_type": "panda", "use_videos": False}
-            # No video is read here, and LeRobot prints a traceback if it looks for a decoder that cannot be loaded.
-            settings["video_backend"] = "pyav"
-            dataset = LeRobotDataset.create(repo_id=f"local/{draft.name}", root=draft, **settings)
-            for task, table in episodes:
-                for values in zip(*table.values(), strict=True):
-                    dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
-                dataset.save_episode()
-            dataset.finalize()
-            files.write_text(draft / "meta" / "recording.json", json.dumps(provenance))
-    return folder
+    return lerobot_file.write(folder, _features(recordings, cameras, size), episodes(), source)
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:
@@ -240,24 +215,4 @@ def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
         "observation.eef": eef,
         "observation.gripper": fingers,
         "observation.joint_position": [f"joint_{i}" for i in range(1, recordings[0].joint_position.shape[1] + 1)],
-    }
-
-
-def image_feature(size: int) -> dict[str, Any]:
-    """Return the feature of a camera for LeRobot."""
-    return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
-
-
-def provenance_of(
-    demonstrations: Demonstrations, cameras: Sequence[str], size: int, rendering: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return how a dataset was recorded, for meta/recording.json."""
-    return {
-        "task": demonstrations.task,
-        "noise": demonstrations.noise,
-        "seeds": demonstrations.seed.tolist(),
-        "frame": "robot base; TCP as in action_heads_lab.sim.frames",
-        "cameras": list(cameras),
-        "size": size if cameras else None,
-        "rendering": rendering,
     }

@@ -12,8 +12,8 @@ t  ticks of an episode      o  observation size
     action.delta                 (7,)  the same, relative to the TCP: m, rotation vector (rad, base axes), gripper
     observation.images.<camera>        (size, size, 3) RGB
 
-meta/recording.json holds task, noise, seeds and the rendering. libero_dataset.py writes LIBERO's own columns, and
-robomimic_file.py the HDF5 file.
+meta/recording.json holds task, noise, seeds and the rendering. libero_dataset.py has LIBERO's own columns;
+lerobot_file.py and robomimic_file.py write the files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from scipy.spatial.transform import Rotation
 from action_heads._util.extras import require
 from action_heads._util.flags import check_least
 from action_heads.io import files, locks
-from action_heads_lab.sim import lerobot_file, robomimic_file
+from action_heads_lab.sim import lerobot_file, libero_dataset, robomimic_file
 from action_heads_lab.sim.again import Images, run_again
 from action_heads_lab.sim.conventions import columns
 from action_heads_lab.sim.demonstrations import Demonstrations
@@ -85,8 +85,6 @@ class RecordConfig:
 
 def record_dataset(config: RecordConfig) -> None:
     """Run `action-heads record`: record demonstrations and write them as a dataset."""
-    from action_heads_lab.sim.libero_dataset import save_libero  # here, since it imports this file
-
     kept = config.out.with_name(f".{config.out.name}.npz")  # kept in case that writing the dataset fails
     with locks.held_beside(config.out):
         if config.out.exists():  # checked before anything is recorded
@@ -100,7 +98,7 @@ def record_dataset(config: RecordConfig) -> None:
             require("lerobot.datasets.lerobot_dataset", "lerobot")
         demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
         if config.schema == "libero":
-            save_libero(demonstrations, config.out, size=config.size, workers=config.workers)
+            libero_dataset.save_libero(demonstrations, config.out, size=config.size, workers=config.workers)
         else:
             save_dataset(demonstrations, config.out, config.cameras, config.size, config.workers)
         kept.unlink()
@@ -109,14 +107,12 @@ def record_dataset(config: RecordConfig) -> None:
 
 def refuse_others(config: RecordConfig) -> None:
     """Raise unless the folder holds exactly the recording that these settings make."""
-    from action_heads_lab.sim.libero_dataset import CAMERAS
-
     record_file = config.out / "meta" / "recording.json"
     if config.is_file:
         found = robomimic_file.provenance(config.out)
     else:
         found = files.read_json(record_file) if record_file.exists() else None
-    cameras = list(CAMERAS) if config.schema == "libero" else list(config.cameras)
+    cameras = list(libero_dataset.CAMERAS) if config.schema == "libero" else list(config.cameras)
     wanted = {
         "task": config.task,
         "noise": get_task(config.task).noise,

@@ -19,7 +19,7 @@ from action_heads_lab.policies import on_states
 from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
-from action_heads_lab.sim.demo import smooth
+from action_heads_lab.sim.report import smooth
 
 
 def build(run: Run, pretrained: ActionHead, state: Tensor, actions: Tensor) -> ObservedPolicy:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from action_heads._util.extras import require
 from action_heads.head import ActionHead
 from action_heads.io import files
@@ -65,6 +67,11 @@ def save_trial(folder: Path, head: ActionHead, rows: Sequence[Row], what: str, c
     ]
     record = {"fingerprint": head.fingerprint(), "what": what, "command": command, "rows": results}
     files.write_text(folder / TRIAL, json.dumps(record, indent=2) + "\n")
+
+
+def smooth(losses: list[float], points: int = 100) -> list[float]:
+    """Return at most `points` means of consecutive losses, for a figure."""
+    return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]
 
 
 def table(rows: list[Row]) -> str:

@@ -9,8 +9,8 @@ from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.training.streams import generator
 from action_heads_lab.policies import AT_ONCE, actor, sight_of
+from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.observations import shown
-from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description, get_task
 

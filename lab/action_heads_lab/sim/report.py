@@ -14,6 +14,7 @@ import numpy as np
 from action_heads._util.extras import require
 from action_heads.head import ActionHead
 from action_heads.io import files
+from action_heads_lab.sim.interval import wilson
 
 TRIAL = "trial.json"  # in the folder of a head: its results on a task, for its card
 
@@ -24,12 +25,6 @@ COLOURS = {
     "random-relearned": "#9e2a2b",
     "blind": "#adb5bd",
 }
-
-
-def wilson(successes: int, episodes: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a success rate."""
-    ends = require("scipy.stats", "train").binomtest(successes, episodes).proportion_ci(method="wilson")
-    return float(ends.low), float(ends.high)
 
 
 @dataclass(frozen=True)

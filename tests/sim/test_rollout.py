@@ -81,7 +81,7 @@ def test_rollouts_of_a_good_and_an_idle_policy(lift_episode, tmp_path, monkeypat
     assert outcome.length[2] <= len(lift_episode.action)
     assert batches[0] == 3
     assert len(batches) == limit // 8
-    assert str(outcome).startswith("Lift: 1/3 (33 ± 27 %)")
+    assert str(outcome).startswith("Lift: 1 of 3 (95 % interval 6% to 79%)")
     assert video.stat().st_size > 5_000
 
 

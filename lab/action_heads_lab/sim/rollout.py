@@ -8,7 +8,6 @@ policy the result, are the same in every run.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,6 +20,7 @@ import numpy as np
 from action_heads._util.machine import cores
 from action_heads._util.progress import progress_bar
 from action_heads_lab.sim.envs import ACTION_SIZE
+from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout_worker import Report, Stage, Start, stack
 from action_heads_lab.sim.tasks import get_task
@@ -50,16 +50,16 @@ class Rollouts:
         return float(np.mean(self.success))
 
     @property
-    def standard_error(self) -> float:
-        """The binomial standard error of the rate.
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the success rate.
 
-        It is about 0.1 for 20 episodes, so use 50 or more to compare policies.
+        It is about 40 percentage points wide for 20 episodes, so use 50 or more to compare policies.
         """
-        return math.sqrt(self.rate * (1 - self.rate) / len(self.success))
+        return wilson(int(np.sum(self.success)), len(self.success))
 
     def __str__(self) -> str:
-        percent = f"{100 * self.rate:.0f} ± {100 * self.standard_error:.0f} %"
-        return f"{self.task}: {np.sum(self.success)}/{len(self.success)} ({percent})"
+        low, high = self.interval
+        return f"{self.task}: {np.sum(self.success)} of {len(self.success)} (95 % interval {low:.0%} to {high:.0%})"
 
 
 def rollout(

@@ -41,7 +41,8 @@ def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[Obser
     began, cpu = time.monotonic(), cpu_seconds()
     losses = fit(
         policy.policy,
-        *(actions, policy.condition(state=state[:, None])),
+        actions,
+        policy.condition(state=state[:, None]),
         is_pad=is_pad,
         config=FitConfig(
             steps=run.steps, batch_size=run.batch_size, lr=run.lr, seed=run.seed, noise_samples=run.noise_samples

@@ -98,14 +98,14 @@ def rollout(
         ValueError: an argument is out of range, or the policy returns actions of a wrong shape or not finite ones.
     """
     limit = get_task(task).rollout_steps
-    episodes = [Episode(int(seed)) for seed in seeds]
+    episodes = [Running(int(seed)) for seed in seeds]
     if not episodes or execute < 1 or batch < 1:
         raise ValueError(
             f"expected at least one seed, execute >= 1 and batch >= 1, got {len(episodes)} seeds, {execute=}, {batch=}"
         )
     filmed = episodes[:film] if video is not None else []
     waiting, free = deque(episodes), deque(range(min(batch, len(episodes))))
-    running: dict[int, Episode] = {}  # by slot; slot s lives in worker s % workers
+    running: dict[int, Running] = {}  # by slot; slot s lives in worker s % workers
     orders: dict[int, Start | np.ndarray] = {}
     seconds = {"policy": 0.0, "environment": 0.0}
 
@@ -190,8 +190,8 @@ def _perform(pool: Workers, orders: dict) -> dict:
 
 
 @dataclass
-class Episode:
-    """The state of one episode in the parent process."""
+class Running:
+    """The state of one episode in the parent process, from its seed to its outcome."""
 
     seed: int
     cond: Any = None  # (c,), or by name (s, ...), after the first report

@@ -12,16 +12,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from action_heads_lab.sim import experts, mimicgen_experts
+from action_heads_lab.sim import contexts, experts, mimicgen_experts
 from action_heads_lab.sim.task import Task
 
-INSTALL = """action-heads setup mimicgen
+INSTALL = f"""action-heads setup mimicgen
 
 or, by hand,
 
     git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
     git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
-    uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
+    uv pip install {contexts.REQUIREMENTS} 'numpy<2.3' h5py six"""
 
 
 def _task(name: str, objects: tuple[str, ...], expert: Callable, steps: int, limit: int, noise: float = 0.1) -> Task:

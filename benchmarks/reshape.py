@@ -149,7 +149,7 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
     for episode in progress_bar(range(EPISODES), desc=description):
         reports = [play.start(layout.arms * episode + i) for i, play in enumerate(plays)]
         while not all(report.done for report in reports):
-            cond = torch.from_numpy(np.concatenate([report.cond for report in reports]))[None]
+            cond = torch.from_numpy(np.concatenate([report.cond["state"].ravel() for report in reports]))[None]
             told = for_simulator(policy.sample(cond, generator=generator)[0], layout, plays)
             for i, play in enumerate(plays):
                 if not reports[i].done:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from action_heads_lab.sim.envs import make
+from action_heads_lab.sim import make
 from action_heads_lab.sim.tasks import TASKS
 
 from action_heads import Executor

@@ -15,9 +15,8 @@ import time
 import numpy as np
 import torch
 import tyro
-from action_heads_lab.sim.demo import smooth
 from action_heads_lab.sim.record import record
-from action_heads_lab.sim.report import Row, save_trial
+from action_heads_lab.sim.report import Row, save_trial, smooth
 from closed_loop import closed_loop
 from common import read_results, write_results
 from stage2 import DEMOS, OUT

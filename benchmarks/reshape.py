@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import tyro
+from action_heads_lab.sim import make
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import make
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout_worker import Play
@@ -149,7 +149,7 @@ def roll_out(policy: ConditionedHead, layout: Layout, description: str) -> int:
     for episode in progress_bar(range(EPISODES), desc=description):
         reports = [play.start(layout.arms * episode + i) for i, play in enumerate(plays)]
         while not all(report.done for report in reports):
-            cond = torch.from_numpy(np.concatenate([report.cond for report in reports]))[None]
+            cond = torch.from_numpy(np.concatenate([report.cond["state"].ravel() for report in reports]))[None]
             told = for_simulator(policy.sample(cond, generator=generator)[0], layout, plays)
             for i, play in enumerate(plays):
                 if not reports[i].done:

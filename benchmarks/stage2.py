@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from action_heads_lab.sim.demo import smooth
 from action_heads_lab.sim.record import record
+from action_heads_lab.sim.report import smooth
 from action_heads_lab.sim.rollout import rollout
 from common import machine
 from stage2_studies import HEADS, STUDIES, Cell

@@ -8,14 +8,11 @@ from action_heads.actions.spaces import EE_ABSOLUTE
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.training.streams import generator
-from action_heads_lab.policies import actor
-from action_heads_lab.sim.conventions import dialect_of
-from action_heads_lab.sim.observations import Sight, is_apart, shown
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.policies import AT_ONCE, actor, sight_of
+from action_heads_lab.sim.interval import wilson
+from action_heads_lab.sim.observations import shown
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description, get_task
-
-AT_ONCE = 8  # episodes; the same in every run, since the size of a batch changes the bits of the result
 
 
 @dataclass(frozen=True)
@@ -95,13 +92,3 @@ def roll_out(config: AdaptConfig, policy: ObservedPolicy) -> Outcome:
         sampling_steps=asked.sampling_steps,
         video=video.name if video else None,
     )
-
-
-def sight_of(policy: ObservedPolicy) -> Sight:
-    """Return the observations that the simulation must provide."""
-    contract = policy.contract
-    sizes = {name: size[0] for name, size in contract.sizes.items()}
-    delta = policy.layout.space().mode == "delta"
-    dialect = dialect_of(contract.state, contract.sizes, contract.action)
-    apart = dialect == "own" and is_apart(contract.state, policy.encoder.config.state_dim)
-    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect, apart)

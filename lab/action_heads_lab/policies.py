@@ -1,4 +1,4 @@
-"""Build policies on states, and wrap any policy as `rollout` calls it.
+"""Build policies on states, wrap any policy as `rollout` calls it, and say which observations a policy needs.
 
 Axes: n samples, d state, b episodes at once, s observation steps, h horizon, a action.
 """
@@ -18,8 +18,11 @@ from action_heads.actions.layouts import UNDECLARED
 from action_heads.adapters.config import AdapterConfig
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.observed_policy import ObservedPolicy
+from action_heads_lab.sim.conventions import dialect_of
 from action_heads_lab.sim.envs import CONTROL_HZ
+from action_heads_lab.sim.observations import Sight, is_apart
 
+AT_ONCE = 8  # episodes; the same in every run, since the size of a batch changes the bits of the result
 # A blind run uses the mode decoupled. The contract of its policy zeroes the observations.
 BLIND = {"blind": "as decoupled, but the condition is zeroed in training and in rollouts"}
 
@@ -70,3 +73,13 @@ def actor(
         return policy.policy.sample(cond, mask=mask, generator=noise, **sampling).cpu().numpy()
 
     return act
+
+
+def sight_of(policy: ObservedPolicy) -> Sight:
+    """Return the observations that the simulation must provide."""
+    contract = policy.contract
+    sizes = {name: size[0] for name, size in contract.sizes.items()}
+    delta = policy.layout.space().mode == "delta"
+    dialect = dialect_of(contract.state, contract.sizes, contract.action)
+    apart = dialect == "own" and is_apart(contract.state, policy.encoder.config.state_dim)
+    return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect, apart)

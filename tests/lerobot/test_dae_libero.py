@@ -120,11 +120,11 @@ def apart(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> tuple[f
 
 @pytest.fixture(scope="module")
 def prepared():
-    from action_heads_lab.sim import libero
+    from action_heads_lab.sim import libero, libero_files
     from action_heads_lab.sim.contexts import prepare
 
     prepare()
-    libero.install()
+    libero_files.check()
     return libero
 
 

@@ -77,14 +77,14 @@ def test_libero_from_local_files_and_a_second_run(benchmarks, home, capsys):
     assert said.count("\n") == 1
     assert said.startswith("LIBERO is ready: hf-libero ")
     assert (home / ".libero/config.yaml").exists()
-    libero_files.install()  # what rollouts ask
+    libero_files.check()  # what rollouts ask
     setup(SetupConfig("libero"))  # the address of the fake archive answers nobody
     assert "ready" in capsys.readouterr().out
     (home / ".cache/libero/assets" / next(iter(ASSETS))).write_bytes(b"damaged")
     with pytest.raises(FileExistsError, match="--replace"):
         setup(SetupConfig("libero"))
     setup(SetupConfig("libero", source=benchmarks, replace=True))
-    libero_files.install()
+    libero_files.check()
 
 
 def test_without_a_network_the_remedy_is_named(benchmarks, home):

@@ -7,7 +7,7 @@ import pytest
 if find_spec("robosuite") is None:  # found, not imported: `make` sets its environment first
     pytest.skip("needs the sim extra", allow_module_level=True)
 
-from action_heads_lab.sim.envs import make
+from action_heads_lab.sim import make
 from action_heads_lab.sim.record import run_expert
 
 SEED = 10_003

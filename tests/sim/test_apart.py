@@ -104,7 +104,8 @@ def test_what_is_shown_has_the_width_that_is_told(lift):
 @needs_lerobot
 @pytest.mark.parametrize("cameras", [("agentview",), ()])
 def test_adapt_and_rollouts_use_the_recording_s_columns(lift_episode, blind, tmp_path, cameras, monkeypatch):
-    from action_heads_lab.adapted import check_task, sight_of
+    from action_heads_lab.adapted import check_task
+    from action_heads_lab.policies import sight_of
 
     from action_heads.adapt.build import build
     from action_heads.adapt.settings import AdaptConfig

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import subprocess
 import sys
 from importlib.metadata import version as real_version
+from pathlib import Path
 from types import SimpleNamespace
 from weakref import WeakValueDictionary
 
@@ -240,7 +242,8 @@ def test_another_quality_is_another_upload(lift):
             "1.5.1",
             r"robosuite 1\.5\.1 is installed, but .* 1\.4 or later, before 1\.5: pip install 'robosuite==1\.4\.1'",
         ),
-        ("mujoco", "3.12.0", r"mujoco 3\.12\.0 is installed, but .* 3\.1 or later, before 3\.12: pip install"),
+        ("mujoco", "3.12.0", r"mujoco 3\.12\.0 is installed, but .* 3\.1 or later, before 3\.9: .*mujoco>=3\.1,<3\.9"),
+        ("mujoco", "3.10.0", r"mujoco 3\.10\.0 is installed"),
         ("mujoco", "2.3.7", r"mujoco 2\.3\.7 is installed"),
     ],
 )
@@ -250,6 +253,13 @@ def test_a_version_that_fails_is_told_first(monkeypatch, name, found, message):
     with pytest.raises(ImportError, match=message) as raised:
         contexts.import_robosuite()
     assert "\n" not in str(raised.value)
+
+
+def test_the_extra_requires_the_versions_that_are_accepted():
+    project = Path(__file__).resolve().parents[2] / "lab" / "pyproject.toml"
+    extra = re.search(r"^sim = \[(.*)\]$", project.read_text(encoding="utf-8"), re.MULTILINE)
+    assert extra
+    assert contexts.REQUIREMENTS.replace("'", '"').replace('" "', '", "') in extra[1]
 
 
 @pytest.mark.parametrize(

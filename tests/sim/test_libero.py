@@ -9,7 +9,7 @@ import pytest
 if find_spec("libero") is None:
     pytest.skip("needs hf-libero and its assets", allow_module_level=True)
 
-from action_heads_lab.sim import compiled, libero, make, substeps
+from action_heads_lab.sim import compiled, libero, libero_files, make, substeps
 from action_heads_lab.sim.frames import rotation_to_6d
 from action_heads_lab.sim.libero_dataset import observed
 from action_heads_lab.sim.observations import Sight
@@ -57,7 +57,7 @@ def test_corners_are_around_the_object(soup):
 
 def test_what_is_observed_is_what_the_task_is_about():
     """Each task observes the right one of two black bowls, and for a region the body it is part of."""
-    libero.install()
+    libero_files.check()
     from libero.libero import benchmark
     from libero.libero.envs import bddl_utils
 

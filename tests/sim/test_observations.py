@@ -7,8 +7,8 @@ from action_heads_lab.sim.conventions import moved
 from action_heads_lab.sim.dataset import delta
 from action_heads_lab.sim.frames import rotation_from_6d, rotation_to_6d, turn_z
 from action_heads_lab.sim.observations import Sight
-from action_heads_lab.sim.rollout import _ask, _together
-from action_heads_lab.sim.rollout_worker import Play
+from action_heads_lab.sim.rollout import _ask
+from action_heads_lab.sim.rollout_worker import Play, stack
 
 pytestmark = pytest.mark.sim
 STEP = np.array([0.03, -0.02, 0.01])  # m
@@ -43,7 +43,7 @@ def test_a_delta_leads_where_its_target_was(lift):
 
 
 def test_answers_to_what_is_seen_by_name_are_checked():
-    seen = _together([{"state": np.zeros((2, 3))}] * 4)
+    seen = stack([{"state": np.zeros((2, 3))}] * 4)
     assert seen["state"].shape == (4, 2, 3)
     with pytest.raises(
         ValueError, match=r"returned actions of shape \(3, 16, 10\); expected \(4, at least execute=8, 10\)"

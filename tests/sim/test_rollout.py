@@ -81,7 +81,7 @@ def test_rollouts_of_a_good_and_an_idle_policy(lift_episode, tmp_path, monkeypat
     assert outcome.length[2] <= len(lift_episode.action)
     assert batches[0] == 3
     assert len(batches) == limit // 8
-    assert str(outcome).startswith("Lift: 1/3 (33 ± 27 %)")
+    assert str(outcome).startswith("Lift: 1 of 3 (95 % interval 6% to 79%)")
     assert video.stat().st_size > 5_000
 
 
@@ -109,13 +109,15 @@ def test_processes_of_simulation_change_nothing(monkeypatch, tmp_path):
 def test_conditioning_is_the_previous_and_the_newest_observation(lift):
     play = Play(lift, limit=10)
     start = play.start(seed=3)
-    o = TASKS["Lift"].observation_size
-    assert np.array_equal(start.cond[:o], start.cond[o:]), "the first observation is repeated, as in chunks()"
-    report = play.act(stand_still(start.cond[None])[0, :3])
+    previous, newest = start.cond["state"]
+    assert newest.shape == (TASKS["Lift"].observation_size,)
+    assert np.array_equal(previous, newest), "the first observation is repeated, as in chunks()"
+    report = play.act(stand_still(start.cond["state"].reshape(1, -1))[0, :3])
     assert (report.length, report.done) == (3, False)
-    assert np.array_equal(report.cond[o:], lift.observe())
-    assert not np.array_equal(report.cond[:o], report.cond[o:])
-    assert play.act(stand_still(report.cond[None])[0]).done, "the limit cuts a chunk short"
+    previous, newest = report.cond["state"]
+    assert np.array_equal(newest, lift.observe())
+    assert not np.array_equal(previous, newest)
+    assert play.act(stand_still(report.cond["state"].reshape(1, -1))[0]).done, "the limit cuts a chunk short"
     assert play.length == 10
 
 
@@ -130,7 +132,7 @@ def test_conditioning_is_the_previous_and_the_newest_observation(lift):
 )
 def test_bad_answers_of_a_policy(answer, message):
     with pytest.raises(ValueError, match=message):
-        _ask(lambda cond: answer, np.zeros((2, 46), np.float32), execute=8)
+        _ask(lambda seen: answer, {"state": np.zeros((2, 2, 23), np.float32)}, execute=8)
 
 
 def test_bad_arguments():

@@ -21,7 +21,7 @@ from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
 from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
-from action_heads_lab.sim.demo import smooth
+from action_heads_lab.sim.report import smooth
 
 
 def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:

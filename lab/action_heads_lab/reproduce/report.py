@@ -10,10 +10,10 @@ from pathlib import Path
 from action_heads.io import files
 from action_heads_lab.reproduce import paper, results
 from action_heads_lab.reproduce.cells import Table, protocol_of, tables
-from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.config import ALL_MODES, Run
 from action_heads_lab.reproduce.costs import Costs
 from action_heads_lab.reproduce.figure import draw
-from action_heads_lab.reproduce.grid import ALL_BACKBONES, ALL_MODES, Reproduce, hours, runs
+from action_heads_lab.reproduce.grid import ALL_BACKBONES, Reproduce, hours, runs
 from action_heads_lab.reproduce.page import filled
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import paired, rate

@@ -19,7 +19,6 @@ from action_heads._util.machine import machine
 from action_heads.io import drafts, locks
 from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab import policies
-from action_heads_lab.adapted import sight_of
 from action_heads_lab.reproduce import heads, images, results, states
 from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.families import family_of
@@ -27,9 +26,8 @@ from action_heads_lab.reproduce.results import Episode, Progress, Result, cpu_se
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
 
-# Episodes that are rolled out and saved together, and episodes that run at once. Results depend on the size of a batch,
-# so both are the same in every run.
-BLOCK, AT_ONCE = 25, 8
+# Episodes that are rolled out and saved together. Results depend on it, so it is the same in every run.
+BLOCK = 25
 TRAINING = {"state": states, "image": images}  # the module that trains a run, by its observation
 
 
@@ -104,12 +102,12 @@ def roll_out(run: Run, place: Place, policy: ObservedPolicy, folder: Path, progr
                 actor(run, then, task, noise=seeds[0]),
                 seeds,
                 execute=run.execute,
-                batch=AT_ONCE,
+                batch=policies.AT_ONCE,
                 workers=place.workers,
                 video=video,
                 film=place.videos,
                 description=str(run) if task == run.task else f"{run}: {task}",
-                sight=sight_of(then) if run.observation == "image" else None,
+                sight=policies.sight_of(then) if run.observation == "image" else None,
             )
             progress.seconds["policy"] += outcome.policy_seconds
             progress.seconds["environment"] += outcome.environment_seconds

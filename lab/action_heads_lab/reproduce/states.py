@@ -19,7 +19,7 @@ from action_heads_lab.policies import on_states
 from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
-from action_heads_lab.sim.demo import smooth
+from action_heads_lab.sim.report import smooth
 
 
 def build(run: Run, pretrained: ActionHead, state: Tensor, actions: Tensor) -> ObservedPolicy:
@@ -41,7 +41,8 @@ def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[Obser
     began, cpu = time.monotonic(), cpu_seconds()
     losses = fit(
         policy.policy,
-        *(actions, policy.condition(state=state[:, None])),
+        actions,
+        policy.condition(state=state[:, None]),
         is_pad=is_pad,
         config=FitConfig(
             steps=run.steps, batch_size=run.batch_size, lr=run.lr, seed=run.seed, noise_samples=run.noise_samples

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from action_heads._util.extras import require
 from action_heads_lab.reproduce.results import Result
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.interval import wilson
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,11 @@ require("scipy", extra="sim")  # names the extra before the imports below fail w
 require("tqdm", extra="sim")
 
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import Sim, make
+from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.rollout import Rollouts, rollout
-from action_heads_lab.sim.tasks import TASKS, Task
+from action_heads_lab.sim.suites import make
+from action_heads_lab.sim.task import Task
+from action_heads_lab.sim.tasks import TASKS
 
 __all__ = ["TASKS", "Demonstrations", "Rollouts", "Sim", "Task", "make", "record", "rollout"]

@@ -15,8 +15,9 @@ import numpy as np
 
 from action_heads._util.machine import cores
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import Sim, make
+from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.record import run_expert
+from action_heads_lab.sim.suites import make
 from action_heads_lab.sim.workers import in_order
 
 

@@ -29,8 +29,12 @@ import numpy as np
 
 from action_heads._util.extras import require
 
-ROBOSUITE, MUJOCO = (1, 4), ((3, 1), (3, 12))  # MuJoCo 3.12 and later fail an assertion of robosuite about joints
-INSTALL = "pip install 'robosuite==1.4.1' 'mujoco>=3.1,<3.9'"
+# The first version that is accepted, and the first one that is not; lab/pyproject.toml requires the same. robosuite 1.4
+# fails with MuJoCo 3.10 and later: `mj_fullM` takes other arguments in 3.10, `MjData.qM` is gone in 3.11, and types of
+# joints are not those of robosuite in 3.12. Lift and Stack are the same in 3.9, but nothing else was tried there.
+ROBOSUITE, MUJOCO = ((1, 4), (1, 5)), ((3, 1), (3, 9))
+REQUIREMENTS = "'robosuite==1.4.1' 'mujoco>={}.{},<{}.{}'".format(*MUJOCO[0], *MUJOCO[1])
+INSTALL = f"pip install {REQUIREMENTS}"
 EGL = (
     "Install it (Debian, Ubuntu: apt-get install libegl1 libgl1), or render on the CPU: apt-get install libosmesa6 and "
     "set MUJOCO_GL=osmesa"
@@ -76,9 +80,9 @@ def import_robosuite() -> Any:
     return robosuite
 
 
-def check_versions(robosuite: tuple[int, ...] = ROBOSUITE) -> None:
-    """Refuse versions that are known to fail, and those of robosuite before the given one."""
-    for name, first, after in (("robosuite", robosuite, (1, 5)), ("mujoco", *MUJOCO)):
+def check_versions(robosuite: tuple[int, ...] = ROBOSUITE[0]) -> None:
+    """Refuse versions that fail or are not tested, and those of robosuite before the given one."""
+    for name, first, after in (("robosuite", robosuite, ROBOSUITE[1]), ("mujoco", *MUJOCO)):
         try:
             found = version(name)
         except PackageNotFoundError:

@@ -12,14 +12,13 @@ t  ticks of an episode      o  observation size
     action.delta                 (7,)  the same, relative to the TCP: m, rotation vector (rad, base axes), gripper
     observation.images.<camera>        (size, size, 3) RGB
 
-meta/recording.json holds task, noise, seeds and the rendering. libero_dataset.py writes LIBERO's own columns, and
-robomimic_file.py the HDF5 file.
+meta/recording.json holds task, noise, seeds and the rendering. libero_dataset.py has LIBERO's own columns;
+lerobot_file.py and robomimic_file.py write the files.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,18 +28,17 @@ from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import require
 from action_heads._util.flags import check_least
-from action_heads.io import drafts, files, locks
-from action_heads_lab.sim import robomimic_file
+from action_heads.io import files, locks
+from action_heads_lab.sim import lerobot_file, libero_dataset, robomimic_file
 from action_heads_lab.sim.again import Images, run_again
 from action_heads_lab.sim.conventions import columns
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import CONTROL_HZ, FAST_RENDERING
+from action_heads_lab.sim.envs import FAST_RENDERING
 from action_heads_lab.sim.frames import rotation_from_6d
+from action_heads_lab.sim.lerobot_file import Columns, image_feature, provenance_of
 from action_heads_lab.sim.observations import ARM, ENVIRONMENT, STATE, set_apart
 from action_heads_lab.sim.record import SEEDS, record
 from action_heads_lab.sim.tasks import description, get_task
-
-Columns = Mapping[str, Sequence[np.ndarray] | np.ndarray]  # one episode: name -> t values
 
 
 @dataclass(frozen=True)
@@ -87,8 +85,6 @@ class RecordConfig:
 
 def record_dataset(config: RecordConfig) -> None:
     """Run `action-heads record`: record demonstrations and write them as a dataset."""
-    from action_heads_lab.sim.libero_dataset import save_libero  # here, since it imports this file
-
     kept = config.out.with_name(f".{config.out.name}.npz")  # kept in case that writing the dataset fails
     with locks.held_beside(config.out):
         if config.out.exists():  # checked before anything is recorded
@@ -102,7 +98,7 @@ def record_dataset(config: RecordConfig) -> None:
             require("lerobot.datasets.lerobot_dataset", "lerobot")
         demonstrations = record(config.task, config.demos, seed=config.seed, workers=config.workers, path=kept)
         if config.schema == "libero":
-            save_libero(demonstrations, config.out, size=config.size, workers=config.workers)
+            libero_dataset.save_libero(demonstrations, config.out, size=config.size, workers=config.workers)
         else:
             save_dataset(demonstrations, config.out, config.cameras, config.size, config.workers)
         kept.unlink()
@@ -111,14 +107,12 @@ def record_dataset(config: RecordConfig) -> None:
 
 def refuse_others(config: RecordConfig) -> None:
     """Raise unless the folder holds exactly the recording that these settings make."""
-    from action_heads_lab.sim.libero_dataset import CAMERAS
-
     record_file = config.out / "meta" / "recording.json"
     if config.is_file:
         found = robomimic_file.provenance(config.out)
     else:
         found = files.read_json(record_file) if record_file.exists() else None
-    cameras = list(CAMERAS) if config.schema == "libero" else list(config.cameras)
+    cameras = list(libero_dataset.CAMERAS) if config.schema == "libero" else list(config.cameras)
     wanted = {
         "task": config.task,
         "noise": get_task(config.task).noise,
@@ -161,30 +155,7 @@ def save_dataset(
     source = sources[0] if len(sources) == 1 else sources
     if Path(folder).suffix in (".hdf5", ".h5"):
         return robomimic_file.write(folder, episodes(), source)
-    return write(folder, _features(recordings, cameras, size), episodes(), source)
-
-
-def write(
-    folder: str | Path, features: dict[str, Any], episodes: Iterable[tuple[str, Columns]], provenance: dict | list[dict]
-) -> Path:
-    """Write a LeRobotDataset of episodes, each with its task description, in one piece."""
-    folder = Path(folder)
-    LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
-    with locks.held_beside(folder, remedy="use another folder"):
-        if folder.exists():
-            raise FileExistsError(f"{folder} exists. Use another folder, or remove it")
-        with drafts.drafted(folder) as draft:
-            settings = {"features": features, "fps": CONTROL_HZ, "robot_type": "panda", "use_videos": False}
-            # No video is read here, and LeRobot prints a traceback if it looks for a decoder that cannot be loaded.
-            settings["video_backend"] = "pyav"
-            dataset = LeRobotDataset.create(repo_id=f"local/{draft.name}", root=draft, **settings)
-            for task, table in episodes:
-                for values in zip(*table.values(), strict=True):
-                    dataset.add_frame(dict(zip(table, values, strict=True)) | {"task": task})
-                dataset.save_episode()
-            dataset.finalize()
-            files.write_text(draft / "meta" / "recording.json", json.dumps(provenance))
-    return folder
+    return lerobot_file.write(folder, _features(recordings, cameras, size), episodes(), source)
 
 
 def _rows(demonstrations: Demonstrations) -> list[slice]:
@@ -240,24 +211,4 @@ def _names(recordings: Sequence[Demonstrations]) -> dict[str, list[str]]:
         "observation.eef": eef,
         "observation.gripper": fingers,
         "observation.joint_position": [f"joint_{i}" for i in range(1, recordings[0].joint_position.shape[1] + 1)],
-    }
-
-
-def image_feature(size: int) -> dict[str, Any]:
-    """Return the feature of a camera for LeRobot."""
-    return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
-
-
-def provenance_of(
-    demonstrations: Demonstrations, cameras: Sequence[str], size: int, rendering: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return how a dataset was recorded, for meta/recording.json."""
-    return {
-        "task": demonstrations.task,
-        "noise": demonstrations.noise,
-        "seeds": demonstrations.seed.tolist(),
-        "frame": "robot base; TCP as in action_heads_lab.sim.frames",
-        "cameras": list(cameras),
-        "size": size if cameras else None,
-        "rendering": rendering,
     }

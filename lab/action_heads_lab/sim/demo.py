@@ -29,7 +29,7 @@ from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab.policies import BLIND, actor, on_states
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.record import check_simulator, record
-from action_heads_lab.sim.report import Row, draw, save_trial, table
+from action_heads_lab.sim.report import Row, draw, save_trial, smooth, table
 from action_heads_lab.sim.rollout import rollout
 
 RUNS = MODES | {
@@ -223,8 +223,3 @@ def build(name: str, config: DemoConfig, pretrained: ActionHead, state: Tensor, 
     )
     head = pretrained.in_mode(MODE_OF.get(name, name), seed=config.seed)
     return on_states(head, adapter, state, actions, config.seed, blind=name in BLIND)
-
-
-def smooth(losses: list[float], points: int = 100) -> list[float]:
-    """Return at most `points` means of consecutive losses, for a figure."""
-    return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]

@@ -14,52 +14,14 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import require
-from action_heads_lab.sim import compiled, contexts, substeps
+from action_heads_lab.sim import compiled, substeps
 from action_heads_lab.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d
-from action_heads_lab.sim.tasks import Task, get_task
+from action_heads_lab.sim.task import Task
 
 CONTROL_HZ = 20
 ACTION_SIZE = 10
 # Rendering of images without reflections of the floor, shadows and anti-aliasing, which is five times faster on a CPU.
 FAST_RENDERING = {"offsamples": 0, "shadows": False, "reflections": False}
-
-
-def make(task: str, render: bool = False, fast: bool = True) -> Sim:
-    """Return a `Sim` of a task. Call `reset(seed)` before use.
-
-    Args:
-        task: the name of a task.
-        render: allow `Sim.render`, which makes the first reset of a process seconds slower.
-        fast: render without shadows, reflections and anti-aliasing, which is five times faster on a CPU.
-    """
-    row = get_task(task)  # before the simulator is imported, so that a misspelt name fails at once
-    if row.suite == "libero":
-        from action_heads_lab.sim import libero
-
-        return libero.make(task, render, fast=fast)
-    robosuite = contexts.import_robosuite()
-    if row.suite == "mimicgen":
-        from action_heads_lab.sim import mimicgen
-
-        mimicgen.register()
-    controller = robosuite.load_controller_config(default_controller="OSC_POSE") | {"control_delta": False}
-    with contexts.named():
-        env = robosuite.make(
-            row.name,
-            robots=row.robot,
-            gripper_types="PandaGripper",  # the same for all arms, so that TCP_IN_SITE holds
-            controller_configs=controller,
-            control_freq=CONTROL_HZ,
-            has_renderer=False,
-            has_offscreen_renderer=render,
-            use_camera_obs=False,
-            ignore_done=True,  # callers count the ticks
-        )
-    if row.suite == "two_cubes":
-        from action_heads_lab.sim import two_cubes
-
-        return two_cubes.TwoCubesSim(row, env, render, fast)
-    return Sim(row, env, render, fast)
 
 
 class Sim:

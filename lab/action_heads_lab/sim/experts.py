@@ -12,9 +12,9 @@ from action_heads_lab.sim.arm import CLOSED, OPEN, Arm, heading, wrap
 from action_heads_lab.sim.frames import UP, Pose, turn_z
 
 
-def lift(arm: Arm) -> None:
-    """Lift the cube."""
-    cube = arm.sim.body("cube_main")
+def lift(arm: Arm, name: str = "cube_main") -> None:
+    """Lift a cube."""
+    cube = arm.sim.body(name)
     arm.pick(Pose(cube.p, arm.fingers_along(heading(cube.R[:, 0]), np.pi / 2)), above=0.10, lift=0.15)
 
 

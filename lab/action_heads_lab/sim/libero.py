@@ -13,12 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from action_heads_lab.sim import compiled, contexts, substeps
+from action_heads_lab.sim import compiled, contexts, libero_files, substeps
 from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.init_states import read_init_states
-from action_heads_lab.sim.libero_files import install
 from action_heads_lab.sim.libero_tasks import TASKS
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim.task import Task
 
 SETTLE = 10  # ticks without motion of the arm, in which objects drop onto the table
 
@@ -33,7 +32,7 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
             lighting. None renders none, which is ten times faster.
         fast: render `Sim.render` without shadows, reflections and anti-aliasing.
     """
-    install()
+    libero_files.check()
     contexts.import_robosuite()
     suite, _, index = task.partition("/")
     # LIBERO prints which folders it has looked for, and the order of its tasks.

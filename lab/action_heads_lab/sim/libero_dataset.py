@@ -25,9 +25,9 @@ from scipy.spatial.transform import Rotation
 from action_heads_lab.sim import libero
 from action_heads_lab.sim.again import Recorded, run_again
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN
-from action_heads_lab.sim.dataset import Columns, image_feature, provenance_of, write
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.frames import Pose, rotation_vector
+from action_heads_lab.sim.lerobot_file import Columns, image_feature, provenance_of, write
 
 CAMERAS = {
     "observation.images.image": "agentview_image",

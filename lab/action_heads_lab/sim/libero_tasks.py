@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from action_heads_lab.sim import libero_experts as experts
 from action_heads_lab.sim import libero_goal as goal
 from action_heads_lab.sim import libero_long as long
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim.task import Task
 
 STEPS, GOAL_STEPS, LONG_STEPS = 280, 300, 520  # ticks; the limits of the suites, which hold for experts too
 GROCERIES = (
@@ -106,28 +107,21 @@ LONG = (
 )
 
 
+def _task(name: str, objects: tuple[str, ...], expert: Callable, steps: int) -> Task:
+    return Task(name, objects, expert, expert_steps=steps, rollout_steps=steps, noise=0.2, suite="libero")
+
+
 def _object(item: str) -> Task:
-    return Task(
-        *(f"pick_up_the_{item}_and_place_it_in_the_basket", (f"{item}_1_main", "basket_1_main")),
-        *(partial(experts.into_basket, item=f"{item}_1"), STEPS, STEPS),
-        noise=0.2,
-        suite="libero",
-    )
+    name, objects = f"pick_up_the_{item}_and_place_it_in_the_basket", (f"{item}_1_main", "basket_1_main")
+    return _task(name, objects, partial(experts.into_basket, item=f"{item}_1"), STEPS)
 
 
 def _spatial(place: str) -> Task:
-    return Task(
-        f"pick_up_the_black_bowl_{place}_and_place_it_on_the_plate",
-        ("akita_black_bowl_1_main", "plate_1_main"),
-        *(partial(experts.onto_plate, bowl="akita_black_bowl_1"), STEPS, STEPS),
-        noise=0.2,
-        suite="libero",
-    )
+    name, objects = f"pick_up_the_black_bowl_{place}_and_place_it_on_the_plate", (BOWL, "plate_1_main")
+    return _task(name, objects, partial(experts.onto_plate, bowl="akita_black_bowl_1"), STEPS)
 
 
 TASKS = {f"libero_object/{i}": _object(item) for i, item in enumerate(GROCERIES)}
 TASKS |= {f"libero_spatial/{i}": _spatial(place) for i, place in enumerate(PLACES)}
-TASKS |= {
-    f"libero_goal/{i}": Task(*row, GOAL_STEPS, GOAL_STEPS, noise=0.2, suite="libero") for i, row in enumerate(GOALS)
-}
-TASKS |= {f"libero_10/{i}": Task(*row, LONG_STEPS, LONG_STEPS, noise=0.2, suite="libero") for i, row in enumerate(LONG)}
+TASKS |= {f"libero_goal/{i}": _task(*row, GOAL_STEPS) for i, row in enumerate(GOALS)}
+TASKS |= {f"libero_10/{i}": _task(*row, LONG_STEPS) for i, row in enumerate(LONG)}

@@ -6,21 +6,26 @@ contains nothing of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from action_heads_lab.sim import experts, mimicgen_experts
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim import contexts, experts, mimicgen_experts
+from action_heads_lab.sim.task import Task
 
-INSTALL = """action-heads setup mimicgen
+INSTALL = f"""action-heads setup mimicgen
 
 or, by hand,
 
     git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
     git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
-    uv pip install 'robosuite==1.4.1' 'mujoco<3.9' 'numpy<2.3' h5py six"""
+    uv pip install {contexts.REQUIREMENTS} 'numpy<2.3' h5py six"""
+
+
+def _task(name: str, objects: tuple[str, ...], expert: Callable, steps: int, limit: int, noise: float = 0.1) -> Task:
+    return Task(name, objects, expert, expert_steps=steps, rollout_steps=limit, noise=noise, suite="mimicgen")
 
 
 def _cleanup(
@@ -29,39 +34,43 @@ def _cleanup(
     """Return a task from the arguments of `mimicgen_experts.into_drawer`."""
     expert = partial(mimicgen_experts.into_drawer, cabinet=cabinet, thing=thing, hold=hold, along=along, above=above)
     objects = (thing, f"{cabinet}_base", f"{cabinet}_drawer_link")
-    return Task(name, objects, expert, expert_steps=600, rollout_steps=limit, noise=0.1, suite="mimicgen")
+    return _task(name, objects, expert, steps=600, limit=limit)
 
 
 # The limits of rollouts are those of the paper. square_d2 moves the peg, and uses the expert of NutAssemblySquare.
 TASKS = {
-    "stack_d1": Task("Stack_D1", ("cubeA_main", "cubeB_main"), experts.stack, 300, 270, noise=0.3, suite="mimicgen"),
-    "stack_three_d1": Task(
-        *("StackThree_D1", ("cubeA_main", "cubeB_main", "cubeC_main"), experts.stack_three, 500, 638),
+    "stack_d1": _task("Stack_D1", ("cubeA_main", "cubeB_main"), experts.stack, steps=300, limit=270, noise=0.3),
+    "stack_three_d1": _task(
+        "StackThree_D1",
+        ("cubeA_main", "cubeB_main", "cubeC_main"),
+        experts.stack_three,
+        steps=500,
+        limit=638,
         noise=0.2,
-        suite="mimicgen",
     ),
-    "square_d2": Task(
-        *("Square_D2", ("SquareNut_main", "peg1"), partial(experts.nut_assembly, nut="SquareNut", peg="peg1", sides=4)),
-        *(400, 383),
-        noise=0.1,
-        suite="mimicgen",
+    "square_d2": _task(
+        "Square_D2",
+        ("SquareNut_main", "peg1"),
+        partial(experts.nut_assembly, nut="SquareNut", peg="peg1", sides=4),
+        steps=400,
+        limit=383,
     ),
-    "threading_d2": Task(
-        *("Threading_D2", ("needle_obj_root", "tripod_obj_root"), mimicgen_experts.threading, 400, 568),
-        noise=0.1,
-        suite="mimicgen",
+    "threading_d2": _task(
+        "Threading_D2", ("needle_obj_root", "tripod_obj_root"), mimicgen_experts.threading, steps=400, limit=568
     ),
-    "three_piece_assembly_d2": Task(
-        *("ThreePieceAssembly_D2", ("base_root", "piece_1_root", "piece_2_root")),
-        *(mimicgen_experts.three_piece_assembly, 600, 838),
-        noise=0.1,
-        suite="mimicgen",
+    "three_piece_assembly_d2": _task(
+        "ThreePieceAssembly_D2",
+        ("base_root", "piece_1_root", "piece_2_root"),
+        mimicgen_experts.three_piece_assembly,
+        steps=600,
+        limit=838,
     ),
-    "coffee_d2": Task(
-        *("Coffee_D2", ("coffee_pod_main", "coffee_machine_root", "coffee_machine_lid_main")),
-        *(mimicgen_experts.coffee, 400, 560),
-        noise=0.1,
-        suite="mimicgen",
+    "coffee_d2": _task(
+        "Coffee_D2",
+        ("coffee_pod_main", "coffee_machine_root", "coffee_machine_lid_main"),
+        mimicgen_experts.coffee,
+        steps=400,
+        limit=560,
     ),
     "hammer_cleanup_d1": _cleanup("HammerCleanup_D1", "CabinetObject", "hammer_root", (0, 0, -0.005), 2, 0.02, 715),
     "mug_cleanup_d1": _cleanup(

@@ -63,6 +63,9 @@ class Sight:
         return DIALECTS[self.dialect].target(sim, action, self.delta)
 
 
+STATES = Sight((STATE,))  # the previous and the newest observation of policies on states
+
+
 def set_apart(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return the columns with an `observation.state` of the arm only."""
     return {**columns, STATE: columns[STATE][..., :ARM]}

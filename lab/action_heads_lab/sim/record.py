@@ -18,11 +18,12 @@ from action_heads._util.extras import missing, remedy
 from action_heads._util.machine import cores
 from action_heads._util.progress import progress_bar
 from action_heads.io import locks
-from action_heads_lab.sim import libero, mimicgen
+from action_heads_lab.sim import libero_files, mimicgen
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
 from action_heads_lab.sim.demonstrations import Demonstrations
-from action_heads_lab.sim.envs import Sim, make
+from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.frames import Pose, rotation_from_6d, rotation_to_6d
+from action_heads_lab.sim.suites import make
 from action_heads_lab.sim.tasks import get_task
 from action_heads_lab.sim.workers import Workers
 
@@ -86,7 +87,7 @@ def check_simulator(task: str) -> None:
     if suite == "mimicgen":
         mimicgen.check()
     if suite == "libero":
-        libero.install()
+        libero_files.check()
 
 
 def _reuse(path: Path, task: str, episodes: int, seed: int, noise: float) -> Demonstrations:

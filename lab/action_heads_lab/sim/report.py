@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from action_heads._util.extras import require
 from action_heads.head import ActionHead
 from action_heads.io import files
+from action_heads_lab.sim.interval import wilson
 
 TRIAL = "trial.json"  # in the folder of a head: its results on a task, for its card
 
@@ -22,12 +25,6 @@ COLOURS = {
     "random-relearned": "#9e2a2b",
     "blind": "#adb5bd",
 }
-
-
-def wilson(successes: int, episodes: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a success rate."""
-    ends = require("scipy.stats", "train").binomtest(successes, episodes).proportion_ci(method="wilson")
-    return float(ends.low), float(ends.high)
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,11 @@ def save_trial(folder: Path, head: ActionHead, rows: Sequence[Row], what: str, c
     ]
     record = {"fingerprint": head.fingerprint(), "what": what, "command": command, "rows": results}
     files.write_text(folder / TRIAL, json.dumps(record, indent=2) + "\n")
+
+
+def smooth(losses: list[float], points: int = 100) -> list[float]:
+    """Return at most `points` means of consecutive losses, for a figure."""
+    return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]
 
 
 def table(rows: list[Row]) -> str:

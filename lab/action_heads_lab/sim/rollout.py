@@ -1,6 +1,6 @@
 """Roll out a policy: episodes run in worker processes, and the policy answers all of them in one batch.
 
-b  episodes that need a chunk     c  2 observations, 2 * o     h  horizon of the policy
+b  episodes that need a chunk     o  observation size     s  observations of a `Sight`     h  horizon of the policy
 
 All episodes execute their chunks, and then the policy is called once for all of them. So the batches, and with a seeded
 policy the result, are the same in every run.
@@ -8,7 +8,6 @@ policy the result, are the same in every run.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -21,13 +20,14 @@ import numpy as np
 from action_heads._util.machine import cores
 from action_heads._util.progress import progress_bar
 from action_heads_lab.sim.envs import ACTION_SIZE
-from action_heads_lab.sim.observations import Sight
+from action_heads_lab.sim.interval import wilson
+from action_heads_lab.sim.observations import STATES, Sight
 from action_heads_lab.sim.rollout_worker import Report, Stage, Start, stack
 from action_heads_lab.sim.tasks import get_task
 from action_heads_lab.sim.video import write_grid
 from action_heads_lab.sim.workers import Workers
 
-# cond (b, c) float32, or observations of a `Sight` by name, each (b, s, ...) -> actions (b, h, 10), h >= execute
+# cond (b, 2 * o) float32, or observations of a `Sight` by name, each (b, s, ...) -> actions (b, h, 10), h >= execute
 Policy = Callable[[Any], np.ndarray]
 
 
@@ -50,16 +50,16 @@ class Rollouts:
         return float(np.mean(self.success))
 
     @property
-    def standard_error(self) -> float:
-        """The binomial standard error of the rate.
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the success rate.
 
-        It is about 0.1 for 20 episodes, so use 50 or more to compare policies.
+        It is about 40 percentage points wide for 20 episodes, so use 50 or more to compare policies.
         """
-        return math.sqrt(self.rate * (1 - self.rate) / len(self.success))
+        return wilson(int(np.sum(self.success)), len(self.success))
 
     def __str__(self) -> str:
-        percent = f"{100 * self.rate:.0f} ± {100 * self.standard_error:.0f} %"
-        return f"{self.task}: {np.sum(self.success)}/{len(self.success)} ({percent})"
+        low, high = self.interval
+        return f"{self.task}: {np.sum(self.success)} of {len(self.success)} (95 % interval {low:.0%} to {high:.0%})"
 
 
 def rollout(
@@ -98,19 +98,20 @@ def rollout(
         ValueError: an argument is out of range, or the policy returns actions of a wrong shape or not finite ones.
     """
     limit = get_task(task).rollout_steps
-    episodes = [Episode(int(seed)) for seed in seeds]
+    by_name = policy if sight else _from_vectors(policy)
+    episodes = [Running(int(seed)) for seed in seeds]
     if not episodes or execute < 1 or batch < 1:
         raise ValueError(
             f"expected at least one seed, execute >= 1 and batch >= 1, got {len(episodes)} seeds, {execute=}, {batch=}"
         )
     filmed = episodes[:film] if video is not None else []
     waiting, free = deque(episodes), deque(range(min(batch, len(episodes))))
-    running: dict[int, Episode] = {}  # by slot; slot s lives in worker s % workers
+    running: dict[int, Running] = {}  # by slot; slot s lives in worker s % workers
     orders: dict[int, Start | np.ndarray] = {}
     seconds = {"policy": 0.0, "environment": 0.0}
 
     with (
-        Workers(min(cores() if workers is None else workers, len(free)), Stage, task, limit, sight) as pool,
+        Workers(min(cores() if workers is None else workers, len(free)), Stage, task, limit, sight or STATES) as pool,
         progress_bar(total=len(episodes), desc=description or task, disable=not progress) as bar,
     ):
         while waiting or running:
@@ -132,7 +133,7 @@ def rollout(
             bar.set_postfix(success=f"{sum(over)}/{len(over)}", refresh=False)
             if running:
                 clock = time.perf_counter()
-                actions = _ask(policy, _together([running[slot].cond for slot in running]), execute)
+                actions = _ask(by_name, stack([episode.cond for episode in running.values()]), execute)
                 seconds["policy"] += time.perf_counter() - clock
                 orders = dict(zip(running, actions, strict=True))
             else:
@@ -151,19 +152,19 @@ def rollout(
     )
 
 
-def _together(conds: list[Any]) -> Any:
-    """Stack the conditions of b episodes: (b, c), or (b, s, ...) by name."""
-    return stack(conds) if isinstance(conds[0], dict) else np.stack(conds)
+def _from_vectors(policy: Policy) -> Policy:
+    """Wrap a policy of cond (b, 2 * o), both states in one vector, as a policy of observations by name."""
+    return lambda seen: policy(seen["state"].reshape(len(seen["state"]), -1))
 
 
-def _ask(policy: Policy, cond: Any, execute: int) -> np.ndarray:
-    """Return the checked actions (b, execute, 10) of the policy for cond (b, c), or (b, s, ...) by name."""
-    actions = np.asarray(policy(cond))
-    shape = next(iter(cond.values())).shape if isinstance(cond, dict) else cond.shape
-    if actions.ndim != 3 or len(actions) != shape[0] or actions.shape[1] < execute or actions.shape[2] != ACTION_SIZE:
+def _ask(policy: Policy, seen: dict[str, np.ndarray], execute: int) -> np.ndarray:
+    """Return the checked actions (b, execute, 10) of the policy for observations by name, each (b, s, ...)."""
+    actions = np.asarray(policy(seen))
+    b = len(next(iter(seen.values())))
+    if actions.ndim != 3 or len(actions) != b or actions.shape[1] < execute or actions.shape[2] != ACTION_SIZE:
         raise ValueError(
-            f"for cond {shape} the policy returned actions of shape {actions.shape}; expected "
-            f"({shape[0]}, at least execute={execute}, {ACTION_SIZE}), absolute targets in robot units"
+            f"for {b} episodes the policy returned actions of shape {actions.shape}; expected "
+            f"({b}, at least execute={execute}, {ACTION_SIZE}), absolute targets in robot units"
         )
     actions = actions[:, :execute]
     if not np.isfinite(actions).all():
@@ -190,11 +191,11 @@ def _perform(pool: Workers, orders: dict) -> dict:
 
 
 @dataclass
-class Episode:
-    """The state of one episode in the parent process."""
+class Running:
+    """The state of one episode in the parent process, from its seed to its outcome."""
 
     seed: int
-    cond: Any = None  # (c,), or by name (s, ...), after the first report
+    cond: dict[str, np.ndarray] = field(default_factory=dict)  # observations by name, each (s, ...)
     length: int = 0
     success: bool = False
     failed: bool = False

@@ -1,36 +1,19 @@
-"""Tasks of robosuite, one row each. A new task needs an expert in `experts.py` and a row here."""
+"""Tasks of robosuite, one row each, and how any task is found by its name.
+
+A new task of robosuite needs an expert in `experts.py` and a row here. The other suites have tables of their own.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from action_heads._util.names import nearest
-from action_heads_lab.sim import experts
+from action_heads_lab.sim import experts, libero_tasks, mimicgen, two_cubes
+from action_heads_lab.sim.task import Task
 
 ROBOTS = ("Panda", "UR5e")  # names of robosuite; both arms have the gripper of the Panda
-
-
-@dataclass(frozen=True)
-class Task:
-    """The description of one environment. A step is a tick, at 20 Hz."""
-
-    name: str  # name of the environment in robosuite
-    objects: tuple[str, ...]  # MuJoCo bodies that are part of the observation
-    expert: Callable  # expert(arm) drives an `Arm` through the task
-    expert_steps: int  # limit of the expert
-    rollout_steps: int  # limit of a policy, roughly twice what the expert takes
-    noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
-    suite: str = "robosuite"  # or mimicgen or libero, the package of the environment, or two_cubes
-    robot: str = "Panda"  # or another of ROBOTS, in environments of robosuite
-    instruction: Callable[[int], str] | None = None  # from an episode's seed, in tasks that have several instructions
-
-    @property
-    def observation_size(self) -> int:
-        """The size o: TCP position 3, rotation 6, fingers 2; per object position 3, rotation 6, position from TCP 3."""
-        return 11 + 12 * len(self.objects)
 
 
 def _pick_place(item: str, height: float, across: float | None) -> Task:
@@ -78,9 +61,7 @@ def get_task(name: str) -> Task:
             near = nearest(robot, ROBOTS)
             raise ValueError(f"unknown robot {robot!r} in the task {name!r}{near}; known robots: {', '.join(ROBOTS)}")
         return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
-    from action_heads_lab.sim import libero, mimicgen, two_cubes  # here, since they import this file
-
-    others = mimicgen.TASKS | libero.TASKS | two_cubes.TASKS
+    others = mimicgen.TASKS | libero_tasks.TASKS | two_cubes.TASKS
     if name not in others:
         near = nearest(name, [*TASKS, *others])
         raise ValueError(f"unknown task {name!r}{near}; known tasks: {', '.join([*TASKS, *others])}")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from action_heads_lab.sim.arm import Arm, heading
+from action_heads_lab.sim import experts
+from action_heads_lab.sim.arm import Arm
 from action_heads_lab.sim.envs import Sim
-from action_heads_lab.sim.frames import Pose
-from action_heads_lab.sim.tasks import Task
+from action_heads_lab.sim.task import Task
 
 CUBES = {"red": "cubeA_main", "green": "cubeB_main"}
 SENTENCES = ("lift the {} cube", "pick up the {} block", "raise the {} one", "grab the {} cube and lift it")
@@ -81,8 +81,7 @@ class TwoCubesSim(Sim):
 
 def lift_named(arm: Arm) -> None:
     """Lift the named cube."""
-    cube = arm.sim.body(CUBES[arm.sim.named])
-    arm.pick(Pose(cube.p, arm.fingers_along(heading(cube.R[:, 0]), np.pi / 2)), above=0.10, lift=0.15)
+    experts.lift(arm, CUBES[arm.sim.named])
 
 
 TASKS = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import socket
 import threading
 import time
@@ -114,7 +115,7 @@ class RemotePolicy(Acts):
         self.last_ms = 0.0  # milliseconds of the last sampling on the server, without the network
         self.served: dict[str, Any] = {}
         self.connection: Any = None
-        self._numbers, self._one_at_a_time = itertools.count(1), threading.Lock()
+        self._numbers, self._one_at_a_time, self._process = itertools.count(1), threading.Lock(), os.getpid()
         self._connect()
 
     def act(
@@ -172,6 +173,7 @@ class RemotePolicy(Acts):
 
     def _request(self, request: dict[str, Any], read: Callable[[dict[str, Any], int], T]) -> T:
         """Send a request, and return what `read` makes of its answer and number."""
+        self._leave_to_parent()
         with self._one_at_a_time:
             self._reconnect()
             if "stream" in request and self.served.get("streams") is not True:
@@ -187,6 +189,7 @@ class RemotePolicy(Acts):
 
     def close(self) -> None:
         """Close the connection. A later `sample` connects again."""
+        self._leave_to_parent()
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.close()
@@ -221,6 +224,15 @@ class RemotePolicy(Acts):
                     "then create a new RemotePolicy."
                 )
             self.served = served
+
+    def _leave_to_parent(self) -> None:
+        """Forget the connection in a forked process, which would take the answers to its parent's requests."""
+        if os.getpid() == self._process:
+            return
+        self._process, self._one_at_a_time = os.getpid(), threading.Lock()  # The copy may be locked for ever.
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            os.close(connection.socket.detach())  # A proper end would close the parent's connection too.
 
     def _reconnect(self) -> None:
         """Connect again after an error, or if the server closed the connection since the last call."""

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from forked import needs_fork, outcome
 from small import COND_DIM, conditions, generator, tiny_head, trained_policy
 
 pytest.importorskip("websockets")
@@ -315,3 +316,28 @@ def test_two_threads_have_their_own_chunks():
             assert all(torch.equal(chunk, found[i][0]) for chunk in found[i])
         assert len({re.sub(r"\s", "", str(found[i][0])) for i in range(4)}) == 4
         remote.close()
+
+
+@needs_fork
+def test_a_forked_process_has_a_connection_of_its_own():
+    """Both processes would else read the answers of one connection, and number their requests alike."""
+    policy = trained_policy(tiny_head())
+    conds = [conditions(), 2 * conditions()]
+    with server(policy, port=0) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        with RemotePolicy(f"ws://127.0.0.1:{running.socket.getsockname()[1]}", timeout=20) as remote:
+            expected = [remote.sample(cond, steps=2, generator=generator()) for cond in conds]
+            assert not torch.equal(*expected)
+
+            def act(i: int) -> None:
+                with contextlib.nullcontext() if i else remote:
+                    for _ in range(20):
+                        assert torch.equal(remote.sample(conds[i], steps=2, generator=generator()), expected[i])
+
+            said: list[str] = []
+            child = threading.Thread(target=lambda: said.append(outcome(lambda: act(0))))
+            child.start()
+            act(1)
+            child.join()
+            assert said == ["done"]
+            act(1)  # The child's end did not close the connection.

@@ -30,8 +30,7 @@ import numpy as np
 from action_heads._util.extras import require
 
 # The first version that is accepted, and the first one that is not; lab/pyproject.toml requires the same. robosuite 1.4
-# fails with MuJoCo 3.10 and later: `mj_fullM` takes other arguments in 3.10, `MjData.qM` is gone in 3.11, and types of
-# joints are not those of robosuite in 3.12. Lift and Stack are the same in 3.9, but nothing else was tried there.
+# fails with MuJoCo 3.10, 3.11 and 3.12. With 3.9 only Lift and Stack were tried, which are the same.
 ROBOSUITE, MUJOCO = ((1, 4), (1, 5)), ((3, 1), (3, 9))
 REQUIREMENTS = "'robosuite==1.4.1' 'mujoco>={}.{},<{}.{}'".format(*MUJOCO[0], *MUJOCO[1])
 INSTALL = f"pip install {REQUIREMENTS}"

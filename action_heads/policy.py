@@ -66,6 +66,11 @@ class ConditionedHead(Policy):
                 f"{head.config.space.dim}. Fit it with Normalizer.fit(actions, head.config.space)."
             )
         own = head.modulation_of(adapter.name)
+        if not head.frozen and not any(p.requires_grad for p in own.parameters()):
+            raise ValueError(
+                f"this head trains along with an adapter of another mechanism, so its modulation for {adapter.name} "
+                "does not train. Make another head, for example by in_mode."
+            )
         head.build(adapter)
         if adapter.config.relearn_step:
             adapter.step = thawed(own).float()

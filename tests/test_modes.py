@@ -9,7 +9,7 @@ import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head
 
 from action_heads import ActionHead, ActionSpace
-from action_heads.adapters import ADAPTERS
+from action_heads.adapters import ADAPTERS, AdaLNZero, FiLM
 from action_heads.fit import FitConfig, fit
 from action_heads.modes import MODES, shaped
 
@@ -95,3 +95,14 @@ def test_every_fresh_head_is_seeded_apart_from_stage_1():
         assert not torch.equal(fresh.backbone.blocks[0].up.weight, began.backbone.blocks[0].up.weight)
         again = shaped(pretrained, "normal", seed, other)
         assert torch.equal(fresh.backbone.blocks[0].up.weight, again.backbone.blocks[0].up.weight)
+
+
+def test_a_head_that_trains_takes_adapters_of_one_mechanism():
+    """The modulation of the first would stop training when another is attached."""
+    normal = tiny_head().in_mode("normal")
+    first = normal.attach(FiLM(COND_DIM))
+    count = first.num_trainable
+    with pytest.raises(ValueError, match="trains along with an adapter of another mechanism"):
+        normal.attach(AdaLNZero(COND_DIM))
+    assert first.num_trainable == count
+    normal.attach(FiLM(COND_DIM))

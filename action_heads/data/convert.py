@@ -5,6 +5,7 @@ Axes: `t` time steps of one episode, `j` joints. Units: rad, m, the robot's base
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,10 +64,22 @@ def _gripper(raw: Raw, schema: Schema) -> np.ndarray:
     return np.where(share > 0.5, 1.0, -1.0).astype(np.float32)
 
 
-def resample(steps: Steps, recorded_hz: float, rate_hz: float) -> Steps:
+def _turned(joints: np.ndarray, between: Callable[[np.ndarray], Tensor], continuous: Sequence[bool]) -> np.ndarray:
+    """Interpolate joints (t, j). Those that are continuous stay within ±π if they were recorded so."""
+    free = np.flatnonzero(continuous)
+    whole = joints.astype(np.float64)
+    whole[:, free] = np.unwrap(whole[:, free], axis=0)
+    found = between(whole).numpy()
+    wrapped = free[np.abs(joints[:, free]).max(0, initial=0) <= np.pi + 1e-3]
+    found[:, wrapped] = (found[:, wrapped] + np.pi) % (2 * np.pi) - np.pi
+    return found.astype(np.float32)
+
+
+def resample(steps: Steps, recorded_hz: float, rate_hz: float, continuous: Sequence[bool] = ()) -> Steps:
     """Resample a motion to another rate: joints and positions linearly, rotations along great arcs.
 
-    The gripper keeps its last value. A rate above the recorded one adds time steps, but no information.
+    The gripper keeps its last value. A rate above the recorded one adds time steps, but no information. A joint that is
+    `continuous` turns the shorter way between two time steps, also over ±π.
     """
     if abs(recorded_hz - rate_hz) < 1e-6:
         return steps
@@ -81,7 +94,7 @@ def resample(steps: Steps, recorded_hz: float, rate_hz: float) -> Steps:
         first, second = (torch.from_numpy(values[i]).double() for i in (before, after))
         return torch.lerp(first, second, share)
 
-    joints = None if steps.joints is None else between(steps.joints).float().numpy()
+    joints = None if steps.joints is None else _turned(steps.joints, between, continuous)
     poses = None
     if steps.poses is not None:
         first, second = (to_matrix(torch.from_numpy(steps.poses[i, 3:]).double(), "6d") for i in (before, after))

@@ -111,7 +111,7 @@ def read(spec: Spec) -> Trajectories:
                     continue
                 converted = to_steps(raw, schema, arm, base)
                 notices.add(raw, converted)
-                steps = resample(converted, recorded, rate)
+                steps = resample(converted, recorded, rate, arm.continuous if arm else ())
                 table.append(raw.corpus, raw.name, steps)
         if len(skipped) > MOST_SKIPPED * count:
             raise BadData(f"{spec}: {len(skipped)} of {count} episodes are bad, the first: {skipped[0]}")
@@ -129,6 +129,8 @@ def read(spec: Spec) -> Trajectories:
         "base": None if base is None else base.tolist(),
         "skip": skip or ("empty" if skip_empty else False),
     }
+    if arm is not None and any(arm.continuous) and abs(recorded - rate) > 1e-6:
+        identity["turns"] = "the shorter way"  # Earlier releases did not, and their tables may be in the cache.
     return cached(identity, rate, arm, build)
 
 

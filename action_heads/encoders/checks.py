@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from action_heads._util.flags import check_unset
@@ -117,3 +118,8 @@ def check_values(camera: str, images: Tensor) -> None:
             f"images of {camera!r} have values from {low:.3g} to {high:.3g}; expected floats in [0, 1]. Pass them "
             "neither as bytes nor normalised, since the encoder normalises them."
         )
+
+
+def conclusive(images: Tensor) -> bool:
+    """Return whether values show their range. Black images, as a camera may give at its start, do not."""
+    return not torch.equal(images, images.round())

@@ -12,9 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from action_heads._util.conditions import Condition, Mask
+from action_heads._util.conditions import Condition, Mask, on_host
 from action_heads.encoders.augment import prepare
-from action_heads.encoders.checks import check_effective, check_images, check_state, check_task, check_values
+from action_heads.encoders.checks import (
+    check_effective,
+    check_images,
+    check_state,
+    check_task,
+    check_values,
+    conclusive,
+)
 from action_heads.encoders.config import ObservationConfig, VisionConfig
 from action_heads.encoders.keypoints import SpatialSoftmax
 from action_heads.encoders.resnet import resnet_trunk
@@ -278,9 +285,11 @@ class ObservationEncoder(nn.Module):
         if self.text is not None or (self.vlm is not None and with_vlm and self.vlm.reads_task):
             check_task(task, "text" if self.text is not None else "vlm", batch)
         for camera in cameras:
-            if camera not in self._looked_at:  # Only once, since the check waits for an accelerator.
+            unsure = camera not in self._looked_at
+            if unsure or on_host(images[camera]):  # The check would wait for an accelerator.
                 check_values(camera, images[camera])
-                self._looked_at.add(camera)
+                if unsure and conclusive(images[camera]):
+                    self._looked_at.add(camera)
 
     @property
     def num_frozen(self) -> int:

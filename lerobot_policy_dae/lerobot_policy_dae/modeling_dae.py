@@ -29,7 +29,7 @@ from action_heads.diffusion.samplers import Sampling
 from action_heads.encoders import ObservationConfig, ObservationEncoder, rebuild
 from action_heads.encoders.observation import Tokens
 from action_heads.io.files import WeightFileError, load_tensors
-from action_heads.observed_policy import ObservedPolicy
+from action_heads.observed_policy import GREY, ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
 from action_heads.runtime.slow_encoder import SlowEncoder
 from lerobot_policy_dae import heads
@@ -105,6 +105,7 @@ class DAEPolicy(PreTrainedPolicy):
             self.encoder = ObservationEncoder(settle(config))
             if not self.encoder.num_trainable:
                 check_unset(config, "nothing of the encoder trains. Leave it out", "optimizer_encoder_lr")
+        self._check_sizes()
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
             adapter = config.adapter_config.make(self.encoder.cond_dim)
@@ -115,6 +116,14 @@ class DAEPolicy(PreTrainedPolicy):
         encoder = {"config": self.encoder.config.to_dict(), "architecture": self.encoder.architecture}
         config.built = {"head": heads.record(head), "encoder": encoder, "flags": config.shape()}
         logger.info("%s", self.conditioned)
+
+    @torch.no_grad()
+    def _check_sizes(self) -> None:
+        """Encode a grey image per camera, so that feature maps of a wrong size fail before training."""
+        sizes = contract_of(self.config).sizes
+        grey = [torch.full((1, self.config.n_obs_steps, 3, *sizes[camera]), GREY) for camera in self.encoder.cameras]
+        with flag("vision", "cameras"), torch.random.fork_rng(devices=[]):
+            self.encoder.see(grey)
 
     def _make_again(self) -> None:
         config = self.config

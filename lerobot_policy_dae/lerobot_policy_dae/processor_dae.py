@@ -47,7 +47,7 @@ class normalizer_processor(NormalizerProcessorStep):
         super().__post_init__()
         for key, feature in self.features.items():
             mode = self.norm_map.get(feature.type, NormalizationMode.IDENTITY)
-            if mode in PAIRS and key in self._tensor_stats:
+            if mode in PAIRS and self._tensor_stats:  # None at all are for statistics that are set later.
                 self._scale(key, mode)  # Missing statistics and NaN raise now rather than at the first batch.
 
     def _apply_transform(self, tensor: Tensor, key: str, feature_type: FeatureType, *, inverse: bool = False) -> Tensor:
@@ -61,7 +61,7 @@ class normalizer_processor(NormalizerProcessorStep):
 
     def _scale(self, key: str, mode: NormalizationMode) -> tuple[Tensor, Tensor]:
         """Return centre (d) and divisor (d) of a feature, in float32."""
-        stats, names = self._tensor_stats[key], PAIRS[mode]
+        stats, names = self._tensor_stats.get(key, {}), PAIRS[mode]
         if absent := [name for name in names if stats.get(name) is None]:
             raise ValueError(
                 f"The dataset's statistics of {key} have no {' and no '.join(absent)}, which normalisation by "

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from lerobot.utils.constants import ACTION
+from torch import Tensor
 
 from action_heads.actions.layouts import UNDECLARED, ActionLayout
 from lerobot_policy_dae.heads import flag
@@ -26,8 +28,40 @@ def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any) -> None:
         raise ValueError(f"The dataset's column {ACTION!r}: {error}{where_not_finite(dataset_meta)}") from error
     with flag("action_layout"):
         layout.check_rotations(stats)
+        check_rows(layout, dataset_meta)
     with flag("gripper"):
         layout.check_gripper(stats)
+
+
+def check_rows(layout: ActionLayout, dataset_meta: Any) -> None:
+    """Raise a ValueError if a row's rotation is none, such as a quaternion of zeros, on which training would be NaN.
+
+    Statistics don't show it, so the column is read. Datasets that are not on this disk are not checked.
+    """
+    root, normed = getattr(dataset_meta, "root", None), ("quaternion", "quaternion_wxyz", "6d")
+    if root is None or not any(part.form in normed for part in layout.parts):
+        return
+    bad: dict[int, int] = {}  # by episode, the number of rows
+    for file in sorted((Path(root) / "data").glob("*/*.parquet")):
+        columns, episodes = _actions_of(file, layout.width)
+        for episode in episodes[layout.impossible(columns).numpy()].tolist():
+            bad[episode] = bad.get(episode, 0) + 1
+    if bad:
+        named = ", ".join(f"{episode} ({count})" for episode, count in sorted(bad.items())[:SHOWN])
+        raise ValueError(
+            f"{sum(bad.values())} rows of the dataset's column {ACTION!r} hold no rotation where the layout '{layout}' "
+            f"has one. By episode: {named}{', ...' if len(bad) > SHOWN else ''}. Declare the layout that the columns "
+            "have, or remove these episodes from the dataset."
+        )
+
+
+def _actions_of(file: Path, width: int) -> tuple[Tensor, np.ndarray]:
+    """Return the actions (n d) of a file of data, and the episode (n) of each."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(file, columns=["episode_index", ACTION]).combine_chunks()
+    flat = table[ACTION].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return torch.from_numpy(flat.reshape(-1, width).astype(np.float32)), table["episode_index"].to_numpy()
 
 
 def warn_of_gripper(layout: ActionLayout, stats: Any) -> None:

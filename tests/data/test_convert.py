@@ -74,6 +74,19 @@ def test_another_rate_is_the_same_motion(recorded, wanted, count):
     assert (moved.gripper == np.where(times * recorded > 30 - 1e-6, 1, -1)).all()
 
 
+@pytest.mark.parametrize("offset", [0.0, 4 * np.pi])
+def test_a_continuous_joint_turns_the_shorter_way(offset):
+    """Over ±π, where it was recorded within it, it must not swing back through zero."""
+    angle = (np.linspace(3.0, 3.4, 9) + np.pi) % (2 * np.pi) - np.pi + offset
+    steps = Steps(np.stack([angle, angle], axis=1).astype(np.float32), None, np.ones(9, np.float32))
+    moved = resample(steps, 20.0, 15.0, (True, False)).joints.astype(float)
+    expected = np.linspace(3.0, 3.4, 9)[0] + 0.05 * np.arange(7) * 20 / 15
+    away = (moved[:, 0] - offset - expected + np.pi) % (2 * np.pi) - np.pi
+    np.testing.assert_allclose(away, 0, atol=1e-5)
+    assert (np.abs(moved[:, 0]).max() <= np.pi + 1e-3) == (offset == 0)
+    assert np.abs(np.diff(moved[:, 1])).max() > 1  # A joint with limits is taken as it is.
+
+
 def test_the_same_rate_changes_nothing():
     steps = Steps(motion().astype(np.float32), None, np.ones(16, np.float32))
     assert resample(steps, 15.0, 15.0) is steps

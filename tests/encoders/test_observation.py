@@ -220,6 +220,14 @@ def test_wrong_observations(encoder, what, message):
         encoder(**spoilt(what))
 
 
+def test_black_images_do_not_hide_the_range_of_later_ones(encoder):
+    given = observe(encoder.config)
+    images = given["images"][CAMERAS[0]]
+    encoder(**given | {"images": given["images"] | {CAMERAS[0]: 0 * images}})
+    with pytest.raises(ValueError, match="have values from"):
+        encoder(**given | {"images": given["images"] | {CAMERAS[0]: 255 * images}})
+
+
 def test_cameras_of_different_sizes_that_share(vision_models):
     encoder = ObservationEncoder(config_for("resnet18", shared=True))
     given = observe(encoder.config)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from lerobot.utils.constants import OBS_IMAGE, OBS_STATE
+from lerobot.configs import FeatureType, PolicyFeature
+from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
+from lerobot_fixture import write
+from lerobot_policy_dae.processor_dae import make_dae_pre_post_processors
 from tiny_models import text_model, vision_model
 from tiny_policy import STATS, batch, features, head_folder, meta, present, tiny_policy
 
@@ -53,6 +57,49 @@ def test_a_dataset_without_actions(tmp_path):
     config = DAEConfig(head=head_folder(tmp_path), device="cpu", **features() | {"output_features": {}})
     with pytest.raises(ValueError, match="no column 'action'"):
         DAEPolicy(config, STATS)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {OBS_IMAGE: PolicyFeature(FeatureType.VISUAL, (1, 32, 32))},
+            r"colour images .* observation.image \(1, 32, 32\)",
+        ),
+        ({OBS_STATE: PolicyFeature(FeatureType.STATE, (2, 4))}, r"observation.state has the shape \(2, 4\)"),
+        ({OBS_IMAGE: PolicyFeature(FeatureType.VISUAL, (3, 4, 4))}, r"--policy.vision, --policy.cameras: "),
+    ],
+)
+def test_features_that_no_encoder_takes(given, message, tmp_path):
+    named = features(image=True)
+    named["input_features"] |= given
+    vision = VisionConfig("resnet18", pool="keypoints")
+    with pytest.raises(ValueError, match=message):
+        DAEPolicy(
+            DAEConfig(head=head_folder(tmp_path), action_layout="libero", vision=vision, device="cpu", **named), STATS
+        )
+
+
+def test_a_row_that_is_no_rotation_is_named(tmp_path):
+    """Its statistics are as usual, and a loss of NaN would end a long training."""
+    columns = np.tile(np.float32([0.4, 0, 0.2, 0, 0, 0, 1, -1]), (6, 1))
+    low, high = columns.copy(), columns.copy()
+    low[:, [0, 1, 2, 7]] -= 0.1
+    episodes = [{ACTION: columns}, {ACTION: columns}, {ACTION: columns}]
+    episodes[1] = {ACTION: np.where(np.arange(6)[:, None] == 3, 0, columns)}
+    data = meta()
+    data.root = write(tmp_path / "data", episodes, fps=10)
+    stats = {ACTION: {"min": low.min(0), "max": high.max(0)}}
+    config = DAEConfig(head=head_folder(tmp_path), action_layout="pose_quaternion", device="cpu", **features(action=8))
+    with pytest.raises(ValueError, match=r"--policy\.action_layout: 1 rows .* By episode: 1 \(1\)\. "):
+        DAEPolicy(config, stats, data)
+
+
+def test_observations_without_statistics_are_refused(tmp_path):
+    config = tiny_policy(tmp_path).config
+    make_dae_pre_post_processors(config)  # They may be set later.
+    with pytest.raises(ValueError, match=r"statistics of observation\.state have no mean and no std"):
+        make_dae_pre_post_processors(config, STATS)
 
 
 def test_an_observation_that_is_missing(tmp_path):

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.sim import report
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.report import error_bars
 from common import RESULTS
 from latency_report import DOCS
 from stage2_report import finished, label
@@ -42,11 +42,10 @@ def draw(file: str, task: str, series: Mapping[str, Mapping[str, Rate]]) -> None
     figure, ax = plt.subplots(figsize=(8, 1.2 + 0.22 * len(labels) * (1 + len(series))), layout="constrained")
     for i, (system, rates) in enumerate(series.items()):
         for name, (won, of) in rates.items():
-            low, high = wilson(won, of)
-            error = [[max(0.0, won / of - low)], [max(0.0, high - won / of)]]
+            rate, error = error_bars(won, of)
             at = labels.index(name) + (i - (len(series) - 1) / 2) * width
             colour = COLOURS.get((system or name).partition(",")[0], "#2a6f97")
-            ax.barh(at, won / of, width, xerr=error, color=colour, capsize=2, error_kw={"lw": 0.8}, label=system)
+            ax.barh(at, rate, width, xerr=error, color=colour, capsize=2, error_kw={"lw": 0.8}, label=system)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.set(xlim=(0, 1.02), xlabel=f"success on {task}, with 95 % intervals")

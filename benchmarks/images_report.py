@@ -12,8 +12,10 @@ import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.reproduce.page import fill
+from action_heads_lab.sim.report import error_bars, interval_text
 from common import table
 from images import CELLS, TASKS, Cell, finished
 from stage2_report import DOCS
@@ -38,11 +40,10 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
             points = sorted((row for row in rows if (row["task"], row["mode"]) == (task, mode)), key=lambda r: r[over])
             if not points:
                 continue
-            x, y = [row[over] for row in points], [row["successes"] / row["episodes"] for row in points]
-            low = [max(0.0, rate - row["interval"][0]) for rate, row in zip(y, points, strict=True)]
-            high = [max(0.0, row["interval"][1] - rate) for rate, row in zip(y, points, strict=True)]
+            x = [row[over] for row in points]
+            rates, errors = zip(*(error_bars(row["successes"], row["episodes"]) for row in points), strict=True)
             style = {"marker": "o", "capsize": 3, "color": COLOURS.get(mode, "black"), "label": NAMES.get(mode, mode)}
-            ax.errorbar(x, y, [low, high], **style)
+            ax.errorbar(x, rates, np.hstack(errors), **style)
         ax.set(title=task, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
         if over == "demos":
             ticks = sorted({row[over] for row in rows if row["task"] == task})
@@ -59,13 +60,11 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
 
 def outcome(row: Row) -> str:
     """Return the successes of a row with their interval."""
-    low, high = (round(100 * bound) for bound in row["interval"])
-    return f"{row['successes']} of {row['episodes']} ({low} to {high} %)"
+    return f"{row['successes']} of {row['episodes']} ({interval_text(*row['interval'])})"
 
 
 def line(row: Row) -> list[str]:
     """Return a row of the table."""
-    low, high = (round(100 * bound) for bound in row["interval"])
     through = {"code": "the code", "both": "both"}[row["through"]]
     return [
         row["task"],
@@ -73,7 +72,7 @@ def line(row: Row) -> list[str]:
         f"{NAMES.get(row['mode'], row['mode'])}, through {through}",
         f"{row['trained']:,}",
         f"{row['successes']} of {row['episodes']}",
-        f"{low} to {high} %",
+        interval_text(*row["interval"]),
         f"{row['loss']:.4f}",
         f"{row['training_cpu_seconds']} s",
         f"{row['rollout_cpu_seconds']} s",

@@ -31,7 +31,7 @@ import torch
 import tyro
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.observations import Sight
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.report import error_bars, interval_text, wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
 from common import read_results, table, write_results
@@ -247,8 +247,7 @@ def write_page(rows: list[dict[str, Any]]) -> None:
     def lifted(row: dict[str, Any], kind: str) -> str:
         if kind not in row:
             return ""
-        low, high = (round(100 * end) for end in row[kind]["interval"])
-        return f"{row[kind]['named']} ({low} to {high} %) / {row[kind]['other']}"
+        return f"{row[kind]['named']} ({interval_text(*row[kind]['interval'])}) / {row[kind]['other']}"
 
     header = ["observes", "system", *SAID.values(), "trained parameters", "training, CPU s"]
     costs = [(f"{row['trained']:,}", str(row["training_cpu_seconds"])) for row in rows]
@@ -260,11 +259,10 @@ def write_page(rows: list[dict[str, Any]]) -> None:
     for ax, kind in zip(axes, WORDS, strict=True):
         at = np.flatnonzero([kind in row for row in rows])
         for i, which in enumerate(colours):
-            found = [(rows[j][kind][which], rows[j][kind]["episodes"]) for j in at]
-            share, ends = np.array([n / of for n, of in found]), np.array([wilson(*each) for each in found])
-            error = np.maximum(0, [share - ends[:, 0], ends[:, 1] - share])
+            found = [error_bars(rows[j][kind][which], rows[j][kind]["episodes"]) for j in at]
+            shares, errors = zip(*found, strict=True)
             style: dict[str, Any] = {"color": colours[which], "error_kw": {"lw": 0.8}}
-            ax.barh(at + 0.4 * i - 0.2, share, 0.4, xerr=error, label=f"lifts the {which} cube", **style)
+            ax.barh(at + 0.4 * i - 0.2, shares, 0.4, xerr=np.hstack(errors), label=f"lifts the {which} cube", **style)
         ax.set(title=SAID[kind], xlim=(0, 1), yticks=range(len(rows)))
         ax.set_yticklabels([f"{row['system']}, {row['observe']}" for row in rows])
         ax.spines[["top", "right"]].set_visible(False)

@@ -31,7 +31,7 @@ from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.paper import PRINTED, TASKS
 from action_heads_lab.sim import libero
 from action_heads_lab.sim.observations import Sight
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.report import interval_text, wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
 from common import read_results, table, write_results
@@ -205,9 +205,8 @@ def page(cells: Iterable[Cell]) -> None:
                 lines.append([cell.suite, "all", "", "not run", "", "", ""])
             continue
         won, tried = drawn.setdefault(cell.suite, {})[name] = outcome(row)
-        low, high = (round(100 * end) for end in wilson(won, tried))
         tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
-        numbers = [f"{row['trained']:,}", f"{won} of {tried}", f"{low} to {high} %", tasks]
+        numbers = [f"{row['trained']:,}", f"{won} of {tried}", interval_text(*wilson(won, tried)), tasks]
         lines.append([cell.suite, name, *numbers, f"{row['training_cpu_seconds']} s"])
     head = ["suite", "run", "trained", "success", "95 % interval", "by task", "CPU time of training"]
     theirs = [

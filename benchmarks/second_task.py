@@ -21,7 +21,7 @@ import tyro
 from action_heads_lab.policies import actor, on_states
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.record import record
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.report import interval_text, wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
 from common import read_results, table, write_results
@@ -102,8 +102,7 @@ def page(rows: list[dict[str, Any]]) -> None:
     """Fill the tables of the page."""
 
     def of(count: int) -> str:
-        low, high = (round(100 * end) for end in wilson(count, EPISODES))
-        return f"{count} of {EPISODES} ({low} to {high} %)"
+        return f"{count} of {EPISODES} ({interval_text(*wilson(count, EPISODES))})"
 
     rows = sorted(rows, key=lambda row: (row["mode"], row["seed"]))
     head = ["run", "seed", TASKS[0], f"{TASKS[1]}, trained after it", f"{TASKS[0]} again", "the same chunks as before"]

@@ -22,7 +22,7 @@ from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate as rate_of
 from action_heads_lab.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.report import error_bars, wilson
 from common import RESULTS, table
 
 from action_heads import ActionHead, HeadConfig
@@ -102,15 +102,17 @@ def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled",
     return backbone + (0 if options.get("relearn_step") else own), adapter
 
 
-def pooled(cells: Cells) -> tuple[int, int, float, float]:
-    """Return successes and episodes of all seeds, and Wilson's 95 % interval."""
-    won, of = (sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in cells), strict=True))
-    return won, of, *wilson(won, of)
+def pooled(cells: Cells) -> tuple[int, int]:
+    """Return successes and episodes of all seeds."""
+    return sum(c["result"]["successes"] for c in cells), sum(c["cell"]["episodes"] for c in cells)
 
 
 def rate(cells: Cells) -> str:
-    """Return the pooled successes as text."""
-    return "{} of {} ({:.0%} to {:.0%})".format(*pooled(cells)) if cells else "not run"
+    """Return the pooled successes with their 95 % interval as text."""
+    if not cells:
+        return "not run"
+    (won, of), (low, high) = pooled(cells), wilson(*pooled(cells))
+    return f"{won} of {of} ({low:.0%} to {high:.0%})"
 
 
 def select(cells: Cells, **wanted) -> Cells:
@@ -224,19 +226,10 @@ def draw(cells: Cells, matched: int, path: Path) -> None:
                 part = select(cells, head=f"transformer {name}", mode=mode, trained=count)
                 if not part:
                     continue
-                won, of, low, high = pooled(part)
-                error = [[max(0, won / of - low)], [max(0, high - won / of)]]
+                success, error = error_bars(*pooled(part))
                 label = mode if name == MECHANISMS[0] else None
-                ax.bar(
-                    x + shift,
-                    won / of,
-                    0.25,
-                    yerr=error,
-                    color=COLOURS[mode],
-                    label=label,
-                    capsize=2,
-                    error_kw={"lw": 0.8},
-                )
+                style = {"color": COLOURS[mode], "capsize": 2, "error_kw": {"lw": 0.8}}
+                ax.bar(x + shift, success, 0.25, yerr=error, label=label, **style)
         ax.set_title(f"{title}: Lift, states", fontsize=10)
     for ax in axes:
         ax.set_xticks(at, [m.replace("_", "\n") for m in MECHANISMS], fontsize=8)

@@ -30,6 +30,17 @@ def wilson(successes: int, episodes: int) -> tuple[float, float]:
     return float(ends.low), float(ends.high)
 
 
+def interval_text(low: float, high: float) -> str:
+    """Return an interval of rates as text, such as "11 to 33 %"."""
+    return f"{round(100 * low)} to {round(100 * high)} %"
+
+
+def error_bars(successes: int, episodes: int) -> tuple[float, list[list[float]]]:
+    """Return a success rate and its 95 % interval as the error bars of matplotlib, [[below], [above]]."""
+    rate, (low, high) = successes / episodes, wilson(successes, episodes)
+    return rate, [[max(0.0, rate - low)], [max(0.0, high - rate)]]
+
+
 @dataclass(frozen=True)
 class Row:
     """The results of one trained policy."""
@@ -90,10 +101,10 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for i, row in enumerate(rows):
-        rate, (low, high) = row.successes / row.episodes, row.interval
+        rate, error = error_bars(row.successes, row.episodes)
         colour = COLOURS[row.name]
         left.bar(i, rate, color=colour, width=0.65)
-        left.errorbar(i, rate, [[max(0, rate - low)], [max(0, high - rate)]], color="#333333", capsize=4, linewidth=1.2)
+        left.errorbar(i, rate, error, color="#333333", capsize=4, linewidth=1.2)
         progress = [(j + 0.5) / len(row.losses) for j in range(len(row.losses))]
         right.plot(progress, row.losses, color=colour, label=row.name)
     left.set(ylim=(0, 1.02), ylabel="success rate", title=title)

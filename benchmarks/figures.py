@@ -13,9 +13,8 @@ import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.sim import report
-from action_heads_lab.sim.report import error_bars
+from action_heads_lab.sim.report import COLOURS, error_bars
 from common import RESULTS
 from latency_report import DOCS
 from stage2_report import finished, label

@@ -13,9 +13,8 @@ import tyro
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.sim.report import error_bars, interval_text
+from action_heads_lab.sim.report import COLOURS, error_bars, interval_text
 from common import table
 from images import CELLS, TASKS, Cell, finished
 from stage2_report import DOCS
@@ -42,7 +41,7 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
                 continue
             x = [row[over] for row in points]
             rates, errors = zip(*(error_bars(row["successes"], row["episodes"]) for row in points), strict=True)
-            style = {"marker": "o", "capsize": 3, "color": COLOURS.get(mode, "black"), "label": NAMES.get(mode, mode)}
+            style = {"marker": "o", "capsize": 3, "color": COLOURS[mode], "label": NAMES.get(mode, mode)}
             ax.errorbar(x, rates, np.hstack(errors), **style)
         ax.set(title=task, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
         if over == "demos":

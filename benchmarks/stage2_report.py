@@ -18,15 +18,14 @@ import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from action_heads_lab.reproduce import figure
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.sim.report import error_bars, wilson
+from action_heads_lab.sim.report import COLOURS, error_bars, wilson
 from common import RESULTS, table, write_results
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 
 DOCS = Path(__file__).parent.parent / "docs" / "results"
-COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}
+MODE_COLOURS = COLOURS | {"random-frozen-paper": "#9e2a2b"}
 LEVEL = 0.1  # A value of the training loss.
 Row = tuple[Cell, dict]
 
@@ -130,7 +129,7 @@ def draw(rows: list[Row], x: Callable[[Cell, dict], float], xlabel: str, path: P
         name, at = label(replace(cell, lr=Cell.lr)), x(cell, result)
         lines[name][at] = max(lines[name].get(at, (0.0, [])), error_bars(result["successes"], cell.episodes))
         dash = ":" if cell.relearn_step else {"code": "-", "blocks": "--", "both": "-."}[cell.through]
-        style[name] = {"color": COLOURS[cell.mode], "linestyle": "-" if cell.mode == "normal" else dash}
+        style[name] = {"color": MODE_COLOURS[cell.mode], "linestyle": "-" if cell.mode == "normal" else dash}
     figure, axes = plt.subplots(figsize=(8, 5.4), layout="constrained")
     for i, (name, points) in enumerate(lines.items()):
         xs = [at * (1 + 0.015 * (i - len(lines) / 2)) for at in sorted(points)]  # Intervals are drawn side by side.

@@ -11,11 +11,10 @@ from action_heads_lab.reproduce.cells import Table
 from action_heads_lab.reproduce.config import ALL_MODES
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate
-from action_heads_lab.sim.report import error_bars
+from action_heads_lab.sim.report import COLOURS, error_bars
 from action_heads_lab.sim.tasks import TASKS
 
 WIDTH = 0.26
-COLOURS = {"decoupled": "#2a6f97", "normal": "#6c757d", "random-frozen": "#e09f3e"}
 
 
 def draw(table: Table, path: Path) -> None:

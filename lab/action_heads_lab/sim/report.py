@@ -15,9 +15,9 @@ from action_heads.io import files
 
 TRIAL = "trial.json"  # in the folder of a head: its results on a task, for its card
 
-COLOURS = {
+COLOURS = {  # of the modes, in all figures
     "decoupled": "#2a6f97",
-    "normal": "#468faf",
+    "normal": "#6c757d",
     "random-frozen": "#e09f3e",
     "random-relearned": "#9e2a2b",
     "blind": "#adb5bd",

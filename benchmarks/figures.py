@@ -15,8 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from action_heads_lab.sim import report
 from action_heads_lab.sim.report import COLOURS, error_bars
-from common import RESULTS
-from latency_report import DOCS
+from common import DOCS, RESULTS, read_results
 from stage2_report import finished, label
 from stage2_studies import Cell
 
@@ -79,11 +78,11 @@ def main() -> None:
     stack = sorted(dict([*finished("stack"), *finished("per_step")]).items(), key=lambda row: row[1]["trainable"])
     names = {c: label(replace(c, lr=Cell.lr)) for c, _ in stack}
     draw("stack", "Stack", {"": {names[c]: (r["successes"], c.episodes) for c, r in stack}})
-    rows = read_json(RESULTS / "reshape.json")["results"]
+    rows = read_results("reshape")
     draw("other-shapes", "Lift", by_system(rows, "layout", "system"))
-    rows = read_json(RESULTS / "execution.json")["results"]
+    rows = read_results("execution")
     draw("execution", "Lift", {"": {row["way"]: (row["successes"], row["episodes"]) for row in rows}})
-    policies = read_json(RESULTS / "lerobot_success.json")["results"]["rows"]
+    policies = read_results("lerobot_success")["rows"]
     rates = {LEROBOT[k]: (row["eval"]["successes"], row["eval"]["episodes"]) for k, row in policies.items()}
     draw("lerobot", "the task", {"": {name: rates[name] for name in LEROBOT.values()}})
 

@@ -31,7 +31,7 @@ from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import read_results, write_results
+from common import read_results, row_of, with_row, write_results
 from on_features import trained
 from torch import Tensor
 
@@ -189,7 +189,7 @@ def main() -> None:
     began, read = time.monotonic(), {}
     for cell in CELLS:
         place = options.data / cell.task
-        before = next((row for row in finished() if asdict(cell).items() <= row.items()), dict.fromkeys(ADDED, 0))
+        before = row_of(finished(), asdict(cell)) or dict.fromkeys(ADDED, 0)
         if cell.task not in options.only or not place.exists() or before["episodes"] >= options.episodes:
             continue
         if time.monotonic() - began > 60 * options.minutes:
@@ -200,8 +200,7 @@ def main() -> None:
         row |= {key: row[key] + before[key] for key in ADDED}
         row["interval"] = wilson(row["successes"], row["episodes"])
         print(json.dumps(row), flush=True)
-        others = [other for other in finished() if not asdict(cell).items() <= other.items()]
-        write_results("images", [*others, row])
+        write_results("images", with_row(finished(), asdict(cell), row))
 
 
 if __name__ == "__main__":

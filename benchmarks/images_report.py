@@ -15,9 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.report import COLOURS, error_bars, interval_text
-from common import table
+from common import DOCS, row_of, table
 from images import CELLS, TASKS, Cell, finished
-from stage2_report import DOCS
 
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
@@ -111,7 +110,7 @@ def against(ours: Row, other: Row) -> str:
 
 def open_cells(rows: list[Row]) -> str:
     """Return the planned cells that are not finished, with what the finished ones cost on average."""
-    absent = [cell for cell in CELLS if not any(vars(cell).items() <= row.items() for row in rows)]
+    absent = [cell for cell in CELLS if row_of(rows, vars(cell)) is None]
     done = f"{len(CELLS) - len(absent)} of {len(CELLS)} planned cells are finished."
     if not absent:
         return done

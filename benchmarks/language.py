@@ -34,7 +34,7 @@ from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.report import error_bars, interval_text, wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import read_results, table, write_results
+from common import DOCS, read_results, row_of, table, with_row, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -49,7 +49,6 @@ from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from action_heads.fit import FitConfig, fit
 from action_heads.observed_policy import ObservedPolicy
 
-DOCS = Path(__file__).parents[1] / "docs" / "results"
 TASK, HEAD, CAMERAS = "two_cubes", "dae/mlp-0.7m-fk", ("agentview", "robot0_eye_in_hand")
 EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
 PIXELS, SIDE, FEATURES = 128, 224, 192  # pixels of a recorded image and of the network's; coordinates of 96 keypoints
@@ -310,7 +309,7 @@ def main(
         for name in systems:
             run = {"observe": seen, "system": name, "steps": steps, "hidden": hidden, "seed": seed}
             system = SYSTEMS[name] if lr is None else replace(SYSTEMS[name], lr=lr)
-            row = next((row for row in kept() if keep and run.items() <= row.items()), run)
+            row = row_of(kept() if keep else [], run) or run
             kinds = words if system.reads and system.sees else ("right",)
             if row.keys() >= {*kinds}:
                 continue
@@ -323,7 +322,7 @@ def main(
                 row[kind] = roll_out(system, policy, shown.observer, WORDS[kind], episodes, seed)
                 print(json.dumps(row), flush=True)
                 if keep:
-                    write_results("language", [each for each in kept() if not run.items() <= each.items()] + [row])
+                    write_results("language", with_row(kept(), run, row))
     if keep:
         write_page(kept())
 

@@ -156,7 +156,7 @@ def main() -> None:
                 clock(case.call, case)
     rows = [summary(case) for case in cases]
     to = options.to or f"latency_{device}"
-    if options.add and (earlier := read_results(to)):
+    if options.add and (earlier := read_results(to, None)):
         rows, left_out = added(earlier["rows"], rows), added(earlier["left_out"], left_out)
     results = {
         "note": options.note,

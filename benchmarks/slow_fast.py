@@ -35,7 +35,7 @@ import torch
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim import Sim
 from action_heads_lab.sim.report import error_bars, interval_text, wilson
-from common import read_results, table, write_results
+from common import DOCS, read_results, table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
@@ -56,7 +56,6 @@ from tiny_vlm.make import (  # type: ignore[import-not-found]
     recorded,
 )
 
-DOCS = Path(__file__).parents[1] / "docs" / "results"
 HEAD, EPISODES, STEPS = "dae/mlp-0.7m-fk", 50, 400
 TICK = 50  # ms
 LATENCIES = (0, 1, 2, 4, 10)  # ticks

@@ -20,11 +20,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.report import COLOURS, error_bars, wilson
-from common import RESULTS, table, write_results
+from common import DOCS, read_results, table, write_results
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 
-DOCS = Path(__file__).parent.parent / "docs" / "results"
 MODE_COLOURS = COLOURS | {"random-frozen-paper": "#9e2a2b"}
 LEVEL = 0.1  # A value of the training loss.
 Row = tuple[Cell, dict]
@@ -46,7 +45,7 @@ QUESTIONS = {
 @cache
 def records() -> dict[str, dict]:
     """Return every finished cell by the name of its file: those in git, overridden by those of this machine."""
-    saved = json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
+    saved = read_results("stage2")
     known = {path_of(Cell(**r["cell"])).name: r for r in saved if HEADS.get(r["cell"]["head"]) == as_built(r["stage1"])}
     here = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (OUT / "cells").glob("*.json")}
     return known | here

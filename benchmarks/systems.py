@@ -5,7 +5,6 @@ uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: tables an
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate as rate_of
 from action_heads_lab.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
 from action_heads_lab.sim.report import COLOURS, error_bars, wilson
-from common import RESULTS, table
+from common import DOCS, read_results, table
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
 
-DOCS = Path(__file__).parent.parent / "docs" / "results"
 PAGES = {"backbones": "backbones.md", "stage1": "stage1-signals.md", "experts": "action-experts.md"}
 COND_DIM = 274  # The paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot.
 MODES = ("decoupled", "normal", "random-frozen")
@@ -78,10 +76,6 @@ ATTACHED = {
     "π0.5": "`--vlm google/paligemma-3b-pt-224`",
 }
 Cells = list[dict]
-
-
-def read_cells() -> Cells:
-    return json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
 
 
 @cache
@@ -240,7 +234,7 @@ def draw(cells: Cells, matched: int, path: Path) -> None:
 
 
 def main() -> None:
-    cells = read_cells()
+    cells: Cells = read_results("stage2")
     study = [c for c in cells if c["cell"]["head"].startswith("transformer ")]
     full = [c for c in cells if c["cell"]["head"].startswith("DP-T ") and c["cell"]["task"] == "Stack"]
     as_paper, matched = by_freezing(study)

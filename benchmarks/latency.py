@@ -30,7 +30,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Work:
+class Operations:
     """Operations of a call. A GPU may compute convolutions in float32 by TF32, but not matrix products."""
 
     products: int
@@ -59,7 +59,7 @@ class Case:
     steps: int
     dtype: str
     call: Callable[[], object]
-    work: Work
+    operations: Operations
     floor: float  # in seconds
     times: list[float] = field(default_factory=list)  # Wall time in seconds.
     busy: list[float] = field(default_factory=list)  # Processor time, which other load does not increase.
@@ -79,8 +79,8 @@ def clock(call: Callable[[], object], case: Case | None = None) -> float:
     return seconds
 
 
-def work_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> Work:
-    """Return the work of a call, counted at batch 1 with one and two steps. CUDA graphs hide it."""
+def operations_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> Operations:
+    """Return the operations of a call, counted at batch 1 with one and two steps. CUDA graphs hide it."""
 
     def counted(steps: int) -> tuple[int, int]:
         with FlopCounterMode(display=False) as counter:
@@ -90,7 +90,9 @@ def work_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> Work:
         return counter.get_total_flops() - convolutions, convolutions
 
     sample(cond[:1], 1)  # Tables that are computed once do not count.
-    return Work(*(batch * (one + (steps - 1) * (two - one)) for one, two in zip(counted(1), counted(2), strict=True)))
+    return Operations(
+        *(batch * (one + (steps - 1) * (two - one)) for one, two in zip(counted(1), counted(2), strict=True))
+    )
 
 
 def main() -> None:
@@ -140,13 +142,13 @@ def main() -> None:
                 continue
             for batch in options.batch:
                 for steps in options.steps:
-                    work = work_of(plain, batch, steps, cond)
-                    if (floor := work.floor(rates, dtype)) > options.longest:
+                    operations = operations_of(plain, batch, steps, cond)
+                    if (floor := operations.floor(rates, dtype)) > options.longest:
                         case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
                         left_out.append({**case, "why": f"its floor is {floor:.0f} s"})
                         continue
                     call = lambda sample=sample, cond=cond[:batch], steps=steps: sample(cond, steps)  # noqa: E731
-                    cases.append(Case(name, batch, steps, dtype, call, work, floor))
+                    cases.append(Case(name, batch, steps, dtype, call, operations, floor))
                     for _ in range(2):  # These calls warm up.
                         clock(call)
     print(f"{len(cases)} cases, {len(left_out)} left out")
@@ -201,7 +203,7 @@ def summary(case: Case) -> dict:
         "least_ms": round(1e3 * min(case.times), 3),
         "least_busy_ms": round(1e3 * min(case.busy), 3),
         "runs": len(case.times),
-        "mflop": round(case.work.flops / 1e6, 1),
+        "mflop": round(case.operations.flops / 1e6, 1),
         "floor_ms": round(1e3 * case.floor, 3),
     }
 

@@ -160,7 +160,10 @@ def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[st
         cell.task,
         without if blind else actor(observed, description(cell.task), noise, steps=DENOISING),
         seeds,
-        **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
+        execute=EXECUTE,
+        batch=AT_ONCE,
+        workers=1,
+        progress=False,
         sight=Sight(contract.state, cameras, OBSERVED),
     )
     outcome = {"successes": int(result.success.sum()), "episodes": len(seeds), "rollout_cpu_seconds": cpu() - began}

@@ -223,7 +223,10 @@ def roll_out(
         TASK,
         act,
         range(episodes),
-        **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
+        execute=EXECUTE,
+        batch=AT_ONCE,
+        workers=1,
+        progress=False,
         sight=Sight(observer.policy.contract.state, observer.cameras, steps=1, apart=True),
     )
     named = np.array([colour(int(number)) for number in outcome.seed])

@@ -123,8 +123,12 @@ def run(cell: Cell, device: str) -> dict:
     policy = build(cell, data, device)
     cond, actions, is_pad = data.train
     config = FitConfig(
-        **{"steps": cell.steps, "seed": cell.seed, "lr": cell.lr, "precision": "bf16"},
-        **{"levels": cell.levels, "noise_samples": cell.noise_samples},
+        steps=cell.steps,
+        seed=cell.seed,
+        lr=cell.lr,
+        precision="bf16",
+        levels=cell.levels,
+        noise_samples=cell.noise_samples,
     )
     began = time.monotonic()
     losses = fit(policy, actions, cond, is_pad=is_pad, config=config, description=str(cell))

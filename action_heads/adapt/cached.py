@@ -52,8 +52,11 @@ def cached_outputs(encoder: ObservationEncoder, recording: Recording, blind: boo
             key=lambda inputs: fingerprint(inputs, identity),
             shape=shapes,
             run=lambda waiting: run(encoder, waiting),
-            **{"batch_size": AT_ONCE, "shard_size": SHARD},
-            **{"total": int(recording.lengths.sum()), "desc": f"encoding {camera}", "unit": "image"},
+            batch_size=AT_ONCE,
+            shard_size=SHARD,
+            total=int(recording.lengths.sum()),
+            desc=f"encoding {camera}",
+            unit="image",
         )
     return found
 

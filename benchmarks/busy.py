@@ -72,8 +72,13 @@ def measure(options: argparse.Namespace, method: str, threads: int, neighbours: 
     times = json.loads(done.stdout.splitlines()[-1])
     p50, p99 = np.percentile(times, [50, 99])
     return {
-        **{"method": method, "threads": threads, "busy_processes": neighbours, "chunks": len(times)},
-        **{"p50_ms": round(p50, 2), "p99_ms": round(p99, 2), "max_ms": round(max(times), 2)},
+        "method": method,
+        "threads": threads,
+        "busy_processes": neighbours,
+        "chunks": len(times),
+        "p50_ms": round(p50, 2),
+        "p99_ms": round(p99, 2),
+        "max_ms": round(max(times), 2),
     }
 
 

@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from action_heads.runtime.packed import can_pack
 # Lets glibc keep the memory that torch has freed. Asking for it anew takes much of a large network's time per step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
+DOCS = Path(__file__).parents[1] / "docs" / "results"  # the pages of the results
+REQUIRED = object()
+Row = dict[str, Any]
 
 
 def write_results(name: str, results: object) -> None:
@@ -35,10 +38,20 @@ def write_results(name: str, results: object) -> None:
     write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
 
 
-def read_results(name: str, otherwise: Any = None) -> Any:
-    """Return the results in benchmarks/results/<name>.json, or `otherwise` if there is no such file."""
+def read_results(name: str, otherwise: Any = REQUIRED) -> Any:
+    """Return the results in benchmarks/results/<name>.json. If there is no such file, return `otherwise` if given."""
     path = RESULTS / f"{name}.json"
-    return read_json(path)["results"] if path.exists() else otherwise
+    return read_json(path)["results"] if otherwise is REQUIRED or path.exists() else otherwise
+
+
+def row_of(rows: Iterable[Row], cell: Mapping[str, Any]) -> Row | None:
+    """Return the row that has all settings of a cell, or None."""
+    return next((row for row in rows if cell.items() <= row.items()), None)
+
+
+def with_row(rows: Iterable[Row], cell: Mapping[str, Any], new: Row) -> list[Row]:
+    """Return the rows without that of the cell, and the new row last."""
+    return [*(row for row in rows if not cell.items() <= row.items()), new]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from action_heads_lab.reproduce.page import fill
-from common import table
+from common import DOCS, table
 from latency_report import short
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "control-loop.md"
+PAGE = DOCS / "control-loop.md"
 CASES = {"eager": "eager", "native": "`native`", "background": "`native` in a second thread", "server": "`serve`"}
 SCHEDULING = {"ordinary": "ordinary", "real-time": "real-time priority", "own-core": "a core of its own"}
 SETTINGS = ("head", "steps", "execute", "threads")

@@ -12,12 +12,10 @@ Axes: n windows, h horizon, a action.
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import RESULTS, table, write_results
+from common import DOCS, read_results, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead
@@ -35,7 +33,7 @@ OTHERS = (
     "synthetic:droid",
     "synthetic:panda",
 )
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "droid-heads.md"
+PAGE = DOCS / "droid-heads.md"
 WINDOWS, STRIDE, DRAWS = 192, 3, 1  # of a real episode every third chunk, as neighbours share all but one step
 
 
@@ -92,8 +90,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.page:
         write_results("droid_heads", [row for name in given.heads for row in measure(name)])
-    results = json.loads((RESULTS / "droid_heads.json").read_text(encoding="utf-8"))["results"]
-    fill(PAGE, {"losses": shown(results)})
+    fill(PAGE, {"losses": shown(read_results("droid_heads"))})
 
 
 def measure(name: str) -> list[dict]:

@@ -5,17 +5,15 @@ uv run benchmarks/droid_size_report.py
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import tyro
 from action_heads_lab.reproduce.page import fill
-from common import RESULTS, table
+from common import DOCS, read_results, table
 
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "droid-size.md"
+PAGE = DOCS / "droid-size.md"
 GPUS = 8
 # Chunks per second of Stage 1 on one H200, in bf16 with batches of 2,048: docs/results/training-speed.md.
 STEP = {"mlp, 5m": 92_771, "mixer, 5m": 68_033}
@@ -93,7 +91,7 @@ def plan(results: dict[str, Any]) -> str:
 
 def main() -> None:
     """Fill the page."""
-    results = json.loads((RESULTS / "droid_size.json").read_text(encoding="utf-8"))["results"]
+    results = read_results("droid_size")
     fill(PAGE, {"sizes": sizes(results), "runs": runs(results), "plan": plan(results)})
 
 

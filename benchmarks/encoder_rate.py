@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import table, write_results
+from common import DOCS, table, write_results
 
 from action_heads.encoders import VisionConfig, trunk
 from action_heads.encoders.resnet import resnet_trunk
 from action_heads.encoders.transformer import transformer_trunk
 
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed-cpu.md"
+PAGE = DOCS / "speed-cpu.md"
 SIZE, AT_ONCE, THREADS = 224, (1, 4, 32), (1, 2)  # pixels; images at once
 REPEATS = 5
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.interval import wilson
 from closed_loop import closed_loop
 from common import write_results
 from stage2 import Data, pretrained

@@ -13,11 +13,10 @@ import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.sim import report
-from action_heads_lab.sim.report import wilson
-from common import RESULTS
-from latency_report import DOCS
+from action_heads_lab.sim.interval import error_bars
+from action_heads_lab.sim.report import COLOURS
+from common import DOCS, RESULTS, read_results
 from stage2_report import finished, label
 from stage2_studies import Cell
 
@@ -42,11 +41,10 @@ def draw(file: str, task: str, series: Mapping[str, Mapping[str, Rate]]) -> None
     figure, ax = plt.subplots(figsize=(8, 1.2 + 0.22 * len(labels) * (1 + len(series))), layout="constrained")
     for i, (system, rates) in enumerate(series.items()):
         for name, (won, of) in rates.items():
-            low, high = wilson(won, of)
-            error = [[max(0.0, won / of - low)], [max(0.0, high - won / of)]]
+            rate, error = error_bars(won, of)
             at = labels.index(name) + (i - (len(series) - 1) / 2) * width
             colour = COLOURS.get((system or name).partition(",")[0], "#2a6f97")
-            ax.barh(at, won / of, width, xerr=error, color=colour, capsize=2, error_kw={"lw": 0.8}, label=system)
+            ax.barh(at, rate, width, xerr=error, color=colour, capsize=2, error_kw={"lw": 0.8}, label=system)
     ax.set_yticks(range(len(labels)), labels)
     ax.invert_yaxis()
     ax.set(xlim=(0, 1.02), xlabel=f"success on {task}, with 95 % intervals")
@@ -81,11 +79,11 @@ def main() -> None:
     stack = sorted(dict([*finished("stack"), *finished("per_step")]).items(), key=lambda row: row[1]["trainable"])
     names = {c: label(replace(c, lr=Cell.lr)) for c, _ in stack}
     draw("stack", "Stack", {"": {names[c]: (r["successes"], c.episodes) for c, r in stack}})
-    rows = read_json(RESULTS / "reshape.json")["results"]
+    rows = read_results("reshape")
     draw("other-shapes", "Lift", by_system(rows, "layout", "system"))
-    rows = read_json(RESULTS / "execution.json")["results"]
+    rows = read_results("execution")
     draw("execution", "Lift", {"": {row["way"]: (row["successes"], row["episodes"]) for row in rows}})
-    policies = read_json(RESULTS / "lerobot_success.json")["results"]["rows"]
+    policies = read_results("lerobot_success")["rows"]
     rates = {LEROBOT[k]: (row["eval"]["successes"], row["eval"]["episodes"]) for k, row in policies.items()}
     draw("lerobot", "the task", {"": {name: rates[name] for name in LEROBOT.values()}})
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import tyro
 from action_heads_lab.reproduce.page import fill
-from common import table, write_results
+from common import DOCS, table, write_results
 
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "speed-cpu.md"
+PAGE = DOCS / "speed-cpu.md"
 RUNS = 5
 # The seconds of each part, in the order of the program.
 PROGRAM = """

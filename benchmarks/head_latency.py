@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 import torch
 import tyro
+from action_heads_lab.reproduce.page import fill
+from common import DOCS
 
 from action_heads import ActionHead
 from action_heads._util.machine import machine
@@ -22,7 +23,7 @@ from action_heads.adapters import AdaLNZero
 from action_heads.io import hub, listing
 from action_heads.io.files import write_text
 
-PAGE = Path(__file__).parents[1] / "docs" / "guides" / "choose-head.md"
+PAGE = DOCS.parent / "guides" / "choose-head.md"
 ROUNDS, CALLS, STEPS, COND_DIM = 30, 10, 10, 512
 
 
@@ -30,9 +31,7 @@ def main(page: bool = False) -> None:
     """Measure unless only the page is asked for, and write the page."""
     if not page:
         measure()
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- heads -->")
-    after = rest.partition("<!-- /heads -->")[2]
-    write_text(PAGE, f"{before}<!-- heads -->\n{listing.table()}\n<!-- /heads -->{after}")
+    fill(PAGE, {"heads": listing.table()})
 
 
 @torch.no_grad()

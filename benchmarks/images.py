@@ -27,11 +27,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from action_heads_lab.policies import actor
+from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.observations import Sight
-from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import read_results, write_results
+from common import read_results, row_of, with_row, write_results
 from on_features import trained
 from torch import Tensor
 
@@ -160,7 +160,10 @@ def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[st
         cell.task,
         without if blind else actor(observed, description(cell.task), noise, steps=DENOISING),
         seeds,
-        **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
+        execute=EXECUTE,
+        batch=AT_ONCE,
+        workers=1,
+        progress=False,
         sight=Sight(contract.state, cameras, OBSERVED),
     )
     outcome = {"successes": int(result.success.sum()), "episodes": len(seeds), "rollout_cpu_seconds": cpu() - began}
@@ -189,7 +192,7 @@ def main() -> None:
     began, read = time.monotonic(), {}
     for cell in CELLS:
         place = options.data / cell.task
-        before = next((row for row in finished() if asdict(cell).items() <= row.items()), dict.fromkeys(ADDED, 0))
+        before = row_of(finished(), asdict(cell)) or dict.fromkeys(ADDED, 0)
         if cell.task not in options.only or not place.exists() or before["episodes"] >= options.episodes:
             continue
         if time.monotonic() - began > 60 * options.minutes:
@@ -200,8 +203,7 @@ def main() -> None:
         row |= {key: row[key] + before[key] for key in ADDED}
         row["interval"] = wilson(row["successes"], row["episodes"])
         print(json.dumps(row), flush=True)
-        others = [other for other in finished() if not asdict(cell).items() <= other.items()]
-        write_results("images", [*others, row])
+        write_results("images", with_row(finished(), asdict(cell), row))
 
 
 if __name__ == "__main__":

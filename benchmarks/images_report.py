@@ -12,11 +12,12 @@ import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from action_heads_lab.reproduce.figure import COLOURS
+import numpy as np
 from action_heads_lab.reproduce.page import fill
-from common import table
+from action_heads_lab.sim.interval import error_bars, interval_text
+from action_heads_lab.sim.report import COLOURS
+from common import DOCS, row_of, table
 from images import CELLS, TASKS, Cell, finished
-from stage2_report import DOCS
 
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
@@ -38,11 +39,10 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
             points = sorted((row for row in rows if (row["task"], row["mode"]) == (task, mode)), key=lambda r: r[over])
             if not points:
                 continue
-            x, y = [row[over] for row in points], [row["successes"] / row["episodes"] for row in points]
-            low = [max(0.0, rate - row["interval"][0]) for rate, row in zip(y, points, strict=True)]
-            high = [max(0.0, row["interval"][1] - rate) for rate, row in zip(y, points, strict=True)]
-            style = {"marker": "o", "capsize": 3, "color": COLOURS.get(mode, "black"), "label": NAMES.get(mode, mode)}
-            ax.errorbar(x, y, [low, high], **style)
+            x = [row[over] for row in points]
+            rates, errors = zip(*(error_bars(row["successes"], row["episodes"]) for row in points), strict=True)
+            style = {"marker": "o", "capsize": 3, "color": COLOURS[mode], "label": NAMES.get(mode, mode)}
+            ax.errorbar(x, rates, np.hstack(errors), **style)
         ax.set(title=task, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
         if over == "demos":
             ticks = sorted({row[over] for row in rows if row["task"] == task})
@@ -59,13 +59,11 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
 
 def outcome(row: Row) -> str:
     """Return the successes of a row with their interval."""
-    low, high = (round(100 * bound) for bound in row["interval"])
-    return f"{row['successes']} of {row['episodes']} ({low} to {high} %)"
+    return f"{row['successes']} of {row['episodes']} ({interval_text(*row['interval'])})"
 
 
 def line(row: Row) -> list[str]:
     """Return a row of the table."""
-    low, high = (round(100 * bound) for bound in row["interval"])
     through = {"code": "the code", "both": "both"}[row["through"]]
     return [
         row["task"],
@@ -73,7 +71,7 @@ def line(row: Row) -> list[str]:
         f"{NAMES.get(row['mode'], row['mode'])}, through {through}",
         f"{row['trained']:,}",
         f"{row['successes']} of {row['episodes']}",
-        f"{low} to {high} %",
+        interval_text(*row["interval"]),
         f"{row['loss']:.4f}",
         f"{row['training_cpu_seconds']} s",
         f"{row['rollout_cpu_seconds']} s",
@@ -113,7 +111,7 @@ def against(ours: Row, other: Row) -> str:
 
 def open_cells(rows: list[Row]) -> str:
     """Return the planned cells that are not finished, with what the finished ones cost on average."""
-    absent = [cell for cell in CELLS if not any(vars(cell).items() <= row.items() for row in rows)]
+    absent = [cell for cell in CELLS if row_of(rows, vars(cell)) is None]
     done = f"{len(CELLS) - len(absent)} of {len(CELLS)} planned cells are finished."
     if not absent:
         return done

@@ -30,11 +30,11 @@ import numpy as np
 import torch
 import tyro
 from action_heads_lab.reproduce.page import fill
+from action_heads_lab.sim.interval import error_bars, interval_text, wilson
 from action_heads_lab.sim.observations import Sight
-from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import read_results, table, write_results
+from common import DOCS, read_results, row_of, table, with_row, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -49,7 +49,6 @@ from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from action_heads.fit import FitConfig, fit
 from action_heads.observed_policy import ObservedPolicy
 
-DOCS = Path(__file__).parents[1] / "docs" / "results"
 TASK, HEAD, CAMERAS = "two_cubes", "dae/mlp-0.7m-fk", ("agentview", "robot0_eye_in_hand")
 EXECUTE, AT_ONCE, DENOISING = 8, 8, 10
 PIXELS, SIDE, FEATURES = 128, 224, 192  # pixels of a recorded image and of the network's; coordinates of 96 keypoints
@@ -224,7 +223,10 @@ def roll_out(
         TASK,
         act,
         range(episodes),
-        **{"execute": EXECUTE, "batch": AT_ONCE, "workers": 1, "progress": False},
+        execute=EXECUTE,
+        batch=AT_ONCE,
+        workers=1,
+        progress=False,
         sight=Sight(observer.policy.contract.state, observer.cameras, steps=1, apart=True),
     )
     named = np.array([colour(int(number)) for number in outcome.seed])
@@ -247,8 +249,7 @@ def write_page(rows: list[dict[str, Any]]) -> None:
     def lifted(row: dict[str, Any], kind: str) -> str:
         if kind not in row:
             return ""
-        low, high = (round(100 * end) for end in row[kind]["interval"])
-        return f"{row[kind]['named']} ({low} to {high} %) / {row[kind]['other']}"
+        return f"{row[kind]['named']} ({interval_text(*row[kind]['interval'])}) / {row[kind]['other']}"
 
     header = ["observes", "system", *SAID.values(), "trained parameters", "training, CPU s"]
     costs = [(f"{row['trained']:,}", str(row["training_cpu_seconds"])) for row in rows]
@@ -260,11 +261,10 @@ def write_page(rows: list[dict[str, Any]]) -> None:
     for ax, kind in zip(axes, WORDS, strict=True):
         at = np.flatnonzero([kind in row for row in rows])
         for i, which in enumerate(colours):
-            found = [(rows[j][kind][which], rows[j][kind]["episodes"]) for j in at]
-            share, ends = np.array([n / of for n, of in found]), np.array([wilson(*each) for each in found])
-            error = np.maximum(0, [share - ends[:, 0], ends[:, 1] - share])
+            found = [error_bars(rows[j][kind][which], rows[j][kind]["episodes"]) for j in at]
+            shares, errors = zip(*found, strict=True)
             style: dict[str, Any] = {"color": colours[which], "error_kw": {"lw": 0.8}}
-            ax.barh(at + 0.4 * i - 0.2, share, 0.4, xerr=error, label=f"lifts the {which} cube", **style)
+            ax.barh(at + 0.4 * i - 0.2, shares, 0.4, xerr=np.hstack(errors), label=f"lifts the {which} cube", **style)
         ax.set(title=SAID[kind], xlim=(0, 1), yticks=range(len(rows)))
         ax.set_yticklabels([f"{row['system']}, {row['observe']}" for row in rows])
         ax.spines[["top", "right"]].set_visible(False)
@@ -312,7 +312,7 @@ def main(
         for name in systems:
             run = {"observe": seen, "system": name, "steps": steps, "hidden": hidden, "seed": seed}
             system = SYSTEMS[name] if lr is None else replace(SYSTEMS[name], lr=lr)
-            row = next((row for row in kept() if keep and run.items() <= row.items()), run)
+            row = row_of(kept() if keep else [], run) or run
             kinds = words if system.reads and system.sees else ("right",)
             if row.keys() >= {*kinds}:
                 continue
@@ -325,7 +325,7 @@ def main(
                 row[kind] = roll_out(system, policy, shown.observer, WORDS[kind], episodes, seed)
                 print(json.dumps(row), flush=True)
                 if keep:
-                    write_results("language", [each for each in kept() if not run.items() <= each.items()] + [row])
+                    write_results("language", with_row(kept(), run, row))
     if keep:
         write_page(kept())
 

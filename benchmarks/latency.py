@@ -12,11 +12,13 @@ benchmarks/results/latency_<device>.json, and the pages that latency_report.py m
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,10 +29,11 @@ from latency_systems import COND_DIM, Sample, authors, systems
 from torch.utils.flop_counter import FlopCounterMode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Build = Callable[[torch.dtype], Sample]
 
 
 @dataclass(frozen=True)
-class Work:
+class Operations:
     """Operations of a call. A GPU may compute convolutions in float32 by TF32, but not matrix products."""
 
     products: int
@@ -59,7 +62,7 @@ class Case:
     steps: int
     dtype: str
     call: Callable[[], object]
-    work: Work
+    operations: Operations
     floor: float  # in seconds
     times: list[float] = field(default_factory=list)  # Wall time in seconds.
     busy: list[float] = field(default_factory=list)  # Processor time, which other load does not increase.
@@ -79,8 +82,8 @@ def clock(call: Callable[[], object], case: Case | None = None) -> float:
     return seconds
 
 
-def work_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> Work:
-    """Return the work of a call, counted at batch 1 with one and two steps. CUDA graphs hide it."""
+def operations_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> Operations:
+    """Return the operations of a call, counted at batch 1 with one and two steps. CUDA graphs hide it."""
 
     def counted(steps: int) -> tuple[int, int]:
         with FlopCounterMode(display=False) as counter:
@@ -90,10 +93,109 @@ def work_of(sample: Sample, batch: int, steps: int, cond: torch.Tensor) -> Work:
         return counter.get_total_flops() - convolutions, convolutions
 
     sample(cond[:1], 1)  # Tables that are computed once do not count.
-    return Work(*(batch * (one + (steps - 1) * (two - one)) for one, two in zip(counted(1), counted(2), strict=True)))
+    return Operations(
+        *(batch * (one + (steps - 1) * (two - one)) for one, two in zip(counted(1), counted(2), strict=True))
+    )
 
 
-def main() -> None:
+# ── the cases ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def prepare(
+    known: dict[str, Build], rates: dict[str, float], options: argparse.Namespace, device: str
+) -> tuple[list[Case], list[dict]]:
+    """Return the cases of the systems that are asked for, and what is left out with the reason."""
+    cases, left_out = [], []
+    for name, dtype in itertools.product(chosen(known, options), options.dtype):
+        if dtype == "fp32" and split(name)[1] == BF16_WEIGHTS:
+            continue
+        ready, without = cases_of(name, dtype, known, rates, options, device)
+        cases += ready
+        left_out += without
+    return cases, left_out
+
+
+def chosen(known: dict[str, Build], options: argparse.Namespace) -> list[str]:
+    """Return the names of the systems that are asked for."""
+    named = [n for n in known if not options.only or any(part.lower() in n.lower() for part in options.only)]
+    return [name for name in named if options.inductor or "inductor" not in name]
+
+
+def cases_of(
+    name: str, dtype: str, known: dict[str, Build], rates: dict[str, float], options: argparse.Namespace, device: str
+) -> tuple[list[Case], list[dict]]:
+    """Return the cases of a system in one precision after two calls of each, and those left out with the reason."""
+    cond = torch.randn(max(options.batch), COND_DIM, device=device)
+    if "ours" not in name or "diffusers" in name:
+        cond = cond.to(DTYPES[dtype])
+    try:
+        sample, plain = built(name, DTYPES[dtype], known, cond)
+    except Exception as error:  # A compiler may raise anything; the other systems are timed all the same.
+        why = (str(error) or type(error).__name__).strip().splitlines()[0]
+        return [], [{"what": name, "dtype": dtype, "why": why[:300]}]
+    cases, left_out = [], []
+    for batch, steps in itertools.product(options.batch, options.steps):
+        operations = operations_of(plain, batch, steps, cond)
+        if (floor := operations.floor(rates, dtype)) > options.longest:
+            case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
+            left_out.append({**case, "why": f"its floor is {floor:.0f} s"})
+            continue
+        call = partial(sample, cond[:batch], steps)
+        cases.append(Case(name, batch, steps, dtype, call, operations, floor))
+        for _ in range(2):  # These calls warm up.
+            clock(call)
+    return cases, left_out
+
+
+def built(name: str, dtype: torch.dtype, known: dict[str, Build], cond: torch.Tensor) -> tuple[Sample, Sample]:
+    """Return a system after its first call, and its uncompiled form, whose operations can be counted."""
+    sample = known[name](dtype)
+    plain = plain_of(name, known)(dtype) if is_compiled(name) else sample
+    sample(cond[:1], 1)
+    return sample, plain
+
+
+def is_compiled(name: str) -> bool:
+    """Return whether the counter of operations, which does not see into compiled code, must count another form."""
+    return split(name)[1] not in ("eager", BF16_WEIGHTS)
+
+
+def plain_of(name: str, known: dict[str, Build]) -> Build:
+    """Return the builder of the uncompiled form of a system, whose arithmetic is the same."""
+    system = split(name)[0]
+    return known.get(f"{system}, eager") or known[system]
+
+
+# ── the times ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def take_turns(cases: list[Case], rounds: int, seconds: float) -> None:
+    """Time all cases in every round, but one that has taken so many seconds no longer after its third time."""
+    for _ in range(rounds):
+        for case in cases:
+            if len(case.times) < 3 or sum(case.times) < seconds:
+                clock(case.call, case)
+
+
+def summary(case: Case) -> dict:
+    return {
+        "what": case.name,
+        "batch": case.batch,
+        "steps": case.steps,
+        "dtype": case.dtype,
+        "ms": round(1e3 * statistics.median(case.times), 3),
+        "least_ms": round(1e3 * min(case.times), 3),
+        "least_busy_ms": round(1e3 * min(case.busy), 3),
+        "runs": len(case.times),
+        "mflop": round(case.operations.flops / 1e6, 1),
+        "floor_ms": round(1e3 * case.floor, 3),
+    }
+
+
+# ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def settings() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of cases to time, such as: ours unet")
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 16, 256])
@@ -108,7 +210,11 @@ def main() -> None:
     parser.add_argument("--add", action="store_true", help="keep the other rows that the results have")
     parser.add_argument("--to", help="name of the results, in place of latency_cpu or latency_cuda")
     parser.add_argument("--note", default="", help="a note on other load of the machine")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = settings()
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,47 +222,12 @@ def main() -> None:
     if device == "cuda":
         rates["tf32"] = matrix_rate(torch.float32, device, tf32=True)
     known = systems(device) | (authors(options.authors, device) if options.authors else {})
-    chosen = {
-        name: build
-        for name, build in known.items()
-        if (not options.only or any(part.lower() in name.lower() for part in options.only))
-        and (options.inductor or "inductor" not in name)
-    }
-    cases, left_out = [], []
-    for name, build in chosen.items():
-        for dtype in options.dtype:
-            if dtype == "fp32" and split(name)[1] == BF16_WEIGHTS:
-                continue
-            cond = torch.randn(max(options.batch), COND_DIM, device=device)
-            if "ours" not in name or "diffusers" in name:
-                cond = cond.to(DTYPES[dtype])
-            try:
-                sample = build(DTYPES[dtype])
-                plain = plain_of(name, known)(DTYPES[dtype]) if is_compiled(name) else sample
-                sample(cond[:1], 1)
-            except Exception as error:  # A compiler may raise anything; the other systems are timed all the same.
-                why = (str(error) or type(error).__name__).strip().splitlines()[0]
-                left_out.append({"what": name, "dtype": dtype, "why": why[:300]})
-                continue
-            for batch in options.batch:
-                for steps in options.steps:
-                    work = work_of(plain, batch, steps, cond)
-                    if (floor := work.floor(rates, dtype)) > options.longest:
-                        case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
-                        left_out.append({**case, "why": f"its floor is {floor:.0f} s"})
-                        continue
-                    call = lambda sample=sample, cond=cond[:batch], steps=steps: sample(cond, steps)  # noqa: E731
-                    cases.append(Case(name, batch, steps, dtype, call, work, floor))
-                    for _ in range(2):  # These calls warm up.
-                        clock(call)
+    cases, left_out = prepare(known, rates, options, device)
     print(f"{len(cases)} cases, {len(left_out)} left out")
-    for _ in range(options.rounds):
-        for case in cases:
-            if len(case.times) < 3 or sum(case.times) < options.seconds:
-                clock(case.call, case)
+    take_turns(cases, options.rounds, options.seconds)
     rows = [summary(case) for case in cases]
     to = options.to or f"latency_{device}"
-    if options.add and (earlier := read_results(to)):
+    if options.add and (earlier := read_results(to, None)):
         rows, left_out = added(earlier["rows"], rows), added(earlier["left_out"], left_out)
     results = {
         "note": options.note,
@@ -170,17 +241,6 @@ def main() -> None:
         report(device)
 
 
-def is_compiled(name: str) -> bool:
-    """Return whether the counter of operations, which does not see into compiled code, must count another form."""
-    return split(name)[1] not in ("eager", BF16_WEIGHTS)
-
-
-def plain_of(name: str, known: dict[str, Callable[[torch.dtype], Sample]]) -> Callable[[torch.dtype], Sample]:
-    """Return the builder of the uncompiled form of a system, whose arithmetic is the same."""
-    system = split(name)[0]
-    return known.get(f"{system}, eager") or known[system]
-
-
 def added(earlier: list[dict], rows: list[dict]) -> list[dict]:
     """Return the earlier rows whose case is not among the new ones, and the new ones."""
 
@@ -189,21 +249,6 @@ def added(earlier: list[dict], rows: list[dict]) -> list[dict]:
 
     new = {case(row) for row in rows}
     return [row for row in earlier if case(row) not in new] + rows
-
-
-def summary(case: Case) -> dict:
-    return {
-        "what": case.name,
-        "batch": case.batch,
-        "steps": case.steps,
-        "dtype": case.dtype,
-        "ms": round(1e3 * statistics.median(case.times), 3),
-        "least_ms": round(1e3 * min(case.times), 3),
-        "least_busy_ms": round(1e3 * min(case.busy), 3),
-        "runs": len(case.times),
-        "mflop": round(case.work.flops / 1e6, 1),
-        "floor_ms": round(1e3 * case.floor, 3),
-    }
 
 
 if __name__ == "__main__":

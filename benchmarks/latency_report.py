@@ -10,13 +10,12 @@ from typing import Literal
 
 import tyro
 from action_heads_lab.reproduce.page import fill
-from common import RESULTS, table
+from common import DOCS, RESULTS, table
 from forms import split
 
 from action_heads._util.extras import require
 from action_heads.io.files import read_json
 
-DOCS = Path(__file__).parent.parent / "docs" / "results"
 PAGES = {"cpu": "speed-cpu.md", "cuda": "speed-gpu.md"}
 
 

@@ -24,7 +24,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.interval import wilson
 from common import KEEP_FREED_MEMORY, write_results
 
 ROOT = Path(__file__).parents[1]

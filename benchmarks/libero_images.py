@@ -30,11 +30,11 @@ from action_heads_lab.policies import actor
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.paper import PRINTED, TASKS
 from action_heads_lab.sim import libero
+from action_heads_lab.sim.interval import interval_text, wilson
 from action_heads_lab.sim.observations import Sight
-from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import read_results, table, write_results
+from common import DOCS, read_results, row_of, table, with_row, write_results
 from figures import draw
 from on_features import trained
 from torch import Tensor
@@ -44,7 +44,7 @@ from action_heads.adapt.settings import AdaptConfig, Columns, Text, Vision
 from action_heads.observed_policy import ObservedPolicy
 
 NAME = "libero_images"
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "libero-images.md"
+PAGE = DOCS / "libero-images.md"
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
 EXECUTE, DENOISING = 8, 10
@@ -166,8 +166,7 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
     """Train the policy of a cell and roll it out in every task, and write the results after each."""
     for task in tasks_of(cell):
         rows = finished()
-        new: dict[str, Any] = asdict(cell) | {"rolled": {}}
-        row = next((row for row in rows if asdict(cell).items() <= row.items()), new)
+        row = row_of(rows, asdict(cell)) or {**asdict(cell), "rolled": {}}
         before = row["rolled"].get(task, [])
         if len(before) >= episodes or time.monotonic() > until:
             continue
@@ -177,7 +176,7 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
         now = row | observed.training_record | {"rollout_seconds": spent}
         now["rolled"] = row["rolled"] | {task: before + successes}
         print(f"{cell.mode} {task}: {sum(now['rolled'][task])} of {len(now['rolled'][task])}", flush=True)
-        write_results(NAME, [*(other for other in rows if other is not row), now])
+        write_results(NAME, with_row(rows, asdict(cell), now))
 
 
 def named(row: dict[str, Any]) -> str:
@@ -196,7 +195,7 @@ def page(cells: Iterable[Cell]) -> None:
     """Write the tables of the page and a figure for each suite."""
     lines, ours, drawn = [], finished(), {}
     for cell in cells:
-        row = next((row for row in ours if asdict(cell).items() <= row.items()), None)
+        row = row_of(ours, asdict(cell))
         name = named(asdict(cell))
         if row is None:
             if any(each["suite"] == cell.suite for each in ours):
@@ -205,9 +204,8 @@ def page(cells: Iterable[Cell]) -> None:
                 lines.append([cell.suite, "all", "", "not run", "", "", ""])
             continue
         won, tried = drawn.setdefault(cell.suite, {})[name] = outcome(row)
-        low, high = (round(100 * end) for end in wilson(won, tried))
         tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
-        numbers = [f"{row['trained']:,}", f"{won} of {tried}", f"{low} to {high} %", tasks]
+        numbers = [f"{row['trained']:,}", f"{won} of {tried}", interval_text(*wilson(won, tried)), tasks]
         lines.append([cell.suite, name, *numbers, f"{row['training_cpu_seconds']} s"])
     head = ["suite", "run", "trained", "success", "95 % interval", "by task", "CPU time of training"]
     theirs = [

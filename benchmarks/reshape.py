@@ -22,8 +22,8 @@ import torch
 import tyro
 from action_heads_lab.sim import make
 from action_heads_lab.sim.demonstrations import Demonstrations
+from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.record import record
-from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout_worker import Play
 from action_heads_lab.sim.tasks import get_task
 from common import read_results, write_results

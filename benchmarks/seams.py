@@ -16,11 +16,10 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import table, write_results
+from common import DOCS, table, write_results
 from experts import EXPERTS, Expert
 
 from action_heads import ActionHead
@@ -28,7 +27,7 @@ from action_heads._util.conditions import Condition
 from action_heads.adapters import AdaLNZero
 from action_heads.policy import ConditionedHead
 
-PAGE = Path(__file__).parent.parent / "docs" / "results" / "action-experts.md"
+PAGE = DOCS / "action-experts.md"
 HEAD = "dae/mlp-5m-fk"
 OPENVLA = 4096  # The width of Llama 2 7B. OpenVLA has no expert.
 

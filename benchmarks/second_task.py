@@ -20,11 +20,11 @@ import torch
 import tyro
 from action_heads_lab.policies import actor, on_states
 from action_heads_lab.reproduce.page import fill
+from action_heads_lab.sim.interval import interval_text, wilson
 from action_heads_lab.sim.record import record
-from action_heads_lab.sim.report import wilson
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import read_results, table, write_results
+from common import DOCS, read_results, row_of, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead
@@ -35,7 +35,7 @@ from action_heads.observed_policy import ObservedPolicy
 HEAD, TASKS, DEMOS, STEPS, EPISODES = "dae/mixer-5m-fk", ("Lift", "Stack"), 100, 600, 50
 OUTCOMES = ("first", "second", "first_after_second")
 OUT = Path("outputs/second_task")
-PAGE = Path(__file__).parents[1] / "docs" / "results" / "second-task.md"
+PAGE = DOCS / "second-task.md"
 # Adapter and learning rate of each mode, as in the demo and in the study of images.
 SETTINGS = {
     "decoupled": (AdapterConfig("adaln_zero", hidden_dim=64, through="code"), 1e-2),
@@ -102,8 +102,7 @@ def page(rows: list[dict[str, Any]]) -> None:
     """Fill the tables of the page."""
 
     def of(count: int) -> str:
-        low, high = (round(100 * end) for end in wilson(count, EPISODES))
-        return f"{count} of {EPISODES} ({low} to {high} %)"
+        return f"{count} of {EPISODES} ({interval_text(*wilson(count, EPISODES))})"
 
     rows = sorted(rows, key=lambda row: (row["mode"], row["seed"]))
     head = ["run", "seed", TASKS[0], f"{TASKS[1]}, trained after it", f"{TASKS[0]} again", "the same chunks as before"]
@@ -135,7 +134,7 @@ def main(seeds: tuple[int, ...] = (0,)) -> None:
     torch.set_num_threads(1)
     for mode, seed in [(mode, seed) for seed in seeds for mode in SETTINGS]:
         rows = read_results("second_task", [])
-        if not any((row["mode"], row["seed"]) == (mode, seed) for row in rows):
+        if row_of(rows, {"mode": mode, "seed": seed}) is None:
             rows.append(measure(mode, seed))
             print(rows[-1], flush=True)
             write_results("second_task", rows)

@@ -34,8 +34,8 @@ import numpy as np
 import torch
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim import Sim
-from action_heads_lab.sim.report import wilson
-from common import read_results, table, write_results
+from action_heads_lab.sim.interval import error_bars, interval_text, wilson
+from common import DOCS, read_results, table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
@@ -56,7 +56,6 @@ from tiny_vlm.make import (  # type: ignore[import-not-found]
     recorded,
 )
 
-DOCS = Path(__file__).parents[1] / "docs" / "results"
 HEAD, EPISODES, STEPS = "dae/mlp-0.7m-fk", 50, 400
 TICK = 50  # ms
 LATENCIES = (0, 1, 2, 4, 10)  # ticks
@@ -291,10 +290,7 @@ def write_page(results: dict[str, dict[str, dict]]) -> None:
     success, seconds = [], []
     for name in names:
         cells = [results[name].get(str(latency)) for latency in LATENCIES]
-        found = [
-            "" if c is None else f"{c['successes']} ({100 * c['interval'][0]:.0f} to {100 * c['interval'][1]:.0f} %)"
-            for c in cells
-        ]
+        found = ["" if c is None else f"{c['successes']} ({interval_text(*c['interval'])})" for c in cells]
         success.append([name, *found])
         seconds.append(
             [name, *("" if c is None or c["successes"] == 0 else f"{c['seconds_to_success']:.1f}" for c in cells)]
@@ -335,10 +331,9 @@ def draw(results: dict[str, dict[str, dict]]) -> None:
         if not (cells := {k: results[name][k] for k in map(str, LATENCIES) if k in results.get(name, {})}):
             continue
         x = np.array([c["latency_ms"] for c in cells.values()]) + 4 * (i - 2)
-        y = np.array([c["successes"] / c["episodes"] for c in cells.values()])
-        low, high = np.array([c["interval"] for c in cells.values()]).T
-        error = np.maximum(0, [y - low, high - y])
-        ax.errorbar(x, y, error, color=colour, marker="o", ms=4, lw=1.5, capsize=2, elinewidth=0.8, label=name)
+        rates, errors = zip(*(error_bars(c["successes"], c["episodes"]) for c in cells.values()), strict=True)
+        style: dict[str, Any] = {"color": colour, "marker": "o", "ms": 4, "lw": 1.5, "capsize": 2, "elinewidth": 0.8}
+        ax.errorbar(x, rates, np.hstack(errors), label=name, **style)
     ax.set(xlabel="latency of the VLM, ms", ylabel="success on Lift, with 95 % intervals", ylim=(0, 1.02))
     ax.set_xticks([latency * TICK for latency in LATENCIES])
     ax.spines[["top", "right"]].set_visible(False)

@@ -29,7 +29,7 @@ from common import machine
 from stage2_studies import HEADS, STUDIES, Cell
 from torch import Tensor
 
-from action_heads import ActionHead, ConditionedHead, Normalizer
+from action_heads import ActionHead, ConditionedHead, Normalizer, golden
 from action_heads._util.progress import progress_bar
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.config import AdapterConfig
@@ -64,7 +64,7 @@ class Data:
 def pretrained(name: str) -> ActionHead:
     """Return a head, which is trained in the first call and loaded afterwards."""
     config = PretrainConfig.from_flat(HEADS[name] | {"out": OUT / "heads" / name, "name": name})
-    if not (config.folder / "golden.safetensors").exists():
+    if not (config.folder / golden.NAME).exists():
         pretrain(config, "benchmarks/stage2.py heads")
     return ActionHead.from_pretrained(config.folder)
 
@@ -123,8 +123,12 @@ def run(cell: Cell, device: str) -> dict:
     policy = build(cell, data, device)
     cond, actions, is_pad = data.train
     config = FitConfig(
-        **{"steps": cell.steps, "seed": cell.seed, "lr": cell.lr, "precision": "bf16"},
-        **{"levels": cell.levels, "noise_samples": cell.noise_samples},
+        steps=cell.steps,
+        seed=cell.seed,
+        lr=cell.lr,
+        precision="bf16",
+        levels=cell.levels,
+        noise_samples=cell.noise_samples,
     )
     began = time.monotonic()
     losses = fit(policy, actions, cond, is_pad=is_pad, config=config, description=str(cell))

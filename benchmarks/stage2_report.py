@@ -18,15 +18,14 @@ import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from action_heads_lab.reproduce import figure
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.sim.report import wilson
-from common import RESULTS, table, write_results
+from action_heads_lab.sim.interval import error_bars, wilson
+from action_heads_lab.sim.report import COLOURS
+from common import DOCS, read_results, table, write_results
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 
-DOCS = Path(__file__).parent.parent / "docs" / "results"
-COLOURS = figure.COLOURS | {"random-frozen-paper": "#9e2a2b"}
+MODE_COLOURS = COLOURS | {"random-frozen-paper": "#9e2a2b"}
 LEVEL = 0.1  # A value of the training loss.
 Row = tuple[Cell, dict]
 
@@ -47,7 +46,7 @@ QUESTIONS = {
 @cache
 def records() -> dict[str, dict]:
     """Return every finished cell by the name of its file: those in git, overridden by those of this machine."""
-    saved = json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
+    saved = read_results("stage2")
     known = {path_of(Cell(**r["cell"])).name: r for r in saved if HEADS.get(r["cell"]["head"]) == as_built(r["stage1"])}
     here = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in (OUT / "cells").glob("*.json")}
     return known | here
@@ -104,11 +103,6 @@ def error_table(rows: list[Row], with_loss: bool = True) -> str:
     return table(["head", "adapter", "system", "trained parameters", *names], lines, left=3)
 
 
-def success(cell: Cell, result: dict) -> tuple[float, float, float]:
-    """Return the success rate and Wilson's 95 % interval."""
-    return result["successes"] / cell.episodes, *wilson(result["successes"], cell.episodes)
-
-
 def steps_to(level: float, cell: Cell, curve: list[float]) -> str:
     """Return the training steps until the loss, averaged over a twentieth of the run, falls below a level."""
     means = np.convolve(curve, np.ones(5) / 5, "valid")
@@ -120,7 +114,7 @@ def success_table(rows: list[Row]) -> str:
     header = ["head", "system", "seed", "demonstrations", "trained", "success", "95 % interval", "mm"]
     lines = []
     for cell, result in rows:
-        _, low, high = success(cell, result)
+        low, high = wilson(result["successes"], cell.episodes)
         system = (cell.head, label(cell), str(cell.seed), str(cell.demos), f"{result['trainable']:,}")
         outcome = (f"{result['successes']} of {cell.episodes}", f"{low:.0%} to {high:.0%}", f"{result['mm_10']:.1f}")
         lines.append([*system, *outcome, steps_to(LEVEL, cell, result["curve"])])
@@ -129,20 +123,18 @@ def success_table(rows: list[Row]) -> str:
 
 def draw(rows: list[Row], x: Callable[[Cell, dict], float], xlabel: str, path: Path) -> None:
     """Draw success with intervals over `x`, a line for each system, at the best of the learning rates."""
-    lines: dict[str, dict[float, tuple[float, float, float]]] = defaultdict(dict)
+    lines: dict[str, dict[float, tuple[float, list[list[float]]]]] = defaultdict(dict)  # rate and error bars, by x
     style = {}
     for cell, result in rows:
         name, at = label(replace(cell, lr=Cell.lr)), x(cell, result)
-        lines[name][at] = max(lines[name].get(at, (0.0, 0.0, 0.0)), success(cell, result))
+        lines[name][at] = max(lines[name].get(at, (0.0, [])), error_bars(result["successes"], cell.episodes))
         dash = ":" if cell.relearn_step else {"code": "-", "blocks": "--", "both": "-."}[cell.through]
-        style[name] = {"color": COLOURS[cell.mode], "linestyle": "-" if cell.mode == "normal" else dash}
+        style[name] = {"color": MODE_COLOURS[cell.mode], "linestyle": "-" if cell.mode == "normal" else dash}
     figure, axes = plt.subplots(figsize=(8, 5.4), layout="constrained")
     for i, (name, points) in enumerate(lines.items()):
         xs = [at * (1 + 0.015 * (i - len(lines) / 2)) for at in sorted(points)]  # Intervals are drawn side by side.
-        rate, low, high = np.array([points[at] for at in sorted(points)]).T
-        axes.errorbar(
-            xs, rate, [rate - low, high - rate], marker="o", capsize=2, markersize=4, label=name, **style[name]
-        )
+        rates, errors = zip(*(points[at] for at in sorted(points)), strict=True)
+        axes.errorbar(xs, rates, np.hstack(errors), marker="o", capsize=2, markersize=4, label=name, **style[name])
     axes.set(xscale="log", ylim=(-0.02, 1.02), xlabel=xlabel)
     axes.set_ylabel(f"success on {rows[0][0].task}, {rows[0][0].episodes} episodes")
     axes.spines[["top", "right"]].set_visible(False)

@@ -47,8 +47,13 @@ class Cell:
 
 # Stage 1 settings (`PretrainConfig`) of every head. They are small and short, so that many can be compared.
 BASE: dict[str, Any] = {
-    **{"width": 128, "depth": 4, "steps": 1500, "save_every": 1500},
-    **{"mechanisms": ("adaln_zero",), "data": ("synthetic:panda",), "precision": "bf16"},
+    "width": 128,
+    "depth": 4,
+    "steps": 1500,
+    "save_every": 1500,
+    "mechanisms": ("adaln_zero",),
+    "data": ("synthetic:panda",),
+    "precision": "bf16",
 }
 HEADS: dict[str, dict[str, Any]] = {
     "base": BASE,

@@ -5,7 +5,6 @@ uv run benchmarks/systems.py    # from benchmarks/results/stage2.json: tables an
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 
@@ -17,19 +16,18 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from action_heads_lab.reproduce import paper, results
 from action_heads_lab.reproduce.config import Run
-from action_heads_lab.reproduce.figure import COLOURS
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate as rate_of
 from action_heads_lab.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
-from action_heads_lab.sim.report import wilson
-from common import RESULTS, table
+from action_heads_lab.sim.interval import error_bars, wilson
+from action_heads_lab.sim.report import COLOURS
+from common import DOCS, read_results, table
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS
 from action_heads.counts import trained
 
-DOCS = Path(__file__).parent.parent / "docs" / "results"
 PAGES = {"backbones": "backbones.md", "stage1": "stage1-signals.md", "experts": "action-experts.md"}
 COND_DIM = 274  # The paper's observation on MimicGen: twice two cameras' 64 features and nine numbers of the robot.
 MODES = ("decoupled", "normal", "random-frozen")
@@ -81,10 +79,6 @@ ATTACHED = {
 Cells = list[dict]
 
 
-def read_cells() -> Cells:
-    return json.loads((RESULTS / "stage2.json").read_text(encoding="utf-8"))["results"]
-
-
 @cache
 def random_head(**config) -> ActionHead:
     """Return a head of full size whose parameters are only counted."""
@@ -102,15 +96,17 @@ def counts(config: dict, mechanism: str, cond_dim: int, mode: str = "decoupled",
     return backbone + (0 if options.get("relearn_step") else own), adapter
 
 
-def pooled(cells: Cells) -> tuple[int, int, float, float]:
-    """Return successes and episodes of all seeds, and Wilson's 95 % interval."""
-    won, of = (sum(v) for v in zip(*((c["result"]["successes"], c["cell"]["episodes"]) for c in cells), strict=True))
-    return won, of, *wilson(won, of)
+def pooled(cells: Cells) -> tuple[int, int]:
+    """Return successes and episodes of all seeds."""
+    return sum(c["result"]["successes"] for c in cells), sum(c["cell"]["episodes"] for c in cells)
 
 
 def rate(cells: Cells) -> str:
-    """Return the pooled successes as text."""
-    return "{} of {} ({:.0%} to {:.0%})".format(*pooled(cells)) if cells else "not run"
+    """Return the pooled successes with their 95 % interval as text."""
+    if not cells:
+        return "not run"
+    (won, of), (low, high) = pooled(cells), wilson(*pooled(cells))
+    return f"{won} of {of} ({low:.0%} to {high:.0%})"
 
 
 def select(cells: Cells, **wanted) -> Cells:
@@ -224,19 +220,10 @@ def draw(cells: Cells, matched: int, path: Path) -> None:
                 part = select(cells, head=f"transformer {name}", mode=mode, trained=count)
                 if not part:
                     continue
-                won, of, low, high = pooled(part)
-                error = [[max(0, won / of - low)], [max(0, high - won / of)]]
+                success, error = error_bars(*pooled(part))
                 label = mode if name == MECHANISMS[0] else None
-                ax.bar(
-                    x + shift,
-                    won / of,
-                    0.25,
-                    yerr=error,
-                    color=COLOURS[mode],
-                    label=label,
-                    capsize=2,
-                    error_kw={"lw": 0.8},
-                )
+                style = {"color": COLOURS[mode], "capsize": 2, "error_kw": {"lw": 0.8}}
+                ax.bar(x + shift, success, 0.25, yerr=error, label=label, **style)
         ax.set_title(f"{title}: Lift, states", fontsize=10)
     for ax in axes:
         ax.set_xticks(at, [m.replace("_", "\n") for m in MECHANISMS], fontsize=8)
@@ -248,7 +235,7 @@ def draw(cells: Cells, matched: int, path: Path) -> None:
 
 
 def main() -> None:
-    cells = read_cells()
+    cells: Cells = read_results("stage2")
     study = [c for c in cells if c["cell"]["head"].startswith("transformer ")]
     full = [c for c in cells if c["cell"]["head"].startswith("DP-T ") and c["cell"]["task"] == "Stack"]
     as_paper, matched = by_freezing(study)

@@ -14,8 +14,7 @@ import warnings
 import torch
 import tyro
 from action_heads_lab.reproduce.page import fill
-from common import table, write_results
-from latency_report import DOCS
+from common import DOCS, table, write_results
 from torch import Tensor, nn
 
 from action_heads import ActionHead

@@ -20,13 +20,13 @@ from functools import partial
 import torch
 from common import write_results
 from torch import Tensor
+from work import count
 
 from action_heads import ActionHead, HeadConfig, Normalizer
 from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.adapters import AdaLNZero, FiLM
 from action_heads.kinematics.synthetic import pose_actions, synthetic_chunks
 from action_heads.policy import ConditionedHead
-from action_heads.runtime.work import count
 
 COND_DIM, BATCH, VALIDATION = 1024, 64, 512
 

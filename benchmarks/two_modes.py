@@ -14,7 +14,7 @@ import math
 
 import torch
 import tyro
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.interval import wilson
 from common import write_results
 from stage2 import pretrained
 from stage2_studies import HEADS

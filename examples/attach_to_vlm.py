@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 import tyro
 from action_heads_lab.sim import Demonstrations, Sim
-from action_heads_lab.sim.report import wilson
+from action_heads_lab.sim.interval import wilson
 from tiny_vlm.make import CAMERA, EVERY, HERE, PIXELS, lift, processed, recorded
 from torch import Tensor
 from tqdm import trange

@@ -118,7 +118,9 @@ class Embedder:
             shape=self.shape,
             run=self.run,
             shard_size=max(16, min(1024, int(SHARDED / size))),
-            **{"desc": "embedding", "unit": "sample", "disable": rank > 0},
+            desc="embedding",
+            unit="sample",
+            disable=rank > 0,
         )
         pairs = [list(zip(found.files, found.keys, strict=True))]
         shares = require("accelerate.utils", "train").gather_object(pairs)

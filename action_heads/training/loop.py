@@ -32,7 +32,10 @@ def train(trainer: Training, folder: Path) -> None:
     # A killed run may have logged points after its last saved state. They are logged again, so the old ones are purged.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step}})
     bar = progress_bar(
-        **{"total": config.optimiser.steps, "initial": trainer.step, "desc": trainer.description, "unit": "step"},
+        total=config.optimiser.steps,
+        initial=trainer.step,
+        desc=trainer.description,
+        unit="step",
         disable=not accelerator.is_main_process,
     )
     losses: list[Tensor] = []

@@ -50,7 +50,10 @@ def embed(
         key=lambda inputs: fingerprint(tensors_only(inputs), identity),
         shape=shapes,
         run=lambda waiting: embed_batch(tap, waiting),
-        **{"batch_size": batch_size, "shard_size": shard_size, "desc": "embedding", "unit": "sample"},
+        batch_size=batch_size,
+        shard_size=shard_size,
+        desc="embedding",
+        unit="sample",
     )
     return Embeddings(outputs.files, outputs.keys)
 

@@ -3,37 +3,30 @@
 python benchmarks/gpu/pack_3_fused.py          # at most 12 minutes on one H100 or H200; installs nothing
 TRITON_INTERPRET=1 python benchmarks/gpu/pack_3_fused.py --toy      # the same on a CPU, to show that it works
 
-Results: <out>/pack_3_fused.json, written after every measurement, and printed last. `tiles` names the fastest tiles for
-`tiles_for` in action_heads/runtime/fused.py. Times are of `sample`, synchronised, in milliseconds.
+Results: <out>/pack_3_fused.json. `tiles` names the fastest tiles for `tiles_for` in action_heads/runtime/fused.py.
+Times are of `sample`, synchronised, in milliseconds.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from packs import Pack, device, options
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from action_heads import ActionHead, HeadConfig  # noqa: E402
-from action_heads._util.machine import machine  # noqa: E402
-from action_heads.adapters import ADAPTERS  # noqa: E402
-from action_heads.diffusion.samplers import Sampling  # noqa: E402
-from action_heads.runtime.compiled import Compiled, CompiledPolicy, compile_policy  # noqa: E402
-from action_heads.runtime.fused import FusedHead, Tiles, coefficients, tiles_for  # noqa: E402
-from action_heads.runtime.graph import capture  # noqa: E402
+from action_heads import ActionHead, HeadConfig
+from action_heads.adapters import ADAPTERS
+from action_heads.diffusion.samplers import Sampling
+from action_heads.runtime.compiled import Compiled, CompiledPolicy, compile_policy
+from action_heads.runtime.fused import FusedHead, Tiles, coefficients, tiles_for
+from action_heads.runtime.graph import capture
 
 COND_DIM = 512
+LONGEST = 60  # seconds that a measurement may take, so that none begins in the last of the pack
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 # The most important case first, since time may run out.
 CASES = [(1, 10), (1, 1), (256, 10), (4096, 10), (16, 10), (16, 1), (256, 1), (4096, 1)]
@@ -59,24 +52,16 @@ LARGE = [
 ]
 
 
-class Record:
-    """Results by name in one JSON file, and the time that is left."""
+def once(pack: Pack, name: str, measure: Callable[[], Any]) -> Any:
+    """Return a result as `Pack.once` does. An error is a result too: one failing case must not cost the others."""
 
-    def __init__(self, path: Path, minutes: float):
-        self.path, self.end = path, time.monotonic() + 60 * minutes
-        self.results: dict[str, Any] = {"machine": machine()}
-
-    def once(self, name: str, measure: Callable[[], Any]) -> Any:
-        """Measure and write, or note that there was no time, or the error."""
-        if time.monotonic() > self.end:
-            return self.results.setdefault("left_out", []).append(name)
+    def measured() -> Any:
         try:
-            self.results[name] = measure()
-        except Exception as error:  # One failing case must not cost the others.
-            self.results[name] = {"error": f"{type(error).__name__}: {str(error)[:400]}"}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text(json.dumps(self.results, indent=2) + "\n", encoding="utf-8")
-        return self.results[name]
+            return measure()
+        except Exception as error:
+            return {"error": f"{type(error).__name__}: {str(error)[:400]}"}
+
+    return pack.once(name, LONGEST, measured)
 
 
 def synchronize() -> None:
@@ -127,56 +112,58 @@ def check(policy: Any, dtype: torch.dtype, cond: torch.Tensor) -> dict[str, Any]
     return {"max": float(apart.max()), "mean": float(apart.mean()), "fell_back": fast.head.fell_back}  # type: ignore[union-attr]
 
 
-def tuned(record: Record, name: str, policy: Any, dtype: torch.dtype, cond: torch.Tensor, toy: bool) -> Tiles:
+def tuned(pack: Pack, name: str, policy: Any, dtype: torch.dtype, cond: torch.Tensor) -> Tiles:
     """Return the fastest tiles of the short list; those of `tiles_for` if there was no time or none works."""
     own = tiles_for(len(cond) * policy.head.config.horizon)
-    listed = [Tiles(), Tiles(rows=32)] if toy else SMALL if own.rows == 16 else LARGE
+    listed = [Tiles(), Tiles(rows=32)] if pack.toy else SMALL if own.rows == 16 else LARGE
     found = {}
     for tiles in dict.fromkeys((own, *listed)):
         key = f"tiles {name} {'/'.join(map(str, tiles))}"
-        took = record.once(key, lambda tiles=tiles: loop_ms(policy, dtype, tiles, cond, 0.02 if toy else 0.2))
+        took = once(pack, key, lambda tiles=tiles: loop_ms(policy, dtype, tiles, cond, 0.02 if pack.toy else 0.2))
         if isinstance(took, float):
             found[tiles] = took
     best = min(found, key=found.__getitem__, default=own)
-    record.results.setdefault("tiles", {})[name] = best._asdict()
+    pack.results.setdefault("tiles", {})[name] = best._asdict()
+    pack.write()
     return best
 
 
-def run(record: Record, toy: bool) -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def run(pack: Pack) -> None:
+    """Check, tune and time the kernels of each head and mechanism."""
+    toy, on = pack.toy, device()
     if toy:
         small = HeadConfig(name="toy/mixer", backbone="mixer", width=16, depth=1, horizon=4, rank=4)
-        heads = {"mixer": ActionHead(small).freeze().to(device)}
+        heads = {"mixer": ActionHead(small).freeze().to(on)}
     else:
-        heads = {n: ActionHead.from_pretrained(f"dae/{n}-5m-fk", device=device) for n in ("mixer", "mlp")}
+        heads = {n: ActionHead.from_pretrained(f"dae/{n}-5m-fk", device=on) for n in ("mixer", "mlp")}
     policies = {
-        (name, kind): head.attach(ADAPTERS[kind](COND_DIM)).to(device).eval()
+        (name, kind): head.attach(ADAPTERS[kind](COND_DIM)).to(on).eval()
         for name, head in heads.items()
         for kind in (("adaln_zero",) if toy else head.config.mechanisms)
     }
     dtypes = {"fp32": torch.float32} if toy else DTYPES
     for (name, kind), policy in policies.items():
         for label, dtype in dtypes.items():
-            cond = torch.randn(3, COND_DIM, device=device)
-            record.once(f"check {name} {kind} {label}", lambda p=policy, d=dtype, c=cond: check(p, d, c))
+            cond = torch.randn(3, COND_DIM, device=on)
+            once(pack, f"check {name} {kind} {label}", lambda p=policy, d=dtype, c=cond: check(p, d, c))
     main = [key for key in policies if key[1] in ("adaln_zero", "film")] if not toy else list(policies)
     best: dict[tuple, Tiles] = {}
     for batch, steps in [(1, 1)] if toy else CASES:
-        cond = torch.randn(batch, COND_DIM, device=device)
+        cond = torch.randn(batch, COND_DIM, device=on)
         for label, dtype in dtypes.items():
             for key in main if batch in (1, 4096) or toy else main[:1]:
                 policy = policies[key]
                 if (label, batch) not in best:
-                    best[label, batch] = tuned(record, f"{label} {batch}", policy, dtype, cond, toy)
+                    best[label, batch] = tuned(pack, f"{label} {batch}", policy, dtype, cond)
                 case, seconds = f"{' '.join(key)} {label} batch {batch} steps {steps}", 0.02 if toy else 0.7
                 methods: dict[str, Callable[[], Any]] = {
                     "fused": lambda p=policy, d=dtype, t=best[label, batch]: fused(p, d, t),
                     "eager": lambda p=policy, d=dtype: compile_policy(p, "eager", d),
                 }
-                if device == "cuda":
+                if on == "cuda":
                     methods["graph"] = lambda p=policy, d=dtype: compile_policy(p, "graph", d)
                 for method, build in methods.items():
-                    record.once(f"{case}: {method}", lambda b=build, c=cond, k=steps, s=seconds: timed(b(), c, k, s))
+                    once(pack, f"{case}: {method}", lambda b=build, c=cond, k=steps, s=seconds: timed(b(), c, k, s))
 
 
 def timed(fast: CompiledPolicy, cond: torch.Tensor, steps: int, seconds: float) -> dict[str, Any]:
@@ -187,20 +174,16 @@ def timed(fast: CompiledPolicy, cond: torch.Tensor, steps: int, seconds: float) 
     return found
 
 
+def failed(result: Any) -> bool:
+    return isinstance(result, dict) and "error" in result
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--toy", action="store_true", help="a size that a CPU computes in seconds, with the interpreter"
-    )
-    parser.add_argument("--minutes", type=float, default=11, help="no measurement begins after so many minutes")
-    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "outputs" / "gpu"))
-    options = parser.parse_args()
-    record = Record(options.out / "pack_3_fused.json", options.minutes)
-    run(record, options.toy)
-    for name, value in record.results.items():
-        if not name.startswith("tiles ") and name != "machine":
-            print(f"{name}: {json.dumps(value)}")
-    print(record.path)
+    """Run the pack. What failed in an earlier one is measured again."""
+    pack, _ = options(__doc__ or "", "pack_3_fused")
+    pack.results = {name: result for name, result in pack.results.items() if not failed(result)}
+    run(pack)
+    pack.report()
 
 
 if __name__ == "__main__":

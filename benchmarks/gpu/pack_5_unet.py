@@ -15,6 +15,8 @@ from pathlib import Path
 
 from packs import ROOT, Pack, action_heads, cores, device, files, options, stage1_record, steps_in, workers
 
+from action_heads import golden
+
 MODES = ("decoupled", "normal", "random-frozen")
 STAGE1, ROLLOUTS = 240, 120  # seconds for Stage 1 with its start, and kept free for rollouts
 BATCH = 256  # of Stage 1
@@ -43,7 +45,7 @@ def pretraining(pack: Pack, out: Path, steps: int) -> list[str]:
 
 def pretrained(pack: Pack, head: Path) -> bool:
     """Pretrain the head unless it is here, and return whether it is."""
-    if (head / "golden.safetensors").exists():
+    if (head / golden.NAME).exists():
         return True
     few, tried = 2 if pack.toy else 100, head.with_name(f"{head.name}-speed")
     if pack.run({"stage-1-speed": pretraining(pack, tried, few)}, 120)["stage-1-speed"] != 0:

@@ -20,10 +20,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from action_heads._util.machine import cores, machine
-from action_heads.io import files
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # a machine of which the project is not installed
+
+from action_heads._util.machine import cores, machine  # noqa: E402
+from action_heads.io import files  # noqa: E402
+
 PATHS = (ROOT, ROOT / "lab", ROOT / "lerobot_policy_dae", ROOT / "benchmarks")
 EARLIER = Path(__file__).parent / "results"  # results of earlier packs, which are not computed again
 

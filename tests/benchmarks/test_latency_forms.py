@@ -51,13 +51,13 @@ def test_names_of_systems_have_commas_of_their_own(module):
 
 def test_a_floor_uses_the_rate_that_the_operations_may_reach(module, monkeypatch):
     latency, rates = module("latency"), {"fp32": 10, "tf32": 30, "bf16": 40}
-    work = latency.Work(products=120, convolutions=60)
+    operations = latency.Operations(products=120, convolutions=60)
     monkeypatch.setattr(latency, "tf32", lambda dtype: (False, dtype == "fp32"))
-    assert work.floor(rates, "fp32") == 120 / 10 + 60 / 30
-    assert work.floor(rates, "bf16") == 180 / 40
-    assert work.floor({"fp32": 10}, "fp32") == 180 / 10, "a CPU has no TF32"
+    assert operations.floor(rates, "fp32") == 120 / 10 + 60 / 30
+    assert operations.floor(rates, "bf16") == 180 / 40
+    assert operations.floor({"fp32": 10}, "fp32") == 180 / 10, "a CPU has no TF32"
     monkeypatch.setattr(latency, "tf32", lambda dtype: (True, True))
-    assert work.floor(rates, "fp32") == 180 / 30
+    assert operations.floor(rates, "fp32") == 180 / 30
 
 
 def test_torch_allows_tf32_to_convolutions_alone_unless_it_is_asked(module):
@@ -73,8 +73,8 @@ def test_convolutions_are_counted_apart(module):
         for _ in range(steps):
             product(convolution(cond))
 
-    work = module("latency").work_of(sample, 3, 10, torch.zeros(1, 4, 16))
-    assert (work.products, work.convolutions) == (3 * 10 * 2 * 8 * 16 * 16, 3 * 10 * 2 * 4 * 8 * 3 * 16)
+    operations = module("latency").operations_of(sample, 3, 10, torch.zeros(1, 4, 16))
+    assert (operations.products, operations.convolutions) == (3 * 10 * 2 * 8 * 16 * 16, 3 * 10 * 2 * 4 * 8 * 3 * 16)
 
 
 def test_new_rows_take_the_place_of_the_same_case(module):

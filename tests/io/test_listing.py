@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "guides" / "choose-head.md"
 
 def test_the_page_shows_the_table_of_the_command(capsys):
     heads(HeadsConfig())
-    shown = re.search(r"<!-- heads -->\n(.*?)\n<!-- /heads -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    shown = re.search(r"<!-- heads -->\n(.*?)\n<!-- end -->", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert shown is not None
     assert shown[1] == capsys.readouterr().out.strip(), "run `uv run benchmarks/head_latency.py --page`"
 

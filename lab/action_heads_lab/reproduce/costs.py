@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from action_heads import golden
 from action_heads_lab.reproduce import heads
 from action_heads_lab.reproduce.config import EXPERTS, Run
 from action_heads_lab.reproduce.families import family_of
@@ -77,7 +78,7 @@ def preparing(left: Sequence[Run], work: Path) -> float:
     recordings, pretrained = {}, {}
     for run in left:
         config = heads.stage1(run, work)
-        if config and not (config.folder / "golden.safetensors").exists():
+        if config and not (config.folder / golden.NAME).exists():
             size = run.head if run.head in STAGE_1 else PAPER
             pretrained[config.folder] = STAGE_1[size] * config.optimiser.steps * BATCH
         for task in family_of(run).subtasks(run) if run.data == EXPERTS else []:

@@ -11,10 +11,11 @@ from action_heads_lab.reproduce.cells import Table
 from action_heads_lab.reproduce.config import ALL_MODES
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate
+from action_heads_lab.sim.interval import error_bars
+from action_heads_lab.sim.report import COLOURS
 from action_heads_lab.sim.tasks import TASKS
 
 WIDTH = 0.26
-COLOURS = {"decoupled": "#2a6f97", "normal": "#6c757d", "random-frozen": "#e09f3e"}
 
 
 def draw(table: Table, path: Path) -> None:
@@ -70,9 +71,8 @@ def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
     if not results:
         return
     found = rate(results)
-    low, high = found.interval
-    error = [[max(0.0, found.value - low)], [max(0.0, high - found.value)]]
-    axis.bar(at, found.value, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
+    value, error = error_bars(found.successes, found.episodes)
+    axis.bar(at, value, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
 
 
 def _paper(axis, backbone: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from action_heads import ActionHead
+from action_heads import ActionHead, golden
 from action_heads.actions.layouts import ActionLayout
 from action_heads.config import UNIVERSAL
 from action_heads.io import files
@@ -74,7 +74,7 @@ def pretrained(run: Run, root: Path, device: str = "cpu") -> ActionHead:
     if config is None:
         return ActionHead.from_pretrained(bundled(run) or run.head, device=device)
     with once(config.folder):
-        if not (config.folder / "golden.safetensors").exists():
+        if not (config.folder / golden.NAME).exists():
             if OWN in run.stage1:
                 family_of(run).make_motion(run, root)
             pretrain(config, f"action_heads_lab.reproduce for {run}")

@@ -14,13 +14,13 @@ import numpy as np
 from action_heads._util.extras import require
 from action_heads.head import ActionHead
 from action_heads.io import files
-from action_heads_lab.sim.interval import wilson
+from action_heads_lab.sim.interval import error_bars, wilson
 
 TRIAL = "trial.json"  # in the folder of a head: its results on a task, for its card
 
-COLOURS = {
+COLOURS = {  # of the modes, in all figures
     "decoupled": "#2a6f97",
-    "normal": "#468faf",
+    "normal": "#6c757d",
     "random-frozen": "#e09f3e",
     "random-relearned": "#9e2a2b",
     "blind": "#adb5bd",
@@ -92,10 +92,10 @@ def draw(rows: list[Row], title: str, path: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for i, row in enumerate(rows):
-        rate, (low, high) = row.successes / row.episodes, row.interval
+        rate, error = error_bars(row.successes, row.episodes)
         colour = COLOURS[row.name]
         left.bar(i, rate, color=colour, width=0.65)
-        left.errorbar(i, rate, [[max(0, rate - low)], [max(0, high - rate)]], color="#333333", capsize=4, linewidth=1.2)
+        left.errorbar(i, rate, error, color="#333333", capsize=4, linewidth=1.2)
         progress = [(j + 0.5) / len(row.losses) for j in range(len(row.losses))]
         right.plot(progress, row.losses, color=colour, label=row.name)
     left.set(ylim=(0, 1.02), ylabel="success rate", title=title)

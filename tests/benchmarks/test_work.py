@@ -6,6 +6,8 @@ Axes: b batch, h horizon, a action, c condition, w width, u hidden units, r code
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +15,10 @@ from small import COND_DIM, actions, conditions, generator, tiny_head, trained_p
 
 from action_heads import ActionHead
 from action_heads.adapters import AdaLNZero, FiLM
-from action_heads.runtime.work import Work, count
+
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    work = import_module("work")
 
 B, H, A, W, U, DEPTH, R = 4, 16, 10, 16, 64, 3, 4  # of tiny_head and its batches
 PROJECTIONS = 2 * B * H * 2 * A * W  # from and to actions
@@ -21,10 +26,10 @@ BLOCKS = 2 * B * H * DEPTH * 2 * W * U
 READ = 2 * B * (COND_DIM * W + W * W)  # the adapter's reading network, twice its multiplications
 
 
-def sampling(policy, k: int) -> Work:
+def sampling(policy, k: int):
     call = partial(policy.sample, conditions(B), steps=k)
     call()
-    return count(call)
+    return work.count(call)
 
 
 @pytest.mark.parametrize(("mechanism", "values"), [("adaln_zero", DEPTH * 3 * W), ("film", DEPTH * 2 * U)])
@@ -66,20 +71,20 @@ def test_a_chunk_of_the_shipped_head():
     policy = ActionHead.from_pretrained("dae/mlp-5m-fk").attach(AdaLNZero(1024)).eval()
     cond = torch.zeros(1, 1024)
     policy.sample(cond)
-    work = count(lambda: policy.sample(cond))
-    assert work.flops == 1_348_435_968
-    assert work.operators <= 923  # 12 of them look whether condition, chunk and frozen head are sound
-    assert work.bytes <= 19_690_000
+    found = work.count(lambda: policy.sample(cond))
+    assert found.flops == 1_348_435_968
+    assert found.operators <= 923  # 12 of them look whether condition, chunk and frozen head are sound
+    assert found.bytes <= 19_690_000
 
 
-def training(policy) -> Work:
+def training(policy):
     def step() -> None:
         policy.zero_grad()
         policy.loss(actions(B), conditions(B), generator=generator()).backward()
 
     policy.train()
     step()
-    return count(step)
+    return work.count(step)
 
 
 def test_a_frozen_network_gets_no_weight_gradients():
@@ -110,7 +115,7 @@ def test_noise_samples_share_the_adapters_work():
         return policy.loss(actions(B), conditions(B), noise_samples=n)
 
     loss(1)
-    one, eight = (count(partial(loss, n)) for n in (1, 8))
+    one, eight = (work.count(partial(loss, n)) for n in (1, 8))
     assert eight.flops - one.flops == 7 * (PROJECTIONS + BLOCKS)
 
 

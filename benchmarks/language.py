@@ -249,7 +249,8 @@ def write_page(rows: list[dict[str, Any]]) -> None:
     def lifted(row: dict[str, Any], kind: str) -> str:
         if kind not in row:
             return ""
-        return f"{row[kind]['named']} ({interval_text(*row[kind]['interval'])}) / {row[kind]['other']}"
+        found = row[kind]
+        return f"{found['named']} ({interval_text(*wilson(found['named'], found['episodes']))}) / {found['other']}"
 
     header = ["observes", "system", *SAID.values(), "trained parameters", "training, CPU s"]
     costs = [(f"{row['trained']:,}", str(row["training_cpu_seconds"])) for row in rows]

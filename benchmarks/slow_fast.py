@@ -290,7 +290,10 @@ def write_page(results: dict[str, dict[str, dict]]) -> None:
     success, seconds = [], []
     for name in names:
         cells = [results[name].get(str(latency)) for latency in LATENCIES]
-        found = ["" if c is None else f"{c['successes']} ({interval_text(*c['interval'])})" for c in cells]
+        found = [
+            "" if c is None else f"{c['successes']} ({interval_text(*wilson(c['successes'], c['episodes']))})"
+            for c in cells
+        ]
         success.append([name, *found])
         seconds.append(
             [name, *("" if c is None or c["successes"] == 0 else f"{c['seconds_to_success']:.1f}" for c in cells)]

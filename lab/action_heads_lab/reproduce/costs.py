@@ -1,6 +1,6 @@
 """Estimate the CPU seconds of runs: the work of a run times the rates of finished ones.
 
-A run trains on chunks and rolls out ticks, and the time of each hardly depends on the task. So a short trial with few
+A run trains on chunks and rolls out ticks, and the time of each depends little on the task. So a short trial with few
 training steps and episodes predicts the cost of a whole run.
 """
 
@@ -70,7 +70,7 @@ class Costs:
 def _alike(run: Run) -> tuple[tuple, ...]:
     """Return the groups that share a rate with a run, the most similar first."""
     seen, head = run.observation, run.head
-    return (seen, head, run.task, run.backbone), (seen, head, run.task), (seen, head), (seen,)
+    return (seen, head, run.task, run.backbone), (seen, head, run.task), (seen, head, run.family), (seen, head), (seen,)
 
 
 def preparing(left: Sequence[Run], work: Path) -> float:

@@ -195,9 +195,10 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
                 lines.append(f"| {name} | **{named[i]}**, best of {tried} checkpoints | {best} | |")
     parts = ["\n".join(lines)]
     for i, table in enumerate(ours, 1):
-        run = {name: list(dict.fromkeys(getattr(key, name) for key in table.cells)) for name in ("task", "backbone")}
+        run = [task for task in tasks if any(key.task == task for key in table.cells)]
+        backbones = list(dict.fromkeys(key.backbone for key in table.cells))
         title = f"{named[i].capitalize()}: {table.title}"
-        parts.append(f"**{title}.**\n\n{_table(table, run['task'], run['backbone'])}")
+        parts.append(f"**{title}.**\n\n{_table(table, run, backbones)}")
     return "\n\n".join([*parts, _cost(found) if found else "We have no runs of this family."])
 
 

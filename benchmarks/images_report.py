@@ -52,7 +52,7 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
     axes[0, 0].set_ylabel("success, with 95 % intervals")
     handles = {name: h for ax in axes[0] for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(DOCS / f"{name}.png", dpi=120)
+    figure.savefig(DOCS / f"{name}.png", dpi=120, bbox_inches="tight")  # A legend may be wider than one panel.
     plt.close(figure)
     return True
 

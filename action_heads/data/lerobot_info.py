@@ -128,13 +128,16 @@ def _feature(feature: object, where: str) -> Feature:
 def names_of(names: object, width: int) -> tuple[str, ...] | None:
     """Return the names of a feature's values, or None unless each has one.
 
-    LeRobot writes a list, an object with one list, or an object from names to indices.
+    LeRobot writes a list, an object with one list, or an object from names to indices. An object may also have a list
+    for each part of the robot, such as its arms, in their order.
     """
     if isinstance(names, dict) and names:
         if all(isinstance(place, int) for place in names.values()):
             names = sorted(names, key=names.__getitem__)
         elif len(names) == 1:
             names = next(iter(names.values()))
+        elif all(isinstance(part, list) for part in names.values()):
+            names = [f"{part}.{name}" for part, its in names.items() for name in its]
     if isinstance(names, list) and len(names) == width and all(isinstance(name, str) for name in names):
         return tuple(names)
     return None

@@ -187,6 +187,15 @@ def test_names_as_teleoperators_write_them(names, said, tmp_path):
         DAEPolicy(config, STATS, data)
 
 
+def test_names_by_arm(tmp_path):
+    data = meta()
+    arm = [*[f"joint_{i}" for i in range(6)], "gripper"]
+    data.features[ACTION]["names"] = {"left": arm, "right": arm}
+    config = DAEConfig(head=head_folder(tmp_path), device="cpu", **features(action=14))
+    stats = {ACTION: {"min": np.full(14, -1.0), "max": np.ones(14)}}
+    assert str(DAEPolicy(config, stats, data).layout) == "joint:6 gripper joint:6 gripper"
+
+
 def test_a_policy_that_was_rounded_is_not_saved(tmp_path):
     """Its head could not be told from a damaged one, so the file could never be loaded."""
     for dtype in (torch.float16, torch.bfloat16):

@@ -6,8 +6,9 @@ T noise levels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,14 @@ from action_heads.modulation import HeadModulation
 
 if TYPE_CHECKING:
     from action_heads.runtime.compiled import CompiledPolicy
+
+
+T = TypeVar("T", Sampling, Continue)
+
+
+def options_of(kind: type[T], given: Mapping[str, Any]) -> T:
+    """Return a `Sampling` or a `Continue` with those of its fields that are given."""
+    return kind(**{field.name: given[field.name] for field in fields(kind) if field.name in given})
 
 
 class Acts:

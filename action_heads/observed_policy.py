@@ -18,12 +18,11 @@ from action_heads._util.checks import as_device
 from action_heads._util.conditions import Condition, Mask
 from action_heads.actions.contract import Contract
 from action_heads.encoders import ObservationEncoder
-from action_heads.encoders.observation import Tokens
+from action_heads.encoders.observation import GREY, Tokens
 from action_heads.head import ActionHead
 from action_heads.io import hub
 from action_heads.policy import ConditionedHead
 
-GREY = 0.5
 Images = Mapping[str, Tensor]
 
 

@@ -294,8 +294,7 @@ class ConditionedHead(Policy):
         def read(folder: Path) -> ConditionedHead:
             file = folder / adapter_file.NAME
             pointer = adapter_file.read(file)[1]["head"]
-            options = {"dtype": dtype, "device": device, **kwargs}
-            return adapter_file.load(load_head(pointer, file, head, **options), file)
+            return adapter_file.load(load_head(pointer, file, head, dtype=dtype, device=device, **kwargs), file)
 
         return hub.load(path, read, [adapter_file.NAME], revision=revision, **kwargs)[0]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ LAYOUTS = {
     "bimanual_pose_6d": "position 6d gripper position 6d gripper",
 }
 FORMS = tuple(form for form in SHAPES if form != "matrix")
+NORMED = ("6d", "quaternion", "quaternion_wxyz")  # the other forms are angles, of which any three are a rotation
 UNITS = r"(?:\*(?P<unit>\d*\.?\d+(?:e-?\d+)?))?"
 PART = re.compile(rf"(?P<name>position|gripper|{'|'.join(FORMS)}){UNITS}|joint:(?P<joints>[1-9]\d*)")
 GRAMMAR = (
@@ -165,12 +166,10 @@ class ActionLayout:
         pieces = actions.split([width for _, width in space.parts], dim=-1)
         decoded = [self._decode(part, x) for part, x in zip(self.parts, pieces, strict=True)]
         if self.mode == "absolute" and not canonical:
-            begin = 0
-            for i, part in enumerate(self.parts):
+            for i, (part, at) in enumerate(self._places()):
                 if part.kind == "rotation":
-                    before = None if last is None else last[..., begin : begin + part.columns] * part.unit
+                    before = None if last is None else last[..., at] * part.unit
                     decoded[i] = continued(decoded[i] * part.unit, part.form, actions.dim(), before) / part.unit
-                begin += part.columns
         return torch.cat(decoded, dim=-1)
 
     def normalizer(self, stats: Mapping[str, Any], margin: float = 0.05) -> Normalizer:
@@ -184,9 +183,9 @@ class ActionLayout:
             ValueError: statistics are missing or not finite, or contradict a rotation's form or the declared values of
                 the gripper.
         """
-        self.check_rotations(stats)
-        self.check_gripper(stats)
         low, high = self.check_range(stats)
+        self.check_rotations(low, high)
+        self.check_gripper(low, high)
         scaled = torch.tensor([part.unit for part in self.parts for _ in range(part.columns)], dtype=torch.float64)
         used = torch.tensor([part.kind in ("position", "joint") for part in self.parts for _ in range(part.columns)])
         low, high = (low * scaled)[used], (high * scaled)[used]
@@ -195,8 +194,7 @@ class ActionLayout:
 
     def check_names(self, names: Sequence[str] | None) -> None:
         """Raise if the names of a dataset's columns put the gripper elsewhere than the layout does."""
-        kinds = [kind for part in self.parts for kind in [part.kind] * part.columns]
-        ours = {i for i, kind in enumerate(kinds) if kind == "gripper"}
+        ours = {at.start for part, at in self._places() if part.kind == "gripper"}
         theirs = {i for i, kind in enumerate(_kinds(names)) if kind == "g"} if names else set()
         if len(names or ()) == self.width and ours and theirs and not ours & theirs:
             raise ValueError(
@@ -222,48 +220,52 @@ class ActionLayout:
             )
         return low, high
 
-    def check_rotations(self, stats: Mapping[str, Any]) -> None:
-        """Raise if a dataset's range of actions goes beyond what a rotation of its form can be.
+    def check_rotations(self, low: Tensor, high: Tensor) -> None:
+        """Raise if the range of a dataset's actions, low and high (d), exceeds what a rotation of its form can be.
 
         Then the columns hold something else, such as joints, or angles in degrees.
         """
-        bounds, begin = self.check_range(stats), 0
-        largest = torch.maximum(*(bound.abs() for bound in bounds))
-        for part in self.parts:
-            if part.kind == "rotation":
-                turns = part.form in ("axis_angle", "euler_xyz")
-                most = TURN / part.unit if turns else 1 + OFF
-                if (reached := float(largest[begin : begin + part.columns].max())) > most:
-                    column = begin + int(largest[begin : begin + part.columns].argmax())
-                    hint = "Are these degrees, or joints?" if turns else "Are these joints?"
-                    raise ValueError(
-                        f"{self.describe(column)} reaches {reached:.4g}, but no rotation as {part.form} exceeds "
-                        f"{most:.4g}. {hint} Declare the layout that the columns have, or convert them"
-                    )
-            begin += part.columns
+        largest = torch.maximum(low.abs(), high.abs())
+        for part, at in self._places():
+            if part.kind != "rotation":
+                continue
+            normed = part.form in NORMED
+            most = 1 + OFF if normed else TURN / part.unit
+            reached, column = largest[at].max(0)
+            if reached > most:
+                hint = "Are these joints?" if normed else "Are these degrees, or joints?"
+                raise ValueError(
+                    f"{self.describe(at.start + int(column))} reaches {float(reached):.4g}, but no rotation as "
+                    f"{part.form} exceeds {most:.4g}. {hint} Declare the layout that the columns have, or convert them"
+                )
 
     def impossible(self, actions: Tensor) -> Tensor:
         """Return which columns (n d) hold a quaternion or rows of 6d that are no rotation, such as zeros: bool (n)."""
         self._check(actions, self.width)
         bad = torch.zeros(len(actions), dtype=torch.bool, device=actions.device)
-        pieces = actions.double().split([part.columns for part in self.parts], dim=-1)
-        for part, x in zip(self.parts, pieces, strict=True):
-            if part.kind == "rotation" and part.form.startswith("quaternion"):
-                bad |= (x.norm(dim=-1) - 1).abs() > OFF
-            elif part.kind == "rotation" and part.form == "6d":
+        for part, at in self._places():
+            x = actions[:, at].double()
+            if part.form == "6d":
                 rows = x.unflatten(-1, (2, 3))
                 bad |= ((rows @ rows.mT - torch.eye(2).to(rows)).abs() > 2 * OFF).flatten(1).any(-1)
+            elif part.form in NORMED:
+                bad |= (x.norm(dim=-1) - 1).abs() > OFF
         return bad
 
     def describe(self, column: int) -> str:
         """Return the number of a column with the part that it belongs to, for a message."""
+        for part, at in self._places():
+            if column < at.stop:
+                of = f", {column - at.start + 1} of {part.columns}" if part.columns > 1 else ""
+                return f"dimension {column} ({part.form or part.kind}{of})"
+        raise IndexError(f"no dimension {column} among the {self.width} of the layout {str(self)!r}")
+
+    def _places(self) -> Iterator[tuple[Part, slice]]:
+        """Yield each part with its columns."""
         begin = 0
         for part in self.parts:
-            if column < begin + part.columns:
-                of = f", {column - begin + 1} of {part.columns}" if part.columns > 1 else ""
-                return f"dimension {column} ({part.form or part.kind}{of})"
+            yield part, slice(begin, begin + part.columns)
             begin += part.columns
-        raise IndexError(f"no dimension {column} among the {self.width} of the layout {str(self)!r}")
 
     def _encode(self, part: Part, x: Tensor) -> Tensor:
         if part.kind == "rotation":
@@ -287,29 +289,28 @@ class ActionLayout:
                 f"actions have shape {tuple(actions.shape)}; expected (..., {width}) for the layout {self}"
             )
 
-    def check_gripper(self, stats: Mapping[str, Any]) -> None:
-        """Raise if a dataset's gripper values contradict the declared ones, since a head could not reach them.
+    def check_gripper(self, low: Tensor, high: Tensor) -> None:
+        """Raise if a dataset's gripper contradicts the declared values, since a head could not reach its own.
+
+        `low` and `high` (d) are the range of the dataset's actions.
 
         Values that were not declared but assumed are also rejected if they look like another convention, such as 0 to
         1. A gripper that never moves contradicts no convention, so it causes only a warning.
         """
-        low, high = self.check_range(stats)
         bottom, top = sorted(self.gripper)
-        slack, begin = 0.1 * (top - bottom), 0
-        for part in self.parts:
-            if part.kind == "gripper":
-                least, most = float(low[begin]), float(high[begin])
-                outside = least < bottom - slack or most > top + slack
-                doubted = isinstance(self.gripper, Undeclared) and -0.02 * (top - bottom) <= least < most
-                if outside or doubted:
-                    raise ValueError(self._other_gripper(begin, least, most, outside))
-                if least == most:
-                    warnings.warn(
-                        f"column {begin}, the gripper, is {least:g} in every row, so the policy learns to keep it "
-                        f"there ({self.gripper[0]:g} is open, {self.gripper[1]:g} closed)",
-                        stacklevel=3,
-                    )
-            begin += part.columns
+        slack = 0.1 * (top - bottom)
+        for column in (at.start for part, at in self._places() if part.kind == "gripper"):
+            least, most = float(low[column]), float(high[column])
+            outside = least < bottom - slack or most > top + slack
+            doubted = isinstance(self.gripper, Undeclared) and -0.02 * (top - bottom) <= least < most
+            if outside or doubted:
+                raise ValueError(self._other_gripper(column, least, most, outside))
+            if least == most:
+                warnings.warn(
+                    f"column {column}, the gripper, is {least:g} in every row, so the policy learns to keep it "
+                    f"there ({self.gripper[0]:g} is open, {self.gripper[1]:g} closed)",
+                    stacklevel=3,
+                )
 
     def _other_gripper(self, column: int, least: float, most: float, outside: bool) -> str:
         runs = f"runs from {least:g} to {most:g}" if least < most else f"is {least:g} in every row"

@@ -26,9 +26,10 @@ from action_heads.data.formats import Recording, open_recording
 from action_heads.data.windows import ObservedWindows, held_out
 from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
+from action_heads.encoders.observation import GREY
 from action_heads.head import ActionHead
 from action_heads.io.output_cache import Outputs
-from action_heads.observed_policy import GREY, ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 
 SAMPLED = 256  # rows whose keypoints give the statistics, if the keypoints of all rows are not cached
 
@@ -186,11 +187,11 @@ def where(bad: Tensor, recording: Recording, what: str, more: str = "") -> str:
 
 def check_data(layout: ActionLayout, columns: Tensor) -> None:
     """Check the actions (n d) that a trained policy goes on with, as those of a new one are for its normalizer."""
-    stats = {"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()}
+    low, high = columns.amin(0), columns.amax(0)
     with flag("action_layout"):
-        layout.check_rotations(stats)
+        layout.check_rotations(low, high)
     with flag("gripper"):
-        layout.check_gripper(stats)
+        layout.check_gripper(low, high)
 
 
 def check_described(config: AdaptConfig, recording: Recording) -> None:
@@ -269,17 +270,17 @@ def check_encoder(config: AdaptConfig, encoder: ObservationEncoder) -> None:
 
 
 def check_images(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
-    """Encode one grey image per camera, so that crops and feature maps of a wrong size fail before training.
+    """Check that the encoder takes images of the cameras' sizes.
 
     A VLM does not run, but its processor does, which must leave places for the images in the prompt.
     """
-    # Not black: SmolVLM takes images of zeros for padding.
-    images = {name: torch.full((1, config.observation_steps, 3, *size), GREY) for name, size in contract.sizes.items()}
-    with flag("crop", "resize", "encoder"), torch.no_grad():
-        encoder.see([images[name] for name in encoder.cameras])
+    with flag("crop", "resize", "encoder"):
+        encoder.check_sizes(contract.sizes)
     if encoder.vlm is not None:
+        # Not black: SmolVLM takes images of zeros for padding.
+        images = {name: torch.full((1, 3, *size), GREY) for name, size in contract.sizes.items()}
         with flag("vlm", "vlm_prompt", "vlm_template"):
-            encoder.vlm.inputs({name: x[:, -1] for name, x in images.items()}, ["move"])
+            encoder.vlm.inputs(images, ["move"])
 
 
 def standardise(adapter: Adapter, encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 from action_heads._util.machine import cache_home
 from action_heads.data.formats import Recording
 from action_heads.encoders import ObservationEncoder
+from action_heads.encoders.observation import GREY
 from action_heads.io.files import fingerprint
 from action_heads.io.output_cache import Inputs, Outputs, collect, shapes, shards
-from action_heads.observed_policy import GREY
 
 AT_ONCE, SHARD = 32, 1024  # images that run together, and images in a file
 READ = 64  # time steps that are read at once

@@ -35,6 +35,7 @@ from action_heads.io.files import fingerprint
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+GREY = 0.5  # every number of an image that hides what a camera sees
 Tokens = tuple[Tensor, Tensor]  # tokens (b n c) of a VLM and their mask (b n)
 
 
@@ -229,6 +230,13 @@ class ObservationEncoder(nn.Module):
         """Turn outputs of the vision network (b s ...) of every camera, in order, into features (b s f)."""
         readouts = [self.readouts[0]] * len(maps) if self.config.vision.shared and maps else self.readouts
         return [readout(x.flatten(0, 1)).unflatten(0, x.shape[:2]) for readout, x in zip(readouts, maps, strict=True)]
+
+    @torch.no_grad()
+    def check_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+        """Encode a grey image of each camera's (H W), so that crops and maps of a wrong size fail before training."""
+        steps = self.config.observation_steps
+        with torch.random.fork_rng(devices=[]):
+            self.see([torch.full((1, steps, 3, *sizes[camera]), GREY) for camera in self.cameras])
 
     @torch.no_grad()
     def outputs_of(self, images: list[Tensor]) -> list[Tensor]:

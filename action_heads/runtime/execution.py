@@ -6,14 +6,13 @@ Axes: b batch (robots), h horizon, a action, c condition, n steps left of a chun
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from action_heads._util.conditions import Condition, parts
-from action_heads.acting import Policy
+from action_heads.acting import Policy, options_of
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion.continuing import Continue, check_mixes_time, level_at
 from action_heads.diffusion.samplers import Sampling
@@ -150,9 +149,10 @@ class Executor:
         if self.delay:
             check_mixes_time(head)
         self._check_length(head.config.horizon)
-        own = {field.name: self.sampling[field.name] for field in fields(Sampling) if field.name in self.sampling}
-        for level in (None, None if self.warm_start is None else level_at(head, self.warm_start)):
-            head.plan(Sampling(**own), level)
+        sampling = options_of(Sampling, self.sampling)
+        head.plan(sampling)
+        if self.warm_start is not None:
+            head.plan(sampling, level_at(head, self.warm_start))
 
     def _check_length(self, steps: int) -> None:
         """Raise a ValueError if chunks of so many time steps are too short."""

@@ -7,23 +7,20 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import fields
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import move, parts
-from action_heads.acting import Policy
+from action_heads.acting import Policy, options_of
 from action_heads.diffusion.continuing import Continue
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
 from action_heads.runtime.slow_encoder import StaleEmbedding
 from action_heads.runtime.streams import Streams
-
-T = TypeVar("T", Sampling, Continue)
 
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "steps": (int, "a whole number"),
@@ -144,11 +141,6 @@ def check(policy: Policy, request: dict[str, Any], largest: int, values: bool = 
 def evaluations(request: dict[str, Any]) -> int:
     """Return the rows of a request's batch times the evaluations of the network for each."""
     return len(parts(request["cond"])[0]) * options_of(Sampling, request).evaluations
-
-
-def options_of(kind: type[T], request: dict[str, Any]) -> T:
-    """Return a `Sampling` or a `Continue` with the fields that a request has."""
-    return kind(**{field.name: request[field.name] for field in fields(kind) if field.name in request})
 
 
 def compute(policy: Policy, request: dict[str, Any]) -> dict[str, Any]:

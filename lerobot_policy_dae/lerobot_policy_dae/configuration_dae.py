@@ -255,22 +255,6 @@ class DAEConfig(EncoderFlags):
                 f"{', '.join(self.image_features) or 'none'}. Choose among them, or rename them with --rename_map."
             )
         used = list(self.image_features) if self.cameras is None else self.cameras
-        shapes = {camera: tuple(self.image_features[camera].shape) for camera in used}
-        if odd := [f"{camera} {shape}" for camera, shape in shapes.items() if len(shape) != 3 or shape[0] != 3]:
-            raise ValueError(
-                f"The encoder takes colour images (3, height, width), but the dataset has {', '.join(odd)}. Name the "
-                f"other cameras with --policy.cameras, [] for none."
-            )
-        states = {
-            "observation.state": self.robot_state_feature,
-            "observation.environment_state": self.env_state_feature,
-        }
-        for key, feature in states.items():
-            if self.state and feature is not None and len(feature.shape) != 1:
-                raise ValueError(
-                    f"{key} has the shape {tuple(feature.shape)}, expected one number of columns. Flatten it in the "
-                    "dataset, or train without it by --policy.state=false."
-                )
         if not used and not (self.state and self.state_features) and self.text is None and self.vlm is None:
             raise ValueError(
                 "The policy has no observations. Use a dataset with images (--policy.cameras) or with "

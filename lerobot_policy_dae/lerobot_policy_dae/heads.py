@@ -120,10 +120,9 @@ def seal(head: ActionHead, saved: dict[str, Any]) -> None:
         )
 
 
-def check_same(head: ActionHead, saved: dict[str, Any]) -> None:
-    """Raise a ValueError if the frozen weights to be saved are not those that were recorded, so could not be loaded."""
-    exact = head.dtype == torch.float64  # Loading rounds these to the values that they came from.
-    if saved["frozen"] is not None and not exact and frozen_fingerprint(head) != saved["frozen"]:
+def check_precise(head: ActionHead) -> None:
+    """Raise a ValueError if the frozen weights to be saved were rounded by a cast, so could not be loaded."""
+    if head.frozen and head.dtype.itemsize < torch.float32.itemsize:
         raise ValueError(
             f"The frozen weights of {head.config.name} are no longer those that the policy was built with; they are "
             f"{head.dtype} now. A cast rounds them. Save the policy before it is cast, or load it again."

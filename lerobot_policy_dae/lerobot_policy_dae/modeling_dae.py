@@ -29,7 +29,7 @@ from action_heads.diffusion.samplers import Sampling
 from action_heads.encoders import ObservationConfig, ObservationEncoder, rebuild
 from action_heads.encoders.observation import Tokens
 from action_heads.io.files import WeightFileError, load_tensors
-from action_heads.observed_policy import GREY, ObservedPolicy
+from action_heads.observed_policy import ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
 from action_heads.runtime.slow_encoder import SlowEncoder
 from lerobot_policy_dae import heads
@@ -38,9 +38,9 @@ from lerobot_policy_dae.configuration_dae import DAEConfig
 from lerobot_policy_dae.draws import Draws
 from lerobot_policy_dae.heads import flag, spelled
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
-from lerobot_policy_dae.observations import TASK, Observations, contract_of, settle
+from lerobot_policy_dae.observations import TASK, Observations, check_shapes, contract_of, settle
 from lerobot_policy_dae.remembered import Remembered
-from lerobot_policy_dae.statistics import check_actions, warn_of_gripper
+from lerobot_policy_dae.statistics import check_actions, check_gripper
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +105,9 @@ class DAEPolicy(PreTrainedPolicy):
             self.encoder = ObservationEncoder(settle(config))
             if not self.encoder.num_trainable:
                 check_unset(config, "nothing of the encoder trains. Leave it out", "optimizer_encoder_lr")
-        self._check_sizes()
+        check_shapes(config)
+        with flag("vision", "cameras"):
+            self.encoder.check_sizes(contract_of(config).sizes)
         normalizer = self._normalizer(dataset_stats, dataset_meta)
         with flag("adapter"):
             adapter = config.adapter_config.make(self.encoder.cond_dim)
@@ -116,14 +118,6 @@ class DAEPolicy(PreTrainedPolicy):
         encoder = {"config": self.encoder.config.to_dict(), "architecture": self.encoder.architecture}
         config.built = {"head": heads.record(head), "encoder": encoder, "flags": config.shape()}
         logger.info("%s", self.conditioned)
-
-    @torch.no_grad()
-    def _check_sizes(self) -> None:
-        """Encode a grey image per camera, so that feature maps of a wrong size fail before training."""
-        sizes = contract_of(self.config).sizes
-        grey = [torch.full((1, self.config.n_obs_steps, 3, *sizes[camera]), GREY) for camera in self.encoder.cameras]
-        with flag("vision", "cameras"), torch.random.fork_rng(devices=[]):
-            self.encoder.see(grey)
 
     def _make_again(self) -> None:
         config = self.config
@@ -166,7 +160,8 @@ class DAEPolicy(PreTrainedPolicy):
                 "--dataset.repo_id, or load a trained policy with --policy.path."
             )
         check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
-        return self.layout.normalizer(dataset_stats[ACTION])
+        with flag("gripper"):
+            return self.layout.normalizer(dataset_stats[ACTION])
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]
@@ -176,8 +171,8 @@ class DAEPolicy(PreTrainedPolicy):
         """
         policy = super().from_pretrained(pretrained_name_or_path, rebuild=True, **kwargs)
         if ACTION in (stats := kwargs.get("dataset_stats") or {}):
-            check_actions(policy.layout, stats[ACTION], kwargs.get("dataset_meta"))
-            warn_of_gripper(policy.layout, stats[ACTION])
+            low, high = check_actions(policy.layout, stats[ACTION], kwargs.get("dataset_meta"))
+            check_gripper(policy.layout, low, high)
         policy.learn_tasks(kwargs.get("dataset_meta"))
         return policy
 
@@ -202,7 +197,7 @@ class DAEPolicy(PreTrainedPolicy):
         """Write a checkpoint as LeRobot does, with a fingerprint of all its weights and of what they mean."""
         self.conditioned.head.assert_frozen(thorough=True)
         assert self.config.built is not None
-        heads.check_same(self.conditioned.head, self.config.built["head"])
+        heads.check_precise(self.conditioned.head)
         weights = self.state_dict() if state_dict is None else state_dict
         self.config.built["fingerprint"] = heads.SEAL.of(self.config.built, weights)
         super()._save_pretrained(save_directory, state_dict)

@@ -45,6 +45,22 @@ def settle(config: DAEConfig) -> ObservationConfig:
     )
 
 
+def check_shapes(config: DAEConfig) -> None:
+    """Raise a ValueError unless all features of settled settings are colour images, or states of one axis."""
+    for key, feature in (config.input_features or {}).items():
+        shape = tuple(feature.shape)
+        if key in (config.cameras or []) and (len(shape) != 3 or shape[0] != 3):
+            raise ValueError(
+                f"The encoder takes colour images (3, height, width), but the dataset has {key} {shape}. Name the "
+                "other cameras with --policy.cameras, [] for none."
+            )
+        if key in config.state_features and len(shape) != 1:
+            raise ValueError(
+                f"{key} has the shape {shape}, expected one number of columns. Flatten it in the dataset, or train "
+                "without it by --policy.state=false."
+            )
+
+
 def contract_of(config: DAEConfig) -> Contract:
     """Return the contract of a policy, without a rate because its checkpoint does not keep the dataset's."""
     state = tuple(config.state_features) if config.state else ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from action_heads.actions.layouts import UNDECLARED, ActionLayout
+from action_heads.actions.layouts import NORMED, UNDECLARED, ActionLayout
 from lerobot_policy_dae.heads import flag
 
 logger = logging.getLogger(__name__)
@@ -20,17 +21,19 @@ logger = logging.getLogger(__name__)
 SHOWN = 5  # episodes that a message names
 
 
-def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any) -> None:
-    """Raise a ValueError unless a dataset's actions can be what the layout says. It names dimension and episode."""
+def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any) -> tuple[Tensor, Tensor]:
+    """Return the range (d) of a dataset's actions; raise a ValueError if they can't be what the layout says.
+
+    The message names dimension and episode. The gripper is not checked.
+    """
     try:
-        layout.check_range(stats)
+        low, high = layout.check_range(stats)
     except ValueError as error:
         raise ValueError(f"The dataset's column {ACTION!r}: {error}{where_not_finite(dataset_meta)}") from error
     with flag("action_layout"):
-        layout.check_rotations(stats)
+        layout.check_rotations(low, high)
         check_rows(layout, dataset_meta)
-    with flag("gripper"):
-        layout.check_gripper(stats)
+    return low, high
 
 
 def check_rows(layout: ActionLayout, dataset_meta: Any) -> None:
@@ -38,14 +41,13 @@ def check_rows(layout: ActionLayout, dataset_meta: Any) -> None:
 
     Statistics don't show it, so the column is read. Datasets that are not on this disk are not checked.
     """
-    root, normed = getattr(dataset_meta, "root", None), ("quaternion", "quaternion_wxyz", "6d")
-    if root is None or not any(part.form in normed for part in layout.parts):
+    root = getattr(dataset_meta, "root", None)
+    if root is None or not any(part.form in NORMED for part in layout.parts):
         return
-    bad: dict[int, int] = {}  # by episode, the number of rows
+    bad: Counter[int] = Counter()  # rows by episode
     for file in sorted((Path(root) / "data").glob("*/*.parquet")):
         columns, episodes = _actions_of(file, layout.width)
-        for episode in episodes[layout.impossible(columns).numpy()].tolist():
-            bad[episode] = bad.get(episode, 0) + 1
+        bad.update(episodes[layout.impossible(columns).numpy()].tolist())
     if bad:
         named = ", ".join(f"{episode} ({count})" for episode, count in sorted(bad.items())[:SHOWN])
         raise ValueError(
@@ -64,11 +66,17 @@ def _actions_of(file: Path, width: int) -> tuple[Tensor, np.ndarray]:
     return torch.from_numpy(flat.reshape(-1, width).astype(np.float32)), table["episode_index"].to_numpy()
 
 
-def warn_of_gripper(layout: ActionLayout, stats: Any) -> None:
-    """Warn if a gripper may follow another convention. A checkpoint does not say whether its values were declared."""
+def check_gripper(layout: ActionLayout, low: Tensor, high: Tensor) -> None:
+    """Check a trained policy's gripper against the range (d) of other actions.
+
+    Values that look like another convention only cause a warning, since a checkpoint does not say whether its own were
+    declared or assumed.
+    """
+    with flag("gripper"):
+        layout.check_gripper(low, high)
     if layout.gripper == UNDECLARED:
         try:
-            replace(layout, gripper=UNDECLARED).check_gripper(stats)
+            replace(layout, gripper=UNDECLARED).check_gripper(low, high)
         except ValueError as error:
             logger.warning("The policy may have been trained on another convention: %s.", error)
 

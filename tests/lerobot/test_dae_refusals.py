@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGE, OBS_STATE
 from lerobot_fixture import write
 from lerobot_policy_dae.processor_dae import make_dae_pre_post_processors
 from tiny_models import text_model, vision_model
@@ -78,6 +78,24 @@ def test_features_that_no_encoder_takes(given, message, tmp_path):
         DAEPolicy(
             DAEConfig(head=head_folder(tmp_path), action_layout="libero", vision=vision, device="cpu", **named), STATS
         )
+
+
+def test_features_that_the_policy_does_not_see_may_have_any_shape(tmp_path):
+    """With cameras, the poses of objects are left out."""
+    named = features(image=True)
+    named["input_features"][OBS_ENV_STATE] = PolicyFeature(FeatureType.ENV, (2, 4))
+    named["input_features"][OBS_IMAGE] = PolicyFeature(FeatureType.VISUAL, (3, 64, 64))
+    flags = {"action_layout": "libero", "vision": VisionConfig("resnet18"), "device": "cpu"}
+    policy = DAEPolicy(DAEConfig(head=head_folder(tmp_path), **flags, **named), STATS)
+    assert policy.config.input_features.keys() == {OBS_STATE, OBS_IMAGE}
+
+
+def test_a_gripper_that_never_moves_warns_once(tmp_path):
+    stats = {name: x.copy() for name, x in STATS[ACTION].items()}
+    stats["min"][6] = 1
+    with pytest.warns(UserWarning, match="the gripper, is 1 in every row") as said:
+        DAEPolicy(tiny_policy(tmp_path).config, {ACTION: stats})
+    assert len([each for each in said if "gripper" in str(each.message)]) == 1
 
 
 def test_a_row_that_is_no_rotation_is_named(tmp_path):

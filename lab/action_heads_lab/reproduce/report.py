@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,11 +64,14 @@ def robosuite(found: Sequence[Result]) -> str:
     done = [r for cell in whole.cells.values() for r in cell]
     parts += [_cost(done)] if done else []
     parts += [_missing(grid, whole, found)]
-    for table in others:
-        tasks = [task for task in TASKS if any(key.task == task for key in table.cells)]
-        backbones = list(dict.fromkeys(key.backbone for key in table.cells))
-        parts.append(f"**{table.title}.**\n\n{_table(table, tasks, backbones)}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *(_titled(table, table.title, TASKS) for table in others)])
+
+
+def _titled(table: Table, title: str, tasks: Iterable[str]) -> str:
+    """Return a table under its title, with those of the tasks that were run."""
+    done = [task for task in tasks if any(key.task == task for key in table.cells)]
+    backbones = list(dict.fromkeys(key.backbone for key in table.cells))
+    return f"**{title}.**\n\n{_table(table, done, backbones)}"
 
 
 def _table_of(grid: Sequence[Run], found: Sequence[Result]) -> Table:
@@ -181,25 +184,20 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
         f"| system | mode | results | {' | '.join(f'`{task}`' for task in tasks)} | average |",
         f"|---|---|---|{'---:|' * (len(tasks) + 1)}",
     ]
-    ours = tables(found)
-    named = {i: f"ours ({i})" if len(ours) > 1 else "ours" for i in range(1, len(ours) + 1)}
+    several = len(tables(found)) > 1
+    ours = {f"ours ({i})" if several else "ours": table for i, table in enumerate(tables(found), 1)}
     for (backbone, mode), values in rows.items():
         name = f"{paper.NAMES[backbone]} (`{backbone}`) | {mode}"
         lines.append(f"| {name} | paper | {' | '.join(values.split())} |")
-        for i, table in enumerate(ours, 1):
+        for label, table in ours.items():
             cells = [table.cell(task, backbone, mode) for task in tasks]
             if any(cells):
-                lines.append(f"| {name} | **{named[i]}** | {' | '.join(map(_cell, cells))} | |")
+                lines.append(f"| {name} | **{label}** | {' | '.join(map(_cell, cells))} | |")
             if any(cells) and (tried := table.protocol["checkpoints"]) > 1:
                 best = " | ".join(map(_best, cells))
-                lines.append(f"| {name} | **{named[i]}**, best of {tried} checkpoints | {best} | |")
-    parts = ["\n".join(lines)]
-    for i, table in enumerate(ours, 1):
-        run = [task for task in tasks if any(key.task == task for key in table.cells)]
-        backbones = list(dict.fromkeys(key.backbone for key in table.cells))
-        title = f"{named[i].capitalize()}: {table.title}"
-        parts.append(f"**{title}.**\n\n{_table(table, run, backbones)}")
-    return "\n\n".join([*parts, _cost(found) if found else "We have no runs of this family."])
+                lines.append(f"| {name} | **{label}**, best of {tried} checkpoints | {best} | |")
+    own = [_titled(table, f"{label.capitalize()}: {table.title}", tasks) for label, table in ours.items()]
+    return "\n\n".join(["\n".join(lines), *own, _cost(found) if found else "We have no runs of this family."])
 
 
 def _blank(parts: Mapping[str, str], figure: Path) -> str:

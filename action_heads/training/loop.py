@@ -39,7 +39,7 @@ def train(trainer: Training, folder: Path) -> None:
         disable=not accelerator.is_main_process,
     )
     losses: list[Tensor] = []
-    began = time.monotonic()
+    began, first = time.monotonic(), trainer.step
     with closing(trainer.coming()) as batches, StopRequest(insist=accelerator.num_processes == 1) as stop, bar:
         try:
             for batch in batches:
@@ -51,11 +51,11 @@ def train(trainer: Training, folder: Path) -> None:
                 stopping = look(trainer, losses, stop.asked)
                 losses.clear()
                 if trainer.step % checkpoint.POINT_EVERY == 0:
-                    show(trainer, bar)
+                    show(trainer, bar, (trainer.step - first) / max(time.monotonic() - began, 1e-9))
                 if due or stopping:
                     trainer.progress.training_seconds += time.monotonic() - began
                     keep(trainer, folder, evaluate=due, began=began)
-                    began = time.monotonic()
+                    began, first = time.monotonic(), trainer.step
                 if stopping and trainer.step < config.optimiser.steps:
                     bar.close()
                     accelerator.print(
@@ -68,9 +68,9 @@ def train(trainer: Training, folder: Path) -> None:
                 tracker.finish()
 
 
-def show(trainer: Training, bar) -> None:
+def show(trainer: Training, bar, steps_per_second: float) -> None:
     """Show loss and speed on the progress bar and in TensorBoard."""
-    loss, rate = trainer.progress.average, int(trainer.config.optimiser.batch_size * (bar.format_dict["rate"] or 0))
+    loss, rate = trainer.progress.average, int(trainer.config.optimiser.batch_size * steps_per_second)
     bar.set_postfix_str(f"loss {loss:.4f}, {rate:,} chunks/s", refresh=False)
     lr = trainer.learning_rate(trainer.step - 1)
     trainer.accelerator.log({"loss": loss, "learning_rate": lr, "chunks_per_second": rate}, trainer.step)

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from action_heads_lab.reproduce import paper, results
+from action_heads_lab.reproduce import figure, paper, results
 from action_heads_lab.reproduce.cells import tables
 from action_heads_lab.reproduce.config import Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
@@ -105,13 +105,36 @@ def test_writes_the_page_between_its_marks(tmp_path):
     page.write_text(text.replace("# Results", "# Mine"))
     report(ReportConfig(tmp_path / "results", page))
     assert page.read_text() == text.replace("# Results", "# Mine")
+    (page.parent / "reproduction.png").unlink()
     page.write_text("<!-- libero -->\n<!-- end -->")  # a page may have one of the parts
     report(ReportConfig(tmp_path / "results", page))
+    assert not [*page.parent.glob("*.png")], "a figure is drawn only for a part of the page that has results"
     assert "| 84.7±0.5 |" in page.read_text()
     assert "| 65.9±0.7 |" not in page.read_text()
     page.write_text("nothing to write into")
     with pytest.raises(ValueError, match="no part <!-- robosuite -->"):
         report(ReportConfig(tmp_path / "results", page))
+
+
+def test_a_benchmark_of_the_paper_has_its_figure_beside_the_papers(tmp_path, monkeypatch):
+    drawn, finish = [], figure._finish
+    monkeypatch.setattr(figure, "_finish", lambda picture, path: (drawn.append(picture.axes), finish(picture, path)))
+    run = Run(family="mimicgen", task="stack_d1", episodes=4)
+    for mode, backbone in (("decoupled", "mlp"), ("decoupled", "mixer"), ("random-frozen", "mixer")):
+        r = result(replace(run, mode=mode, backbone=backbone))
+        results.save(r, results.path_of(tmp_path / "results", r.run, r.id))
+    page = tmp_path / "page.md"
+    report(ReportConfig(tmp_path / "results", page))
+    assert "![Success by mode](mimicgen.png)" in page.read_text()
+    assert "libero.png" not in page.read_text()
+    assert {path.name for path in tmp_path.glob("*.png")} == {"mimicgen.png"}
+    [axes] = drawn
+    titles = ["the paper's DP-MLP, on images", "ours, mlp, on states", "ours, mixer, on states"]
+    assert [axis.get_title() for axis in axes] == titles
+    bars = [[bar.get_height() for bar in axis.patches] for axis in axes]
+    assert len(bars[0]) == 18, "two modes of eight tasks, and the average"
+    assert bars[0][-2:] == pytest.approx([0.612, 0.659])
+    assert bars[1:] == [[0.5], [0.5, 0.5]], "no task has all modes, so nothing is pooled"
 
 
 @pytest.mark.parametrize("family", paper.TASKS)

@@ -1,9 +1,11 @@
-"""Figure that compares decoupled, normal and random-frozen training, with the averages of the paper."""
+"""Figures that compare decoupled, normal and random-frozen training, with the numbers of the paper."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from action_heads._util.extras import require
 from action_heads_lab.reproduce import paper
@@ -16,47 +18,116 @@ from action_heads_lab.sim.report import COLOURS
 from action_heads_lab.sim.tasks import TASKS
 
 WIDTH = 0.26
+AT = dict(zip(ALL_MODES, (-WIDTH, 0.0, WIDTH), strict=True))  # where a mode's bar stands in its group
 
 
 def draw(table: Table, path: Path) -> None:
     """Draw one row per backbone: averages of the paper, ours over all tasks and by task, with 95 % intervals."""
-    require("matplotlib", "train").use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import Patch
-
-    found = {key.backbone for key in table.cells}
-    backbones = sorted(found, key=lambda backbone: (backbone not in paper.NAMES, backbone))  # those of the paper first
-    figure, axes = plt.subplots(
-        len(backbones),
-        3,
-        figsize=(13, 3 * len(backbones) + 0.6),
-        width_ratios=[2, 1.2, 8],
-        layout="constrained",
-        sharey=True,
-        squeeze=False,
-    )
+    backbones = _backbones(table)
+    figure, axes = _subplots(len(backbones), 3, figsize=(13, 3 * len(backbones) + 0.6), width_ratios=[2, 1.2, 8])
     for (theirs, pooled, each), backbone in zip(axes, backbones, strict=True):
-        tasks, whole = list(TASKS), table.complete(backbone)
-        for mode, at in zip(ALL_MODES, (-WIDTH, 0, WIDTH), strict=True):
-            results = [result for task in whole for result in table.cell(task, backbone, mode)]
-            _bar(pooled, at, mode, results)
-            for i, task in enumerate(tasks):
-                _bar(each, i + at, mode, table.cell(task, backbone, mode))
-                if not table.cell(task, backbone, mode):
-                    each.text(i + at, 0.02, "not run", rotation=90, ha="center", fontsize=7, color="#6c757d")
-        pooled.set_xticks([0], [f"{len(whole)} task{'s' * (len(whole) != 1)}"])
+        whole = table.complete(backbone)
+        _groups(pooled, [whole], table, backbone)
+        _groups(each, [[task] for task in TASKS], table, backbone)
+        pooled.set_xticks([0], [_tasks(whole)])
         pooled.set_title("ours, all tasks", fontsize=10)
-        each.set_xticks(range(len(tasks)), [re.sub("(?<=[a-z])(?=[A-Z])", "\n", task) for task in tasks], fontsize=8)
-        each.set_xlim(-0.6, len(tasks) - 0.4)
+        each.set_xticks(range(len(TASKS)), [re.sub("(?<=[a-z])(?=[A-Z])", "\n", task) for task in TASKS], fontsize=8)
         each.set_title(f"ours, {backbone}, robosuite on {table.protocol['observation']}s", fontsize=10)
         left = theirs if backbone in paper.NAMES else pooled
         left.set_ylabel("success rate")
         left.tick_params(labelleft=True)
         if backbone in paper.NAMES:
-            _paper(theirs, backbone)
+            for i, family in enumerate(paper.TABLE_2):
+                _paper(theirs, i, family, backbone, column=-1)
+            theirs.set_xticks([0, 1], ["MimicGen", "LIBERO"])
+            theirs.set_xlim(-0.6, 1.6)
+            theirs.set_title(f"the paper's {paper.NAMES[backbone]}", fontsize=10)
         else:
             theirs.set_visible(False)
-    for axis in axes.flat:
+    _finish(figure, path)
+
+
+def draw_beside_paper(family: str, table: Table, path: Path) -> None:
+    """Draw the rows of Table II, and below them ours, on the same tasks. Tasks in all modes are pooled at the right."""
+    tasks, backbones = list(paper.TASKS[family]), _backbones(table)
+    theirs = [backbone for backbone in backbones if backbone in paper.NAMES]
+    count = len(theirs) + len(backbones)
+    figure, axes = _subplots(count, 1, figsize=(13, 2.4 * count + 0.6))
+    rows = iter(axes[:, 0])
+    for backbone in backbones:
+        if backbone in theirs:
+            axis = next(rows)
+            for i in range(len(tasks) + 1):
+                _paper(axis, i, family, backbone, column=i)
+            axis.set_title(f"the paper's {paper.NAMES[backbone]}, on images", fontsize=10)
+            axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), "average"], fontsize=8)
+        axis, whole = next(rows), table.complete(backbone)
+        _groups(axis, [*([task] for task in tasks), whole], table, backbone)
+        axis.set_title(f"ours, {backbone}, on {table.protocol['observation']}s", fontsize=10)
+        axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), _tasks(whole)], fontsize=8)
+    for axis in axes[:, 0]:
+        axis.set_xlim(-0.6, len(tasks) + 0.6)
+        axis.axvline(len(tasks) - 0.5, color="#dee2e6", lw=1)
+        axis.set_ylabel("success rate")
+    _finish(figure, path)
+
+
+def _backbones(table: Table) -> list[str]:
+    """Return the backbones of a table, those of the paper first."""
+    return sorted({key.backbone for key in table.cells}, key=lambda name: (name not in paper.NAMES, name))
+
+
+def _subplots(rows: int, columns: int, **options: Any) -> Any:
+    require("matplotlib", "train").use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(rows, columns, layout="constrained", sharey=True, squeeze=False, **options)
+
+
+def _groups(axis, groups: Iterable[Sequence[str]], table: Table, backbone: str) -> None:
+    """Draw the bars of each group of tasks, pooled, with their 95 % intervals."""
+    for i, tasks in enumerate(groups):
+        for mode, at in AT.items():
+            results = [result for task in tasks for result in table.cell(task, backbone, mode)]
+            _bar(axis, i + at, mode, results)
+        axis.set_xlim(-0.6, i + 0.6)
+
+
+def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
+    """Draw one rate with its interval, or the words that there is none."""
+    if not results:
+        axis.text(at, 0.02, "not run", rotation=90, ha="center", fontsize=7, color="#6c757d")
+        return
+    found = rate(results)
+    value, error = error_bars(found.successes, found.episodes)
+    axis.bar(at, value, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
+
+
+def _paper(axis, at: int, family: str, backbone: str, column: int) -> None:
+    """Draw a column of the paper's Table II, hatched, with the standard deviation over its training seeds."""
+    for mode in ALL_MODES:
+        if values := paper.TABLE_2[family].get((backbone, mode)):
+            mean, std = values[column]
+            axis.bar(
+                at + AT[mode], mean / 100, WIDTH, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white"
+            )
+
+
+def _tasks(tasks: Sequence[str]) -> str:
+    return f"{len(tasks)} task{'s' * (len(tasks) != 1)}"
+
+
+def _broken(task: str) -> str:
+    """Return the name of a task of the paper over several lines."""
+    return task.replace("_", "\n")
+
+
+def _finish(figure, path: Path) -> None:
+    """Add the legend, and save."""
+    import matplotlib.pyplot as plt
+    from matplotlib.patches import Patch
+
+    for axis in figure.axes:
         axis.set(ylim=(0, 1.03))
         axis.spines[["top", "right"]].set_visible(False)
     handles = [Patch(color=COLOURS[mode]) for mode in ALL_MODES]
@@ -64,24 +135,3 @@ def draw(table: Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
-    """Draw one rate with its interval, or nothing without results."""
-    if not results:
-        return
-    found = rate(results)
-    value, error = error_bars(found.successes, found.episodes)
-    axis.bar(at, value, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
-
-
-def _paper(axis, backbone: str) -> None:
-    """Draw the averages of the paper for the same backbone, hatched. They are of other tasks, on images."""
-    for i, family in enumerate(("mimicgen", "libero")):
-        for mode, at in (("decoupled", -WIDTH), ("normal", 0.0)):
-            if value := paper.TABLE_2[family].get((backbone, mode)):
-                mean, std = value[-1]
-                axis.bar(i + at, mean / 100, WIDTH, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white")
-    axis.set_xticks([0, 1], ["MimicGen", "LIBERO"])
-    axis.set_xlim(-0.6, 1.6)
-    axis.set_title(f"the paper's {paper.NAMES[backbone]}", fontsize=10)

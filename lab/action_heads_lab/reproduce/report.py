@@ -12,7 +12,7 @@ from action_heads_lab.reproduce import paper, results
 from action_heads_lab.reproduce.cells import Table, protocol_of, tables
 from action_heads_lab.reproduce.config import ALL_MODES, Run
 from action_heads_lab.reproduce.costs import Costs
-from action_heads_lab.reproduce.figure import draw
+from action_heads_lab.reproduce.figure import draw, draw_beside_paper
 from action_heads_lab.reproduce.grid import ALL_BACKBONES, Reproduce, hours, runs
 from action_heads_lab.reproduce.page import filled
 from action_heads_lab.reproduce.results import Result
@@ -21,6 +21,7 @@ from action_heads_lab.sim.tasks import TASKS
 
 COMMAND = "uv run examples/robosuite/reproduce.py"
 STAGE_1 = {"stage1": None, "signal": None}
+FIGURES = {"robosuite": "reproduction.png", "mimicgen": "mimicgen.png", "libero": "libero.png"}  # beside the page
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class ReportConfig:
     Attributes:
         results: folder that reproduce.py wrote, including its subfolders.
         page: Markdown page whose parts between <!-- name --> and <!-- end --> are replaced; created if it does not
-            exist. Its figure is written next to it.
+            exist. The figures of its parts are written next to it.
     """
 
     results: Path
@@ -40,18 +41,26 @@ class ReportConfig:
 def report(config: ReportConfig) -> None:
     """Write the page and its figure, and print the tables."""
     found = results.load_all(config.results)
-    ours = {family: [r for r in found if r.run.family == family] for family in ("robosuite", *paper.TASKS)}
+    ours = {family: [r for r in found if r.run.family == family] for family in FIGURES}
     parts = {"robosuite": robosuite(ours["robosuite"])}
     for family in paper.TASKS:
         parts[family] = beside_paper(family, ours[family])
-    figure = config.page.with_name("reproduction.png")
-    grid = _table_of(runs(Reproduce(all=True), "robosuite"), ours["robosuite"])
-    if grid.cells:
-        draw(grid, figure)
-    text = config.page.read_text(encoding="utf-8") if config.page.exists() else _blank(parts, figure)
+    text = config.page.read_text(encoding="utf-8") if config.page.exists() else _blank(ours)
     places = {name: part for name, part in parts.items() if f"<!-- {name} -->" in text}  # a page may have one of them
     files.write_text(config.page, filled(text, places or parts, config.page))
+    for family in places:
+        _figure(family, ours[family], config.page.with_name(FIGURES[family]))
     print(*parts.values(), f"see {config.page}", sep="\n\n")
+
+
+def _figure(family: str, found: Sequence[Result], path: Path) -> None:
+    """Draw the figure of a family, if it has results of the protocol that the figure shows."""
+    if family == "robosuite":
+        grid = _table_of(runs(Reproduce(all=True), "robosuite"), found)
+        if grid.cells:
+            draw(grid, path)
+    elif found:
+        draw_beside_paper(family, tables(found)[0], path)
 
 
 def robosuite(found: Sequence[Result]) -> str:
@@ -200,6 +209,8 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
     return "\n\n".join(["\n".join(lines), *own, _cost(found) if found else "We have no runs of this family."])
 
 
-def _blank(parts: Mapping[str, str], figure: Path) -> str:
-    sections = [f"## {name}\n\n<!-- {name} -->\n<!-- end -->" for name in parts]
-    return "# Results\n\n" + f"![Success by mode]({figure.name})\n\n" + "\n\n".join(sections) + "\n"
+def _blank(ours: Mapping[str, Sequence[Result]]) -> str:
+    """Return a page with a part for each family, and the figures of those that have results."""
+    figures = {family: f"![Success by mode]({FIGURES[family]})\n\n" if found else "" for family, found in ours.items()}
+    sections = [f"## {family}\n\n{figures[family]}<!-- {family} -->\n<!-- end -->" for family in ours]
+    return "# Results\n\n" + "\n\n".join(sections) + "\n"

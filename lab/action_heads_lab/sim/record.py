@@ -145,10 +145,10 @@ def _record_episodes(task: str, episodes: int, seed: int, noise: float, workers:
             while first + following in later and len(kept) < episodes:
                 episode = later.pop(first + following)
                 following += 1
+                bar.set_postfix(tries=following, refresh=False)  # first, since `update` prints both
                 if episode.success:
                     kept.append(episode)
                     bar.update()
-                bar.set_postfix(tries=following, refresh=False)
             if following >= most and len(kept) < episodes:
                 raise RuntimeError(
                     f"the {task} expert succeeded in {len(kept)} of {following} tries. Lower the noise ({noise})"

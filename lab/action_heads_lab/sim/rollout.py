@@ -128,9 +128,9 @@ def rollout(
                 if report.done:
                     del running[slot]
                     free.append(slot)
-                    bar.update()
             over = [episode.success for episode in episodes if episode.done]
             bar.set_postfix(success=f"{sum(over)}/{len(over)}", refresh=False)
+            bar.update(len(over) - bar.n)
             if running:
                 clock = time.perf_counter()
                 actions = _ask(by_name, stack([episode.cond for episode in running.values()]), execute)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util.checks import check_count, check_generator
+from action_heads._util.precision import without_autocast
 from action_heads.diffusion import samplers
 from action_heads.diffusion.noise_schedule import noise_path
 from action_heads.diffusion.samplers import Sampling
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 T = TypeVar("T", Tensor, samplers.Schedule)
 
 
-def kept(tables: dict[Any, tuple[T, int]], key: Any, make: Callable[[], T]) -> T:
-    """Return the cached table under a key; make it if it is missing, or if somebody wrote to it."""
+def kept(tables: dict[Any, tuple[T, int]], key: Any, device: torch.device, make: Callable[[], T]) -> T:
+    """Return the cached table under a key, on a device; make it if it is missing, or if somebody wrote to it."""
     value, before = tables.get(key, (None, 0))
     if value is None or (not torch.compiler.is_compiling() and writes(value) != before):
-        # Training may use the table later, so it must not be an inference tensor, even if sampling needs it first.
-        with torch.inference_mode(False), torch.no_grad():
+        # The table outlives the call, so it must not depend on where the first call stands: inside autocast it would
+        # be rounded, and as an inference tensor training could not use it.
+        with torch.inference_mode(False), torch.no_grad(), without_autocast(device):
             value = make()
             tables[key] = value, writes(value)
     return value
@@ -105,7 +107,8 @@ class Denoiser(Freezable):
         """Return a frozen head's step modulation at every noise level (T P), computed once."""
         modulation = self.modulation_of(mechanism)
         weight = modulation.expand.weight
-        return kept(self._tables, (mechanism, weight.device, weight.dtype), lambda: self.step_values(modulation))
+        key = (mechanism, weight.device, weight.dtype)
+        return kept(self._tables, key, weight.device, lambda: self.step_values(modulation))
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
         """Predict the objective's target (b h a) for noisy chunks (b h a) under modulation values (b, 1 or h, P)."""
@@ -157,7 +160,7 @@ class Denoiser(Freezable):
             path = noise_path(self.config.objective)
             return samplers.schedule(name, path, steps, spacing=spacing, first_level=first_level).to(device)
 
-        return kept(self._plans, (name, steps, spacing, first_level, device), make)
+        return kept(self._plans, (name, steps, spacing, first_level, device), device, make)
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw standard normal noise (b h a), from which sampling starts."""

@@ -60,6 +60,7 @@ class ActionHead(Denoiser):
     def __init__(self, config: HeadConfig):
         backbone, modulation = config.build()
         super().__init__(config, backbone, modulation, Objective(config.objective), Normalizer.identity(config.space))
+        self.float()  # for any default dtype of torch
         # The place that an adapter's pointer names. Loading and publishing set it.
         self.source: dict[str, str | None] = {"path": None, "revision": None, "subfolder": None}
         self._fingerprint: str | None = None

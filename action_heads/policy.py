@@ -77,7 +77,7 @@ class ConditionedHead(Policy):
         for name, other in head.modulation.items():
             if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
                 other.requires_grad_(False)
-        super().__init__(head, adapter.to(head.device))
+        super().__init__(head, adapter.to(head.device, torch.float32))
         self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(head.device)
         self._looked_at: set[str] = set()
 

@@ -80,7 +80,8 @@ class Normalizer(KeepFloat32):
         super().__init__()
         if not offset.dim() or offset.shape != scale.shape:
             raise ValueError(f"offset and scale must both be (a,), got {tuple(offset.shape)} and {tuple(scale.shape)}")
-        if not (offset.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
+        known = not offset.is_meta  # a head without memory has no values to check
+        if known and not (offset.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
             raise ValueError(f"offset must be finite and scale finite and positive, got {offset} and {scale}")
         self.register_buffer("offset", offset.detach().to(torch.float32).clone())
         self.register_buffer("scale", scale.detach().to(torch.float32).clone())
@@ -115,7 +116,7 @@ class Normalizer(KeepFloat32):
             )
         if not (low <= high).all():
             raise ValueError(f"minimum {low.tolist()} must not exceed maximum {high.tolist()}")
-        offset, scale = torch.zeros(space.dim, dtype=torch.float64), torch.ones(space.dim, dtype=torch.float64)
+        offset, scale = (fill(space.dim, dtype=torch.float64, device="cpu") for fill in (torch.zeros, torch.ones))
         offset[space.normalized_mask] = (low + high) / 2
         scale[space.normalized_mask] = ((high - low) / 2).clamp(min=FLOOR)
         return cls(offset, scale)

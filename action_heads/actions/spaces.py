@@ -302,7 +302,7 @@ class ActionSpace:
         return next(kind for kind, part in self._layout() if part.start <= dim < part.stop)
 
     def _mask(self, *kinds: str) -> Tensor:
-        return torch.tensor([kind in kinds for kind, width in self.parts for _ in range(width)])
+        return torch.tensor([kind in kinds for kind, width in self.parts for _ in range(width)], device="cpu")
 
     def _check_width(self, actions: Tensor) -> None:
         if actions.shape[-1:] != (self.dim,):

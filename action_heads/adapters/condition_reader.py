@@ -25,8 +25,8 @@ class Standardizer(KeepFloat32):
 
     def __init__(self, cond_dim: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(cond_dim))
-        self.register_buffer("std", torch.ones(cond_dim))
+        self.register_buffer("mean", torch.zeros(cond_dim, dtype=torch.float32))
+        self.register_buffer("std", torch.ones(cond_dim, dtype=torch.float32))
 
     def fit(self, cond: Tensor, mask: Tensor | None = None) -> None:
         """Fit to conditions (..., c), only where a mask (...) is true; `normalize.floored` bounds the divisors."""

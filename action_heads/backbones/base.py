@@ -59,7 +59,8 @@ class StepEmbedding(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         # The frequencies are no buffer, since a cast to bfloat16 would move the last angle by 0.2 rad.
-        frequencies = torch.exp(-math.log(10000) / (self.waves - 1) * torch.arange(self.waves, device=t.device))
+        number = torch.arange(self.waves, device=t.device, dtype=torch.float32)
+        frequencies = torch.exp(-math.log(10000) / (self.waves - 1) * number)
         angles = t[:, None] * frequencies
         waves = torch.cat([angles.sin(), angles.cos()], dim=-1)
         # In the paper this last Mish precedes every FiLM generator.

@@ -16,13 +16,13 @@ Generator = torch.Generator | None  # None: torch's default generator
 
 
 def normal(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
-    """Draw standard normal numbers."""
-    return torch.randn(tuple(shape), device=device, **_of(generator))
+    """Draw standard normal numbers, float32."""
+    return torch.randn(tuple(shape), device=device, dtype=torch.float32, **_of(generator))
 
 
 def uniform(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
-    """Draw uniform numbers from [0, 1)."""
-    return torch.rand(tuple(shape), device=device, **_of(generator))
+    """Draw uniform numbers from [0, 1), float32."""
+    return torch.rand(tuple(shape), device=device, dtype=torch.float32, **_of(generator))
 
 
 def integers(end: int, shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:

@@ -28,14 +28,14 @@ def squaredcos_cap_v2(steps: int) -> Tensor:
         return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
 
     betas = [min(1 - power((i + 1) / steps) / power(i / steps), 0.999) for i in range(steps)]
-    return torch.tensor([1 - beta for beta in betas], dtype=torch.float64).cumprod(0)
+    return torch.tensor([1 - beta for beta in betas], dtype=torch.float64, device="cpu").cumprod(0)
 
 
 @cache
 def noise_path(config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
-    """Return the shares of signal α and noise σ at every noise level, both (T,) float64, from clean to noise."""
+    """Return the shares of signal α and noise σ at every noise level, both (T,) float64 on the CPU, from clean to noise."""
     if config.prediction == "flow":
-        sigma = torch.arange(1, config.train_steps + 1, dtype=torch.float64) / config.train_steps
+        sigma = torch.arange(1, config.train_steps + 1, dtype=torch.float64, device="cpu") / config.train_steps
         return 1 - sigma, sigma
     power = squaredcos_cap_v2(config.train_steps)
     return power.sqrt(), (1 - power).sqrt()

@@ -59,9 +59,9 @@ class Objective(KeepFloat32):
     def __init__(self, config: ObjectiveConfig):
         super().__init__()
         self.config = config
-        alpha, sigma = noise_path(config)
-        self.register_buffer("alpha", alpha.float(), persistent=False)
-        self.register_buffer("sigma", sigma.float(), persistent=False)
+        default = torch.empty(0).device  # where the weights of a new head are
+        for name, share in zip(("alpha", "sigma"), noise_path(config), strict=True):
+            self.register_buffer(name, share.float().to(default), persistent=False)
 
     def random_steps(
         self, shape: tuple[int, ...], generator: torch.Generator | None = None, levels: str = "uniform"

@@ -65,7 +65,7 @@ class Schedule:
 
 
 def timesteps(train_steps: int, steps: int, spacing: str = "trailing", first_level: int | None = None) -> Tensor:
-    """Return the noise levels to visit (steps,), noisiest first, the same as in diffusers.
+    """Return the noise levels to visit (steps,) on the CPU, noisiest first, the same as in diffusers.
 
     Each step leads to the next visited level. diffusers instead goes `train_steps // steps` levels down, which differs
     if that division has a remainder.
@@ -87,9 +87,9 @@ def timesteps(train_steps: int, steps: int, spacing: str = "trailing", first_lev
         which = "of the head" if first_level is None else f"from {first_level} down, where the warm start begins"
         raise ValueError(f"steps must be an integer between 1 and {levels}, the noise levels {which}; got {steps}")
     if spacing == "leading":
-        return (torch.arange(steps) * (levels // steps)).flip(0)
+        return (torch.arange(steps, device="cpu") * (levels // steps)).flip(0)
     if spacing == "trailing":
-        return torch.arange(steps, 0, -1, dtype=torch.float64).mul(levels / steps).round().long() - 1
+        return torch.arange(steps, 0, -1, dtype=torch.float64, device="cpu").mul(levels / steps).round().long() - 1
     raise ValueError(f"unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
 
 

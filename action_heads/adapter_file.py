@@ -22,9 +22,10 @@ from action_heads.adapters.config import AdapterConfig
 from action_heads.config import strict
 from action_heads.io.files import HEADER, WeightFileError, load_tensors, naming, parse_json, save_tensors
 from action_heads.io.seal import Seal
-from action_heads.io.weights import check_layout, check_savable, check_values
+from action_heads.io.weights import check_layout, check_same_build, check_savable, check_values
 
 if TYPE_CHECKING:
+    from action_heads.adapters import Adapter
     from action_heads.head import ActionHead
     from action_heads.policy import ConditionedHead
 
@@ -50,8 +51,18 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     head.assert_frozen(thorough=True)
     weights = own_state(policy)
     check_savable(weights, folder / NAME)
+    check_same_build(policy.adapter, rebuilt(policy), folder / NAME, weights)
     save_tensors(weights, folder / NAME, {HEADER: json.dumps(describe(policy), sort_keys=True)})
     return folder
+
+
+def rebuilt(policy: ConditionedHead) -> Adapter:
+    """Return the adapter that loading would build, without memory for its weights."""
+    config = policy.adapter.config
+    with torch.device("meta"):
+        adapter = config.make(config.cond_dim)
+        policy.head.build(adapter)
+    return adapter
 
 
 def describe(policy: ConditionedHead) -> dict[str, Any]:

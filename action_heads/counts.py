@@ -36,12 +36,10 @@ def trained(head: ActionHead, adapter: type[Adapter], cond_dim: int | Mapping[st
         >>> trained(ActionHead.from_pretrained("dae/mixer-5m-fk"), FiLM, 512, through="code", hidden_dim=64)
         41152
     """
-    own = head.modulation_of(adapter.name)
     with torch.device("meta"):
         built = adapter(cond_dim, **options)
         head.build(built)
-    relearned = own.parameters() if built.config.relearn_step else ()
-    return sum(p.numel() for p in (*built.parameters(), *relearned))
+    return sum(p.numel() for p in built.parameters())
 
 
 def match_trainable(

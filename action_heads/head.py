@@ -18,6 +18,7 @@ from action_heads.adapters import Adapter, check_adapter
 from action_heads.config import HeadConfig
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion.objectives import Objective
+from action_heads.frozen import thawed
 from action_heads.io import files, hub
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ class ActionHead(Denoiser):
         own = self.modulation_of(adapter.name)
         code = self.config.rank if self.config.coded else None
         adapter.build(self.config.width, own.values, code, self.config.horizon if own.per_position else None)
+        if adapter.config.relearn_step:
+            adapter.step = thawed(own).float()
 
     def reshape(self, *, space: ActionSpace | None = None, horizon: int | None = None) -> ActionHead:
         """Return a head with the same frozen inner layers for another action space or horizon.

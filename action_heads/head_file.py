@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from action_heads.card import head_card
 from action_heads.config import SEAL, HeadConfig
 from action_heads.head import ActionHead
 from action_heads.io import files
-from action_heads.io.weights import check_layout, check_savable, check_values
+from action_heads.io.weights import check_layout, check_same_build, check_savable, check_values
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -24,6 +25,12 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
         for name, tensor in head.state_dict().items()
     }
     check_savable(weights, folder / WEIGHTS)
+    with torch.device("meta"):
+        expected = nn.Module()
+        expected.backbone, expected.modulation = head.config.build()
+    here = nn.Module()
+    here.backbone, here.modulation = head.backbone, head.modulation
+    check_same_build(here, expected, folder / WEIGHTS, weights)
     config = dataclasses.replace(head.config, fingerprint=SEAL.of(head.config.to_dict(), weights))
     contents = {WEIGHTS: files.tensors_as_bytes(weights), CONFIG: config.to_json().encode()}
     if not (folder / CARD).exists():

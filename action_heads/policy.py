@@ -22,7 +22,6 @@ from action_heads.adapters import Adapter
 from action_heads.card import adapter_card
 from action_heads.diffusion import continuing
 from action_heads.diffusion.loss import Noise, denoising_loss
-from action_heads.frozen import thawed
 from action_heads.head import ActionHead
 from action_heads.io import files, hub
 
@@ -72,8 +71,6 @@ class ConditionedHead(Policy):
                 "does not train. Make another head, for example by in_mode."
             )
         head.build(adapter)
-        if adapter.config.relearn_step:
-            adapter.step = thawed(own).float()
         for name, other in head.modulation.items():
             if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
                 other.requires_grad_(False)

@@ -60,7 +60,7 @@ class Watch:
 
     def __init__(self, module: Freezable):
         self.digests = {name: digest(holder[key]) for name, holder, key in tensors_of(module, module.left_out)}
-        self.structure = structure(module)
+        self.structure = structure(module, module.left_out)
         self.marks: list[Mark] | None = None
         self._mark(module)
 
@@ -80,7 +80,7 @@ class Watch:
 
     def changes(self, module: Freezable) -> list[str]:
         """Read every weight, and return the names of those that changed."""
-        if structure(module) != self.structure:
+        if structure(module, module.left_out) != self.structure:
             return ["its module structure"]
         found = {name: holder[key] for name, holder, key in tensors_of(module, module.left_out)}
         if found.keys() != self.digests.keys():
@@ -137,9 +137,8 @@ def tensors_of(module: nn.Module, left_out: Set[nn.Module] = frozenset()) -> Ite
                     yield f"{path}.{key}".lstrip("."), holder, key
 
 
-def structure(module: Freezable) -> list[tuple[str, str, str]]:
+def structure(module: nn.Module, left_out: Set[nn.Module] = frozenset()) -> list[tuple[str, str, str]]:
     """Return the path, class and settings of every submodule that is not left out."""
-    left_out = module.left_out
     parts = ((path, part) for path, part in module.named_modules() if part not in left_out)
     return [(path, type(part).__name__, settings_of(part)) for path, part in parts]
 

@@ -104,7 +104,7 @@ def _check_mask(name: str, mask: Any, cond: Tensor, values: bool) -> None:
 
 def check_count(name: str, count: int) -> int:
     """Return a count unchanged, or raise if it is not an integer of at least 1."""
-    if not isinstance(count, Integral) or count < 1:
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {count}")
     return count
 

@@ -25,7 +25,7 @@ class KeepFloat32(nn.Module):
 def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     """Return a context in which autocast is off for a kind of device, if it has autocast."""
     kind = device.type
-    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+    return torch.autocast(kind, enabled=False) if torch.amp.autocast_mode.is_autocast_available(kind) else nullcontext()
 
 
 @lru_cache

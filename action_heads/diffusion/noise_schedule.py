@@ -33,7 +33,7 @@ def squaredcos_cap_v2(steps: int) -> Tensor:
 
 @cache
 def noise_path(config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
-    """Return the shares of signal α and noise σ at every noise level, both (T,) float64 on the CPU, from clean to noise."""
+    """Return the shares of signal α and noise σ at every noise level, both (T,) float64 on the CPU, from clean on."""
     if config.prediction == "flow":
         sigma = torch.arange(1, config.train_steps + 1, dtype=torch.float64, device="cpu") / config.train_steps
         return 1 - sigma, sigma

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from action_heads._util.change_detection import structure
 from action_heads._util.limits import shown
-from action_heads.io.files import WeightFileError
+from action_heads.io.files import WeightFileError, save_tensors
 
 
 def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
@@ -56,6 +57,47 @@ def check_savable(tensors: Mapping[str, Tensor], path: Path) -> None:
             f"{path} was not written, since nothing could load it: {'; '.join(problems[:4])}. If training diverged, "
             "begin again with a lower learning rate. A file that was there is kept."
         )
+
+
+def check_same_build(found: nn.Module, expected: nn.Module, path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Check that a module is built as loading would build it, before its file replaces one that can be loaded.
+
+    A module that was wrapped, pruned or replaced in part has other names, or would load as something else. Its weights
+    are then written beside `path`, so that a long training is not lost.
+
+    Args:
+        found: the module to save.
+        expected: the module that loading would build, possibly on the meta device.
+        path: path of the file, for messages.
+        tensors: the weights of `found`.
+
+    Raises:
+        ValueError: the builds differ.
+    """
+    here, there = ({name: rest for name, *rest in structure(module)} for module in (found, expected))
+    problems = [
+        f"{f'its part {name}' if name else 'it'} is {_part(here.get(name))}, and loading would build "
+        f"{_part(there.get(name))}"
+        for name in dict.fromkeys((*here, *there))
+        if here.get(name) != there.get(name)
+    ]
+    shapes = [{name: tuple(tensor.shape) for name, tensor in part.state_dict().items()} for part in (found, expected)]
+    problems += [f"{name} differs in shape or is new" for name, _ in sorted(shapes[0].items() - shapes[1].items())]
+    if not problems and shapes[0].keys() == shapes[1].keys():
+        return
+    beside = path.with_name(f"{path.stem}-as-it-is{path.suffix}")
+    save_tensors(dict(tensors), beside, {})
+    raise ValueError(
+        f"{path} was not written, since loading would not give this {type(found).__name__}: "
+        f"{'; '.join(problems[:3]) or 'it lacks weights'}. Undo the change and save again: take the module out of "
+        "torch.compile (module = module._orig_mod; module.compile() compiles in place), and use "
+        "torch.nn.utils.parametrize.remove_parametrizations or torch.nn.utils.prune.remove. A class of your own can't "
+        f"be saved under a name of this library. The weights as they are were written to {beside}"
+    )
+
+
+def _part(found: list[str] | None) -> str:
+    return "missing" if found is None else f"{found[0]}({found[1]})"
 
 
 def unusable(tensors: Mapping[str, Tensor]) -> list[str]:

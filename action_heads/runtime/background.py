@@ -18,7 +18,7 @@ from torch import Tensor
 from action_heads._util.checks import check_count
 from action_heads._util.conditions import Condition
 from action_heads.runtime.execution import Executor, Samples
-from action_heads.runtime.second_thread import SecondThread
+from action_heads.runtime.second_thread import Pending, SecondThread
 from action_heads.runtime.slow_encoder import Ages, check_waiting
 
 LATE = ("wait", "keep")
@@ -129,7 +129,7 @@ class BackgroundExecutor(Executor):
         self.seconds, self.late_chunks = Ages(bin=0.01), 0
         self._thread = SecondThread("action-heads executor")
         self._noise: Noise | None = None
-        self._coming: Future[Made] | None = None
+        self._coming: Pending[Made] | None = None
         self._asked = 0  # tick of the request for the coming chunk
         self._counted = False  # whether the coming chunk was counted as late
         self._again = False  # whether to ask for another one as soon as it is there
@@ -140,8 +140,8 @@ class BackgroundExecutor(Executor):
 
         A call that is running ends in its thread before the first one of the new episode begins. The statistics go on.
         """
-        if self._coming is not None:
-            self._coming.cancel()
+        if (coming := self._pending) is not None:
+            coming.cancel()
         self._coming = None
         super().reset()
 
@@ -159,7 +159,14 @@ class BackgroundExecutor(Executor):
     @property
     def due(self) -> bool:
         """True if the next call asks for a chunk. Otherwise it needs no observation."""
-        return self._coming is None and super().due
+        return self._pending is None and super().due
+
+    @property
+    def _pending(self) -> Pending[Made] | None:
+        """The coming chunk, unless this process was forked while it was computed."""
+        if self._coming is not None and self._coming.lost:
+            self._coming = None
+        return self._coming
 
     def renew(self) -> None:
         """Make the next call ask for a chunk, or the call after the coming chunk is there."""
@@ -193,14 +200,15 @@ class BackgroundExecutor(Executor):
             self._coming = self._thread.submit(self._make, given, options)
             self._asked, self._counted, self._again = self.tick, False, False
         age = self.tick - self._asked
-        if self._coming is None or not self._wanted(self._coming, age):
+        coming = self._pending
+        if coming is None or not self._wanted(coming, age):
             return self.chunks, self.since
-        if not wait([self._coming], self.timeout).done:
+        if not wait([coming], self.timeout).done:
             raise TimeoutError(
                 f"No chunk within {self.timeout} s in tick {self.tick}. Look at the encoder and the policy, or allow "
                 "for a longer timeout."
             )
-        coming, self._coming = self._coming, None  # before an error is raised, so that the next call asks again
+        self._coming = None  # before an error is raised, so that the next call asks again
         made = coming.result()
         if self._noise is not None:
             self._noise.advance()

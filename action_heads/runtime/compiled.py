@@ -16,6 +16,7 @@ from action_heads._util.conditions import Condition, Mask
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
+from action_heads.adapters import Adapter
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion.continuing import Prefix
 from action_heads.diffusion.draws import Generator
@@ -54,7 +55,7 @@ class CompiledPolicy(Policy):
         super().__init__(head, policy.adapter)
         self.compiled = compiled
         self._source = (policy,)  # A tuple, so that torch does not register it as a submodule.
-        self._device = policy.head.device
+        self._compiled_from = _parts(policy)
         self._projections = {name: p.detach().clone() for name, p in policy.head.projections.items()}
 
     @property
@@ -101,19 +102,19 @@ class CompiledPolicy(Policy):
     def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
         if self.stale:
             raise RuntimeError(
-                "Since this policy was compiled, the original policy was moved, or the projections of its reshaped "
-                "head were trained or loaded. To use it, compile again."
+                "Since this policy was compiled, the original policy was moved, cast or given another head or adapter, "
+                "or the projections of its reshaped head were trained or loaded. To use it, compile again."
             )
         self.source.check_cond(cond, mask, values)
 
     @property
     def stale(self) -> bool:
-        """True if the original policy was moved or its projections changed after compilation."""
-        head = self.source.head
-        if head.device != self._device:
+        """True if the original policy was moved, cast or put together anew, or its projections changed, since then."""
+        if _parts(self.source) != self._compiled_from:
             return True
         # Compare values, since fused optimisers do not increment a parameter's version.
-        return not all(torch.equal(p, self._projections[name]) for name, p in head.projections.items())
+        projections = self.source.head.projections
+        return not all(torch.equal(p, self._projections[name]) for name, p in projections.items())
 
     def __reduce__(self) -> tuple:
         """Compile again when a copy is made, because compiled code can't be copied."""
@@ -125,6 +126,11 @@ class CompiledPolicy(Policy):
     def __repr__(self) -> str:
         method, dtype, reason = self.compiled
         return f"{self.source!r}, compiled: {method} in {str(dtype).removeprefix('torch.')} ({reason})"
+
+
+def _parts(policy: Policy) -> tuple[Denoiser, Adapter, torch.device, torch.dtype]:
+    """Return what a compiled policy takes from a policy for good: head and adapter, and where and how they compute."""
+    return policy.head, policy.adapter, policy.head.device, policy.head.dtype
 
 
 def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> CompiledPolicy:

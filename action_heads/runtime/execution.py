@@ -5,14 +5,18 @@ Axes: b batch (robots), h horizon, a action, c condition, n steps left of a chun
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from inspect import signature
+from numbers import Integral
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from action_heads._util.checks import check_count
 from action_heads._util.conditions import Condition, parts
-from action_heads.acting import Policy, options_of
+from action_heads.acting import Acts, Policy, options_of
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion.continuing import Continue, check_mixes_time, level_at
 from action_heads.diffusion.samplers import Sampling
@@ -54,6 +58,7 @@ class Executor:
 
     Raises:
         ValueError: an argument is out of its range, or `delay` is given for a head that can't continue a chunk.
+        TypeError: `policy.sample` has no such option.
     """
 
     def __init__(
@@ -67,20 +72,23 @@ class Executor:
         decode: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         **sampling: Any,
     ):
-        if execute < 1:
-            raise ValueError(f"execute must be at least 1, got {execute}")
-        if not 0 <= delay <= execute:
+        check_count("execute", execute)
+        if not isinstance(delay, Integral) or not 0 <= delay <= execute:
             raise ValueError(
-                f"delay must be between 0 and execute ({execute}), got {delay}. A later chunk would arrive when the "
-                "next one is already due. Lower delay, or raise execute."
+                f"delay must be a whole number of ticks between 0 and execute ({execute}), got {delay}. A later chunk "
+                "would arrive when the next one is already due. Lower delay, or raise execute."
             )
         if warm_start is not None and not 0 < warm_start <= 1:
             raise ValueError(f"warm_start must be above 0 and at most 1 (pure noise), got {warm_start}")
-        if ensemble is not None and (ensemble < 0 or delay):
-            raise ValueError(f"ensemble must be 0 or more, and without a delay, got ensemble={ensemble}, delay={delay}")
+        if ensemble is not None and (not 0 <= ensemble < math.inf or delay):
+            raise ValueError(
+                f"ensemble must be 0 or more and finite, and without a delay, got ensemble={ensemble}, delay={delay}"
+            )
         self.policy, self.sampling = policy, sampling
         self.execute, self.ensemble, self.warm_start, self.delay = execute, ensemble, warm_start, delay
         self.decode = decode
+        if isinstance(policy, Acts):
+            self._check_options()
         if isinstance(policy, Policy):  # What another one can do shows at its first chunks.
             self._check_head(policy.head)
         self.reset()
@@ -109,18 +117,19 @@ class Executor:
             **now: Further arguments of `policy.sample` for this tick, such as `mask`.
 
         Raises:
-            ValueError: `cond` is missing, or the chunk is not finite, too short or of another shape than before. The
-                executor is then unchanged, and the next call samples again.
+            ValueError: `cond` is missing, chunk or decoded action are not finite, or the chunk is too short or of
+                another shape than before. The executor is then unchanged, and the next call samples again.
         """
         chunks, since = self._current(cond, now)
         action = self._action(chunks)
         if self.decode is not None:
             action = self.decode(action, self.last)
-            if not action.isfinite().all():
-                raise ValueError(
-                    f"The action of tick {self.tick} is NaN or infinite after decoding: a row of zeros is no rotation, "
-                    "and opposite rotations of ensembled chunks have no mean. Set ensemble=None, or check the policy."
-                )
+        if not action.isfinite().all():
+            raise ValueError(
+                f"The action of tick {self.tick} is NaN or infinite{' after decoding' * (self.decode is not None)}: a "
+                "row of zeros is no rotation, and opposite rotations of ensembled chunks have no mean. Set "
+                "ensemble=None, or check the policy."
+            )
         self.chunks = [chunk[:, 1:] for chunk in chunks if chunk.shape[1] > 1]
         self.last, self.tick, self.since = action.clone(), self.tick + 1, since + 1
         return action
@@ -143,6 +152,15 @@ class Executor:
         if not self.chunks or not (self.warm_start is not None or committed):
             return {}
         return vars(Continue(self.chunks[-1], committed, self.warm_start))
+
+    def _check_options(self) -> None:
+        """Raise a TypeError if `sample` knows no such option, or the executor itself sets it."""
+        known = signature(Acts.sample).parameters.keys() - {"self", "cond", *vars(Continue())}
+        if unknown := sorted(self.sampling.keys() - known):
+            raise TypeError(
+                f"{type(self).__name__} does not take {', '.join(unknown)}; the options of policy.sample are "
+                f"{', '.join(sorted(known))}"
+            )
 
     def _check_head(self, head: Denoiser) -> None:
         """Raise a ValueError if a head can't make such chunks, before the robot moves."""

@@ -21,6 +21,19 @@ PATIENCE = 2.0  # seconds that the end of the program waits for calls that run
 _running: weakref.WeakKeyDictionary[threading.Thread, SimpleQueue] = weakref.WeakKeyDictionary()
 
 
+class Pending(Future[T]):
+    """The future of a call in a second thread. A process that was forked since has no such thread: there it is lost."""
+
+    def __init__(self):
+        super().__init__()
+        self._process = os.getpid()
+
+    @property
+    def lost(self) -> bool:
+        """Whether this process waits in vain. Don't touch a lost future: its lock may be held for ever."""
+        return self._process != os.getpid()
+
+
 class SecondThread:
     """A thread that makes calls in their order. It starts with the first call, and anew in a forked process.
 
@@ -41,7 +54,7 @@ class SecondThread:
         """Whether the thread was started and not closed."""
         return self._calls is not None
 
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Pending[T]:
         """Make a call after those before it, and return its future. A call that has not begun can be cancelled."""
         if self._calls is None or self._process != os.getpid():
             self._calls, self._process = SimpleQueue(), os.getpid()
@@ -50,7 +63,7 @@ class SecondThread:
             thread.start()
             _running[thread] = self._calls
             self._end = weakref.finalize(self, self._calls.put, None)
-        future: Future[T] = Future()
+        future: Pending[T] = Pending()
         self._calls.put((future, autocasts(), function, arguments))
         return future
 

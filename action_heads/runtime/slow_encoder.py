@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask, parts
-from action_heads.runtime.second_thread import SecondThread
+from action_heads.runtime.second_thread import Pending, SecondThread
 
 LATE = ("wait", "raise")
 
@@ -158,8 +158,8 @@ class SlowEncoder:
         A call that is running ends in its thread before the first one of the new episode begins. Its result and its
         error are dropped. The statistics go on.
         """
-        if self._call is not None:
-            self._call.future.cancel()
+        if (call := self._pending) is not None:
+            call.future.cancel()
         self._call, self._tick, self._started = None, -1, -self.every
         self._newest: tuple[Condition, Mask, int, float] | None = None
         self._returned = self._newest
@@ -191,7 +191,7 @@ class SlowEncoder:
         """Begin a tick: start a call with this observation if one is due, and return whether it was started."""
         self._tick += 1
         self._collect()
-        due = self._call is None and self._tick - self._started >= self.every
+        due = self._pending is None and self._tick - self._started >= self.every
         if due:
             self._start(observation)
             if self.latency == 0:
@@ -229,7 +229,7 @@ class SlowEncoder:
 
     def _collect(self, waiting: bool = False) -> None:
         """Take the result of the call in flight if it is there, or after waiting for it."""
-        call = self._call
+        call = self._pending
         if call is None:
             return
         if waiting and not wait([call.future], self.timeout).done:
@@ -240,6 +240,13 @@ class SlowEncoder:
         if waiting or (call.future.done() and self._tick - call.tick >= (self.latency or 0)):
             self._call = None  # before an error of the encoder is raised, so that a later tick starts again
             self._newest = (*call.future.result(), call.tick, call.began)
+
+    @property
+    def _pending(self) -> Call | None:
+        """The call in flight, unless this process was forked since it began. Then another one is due at once."""
+        if self._call is not None and isinstance(self._call.future, Pending) and self._call.future.lost:
+            self._call, self._started = None, self._tick - self.every
+        return self._call
 
     def _lacking(self) -> str | None:
         """Return why the newest embedding can't be acted on, or None if it can."""
@@ -255,7 +262,7 @@ class SlowEncoder:
             raise StaleEmbedding(f"{self._lacking()}: hold still and call again, or pass late='wait'")
         self.waits += 1
         while self._lacking() is not None:
-            if self._call is None:  # the one that was waited for is too old as well
+            if self._pending is None:  # the one that was waited for is too old as well
                 self._start(observation)
             self._collect(waiting=True)
 

@@ -207,6 +207,20 @@ def test_a_policy_that_moved_asks_for_compiling_again():
         fast.sample(conditions())
 
 
+@pytest.mark.parametrize("method", ["native", "packed", "eager"])
+@pytest.mark.parametrize("change", ["cast", "adapter"])
+def test_a_policy_that_is_cast_or_put_together_anew_asks_for_compiling_again(method, change):
+    policy = trained_policy(tiny_head(**WIDE))
+    fast = policy.compile(method)
+    fast.sample(conditions())
+    if change == "cast":
+        policy.to(torch.bfloat16)
+    else:
+        policy.adapter = trained_policy(policy.head).adapter
+    with pytest.raises(RuntimeError, match="compile again"):
+        fast.sample(conditions())
+
+
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
 @pytest.mark.parametrize("method", ["native", "packed", "eager"])
 def test_copies_are_compiled_anew(method, copied):

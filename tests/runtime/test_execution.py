@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from small import conditions, generator, tiny_head, trained_policy
 
+from action_heads.runtime.background import BackgroundExecutor
 from action_heads.runtime.execution import Executor
 
 
@@ -103,9 +106,14 @@ def test_a_real_policy_continues_without_a_jump():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"execute": 0}, "execute must be at least 1"),
-        ({"execute": 4, "delay": 5}, "delay must be between 0 and execute"),
-        ({"ensemble": -0.1}, "ensemble must be 0 or more"),
+        ({"execute": 0}, "execute must be an integer of at least 1, got 0"),
+        ({"execute": 2.5}, r"execute must be an integer of at least 1, got 2\.5"),
+        ({"execute": True}, "execute must be an integer of at least 1, got True"),
+        ({"execute": 4, "delay": 5}, "delay must be a whole number of ticks between 0 and execute"),
+        ({"execute": 4, "delay": 1.5}, "delay must be a whole number of ticks between 0 and execute"),
+        ({"ensemble": -0.1}, "ensemble must be 0 or more and finite"),
+        ({"ensemble": float("inf")}, "ensemble must be 0 or more and finite"),
+        ({"ensemble": float("nan")}, "ensemble must be 0 or more and finite"),
         ({"ensemble": 0.1, "delay": 1}, "without a delay"),
         ({"warm_start": 0.0}, "above 0 and at most 1"),
         ({"warm_start": 1.1}, "above 0 and at most 1"),
@@ -114,6 +122,25 @@ def test_a_real_policy_continues_without_a_jump():
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         Executor(Clock(), **options)
+
+
+@pytest.mark.parametrize("kind", [Executor, partial(BackgroundExecutor, delay=1)])
+@pytest.mark.parametrize("option", ["stepz", "previous", "start"])
+def test_an_unknown_option_is_refused_before_the_first_tick(kind, option):
+    policy = trained_policy(tiny_head())
+    with pytest.raises(TypeError, match=f"does not take {option}; the options of policy.sample are .*steps"):
+        kind(policy, execute=4, **{option: 3})
+
+
+def test_an_action_that_is_not_finite_never_leaves():
+    class Doubled(Executor):
+        def _action(self, chunks):
+            return 2 * super()._action(chunks)
+
+    executor = Doubled(Sometimes(lambda chunk: chunk.fill_(3e38), at=1), execute=1)
+    with pytest.raises(ValueError, match=r"The action of tick 0 is NaN or infinite: a row"):
+        executor(torch.zeros(1, 3))
+    assert executor.tick == 0
 
 
 def test_chunks_that_run_out():

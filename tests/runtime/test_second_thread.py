@@ -112,3 +112,44 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout == "7\n", done.stderr
+
+
+ACTORS = {
+    "executor": """
+from action_heads import ActionHead, BackgroundExecutor
+from action_heads.adapters import FiLM
+policy = ActionHead.from_pretrained("dae/mixer-5m-fk").attach(FiLM(cond_dim=8))
+actor = BackgroundExecutor(policy, encode=encode, execute=4, delay=2, steps=1)
+for _ in range(5): actor(0)
+pending = actor._coming
+""",
+    "encoder": """
+from action_heads.runtime.slow_encoder import SlowEncoder
+actor = SlowEncoder(lambda seen: (encode(seen), None), max_age=2)
+for _ in range(2): actor(0)
+pending = actor._call.future
+""",
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("reset", ["", "actor.reset()"])
+@pytest.mark.parametrize("name", ACTORS)
+def test_a_forked_process_does_not_wait_for_what_its_parent_computes(name, reset):
+    program = f"""
+import os, signal, time, torch
+torch.set_num_threads(1)
+def encode(seen):
+    time.sleep(0.3)
+    return torch.zeros(1, 8)
+{ACTORS[name]}
+assert not pending.done()
+if (child := os.fork()) == 0:
+    signal.alarm(60)
+    {reset}
+    for _ in range(8): actor(0)
+    os._exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "7\n", done.stderr

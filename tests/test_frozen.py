@@ -100,6 +100,8 @@ WAYS = {
     "no bias": lambda head: setattr(of_block(head).up, "bias", None),
     "another part": lambda head: setattr(of_block(head), "up", nn.Linear(16, 64)),
     "another activation": lambda head: setattr(of_block(head), "act", nn.ReLU()),
+    "a setting": lambda head: setattr(of_block(head).norm, "eps", 0.5),
+    "a setting that torch does not print": lambda head: setattr(head.backbone.step, "waves", 4),
     "a block more": lambda head: head.backbone.blocks.append(nn.Identity()),
     "a block swapped": lambda head: head.backbone.blocks.__setitem__(0, head.backbone.blocks[1]),
     "a part deleted": lambda head: delattr(of_block(head), "norm"),

@@ -4,7 +4,8 @@ A check must cost far less than a denoising step. It therefore compares what tor
 its memory address and its version counter. If any of these differ, all tensors are hashed, and the hashes decide.
 
 Torch does not count every write. Three measures cover the rest: `.data` of a frozen parameter shares the version
-counter, small buffers are compared by value, and each check reads one slice of the memory again.
+counter, small buffers are compared by value, and each check reads one slice of the memory again. Hooks and replaced
+methods change no file, so they are not looked for.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ class Watch:
     def __init__(self, module: Freezable):
         self.digests = {name: digest(holder[key]) for name, holder, key in tensors_of(module, module.left_out)}
         self.structure = structure(module, module.left_out)
+        self.plain = {path: plain_of(part) for path, part in module.named_modules()}
         self.marks: list[Mark] | None = None
         self._mark(module)
 
@@ -70,7 +72,9 @@ class Watch:
             return False
         if any(now != before for now, before in self.parts):
             return False
-        if any(part.config is not config for part, config in self.settings):
+        if any(part.config is not config for part, config in self.configs):
+            return False
+        if any(values.get(key) != before for values, key, before in self.settings):
             return False
         if not self.slices:
             return True
@@ -82,6 +86,9 @@ class Watch:
         """Read every weight, and return the names of those that changed."""
         if structure(module, module.left_out) != self.structure:
             return ["its module structure"]
+        plain = {path: plain_of(part) for path, part in module.named_modules()}
+        if differing := [path for path, values in plain.items() if values != self.plain[path]]:
+            return [f"a setting of {path or 'the head'}" for path in differing]
         found = {name: holder[key] for name, holder, key in tensors_of(module, module.left_out)}
         if found.keys() != self.digests.keys():
             return sorted(found.keys() ^ self.digests.keys())
@@ -93,7 +100,8 @@ class Watch:
     def _mark(self, module: Freezable) -> None:
         """Record the current state of every tensor for the cheap comparison."""
         self.parts = [(part._modules, dict(part._modules)) for part in module.modules() if part._modules]
-        self.settings = [(part, part.config) for part in module.modules() if hasattr(part, "config")]
+        self.configs = [(part, part.config) for part in module.modules() if hasattr(part, "config")]
+        self.settings = [(vars(part), *item) for part in module.modules() for item in plain_of(part).items()]
         self.marks = []
         for name, holder, key in tensors_of(module, module.left_out):
             tensor = holder[key]
@@ -107,7 +115,7 @@ class Watch:
         self.turn = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"digests": self.digests, "structure": self.structure}
+        return {"digests": self.digests, "structure": self.structure, "plain": self.plain}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -148,6 +156,16 @@ def settings_of(part: nn.Module) -> str:
     config = getattr(part, "config", None)
     contract = getattr(config, "contract", None)
     return part.extra_repr() + (contract() if contract else str(config or ""))
+
+
+def plain_of(part: nn.Module) -> dict[str, int | float | str]:
+    """Return the public attributes of a module that are plain values, such as the epsilon of a norm."""
+    values = vars(part).items()
+    return {
+        key: value
+        for key, value in values
+        if isinstance(value, (int, float, str)) and key != "training" and not key.startswith("_")
+    }
 
 
 def digest(tensor: Tensor) -> bytes:

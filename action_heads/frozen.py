@@ -94,7 +94,7 @@ class Freezable(nn.Module):
             raise RuntimeError(
                 f"a frozen head was changed: {shown} differs. Adapters trained on it would not fit any head that can "
                 "be loaded. Load the head again with ActionHead.from_pretrained; to change weights, build a head "
-                "that is not frozen."
+                "that is not frozen. An average of weights must leave the head out, as action_heads.EMA does."
             )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

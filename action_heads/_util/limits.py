@@ -11,6 +11,7 @@ import math
 import types
 from collections.abc import Mapping
 from functools import lru_cache
+from numbers import Integral
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 WIDTH = 2**14  # of a network, its inputs and its outputs
@@ -39,6 +40,11 @@ def check_width(name: str, width: Any, most: int = INTEGER) -> None:
         raise ValueError(
             f"{name} must be at most {most}, got {shown(width)}. If it came from a file, the file is damaged."
         )
+
+
+def whole(value: Any) -> Any:
+    """Return NumPy's whole numbers as Python's, and anything else unchanged."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def check_parameters(what: str, count: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import Condition, Mask
-from action_heads._util.limits import CONDITION, check_width
+from action_heads._util.limits import CONDITION, check_width, whole
 from action_heads.adapters.condition_reader import POOLS, Read, ReadAll, Standardizer, Standardizers, for_sources
 from action_heads.adapters.config import AdapterConfig
 
@@ -124,7 +124,10 @@ class Adapter(nn.Module):
         per_step: bool = False,
     ):
         super().__init__()
-        if not isinstance(cond_dim, Mapping):
+        if isinstance(cond_dim, Mapping):
+            cond_dim = {name: whole(width) for name, width in cond_dim.items()}
+        else:
+            cond_dim = whole(cond_dim)
             check_width("cond_dim", cond_dim, CONDITION)
         self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, pool, per_step)
         self.step: nn.Module | None = None  # a trainable copy of the head's modulation, with `relearn_step`

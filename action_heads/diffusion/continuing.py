@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.conditions import on_host
+from action_heads._util.limits import check_number
 from action_heads.diffusion import draws
 from action_heads.diffusion.noise_schedule import noise_path
 
@@ -133,6 +134,7 @@ def takes_levels_per_step(head: Denoiser, modulation: HeadModulation) -> bool:
 
 def level_at(head: Denoiser, start: float) -> int:
     """Return the noise level of a head that is nearest to a share of noise."""
+    check_number("start", start)
     if not 0 < start <= 1:
         raise ValueError(f"start must be above 0 and at most 1 (pure noise), a share of noise; got {start}")
     _, sigma = noise_path(head.config.objective)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
 
 from action_heads import ObjectiveConfig
-from action_heads.adapters import ADAPTERS, AdaLNZero
+from action_heads.adapters import ADAPTERS, AdaLNZero, FiLM
 from action_heads.adapters.adarmsnorm import AdaRMSNormModulation
 from action_heads.adapters.config import THROUGH
 from action_heads.diffusion.objectives import PREDICTIONS
@@ -178,3 +179,16 @@ def test_a_code_for_every_step_moves_that_step_alone(tmp_path):
 def test_codes_for_every_step_are_refused_where_there_are_none(backbone, mechanism, through):
     with pytest.raises(ValueError, match=f"per_step=True does not work here, with through='{through}'"):
         tiny_head(backbone).attach(ADAPTERS[mechanism](COND_DIM, through=through, per_step=True))
+
+
+@pytest.mark.parametrize("width", [np.int64(8), {"tokens": np.int32(8), "state": 3}])
+def test_numpys_whole_numbers_are_widths(head, width, tmp_path):
+    policy = head.attach(FiLM(cond_dim=width))
+    saved = policy.save_adapter(tmp_path)
+    assert head.load_adapter(saved).adapter.config == policy.adapter.config
+
+
+@pytest.mark.parametrize("width", [True, 8.0, np.float32(8), "8"])
+def test_other_widths_are_refused(width):
+    with pytest.raises(ValueError, match="cond_dim must be a positive integer"):
+        FiLM(cond_dim=width)

@@ -203,3 +203,10 @@ def test_training_with_prefixes_learns_to_continue(backbone, mechanism):
 def test_refusals(options, message):
     with pytest.raises(ValueError, match=message):
         trained_policy(tiny_head("mixer")).sample(conditions(), **options)
+
+
+@pytest.mark.parametrize("start", [True, "0.5", float("nan"), 0.0, -0.1, 1.5])
+def test_a_start_that_is_no_share_of_noise_is_refused(start):
+    policy = trained_policy(tiny_head())
+    with pytest.raises(ValueError, match="start must be"):
+        policy.sample(conditions(), previous=last_chunk(), start=start)

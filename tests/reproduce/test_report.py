@@ -116,6 +116,27 @@ def test_writes_the_page_between_its_marks(tmp_path):
         report(ReportConfig(tmp_path / "results", page))
 
 
+def test_only_what_every_mode_has_is_pooled():
+    """Three modes that are equally good on each task, with other seeds of the tasks, are equally good together."""
+    grid = [run for run in runs(Reproduce(all=True), "robosuite") if run.backbone == "mlp"]
+    seeds = {("decoupled", "Lift"): (0, 42, 420), ("normal", "Stack"): (0, 42, 420)}
+    solved = {"Lift": 150, "Stack": 15}
+    found = [
+        result(run, [i < solved[run.task] for i in range(run.episodes)])
+        for run in grid
+        if run.task in solved and run.mode != "blind" and run.seed in seeds.get((run.mode, run.task), (0,))
+    ]
+    row = next(line for line in robosuite(found).splitlines() if line.startswith("| **2 tasks**, without 4 runs"))
+    cells = row.split(" | ")
+    assert cells[2] == cells[3] == cells[4]
+    assert ";" not in row, "rates by seed would be of other tasks"
+    assert cells[6].startswith("+0 ± 0")
+    table = tables(found)[0]
+    assert {mode: len(results) for mode, results in table.pooled("mlp").items()} == dict.fromkeys(
+        table.pooled("mlp"), 2
+    )
+
+
 def test_a_benchmark_of_the_paper_has_its_figure_beside_the_papers(tmp_path, monkeypatch):
     drawn, finish = [], figure._finish
     monkeypatch.setattr(figure, "_finish", lambda picture, path: (drawn.append(picture.axes), finish(picture, path)))

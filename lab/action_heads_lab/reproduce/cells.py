@@ -35,10 +35,21 @@ class Table:
         """Return the results of a cell, which are none if it was not run."""
         return self.cells.get(Key(task, backbone, mode), [])
 
-    def complete(self, backbone: str) -> list[str]:
-        """Return the tasks that were run in every compared mode."""
-        tasks = dict.fromkeys(key.task for key in self.cells)
-        return [task for task in tasks if all(self.cell(task, backbone, mode) for mode in ALL_MODES)]
+    def modes(self, task: str, backbone: str) -> dict[str, list[Result]]:
+        """Return the results of a task by mode, for each compared mode."""
+        return {mode: self.cell(task, backbone, mode) for mode in ALL_MODES}
+
+    def pooled(self, backbone: str) -> dict[str, list[Result]]:
+        """Return the results of all tasks by mode, for the task and seed pairs that were run in every compared mode.
+
+        With other pairs in one mode than in another, the modes would differ because the tasks do.
+        """
+        tasks = dict.fromkeys(key.task for key in self.cells if key.backbone == backbone)
+        by_mode = {
+            mode: {(t, r.run.seed): r for t in tasks for r in self.cell(t, backbone, mode)} for mode in ALL_MODES
+        }
+        shared = [pair for pair in by_mode[ALL_MODES[0]] if all(pair in found for found in by_mode.values())]
+        return {mode: [found[pair] for pair in shared] for mode, found in by_mode.items()}
 
     @property
     def title(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ def draw(table: Table, path: Path) -> None:
     backbones = _backbones(table)
     figure, axes = _subplots(len(backbones), 3, figsize=(13, 3 * len(backbones) + 0.6), width_ratios=[2, 1.2, 8])
     for (theirs, pooled, each), backbone in zip(axes, backbones, strict=True):
-        whole = table.complete(backbone)
-        _groups(pooled, [whole], table, backbone)
-        _groups(each, [[task] for task in TASKS], table, backbone)
+        whole = table.pooled(backbone)
+        _groups(pooled, [whole])
+        _groups(each, [table.modes(task, backbone) for task in TASKS])
         pooled.set_xticks([0], [_tasks(whole)])
         pooled.set_title("ours, all tasks", fontsize=10)
         each.set_xticks(range(len(TASKS)), [re.sub("(?<=[a-z])(?=[A-Z])", "\n", task) for task in TASKS], fontsize=8)
@@ -61,8 +61,8 @@ def draw_beside_paper(family: str, table: Table, path: Path) -> None:
                 _paper(axis, i, family, backbone, column=i)
             axis.set_title(f"the paper's {paper.NAMES[backbone]}, on images", fontsize=10)
             axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), "average"], fontsize=8)
-        axis, whole = next(rows), table.complete(backbone)
-        _groups(axis, [*([task] for task in tasks), whole], table, backbone)
+        axis, whole = next(rows), table.pooled(backbone)
+        _groups(axis, [*(table.modes(task, backbone) for task in tasks), whole])
         axis.set_title(f"ours, {backbone}, on {table.protocol['observation']}s", fontsize=10)
         axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), _tasks(whole)], fontsize=8)
     for axis in axes[:, 0]:
@@ -84,13 +84,12 @@ def _subplots(rows: int, columns: int, **options: Any) -> Any:
     return plt.subplots(rows, columns, layout="constrained", sharey=True, squeeze=False, **options)
 
 
-def _groups(axis, groups: Iterable[Sequence[str]], table: Table, backbone: str) -> None:
-    """Draw the bars of each group of tasks, pooled, with their 95 % intervals."""
-    for i, tasks in enumerate(groups):
-        for mode, at in AT.items():
-            results = [result for task in tasks for result in table.cell(task, backbone, mode)]
-            _bar(axis, i + at, mode, results)
-        axis.set_xlim(-0.6, i + 0.6)
+def _groups(axis, groups: Sequence[Mapping[str, list[Result]]]) -> None:
+    """Draw each group of results by mode: one bar for each mode, with its 95 % interval."""
+    for i, group in enumerate(groups):
+        for mode, results in group.items():
+            _bar(axis, i + AT[mode], mode, results)
+    axis.set_xlim(-0.6, len(groups) - 0.4)
 
 
 def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
@@ -113,8 +112,9 @@ def _paper(axis, at: int, family: str, backbone: str, column: int) -> None:
             )
 
 
-def _tasks(tasks: Sequence[str]) -> str:
-    return f"{len(tasks)} task{'s' * (len(tasks) != 1)}"
+def _tasks(pooled: Mapping[str, list[Result]]) -> str:
+    count = len({result.run.task for results in pooled.values() for result in results})
+    return f"{count} task{'s' * (count != 1)}"
 
 
 def _broken(task: str) -> str:

@@ -97,25 +97,33 @@ def _table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) -> str:
     for backbone in backbones:
         for task in tasks:
             lines.append(_row(task, backbone, {mode: table.cell(task, backbone, mode) for mode in modes}))
-        whole = table.complete(backbone)
+        pooled = table.pooled(backbone)
+        pairs = [(r.run.task, r.run.seed) for r in pooled[ALL_MODES[0]]]
+        whole, seeds = ({*values} for values in zip(*pairs, strict=True)) if pairs else ((), ())
         if len(whole) > 1:
-            pooled = {mode: [r for task in whole for r in table.cell(task, backbone, mode)] for mode in ALL_MODES}
-            lines.append(_row(f"**{len(whole)} tasks**", backbone, pooled | {"blind": None}))
+            cells = [cell for task in tasks for cell in table.modes(task, backbone).values()]
+            left_out = sum(map(len, cells)) - sum(map(len, pooled.values()))
+            label = f"**{len(whole)} tasks**" + f", without {left_out} runs that a mode lacks" * (left_out > 0)
+            lines.append(_row(label, backbone, pooled | {"blind": None}, by_seed=len(pairs) == len(whole) * len(seeds)))
     return "\n".join(lines)
 
 
-def _row(task: str, backbone: str, cells: Mapping[str, list[Result] | None]) -> str:
-    rates = [_cell(cell) for cell in cells.values()]
+def _row(task: str, backbone: str, cells: Mapping[str, list[Result] | None], by_seed: bool = True) -> str:
+    rates = [_cell(cell, by_seed) for cell in cells.values()]
     tests = [_test(cells["decoupled"] or [], cells[other] or []) for other in ("normal", "random-frozen")]
     return f"| {task} | `{backbone}` | {' | '.join([*rates, *tests])} |"
 
 
-def _cell(cell: list[Result] | None) -> str:
+def _cell(cell: list[Result] | None, by_seed: bool = True) -> str:
     """Return rate in %, interval, episodes and rate per training seed. None means that no run is planned."""
     if not cell:
         return "" if cell is None else "not run"
     found = rate(cell)
-    seeds = "" if len(found.by_seed) == 1 else "; " + ", ".join(f"{100 * value:.0f}" for _, value in found.by_seed)
+    seeds = (
+        ""
+        if len(found.by_seed) == 1 or not by_seed
+        else "; " + ", ".join(f"{100 * value:.0f}" for _, value in found.by_seed)
+    )
     return f"{found} of {found.episodes}{seeds}"
 
 

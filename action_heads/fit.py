@@ -86,7 +86,8 @@ class FitConfig:
         check_fields(vars(self), FitConfig, "FitConfig")
         check_least(self, 1, "steps", "batch_size", "warmup")
         check_least(self, 0, "weight_decay")
-        check_positive(self, "lr", "clip")
+        check_positive(self, "lr")
+        check_positive(self, "clip", finite=False)  # an infinite norm clips nothing
         check_share(self, "ema")
         if self.precision not in PRECISIONS:
             raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
+from action_heads._util.limits import INTEGER
 from action_heads._util.names import nearest
 
 
@@ -79,11 +81,11 @@ def check_choices(settings: Any, **choices: Collection[str]) -> None:
 
 
 def check_least(settings: Any, least: int, *names: str) -> None:
-    """Raise if a field is below `least`, or NaN. None counts as not given."""
+    """Raise if a field is below `least`, NaN, infinite or no 64-bit integer. None counts as not given."""
     bound = f"at least {least}" if least else "0 or more"
     for name in names:
-        if (given := getattr(settings, name)) is not None and not given >= least:
-            raise mistake(name, f"must be {bound}, got {given}")
+        if (given := getattr(settings, name)) is not None and not least <= given < INTEGER:
+            raise mistake(name, f"must be {bound}{' and below 2^63' * (given >= INTEGER)}, got {given}")
 
 
 def check_unset(settings: Any, why: str, *names: str, prefix: str = "") -> None:
@@ -101,8 +103,9 @@ def check_share(settings: Any, *names: str) -> None:
             raise mistake(name, f"must be at least 0 and below 1, got {getattr(settings, name)}")
 
 
-def check_positive(settings: Any, *names: str) -> None:
-    """Raise if a field is not above zero, or is NaN."""
+def check_positive(settings: Any, *names: str, finite: bool = True) -> None:
+    """Raise if a field is not above zero, is NaN, or is infinite where it must be `finite`."""
     for name in names:
-        if not getattr(settings, name) > 0:
-            raise mistake(name, f"must be positive, got {getattr(settings, name)}")
+        given = getattr(settings, name)
+        if not given > 0 or (finite and given == math.inf):
+            raise mistake(name, f"must be positive{' and finite' * finite}, got {given}")

@@ -213,7 +213,7 @@ def check_described(config: AdaptConfig, recording: Recording) -> None:
 
 def check_horizon(config: AdaptConfig, head: ActionHead) -> None:
     """Refuse to execute more actions than a chunk has, and prefixes on a head that cannot continue a chunk."""
-    if (execute := config.rollout.execute) > head.config.horizon:
+    if config.rollout.task and (execute := config.rollout.execute) > head.config.horizon:
         raise ValueError(
             f"--execute {execute} is more than the {head.config.horizon} actions of a chunk. Lower it, or set --horizon"
         )

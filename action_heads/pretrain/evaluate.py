@@ -20,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from action_heads._util.flags import check_least
+from action_heads._util.flags import check_least, flag
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.diffusion.loss import Noise, corrupt
@@ -114,6 +114,12 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
         heads[_label(other.config.name, name, taken=heads)] = _comparable(other, head)
     heads["random"] = random_like(head, "random", seed=0).freeze()
 
+    for name in ("chunks", "samples"):
+        if (count := getattr(config, name)) < len(specs):
+            with flag(name):
+                raise ValueError(
+                    f"{count} are fewer than the {len(specs)} sources. Raise it, or name fewer with --data"
+                )
     held_out = HeldOut(specs, head.config.space, head.config.horizon)
     for_losses = held_out.draw(config.chunks, 0)
     real = torch.cat(list(held_out.draw(config.samples, 1).values()))

@@ -96,7 +96,7 @@ class PretrainConfig(Settings):
         check_choices(self, levels=LEVELS, precision=PRECISIONS)
         if self.size not in self.sizes:
             raise mistake("size", f"is {self.size!r}; choose one of {', '.join(self.sizes)}, the sizes of {self.arch}")
-        check_least(self, 1, "save_every", "workers")
+        check_least(self, 1, "save_every", "workers", "width", "depth")
         check_least(self, 0, "seed")
         if not 0 <= self.task_boxes <= 1:
             raise mistake("task_boxes", f"must be between 0 and 1, got {self.task_boxes}")

@@ -28,6 +28,12 @@ def train(trainer: Training, folder: Path) -> None:
         KeyboardInterrupt: Ctrl-C or SIGTERM was received. The state is saved first; the same call resumes from it.
     """
     config, accelerator = trainer.config, trainer.accelerator
+    o = config.optimiser
+    if o.warmup >= o.steps:
+        accelerator.print(
+            f"The warm-up of {o.warmup} training steps does not end in the {o.steps} of this run: the learning rate "
+            f"stays below {o.steps / o.warmup:.0%} of --lr. Lower --warmup, or raise --steps"
+        )
     read_every = 1 if accelerator.device.type == "cpu" else READ_EVERY
     # A killed run may have logged points after its last saved state. They are logged again, so the old ones are purged.
     accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": trainer.step}})

@@ -35,7 +35,8 @@ class OptimiserConfig:
     def __post_init__(self):
         check_choices(self, schedule=SCHEDULES)
         check_least(self, 1, "steps", "batch_size", "warmup")
-        check_positive(self, "lr", "clip")
+        check_positive(self, "lr")
+        check_positive(self, "clip", finite=False)  # an infinite norm clips nothing
         check_share(self, "ema")
 
     def learning_rate(self, step: int) -> float:

@@ -142,6 +142,9 @@ def test_where_the_results_go_and_what_is_refused(saved, tmp_path):
         evaluate(EvaluateConfig(str(saved)))
     with pytest.raises(ValueError, match="samples must be at least 8"):
         EvaluateConfig("x", samples=3)
+    nine = tuple(f"synthetic:panda?rate={rate}" for rate in range(10, 19))
+    with pytest.raises(ValueError, match=r"^--samples: 8 are fewer than the 9 sources\. Raise it"):
+        evaluate(EvaluateConfig(str(saved), data=nine, chunks=16, samples=8))
 
 
 def test_a_card_shows_the_evaluation(tmp_path, monkeypatch):

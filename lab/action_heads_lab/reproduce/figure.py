@@ -18,7 +18,7 @@ from action_heads_lab.sim.report import COLOURS
 from action_heads_lab.sim.tasks import TASKS
 
 WIDTH = 0.26
-AT = dict(zip(ALL_MODES, (-WIDTH, 0.0, WIDTH), strict=True))  # where a mode's bar stands in its group
+AT: dict[str, float] = dict(zip(ALL_MODES, (-WIDTH, 0.0, WIDTH), strict=True))  # where a mode's bar stands in its group
 
 
 def draw(table: Table, path: Path) -> None:

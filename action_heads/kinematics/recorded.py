@@ -36,6 +36,7 @@ def recorded_trajectories() -> Trajectories:
         corpora=tuple(data["source"].tolist()),
         rate_hz=RATE_HZ,
         arm=PANDA,
+        content=FILE,  # it comes with the package
     )
 
 

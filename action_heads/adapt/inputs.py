@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.data.formats import Recording
+from action_heads.encoders.text import folder_content
 from action_heads.io import files
 from action_heads.io.contents import combined, sampled_all
 from action_heads.observed_policy import ObservedPolicy
@@ -50,9 +50,8 @@ def weights_read(config: AdaptConfig, policy: ObservedPolicy) -> dict[str, str]:
     if encoder.cameras and (vision.weights or not vision.is_resnet):
         found["--encoder"] = files.fingerprint(encoder.trunks.state_dict())
     if encoder.text is not None:
-        folder, revision = Path(encoder.text.config.model).expanduser(), encoder.text.architecture["revision"]
-        paths = {path.name: path for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
-        found["--text"] = combined([revision, sampled_all(paths)])
+        text = encoder.text
+        found["--text"] = combined([text.architecture["revision"], folder_content(text.config.model)])
     if encoder.vlm is not None:
         vlm = encoder.vlm
         found["--vlm"] = combined([vlm.architecture["fingerprint"], processing_fingerprint(vlm.folder)])

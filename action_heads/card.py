@@ -235,7 +235,7 @@ def _training(training: Mapping[str, Any], there: set[str]) -> str:
     lines = ["Data:", "", *(f"- `{spec}`: {credit(spec, training) or 'no credit on record'}" for spec in data), ""]
     if command := training.get("command"):
         lines += ["```bash", command, "```", ""]
-    apart = ("settings", "command", "data", "credits", "licence")
+    apart = ("settings", "inputs", "command", "data", "credits", "licence")
     rows = [f"| {RECORD.get(k, k.replace('_', ' '))} | {_text(v)} |" for k, v in training.items() if k not in apart]
     lines += ["| record | value |", "|---|---|", *rows] if rows else []
     if "held_out_loss" in training:

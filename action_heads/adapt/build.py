@@ -20,6 +20,7 @@ from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
 from action_heads.actions.normalize import ANY_UNIT, check_units, floored
 from action_heads.adapt.cached import cached_outputs, encoding_on, some_outputs
+from action_heads.adapt.inputs import content_of, weights_read
 from action_heads.adapt.settings import AdaptConfig, flag
 from action_heads.adapters import Adapter
 from action_heads.data.formats import Recording, open_recording
@@ -35,11 +36,19 @@ SAMPLED = 256  # rows whose keypoints give the statistics, if the keypoints of a
 
 
 class Built(NamedTuple):
-    """A policy before its training, the windows it trains on, and the held-out windows if there are any."""
+    """A policy before its training, and the windows of its training.
+
+    Attributes:
+        policy: the policy.
+        windows: the windows it trains on.
+        held_out: the held-out windows if there are any.
+        inputs: a hash of all that was read, by flag; see `Training.inputs`.
+    """
 
     policy: ObservedPolicy
     windows: ObservedWindows
     held_out: ObservedWindows | None
+    inputs: dict[str, str]
 
 
 def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
@@ -95,7 +104,8 @@ def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
     seen = (recording, actions, numbers, cameras)
     windows = ObservedWindows(*seen, ~out, horizon, config.observation_steps, outputs)
     others = ObservedWindows(*seen, out, horizon, config.observation_steps, outputs) if out.any() else None
-    return Built(policy, windows, others)
+    read = {"--data": content_of(recording, (columns, numbers), policy)} | weights_read(config, policy)
+    return Built(policy, windows, others, read)
 
 
 def encode_images(

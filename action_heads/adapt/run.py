@@ -100,13 +100,16 @@ def finish(trainer: Trainer, command: str) -> None:
         "memory": peak_memory(),
         "machine": machine() | {"training": trainer.machine},
         "settings": trainer.settings(),
+        "inputs": trainer.inputs,
     }
     policy.training_record = record
+    before = fingerprint_in(out)
     policy.save(out)
     curves = {"train": trainer.progress.curve, "held_out": trainer.progress.held_out}
     files.write_text(out / "curves.json", json.dumps(curves) + "\n")
     curve.draw_curve(curves, out / "curves.png", out.resolve().name)
-    results: dict[str, Any] = record | {"rollouts": earlier(config)}
+    now = fingerprint_in(out)
+    results: dict[str, Any] = record | {"fingerprint": now, "rollouts": earlier(out, now, before)}
     write(config, results)
     trainer.accelerator.print(report.closing(policy, config, results))
 
@@ -126,7 +129,21 @@ def write(config: AdaptConfig, results: dict[str, Any]) -> None:
     files.write_text(config.out / "README.md", report.readme(config, results))
 
 
-def earlier(config: AdaptConfig) -> dict[str, Any] | None:
-    """Return the earlier rollouts of these weights, which a call without --task keeps."""
-    path = config.out / "results.json"
-    return files.read_json(path).get("rollouts") if path.exists() else None
+def earlier(out: Path, now: str | None, before: str | None) -> dict[str, Any] | None:
+    """Return the earlier rollouts of these weights, which a call without --task keeps, or None.
+
+    Args:
+        out: the folder.
+        now: the fingerprint of the policy.
+        before: that of the policy which was in the folder. Results of older releases do not say which policy they are
+            of, so they count as those of this one.
+    """
+    path = out / "results.json"
+    results = files.read_json(path) if path.exists() else {}
+    return results.get("rollouts") if now and results.get("fingerprint", before) == now else None
+
+
+def fingerprint_in(out: Path) -> str | None:
+    """Return the fingerprint of the policy in a folder, or None without one."""
+    path = out / CONFIG
+    return files.read_json(path).get("fingerprint") if path.exists() else None

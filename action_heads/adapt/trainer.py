@@ -60,7 +60,8 @@ class Trainer(Training[Sample]):
         self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder)
         checkpoint.refuse_others(self.settings(), config.folder)
         with self.accelerator.main_process_first():  # it downloads what the others then find on the disk
-            self.policy, self.windows, self.held_out = build(config, self.accelerator.device)
+            self.policy, self.windows, self.held_out, self.inputs = build(config, self.accelerator.device)
+        checkpoint.refuse_changed(self.inputs, config.folder)
         self.stage = Stage2(self.policy, self.windows.recording.tasks, config.noise).train()
         self.counts = self.policy.counts()
         self.policy.to(self.accelerator.device)
@@ -116,7 +117,7 @@ class Trainer(Training[Sample]):
         """Save the averaged weights of this training step as a policy of their own."""
         with ema.averaged():
             policy = copy.deepcopy(self.policy)  # saving freezes the head, so a copy is saved
-        policy.training_record = {"settings": self.settings(), "step": self.step}
+        policy.training_record = {"settings": self.settings(), "inputs": self.inputs, "step": self.step}
         policy.save(checkpoint_folder(self.config.out, self.step))
 
     @torch.no_grad()

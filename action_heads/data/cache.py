@@ -23,7 +23,7 @@ from action_heads.io import drafts
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.trajectories import Trajectories
 
-FORMAT = 2  # version of the files below; it is part of their folder's name
+FORMAT = 3  # version of the files below; it is part of their folder's name
 REBUILD = "Delete this folder; the next run builds it again from the recording."
 
 
@@ -64,6 +64,7 @@ class Table:
         self.columns: dict[str, Column] = {}
         self.episodes: list[tuple[str, str, int]] = []
         self.warning = ""  # issued each time the table is opened
+        self.content = hashlib.sha256()  # of what the table is made of; `build` adds to it
 
     def append(self, corpus: str, name: str, steps: Steps) -> None:
         """Append one episode."""
@@ -98,6 +99,7 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
                     table.close()
                 shapes = {key: (column.rows, *column.width) for key, column in table.columns.items()}
                 record = {"identity": identity, "warning": table.warning, "columns": shapes, "episodes": table.episodes}
+                record["content"] = table.content.hexdigest()[:32]
                 (made / "episodes.json").write_text(json.dumps(record, default=str), encoding="utf-8")
         except OSError:  # Another process finished the same table first.
             if not place.exists():
@@ -113,6 +115,7 @@ def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
         raise damaged from error
     with reading(f"The cached recording {place}", REBUILD):
         warning, shapes = record["warning"], {key: tuple(shape) for key, shape in record["columns"].items()}
+        content = record["content"]
         corpora, names, lengths = zip(*record["episodes"], strict=True)
         counts = [whole(length, f"{place}, episodes.json: a length") for length in lengths]
         ends = np.cumsum(counts)
@@ -120,7 +123,7 @@ def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
         mapped = {key: np.load(place / f"{key}.npy", mmap_mode="c", allow_pickle=False) for key in shapes}
         wrong = [key for key in shapes if mapped[key].shape != shapes[key] or mapped[key].dtype != np.dtype("<f4")]
         known = {"gripper"} < set(shapes) <= {"joints", "poses", "gripper"} and all(
-            isinstance(n, str) for n in (*corpora, *names)
+            isinstance(n, str) for n in (*corpora, *names, content)
         )
         if wrong or not known or not isinstance(warning, str) or any(len(a) != ends[-1] for a in mapped.values()):
             raise damaged
@@ -137,4 +140,5 @@ def _load(place: Path, rate_hz: float, arm: Arm | None) -> Trajectories:
         corpora=corpora,
         rate_hz=rate_hz,
         arm=arm,
+        content=content,
     )

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,13 +76,18 @@ class LeRobot(Recording):
             return check(Schema.from_json(path), self.widths, self.source)
         return choose(self.widths, self.spec.options.get("schema"), self.source)
 
-    @property
-    def identity(self) -> object:
+    def paths(self) -> dict[str, Path]:
         # The files are found by their names, since meta/episodes of a large corpus takes seconds to read.
         patterns = ("meta/info.json", EPISODES, re.sub(r"\{[^}]*\}", "*", self.info.data_path))
         files = [path for pattern in patterns for path in sorted(self.root.glob(pattern))]
-        stats = [(path.relative_to(self.root).as_posix(), path.stat()) for path in files]
-        return [self.corpus, *([path, stat.st_size, stat.st_mtime_ns] for path, stat in stats)]
+        return {path.relative_to(self.root).as_posix(): path for path in files}
+
+    @property
+    def identity(self) -> list[Any]:
+        return [self.corpus, *super().identity]
+
+    def image_paths(self, cameras: Sequence[str]) -> dict[str, Path]:
+        return {path.relative_to(self.files.root).as_posix(): path for path in self.images.paths(cameras)}
 
     # ── observations ─────────────────────────────────────────────────────────────────────────────────────────────
 

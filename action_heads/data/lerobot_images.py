@@ -38,7 +38,7 @@ class Images:
 
     def check(self, cameras: Sequence[str]) -> None:
         """Download the videos of these cameras if they are on the Hub; raise a `BadData` if any is missing."""
-        keys = [key for key in (self.keys[name] for name in cameras) if self.info.features[key].dtype == "video"]
+        keys = self._videos_of(cameras)
         if self._missing(keys):
             self.files.fetch(*(f"videos/{key}/*" for key in keys))
         if missing := self._missing(keys):
@@ -47,10 +47,22 @@ class Images:
                 "Download it again, choose other cameras with --cameras, or use states only with --encoder none."
             )
 
+    def paths(self, cameras: Sequence[str]) -> set[Path]:
+        """Return the files that hold the images of these cameras."""
+        videos = self._videos_of(cameras)
+        return self._paths(videos) | (set(self.rows.files) if len(videos) < len(cameras) else set())
+
+    def _videos_of(self, cameras: Sequence[str]) -> list[str]:
+        """Return the columns of those of the cameras whose images are videos."""
+        return [key for key in (self.keys[name] for name in cameras) if self.info.features[key].dtype == "video"]
+
+    def _paths(self, keys: Sequence[str]) -> set[Path]:
+        """Return the paths of the videos of these columns."""
+        return {self._video(key, episode) for key in keys for episode in self.episodes.values()}
+
     def _missing(self, keys: Sequence[str]) -> list[Path]:
         """Return the paths of missing videos."""
-        paths = {self._video(key, episode) for key in keys for episode in self.episodes.values()}
-        return sorted(path for path in paths if not path.exists())
+        return sorted(path for path in self._paths(keys) if not path.exists())
 
     def read(self, camera: str, name: str, steps: np.ndarray) -> np.ndarray:
         """Read the images (s, H, W, 3) uint8 of time steps (s,), which are unique and sorted, of a named episode."""

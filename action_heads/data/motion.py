@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +31,19 @@ class Raw:
         parts = {key: columns[column.name][:, column.part] for key, column in schema.columns().items()}
         joints, position, rotation, gripper = map(parts.get, ("joints", "position", "rotation", "gripper"))
         return cls(corpus, name, joints, position, rotation, None if gripper is None else gripper[:, 0])
+
+    def add_to(self, digest: Any) -> None:
+        """Add all numbers and names to a hash."""
+        parts = [None if part is None else part.shape for part in self.parts]
+        digest.update(repr((self.corpus, self.name, parts)).encode())
+        for part in self.parts:
+            if part is not None:
+                digest.update(np.ascontiguousarray(part, np.float64))
+
+    @property
+    def parts(self) -> tuple[np.ndarray | None, ...]:
+        """Return joints, position, rotation and gripper."""
+        return self.joints, self.position, self.rotation, self.gripper
 
     def __len__(self) -> int:
         return len(next(part for part in (self.joints, self.position) if part is not None))

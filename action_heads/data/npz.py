@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from action_heads.data.bounded_reads import MOST_BYTES, BadData, positive, reading
-from action_heads.data.recording import Numbers, Recording, state_of
+from action_heads.data.recording import Numbers, Recording
 from action_heads.data.schema import Schema, check
 from action_heads.data.spec import MOST_HZ, RATE_HZ, Spec
 
@@ -50,9 +50,8 @@ class Npz(Recording):
         self.rate_hz = spec.number("recorded_hz", self._rate())
         self._check_episodes()
 
-    @property
-    def identity(self) -> object:
-        return state_of(self.path)
+    def paths(self) -> dict[str, Path]:
+        return {self.path.name: self.path}
 
     def find_schema(self) -> Schema:
         """Return the column map of the arrays that the file has."""

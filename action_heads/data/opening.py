@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from action_heads.data.bounded_reads import BadData, BadEpisode
@@ -96,8 +98,17 @@ def read(spec: Spec) -> Trajectories:
             "many time steps. Give the recorded rate as ?recorded_hz=, or a lower ?rate=."
         )
 
+    recipe = {
+        "schema": schema.to_dict(),
+        "arm": None if arm is None else [arm.name, arm.frame],
+        "rates": [recorded, rate],
+        "base": None if base is None else base.tolist(),
+        "skip": skip or ("empty" if skip_empty else False),
+    }
+
     def build(table: Table) -> None:
         skipped, count = [], 0
+        table.content.update(json.dumps(recipe, sort_keys=True).encode())
         notices = RangeNotices(schema, recording.normalises and bool(schema.joints), str(spec))
         for shard in recording.shards():
             for raw in shard:
@@ -109,6 +120,8 @@ def read(spec: Spec) -> Trajectories:
                         raise
                     skipped.append(str(error))
                     continue
+                # The recorded numbers are hashed, since the converted ones may differ in their last bits by processor.
+                raw.add_to(table.content)
                 converted = to_steps(raw, schema, arm, base)
                 notices.add(raw, converted)
                 steps = resample(converted, recorded, rate, arm.continuous if arm else ())
@@ -120,15 +133,7 @@ def read(spec: Spec) -> Trajectories:
             notes = [f"{spec}: left out {len(skipped)} of {count} episodes. The first: {skipped[0]}", *notes]
         table.warning = "\n".join(notes)
 
-    identity = {
-        "kind": spec.kind,
-        "source": recording.identity,
-        "schema": schema.to_dict(),
-        "arm": None if arm is None else [arm.name, arm.frame],
-        "rates": [recorded, rate],
-        "base": None if base is None else base.tolist(),
-        "skip": skip or ("empty" if skip_empty else False),
-    }
+    identity = {"kind": spec.kind, "source": recording.identity, **recipe}
     if arm is not None and any(arm.continuous) and abs(recorded - rate) > 1e-6:
         identity["turns"] = "the shorter way"  # Earlier releases did not, and their tables may be in the cache.
     return cached(identity, rate, arm, build)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from action_heads.data.bounded_reads import BadData, no_steps
 from action_heads.data.motion import Raw
 from action_heads.data.schema import Column, Schema, listed
 from action_heads.data.spec import Spec
+from action_heads.io.contents import sampled
 
 
 class Numbers(NamedTuple):
@@ -65,10 +66,9 @@ class Recording(ABC):
     def __init__(self, spec: Spec, observed: bool = False):
         """Open a recording for its motion only, or for its observations too."""
 
-    @property
     @abstractmethod
-    def identity(self) -> object:
-        """JSON value that identifies the file and changes whenever the file does."""
+    def paths(self) -> dict[str, Path]:
+        """Return the files of the numeric columns, by a name that does not depend on where the recording lies."""
 
     @abstractmethod
     def find_schema(self) -> Schema:
@@ -77,6 +77,15 @@ class Recording(ABC):
     @abstractmethod
     def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
         """Yield the columns of all episodes, one file at a time, so that only one file is in memory."""
+
+    @property
+    def identity(self) -> list[Any]:
+        """JSON value that identifies the files, for a cache on this machine: it changes whenever they do.
+
+        Size and time alone would not do. Files of equal size have equal times if an archive was unpacked or a build
+        sets all times. The hash alone would not do either, since it skips parts of large files.
+        """
+        return [[name, path.stat().st_mtime_ns, sampled(path)] for name, path in self.paths().items()]
 
     # ── motion, which Stage 1 reads ──────────────────────────────────────────────────────────────────────────────
 
@@ -93,6 +102,10 @@ class Recording(ABC):
             yield [Raw.of(episode.corpus, episode.name, episode.columns, self.schema) for episode in shard]
 
     # ── observations, which Stage 2 reads ────────────────────────────────────────────────────────────────────────
+
+    def image_paths(self, cameras: Sequence[str]) -> dict[str, Path]:
+        """Return the files of these cameras' images, by name as in `paths`."""
+        return self.paths()
 
     def images_of(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:
         """Read the images (s, H, W, 3) uint8 of sorted time steps (s,) of an episode."""
@@ -183,9 +196,3 @@ def cameras_by_name(columns: Iterable[str], short: Callable[[str], str]) -> dict
     columns = list(columns)
     names = [short(column) for column in columns]
     return {name if names.count(name) == 1 else key: key for name, key in zip(names, columns, strict=True)}
-
-
-def state_of(path: Path) -> list[str | int]:
-    """Return the name, size and modification time of a file."""
-    stat = path.stat()
-    return [path.name, stat.st_size, stat.st_mtime_ns]

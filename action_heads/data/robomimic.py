@@ -13,7 +13,7 @@ import numpy as np
 from action_heads._util.extras import require
 from action_heads.data import hdf5
 from action_heads.data.bounded_reads import BadData, reading, short
-from action_heads.data.recording import Numbers, Recording, cameras_by_name, state_of
+from action_heads.data.recording import Numbers, Recording, cameras_by_name
 from action_heads.data.schema import Schema, check
 from action_heads.data.spec import Spec
 
@@ -62,10 +62,12 @@ class Robomimic(Recording):
                 self._observe(file, found)
         self.rate_hz = hdf5.control_hz(spec, self.arguments)
 
+    def paths(self) -> dict[str, Path]:
+        return {self.path.name: self.path}
+
     @property
-    def identity(self) -> object:
-        listed = self.spec.options.get("filter_key")
-        return [*state_of(self.path), *([listed] if listed else [])]
+    def identity(self) -> list[Any]:
+        return [*super().identity, self.spec.options.get("filter_key")]
 
     def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
         """Yield one demonstration after another. The file is closed in between."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from action_heads._util.extras import require
 from action_heads._util.quiet import quiet
 from action_heads.encoders.config import TextConfig
+from action_heads.io.contents import combined, sampled_all
 from action_heads.io.files import parse_json
 from action_heads.io.folders import refusal_of_path
 
@@ -57,7 +59,7 @@ class TextEncoder(nn.Module):
 
     def _model(self, new: list[str]) -> tuple[Any, nn.Module]:
         try:
-            return text_model(self.config.model, self.architecture["revision"])
+            return text_model(self.config.model, self.architecture["revision"], folder_content(self.config.model))
         except (OSError, ValueError) as error:
             raise RuntimeError(
                 f"{new[0]!r} is not among the {len(self.known)} sentences that this encoder knows, and the text model "
@@ -128,9 +130,19 @@ def look_up(name: str) -> dict[str, Any]:
     return {"width": getattr(config, "text_config", config).hidden_size, "revision": revision}
 
 
+def folder_content(name: str) -> str:
+    """Return a hash of the files of a text model in a folder, or "" for one on the Hub, whose revision is known."""
+    folder = Path(name).expanduser()
+    files = {path.name: path for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+    return combined(sampled_all(files)) if files else ""
+
+
 @lru_cache(maxsize=1)
-def text_model(name: str, revision: str | None) -> tuple[Any, nn.Module]:
-    """Load a tokenizer and a text model on the CPU, the text tower of a two-tower model. The last one stays cached."""
+def text_model(name: str, revision: str | None, content: str) -> tuple[Any, nn.Module]:
+    """Load a tokenizer and a text model on the CPU, the text tower of a two-tower model.
+
+    The last one stays cached. `content` is that of `folder_content`, since the files of a folder may change meanwhile.
+    """
     transformers = require("transformers", "vision")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, revision=revision)
     model = transformers.AutoModel.from_pretrained(name, revision=revision)

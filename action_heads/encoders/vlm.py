@@ -132,7 +132,10 @@ class VLMEncoder(nn.Module):
 
     def _load(self) -> Tap:
         config, folder, how = self.config, self.folder, self.config.train
-        model = (files.shared if how == "frozen" else files.load)(folder, config.torch_dtype)
+        if how == "frozen":
+            model = files.shared(folder, config.torch_dtype, files.fingerprint(folder))
+        else:
+            model = files.load(folder, config.torch_dtype)
         lora = None
         if how == "lora":
             rank = config.lora_rank

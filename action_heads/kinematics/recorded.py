@@ -6,6 +6,7 @@ Sources, licences and credit: data/README.md beside this file.
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 
 import numpy as np
@@ -36,6 +37,7 @@ def recorded_trajectories() -> Trajectories:
         corpora=tuple(data["source"].tolist()),
         rate_hz=RATE_HZ,
         arm=PANDA,
+        content=hashlib.sha256(data["joint_position_planes"]).hexdigest()[:32],
     )
 
 

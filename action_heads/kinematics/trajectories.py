@@ -47,6 +47,7 @@ class Trajectories:
     corpora: tuple[str, ...]  # (E,) what each episode is from: a share of each corpus is held out
     rate_hz: float
     arm: Arm | None = None
+    content: str = ""  # identifies what was recorded and how it was converted, the same on any machine
 
     def __post_init__(self) -> None:
         if self.poses is None and (self.joints is None or self.arm is None):
@@ -134,6 +135,11 @@ class Windows:
         counts = torch.from_numpy((trajectories.lengths[long] - steps + 1).astype(np.int64))
         self._end = counts.cumsum(0)
         self._shift = self._first - (self._end - counts)  # from a window's number to its first step
+
+    @property
+    def content(self) -> str:
+        """Identify the recording."""
+        return self.trajectories.content
 
     def __len__(self) -> int:
         return int(self._end[-1])

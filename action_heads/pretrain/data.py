@@ -14,6 +14,7 @@ from torch import Tensor
 
 from action_heads.actions.spaces import ActionSpace
 from action_heads.data import RATE_HZ, Spec, find_arm, open_windows
+from action_heads.io.contents import combined
 from action_heads.kinematics import Motion, Windows, pose_actions, synthetic_chunks
 from action_heads.kinematics.statistics import BUNDLED, MotionStatistics, shape_of
 from action_heads.kinematics.trajectories import held_out_hash
@@ -44,6 +45,11 @@ class Synthetic:
         if self.statistics:
             self.shape = shape_of(self.statistics, self.arm)
 
+    @property
+    def content(self) -> str:
+        """Identify the arm's file and the statistics."""
+        return combined([self.arm.name, self.arm.frame, self.statistics and self.statistics.hash])
+
     def __call__(self, n: int, generator: torch.Generator) -> Motion:
         joints, gripper = synthetic_chunks(n, self.steps, self.rate_hz, generator, arm=self.arm, shape=self.shape)
         return Motion(pose_actions(joints, gripper, arm=self.arm), joints)
@@ -62,6 +68,7 @@ class Mixture:
         joints: number of joints, or None if the sources have different numbers or one has only poses. A batch then has
             no joints.
         rate_hz: time steps per second, which all sources share.
+        contents: a hash of each source's files, by its spec.
         record: one entry per source for the head's record: its spec and share, the size of a recording, and a hash of
             its held-out episodes.
     """
@@ -72,6 +79,7 @@ class Mixture:
         specs = [Spec.parse(name) for name in names]
         self.sources = [source(name, steps, split) for name in names]
         self.shares = _shares(specs)
+        self.contents = {str(spec): s.content for spec, s in zip(specs, self.sources, strict=True)}
         rates = {str(spec): _rate(s) for spec, s in zip(specs, self.sources, strict=True)}
         if len(set(rates.values())) > 1:
             listed = ", ".join(f"{spec} at {rate:g} Hz" for spec, rate in rates.items())

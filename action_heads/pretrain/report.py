@@ -40,6 +40,7 @@ def record(trainer: Trainer, command: str, speeds: dict[str, int | None]) -> dic
         "held_out_loss": round(trainer.evaluate_unconditional(), 5),
         "held_out_loss_with_signal": round(trainer.progress.held_out[-1][1], 5),
         "settings": trainer.settings(),
+        "inputs": trainer.inputs,
     }
 
 

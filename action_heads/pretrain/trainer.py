@@ -45,9 +45,11 @@ class Trainer(Training[Batch]):
             source = data.Mixture(config.sources, window)
             held_out = data.Mixture(config.sources, window, "held_out")
         self.sources = source.record
+        self.inputs = {f"--data {spec}": content for spec, content in source.contents.items()}
         normalizer, joints = fit(source, head_config.space)
         if config.init:
-            normalizer = go_on_from(config.init, self.head)
+            normalizer, self.inputs["--init"] = go_on_from(config.init, self.head)
+        checkpoint.refuse_changed(self.inputs, config.folder)
         self.head.normalizer = copy.deepcopy(normalizer)  # a copy for the device; batches are made on the CPU
         seen = (head_config.space, normalizer, config.signal, config.task_boxes)
         self.batches, self.held_out = Batches(source, *seen), Batches(held_out, *seen)
@@ -110,8 +112,8 @@ class Trainer(Training[Batch]):
         return float(torch.stack(losses).mean())
 
 
-def go_on_from(name: str, head: ActionHead) -> Normalizer:
-    """Copy the weights of a pretrained head into `head`, and return its normalizer, since its units must be kept."""
+def go_on_from(name: str, head: ActionHead) -> tuple[Normalizer, str]:
+    """Copy the weights of a pretrained head into `head`. Return its normalizer, whose units are kept, and its hash."""
     first = ActionHead.from_pretrained(name)
     theirs, ours = first.config.to_dict(), head.config.to_dict()
     shape = ours.keys() - {"name", "training", "fingerprint"}
@@ -120,7 +122,7 @@ def go_on_from(name: str, head: ActionHead) -> Normalizer:
         asked = ", ".join(f"{key} {ours[key]}" for key in other)
         raise ValueError(f"--init {name} has {had}, but this run makes a head with {asked}. Make them equal")
     head.load_state_dict(first.state_dict())
-    return first.normalizer
+    return first.normalizer, first.fingerprint()
 
 
 def signal_width(config: PretrainConfig, joints: int) -> int:

@@ -25,6 +25,7 @@ class Training(Generic[B]):
     description: ClassVar[str] = "training"
     config: Any  # optimiser, save_every, folder, precision, outcome()
     accelerator: Any
+    inputs: dict[str, str]  # a hash of each file's content that the run reads, by the flag that names it
     parameters: list[nn.Parameter]
     buffers: tuple[Tensor, ...] = ()  # other tensors that training changes
     optimizer: torch.optim.Optimizer

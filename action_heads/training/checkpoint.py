@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ BEGUN, STATE = "run.json", "state.json"  # the settings, written before the firs
 MADE = {"config.json": "head", "policy.json": "policy"}  # what a finished run writes, with its settings in it
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # the state of AdamW for each parameter
 SETTINGS = {"config": dict[str, Any], "precision": str}
+INPUTS = {"inputs": dict[str, str]}  # `Training.inputs`, which records of older releases lack
 KINDS = SETTINGS | {"tensors": str, "step": int, "progress": dict[str, Any]}
 REMEDY = "To start again, delete the folder of this file. The results of a finished run are in another folder"
 SEAL = Seal(
@@ -70,13 +71,13 @@ def save(trainer: Training, folder: Path) -> None:
 
 
 def begin(trainer: Training, folder: Path) -> None:
-    """Write the settings before the first step, and remove the unfinished files of killed runs."""
+    """Write settings and inputs before the first step, and remove the unfinished files of killed runs."""
     if not trainer.accelerator.is_main_process:
         return
     record = read(folder)
     drafts.sweep(folder, [BEGUN, STATE, "step-*.safetensors"])
     _remove_others(folder, record["tensors"] if record else "")
-    if begun(folder) is None:
+    if "inputs" not in (begun(folder) or {}):  # A run that an older release began has them from now on.
         files.write_text(folder / BEGUN, json.dumps(_settings(trainer)))
 
 
@@ -104,10 +105,10 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not (path := folder / STATE).exists():
         return None
     record = files.read_json(path)
-    known = KINDS.keys() | {SEAL.key}
+    known = KINDS.keys() | INPUTS.keys() | {SEAL.key}
     if not isinstance(record, dict) or not KINDS.keys() <= record.keys() <= known:
         raise ValueError(f"{path} is not a training state, which has the keys {', '.join(KINDS)}. {REMEDY}")
-    if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
+    if wrong := _wrong(record, KINDS):
         raise ValueError(f"{path} has values of the wrong type for {', '.join(wrong)}. {REMEDY}")
     if not re.fullmatch(r"step-\d{1,18}\.safetensors", record["tensors"]) or record["step"] < 0:
         raise ValueError(f"{path} names step {record['step']} and the file {shown(record['tensors'])}. {REMEDY}")
@@ -118,15 +119,11 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 
 def begun(folder: Path) -> dict[str, Any] | None:
-    """Return the settings and the precision of a run that has begun, or None. It need not have saved a step."""
+    """Return settings, precision and inputs of a run that has begun, or None. It need not have saved a step."""
     if not (path := folder / BEGUN).exists():
         return read(folder)
     record = files.read_json(path)
-    if (
-        not isinstance(record, dict)
-        or record.keys() != SETTINGS.keys()
-        or not all(fits(record[name], kind) for name, kind in SETTINGS.items())
-    ):
+    if not isinstance(record, dict) or record.keys() - INPUTS.keys() != SETTINGS.keys() or _wrong(record, SETTINGS):
         raise ValueError(f"{path} is not the record of a run, which has the keys {', '.join(SETTINGS)}. {REMEDY}")
     return record
 
@@ -145,10 +142,7 @@ def refuse_others(settings: dict[str, Any], out: Path) -> None:
                 f"Use the same settings to resume it, or another --out to start a new run{delete}"
             )
         return
-    for name, what in MADE.items():
-        if not (out / name).exists():
-            continue
-        theirs = _settings_in(out / name) or {}
+    for what, theirs in _finished(out, "settings"):
         if different := _different(settings, theirs):
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
@@ -157,18 +151,48 @@ def refuse_others(settings: dict[str, Any], out: Path) -> None:
             )
 
 
+def refuse_changed(inputs: Mapping[str, str], out: Path) -> None:
+    """Refuse a folder that holds a run or a result of other inputs under the same settings.
+
+    A run that went on with another recording would finish with the statistics of one and the weights of the other.
+    A record of an older release has no inputs. Its run is resumed as that release did, unchecked.
+
+    Raises:
+        ValueError: an input differs. The message names it.
+    """
+    if (record := begun(out / "state")) is not None:
+        others = [("run", record.get("inputs", {}))]
+    else:
+        others = [(f"finished {what}", theirs) for what, theirs in _finished(out, "inputs")]
+    for what, theirs in others:
+        if changed := sorted(name for name in inputs if theirs.get(name, inputs[name]) != inputs[name]):
+            raise ValueError(
+                f"{out} holds a {what} that began with other contents of {', '.join(changed)}, which have changed "
+                f"since. Restore them to resume it, use another --out to start a new run, or delete {out} if you do "
+                "not need it"
+            )
+
+
 def _settings(trainer: Training) -> dict[str, Any]:
     """Return what must stay the same when a run is resumed."""
     precision = "bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"
-    return {"config": trainer.settings(), "precision": precision}
+    return {"config": trainer.settings(), "precision": precision, "inputs": trainer.inputs}
 
 
-def _settings_in(path: Path) -> dict[str, Any] | None:
-    """Return the training settings recorded in a finished head or policy, or None if it has none."""
-    record = files.read_json(path)
-    for key in ("training", "settings"):
-        record = record.get(key) if isinstance(record, dict) else None
-    return record if isinstance(record, dict) else None
+def _finished(out: Path, part: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the kind of each finished result in a folder, with a part of its training record; {} if it has none."""
+    for name, what in MADE.items():
+        if (out / name).exists():
+            record = files.read_json(out / name)
+            for key in ("training", part):
+                record = record.get(key) if isinstance(record, dict) else None
+            yield what, record if isinstance(record, dict) else {}
+
+
+def _wrong(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """Return the names of the values of a record that are not of these types; `INPUTS` may be missing."""
+    kinds = {**kinds, **{name: kind for name, kind in INPUTS.items() if name in record}}
+    return [name for name, kind in kinds.items() if not fits(record[name], kind)]
 
 
 def _different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:

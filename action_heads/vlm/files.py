@@ -184,6 +184,9 @@ def load(folder: Path, dtype: str) -> Any:
 
 
 @lru_cache(maxsize=1)
-def shared(folder: Path, dtype: str) -> Any:
-    """Load a model that nobody changes, or return the last one loaded so, which all its users share."""
+def shared(folder: Path, dtype: str, weights: str) -> Any:
+    """Load a model that nobody changes, or return the last one loaded so, which all its users share.
+
+    `weights` is the `fingerprint` of the folder, since other weights may be saved there meanwhile.
+    """
     return load(folder, dtype).requires_grad_(False)

@@ -181,6 +181,18 @@ def test_another_model_is_refused(settings, folder, models):
         AdaptedPolicy.from_pretrained(folder / "run", vlm="nobody/nothing")
 
 
+def test_a_run_does_not_go_on_with_another_model_in_the_folder(settings, folder, models):
+    from tiny_processors import saved
+
+    own = shutil.copytree(models / "smolvlm", folder / "own")
+    config = settings(vlm=str(own))
+    with killed_at_step(Trainer, 4):
+        adapt(config)
+    saved(own, "smolvlm", seed=1)
+    with pytest.raises(ValueError, match=r"holds a run that began with other contents of --vlm, which"):
+        adapt(config)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -46,13 +46,24 @@ def test_of_two_towers_the_text(tmp_path, distilbert):
 
 def test_each_sentence_once(distilbert, monkeypatch):
     encoder, calls = module.TextEncoder(TextConfig(distilbert)), []
-    _, model = module.text_model(distilbert, None)
+    _, model = module.text_model(distilbert, None, module.folder_content(distilbert))
     model.register_forward_hook(lambda *_: calls.append(1))
     encoder.learn(SENTENCES)
     assert len(calls) == 2
     encoder(SENTENCES)
     encoder(["lift the cube", "stack"])
     assert len(calls) == 3
+
+
+def test_another_model_saved_in_the_folder_is_read(tmp_path, distilbert):
+    folder = shutil.copytree(distilbert, tmp_path / "own")
+    vectors = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = transformers.AutoConfig.from_pretrained(folder)
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+        vectors.append(module.TextEncoder(TextConfig(str(folder)))(["push the cube"]))
+    assert not torch.equal(*vectors)
 
 
 def test_known_sentences_need_no_model(tmp_path):

@@ -241,6 +241,7 @@ class Run(Training):
         self.optimizer = torch.optim.AdamW(self.parameters)
         self.ema, self.step, self.progress = EMA(self.parameters, max_decay=0.9), 0, checkpoint.Progress()
         self.config = SimpleNamespace(outcome=lambda: {"steps": 9, "lr": 1e-3})
+        self.inputs = {"--data": "0123456789abcdef"}
         self.accelerator = SimpleNamespace(
             num_processes=1, mixed_precision="no", is_main_process=True, device="cpu", gather=lambda x: x
         )
@@ -264,7 +265,7 @@ def load_state(folder: Path) -> str:
     if record is None:
         raise ValueError(f"{folder} holds no state")
     checkpoint.resume(run, folder)
-    return digest(run.state_dict(), run.step, record["config"], record["precision"])
+    return digest(run.state_dict(), run.step, record["config"], record["precision"], record.get("inputs"))
 
 
 # ── results of the reproduction ──────────────────────────────────────────────────────────────────────────────────

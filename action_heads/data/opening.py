@@ -61,7 +61,7 @@ def open_windows(spec: Spec, steps: int, split: str = "train") -> Windows:
     if not episodes.any():
         raise BadData(
             f"{spec}: none of its {len(table)} episode(s) of at least {steps} time steps is in the split {split!r}. "
-            "About one in twenty, and at least one per corpus, is held out. Record more, or use the split 'all'."
+            "About one in twenty, and at least one per corpus, is held out. Record at least two such episodes."
         )
     return Windows(table, steps, episodes)
 

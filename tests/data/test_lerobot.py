@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 import weakref
 from pathlib import Path
 
@@ -246,7 +247,10 @@ def test_short_episodes_are_left_out_before_the_split_and_the_count(folder):
         BadData, match=r"^lerobot:.*\?short=skip: none of its 3 .*500 time steps at 15 Hz; .*has 411\. .*--horizon"
     ):
         opened(folder, "?short=skip", 500)
-    with pytest.raises(BadData, match=r"none of its 3 .* of at least 300 time steps is in the split 'train'"):
+    with pytest.raises(
+        BadData,
+        match=r"none of its 3 .* of at least 300 time steps is in the split 'train'.*Record at least two such episodes",
+    ):
         opened(folder, "?short=skip", 300, "train")
 
 
@@ -329,3 +333,19 @@ def test_lists_of_uneven_length_are_not_taken_for_rows(tmp_path):
     rewritten(folder, DATA, uneven)
     with pytest.raises(BadData, match=r"observation\.state\.joint_position, row 3 has 6 values, but row 0 has 7"):
         opened(folder)
+
+
+def test_paths_of_options_and_of_files(tmp_path, monkeypatch):
+    """`~` is the home folder in every path of a spec, and the arm of a column map is found beside the map."""
+    home = tmp_path / "home"
+    write(home / "d", [{"q": np.zeros((20, 6)), "grip": np.zeros((20, 1))}], 15)
+    (home / "arms").mkdir()
+    shutil.copy(Path(__file__).parents[1] / "kinematics/data/six.urdf", home / "arms")
+    (home / "map.json").write_text('{"joints": "q", "gripper": "grip", "arm": "arms/six.urdf"}')
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir("/")
+    for options in ("columns=~/map.json", f"columns={home}/map.json&arm=~/arms/six.urdf"):
+        with pytest.warns(UserWarning, match="the gripper stays"):
+            assert len(read(Spec.parse(f"lerobot:~/d?{options}")).arm) == 6
+    with pytest.raises(FileNotFoundError, match=f"{home}/none.urdf does not exist"):
+        read(Spec.parse("lerobot:~/d?columns=~/map.json&arm=~/none.urdf"))

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 from killed import killed_at_step
@@ -49,6 +50,8 @@ def settings(folder, models, monkeypatch):
     """Return settings of a run of a second through a tiny VLM."""
     monkeypatch.setenv("ACTION_HEADS_CACHE", str(folder / "cache"))
     vlm_files.shared.cache_clear()
+    with h5py.File(folder / "demos.hdf5", "r+") as file:
+        file["data"].attrs["language_instruction"] = "lift the cube"
 
     def of(name: str = "smolvlm", **changes) -> AdaptConfig:
         values = {"vlm": str(models / name), "vlm_layer": (2,), "vlm_dtype": "float32", "vlm_prompt": "lift the cube"}

@@ -30,6 +30,7 @@ OPTIONS = {
     | {
         "schema": "name of a built-in column map",
         "columns": "JSON file of a column map",
+        "recorded_hz": "rate of the rows in Hz, if fps of meta/info.json is wrong",
         "revision": "branch, tag or commit on the Hub",
         "tolerance_s": "largest time between a row and its video frame in s, in Stage 2",
     },

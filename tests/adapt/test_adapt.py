@@ -11,12 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 from forked import inside, needs_fork
 from killed import Killed, die, killed_at_step, killed_at_write
-from recorded import check_learns_by_looking, hdf5, tiny
+from recorded import check_learns_by_looking, describe, hdf5, tiny
 from small import generator, tiny_head
 
 from action_heads import ActionHead
@@ -198,8 +197,7 @@ def test_language_is_learnt_ahead(folder, tmp_path_factory):
     settings = tiny(folder, encoder="none", cameras=(), text=text)
     with pytest.raises(ValueError, match=r"--text: .*no descriptions of its tasks"):
         build(settings)  # The name of a file is no description.
-    with h5py.File(folder / "demos.hdf5", "r+") as file:
-        file["data"].attrs["language_instruction"] = "move"
+    describe(folder / "demos.hdf5", "move")
     policy = adapt(settings)
     assert list(policy.encoder.text.known) == ["move"]
     policy.sample({}, STATE, ["move"] * 2, steps=2)

@@ -6,11 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import h5py
 import pytest
 import torch
 from killed import killed_at_step
-from recorded import check_learns_by_looking, hdf5, tiny
+from recorded import check_learns_by_looking, describe, hdf5, tiny
 from small import generator
 
 from action_heads.adapt import AdaptedPolicy
@@ -50,8 +49,7 @@ def settings(folder, models, monkeypatch):
     """Return settings of a run of a second through a tiny VLM."""
     monkeypatch.setenv("ACTION_HEADS_CACHE", str(folder / "cache"))
     vlm_files.shared.cache_clear()
-    with h5py.File(folder / "demos.hdf5", "r+") as file:
-        file["data"].attrs["language_instruction"] = "lift the cube"
+    describe(folder / "demos.hdf5", "lift the cube")
 
     def of(name: str = "smolvlm", **changes) -> AdaptConfig:
         values = {"vlm": str(models / name), "vlm_layer": (2,), "vlm_dtype": "float32", "vlm_prompt": "lift the cube"}

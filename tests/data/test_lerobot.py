@@ -273,8 +273,8 @@ def test_other_things_than_datasets(tmp_path, folder):
     rewritten(folder, EPISODES, lambda t: [values.clear() for values in t.values()])
     with pytest.raises(BadData, match="no episodes"):
         opened(folder)
-    with pytest.raises(BadData, match=r"version v2\.1, but only v3 can be read: convert"):
-        opened(write(tmp_path / "old", droid_episodes(), 15, codebase_version="v2.1"))
+    with pytest.raises(BadData, match=rf"version v2\.1, but only v3 .*: convert .* --root='{tmp_path}/my data' --push"):
+        opened(write(tmp_path / "my data", droid_episodes(), 15, codebase_version="v2.1"))
     with pytest.raises(BadData, match="counts 9 episodes, but meta/episodes has 3"):
         opened(write(tmp_path / "cut", droid_episodes(), 15, total_episodes=9))
 

@@ -114,7 +114,7 @@ def demonstrations(folder: Path, encoder: str) -> Demonstrations:
         held_out=0.0,
         workers=0,
     )
-    template, windows, _ = build(config)
+    template, windows, *_ = build(config)
     assert windows.outputs is not None
     rows = [windows[i] for i in range(len(windows))]
     actions, is_pad, state = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad", "state"))

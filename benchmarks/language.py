@@ -164,7 +164,7 @@ def demonstrations(observe: str, data: Path, encoders: Path) -> Demonstrations:
     images = observe == "images"
     state = ("observation.state",) if images else ("observation.state", "observation.environment_state")
     settings: dict[str, Any] = {"observation_steps": 1, "held_out": 0.0, "workers": 0}
-    policy, windows, _ = build(
+    policy, windows, *_ = build(
         AdaptConfig(
             data=f"lerobot:{data}",
             head=HEAD,

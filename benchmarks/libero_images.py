@@ -112,7 +112,7 @@ def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
         held_out=0.0,
         workers=0,
     )
-    template, windows, _ = build(config)
+    template, windows, *_ = build(config)
     assert windows.outputs is not None
     kept = np.flatnonzero(windows.episode_of < cell.demos)  # the first of a recording are a smaller recording
     rows = [windows[i] for i in kept]

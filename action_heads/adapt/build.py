@@ -33,6 +33,7 @@ from action_heads.io.output_cache import Outputs
 from action_heads.observed_policy import ObservedPolicy
 
 SAMPLED = 256  # rows whose keypoints give the statistics, if the keypoints of all rows are not cached
+MOSTLY = 0.5  # share of rows without a rotation above which the layout is wrong, not the rows
 
 
 class Built(NamedTuple):
@@ -71,14 +72,18 @@ def build(config: AdaptConfig, device: torch.device | str = "cpu") -> Built:
     with flag("action_layout"):
         declared, names = config.actions, recording.column_names(action)
         layout = layout_of(declared.action_layout, recording.widths[action], names, declared.gripper)
-    out = held_out(recording, config.held_out, config.seed)
-    trained_rows = np.repeat(~out, recording.lengths)
     columns = torch.from_numpy(recording.column(action))
     numbers = torch.from_numpy(recording.numbers(state)) if state else torch.zeros(len(columns), 0)
+    if config.spec.options.get("bad") == "skip":
+        with flag("data"):
+            kept = leave_out_bad(recording, layout, columns, numbers)
+        columns, numbers = columns[kept], numbers[kept]
     check_finite(columns, "action", recording, [action])
     check_finite(numbers, "state", recording, state)
     check_rotations(columns, layout, recording)
     check_described(config, recording)
+    out = held_out(recording, config.held_out, config.seed)
+    trained_rows = np.repeat(~out, recording.lengths)
     contract = Contract(
         state,
         {name: recording.cameras[name] for name in cameras},
@@ -161,6 +166,18 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
     return own
 
 
+def leave_out_bad(recording: Recording, layout: ActionLayout, columns: Tensor, numbers: Tensor) -> Tensor:
+    """Leave out episodes with rows that are not finite or hold no rotation, and return which rows (N) are kept.
+
+    If most rows hold no rotation, the layout is wrong: `check_rotations` refuses it.
+    """
+    bad, none = ~(columns.isfinite().all(-1) & numbers.isfinite().all(-1)), layout.impossible(columns)
+    if none.double().mean() <= MOSTLY:
+        bad |= none
+    kept = recording.leave_out_rows(bad.numpy(), "is NaN or infinite, or its action holds no rotation.")
+    return torch.from_numpy(kept)
+
+
 def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequence[str]) -> None:
     """Refuse rows that are not finite. Training would find a NaN too, but not say where it is."""
     wrong = ~rows.isfinite()
@@ -175,7 +192,7 @@ def check_rotations(columns: Tensor, layout: ActionLayout, recording: Recording)
     """Refuse rows with rotations that are none, such as quaternions of zeros, which would train on NaN."""
     bad = layout.impossible(columns)
     with flag("action_layout"):
-        if bad.double().mean() > 0.5:
+        if bad.double().mean() > MOSTLY:
             raise ValueError(
                 f"the layout '{layout}' has a rotation, but most rows of the action hold none there, such as "
                 f"{columns[bad][0].tolist()}. Declare the layout that the columns have"
@@ -191,7 +208,8 @@ def where(bad: Tensor, recording: Recording, what: str, more: str = "") -> str:
     listed = ", ".join(episodes[:5]) + (", ..." if len(episodes) > 5 else "")
     return (
         f"{int(bad.sum())} of {len(bad)} rows {what}, the first is row {first} ({recording.place(first)}){more}. These "
-        f"episodes have such rows: {listed}. Correct or delete them in {recording.source}"
+        f"episodes have such rows: {listed}. Correct or delete them in {recording.source}, or leave "
+        "these episodes out with ?bad=skip"
     )
 
 
@@ -217,7 +235,7 @@ def check_described(config: AdaptConfig, recording: Recording) -> None:
         with flag(reader):
             raise ValueError(
                 f"{recording.source} has no descriptions of its tasks, in meta/tasks.parquet or language_instruction. "
-                f"Download it again, or {remedy}"
+                f"Add them, or {remedy}"
             )
 
 

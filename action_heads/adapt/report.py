@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,11 +26,12 @@ def opening(trainer: Trainer) -> str:
         warning = f"{len(tasks)} tasks, and the policy reads no description: it can tell them apart only by "
         warning += "what it observes. To train on the descriptions, set --text\n"
     out = f", {trainer.held_out.episodes} held out" if trainer.held_out else ""
+    logs = shlex.quote(str(c.folder / "state" / "tensorboard"))
     return (
         f"{policy.policy}\nobserves {seen}{blind}; actions are {policy.layout}\n"
         f"{o.steps:,} training steps of {o.batch_size:,} chunks from {trainer.windows.episodes} episodes{out}, "
         f"{trainer.machine}{from_step}\n"
-        f"{warning}progress: tensorboard --logdir {c.folder / 'state' / 'tensorboard'}"
+        f"{warning}progress: tensorboard --logdir {logs}"
     )
 
 

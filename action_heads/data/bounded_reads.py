@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,23 @@ MOST_TEXT = 2**26  # bytes of a JSON file; info.json of the largest datasets has
 MOST_BYTES = 2**36  # bytes of arrays read at once; more means a damaged header or a decompression bomb
 
 
+MOST_SKIPPED = 0.5  # largest share of episodes that ?bad=skip may leave out
+REPAIR = "Repair the recording, or leave such episodes out with ?bad=skip."
+
+
 class BadData(ValueError):
     """A recording that is damaged or contradicts its column map. No part of it is used."""
 
 
 class BadEpisode(BadData):
     """An episode with impossible values. `?bad=skip` leaves it out."""
+
+
+def left_out(source: str, problems: Sequence[str], count: int) -> str:
+    """Return the warning that episodes with these problems are left out; raise a `BadData` if most of `count` are."""
+    if len(problems) > MOST_SKIPPED * count:
+        raise BadData(f"{source}: {len(problems)} of {count} episodes are bad, the first: {problems[0]}")
+    return f"{source}: left out {len(problems)} of {count} episodes. The first: {problems[0]}"
 
 
 def no_steps(where: str, of: str = "") -> BadEpisode:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from action_heads.data.bounded_reads import BadData, BadEpisode, no_steps
+from action_heads.data.bounded_reads import REPAIR, BadData, BadEpisode, no_steps
 from action_heads.data.convert import matrix_of
 from action_heads.data.motion import Raw
 from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATION_WIDTHS, Schema
@@ -25,7 +25,6 @@ LOOKED_AT = 32  # rows of an episode whose pose is compared with the joints
 NORMALISED = 100.0  # LeRobot's value at the end of a joint's calibrated range, unless it records degrees
 FR3 = replace(PANDA, name="fr3", lower=FR3_MIN, upper=FR3_MAX)  # for this check only; the FR3's speeds differ too
 OFF, TURNED = 0.01, 0.05  # m, rad; tolerance between a pose and the forward kinematics of its joints
-REPAIR = "Repair the recording, or leave such episodes out with ?bad=skip."
 
 
 def check(raw: Raw, schema: Schema, arm: Arm | None, base: np.ndarray | None, source: str) -> None:

@@ -7,7 +7,7 @@ episodes and tasks are matched by their indices, never by their positions.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class LeRobot(Recording):
         self.files = Place(spec, observed)
         self.info = read_info(self.files.root, self.source)
         self.widths = {name: width for name, width in self.info.widths().items() if name not in BOOKKEEPING}
-        self.rate_hz = self.info.fps
+        self.rate_hz = spec.number("recorded_hz", self.info.fps)
         self.normalises = NORMALISING.match(self.info.robot) is not None
         self.corpus = spec.where.rstrip("/").rsplit("/", 1)[-1]
         if observed:
@@ -54,7 +54,12 @@ class LeRobot(Recording):
     @cached_property
     def rows(self) -> Rows:
         """The rows of the data files, by episode."""
-        return Rows(self.root, read_episodes(self.root, self.info, self.source, self.observed), self.source)
+        episodes = read_episodes(self.root, self.info, self.source, self.observed)
+        return Rows(self.root, episodes, self.source, self.rate_hz)
+
+    @property
+    def bad(self) -> Mapping[str, str]:
+        return self.rows.bad
 
     def read(self, columns: Sequence[str]) -> Iterator[list[Numbers]]:
         for path, episodes in self.rows.files.items():
@@ -99,12 +104,13 @@ class LeRobot(Recording):
         )
         self.default_action = "actions" if {"actions", "action"} & self.widths.keys() == {"actions"} else "action"
         # lerobot's own tolerance is 0.1 ms. Within a quarter of a frame the match is unambiguous.
-        tolerance = self.spec.number("tolerance_s", 0.25 / self.rate_hz)
+        tolerance = self.spec.number("tolerance_s", 0.25 / self.info.fps)
         for path in self.rows.files:
             self.rows.order(path)
         self.tasks, self.task_of = self._tasks()
         self.images = Images(self.files, self.info, self.rows, self.source, tolerance)
         self.cameras = self.images.sizes
+        self.leave_out(self.bad)
 
     def _tasks(self) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the task texts, ordered by task_index, and the index into them of each row (N,).

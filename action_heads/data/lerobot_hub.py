@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from action_heads._util.extras import require
+from action_heads._util.paths import path_of
 from action_heads.data.bounded_reads import BadData
 from action_heads.data.spec import Spec
 from action_heads.io.hub_errors import hub_errors, is_local, reason
@@ -83,7 +84,7 @@ def fetching(spec: Spec) -> Iterator[None]:
 
 def folder_of(spec: Spec) -> Path | None:
     """Return the local folder of a spec, or None if the spec names a dataset on the Hub."""
-    root = Path(spec.where).expanduser()
+    root = path_of(spec.where)
     if root.exists():
         if not (root / "meta/info.json").exists():
             raise BadData(f"{spec}: {root} has no meta/info.json, so it is not a LeRobotDataset. Name its top folder.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -99,7 +100,7 @@ def check_version(version: object, root: Path, source: str) -> None:
     if match and match[1] == "3":
         return
     said = version if match else f"unknown ({short(version)})"
-    here = f" --root={root} --push-to-hub=false" if root.exists() else ""
+    here = f" --root={shlex.quote(str(root))} --push-to-hub=false" if root.exists() else ""
     remedy = f"convert it with `{CONVERTER}{here}` (lerobot 0.6.1)"
     if match and int(match[1]) > 3:
         remedy = "install a newer action-heads, or use a dataset in v3"

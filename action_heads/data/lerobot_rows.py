@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 
 from action_heads._util.extras import require
-from action_heads.data.bounded_reads import MOST_BYTES, BadData, reading
+from action_heads.data.bounded_reads import MOST_BYTES, REPAIR, BadData, reading
 from action_heads.data.lerobot_info import Episode
+
+OFF = 0.1  # share by which the median step between timestamps may differ from the rate's
+BACK, GAP = -0.5, 4.0  # steps between two timestamps, in units of the rate's, beyond which an episode is bad
 
 
 class Rows:
     """The rows of a list of episodes, read one file at a time."""
 
-    def __init__(self, root: Path, episodes: Sequence[Episode], source: str):
-        self.root, self.source, self.episodes = root, source, episodes
+    def __init__(self, root: Path, episodes: Sequence[Episode], source: str, rate_hz: float):
+        self.root, self.source, self.episodes, self.rate_hz = root, source, episodes, rate_hz
+        self.bad: dict[str, str] = {}  # the problem of each episode whose timestamps have a gap, by its name
         self.lengths = np.array([episode.length for episode in episodes], dtype=np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.files: dict[Path, list[Episode]] = {}
@@ -64,15 +68,45 @@ class Rows:
         """Return the row in the file of each time step (n,) of its episodes, or None if the rows are in order.
 
         Raises:
-            BadData: rows are missing.
+            BadData: rows are missing, or their timestamps contradict the rate.
         """
         if path not in self._orders:
-            self._orders[path] = self._order(path)
+            where = f"{self.source}, {self.name(path)}"
+            table = _read(path, ["episode_index", "frame_index"], where, optional=("timestamp",))
+            order = self._order(path, table, where)
+            if "timestamp" in table.column_names:
+                times = column_values(table["timestamp"], 1, f"{where}, timestamp")[:, 0]
+                self._check_times(path, times if order is None else times[order], where)
+            self._orders[path] = order
         return self._orders[path]
 
-    def _order(self, path: Path) -> np.ndarray | None:
-        where = f"{self.source}, {self.name(path)}"
-        table = _read(path, ["episode_index", "frame_index"], where)
+    def _check_times(self, path: Path, times: np.ndarray, where: str) -> None:
+        """Raise a `BadData` if the timestamps (n,) of a file contradict the rate, and note the episodes with gaps."""
+        of = np.repeat(np.arange(len(self.files[path])), [episode.length for episode in self.files[path]])
+        inner = np.diff(of) == 0
+        with np.errstate(invalid="ignore"):
+            steps = np.diff(times) * self.rate_hz  # 1 is right.
+        if not np.nan_to_num(steps[inner]).any():  # They were never set, which tells nothing.
+            return
+        typical = float(np.nanmedian(steps[inner]))
+        if not abs(typical - 1) < OFF:
+            found, wanted = typical / self.rate_hz, 1 / self.rate_hz
+            remedy = (
+                f"Give the rate of the rows as ?recorded_hz={1 / found:.4g}, or correct" if found > 0 else "Correct"
+            )
+            raise BadData(
+                f"{where}: rows are {found:.4g} s apart by their timestamps (median), but {wanted:.4g} s at "
+                f"{self.rate_hz:g} Hz. {remedy} fps in meta/info.json or the timestamps."
+            )
+        wrong = np.flatnonzero(inner & ~((steps > BACK) & (steps < GAP)))
+        for number, at in zip(*np.unique(of[wrong], return_index=True), strict=True):
+            row, episode = wrong[at], self.files[path][number]
+            self.bad[episode.name] = (
+                f"{where}: episode {episode.index} has a gap: its time step {row + 1 - int((of < number).sum())} is "
+                f"{steps[row] / self.rate_hz:.4g} s after the one before. {REPAIR}"
+            )
+
+    def _order(self, path: Path, table: Any, where: str) -> np.ndarray | None:
         found, frames = (
             column_values(table[key], 1, f"{where}, {key}")[:, 0] for key in ("episode_index", "frame_index")
         )
@@ -104,13 +138,18 @@ class Rows:
         return order
 
 
-def _read(path: Path, columns: list[str], where: str) -> Any:
-    """Read columns of a parquet file; raise a `BadData` unless they hold numbers and have a plausible size."""
+def _read(path: Path, columns: list[str], where: str, optional: Sequence[str] = ()) -> Any:
+    """Read columns of a parquet file, and the optional ones that it has.
+
+    Raises:
+        BadData: a column is missing, is not of numbers, or has no plausible size.
+    """
     parquet = require("pyarrow.parquet", "data")
     with reading(where):
         file = parquet.ParquetFile(path, page_checksum_verification=True)
         if absent := [name for name in columns if name not in file.schema_arrow.names]:
             raise BadData(f"{where} lacks {', '.join(absent)}, which meta/info.json lists. Download it again.")
+        columns = [*columns, *(name for name in optional if name in file.schema_arrow.names)]
         meta = file.metadata
         size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
         if size > MOST_BYTES or meta.num_rows > MOST_BYTES // 8:

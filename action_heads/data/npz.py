@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 
+from action_heads._util.paths import path_of
 from action_heads.data.bounded_reads import MOST_BYTES, BadData, positive, reading
 from action_heads.data.recording import Numbers, Recording
 from action_heads.data.schema import Schema, check
@@ -32,7 +33,7 @@ class Npz(Recording):
     """An .npz file with joints, flange poses or both, and the gripper (0 open, 1 closed). It has no observations."""
 
     def __init__(self, spec: Spec, observed: bool = False):
-        self.spec, self.source, self.path = spec, str(spec), Path(spec.where).expanduser()
+        self.spec, self.source, self.path = spec, str(spec), path_of(spec.where)
         if not self.path.exists():
             raise FileNotFoundError(f"{self.source}: there is no file {self.path}. Check the path.")
         self.data = read_arrays(self.path, self.source)

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from action_heads.data.bounded_reads import BadData, BadEpisode
+from action_heads.data.bounded_reads import BadData, BadEpisode, left_out
 from action_heads.data.cache import Table, cached
 from action_heads.data.checks import check
 from action_heads.data.convert import resample, to_steps
@@ -19,7 +19,6 @@ from action_heads.kinematics.trajectories import chosen
 
 BUNDLED = "panda_kinematics"  # `npz:` with this name opens the recordings that come with the package
 MOST_RAISED = 1000.0  # largest factor by which resampling may raise the rate
-MOST_SKIPPED = 0.5  # largest share of episodes that ?bad=skip may leave out
 
 
 def open_windows(spec: Spec, steps: int, split: str = "train") -> Windows:
@@ -63,7 +62,7 @@ def open_windows(spec: Spec, steps: int, split: str = "train") -> Windows:
     if not episodes.any():
         raise BadData(
             f"{spec}: none of its {len(table)} episode(s) of at least {steps} time steps is in the split {split!r}. "
-            "About one in twenty, and at least one per corpus, is held out. Record more, or use the split 'all'."
+            "About one in twenty, and at least one per corpus, is held out. Record at least two such episodes."
         )
     return Windows(table, steps, episodes)
 
@@ -114,6 +113,8 @@ def read(spec: Spec) -> Trajectories:
             for raw in shard:
                 count += 1
                 try:
+                    if raw.name in recording.bad:
+                        raise BadEpisode(recording.bad[raw.name])
                     check(raw, schema, arm, base, str(spec))
                 except BadEpisode as error:
                     if not (skip or (skip_empty and not len(raw))):
@@ -126,12 +127,8 @@ def read(spec: Spec) -> Trajectories:
                 notices.add(raw, converted)
                 steps = resample(converted, recorded, rate, arm.continuous if arm else ())
                 table.append(raw.corpus, raw.name, steps)
-        if len(skipped) > MOST_SKIPPED * count:
-            raise BadData(f"{spec}: {len(skipped)} of {count} episodes are bad, the first: {skipped[0]}")
-        notes = notices.warnings()
-        if skipped:
-            notes = [f"{spec}: left out {len(skipped)} of {count} episodes. The first: {skipped[0]}", *notes]
-        table.warning = "\n".join(notes)
+        notes = [left_out(str(spec), skipped, count)] if skipped else []
+        table.warning = "\n".join(notes + notices.warnings())
 
     identity = {"kind": spec.kind, "source": recording.identity, **recipe}
     if arm is not None and any(arm.continuous) and abs(recorded - rate) > 1e-6:

@@ -6,6 +6,7 @@ height and W width in pixels.
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from action_heads.data.bounded_reads import BadData, no_steps
+from action_heads.data.bounded_reads import BadData, BadEpisode, left_out, no_steps
 from action_heads.data.motion import Raw
 from action_heads.data.schema import Column, Schema, listed
 from action_heads.data.spec import Spec
@@ -55,6 +56,7 @@ class Recording(ABC):
     widths: dict[str, int]
     rate_hz: float
     normalises: bool = False
+    skipped: Mapping[str, str] = {}  # the problem of each episode that was left out, by its name
     cameras: dict[str, tuple[int, int]]
     lengths: np.ndarray
     names: tuple[str, ...]
@@ -86,6 +88,11 @@ class Recording(ABC):
         sets all times. The hash alone would not do either, since it skips parts of large files.
         """
         return [[name, path.stat().st_mtime_ns, sampled(path)] for name, path in self.paths().items()]
+
+    @property
+    def bad(self) -> Mapping[str, str]:
+        """The problem of each episode whose rows are not evenly spaced, by its name, in the files read so far."""
+        return {}
 
     # ── motion, which Stage 1 reads ──────────────────────────────────────────────────────────────────────────────
 
@@ -150,6 +157,32 @@ class Recording(ABC):
             raise BadData(f"{self.source}: none of its {len(lengths)} episodes has a time step. Record it again.")
         self.names = tuple(name for name, length in lengths.items() if length)
         self.lengths = np.array([lengths[name] for name in self.names])
+
+    def leave_out(self, bad: Mapping[str, str]) -> np.ndarray:
+        """Leave out bad episodes, given by name with the problem of each, and return which rows (N,) are kept.
+
+        Raises:
+            BadEpisode: the spec has no ?bad=skip.
+            BadData: more than half of the episodes would be left out.
+        """
+        total = len(self.names) + len(self.skipped)
+        if bad and self.spec.options.get("bad") != "skip":
+            raise BadEpisode(f"{next(iter(bad.values()))} {len(bad)} of {total} episodes are bad.")
+        kept = np.array([name not in bad for name in self.names])
+        rows = np.repeat(kept, self.lengths)
+        if bad:
+            self.skipped = {**self.skipped, **bad}
+            warnings.warn(left_out(self.source, [*self.skipped.values()], total), stacklevel=2)
+            self.names = tuple(name for name in self.names if name not in bad)
+            self.lengths, self.task_of = self.lengths[kept], self.task_of[rows]
+        return rows
+
+    def leave_out_rows(self, bad: np.ndarray, problem: str) -> np.ndarray:
+        """Leave out the episodes of bad rows (N,), which all have one problem, and return which rows (N,) are kept."""
+        found = np.flatnonzero(bad)
+        episodes, first = np.unique(np.repeat(np.arange(len(self.lengths)), self.lengths)[found], return_index=True)
+        places = zip(episodes.tolist(), found[first].tolist(), strict=True)
+        return self.leave_out({self.names[i]: f"{self.source}: {self.place(row)} {problem}" for i, row in places})
 
     def place(self, row: int) -> str:
         """Return the episode and time step of a row, for messages."""

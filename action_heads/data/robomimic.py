@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from action_heads._util.extras import require
+from action_heads._util.paths import path_of
 from action_heads.data import hdf5
 from action_heads.data.bounded_reads import BadData, reading, short
 from action_heads.data.recording import Numbers, Recording, cameras_by_name
@@ -50,7 +51,7 @@ class Robomimic(Recording):
     default_action = "actions"
 
     def __init__(self, spec: Spec, observed: bool = False):
-        self.spec, self.source, self.path = spec, str(spec), Path(spec.where).expanduser()
+        self.spec, self.source, self.path = spec, str(spec), path_of(spec.where)
         self._open: tuple[int, Any] | None = None  # (process, file), since a handle does not survive a fork
         with hdf5.opened(self.path, self.source) as file:
             self.demos = hdf5.demonstrations(file, spec)
@@ -157,7 +158,7 @@ class Robomimic(Recording):
         self.cameras = {camera: images[key].shape[1:3] for camera, key in self.keys.items()}
         self.keep({name: self._length(file["data"][name], f"{self.source}, {name}") for name in self.demos})
         self.demos = list(self.names)
-        told = hdf5.descriptions(file, self.demos, self.spec) or [self.path.stem] * len(self.demos)
+        told = hdf5.descriptions(file, self.demos, self.spec) or [""] * len(self.demos)
         self.tasks = tuple(dict.fromkeys(told))
         self.task_of = np.repeat([self.tasks.index(text) for text in told], self.lengths)
 

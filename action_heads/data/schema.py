@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from action_heads._util.paths import path_of
 from action_heads.data.bounded_reads import BadData, is_number, read_object, short
 from action_heads.kinematics.panda import FRAMES
 
@@ -174,13 +175,13 @@ class Schema:
 
     @classmethod
     def from_json(cls, path: str | Path) -> Schema:
-        """Read a column map from a JSON file.
+        """Read a column map from a JSON file. A relative path of its arm begins at the folder of the file.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is not JSON, or is not a valid map.
         """
-        path = Path(path)
+        path = path_of(path)
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist. Give the JSON file of a column map.")
         data = read_object(path, "column map")
@@ -189,9 +190,10 @@ class Schema:
             unknown = ", ".join(sorted(set(data) - known))
             raise ValueError(f"{path}: unknown keys {unknown}; a column map has {', '.join(sorted(known))}.")
         try:
-            return cls(**{"name": path.stem, **data})
+            schema = cls(**{"name": path.stem, **data})
         except ValueError as error:
             raise BadData(f"{path}: {error}") from error
+        return schema if schema.arm in (None, "panda") else replace(schema, arm=str(path_of(schema.arm, path)))
 
 
 _ROBOSUITE: dict[str, Any] = {"gripper_open": -1.0, "gripper_closed": 1.0, "frame": "robosuite_eef", "world": True}

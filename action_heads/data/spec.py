@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from action_heads._util.paths import exists
+
 MOST_HZ = 10_000.0  # higher than the rate of any recording
 RATE_HZ = 15.0  # DROID's rate, and the default for all sources
 
@@ -28,6 +30,7 @@ OPTIONS = {
     | {
         "schema": "name of a built-in column map",
         "columns": "JSON file of a column map",
+        "recorded_hz": "rate of the rows in Hz, if fps of meta/info.json is wrong",
         "revision": "branch, tag or commit on the Hub",
         "tolerance_s": "largest time between a row and its video frame in s, in Stage 2",
     },
@@ -43,6 +46,9 @@ FORMS = (
     "npz:FILE.npz, lerobot:REPO_OR_FOLDER or robomimic:FILE.hdf5, "
     "with ?option=value&... and @weight where needed"
 )
+
+
+_WEIGHT = re.compile(r"@(\d+(\.\d+)?|\.\d+)$")
 
 
 @dataclass(frozen=True)
@@ -69,15 +75,19 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Parse `kind:where?option=value@weight`; raise a ValueError if it is malformed."""
+        """Parse `kind:where?option=value@weight`; raise a ValueError if it is malformed.
+
+        An existing file or folder whose name ends in `@2` is that one, and has no weight.
+        """
         body, weight = text, 1.0
-        if match := re.search(r"@(\d+(\.\d+)?|\.\d+)$", text):
+        match = _WEIGHT.search(text)
+        if match and not exists(text.partition(":")[2]):  # A name may end like a weight.
             body, weight = text[: match.start()], float(match[1])
         head, _, tail = body.partition("?")
         kind, colon, where = head.partition(":")
         if not colon or not where or kind not in OPTIONS:
             raise ValueError(f"unknown data source {text!r}; choose from {FORMS}.")
-        if tail and re.search(r"@[\d.]+$", where):
+        if tail and re.search(r"@[\d.]+$", where) and not match and not exists(where):
             raise ValueError(f"{text!r}: the weight must come last, after the options.")
         if not math.isfinite(weight):
             raise ValueError(f"{text!r} has an infinite weight. Give the source a finite weight, as in {head}@2.")
@@ -99,7 +109,7 @@ class Spec:
 
     def __str__(self) -> str:
         options = "&".join(f"{key}={value}" for key, value in self.options.items())
-        weight = "" if self.weight == 1 else f"@{self.weight:g}"
+        weight = "" if self.weight == 1 and not _WEIGHT.search(self.where) else f"@{self.weight:g}"
         return f"{self.kind}:{self.where}" + (f"?{options}" if options else "") + weight
 
     def number(self, key: str, default: float, most: float = MOST_HZ) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Arm:
     forward: Callable[[Tensor, str], tuple[Tensor, Tensor]]
     # For a continuous joint, lower and upper bound the synthetic motion, but not recorded motion.
     continuous: tuple[bool, ...] = ()
+    file: Path | None = None  # URDF or MJCF file that it was read from
 
     def __len__(self) -> int:
         return len(self.lower)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action_heads._util.paths import path_of
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.chain import Chain, Joint
 from action_heads.kinematics.markup import Document, exists
@@ -66,7 +67,7 @@ def read_arm(path: str | Path, tip: str | None = None) -> Arm:
         >>> arm
         Arm('six-8c25e9cc', 6 joints, poses of 'hand')
     """
-    path = Path(path)
+    path = path_of(path)
     if path.suffix not in (".urdf", ".xml"):
         raise ValueError(f"{path} must be a .urdf file or an MJCF .xml file, but ends in {path.suffix!r}.")
     if not exists(path):
@@ -98,6 +99,7 @@ def read_arm(path: str | Path, tip: str | None = None) -> Arm:
         frame=end[1],
         forward=Chain(joints, last, end[1]),
         continuous=continuous,
+        file=path,
     )
 
 

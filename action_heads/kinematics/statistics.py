@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action_heads._util.paths import path_of
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.synthetic import Shape, pose_numbers, synthetic_chunks
 from action_heads.kinematics.trajectories import Trajectories
@@ -39,14 +40,14 @@ class MotionStatistics:
     """Statistics of the motion of one arm: postures, speed, poses and use of the gripper. A few hundred numbers.
 
     Attributes:
-        arm: `panda`, or the path of the arm's URDF or MJCF file.
+        arm: `panda`, or the path of the arm's URDF or MJCF file, which in a file begins at the folder of that file.
         mean, std, min, max: of the joints, (j,) each.
         p01, p99: quantiles of the joints, (j,).
         velocity_std: standard deviation of the joints' velocities, (j,).
         closed: share of the time in which the gripper is closed.
         correlation: of the joints, (j, j), if known.
         pose_mean, pose_std: of the pose of `frame`, (9,), if known.
-        frame: frame of these poses; the arm's own if none is named.
+        frame: frame of these poses, which is the tip of an arm from a file; the arm's own if none is named.
         about: what the statistics are of.
         credit: whose the recordings are, and their licence.
     """
@@ -95,13 +96,13 @@ class MotionStatistics:
         """
         if name in BUNDLED:
             text = (resources.files("action_heads.kinematics") / BUNDLED[str(name)]).read_text(encoding="utf-8")
-        elif not Path(name).expanduser().is_file():
+        elif not path_of(name).is_file():
             raise FileNotFoundError(
                 f"there is no file {name}. Name bundled statistics ({', '.join(BUNDLED)}), or write a file with "
                 "`action-heads statistics --data SOURCE --out FILE.json`."
             )
         else:
-            text = Path(name).expanduser().read_text(encoding="utf-8")
+            text = path_of(name).read_text(encoding="utf-8")
         try:
             values = json.loads(text)
             if not isinstance(values, Mapping):
@@ -125,8 +126,8 @@ class MotionStatistics:
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     @classmethod
-    def of(cls, trajectories: Trajectories, arm: str = "panda", about: str = "", credit: str = "") -> MotionStatistics:
-        """Measure the statistics of recorded motion.
+    def of(cls, trajectories: Trajectories, about: str = "", credit: str = "") -> MotionStatistics:
+        """Measure the statistics of recorded motion. Their arm and frame are those of the trajectories.
 
         Raises:
             ValueError: the joints of a known arm were not recorded.
@@ -151,7 +152,7 @@ class MotionStatistics:
         # A joint that never moves has no correlation; noise in its place correlates with nothing.
         still = np.random.default_rng(0).normal(size=some.shape) * (spread < 1e-6)
         return cls(
-            arm=arm,
+            arm=table.arm.name if table.arm.file is None else str(table.arm.file),
             mean=_tuples(joints.mean(0, dtype=np.float64)),
             std=_tuples(spread),
             min=_tuples(joints.min(0)),
@@ -163,6 +164,7 @@ class MotionStatistics:
             correlation=_tuples(np.corrcoef(some + still, rowvar=False)),
             pose_mean=_tuples(poses.mean(0)),
             pose_std=_tuples(poses.std(0, correction=0)),
+            frame=table.arm.frame,
             about=about,
             credit=credit,
         )
@@ -177,7 +179,10 @@ def postures(statistics: MotionStatistics, arm: Arm, seed: int = 0) -> Tensor:
     tails of the joints (Jaynes 1957); lambda minimises a convex function, by Newton's method.
     """
     if len(statistics.mean) != len(arm):
-        raise ValueError(f"the statistics are of {len(statistics.mean)} joints, but {arm.name} has {len(arm)}")
+        raise ValueError(
+            f"the statistics are of {len(statistics.mean)} joints, but {arm.name} has {len(arm)}. Write the file again "
+            "with `action-heads statistics`, which records the arm"
+        )
     generator = torch.Generator().manual_seed(seed)
     s = {key: torch.tensor(getattr(statistics, key), dtype=torch.float64) for key in _PER_JOINT}
     lowest = torch.maximum(s["min"], arm.lower.double())

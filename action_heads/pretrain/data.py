@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from action_heads._util.paths import path_of
 from action_heads.actions.spaces import ActionSpace
 from action_heads.data import RATE_HZ, Spec, find_arm, open_windows
 from action_heads.io.contents import combined
-from action_heads.kinematics import Motion, Windows, pose_actions, synthetic_chunks
+from action_heads.kinematics import Arm, Motion, Windows, pose_actions, synthetic_chunks
 from action_heads.kinematics.statistics import BUNDLED, MotionStatistics, shape_of
 from action_heads.kinematics.trajectories import held_out_hash
 
@@ -37,13 +38,13 @@ class Synthetic:
 
     def __init__(self, spec: Spec, steps: int):
         self.steps, self.rate_hz = steps, spec.number("rate", RATE_HZ)
-        name, self.statistics, self.shape = spec.where, None, None
-        if name in BUNDLED or name.lower().endswith(".json"):
-            self.statistics = MotionStatistics.load(name)
-            name = self.statistics.arm
-        self.arm = find_arm(name, spec.options.get("tip"))
-        if self.statistics:
+        self.statistics, self.shape = None, None
+        if spec.where in BUNDLED or spec.where.lower().endswith(".json"):
+            self.statistics = MotionStatistics.load(spec.where)
+            self.arm = _arm_of(self.statistics, spec)
             self.shape = shape_of(self.statistics, self.arm)
+        else:
+            self.arm = find_arm(spec.where, spec.options.get("tip"))
 
     @property
     def content(self) -> str:
@@ -53,6 +54,20 @@ class Synthetic:
     def __call__(self, n: int, generator: torch.Generator) -> Motion:
         joints, gripper = synthetic_chunks(n, self.steps, self.rate_hz, generator, arm=self.arm, shape=self.shape)
         return Motion(pose_actions(joints, gripper, arm=self.arm), joints)
+
+
+def _arm_of(statistics: MotionStatistics, spec: Spec) -> Arm:
+    """Return the arm of statistics, up to the link whose poses they are of."""
+    tip = spec.options.get("tip")
+    if statistics.arm == "panda":
+        return find_arm("panda", tip)
+    arm = find_arm(str(path_of(statistics.arm, path_of(spec.where))), tip or statistics.frame)
+    if statistics.frame not in (None, arm.frame):
+        raise ValueError(
+            f"{spec}: tip is {arm.frame}, but the statistics are of poses of {statistics.frame}. Leave out tip=, or "
+            f"measure the statistics of that link with `action-heads statistics --data '...?tip={arm.frame}'`"
+        )
+    return arm
 
 
 def source(name: str, steps: int, split: str = "train") -> Synthetic | Windows:

@@ -6,6 +6,7 @@ empty cache and raises an error unless it equals what was checked.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -74,10 +75,11 @@ def _publish(config: PublishConfig) -> Published | None:
     print(f"{head!r}\nThe golden outputs agree. Fingerprint: {head.fingerprint()}. The commit has these files:")
     for name in names:
         print(f"  {name:20} {(config.folder / name).stat().st_size:>12,} bytes")
+    folder = shlex.quote(str(config.folder))
     if "evaluation.json" not in names:
-        print(f"  no evaluation: to show one in the card, run `action-heads evaluate-head {config.folder}`")
+        print(f"  no evaluation: to show one in the card, run `action-heads evaluate-head {folder}`")
     if "trial.json" not in names:
-        print(f"  no trial on a task: to show one in the card, run `action-heads demo --head {config.folder}`")
+        print(f"  no trial on a task: to show one in the card, run `action-heads demo --head {folder}`")
     if config.dry_run:
         print(f"Dry run: the card is {config.folder / 'README.md'}. Nothing was sent")
         return None
@@ -121,13 +123,15 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     ]
     data = record.get("data") or ()
     problems += [
-        f"no owner and licence is on record for {spec}. Pretrain with --credit '{origin(spec)}=owner, licence', or add "
+        f"no owner and licence is on record for {spec}. Pretrain with --credit "
+        f"{shlex.quote(f'{origin(spec)}=owner, licence')}, or add "
         f"{{{spec!r}: 'owner, licence'}} to training['credits'] of config.json"
         for spec in data
         if credit(spec, record) is None
     ]
     problems += unearned_names((folder.resolve().name, repo, head.config.name), data)
-    for name, again in (("evaluation.json", f"evaluate-head {folder}"), ("trial.json", f"demo --head {folder}")):
+    quoted = shlex.quote(str(folder))
+    for name, again in (("evaluation.json", f"evaluate-head {quoted}"), ("trial.json", f"demo --head {quoted}")):
         if (folder / name).is_file() and (of := measured(folder / name)) != head.fingerprint():
             problems.append(
                 f"{name} belongs to other weights (fingerprint {of}). Run `action-heads {again}` again, or remove it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ def opening(trainer: Trainer) -> str:
     """Return the text printed before the first training step."""
     c, o, folder = trainer.config, trainer.config.optimiser, trainer.config.folder
     from_step = f", resumed from training step {trainer.step:,}" if trainer.step else ""
+    logs = shlex.quote(str(folder / "state" / "tensorboard"))
     return (
         f"{trainer.head}\n{o.steps:,} training steps of {o.batch_size:,} chunks of {' + '.join(c.sources)}, "
-        f"{trainer.machine}{from_step}\nwatch: tensorboard --logdir {folder / 'state' / 'tensorboard'}"
+        f"{trainer.machine}{from_step}\nwatch: tensorboard --logdir {logs}"
     )
 
 
@@ -54,5 +56,5 @@ def closing(head: ActionHead, out: Path) -> str:
         f"{training['held_out_loss_with_signal']:.4f} with the training signal\n"
         f"{rate['training']} chunks/s (training step alone {rate['step_alone']}, source alone {rate['source_alone']})\n"
         f"The head is in {out} and its curves are in {out / 'curves.png'}. Next:\n"
-        f"    action-heads evaluate-head {out}"
+        f"    action-heads evaluate-head {shlex.quote(str(out))}"
     )

@@ -5,11 +5,13 @@ With them a head can be pretrained for the motion of a lab on a machine that doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 from action_heads._util.flags import Shown
+from action_heads._util.paths import path_from
 from action_heads.data import Spec, open_windows
 from action_heads.io import files
 from action_heads.kinematics.statistics import MotionStatistics
@@ -46,7 +48,10 @@ def statistics(config: StatisticsConfig) -> MotionStatistics:
     table = open_windows(spec, 1, "all").trajectories
     hours = table.lengths.sum() / table.rate_hz / 3600
     about = f"{spec}: {len(table)} episodes, {hours:.2f} hours at {table.rate_hz:g} Hz"
-    found = MotionStatistics.of(table, spec.options.get("arm", "panda"), about, config.credit)
+    found = MotionStatistics.of(table, about, config.credit)
+    if table.arm is not None and table.arm.file is not None:
+        found = replace(found, arm=path_from(table.arm.file, config.out))
     files.write_text(config.out, found.to_json())
-    print(f"{about}\nwrote {config.out}; next:\n    action-heads pretrain --data synthetic:{config.out} ...")
+    given = shlex.quote(f"synthetic:{config.out}")
+    print(f"{about}\nwrote {config.out}; next:\n    action-heads pretrain --data {given} ...")
     return found

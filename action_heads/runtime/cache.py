@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shlex
 import shutil
 import stat
 import tempfile
@@ -53,14 +54,14 @@ def private(folder: Path, remedy: str = "set ACTION_HEADS_CACHE to a folder of y
     if within.st_mode & OTHERS:
         raise OSError(
             f"others can write to {folder} (mode {stat.S_IMODE(within.st_mode):o}), but its files are executed: "
-            f"empty it and use `chmod 700 {folder}`, or {remedy}"
+            f"empty it and use `chmod 700 {shlex.quote(str(folder))}`, or {remedy}"
         )
     for parent in (*folder.absolute().parents, *real.parents):
         mode = parent.stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise OSError(
                 f"everybody can write to {parent} (mode {stat.S_IMODE(mode):o}) and so replace {folder}, but its files "
-                f"are executed: use `chmod o-w {parent}`, or {remedy}"
+                f"are executed: use `chmod o-w {shlex.quote(str(parent))}`, or {remedy}"
             )
     return folder
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -60,10 +61,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
         if is_local(error):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        at = f" --revision {revision}" if revision else ""
+        at = f" --revision {shlex.quote(revision)}" if revision else ""
         raise ValueError(
             f"{name!r} is no folder, is not in the local cache of the Hub, and could not be downloaded ({first}). With "
-            f"a connection, run `hf download {name}{at}` once, or pass a folder"
+            f"a connection, run `hf download {shlex.quote(name)}{at}` once, or pass a folder"
         ) from error
 
 

@@ -45,6 +45,14 @@ def hdf5(path: Path, episodes: int = 6, without: tuple[str, ...] = (), **changed
     return path
 
 
+def describe(path: Path, text: str = "move") -> None:
+    """Write the description of the task into a file of demonstrations."""
+    import h5py
+
+    with h5py.File(path, "r+") as file:
+        file["data"].attrs["language_instruction"] = text
+
+
 def tiny(folder: Path, **changes) -> AdaptConfig:
     """Return settings of a run of a second on `folder/demos.hdf5` with the head `folder/head`, into `folder/run`."""
     settings = {

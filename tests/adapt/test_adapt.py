@@ -15,11 +15,12 @@ import pytest
 import torch
 from forked import inside, needs_fork
 from killed import Killed, die, killed_at_step, killed_at_write
-from recorded import check_learns_by_looking, hdf5, tiny
+from recorded import check_learns_by_looking, describe, hdf5, tiny
 from small import generator, tiny_head
 
 from action_heads import ActionHead
 from action_heads.adapt import AdaptedPolicy
+from action_heads.adapt.build import build
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer, checkpoint_folder
@@ -193,9 +194,13 @@ def test_language_is_learnt_ahead(folder, tmp_path_factory):
     from tiny_models import text_model
 
     text = text_model(tmp_path_factory.mktemp("text"))
-    policy = adapt(tiny(folder, encoder="none", cameras=(), text=text))
-    assert list(policy.encoder.text.known) == ["demos"]  # a file of demonstrations is one task, named as the file
-    policy.sample({}, STATE, ["demos"] * 2, steps=2)
+    settings = tiny(folder, encoder="none", cameras=(), text=text)
+    with pytest.raises(ValueError, match=r"--text: .*no descriptions of its tasks"):
+        build(settings)  # The name of a file is no description.
+    describe(folder / "demos.hdf5", "move")
+    policy = adapt(settings)
+    assert list(policy.encoder.text.known) == ["move"]
+    policy.sample({}, STATE, ["move"] * 2, steps=2)
 
 
 def test_another_run_is_not_overwritten(folder):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from killed import killed_at_step
-from recorded import check_learns_by_looking, hdf5, tiny
+from recorded import check_learns_by_looking, describe, hdf5, tiny
 from small import generator
 
 from action_heads.adapt import AdaptedPolicy
@@ -49,6 +49,7 @@ def settings(folder, models, monkeypatch):
     """Return settings of a run of a second through a tiny VLM."""
     monkeypatch.setenv("ACTION_HEADS_CACHE", str(folder / "cache"))
     vlm_files.shared.cache_clear()
+    describe(folder / "demos.hdf5", "lift the cube")
 
     def of(name: str = "smolvlm", **changes) -> AdaptConfig:
         values = {"vlm": str(models / name), "vlm_layer": (2,), "vlm_dtype": "float32", "vlm_prompt": "lift the cube"}

@@ -81,7 +81,7 @@ def test_a_gpu_gives_the_outputs_of_the_cpu(folder, vit, cache, monkeypatch):
     config = tiny(folder, encoder=vit, train_encoder="cached", pool="keypoints", features=64)
     expected = build.build(config).windows.outputs["agentview"][:]
     shutil.rmtree(cache)
-    policy, windows, _ = build.build(config, "cuda")
+    policy, windows, *_ = build.build(config, "cuda")
     assert devices == {"cpu", "cuda"}
     assert policy.device.type == "cpu"
     torch.testing.assert_close(windows.outputs["agentview"][:], expected, rtol=1e-3, atol=1e-3)

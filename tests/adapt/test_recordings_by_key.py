@@ -258,3 +258,18 @@ def test_episodes_without_steps(tmp_path):
 def test_info_of_another_kind(tmp_path, where, value, message):
     with pytest.raises(BadData, match=rf"d: meta/info.json.*{message}|{message}"):
         opened(dataset(tmp_path / "d", **{where: value}))
+
+
+def test_an_episode_with_a_gap_is_left_out_if_asked(tmp_path):
+    """Stage 2 leaves out the rows, names and tasks of such an episode, as Stage 1 does."""
+    folder = dataset(tmp_path / "d")
+    change(folder / DATA, lambda t: t.update(timestamp=[5.0 * (i > 8) + s for i, s in enumerate(t["timestamp"])]))
+    with pytest.raises(BadEpisode, match=r"episode 1 has a gap: its time step 4 is .* 1 of 3 episodes are bad"):
+        opened(folder)
+    with pytest.warns(UserWarning, match="left out 1 of 3 episodes"):
+        recording = opened(folder, "?bad=skip")
+    assert recording.names == ("episode_000000", "episode_000002")
+    assert len(recording.task_of) == 11
+    assert recording.column("observation.state")[:, 0].tolist() == [0] * 5 + [2] * 6
+    with pytest.warns(UserWarning, match="left out 1 of 3 episodes"):
+        assert opened(folder, "?bad=skip&recorded_hz=19").rate_hz == 19

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
+import h5py
 import numpy as np
 import pytest
 from action_heads_lab.adapted import check_task
-from recorded import LENGTH, episode, hdf5, tiny
+from recorded import LENGTH, describe, episode, hdf5, tiny
 
 from action_heads import ActionHead
 from action_heads.adapt.build import build
@@ -82,6 +83,7 @@ def test_nothing_is_asked_of_defaults():
     ],
 )
 def test_what_does_not_fit_the_data(folder, changes, message):
+    describe(folder / "demos.hdf5")
     with pytest.raises(ValueError, match=message):
         build(tiny(folder, **changes))
 
@@ -137,6 +139,7 @@ def test_a_task_that_the_policy_cannot_do(folder, tmp_path_factory, changes, mes
         from tiny_models import text_model
 
         changes = changes | {"text": text_model(tmp_path_factory.mktemp("text"))}
+        describe(folder / "demos.hdf5")
     config = tiny(folder, **STATES | changes)
     with pytest.raises(ValueError, match=message):
         check_task(config, build(config).policy)
@@ -174,3 +177,32 @@ def test_a_start_that_has_a_head_already(folder):
     with pytest.raises(ValueError, match=r"--start-from: "):
         build(tiny(folder, **STATES, start_from=folder / "head"))
     assert ActionHead.from_pretrained(folder / "head").frozen
+
+
+def test_bad_episodes_are_left_out_if_asked(folder):
+    """An episode with a NaN and one without a rotation are named, or left out with a warning."""
+    with h5py.File(folder / "demos.hdf5", "r+") as file:
+        file["data/demo_2/obs/position"][4, 1] = np.nan
+        file["data/demo_4/actions"][3, 3:9] = 0
+    data = f"robomimic:{folder / 'demos.hdf5'}"
+    with pytest.raises(ValueError, match=r"--state: 1 of 87 rows .*demo_2, time step 4.*\?bad=skip"):
+        build(tiny(folder, **STATES))
+    with pytest.warns(UserWarning, match=r"left out 2 of 6 episodes\. The first: .*demo_2, time step 4 is NaN"):
+        built = build(tiny(folder, **STATES, data=f"{data}?bad=skip"))
+    assert built.windows.recording.names == ("demo_0", "demo_1", "demo_3", "demo_5")
+    assert len(built.windows) == len(built.windows.recording.task_of) == sum(LENGTH + i for i in (0, 1, 3, 5))
+    expected = np.concatenate([episode(i)["actions"] for i in (0, 1, 3, 5)])
+    assert np.allclose(built.windows.actions, expected)
+    with h5py.File(folder / "demos.hdf5", "r+") as file:
+        for i in (0, 1):
+            file[f"data/demo_{i}/actions"][0, 0] = np.inf
+    with pytest.raises(ValueError, match=r"--data: .*4 of 6 episodes are bad, the first: .*demo_0, time step 0"):
+        build(tiny(folder, **STATES, data=f"{data}?bad=skip"))
+
+
+def test_a_wrong_layout_is_no_bad_episode(folder):
+    with h5py.File(folder / "demos.hdf5", "r+") as file:
+        for demo in file["data"].values():
+            demo["actions"][:, 3:9] = 0.7
+    with pytest.raises(ValueError, match=r"--action-layout: .* most rows of the action hold none there"):
+        build(tiny(folder, **STATES, data=f"robomimic:{folder / 'demos.hdf5'}?bad=skip"))

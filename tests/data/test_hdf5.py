@@ -144,6 +144,7 @@ INSTRUCTIONS = {
 @pytest.mark.parametrize("where", INSTRUCTIONS)
 def test_the_task_is_what_the_file_says(tmp_path, where):
     path = write(tmp_path / "d.hdf5", names="libero")
+    assert open_recording(Spec.parse(f"robomimic:{path}")).tasks == ("",)
     with h5py.File(path, "r+") as file:
         INSTRUCTIONS[where](file)
     recording = open_recording(Spec.parse(f"robomimic:{path}"))

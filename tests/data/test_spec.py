@@ -59,3 +59,22 @@ def test_what_is_given_twice_or_without_bounds_is_refused():
         with pytest.raises(ValueError, match=rf"rate must be a positive number of at most 10000, but is '{value}'"):
             Spec.parse(f"synthetic:panda?rate={value}").number("rate", 15)
     assert Spec.parse("synthetic:panda").number("rate", 15.5) == 15.5
+
+
+def test_a_name_that_ends_like_a_weight_is_one_if_it_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Spec.parse("lerobot:pick@2") == Spec("lerobot", "pick", {}, 2.0)
+    for name in ("pick", "pick@2"):
+        (tmp_path / name).mkdir()
+    specs = {
+        "lerobot:pick@2": Spec("lerobot", "pick@2"),
+        "lerobot:pick@2@3": Spec("lerobot", "pick@2", {}, 3.0),
+        "lerobot:pick@2?bad=skip": Spec("lerobot", "pick@2", {"bad": "skip"}),
+        "lerobot:pick@2?bad=skip@0.5": Spec("lerobot", "pick@2", {"bad": "skip"}, 0.5),
+        "lerobot:pick@3": Spec("lerobot", "pick", {}, 3.0),
+    }
+    for text, spec in specs.items():
+        assert Spec.parse(text) == spec
+    monkeypatch.chdir("/")  # What a spec prints means the same where the folder is not there.
+    for spec in specs.values():
+        assert Spec.parse(str(spec)) == spec

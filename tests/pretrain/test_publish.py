@@ -248,3 +248,16 @@ def test_a_card_for_mlp_and_for_credits_of_ones_own(tmp_path):
     assert "- `npz:mine.npz`: mine, CC0" in body
     assert "denoises each action of a chunk independently" in body
     assert files.read_json(tmp_path / "config.json")["training"]["credits"]
+
+
+def test_printed_commands_can_be_run_in_any_folder(tmp_path, capsys):
+    """A folder's name may have a space, so each printed command quotes it."""
+    folder = tmp_path / "my heads" / "tiny"
+    save(tiny_head("mixer"), folder)
+    publish(PublishConfig(folder, dry_run=True))
+    said = capsys.readouterr().out
+    assert f"`action-heads evaluate-head '{folder}'`" in said
+    assert f"`action-heads demo --head '{folder}'`" in said
+    (folder / "trial.json").write_text(json.dumps({"fingerprint": "another"}))
+    with pytest.raises(PublishError, match=f"`action-heads demo --head '{folder}'` again"):
+        publish(PublishConfig(folder, dry_run=True))

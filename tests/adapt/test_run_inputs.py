@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from killed import killed_at_step
-from recorded import episode, hdf5, tiny
+from recorded import describe, episode, hdf5, tiny
 from small import tiny_head
 
 from action_heads.adapt.run import adapt
@@ -110,6 +110,7 @@ def test_other_weights_of_the_encoder(folder, vit, tmp_path):
 def test_another_text_model(folder, tmp_path):
     from tiny_models import text_model
 
+    describe(folder / "demos.hdf5")
     text = text_model(tmp_path / "text")
     config = tiny(folder, **STATES, text=text)
     adapt(config)

@@ -35,7 +35,7 @@ def image_run(folder, vit, monkeypatch) -> Run:
             file[f"data/demo_{i}/obs/observation.eef"] = parts["actions"][:, :9]
 
     class Colours(families.Family):
-        def image_data(self, run, work):
+        def image_data(self, run, place):
             return f"robomimic:{folder / 'demos.hdf5'}"
 
         def versions(self):

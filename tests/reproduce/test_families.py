@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import torch
-from action_heads_lab.reproduce import paper
-from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce import families, paper
+from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.families import FAMILIES, Family, Libero, save_motion
 from action_heads_lab.reproduce.heads import stage1
 from action_heads_lab.sim.demonstrations import Demonstrations
@@ -54,8 +54,8 @@ def test_libero_is_told_its_task_and_tried_from_its_init_states(suite, tmp_path,
     tries = family.evaluations(run)
     assert [task for task, _ in tries] == [f"{suite}/{i}" for i in range(10)]
     assert all(seeds == list(range(50)) for _, seeds in tries)
-    monkeypatch.setattr(Family, "recording", lambda self, task, run, work: recording(task))
-    cond, actions, is_pad = family.samples(run, tmp_path, 16)
+    monkeypatch.setattr(Family, "recording", lambda self, task, run, place: recording(task))
+    cond, actions, is_pad = family.samples(run, Place(work=tmp_path), 16)
     assert cond.shape == (600, 2 * 5 + 10)
     assert torch.equal(cond[:, 10:].argmax(1), torch.arange(10).repeat_interleave(60))
     assert actions.shape == (600, 16, 10)
@@ -81,3 +81,13 @@ def test_mimicgen_is_the_papers_eight_tasks_and_limits():
     from action_heads_lab.sim import mimicgen
 
     assert {task: row.rollout_steps for task, row in mimicgen.TASKS.items()} == paper.MIMICGEN
+
+
+@pytest.mark.parametrize("use", ["samples", "image_data", "make_motion"])
+def test_demonstrations_are_recorded_by_as_many_processes_as_asked_for(use, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(families, "record", lambda task, demos, workers, path: asked.append(workers) or recording(task))
+    monkeypatch.setattr(families, "save_dataset", lambda *args: asked.append(args[-1]))
+    run, place = Run(task="Lift", demos=3), Place(work=tmp_path, workers=3)
+    getattr(Family(), use)(run, place, *([16] if use == "samples" else []))
+    assert set(asked) == {3}

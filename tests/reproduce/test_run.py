@@ -30,7 +30,7 @@ OBSERVATION = 5
 class Arrays(families.Family):
     """A family with random motion instead of recordings."""
 
-    def samples(self, run, work, horizon):
+    def samples(self, run, place, horizon):
         g = torch.Generator().manual_seed(0)
         actions = torch.rand(40, horizon, 10, generator=g) - 0.5
         return torch.randn(40, 2 * OBSERVATION, generator=g), actions, torch.zeros(40, horizon, dtype=torch.bool)
@@ -76,7 +76,7 @@ def test_a_finished_run_is_read_back(tmp_path, head, rolled):
 
 def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
     run, at = Run(head=head, steps=3, episodes=30), place(tmp_path)
-    folder = at.work / "runs" / run.identity(taken_of(run, pretrained(run, at.work)))
+    folder = at.work / "runs" / run.identity(taken_of(run, pretrained(run, at)))
     with inside(lambda: locks.held(folder)), pytest.raises(locks.InUse, match="leave this run to it: --share"):
         perform(run, at)
     assert not rolled

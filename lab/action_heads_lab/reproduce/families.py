@@ -14,7 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from action_heads.io import files
-from action_heads_lab.reproduce.config import EXPERTS, EYES, Run
+from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
 from action_heads_lab.sim import libero, mimicgen
 from action_heads_lab.sim.dataset import save_dataset
 from action_heads_lab.sim.demonstrations import Demonstrations
@@ -44,17 +44,17 @@ class Family:
         """Return the tasks of one policy: the task of the run, or all tasks of a suite."""
         return [run.task]
 
-    def recording(self, task: str, run: Run, work: Path) -> Demonstrations:
+    def recording(self, task: str, run: Run, place: Place) -> Demonstrations:
         """Return the demonstrations of a task. They are recorded once, and shared by all runs and processes."""
-        path = self.recording_path(task, run, work)
+        path = self.recording_path(task, run, place.work)
         with once(path):
-            return record(task, run.demos, path=path)
+            return record(task, run.demos, workers=place.workers, path=path)
 
     def recording_path(self, task: str, run: Run, work: Path) -> Path:
         """Return the path of the demonstrations of a task."""
         return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
 
-    def image_data(self, run: Run, work: Path) -> str:
+    def image_data(self, run: Run, place: Place) -> str:
         """Return the recording with images to train on, as `action-heads adapt --data` takes it.
 
         The dataset of the experts is made at the first call.
@@ -62,18 +62,18 @@ class Family:
         if run.data != EXPERTS:
             return run.recording
         eyes = EYES[run.family]
-        folder = work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
+        folder = place.work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
         with once(folder):
             if not folder.exists():
-                recordings = [self.recording(task, run, work) for task in self.subtasks(run)]
-                save_dataset(recordings, folder, cameras=eyes["cameras"], size=eyes["size"])
+                recordings = [self.recording(task, run, place) for task in self.subtasks(run)]
+                save_dataset(recordings, folder, eyes["cameras"], eyes["size"], place.workers)
         return f"lerobot:{folder}"
 
-    def samples(self, run: Run, work: Path, horizon: int) -> Samples:
+    def samples(self, run: Run, place: Place, horizon: int) -> Samples:
         """Return the conditions, actions and padding that Stage 2 trains on."""
         parts = []
         for task in self.subtasks(run):
-            cond, actions, is_pad = self.recording(task, run, work).chunks(horizon)
+            cond, actions, is_pad = self.recording(task, run, place).chunks(horizon)
             parts.append((self.condition(cond, task), actions, is_pad))
         cond, actions, is_pad = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
         return cond, actions, is_pad
@@ -91,13 +91,13 @@ class Family:
         """Return the path of the motion of all demonstrations, an .npz for Stage 1; see `make_motion`."""
         return work / "recordings" / f"{run.family}-{run.demos}.npz"
 
-    def make_motion(self, run: Run, work: Path) -> None:
+    def make_motion(self, run: Run, place: Place) -> None:
         """Write the motion of all demonstrations if it does not exist, and record the demonstrations it needs."""
-        path = self.motion(run, work)
+        path = self.motion(run, place.work)
         with once(path):
             if not path.exists():
                 tasks = [part for task in self.tasks for part in self.subtasks(replace(run, task=task))]
-                save_motion([self.recording(task, run, work) for task in tasks], path)
+                save_motion([self.recording(task, run, place) for task in tasks], path)
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the simulation's packages."""

@@ -181,7 +181,7 @@ def _is_finished(run: Run, place: Place) -> bool:
     """Return whether a run has a result, without pretraining its head to find out."""
     if config := heads.stage1(run, place.work):
         return results.by_recipe(place.results, run, str(config.name)) is not None
-    return finished(run, place, heads.pretrained(run, place.work)) is not None
+    return finished(run, place, heads.pretrained(run, place)) is not None
 
 
 def published(left: Sequence[Run], folder: Path, place: Place) -> int:

@@ -12,7 +12,7 @@ from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.training.optimiser import OptimiserConfig
-from action_heads_lab.reproduce.config import EXPERTS, Run
+from action_heads_lab.reproduce.config import EXPERTS, Place, Run
 from action_heads_lab.reproduce.families import family_of, once
 from action_heads_lab.reproduce.studies import OWN
 
@@ -68,17 +68,17 @@ def stage1(run: Run, root: Path) -> PretrainConfig | None:
     return replace(config, name=name, out=root / "heads" / name)
 
 
-def pretrained(run: Run, root: Path, device: str = "cpu") -> ActionHead:
+def pretrained(run: Run, place: Place) -> ActionHead:
     """Return the pretrained, frozen head of a run. `in_mode` makes the heads of other modes from it."""
-    config = stage1(run, root)
+    config = stage1(run, place.work)
     if config is None:
-        return ActionHead.from_pretrained(bundled(run) or run.head, device=device)
+        return ActionHead.from_pretrained(bundled(run) or run.head, device=place.device)
     with once(config.folder):
         if not (config.folder / golden.NAME).exists():
             if OWN in run.stage1:
-                family_of(run).make_motion(run, root)
+                family_of(run).make_motion(run, place)
             pretrain(config, f"action_heads_lab.reproduce for {run}")
-    return ActionHead.from_pretrained(config.folder, device=device)
+    return ActionHead.from_pretrained(config.folder, device=place.device)
 
 
 def taken_of(run: Run, head: ActionHead) -> str:

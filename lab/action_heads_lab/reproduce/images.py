@@ -54,7 +54,7 @@ def as_recorded(run: Run, data: str) -> dict[str, Any]:
 def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[ObservedPolicy, Progress]:
     """Train, resume training, or load the policy that has trained, and return it with the run's progress."""
     partial, out = folder / PROGRESS, folder / "policy"
-    data, cpu = "" if partial.exists() else family_of(run).image_data(run, place.work), cpu_seconds()
+    data, cpu = "" if partial.exists() else family_of(run).image_data(run, place), cpu_seconds()
     if (out / "results.json").exists():
         policy = ObservedPolicy.from_pretrained(out, device=place.device)
     else:

@@ -46,7 +46,7 @@ def perform(run: Run, place: Place) -> Result:
     Raises:
         InUse: another process does this run.
     """
-    head = heads.pretrained(run, place.work, place.device)
+    head = heads.pretrained(run, place)
     if path := finished(run, place, head):
         return results.load(path)
     folder = place.work / "runs" / run.identity(heads.taken_of(run, head))

@@ -34,7 +34,7 @@ def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[Obser
 
     The weights of all checkpoints are saved in the folder.
     """
-    state, actions, is_pad = family_of(run).samples(run, place.work, head.config.horizon)
+    state, actions, is_pad = family_of(run).samples(run, place, head.config.horizon)
     policy = build(run, head, state, actions)
     if (folder / PROGRESS).exists():
         return policy.eval(), Progress.load(folder / PROGRESS)

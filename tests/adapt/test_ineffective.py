@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from recorded import hdf5, tiny
+from recorded import describe, hdf5, tiny
 from small import tiny_head
 
 from action_heads._util.flags import option
@@ -50,7 +50,7 @@ def place(tmp_path_factory) -> Path:
     from tiny_processors import saved
 
     folder = tmp_path_factory.mktemp("ineffective")
-    hdf5(folder / "demos.hdf5", episodes=1)
+    describe(hdf5(folder / "demos.hdf5", episodes=1))
     tiny_head("mlp").save_pretrained(folder / "head")
     for name in ("smolvlm", "siglip"):
         saved(folder / name, name)

@@ -107,5 +107,7 @@ def check_positive(settings: Any, *names: str, finite: bool = True) -> None:
     """Raise if a field is not above zero, is NaN, or is infinite where it must be `finite`."""
     for name in names:
         given = getattr(settings, name)
-        if not given > 0 or (finite and given == math.inf):
-            raise mistake(name, f"must be positive{' and finite' * finite}, got {given}")
+        if not given > 0:
+            raise mistake(name, f"must be positive, got {given}")
+        if finite and given == math.inf:
+            raise mistake(name, "must be finite, got inf")

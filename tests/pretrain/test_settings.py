@@ -139,7 +139,7 @@ def test_help_has_a_line_a_flag_with_its_default(monkeypatch, capsys):
         ({"task_boxes": 2}, "must be between 0 and 1, got 2"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"lr": -1.0}, "lr must be positive"),
-        ({"lr": float("inf")}, "lr must be positive and finite, got inf"),
+        ({"lr": float("inf")}, "lr must be finite, got inf"),
         ({"clip": float("nan")}, "clip must be positive, got nan"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"depth": 0}, "depth must be at least 1, got 0"),

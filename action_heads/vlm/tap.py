@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from action_heads.io.files import fingerprint
 from action_heads.vlm import lora as loras
 from action_heads.vlm import tap_file
+from action_heads.vlm.catch import catching
 from action_heads.vlm.inputs import check_finite, check_inputs
 from action_heads.vlm.lora import TRAIN
 from action_heads.vlm.model import Layer, blocks_of, heard, image_ids_of, uncompiled, unwrap
@@ -178,21 +179,15 @@ class Tap(nn.Module):
 
     def _hidden_states(self, inputs: Mapping[str, Any]) -> list[Any]:
         """Run the model until every tapped layer has run, and return their hidden states in order."""
-        caught: dict[Layer, Any] = {}
         if "input_ids" in inputs:
             inputs = {"use_cache": False, **inputs}  # A cache of keys and values is only needed to generate text.
-
-        def catch(layer: Layer, state: Any) -> None:
-            caught[layer] = state[0] if isinstance(state, (tuple, list)) else state
-            if len(caught) == len(self.layers):
-                raise Caught
-
         base = getattr(self.model.base_model, "_orig_mod", self.model.base_model)
-        with ExitStack() as stack, suppress(Caught):
+        caught: dict[Layer, Any] = {}
+        with ExitStack() as stack:
             for layer in self.layers:
                 stack.enter_context(uncompiled(self.model, layer))
-                if handle := self._listen(layer, catch):
-                    stack.callback(handle.remove)
+            if points := {layer: self._point(layer) for layer in self.layers if layer != -1}:
+                caught = stack.enter_context(catching(points, stop=-1 not in self.layers))
             try:
                 out = base(**inputs)
             except (TypeError, AttributeError) as error:  # An input is missing or unknown.
@@ -210,17 +205,12 @@ class Tap(nn.Module):
             raise ValueError(f"layers {missed} did not run with these inputs ({', '.join(inputs)})")
         return [caught[layer] for layer in self.layers]
 
-    def _listen(self, layer: Layer, catch: Any) -> Any:
+    def _point(self, layer: Layer) -> tuple[nn.Module, str]:
+        """Return the module to listen to, and whether the hidden states are its input or its output."""
         if isinstance(layer, str):
-            return self.model.get_submodule(layer).register_forward_hook(lambda _, args, out: catch(layer, out))
-        if layer == -1:
-            return None
-
-        # Catch the input of block i, not the output of the block before, so that no checkpointed block is interrupted.
-        def entering(_: nn.Module, args: tuple, options: dict) -> None:
-            catch(layer, args[0] if args else options["hidden_states"])
-
-        return blocks_of(self.model)[layer].register_forward_pre_hook(entering, with_kwargs=True)
+            return self.model.get_submodule(layer), "output"
+        # The input of block i, not the output of the block before, so that no checkpointed block is interrupted.
+        return blocks_of(self.model)[layer], "input"
 
     def _mask(self, tokens: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         ids, valid = inputs.get("input_ids"), inputs.get("attention_mask")
@@ -306,7 +296,3 @@ class Mix(nn.Module):
             raise ValueError(f"only layers of one shape can be mixed, got {[tuple(state.shape) for state in states]}")
         states = [nn.functional.layer_norm(state.float(), state.shape[-1:]) for state in states]
         return torch.einsum("l, l b n c -> b n c", self.weight.float().softmax(0), torch.stack(states))
-
-
-class Caught(Exception):
-    """An exception that ends the model's forward pass once every tapped layer has run."""

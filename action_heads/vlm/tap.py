@@ -18,7 +18,7 @@ from action_heads.io.files import fingerprint
 from action_heads.vlm import lora as loras
 from action_heads.vlm import tap_file
 from action_heads.vlm.catch import catching
-from action_heads.vlm.inputs import check_finite, check_inputs
+from action_heads.vlm.inputs import check_finite, check_inputs, check_no_cache
 from action_heads.vlm.lora import TRAIN
 from action_heads.vlm.model import Layer, blocks_of, heard, image_ids_of, uncompiled, unwrap
 
@@ -155,6 +155,8 @@ class Tap(nn.Module):
             ValueError: the inputs do not fit the model, or a tapped layer is not finite.
         """
         check_inputs(inputs, self.model, self.image_ids)
+        if -1 not in self.layers:
+            check_no_cache(inputs)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "frozen" and not self.isolate):
             states = self._hidden_states(inputs)
         for layer, state in zip(self.layers, states, strict=True):

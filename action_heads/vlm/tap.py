@@ -18,6 +18,7 @@ from action_heads.io.files import fingerprint
 from action_heads.vlm import lora as loras
 from action_heads.vlm import tap_file
 from action_heads.vlm.catch import catching
+from action_heads.vlm.declared import check_evaluates, check_trains, declare, overruled, trains
 from action_heads.vlm.inputs import check_finite, check_inputs, check_no_cache
 from action_heads.vlm.lora import TRAIN
 from action_heads.vlm.model import Layer, blocks_of, heard, image_ids_of, uncompiled, unwrap
@@ -42,6 +43,7 @@ class Tap(nn.Module):
         select: the tokens that count, "all", "image" or "text".
         train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only low-rank
             adapters, existing or new ones, which are added in place and kept in float32. "full" to train everything.
+            A model has one such state, which the newest of its taps sets.
         isolate: block the gradient of the head's loss to the model (knowledge insulation). A loss of its own may train
             the model.
         lora: a `peft.LoraConfig` for a model without an adapter. The default is rank 16 on all linear layers.
@@ -153,12 +155,16 @@ class Tap(nn.Module):
 
         Raises:
             ValueError: the inputs do not fit the model, or a tapped layer is not finite.
+            RuntimeError: this tap is frozen, but the model is in training mode; or a newer tap of the same model has
+                frozen what this one trains. The tap does not repair it, since other threads may use the model.
         """
         check_inputs(inputs, self.model, self.image_ids)
         if -1 not in self.layers:
             check_no_cache(inputs)
+        self._check_state()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "frozen" and not self.isolate):
             states = self._hidden_states(inputs)
+        self._check_state()  # Another thread may have changed it meanwhile.
         for layer, state in zip(self.layers, states, strict=True):
             if not isinstance(state, Tensor) or state.ndim != 3:
                 shape = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
@@ -230,28 +236,55 @@ class Tap(nn.Module):
     # ── what trains ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters for the optimiser: those of the model that `train` selects, and the weights of a mix."""
+        """Yield the parameters for the optimiser: those of the model that `train` selects, and the weights of a mix.
+
+        Raises:
+            RuntimeError: a newer tap of the same model has frozen some of them.
+        """
+        check_trains(self.model, self._declared)
         return (p for p in self.parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> Tap:
-        """Set the mode; a frozen model stays in evaluation mode."""
-        super().train(mode)
-        if self.how == "frozen":
-            self.model.eval()
-        return self
+        """Set the mode; a frozen model stays in evaluation mode.
+
+        The mode of the model does not change if it belongs to another tap: one that trains the model of this frozen
+        tap, or a newer one that has frozen what this tap trains.
+        """
+        frozen = self.how == "frozen"
+        if overruled(self.model, self._declared) or (frozen and trains(self.model)):
+            self.training = mode and not frozen
+            return self
+        return super().train(mode and not frozen)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tap:
-        """Set `requires_grad` of the parameters that `train` selects. The others stay frozen."""
-        for name, p in self.model.named_parameters():
-            p.requires_grad_(requires_grad and name in self._trained)
+        """Set `requires_grad` of the parameters that `train` selects. The others stay frozen.
+
+        An older tap of the same model that trains some of the others raises an error when it is used next.
+        """
+        self._declared = self._trained if requires_grad else set()
+        declare(self.model, self._declared)
         if self.mix is not None:
             self.mix.requires_grad_(requires_grad)
         return self
 
+    def _check_state(self) -> None:
+        """Raise a RuntimeError if the model is not in the state that this tap declared."""
+        if torch.compiler.is_compiling():
+            return
+        check_trains(self.model, self._declared)
+        if self.how == "frozen":
+            check_evaluates(self.model)
+
     def identity(self) -> str:
-        """Return 32 hex digits that identify the output: weights, configuration, layer and selection."""
+        """Return 32 hex digits that identify the output: weights, configuration, layer and selection.
+
+        Raises:
+            ValueError: the output changes in training.
+            RuntimeError: the model is in training mode.
+        """
         if self.how != "frozen" or self.mix is not None:
             raise ValueError("only the output of a frozen tap of one layer can be cached, since a trained one changes")
+        self._check_state()
         config = {key: value for key, value in self.model.config.to_dict().items() if key != "_name_or_path"}
         contract = [
             type(self.model).__name__,

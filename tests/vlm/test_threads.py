@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,42 +16,13 @@ pytest.importorskip("transformers")
 
 import tiny_processors
 import tiny_vlms
+from together import CALLS, check_together
 
 from action_heads.encoders.vlm import VLMEncoder
 from action_heads.encoders.vlm_config import VLMConfig
 from action_heads.vlm import Tap, files
 
-CALLS = 40  # of each thread
 INPUTS = [tiny_vlms.inputs("qwen3", seed=seed) for seed in range(8)]
-
-
-@pytest.fixture(autouse=True)
-def threads_take_turns_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-def check_together(*calls: Callable[[], torch.Tensor]) -> None:
-    """Check that calls, each repeated in a thread of its own, return what they return alone."""
-    expected = [call() for call in calls]
-    found: list[str] = []
-
-    def repeat(i: int) -> None:
-        for _ in range(CALLS):
-            try:
-                if not torch.equal(calls[i](), expected[i]):
-                    found.append(f"call {i} returned something else")
-            except Exception as error:
-                found.append(f"call {i} raised {type(error).__name__}: {error}")
-
-    threads = [threading.Thread(target=repeat, args=(i,)) for i in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not found, f"{len(found)} of {len(calls) * CALLS} calls, such as: {found[0]}"
 
 
 def tokens(model: nn.Module, layer: Any, i: int) -> Callable[[], torch.Tensor]:
@@ -94,10 +64,10 @@ def test_a_tap_inside_the_call_of_another_tap():
     alone, nested = (inner(), outer()), []
 
     def run_inner(*_: Any) -> None:
-        handle.remove()  # The inner call goes through this block too.
+        handle.remove()
         nested.append(inner())
 
-    handle = model.model.layers[0].mlp.register_forward_hook(run_inner)
+    handle = model.model.layers[1].mlp.register_forward_hook(run_inner)
     nested.append(outer())
     assert all(torch.equal(one, other) for one, other in zip(alone, nested, strict=True))
 

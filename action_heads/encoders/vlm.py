@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ from action_heads.vlm.prompt import Prompt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+_loading = threading.Lock()  # While one thread loads a model, others wait and use it, instead of loading it again.
 
 
 class Held(list):
@@ -114,21 +117,24 @@ class VLMEncoder(nn.Module):
     @property
     def tap(self) -> Tap:
         """The tap on the model, on the device of this module. The first use loads the model."""
-        if not self._held:
-            self.check()
-            with torch.random.fork_rng(devices=[]):  # A new LoRA is random until the weights replace it.
-                tap = self._load()
-            if odd := self.architecture["trained"].keys() ^ _trained(tap).keys():
-                raise ValueError(
-                    f"the weights that train differ from those that were saved: {', '.join(sorted(odd)[:3])}"
-                )
-            for name in _trained(tap):
-                _put(tap, name, self.weights[_key(name)])
-            self._held.append(tap.train(self.training))
+        with _loading:
+            if not self._held:
+                self._held.append(self._loaded())
         tap: Tap = self._held[0]
         if next(tap.model.parameters()).device != self.place.device:
             tap.to(self.place.device)
         return tap
+
+    def _loaded(self) -> Tap:
+        """Return a tap on the model with the weights of this module."""
+        self.check()
+        with torch.random.fork_rng(devices=[]):  # A new LoRA is random until the weights replace it.
+            tap = self._load()
+        if odd := self.architecture["trained"].keys() ^ _trained(tap).keys():
+            raise ValueError(f"the weights that train differ from those that were saved: {', '.join(sorted(odd)[:3])}")
+        for name in _trained(tap):
+            _put(tap, name, self.weights[_key(name)])
+        return tap.train(self.training)
 
     def _load(self) -> Tap:
         config, folder, how = self.config, self.folder, self.config.train

@@ -40,6 +40,7 @@ def embed(
 
     Raises:
         ValueError: the tap trains, or `prepare` returns something else.
+        RuntimeError: the model is in training mode. Nothing that was computed in it is stored.
         WeightFileError: a file of the cache is damaged.
     """
     identity = tap.identity()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+CACHES = ("past_key_values", "cache_params")
 TENSORS = ("input_ids", "attention_mask", "pixel_values", "pixel_values_videos")
 
 
@@ -43,6 +44,16 @@ def check_inputs(inputs: Mapping[str, Any], model: Any, image_ids: tuple[int, ..
         raise ValueError(
             f"{type(model).__name__} has an encoder and a decoder, but there are no inputs for the decoder. Tap "
             "model.get_encoder(), or pass decoder_input_ids."
+        )
+
+
+def check_no_cache(inputs: Mapping[str, Any]) -> None:
+    """Check that there is no cache of earlier tokens, since a pass that ends early extends it in some layers only."""
+    if given := [name for name in CACHES if inputs.get(name) is not None]:
+        raise ValueError(
+            f"{given[0]} was given, but the model runs only up to the tapped layer, so the cache would be extended in "
+            "some layers and not in the others. Pass the whole sequence without a cache, or tap layer=-1, which runs "
+            "all layers."
         )
 
 

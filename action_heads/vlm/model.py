@@ -5,6 +5,7 @@ Classes are recognised by their names, so that this module does not import trans
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 from torch import nn
 
 Layer = int | str
+# The compiled calls of modules that run uncompiled at the moment, and the number of calls that need them so.
+_set_aside: dict[nn.Module, tuple[Any, int]] = {}
+_lock = threading.Lock()
 # Modules that synchronise gradients or weights in their own `forward`, which a tap does not call.
 DISTRIBUTED = {"DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule", "DeepSpeedEngine"}
 # Modules after the blocks of a model. No block's input depends on them.
@@ -50,17 +54,30 @@ def unwrap(model: Any) -> Any:
 
 @contextmanager
 def uncompiled(model: nn.Module, layer: Layer) -> Iterator[None]:
-    """Run the modules around a named one uncompiled, since compiled modules ignore hooks that are added later."""
+    """Run the modules around a named one uncompiled, since compiled modules ignore hooks that are added later.
+
+    If several threads do so at once, the last one to end restores the compiled module.
+    """
     parts = layer.split(".") if isinstance(layer, str) else []
     around = [model.get_submodule(".".join(parts[:i])) for i in range(1, len(parts) + 1)]
-    compiled = [(module, module._compiled_call_impl) for module in around]
-    for module in around:
-        module._compiled_call_impl = None
+    if not around:
+        yield
+        return
+    with _lock:
+        for module in around:
+            call, users = _set_aside.get(module, (module._compiled_call_impl, 0))
+            _set_aside[module] = call, users + 1
+            module._compiled_call_impl = None
     try:
         yield
     finally:
-        for module, call in compiled:
-            module._compiled_call_impl = call
+        with _lock:
+            for module in around:
+                call, users = _set_aside.pop(module)
+                if users > 1:
+                    _set_aside[module] = call, users - 1
+                else:
+                    module._compiled_call_impl = call
 
 
 def within(model: Any) -> Any:

@@ -6,16 +6,15 @@ Axes: b batch, n tokens of the prefix (images, then words, then, in SmolVLA, the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from action_heads._util.extras import require
+from action_heads.vlm.catch import catching
 from action_heads.vlm.inputs import check_finite
 from action_heads.vlm.model import within
-from action_heads.vlm.tap import Caught
 
 WORDS = "observation.language.tokens", "observation.language.attention_mask"
 STATE = "observation.state"
@@ -57,21 +56,12 @@ def prefix_tokens(policy: Any, batch: Mapping[str, Any], block: int = -1) -> tup
         )
     if not -len(blocks) <= block < len(blocks):
         raise ValueError(f"block {block} does not exist; this language model has blocks 0 to {len(blocks) - 1}")
-    found: list[Tensor] = []
-
-    def catch(module: Any, args: tuple, out: Any) -> None:
-        found.append(out[0] if isinstance(out, tuple) else out)  # The norms of pi0 also return a gate.
-        raise Caught
-
-    handle = blocks[block].input_layernorm.register_forward_hook(catch)
-    try:
-        with suppress(Caught):
-            run()
-    finally:
-        handle.remove()
-    if not torch.is_grad_enabled() or found[0].device.type == "cpu":  # Training must not wait for an accelerator.
-        check_finite(f"block {block}", found[0], mask)
-    return found[0], mask
+    with catching({"tokens": (blocks[block].input_layernorm, "output")}) as caught:
+        run()
+    tokens = caught["tokens"]  # The norms of pi0 also return a gate, which is left out.
+    if not torch.is_grad_enabled() or tokens.device.type == "cpu":  # Training must not wait for an accelerator.
+        check_finite(f"block {block}", tokens, mask)
+    return tokens, mask
 
 
 def _smolvla(policy: Any, batch: Mapping[str, Any]) -> tuple[Any, Any, Tensor]:

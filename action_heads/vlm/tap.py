@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from action_heads.io.files import fingerprint
 from action_heads.vlm import lora as loras
 from action_heads.vlm import tap_file
-from action_heads.vlm.inputs import check_finite, check_inputs
+from action_heads.vlm.catch import catching
+from action_heads.vlm.declared import check_evaluates, check_trains, declare, overruled, trains
+from action_heads.vlm.inputs import check_finite, check_inputs, check_no_cache
 from action_heads.vlm.lora import TRAIN
 from action_heads.vlm.model import Layer, blocks_of, heard, image_ids_of, uncompiled, unwrap
 
@@ -41,6 +43,7 @@ class Tap(nn.Module):
         select: the tokens that count, "all", "image" or "text".
         train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only low-rank
             adapters, existing or new ones, which are added in place and kept in float32. "full" to train everything.
+            A model has one such state, which the newest of its taps sets.
         isolate: block the gradient of the head's loss to the model (knowledge insulation). A loss of its own may train
             the model.
         lora: a `peft.LoraConfig` for a model without an adapter. The default is rank 16 on all linear layers.
@@ -152,10 +155,16 @@ class Tap(nn.Module):
 
         Raises:
             ValueError: the inputs do not fit the model, or a tapped layer is not finite.
+            RuntimeError: this tap is frozen, but the model is in training mode; or a newer tap of the same model has
+                frozen what this one trains. The tap does not repair it, since other threads may use the model.
         """
         check_inputs(inputs, self.model, self.image_ids)
+        if -1 not in self.layers:
+            check_no_cache(inputs)
+        self._check_state()
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.how != "frozen" and not self.isolate):
             states = self._hidden_states(inputs)
+        self._check_state()  # Another thread may have changed it meanwhile.
         for layer, state in zip(self.layers, states, strict=True):
             if not isinstance(state, Tensor) or state.ndim != 3:
                 shape = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
@@ -178,21 +187,15 @@ class Tap(nn.Module):
 
     def _hidden_states(self, inputs: Mapping[str, Any]) -> list[Any]:
         """Run the model until every tapped layer has run, and return their hidden states in order."""
-        caught: dict[Layer, Any] = {}
         if "input_ids" in inputs:
             inputs = {"use_cache": False, **inputs}  # A cache of keys and values is only needed to generate text.
-
-        def catch(layer: Layer, state: Any) -> None:
-            caught[layer] = state[0] if isinstance(state, (tuple, list)) else state
-            if len(caught) == len(self.layers):
-                raise Caught
-
         base = getattr(self.model.base_model, "_orig_mod", self.model.base_model)
-        with ExitStack() as stack, suppress(Caught):
+        caught: dict[Layer, Any] = {}
+        with ExitStack() as stack:
             for layer in self.layers:
                 stack.enter_context(uncompiled(self.model, layer))
-                if handle := self._listen(layer, catch):
-                    stack.callback(handle.remove)
+            if points := {layer: self._point(layer) for layer in self.layers if layer != -1}:
+                caught = stack.enter_context(catching(points, stop=-1 not in self.layers))
             try:
                 out = base(**inputs)
             except (TypeError, AttributeError) as error:  # An input is missing or unknown.
@@ -210,17 +213,12 @@ class Tap(nn.Module):
             raise ValueError(f"layers {missed} did not run with these inputs ({', '.join(inputs)})")
         return [caught[layer] for layer in self.layers]
 
-    def _listen(self, layer: Layer, catch: Any) -> Any:
+    def _point(self, layer: Layer) -> tuple[nn.Module, str]:
+        """Return the module to listen to, and whether the hidden states are its input or its output."""
         if isinstance(layer, str):
-            return self.model.get_submodule(layer).register_forward_hook(lambda _, args, out: catch(layer, out))
-        if layer == -1:
-            return None
-
-        # Catch the input of block i, not the output of the block before, so that no checkpointed block is interrupted.
-        def entering(_: nn.Module, args: tuple, options: dict) -> None:
-            catch(layer, args[0] if args else options["hidden_states"])
-
-        return blocks_of(self.model)[layer].register_forward_pre_hook(entering, with_kwargs=True)
+            return self.model.get_submodule(layer), "output"
+        # The input of block i, not the output of the block before, so that no checkpointed block is interrupted.
+        return blocks_of(self.model)[layer], "input"
 
     def _mask(self, tokens: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         ids, valid = inputs.get("input_ids"), inputs.get("attention_mask")
@@ -238,28 +236,55 @@ class Tap(nn.Module):
     # ── what trains ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters for the optimiser: those of the model that `train` selects, and the weights of a mix."""
+        """Yield the parameters for the optimiser: those of the model that `train` selects, and the weights of a mix.
+
+        Raises:
+            RuntimeError: a newer tap of the same model has frozen some of them.
+        """
+        check_trains(self.model, self._declared)
         return (p for p in self.parameters() if p.requires_grad)
 
     def train(self, mode: bool = True) -> Tap:
-        """Set the mode; a frozen model stays in evaluation mode."""
-        super().train(mode)
-        if self.how == "frozen":
-            self.model.eval()
-        return self
+        """Set the mode; a frozen model stays in evaluation mode.
+
+        The mode of the model does not change if it belongs to another tap: one that trains the model of this frozen
+        tap, or a newer one that has frozen what this tap trains.
+        """
+        frozen = self.how == "frozen"
+        if overruled(self.model, self._declared) or (frozen and trains(self.model)):
+            self.training = mode and not frozen
+            return self
+        return super().train(mode and not frozen)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tap:
-        """Set `requires_grad` of the parameters that `train` selects. The others stay frozen."""
-        for name, p in self.model.named_parameters():
-            p.requires_grad_(requires_grad and name in self._trained)
+        """Set `requires_grad` of the parameters that `train` selects. The others stay frozen.
+
+        An older tap of the same model that trains some of the others raises an error when it is used next.
+        """
+        self._declared = self._trained if requires_grad else set()
+        declare(self.model, self._declared)
         if self.mix is not None:
             self.mix.requires_grad_(requires_grad)
         return self
 
+    def _check_state(self) -> None:
+        """Raise a RuntimeError if the model is not in the state that this tap declared."""
+        if torch.compiler.is_compiling():
+            return
+        check_trains(self.model, self._declared)
+        if self.how == "frozen":
+            check_evaluates(self.model)
+
     def identity(self) -> str:
-        """Return 32 hex digits that identify the output: weights, configuration, layer and selection."""
+        """Return 32 hex digits that identify the output: weights, configuration, layer and selection.
+
+        Raises:
+            ValueError: the output changes in training.
+            RuntimeError: the model is in training mode.
+        """
         if self.how != "frozen" or self.mix is not None:
             raise ValueError("only the output of a frozen tap of one layer can be cached, since a trained one changes")
+        self._check_state()
         config = {key: value for key, value in self.model.config.to_dict().items() if key != "_name_or_path"}
         contract = [
             type(self.model).__name__,
@@ -306,7 +331,3 @@ class Mix(nn.Module):
             raise ValueError(f"only layers of one shape can be mixed, got {[tuple(state.shape) for state in states]}")
         states = [nn.functional.layer_norm(state.float(), state.shape[-1:]) for state in states]
         return torch.einsum("l, l b n c -> b n c", self.weight.float().softmax(0), torch.stack(states))
-
-
-class Caught(Exception):
-    """An exception that ends the model's forward pass once every tapped layer has run."""

@@ -100,3 +100,15 @@ def test_what_stands_in_padding_is_no_overflow():
     inputs["input_ids"][1, 0] = 0
     with pytest.raises(ValueError, match=r"layer 0 of the model has NaN .*in torch.float32, batch row 1"):
         Tap(model, 0)(**inputs)
+
+
+@pytest.mark.parametrize("layer", [1, (0, 2), "model.layers.1.mlp"])
+def test_a_cache_that_would_be_extended_in_some_layers_only_is_refused(layer):
+    model, ids = tiny_vlms.build("qwen3"), tiny_vlms.inputs("qwen3")["input_ids"]
+    cache = model(input_ids=ids, use_cache=True).past_key_values
+    before = [cache.get_seq_length(i) for i in range(3)]
+    with pytest.raises(ValueError, match=r"past_key_values was given.*Pass the whole sequence without a cache, or tap"):
+        Tap(model, layer)(input_ids=ids[:, :1], past_key_values=cache)
+    assert [cache.get_seq_length(i) for i in range(3)] == before
+    Tap(model, -1)(input_ids=ids[:, :1], past_key_values=cache)
+    assert [cache.get_seq_length(i) for i in range(3)] == [length + 1 for length in before]

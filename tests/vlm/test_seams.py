@@ -20,6 +20,7 @@ import tiny_lerobot as tiny
 import transformers
 from lerobot.policies.groot import groot_n1_7
 from small import actions, tiny_head
+from together import check_together
 from torch import nn
 
 from action_heads.adapters import AdaLNZero
@@ -105,6 +106,13 @@ def test_only_the_adapter_moves_or_what_was_declared(name):
         assert gradients(policy) == {name for name, p in policy.named_parameters() if p.requires_grad}
         assert bool(gradients(policy)) == declared
         assert attached.sample(tokens, mask=mask, steps=2).shape == (2, 16, 10)
+
+
+@pytest.mark.parametrize("name", PREFIXES)
+def test_calls_in_several_threads(name):
+    policy = PREFIXES[name]()
+    given = [(tiny.batch(seed=seed), block) for seed, block in enumerate((-1, 0, -1))]
+    check_together(*(lambda each=each: prefix_tokens(policy, *each)[0].detach() for each in given))
 
 
 def test_refusals_name_the_remedy():

@@ -47,9 +47,13 @@ def draw(table: Table, path: Path) -> None:
     _finish(figure, path)
 
 
-def draw_beside_paper(family: str, table: Table, path: Path) -> None:
-    """Draw the rows of Table II, and below them ours, on the same tasks. Tasks in all modes are pooled at the right."""
-    tasks, backbones = list(paper.TASKS[family]), _backbones(table)
+def draw_beside_paper(family: str, found: Sequence[Table], path: Path) -> None:
+    """Draw the rows of Table II, and below them ours, on the same tasks.
+
+    Each task is drawn from the first of our tables that has it. Those of the first table that were run in all modes are
+    pooled at the right.
+    """
+    tasks, backbones = list(paper.TASKS[family]), list(dict.fromkeys(name for t in found for name in _backbones(t)))
     theirs = [backbone for backbone in backbones if backbone in paper.NAMES]
     count = len(theirs) + len(backbones)
     figure, axes = _subplots(count, 1, figsize=(13, 2.4 * count + 0.6))
@@ -61,15 +65,23 @@ def draw_beside_paper(family: str, table: Table, path: Path) -> None:
                 _paper(axis, i, family, backbone, column=i)
             axis.set_title(f"the paper's {paper.NAMES[backbone]}, on images", fontsize=10)
             axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), "average"], fontsize=8)
-        axis, whole = next(rows), table.pooled(backbone)
-        _groups(axis, [*(table.modes(task, backbone) for task in tasks), whole])
-        axis.set_title(f"ours, {backbone}, on {table.protocol['observation']}s", fontsize=10)
-        axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), _tasks(whole)], fontsize=8)
+        axis, whole = next(rows), found[0].pooled(backbone)
+        several = len({result.run.task for result in whole["decoupled"]}) > 1
+        _groups(axis, [*(_first(found, task, backbone) for task in tasks), *[whole] * several])
+        axis.set_title(f"ours, {backbone}, on {found[0].protocol['observation']}s", fontsize=10)
+        pooled = [_tasks(whole)] * several
+        axis.set_xticks(range(len(tasks) + several), [*map(_broken, tasks), *pooled], fontsize=8)
     for axis in axes[:, 0]:
         axis.set_xlim(-0.6, len(tasks) + 0.6)
         axis.axvline(len(tasks) - 0.5, color="#dee2e6", lw=1)
         axis.set_ylabel("success rate")
     _finish(figure, path)
+
+
+def _first(found: Sequence[Table], task: str, backbone: str) -> dict[str, list[Result]]:
+    """Return the results by mode of the first table that has any of a task, none if there is no such table."""
+    modes = [table.modes(task, backbone) for table in found]
+    return next((by_mode for by_mode in modes if any(by_mode.values())), modes[0])
 
 
 def _backbones(table: Table) -> list[str]:

@@ -60,7 +60,7 @@ def _figure(family: str, found: Sequence[Result], path: Path) -> None:
         if grid.cells:
             draw(grid, path)
     elif found:
-        draw_beside_paper(family, tables(found)[0], path)
+        draw_beside_paper(family, tables(found), path)
 
 
 def robosuite(found: Sequence[Result]) -> str:

@@ -185,6 +185,8 @@ def test_those_who_left_are_not_computed(policy, monkeypatch):
     with running(policy) as port:
         (busy,) = opened(port, 1)
         busy.send(SMALL)
+        while not computed:  # The server may be slow to begin, and then it could begin with another client.
+            time.sleep(0.001)
         peers = opened(port, 10)
         for peer in peers:
             peer.send(LARGE)
@@ -195,6 +197,7 @@ def test_those_who_left_are_not_computed(policy, monkeypatch):
             peer.socket.shutdown(socket.SHUT_RDWR)
         time.sleep(0.5)
         go.set()
+        busy.recv(20)
         last.recv(20)
     assert computed == [1, 1]
 

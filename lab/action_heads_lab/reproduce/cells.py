@@ -69,7 +69,7 @@ def protocol_of(run: Run) -> dict[str, Any]:
 
 
 def tables(results: Iterable[Result]) -> list[Table]:
-    """Return one table per protocol, those with most cells first.
+    """Return one table per protocol, those with most cells first, and then those with most episodes.
 
     Raises:
         ValueError: two results of different settings, heads or versions belong to one cell. The message names both.
@@ -83,7 +83,7 @@ def tables(results: Iterable[Result]) -> list[Table]:
         for other in cell:
             _check_alike(result, other)
         cell.append(result)
-    return sorted(found.values(), key=lambda table: -len(table.cells))
+    return sorted(found.values(), key=lambda table: (-len(table.cells), -table.protocol["episodes"]))
 
 
 def _check_alike(one: Result, other: Result) -> None:

@@ -76,7 +76,8 @@ def enter(
     y = tl.load(stream + at, mask=inside, other=0.0)
     if NORM:
         y = normalized(y, k, norm_weight, norm_bias, W, EPS, RMS)
-        tl.store(x + at, y, mask=inside & (tl.program_id(1) == 0))
+        if tl.program_id(1) == 0:  # A mask of this would be no bool in the interpreter of Triton 3.9.
+            tl.store(x + at, y, mask=inside)
     if ENTER_SCALE >= 0:
         y *= 1 + modulation(step, cond, cond_row, k, inside, ENTER_SCALE, W)
     if ENTER_SHIFT >= 0:

@@ -128,11 +128,14 @@ class HeadConfig:
 
     def layout(self) -> dict[str, Tensor]:
         """Return every weight of such a head by name, on the meta device, which takes no memory."""
-        parts = nn.Module()
+        statistics = torch.empty(self.space.dim, device="meta")
+        return self.outline().state_dict() | {f"normalizer.{name}": statistics for name in ("offset", "scale")}
+
+    def outline(self) -> nn.ModuleDict:
+        """Return backbone and modulation of such a head on the meta device, which takes no memory."""
         with torch.device("meta"):
-            parts.backbone, parts.modulation = self.build()
-            statistics = {f"normalizer.{name}": torch.empty(self.space.dim) for name in ("offset", "scale")}
-        return parts.state_dict() | statistics
+            backbone, modulation = self.build()
+        return nn.ModuleDict({"backbone": backbone, "modulation": modulation})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict of lists, strings and numbers, ready for JSON."""

@@ -25,12 +25,8 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
         for name, tensor in head.state_dict().items()
     }
     check_savable(weights, folder / WEIGHTS)
-    with torch.device("meta"):
-        expected = nn.Module()
-        expected.backbone, expected.modulation = head.config.build()
-    here = nn.Module()
-    here.backbone, here.modulation = head.backbone, head.modulation
-    check_same_build(here, expected, folder / WEIGHTS, weights)
+    parts = nn.ModuleDict({"backbone": head.backbone, "modulation": head.modulation})
+    check_same_build(parts, head.config.outline(), folder / WEIGHTS, weights)
     config = dataclasses.replace(head.config, fingerprint=SEAL.of(head.config.to_dict(), weights))
     contents = {WEIGHTS: files.tensors_as_bytes(weights), CONFIG: config.to_json().encode()}
     if not (folder / CARD).exists():

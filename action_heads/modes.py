@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from action_heads.io import files
+
 if TYPE_CHECKING:
     from action_heads.actions.spaces import ActionSpace
     from action_heads.config import HeadConfig
@@ -63,6 +65,13 @@ def shaped(head: ActionHead, mode: str, seed: int, space: ActionSpace, horizon: 
     if mode == "normal":  # Everything is random and trains, so there are no pretrained layers to keep.
         return fresh(type(head), shape, f"{own.name}-normal", APART + seed).to(head.device)
     return head.in_mode(mode, seed=seed).reshape(space=space, horizon=shape.horizon)
+
+
+def taken_of(head: ActionHead, pretrained: bool) -> str:
+    """Return what a run uses of its head, as a hash: all of it, or shape and statistics if it starts at random."""
+    if pretrained:
+        return head.fingerprint()
+    return files.fingerprint(head.normalizer.state_dict(), head.config.contract())
 
 
 def random_like(head: ActionHead, name: str, seed: int) -> ActionHead:

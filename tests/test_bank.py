@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import threading
+from collections.abc import Callable
 
 import pytest
 import torch
 from small import COND_DIM, conditions, generator, tiny_head, trained_policy
+from together import check_together
 
 from action_heads import AdapterBank, Normalizer
 from action_heads.adapters import AdaLNZero
@@ -56,26 +56,12 @@ def test_compiled_rows_are_still_each_its_own():
 def test_policies_of_one_bank_in_two_threads():
     head = tiny_head()
     bank = bank_of(head, policies(head))
-    wanted = {task: bank.on([task]).sample(conditions(1), generator=generator()) for task in ("stack", "lift")}
-    wrong = []
 
-    def act(task: str) -> None:
+    def acting(task: str) -> Callable[[], torch.Tensor]:
         policy = bank.on([task])
-        for _ in range(50):
-            if not torch.equal(policy.sample(conditions(1), generator=generator()), wanted[task]):
-                wrong.append(task)
+        return lambda: policy.sample(conditions(1), generator=generator())
 
-    threads = [threading.Thread(target=act, args=(task,)) for task in wanted]
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(before)
-    assert not wrong
+    check_together(acting("stack"), acting("lift"))
 
 
 def test_a_policy_of_a_bank_only_acts(tmp_path):

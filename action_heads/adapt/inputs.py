@@ -18,6 +18,7 @@ from action_heads.data.formats import Recording
 from action_heads.encoders.text import folder_content
 from action_heads.io import files
 from action_heads.io.contents import combined, sampled_all
+from action_heads.modes import taken_of
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.observed_policy_file import CONFIG
 from action_heads.vlm.files import processing_fingerprint
@@ -41,10 +42,7 @@ def content_of(recording: Recording, columns: Sequence[Tensor], policy: Observed
 def weights_read(config: AdaptConfig, policy: ObservedPolicy) -> dict[str, str]:
     """Return a hash of the head and of each pretrained model that a policy is made of, by flag."""
     head, encoder, vision = policy.policy.head.original, policy.encoder, policy.encoder.config.vision
-    if config.mode == "decoupled":
-        found = {"--head": head.fingerprint()}
-    else:  # A head that starts at random has only shape and statistics of the one that --head names.
-        found = {"--head": files.fingerprint(head.normalizer.state_dict(), head.config.contract())}
+    found = {"--head": taken_of(head, pretrained=config.mode == "decoupled")}
     if config.start_from is not None:
         return found | {"--start-from": combined([files.read_json(config.start_from / CONFIG)["fingerprints"]])}
     if encoder.cameras and (vision.weights or not vision.is_resnet):

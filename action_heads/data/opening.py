@@ -131,8 +131,6 @@ def read(spec: Spec) -> Trajectories:
         table.warning = "\n".join(notes + notices.warnings())
 
     identity = {"kind": spec.kind, "source": recording.identity, **recipe}
-    if arm is not None and any(arm.continuous) and abs(recorded - rate) > 1e-6:
-        identity["turns"] = "the shorter way"  # Earlier releases did not, and their tables may be in the cache.
     return cached(identity, rate, arm, build)
 
 

@@ -154,12 +154,5 @@ class Document:
         return ValueError(f"{path} cannot be read as {self.kind}: it is not well-formed XML, {error}")
 
 
-def exists(path: Path) -> bool:
-    try:
-        return "\0" not in str(path) and path.exists()
-    except OSError:  # The name is not possible for a file.
-        return False
-
-
 def _short(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[:most]}..."

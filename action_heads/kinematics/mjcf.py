@@ -6,13 +6,14 @@ Elements have the meaning that MuJoCo's XML reference gives them. Those that nee
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from action_heads.kinematics.markup import Document, Element, exists
+from action_heads.kinematics.markup import Document, Element
 from action_heads.kinematics.mjcf_words import ELEMENTS, GENERATORS, ORIENTATIONS, READ
 from action_heads.kinematics.skeleton import Link, Mover, Skeleton, turn, unit
 
@@ -250,7 +251,7 @@ def _include(document: Document) -> None:
 def _included(document: Document, include: Element, within: Element) -> list[Element]:
     name = include.text("file")[:1000]
     beside = [Path(folder) / name for folder in (document.path.parent, include.path.parent)]
-    found = next((path for path in beside if exists(path)), None)
+    found = next((path for path in beside if os.path.exists(path)), None)
     if found is None and within.tag in ("mujoco", "asset", "actuator", "sensor", "keyframe", "contact", "tendon"):
         warnings.warn(
             f"{include.path}, line {include.line}: the included file {name} is missing. The arm is read without its "

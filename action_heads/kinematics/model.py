@@ -10,6 +10,7 @@ fingers.
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from action_heads._util.paths import path_of
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.chain import Chain, Joint
-from action_heads.kinematics.markup import Document, exists
+from action_heads.kinematics.markup import Document
 from action_heads.kinematics.mjcf import read_mjcf
 from action_heads.kinematics.skeleton import Mover, Skeleton, turn
 from action_heads.kinematics.tips import Frame, find_tip
@@ -70,7 +71,7 @@ def read_arm(path: str | Path, tip: str | None = None) -> Arm:
     path = path_of(path)
     if path.suffix not in (".urdf", ".xml"):
         raise ValueError(f"{path} must be a .urdf file or an MJCF .xml file, but ends in {path.suffix!r}.")
-    if not exists(path):
+    if not os.path.exists(path):
         raise FileNotFoundError(f"{path} does not exist. Give the path of a URDF or MJCF file, or `panda`.")
     document = Document(path, "URDF" if path.suffix == ".urdf" else "MJCF")
     skeleton = read_urdf(document) if path.suffix == ".urdf" else read_mjcf(document)

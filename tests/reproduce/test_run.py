@@ -14,7 +14,7 @@ from action_heads_lab.reproduce import run as module
 from action_heads_lab.reproduce.config import RUN_MODES, Place, Run
 from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.grid import Reproduce, estimate, reproduce, runs
-from action_heads_lab.reproduce.heads import pretrained, stage1, taken_of
+from action_heads_lab.reproduce.heads import pretrained, stage1
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.reproduce.states import build
 from action_heads_lab.sim.rollout import Rollouts
@@ -23,6 +23,7 @@ from made_up import result
 from small import tiny_head
 
 from action_heads.io import locks
+from action_heads.modes import taken_of
 
 OBSERVATION = 5
 
@@ -76,7 +77,7 @@ def test_a_finished_run_is_read_back(tmp_path, head, rolled):
 
 def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
     run, at = Run(head=head, steps=3, episodes=30), place(tmp_path)
-    folder = at.work / "runs" / run.identity(taken_of(run, pretrained(run, at)))
+    folder = at.work / "runs" / run.identity(taken_of(pretrained(run, at), run.uses_pretraining))
     with inside(lambda: locks.held(folder)), pytest.raises(locks.InUse, match="leave this run to it: --share"):
         perform(run, at)
     assert not rolled
@@ -152,11 +153,10 @@ def test_modes_start_where_they_should(tmp_path, head):
 
 
 def test_controls_do_not_depend_on_the_pretrained_weights(tmp_path):
-    from action_heads_lab.reproduce.heads import taken_of
-
     one, other = tiny_head(), tiny_head(seed=1)
     for mode, alike in (("decoupled", False), ("blind", False), ("normal", True), ("random-frozen", True)):
-        assert (taken_of(Run(mode=mode), one) == taken_of(Run(mode=mode), other)) == alike
+        uses = Run(mode=mode).uses_pretraining
+        assert (taken_of(one, uses) == taken_of(other, uses)) == alike
 
 
 @pytest.mark.parametrize("mode", RUN_MODES)

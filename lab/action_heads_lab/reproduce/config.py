@@ -157,7 +157,7 @@ class Run:
         """Return 16 hex digits that identify everything that decides the outcome.
 
         Args:
-            head: the part of the head that the run uses, see `heads.taken_of`. The weights of the head count, while
+            head: the part of the head that the run uses, see `modes.taken_of`. The weights of the head count, while
                 its name and its data do not.
         """
         left_out = {"head", "stage1", "signal"} | {key for key, value in LATER.items() if getattr(self, key) == value}

@@ -79,10 +79,3 @@ def pretrained(run: Run, place: Place) -> ActionHead:
                 family_of(run).make_motion(run, place)
             pretrain(config, f"action_heads_lab.reproduce for {run}")
     return ActionHead.from_pretrained(config.folder, device=place.device)
-
-
-def taken_of(run: Run, head: ActionHead) -> str:
-    """Return what a run uses of its head, as a hash: all of it, or shape and statistics if it starts at random."""
-    if run.uses_pretraining:
-        return head.fingerprint()
-    return files.fingerprint(head.normalizer.state_dict(), head.config.contract())

@@ -17,6 +17,7 @@ import torch
 from action_heads import ActionHead
 from action_heads._util.machine import machine
 from action_heads.io import drafts, locks
+from action_heads.modes import taken_of
 from action_heads.observed_policy import ObservedPolicy
 from action_heads_lab import policies
 from action_heads_lab.reproduce import heads, images, results, states
@@ -33,7 +34,7 @@ TRAINING = {"state": states, "image": images}  # the module that trains a run, b
 
 def finished(run: Run, place: Place, head: ActionHead) -> Path | None:
     """Return the result file of a run that was done before, or None."""
-    path = results.path_of(place.results, run, run.identity(heads.taken_of(run, head)))
+    path = results.path_of(place.results, run, run.identity(taken_of(head, run.uses_pretraining)))
     if path.exists():
         return path
     config = heads.stage1(run, place.work)  # the same Stage 1 gives other bits on another processor
@@ -49,7 +50,7 @@ def perform(run: Run, place: Place) -> Result:
     head = heads.pretrained(run, place)
     if path := finished(run, place, head):
         return results.load(path)
-    folder = place.work / "runs" / run.identity(heads.taken_of(run, head))
+    folder = place.work / "runs" / run.identity(taken_of(head, run.uses_pretraining))
     with locks.held(folder, remedy="leave this run to it: --share gives each process its own part"):
         if path := finished(run, place, head):  # another process has finished it in the meantime
             return results.load(path)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import torch
 
-CALLS = 40  # of each thread
+CALLS = 50  # of each thread
 
 
 def check_together(*calls: Callable[[], torch.Tensor]) -> None:

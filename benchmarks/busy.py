@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import table, write_results
+from common import command_line, table, write_results
 from latency_report import short
 
 from action_heads import ActionHead
@@ -97,7 +97,7 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--head", default="dae/mlp-5m-fk")
     parser.add_argument("--seconds", type=float, default=20.0, help="longest time of a case")
     parser.add_argument("--chunks", type=int, default=400, help="largest number of chunks of a case")

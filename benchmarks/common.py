@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shlex
@@ -23,6 +24,11 @@ RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "r
 DOCS = Path(__file__).parents[1] / "docs" / "results"  # the pages of the results
 REQUIRED = object()
 Row = dict[str, Any]
+
+
+def command_line(about: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose --help shows the docstring of a benchmark as it is written, commands on their own lines."""
+    return argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def write_results(name: str, results: object) -> None:

@@ -39,7 +39,7 @@ from typing import Any
 import torch
 from busy import BUSY, COND_DIM, beside
 from camera import Frames
-from common import RESULTS, write_results
+from common import RESULTS, command_line, write_results
 from control_loop_report import CASES, SCHEDULING, write_page
 from ticks import Tick, run_ticks, summary
 
@@ -170,7 +170,7 @@ def measured(cell: Cell, seconds: float, adapter: Path) -> dict[str, Any]:
 
 
 def settings() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--rates", type=int, nargs="+", default=RATES, help="ticks a second")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--scheduling", nargs="+", choices=SCHEDULING, default=SCHEDULING)

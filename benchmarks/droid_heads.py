@@ -11,11 +11,9 @@ Axes: n windows, h horizon, a action.
 
 from __future__ import annotations
 
-import argparse
-
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import DOCS, read_results, table, write_results
+from common import DOCS, command_line, read_results, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead
@@ -84,7 +82,7 @@ def shown(results: list[dict]) -> str:
 
 def main() -> None:
     """Measure, and write the results and the page."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--heads", nargs="*", default=[name for name in hub.bundled() if name.endswith("-5m-droid")])
     parser.add_argument("--page", action="store_true", help="write the page from the results that are there")
     given = parser.parse_args()

@@ -10,7 +10,6 @@ the part that no other process can share; the rest is mostly pages of the cache 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from typing import Any
 import droid_corpus
 import psutil
 import torch
-from common import read_results, write_results
+from common import command_line, read_results, write_results
 
 from action_heads._util.machine import cache_home
 from action_heads.actions.normalize import Normalizer
@@ -172,7 +171,7 @@ def measure(episodes: int, work: Path, parts: Sequence[str]) -> Iterator[dict[st
 
 def main() -> None:
     """Measure one size, and add it to the results of the others."""
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__)
     parser.add_argument("--episodes", type=int, default=760)
     parser.add_argument("--folder", type=Path, default=Path("outputs/droid_size"), help="where the corpus is kept")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="parts to measure; all if not given")

@@ -10,14 +10,13 @@ the table of docs/results/image-policies.md, and does not repeat a run that is t
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from action_heads_lab.reproduce.page import fill
-from common import DOCS, read_results, row_of, table, write_results
+from common import DOCS, command_line, read_results, row_of, table, write_results
 
 from action_heads._util.progress import progress_bar
 from action_heads.adapt.settings import AdaptConfig, Optimiser, Vision
@@ -76,7 +75,7 @@ def norms_table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--data", default="outputs/images/Stack", help="LeRobot dataset with images")
     parser.add_argument("--steps", type=int, default=200, help="training steps of a run")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds")

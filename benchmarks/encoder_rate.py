@@ -8,7 +8,6 @@ benchmarks/results/encoder_rate.json and fills the table of docs/results/speed-c
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import DOCS, table, write_results
+from common import DOCS, command_line, table, write_results
 
 from action_heads.encoders import VisionConfig, trunk
 from action_heads.encoders.resnet import resnet_trunk
@@ -51,7 +50,7 @@ def rates_table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     default = ["resnet18", "outputs/encoders/mobilenetv2"]
     parser.add_argument("--encoders", nargs="+", default=default, help="resnet18, resnet50, folders or Hub ids")
     parser.add_argument("--images", type=int, default=96, help="images of a pass")

@@ -16,7 +16,6 @@ Axes: N rows, c condition, h horizon, a action.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import time
@@ -31,7 +30,7 @@ from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import read_results, row_of, with_row, write_results
+from common import command_line, read_results, row_of, with_row, write_results
 from on_features import trained
 from torch import Tensor
 
@@ -182,7 +181,7 @@ def finished() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
     parser.add_argument("--data", type=Path, default=Path("outputs/images"), help="folder of the recordings")
     parser.add_argument("--only", nargs="*", default=TASKS, help="tasks to run")

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import matrix_rate, memory_rate, read_results, write_results
+from common import command_line, matrix_rate, memory_rate, read_results, write_results
 from forms import BF16_WEIGHTS, split
 from latency_report import report
 from latency_systems import COND_DIM, Sample, authors, systems
@@ -196,7 +196,7 @@ def summary(case: Case) -> dict:
 
 
 def settings() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of cases to time, such as: ours unet")
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 16, 256])
     parser.add_argument("--steps", nargs="*", type=int, default=[1, 2, 4, 10])

@@ -9,7 +9,6 @@ own settings. Times are measured with freed memory kept, which favours the U-Net
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import KEEP_FREED_MEMORY, write_results
+from common import KEEP_FREED_MEMORY, command_line, write_results
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_policy_config
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
@@ -97,7 +96,7 @@ def largest() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--pixels", type=int, default=96)

@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from action_heads_lab.sim.interval import wilson
-from common import KEEP_FREED_MEMORY, write_results
+from common import KEEP_FREED_MEMORY, command_line, write_results
 
 ROOT = Path(__file__).parents[1]
 TASK = ROOT / "tests" / "lerobot"
@@ -137,7 +137,7 @@ def dataset(demos: int) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--demos", type=int, default=100)

@@ -17,7 +17,6 @@ Axes: N rows, c condition, h horizon, a action.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -34,7 +33,7 @@ from action_heads_lab.sim.interval import interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import DOCS, read_results, row_of, table, with_row, write_results
+from common import DOCS, command_line, read_results, row_of, table, with_row, write_results
 from figures import draw
 from on_features import trained
 from torch import Tensor
@@ -220,7 +219,7 @@ def page(cells: Iterable[Cell]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--suite", nargs="*", default=["libero_object"], choices=SUITES, help="suites to run")
     parser.add_argument("--mode", nargs="*", default=MODES, choices=MODES, help="modes to run")
     parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")

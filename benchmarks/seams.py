@@ -12,14 +12,13 @@ Axes: b batch, n tokens, c width.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 
 import torch
 from action_heads_lab.reproduce.page import fill
-from common import DOCS, table, write_results
+from common import DOCS, command_line, table, write_results
 from experts import EXPERTS, Expert
 
 from action_heads import ActionHead
@@ -103,7 +102,7 @@ def latency_table(rows: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--only", nargs="*", choices=EXPERTS, default=list(EXPERTS), help="experts to time")
     parser.add_argument("--counts", action="store_true", help="print the parameter counts alone")
     parser.add_argument("--steps", type=int, help="denoising steps of both, for a trial that writes nothing")

@@ -16,7 +16,6 @@ Axes: n rows of the recording, b batch, which is one in rollouts.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import sys
@@ -35,7 +34,7 @@ import torch
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim import Sim
 from action_heads_lab.sim.interval import error_bars, interval_text, wilson
-from common import DOCS, read_results, table, write_results
+from common import DOCS, command_line, read_results, table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
@@ -346,7 +345,7 @@ def draw(results: dict[str, dict[str, dict]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--only", choices=["success", "rate", "page"], help="a part; the page is written in the end")
     parser.add_argument("--episodes", type=int, default=EPISODES, help="of a cell; nothing is written for fewer")
     parser.add_argument("--seconds", type=float, default=3.0, help="of a measurement of the control rate")

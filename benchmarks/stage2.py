@@ -13,7 +13,6 @@ Axes: n samples, c condition, h horizon, a action.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import time
@@ -25,7 +24,7 @@ import torch
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import smooth
 from action_heads_lab.sim.rollout import rollout
-from common import machine
+from common import command_line, machine
 from stage2_studies import HEADS, STUDIES, Cell
 from torch import Tensor
 
@@ -153,7 +152,7 @@ def path_of(cell: Cell) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("study", choices=("heads", *STUDIES))
     parser.add_argument("names", nargs="*", help="heads to train; by default all that a CPU can train")
     parser.add_argument("--share", default="0/1", help="share of the work of this process, such as 0/2 or 1/2")

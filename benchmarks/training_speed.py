@@ -11,14 +11,13 @@ Axes: n samples, h horizon, a action, c condition.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import statistics
 import time
 from functools import partial
 
 import torch
-from common import write_results
+from common import command_line, write_results
 from torch import Tensor
 from work import count
 
@@ -90,7 +89,7 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line(__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--unet-steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=BATCH)

@@ -117,7 +117,7 @@ class Pack:
 
 def options(about: str, name: str, **more: Any) -> tuple[Pack, argparse.Namespace]:
     """Return the pack that the command line asks for, and the options. `more` holds further ones by name."""
-    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=12, help="time limit")
     parser.add_argument("--out", type=Path, help="folder of the results; by default $OUT or outputs/gpu")
     parser.add_argument("--toy", action="store_true", help="small enough for seconds of a CPU, to see that it works")

@@ -1,5 +1,7 @@
 """Every benchmark explains itself with --help and refuses an unknown flag, before it measures or writes anything."""
 
+import ast
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -31,7 +33,12 @@ def run(monkeypatch: pytest.MonkeyPatch, path: Path, flag: str) -> object:
     "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in SCRIPTS]
 )
 def test_help_and_unknown_flags(path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setenv("COLUMNS", "160")  # so that tyro does not break the lines of the docstring
     assert run(monkeypatch, path, "--help") in (0, None)
-    assert "--help" in capsys.readouterr().out
+    shown, doc = capsys.readouterr().out, ast.get_docstring(ast.parse(path.read_text("utf-8")))
+    assert "--help" in shown
+    lines = {" ".join(line.strip("│ ").split()) for line in shown.splitlines()}
+    for command in re.findall(r"^ +uv run .+$", doc or "", re.MULTILINE):
+        assert " ".join(command.split()) in lines
     assert run(monkeypatch, path, "--no-such-flag") not in (0, None)
     assert capsys.readouterr().err

@@ -260,9 +260,6 @@ class ObservedPolicy(nn.Module):
         return policy.to(device).eval()
 
 
-AdaptedPolicy = ObservedPolicy  # the name of the class in `action_heads.adapt`
-
-
 def hidden(
     images: dict[str, Tensor], state: Tensor | None, cameras: tuple[str, ...]
 ) -> tuple[dict[str, Tensor], Tensor | None]:

@@ -35,8 +35,7 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
-from action_heads import ActionHead  # noqa: E402
-from action_heads.adapt import AdaptedPolicy  # noqa: E402
+from action_heads import ActionHead, ObservedPolicy  # noqa: E402
 from action_heads.adapt.run import adapt  # noqa: E402
 from action_heads.io import files  # noqa: E402
 from action_heads.pretrain.loop import pretrain  # noqa: E402
@@ -135,7 +134,7 @@ def read(out: Path) -> None:
     if (out / "config.json").exists():
         ActionHead.from_pretrained(out)
     if (out / "policy.json").exists():
-        AdaptedPolicy.from_pretrained(out)
+        ObservedPolicy.from_pretrained(out)
     if (out / "meta").exists():
         episodes = json.loads((out / "meta" / "info.json").read_text())["total_episodes"]
         assert len(json.loads((out / "meta" / "recording.json").read_text())["seeds"]) == episodes

@@ -38,7 +38,7 @@ def batch(observed: str, seed: int = 0) -> dict:
     return {"actions": torch.rand(2, 16, 10, generator=g), "is_pad": None, "state": state, "images": images}
 
 
-def test_it_is_what_adapt_calls_an_adapted_policy():
+def test_the_earlier_name_is_kept():
     assert AdaptedPolicy is ObservedPolicy
 
 

@@ -38,17 +38,32 @@ def test_links_work_on_pypi_and_lead_to_what_is_here():
 def test_acting_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = GUIDES / "act-in-real-time.md"
-    assert len(blocks(page)) == 13
-    names = run(page)
-    assert names["policy"].head.config.horizon == 50
-    assert names["left"].shape == (4, 8, 10)
+    assert len(blocks(page)) == 9
+    assert run(page)["left"].shape == (4, 8, 10)
+
+
+def test_other_actions_run_from_top_to_bottom():
+    names = run(GUIDES / "other-actions.md")
+    assert names["wide"].config.horizon == 50
+    assert names["targets"].shape == (4, 16, 10)
+    assert names["action"].shape == (4, 7)
+
+
+def test_many_tasks_run_from_top_to_bottom():
+    names = run(GUIDES / "many-tasks.md")
+    assert len(names["bank"]) == 3
+    assert names["chunk"].shape == (4, 16, 10)
+
+
+def test_installing_runs():
+    assert run(DOCS / "install.md")["chunk"].shape == (1, 16, 10)
 
 
 def test_encoders_run_offline(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pytest.importorskip("torchvision")
     page = GUIDES / "attach-encoder.md"
-    assert len(blocks(page)) == 7
+    assert len(blocks(page)) == 8
     assert run(page)["chunk"].shape == (4, 16, 10)
 
 

@@ -44,13 +44,18 @@ def reduced(*extras: str) -> list[str]:
     return [extra for extra in dict.fromkeys(extras) if extra not in included]
 
 
+def packages(*extras: str) -> str:
+    """Return what `pip install` needs in a clone for these extras."""
+    wanted = reduced(*extras)
+    names = ",".join(extra for extra in wanted if extra not in CLONE)
+    return " ".join([f"'.[{names}]'" if names else ".", *(CLONE[extra] for extra in wanted if extra in CLONE)])
+
+
 def remedy(*extras: str) -> str:
     """Return a sentence that says how to install these extras, in a clone and from PyPI."""
     wanted = reduced(*extras)
-    names = ",".join(extra for extra in wanted if extra not in CLONE)
-    clone = " ".join([f"'.[{names}]'" if names else ".", *(CLONE[extra] for extra in wanted if extra in CLONE)])
     python = " (Python 3.12 or newer)" if "lerobot" in wanted else ""
     return (
-        f"Install it with `pip install {clone}` in a clone of the repository (`uv sync` installs everything there), "
+        f"Install it with `pip install {packages(*extras)}` in a clone of the repository (`uv sync` installs everything there), "
         f"or with `pip install 'action-heads[{','.join(wanted)}]'` if action-heads comes from PyPI{python}"
     )

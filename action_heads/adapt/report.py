@@ -91,9 +91,9 @@ A policy on the head `{config.head}`, trained by `action-heads adapt`.{kind}{eye
 ```
 
 ```python
-from action_heads.adapt import AdaptedPolicy
+from action_heads import ObservedPolicy
 
-policy = AdaptedPolicy.from_pretrained("{config.out}")
+policy = ObservedPolicy.from_pretrained("{config.out}")
 chunk = policy.sample(images, state, task)  # (b, h, columns of the recording's action)
 ```
 

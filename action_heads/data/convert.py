@@ -14,7 +14,7 @@ from torch import Tensor
 
 from action_heads.actions.rotations import SHAPES, convert, from_matrix, to_matrix
 from action_heads.data.motion import Raw
-from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, ROTATIONS, Schema
+from action_heads.data.schema import JOINT_UNITS, POSITION_UNITS, Schema
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.panda import PANDA, reframe
 
@@ -51,9 +51,8 @@ def _poses(
 
 
 def matrix_of(rotation: Tensor, form: str) -> Tensor:
-    """Return the matrices (t, 3, 3) of rotations (t, width) in a form of column maps, a key of `ROTATIONS`."""
-    name = ROTATIONS[form]
-    return to_matrix(rotation.unflatten(-1, SHAPES[name]) if name == "matrix" else rotation, name)
+    """Return the matrices (t, 3, 3) of rotations (t, width) in a form, a key of `SHAPES`."""
+    return to_matrix(rotation.unflatten(-1, SHAPES[form]), form)
 
 
 def _gripper(raw: Raw, schema: Schema) -> np.ndarray:

@@ -6,6 +6,7 @@ code, `libero` our reference notes only. Users write their own map as a small JS
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,19 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from action_heads._util.paths import path_of
+from action_heads.actions.rotations import SHAPES
 from action_heads.data.bounded_reads import BadData, is_number, read_object, short
 from action_heads.kinematics.panda import FRAMES
 
-# Names of rotation forms in column maps, and in `action_heads.actions.rotations`.
-ROTATIONS = {
-    "euler_xyz": "euler_xyz",
-    "quat_xyzw": "quaternion",
-    "quat_wxyz": "quaternion_wxyz",
-    "axis_angle": "axis_angle",
-    "matrix": "matrix",
-    "6d": "6d",
-}
-ROTATION_WIDTHS = {"euler_xyz": 3, "quat_xyzw": 4, "quat_wxyz": 4, "axis_angle": 3, "matrix": 9, "6d": 6}
+ROTATION_WIDTHS = {form: math.prod(shape) for form, shape in SHAPES.items()}
+EARLIER = {"quat_xyzw": "quaternion", "quat_wxyz": "quaternion_wxyz"}  # names of earlier column maps
 JOINT_UNITS = {"rad": 1.0, "deg": 0.017453292519943295}
 POSITION_UNITS = {"m": 1.0, "mm": 1e-3}
 
@@ -72,8 +66,8 @@ class Schema:
         gripper: column of the gripper, one number.
         joints_unit: rad or deg.
         position_unit: m or mm.
-        rotation_form: euler_xyz (about fixed axes), quat_xyzw, quat_wxyz, axis_angle, matrix (row by row) or 6d
-            (first two rows).
+        rotation_form: quaternion (x y z w), quaternion_wxyz, euler_xyz (about fixed axes), axis_angle, matrix (row by
+            row) or 6d (first two rows).
         gripper_open: the gripper's value when open.
         gripper_closed: the gripper's value when closed. The boundary is halfway.
         frame: body of the Panda whose pose is recorded: flange, hand, tcp, grip_site or robosuite_eef.
@@ -98,7 +92,7 @@ class Schema:
     gripper: str | None = None
     joints_unit: str = "rad"
     position_unit: str = "m"
-    rotation_form: str = "quat_xyzw"
+    rotation_form: str = "quaternion"
     gripper_open: float = 0.0
     gripper_closed: float = 1.0
     frame: str = "tcp"
@@ -108,10 +102,11 @@ class Schema:
 
     def __post_init__(self) -> None:
         self._check_types()
+        object.__setattr__(self, "rotation_form", EARLIER.get(self.rotation_form, self.rotation_form))
         for key, known in (
             ("joints_unit", JOINT_UNITS),
             ("position_unit", POSITION_UNITS),
-            ("rotation_form", ROTATIONS),
+            ("rotation_form", ROTATION_WIDTHS),
         ):
             if getattr(self, key) not in known:
                 raise self._wrong(f"{key} is {getattr(self, key)!r}; choose from {', '.join(known)}")

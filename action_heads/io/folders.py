@@ -32,7 +32,7 @@ KINDS = (
     Kind(
         "an adapted policy",
         ("policy.json", "encoder.safetensors"),
-        "action_heads.adapt.AdaptedPolicy.from_pretrained({})",
+        "action_heads.ObservedPolicy.from_pretrained({})",
     ),
     Kind(
         "an adapter",

@@ -9,6 +9,7 @@ from dataclasses import MISSING
 from importlib import import_module
 from pathlib import Path
 
+from action_heads._util.extras import packages
 from action_heads._util.flags import Shown, option
 from action_heads._util.flat import Leaf, leaves
 from action_heads.cli.command_line import described
@@ -34,7 +35,7 @@ def section(name: str) -> str:
     settings = getattr(import_module(module), kind)
     lines = [f"## `action-heads {name}`", "", command.about, ""]
     if command.extras:
-        lines += [f"Needs the extras {', '.join(f'`{extra}`' for extra in command.extras)}.", ""]
+        lines += [f"Needs `pip install {packages(*command.extras)}` in a clone ([Install](../install.md)).", ""]
     rows = [row(flat, leaf) for flat, leaf in leaves(settings).items()]
     if rows:
         lines += ["| flag | default | meaning |", "|---|---|---|", *rows, ""]
@@ -47,7 +48,7 @@ def row(name: str, leaf: Leaf) -> str:
     if leaf.default is MISSING:
         flag, default = name.upper(), "required"
     else:
-        flag, default = option(name), shown[0].default if shown else default_text(leaf.default)
+        flag, default = option(name), shown[0].default.replace("<", "&lt;") if shown else default_text(leaf.default)
     meaning = described(leaf.kind).get(leaf.name, "").replace("|", "\\|").replace("<", "&lt;")
     return f"| `{flag}` | {default} | {meaning} |"
 

@@ -18,8 +18,7 @@ from killed import Killed, die, killed_at_step, killed_at_write
 from recorded import check_learns_by_looking, describe, hdf5, tiny
 from small import generator, tiny_head
 
-from action_heads import ActionHead
-from action_heads.adapt import AdaptedPolicy
+from action_heads import ActionHead, ObservedPolicy
 from action_heads.adapt.build import build
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
@@ -34,11 +33,11 @@ def seen(value: float = 0.5) -> dict[str, torch.Tensor]:
     return {"agentview": torch.full((2, 2, 3, 16, 16), value)}
 
 
-def chunk(policy: AdaptedPolicy, images=None, state=STATE) -> torch.Tensor:
+def chunk(policy: ObservedPolicy, images=None, state=STATE) -> torch.Tensor:
     return policy.sample(images or seen(), state, steps=3, generator=generator())
 
 
-def weights(policy: AdaptedPolicy) -> dict[str, torch.Tensor]:
+def weights(policy: ObservedPolicy) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in policy.state_dict().items()}
 
 
@@ -112,7 +111,7 @@ def test_a_cut_run_resumes_to_the_same_bits(folder, vit, how):
 
 def test_saved_and_loaded_it_does_the_same(folder, vit):
     policy = adapt(tiny(folder, encoder=vit, lr=0.1))
-    again = AdaptedPolicy.from_pretrained(policy.save(folder / "copy"))
+    again = ObservedPolicy.from_pretrained(policy.save(folder / "copy"))
     assert torch.equal(chunk(policy), chunk(again))
     assert chunk(again).shape == (2, 16, 10)
     as_bytes = {name: (255 * x).round().byte() for name, x in seen(0.2).items()}
@@ -121,7 +120,7 @@ def test_saved_and_loaded_it_does_the_same(folder, vit):
     other.save(folder / "mixed")
     (folder / "mixed" / "encoder.safetensors").write_bytes((folder / "run" / "encoder.safetensors").read_bytes())
     with pytest.raises(files.WeightFileError, match="of different runs"):
-        AdaptedPolicy.from_pretrained(folder / "mixed")
+        ObservedPolicy.from_pretrained(folder / "mixed")
 
 
 @pytest.mark.parametrize("mode", ["decoupled", "normal"])
@@ -132,7 +131,7 @@ def test_checkpoints_are_what_the_policy_was(folder, vit, mode):
         trainer.train_step(batch)
         with trainer.ema.averaged():
             was[trainer.step] = weights(trainer.policy)
-    policies = {6: adapt(config), 3: AdaptedPolicy.from_pretrained(checkpoint_folder(folder / "run", 3))}
+    policies = {6: adapt(config), 3: ObservedPolicy.from_pretrained(checkpoint_folder(folder / "run", 3))}
     assert not checkpoint_folder(folder / "run", 6).exists(), "the last policy is in the folder of the run"
     for step, policy in policies.items():
         now = weights(policy)
@@ -150,10 +149,10 @@ def test_controls_bring_their_head_along(folder, mode, horizon):
     assert (folder / "run" / "head" / "model.safetensors").exists()
     assert policy.policy.head.original.fingerprint() != ActionHead.from_pretrained(folder / "head").fingerprint()
     (folder / "run").rename(folder / "moved")
-    again = AdaptedPolicy.from_pretrained(folder / "moved")
+    again = ObservedPolicy.from_pretrained(folder / "moved")
     assert torch.equal(chunk(policy, {}), chunk(again, {}))
     assert chunk(again, {}).shape == (2, horizon or 16, 10)
-    copied = AdaptedPolicy.from_pretrained(again.save(folder / "copied"))
+    copied = ObservedPolicy.from_pretrained(again.save(folder / "copied"))
     assert torch.equal(chunk(copied, {}), chunk(again, {}))
 
 
@@ -172,7 +171,7 @@ def test_states_alone_are_standardised(folder):
 def test_another_layout_reshapes_the_head_and_comes_back_in_its_columns(folder):
     policy = adapt(tiny(folder, encoder="none", cameras=(), action_layout="joint:9 gripper"))
     assert policy.policy.head.original is not policy.policy.head
-    assert chunk(AdaptedPolicy.from_pretrained(folder / "run"), {}).shape == (2, 16, 10)
+    assert chunk(ObservedPolicy.from_pretrained(folder / "run"), {}).shape == (2, 16, 10)
 
 
 def test_starts_from_another_run(folder, vit):
@@ -289,9 +288,9 @@ def test_two_processes(folder, vit):
     said = launch("whole", 6)
     assert "2 processes" in said
     assert said.count("training loss") == 1, "only the main process prints"
-    first = AdaptedPolicy.from_pretrained(folder / "whole")
+    first = ObservedPolicy.from_pretrained(folder / "whole")
     launch("again", 6)
-    again = AdaptedPolicy.from_pretrained(folder / "again")
+    again = ObservedPolicy.from_pretrained(folder / "again")
     assert all(torch.equal(a, b) for a, b in zip(weights(first).values(), weights(again).values(), strict=True))
     with pytest.raises(ValueError, match=r"other settings \(.*processes"):
         Trainer(tiny(folder, encoder=vit, out=folder / "whole"))

@@ -12,7 +12,7 @@ from killed import killed_at_step
 from recorded import check_learns_by_looking, describe, hdf5, tiny
 from small import generator
 
-from action_heads.adapt import AdaptedPolicy
+from action_heads import ObservedPolicy
 from action_heads.adapt.run import adapt
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.adapt.trainer import Trainer
@@ -62,11 +62,11 @@ def settings(folder, models, monkeypatch):
     return of
 
 
-def seen(policy: AdaptedPolicy, value: float = 0.5, **images) -> dict:
+def seen(policy: ObservedPolicy, value: float = 0.5, **images) -> dict:
     return images or {name: torch.full((2, 2, 3, 16, 16), value) for name in policy.contract.sizes}
 
 
-def chunk(policy: AdaptedPolicy, value: float = 0.5) -> torch.Tensor:
+def chunk(policy: ObservedPolicy, value: float = 0.5) -> torch.Tensor:
     return policy.eval().sample(seen(policy, value), STATE, ["lift the cube"] * 2, steps=2, generator=generator())
 
 
@@ -118,9 +118,9 @@ def test_loaded_again_it_does_the_same(settings, folder, way, capsys):
     assert (counts["vlm"]["trained"] > 0) == (way in ("lora", "full", "mixed"))
     assert "| vlm |" in (folder / "run" / "README.md").read_text()
     vlm_files.shared.cache_clear()
-    again = AdaptedPolicy.from_pretrained(folder / "run")
+    again = ObservedPolicy.from_pretrained(folder / "run")
     assert torch.equal(chunk(again), chunk(policy))
-    copied = AdaptedPolicy.from_pretrained(again.save(folder / "copy"))
+    copied = ObservedPolicy.from_pretrained(again.save(folder / "copy"))
     assert torch.equal(chunk(copied), chunk(policy))
 
 
@@ -173,13 +173,13 @@ def test_another_model_is_refused(settings, folder, models):
 
     policy = adapt(settings(lr=0.1))
     moved = shutil.copytree(models / "smolvlm", folder / "moved")
-    assert torch.equal(chunk(AdaptedPolicy.from_pretrained(folder / "run", vlm=moved)), chunk(policy))
+    assert torch.equal(chunk(ObservedPolicy.from_pretrained(folder / "run", vlm=moved)), chunk(policy))
     with pytest.raises(ValueError, match=r"weights with fingerprint \w+, but the policy was trained with"):
-        AdaptedPolicy.from_pretrained(folder / "run", vlm=saved(folder / "other", "smolvlm", seed=1))
+        ObservedPolicy.from_pretrained(folder / "run", vlm=saved(folder / "other", "smolvlm", seed=1))
     with pytest.raises(ValueError, match="was trained with a SmolVLMForConditionalGeneration of width 32"):
-        AdaptedPolicy.from_pretrained(folder / "run", vlm=models / "qwen2_5_vl")
+        ObservedPolicy.from_pretrained(folder / "run", vlm=models / "qwen2_5_vl")
     with pytest.raises(ValueError, match=r"is no folder, is not in the local cache of the Hub.*hf download"):
-        AdaptedPolicy.from_pretrained(folder / "run", vlm="nobody/nothing")
+        ObservedPolicy.from_pretrained(folder / "run", vlm="nobody/nothing")
 
 
 def test_a_run_does_not_go_on_with_another_model_in_the_folder(settings, folder, models):

@@ -14,11 +14,11 @@ from action_heads.data import find_arm
 from action_heads.data.bounded_reads import BadData, BadEpisode
 from action_heads.data.checks import check
 from action_heads.data.motion import Raw
-from action_heads.data.schema import ROTATIONS, SCHEMAS, Schema
+from action_heads.data.schema import ROTATION_WIDTHS, SCHEMAS, Schema
 from action_heads.kinematics import PANDA, Arm, forward, synthetic_chunks
 from action_heads.kinematics.panda import FRAMES
 
-SCHEMA = Schema(joints="q", position="p", rotation="r", gripper="g", rotation_form="quat_xyzw", frame="robosuite_eef")
+SCHEMA = Schema(joints="q", position="p", rotation="r", gripper="g", rotation_form="quaternion", frame="robosuite_eef")
 
 
 def raw(schema: Schema = SCHEMA, steps: int = 50) -> Raw:
@@ -26,7 +26,7 @@ def raw(schema: Schema = SCHEMA, steps: int = 50) -> Raw:
     chunks = synthetic_chunks(64, steps, generator=torch.Generator().manual_seed(1))[0]
     joints = chunks[chunks.diff(dim=1).abs().sum((1, 2)).argmax()].double()
     position, matrix = forward(joints, schema.frame)
-    rotation = from_matrix(matrix, ROTATIONS[schema.rotation_form]).reshape(steps, -1)
+    rotation = from_matrix(matrix, schema.rotation_form).reshape(steps, -1)
     return Raw("corpus", "demo_7", joints.numpy(), position.numpy(), rotation.numpy(), np.zeros(steps))
 
 
@@ -38,7 +38,7 @@ def refused(episode: Raw, problem: str, kind: type = BadData, schema: Schema = S
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-@pytest.mark.parametrize("form", ROTATIONS)
+@pytest.mark.parametrize("form", ROTATION_WIDTHS)
 def test_what_is_declared_rightly_passes(form, frame):
     schema = replace(SCHEMA, rotation_form=form, frame=frame)
     check(raw(schema), schema, PANDA, None, "x")
@@ -87,12 +87,16 @@ def test_millimetres():
 @pytest.mark.parametrize(
     ("said", "truly", "fits"),
     [
-        ({}, {"rotation_form": "quat_wxyz"}, '"rotation_form": "quat_wxyz"'),
-        ({"rotation_form": "quat_wxyz"}, {}, '"rotation_form": "quat_xyzw"'),
+        ({}, {"rotation_form": "quaternion_wxyz"}, '"rotation_form": "quaternion_wxyz"'),
+        ({"rotation_form": "quaternion_wxyz"}, {}, '"rotation_form": "quaternion"'),
         ({"rotation_form": "euler_xyz"}, {"rotation_form": "axis_angle"}, '"rotation_form": "axis_angle"'),
         ({"frame": "grip_site"}, {}, '"frame": "robosuite_eef"'),
         ({"frame": "flange"}, {"frame": "tcp"}, '"frame": "tcp"'),
-        ({}, {"rotation_form": "quat_wxyz", "frame": "flange"}, '"rotation_form": "quat_wxyz", "frame": "flange"'),
+        (
+            {},
+            {"rotation_form": "quaternion_wxyz", "frame": "flange"},
+            '"rotation_form": "quaternion_wxyz", "frame": "flange"',
+        ),
     ],
 )
 def test_the_order_and_frame_that_fit_are_named(said, truly, fits):
@@ -116,12 +120,12 @@ def six(schema: Schema, tool: bool = True) -> tuple[Raw, Arm]:
     if tool:
         position = position + matrix @ torch.tensor([0.03, -0.02, 0.15]).double()
         matrix = matrix @ to_matrix(torch.tensor([0.7, 0.2, -2.0]).double(), "axis_angle")
-    rotation = from_matrix(matrix, ROTATIONS[schema.rotation_form]).reshape(50, -1)
+    rotation = from_matrix(matrix, schema.rotation_form).reshape(50, -1)
     return Raw("corpus", "demo_7", joints.numpy(), position.numpy(), rotation.numpy(), np.zeros(50)), arm
 
 
 @pytest.mark.parametrize("tool", [True, False])
-@pytest.mark.parametrize("form", ROTATIONS)
+@pytest.mark.parametrize("form", ROTATION_WIDTHS)
 def test_of_another_arm_any_frame_fixed_to_its_tip_passes(form, tool):
     schema = Schema("six", "q", "p", "r", "g", rotation_form=form, arm="six.urdf")
     episode, arm = six(schema, tool)
@@ -137,10 +141,10 @@ def test_of_another_arm_any_frame_fixed_to_its_tip_passes(form, tool):
 
 
 def test_of_another_arm_what_fits_no_such_frame_is_refused():
-    schema = Schema("six", "q", "p", "r", "g", rotation_form="quat_xyzw", arm="six.urdf")
-    wrong = replace(schema, rotation_form="quat_wxyz")
+    schema = Schema("six", "q", "p", "r", "g", rotation_form="quaternion", arm="six.urdf")
+    wrong = replace(schema, rotation_form="quaternion_wxyz")
     episode, arm = six(schema)
-    refused(episode, r'any frame fixed to hand .*agree with "rotation_form": "quat_xyzw"', schema=wrong, arm=arm)
+    refused(episode, r'any frame fixed to hand .*agree with "rotation_form": "quaternion"', schema=wrong, arm=arm)
     nothing = "No other rotation form, frame or unit fits"
     for changes in ({"joints": episode.joints[::-1].copy()}, {"position": 1.3 * episode.position}):
         refused(replace(episode, **changes), f"{nothing}.*leave position and rotation out", schema=schema, arm=arm)
@@ -163,7 +167,7 @@ def test_no_unit_quaternions():
     rotation = raw().rotation.copy()
     rotation[5] *= 0.9
     refused(replace(raw(), rotation=rotation), r"row 5: .* is not a unit quaternion. Repair", BadEpisode)
-    most = "row 0: .* neither are most rows. Check the columns, and that rotation_form is 'quat_xyzw'"
+    most = "row 0: .* neither are most rows. Check the columns, and that rotation_form is 'quaternion'"
     refused(replace(raw(), rotation=0.9 * raw().rotation), most)
     rotation[5] = 0
     refused(replace(raw(), rotation=rotation), r"row 5: \[0.0, 0.0, 0.0, 0.0\]", BadEpisode)

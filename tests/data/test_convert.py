@@ -9,7 +9,7 @@ import torch
 from action_heads.actions.rotations import from_matrix, to_matrix
 from action_heads.data.convert import Steps, resample, to_steps
 from action_heads.data.motion import Raw
-from action_heads.data.schema import ROTATIONS, Schema
+from action_heads.data.schema import ROTATION_WIDTHS, Schema
 from action_heads.kinematics import PANDA, forward, pose_actions, synthetic_chunks
 from action_heads.kinematics.panda import FRAMES
 
@@ -21,11 +21,11 @@ def motion(steps: int = 16, rate_hz: float = 15.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-@pytest.mark.parametrize("form", ROTATIONS)
+@pytest.mark.parametrize("form", ROTATION_WIDTHS)
 def test_poses_of_any_form_and_frame_become_the_tcp_s(form, frame):
     joints = motion()
     position, matrix = forward(torch.from_numpy(joints), frame)
-    rotation = from_matrix(matrix, ROTATIONS[form]).reshape(16, -1).numpy()
+    rotation = from_matrix(matrix, form).reshape(16, -1).numpy()
     schema = Schema(position="p", rotation="r", rotation_form=form, frame=frame, position_unit="mm", world=True)
     base = np.array([0.3, -0.2, 0.9])
     steps = to_steps(Raw("c", "e", None, (position.numpy() + base) * 1000, rotation, None), schema, PANDA, base)

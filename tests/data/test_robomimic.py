@@ -85,7 +85,7 @@ def test_a_quaternion_of_another_order_is_found_out(tmp_path):
     with h5py.File(path, "r+") as file:
         for demo in file["data"].values():
             demo["obs/robot0_eef_quat"][...] = np.roll(demo["obs/robot0_eef_quat"][...], 1, axis=1)
-    with pytest.raises(BadData, match=r'episode demo_8: .*They agree with "rotation_form": "quat_wxyz"'):
+    with pytest.raises(BadData, match=r'episode demo_8: .*They agree with "rotation_form": "quaternion_wxyz"'):
         opened(path)
 
 

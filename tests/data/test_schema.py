@@ -90,7 +90,7 @@ def test_a_user_s_map_is_checked_against_the_columns():
     [
         ({"joints_unit": "degrees"}, "joints_unit is 'degrees'; choose from rad, deg"),
         ({"position_unit": "cm"}, "choose from m, mm"),
-        ({"rotation_form": "quat"}, "choose from euler_xyz, quat_xyzw"),
+        ({"rotation_form": "quat"}, "choose from matrix, 6d, quaternion, quaternion_wxyz, axis_angle, euler_xyz"),
         ({"frame": "wrist"}, "unknown frame 'wrist'.*'flange'"),
         ({"rotation": None}, "needs both position and rotation"),
         ({"position": None, "rotation": None, "joints": None}, "name the joints of a known arm"),
@@ -102,6 +102,12 @@ def test_errors_teach(changes, problem):
     given = {"joints": "q", "position": "p", "rotation": "r"}
     with pytest.raises(ValueError, match=problem):
         Schema("mine", **{**given, **changes})
+
+
+@pytest.mark.parametrize(("earlier", "name"), [("quat_xyzw", "quaternion"), ("quat_wxyz", "quaternion_wxyz")])
+def test_earlier_names_of_rotations_are_read(earlier, name):
+    schema = Schema("mine", position="p", rotation="r", rotation_form=earlier)
+    assert schema == Schema("mine", position="p", rotation="r", rotation_form=name)
 
 
 def test_files_that_are_no_maps(tmp_path):

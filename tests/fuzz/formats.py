@@ -23,7 +23,7 @@ from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, 
 from action_heads._util.ema import EMA
 from action_heads.adapters import ADAPTERS
 from action_heads.encoders import ObservationConfig, ObservationEncoder, TextConfig, VisionConfig
-from action_heads.observed_policy import AdaptedPolicy, Contract
+from action_heads.observed_policy import Contract, ObservedPolicy
 from action_heads.training import checkpoint
 from action_heads.training.base import Training
 from action_heads.vlm.tap import Tap
@@ -199,13 +199,13 @@ def make_policy(config: ObservationConfig, architecture: dict[str, Any], inside:
         nn.init.normal_(policy.adapter.aim.weight)
         sizes = dict.fromkeys(config.cameras, (32, 32))
         contract = Contract(("observation.state",), sizes, "action", "pose_6d", (-1.0, 1.0), 20.0)
-        AdaptedPolicy(encoder, policy, contract, {"settings": {"steps": 3}}).save(folder)
+        ObservedPolicy(encoder, policy, contract, {"settings": {"steps": 3}}).save(folder)
 
     return make
 
 
 def load_policy(folder: Path) -> str:
-    policy = AdaptedPolicy.from_pretrained(folder)
+    policy = ObservedPolicy.from_pretrained(folder)
     encoder = policy.encoder
     known = {} if encoder.text is None else dict(encoder.text.known)
     values = (encoder.config, encoder.architecture, policy.contract, str(policy.layout), meaning_of(policy.policy))

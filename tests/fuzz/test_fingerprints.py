@@ -20,7 +20,7 @@ import run  # noqa: F401 - its paths
 from action_heads_lab.reproduce import results
 from formats import FORMATS, Model, Run
 
-from action_heads.adapt import AdaptedPolicy
+from action_heads import ObservedPolicy
 from action_heads.io.files import HEADER, load_tensors, save_tensors
 from action_heads.training import checkpoint
 from action_heads.vlm import Tap
@@ -136,7 +136,7 @@ def progress_and_save(folder: Path, out: Path) -> None:
 
 SAVED_AGAIN = {
     "tap-mix": lambda folder, out: Tap.load(folder, Model()).save(out),
-    "policy-states": lambda folder, out: AdaptedPolicy.from_pretrained(folder).save(out),
+    "policy-states": lambda folder, out: ObservedPolicy.from_pretrained(folder).save(out),
     "state": resume_and_save,
     "result": lambda folder, out: results.save(results.load(folder / "run.json"), out / "run.json"),
     "progress": progress_and_save,

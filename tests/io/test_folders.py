@@ -55,7 +55,7 @@ def make(folder: Path, kind: str) -> Path:
 READ_BY = {
     "head": r"an action head: use ActionHead.from_pretrained\('.*x/y'\)",
     "adapter": r"an adapter: use ConditionedHead.from_pretrained\('.*x/y'\), or head.load_adapter\('.*x/y'\)",
-    "adapted policy": r"an adapted policy: use action_heads.adapt.AdaptedPolicy.from_pretrained\('.*x/y'\)",
+    "adapted policy": r"an adapted policy: use action_heads.ObservedPolicy.from_pretrained\('.*x/y'\)",
     "tap": r"a tap: use action_heads.vlm.Tap.load\('.*x/y', model\)",
     "LoRA": r"an adapter of PEFT: use peft.PeftModel.from_pretrained\(model, '.*x/y'\)",
     "LeRobot": r"a policy of LeRobot: use LeRobot, with --policy.path='.*x/y'",
@@ -163,7 +163,7 @@ def test_a_missing_folder_is_named_before_the_network(fake_hub, tmp_path, monkey
     for name, says in [
         ("runs/head", r"^no folder 'runs/head' in .*, and no head 'runs/head' from the Hub: it does not exist"),
         ("me/stack", r"It holds an adapter: use ConditionedHead.from_pretrained\('me/stack'\)"),
-        ("me/policy", r"It holds an adapted policy: use action_heads.adapt.AdaptedPolicy"),
+        ("me/policy", r"It holds an adapted policy: use action_heads.ObservedPolicy"),
     ]:
         with pytest.raises(HeadNotFoundError, match=says):
             ActionHead.from_pretrained(name)

@@ -17,6 +17,7 @@ from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 from action_heads.pretrain.trainer import Trainer
 from action_heads.training.optimiser import OptimiserConfig
+from action_heads.training.streams import seeded
 
 pytestmark = pytest.mark.gpu
 
@@ -154,3 +155,24 @@ def test_the_shipped_head_compiled(method, dtype):
     fast, cond = policy.compile(method, dtype=dtype), conditions().cuda()
     chunks = [p.sample(cond, generator=generator()) for p in (policy, fast)]
     torch.testing.assert_close(*chunks, rtol=0, atol=1e-3 if dtype == torch.float32 else 0.02)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("method", ["graph", "fused"])
+def test_a_compiled_policy_on_a_gpu_that_is_not_the_current_one(method, policy):
+    there = copy.deepcopy(policy).to("cuda:1").eval()
+    compiled, cond = there.compile(method), conditions().to("cuda:1")
+    for seed in (0, 1):
+        expected, got = (p.sample(cond, generator=generator(seed)) for p in (there, compiled))
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_dropout_on_a_gpu_is_that_of_the_seed():
+    dropped = []
+    for _ in range(2):
+        torch.cuda.manual_seed_all(len(dropped))  # as after another number of training steps
+        before = torch.cuda.get_rng_state()
+        with seeded(3, "cuda"):
+            dropped.append(torch.nn.functional.dropout(torch.ones(64, device="cuda"), 0.5))
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.equal(*dropped)

@@ -56,6 +56,7 @@ def remedy(*extras: str) -> str:
     wanted = reduced(*extras)
     python = " (Python 3.12 or newer)" if "lerobot" in wanted else ""
     return (
-        f"Install it with `pip install {packages(*extras)}` in a clone of the repository (`uv sync` installs everything there), "
-        f"or with `pip install 'action-heads[{','.join(wanted)}]'` if action-heads comes from PyPI{python}"
+        f"Install it with `pip install {packages(*extras)}` in a clone of the repository (`uv sync` installs "
+        f"everything there), or with `pip install 'action-heads[{','.join(wanted)}]'` "
+        f"if action-heads comes from PyPI{python}"
     )

@@ -44,9 +44,9 @@ class Stage2(nn.Module):
         self.policy, self.tasks, self.options = policy, tasks, vars(noise)
 
     def forward(self, batch: Sample, noise: torch.Generator, augmentation: int) -> Tensor:
-        """Return the loss (scalar) of a batch; `augmentation` is the seed of crops and colours."""
+        """Return the loss (scalar) of a batch; `augmentation` is the seed of crops, colours and dropout."""
         task = [self.tasks[i] for i in batch["task"].tolist()]
-        with seeded(augmentation):
+        with seeded(augmentation, noise.device):
             return self.policy.loss(batch, task, generator=noise, **self.options)
 
 

@@ -70,20 +70,22 @@ def why_not_graphed(cond: Tensor | None, plan: samplers.Schedule, prefix: Prefix
 def capture(loop: Callable[..., Any], *example: Tensor) -> Callable[..., Any]:
     """Capture a function of tensors as a CUDA graph, which copies its inputs in and its output (or outputs) out.
 
-    On a CPU, which has no graphs, return the function itself.
+    The tensors' GPU need not be the current one. On a CPU, which has no graphs, return the function itself.
     """
-    if example[0].device.type == "cpu":
+    device = example[0].device
+    if device.type == "cpu":
         return loop
-    with torch.inference_mode(False), torch.no_grad():  # Inference tensors could not be written to outside this mode.
+    # Triton and `torch.cuda.graph` use the current device. Inference tensors can't be written to outside their mode.
+    with torch.cuda.device(device), torch.inference_mode(False), torch.no_grad():
         inputs = [tensor.detach().clone() for tensor in example]
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
+        stream, current = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 loop(*inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             output = loop(*inputs)
 
     return Replay(graph, inputs, output, loop)

@@ -21,8 +21,15 @@ def generator(stream: str, seed: int, *numbers: int, device: torch.device | str 
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the CPU generator of torch within a block. Crops, colours and dropout use it on every device."""
-    with torch.random.fork_rng(devices=[]):
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's generator of the CPU, from which crops and colours are drawn on every device, within a block.
+
+    If `device` is a GPU, seed its generator too, from which dropout draws there.
+    """
+    cuda = torch.device(device).type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
         torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
         yield

@@ -28,7 +28,7 @@ class Draws:
         self.evaluated = 0  # batches of evaluation since the last training batch
 
     def next(self, training: bool, device: torch.device) -> tuple[torch.Generator, AbstractContextManager[None]]:
-        """Return the generator of a batch's noise and a context in which torch's CPU generator draws augmentation."""
+        """Return the generator of a batch's noise and a context in which torch draws augmentation and dropout."""
         seed = self.seed = torch.initial_seed() if self.seed is None else self.seed
         at = (seed, self.config.noise_step, process())
         if not training:
@@ -36,7 +36,7 @@ class Draws:
             return generator("held-out noise", *at, self.evaluated, device=device), nullcontext()
         self.config.noise_step += 1
         self.evaluated = 0
-        return generator("noise", *at, device=device), seeded(generator("augmentation", *at).initial_seed())
+        return generator("noise", *at, device=device), seeded(generator("augmentation", *at).initial_seed(), device)
 
 
 def process() -> int:

@@ -30,7 +30,7 @@ class Pending(Future[T]):
 
     @property
     def lost(self) -> bool:
-        """Whether this process waits in vain. Don't touch a lost future: its lock may be held for ever."""
+        """True if this process waits for a result that cannot arrive. Don't touch a lost future: its lock may be held."""
         return self._process != os.getpid()
 
 
@@ -51,11 +51,11 @@ class SecondThread:
 
     @property
     def running(self) -> bool:
-        """Whether the thread was started and not closed."""
+        """True if the thread was started and not closed."""
         return self._calls is not None
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Pending[T]:
-        """Make a call after those before it, and return its future. A call that has not begun can be cancelled."""
+        """Queue a call, and return its future. A call that has not begun can be cancelled."""
         if self._calls is None or self._process != os.getpid():
             self._calls, self._process = SimpleQueue(), os.getpid()
             given = self._calls, torch.get_num_threads()

@@ -48,8 +48,8 @@ class ServeConfig:
         method: how the policy is compiled: auto, native, packed, inductor, graph, fused or eager. inductor compiles
             again for every batch size, and all clients wait meanwhile.
         bf16: compute the head's network in bfloat16.
-        largest: largest request, in batch rows times evaluations of the network; other clients wait while it is
-            computed. If not given, what this machine computes in half a second, at most 640.
+        largest: size of the largest request: its batch size times its evaluations of the network; other clients wait
+            while it is computed. If not given, what this machine computes in half a second, at most 640.
         clients: number of connections kept. One more closes a connection that never got a chunk, or else the one that
             was silent longest.
     """

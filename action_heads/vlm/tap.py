@@ -41,12 +41,12 @@ class Tap(nn.Module):
             model. Alternatively the path of a module, such as "model.multi_modal_projector", for its output. Several
             layers are normalised and summed with learned softmax weights, which are equal at first.
         select: the tokens that count, "all", "image" or "text".
-        train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only low-rank
-            adapters, existing or new ones, which are added in place and kept in float32. "full" to train everything.
+        train: "frozen" for no gradients, and evaluation mode even under `train()`. "lora" to train only LoRA
+            weights, existing or new ones, which are added in place and kept in float32. "full" to train everything.
             A model has one such state, which the newest of its taps sets.
         isolate: block the gradient of the head's loss to the model (knowledge insulation). A loss of its own may train
             the model.
-        lora: a `peft.LoraConfig` for a model without an adapter. The default is rank 16 on all linear layers.
+        lora: a `peft.LoraConfig` for a model without LoRA weights. The default is rank 16 on all linear layers.
         own_loss: the model also has a loss of its own, so the layers after the tapped one train too. Without it they
             are frozen, since they get no gradient. `isolate` implies it.
 

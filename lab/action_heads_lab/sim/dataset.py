@@ -79,7 +79,7 @@ class RecordConfig:
 
     @property
     def is_file(self) -> bool:
-        """Whether `out` is a file of robomimic."""
+        """True if `out` is a file of robomimic."""
         return self.out.suffix in (".hdf5", ".h5")
 
 

@@ -37,6 +37,10 @@ SINCE = {"pool": "mean", "per_step": False}  # settings that older files lack, w
 KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape" for a reshaped head
 KINDS = {"version": int, "adapter": Any, "own_normalizer": bool, "head": dict[str, str | None]}
 RESHAPE = dict[str, Any] | None
+RESHAPE_KEYS = {"space", "horizon"}  # and "over_time" if maps over time were resampled
+OVER_TIME = (
+    "interpolated"  # how `reshape.resample` does that; files that lack it are of a release that did it otherwise
+)
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
 
 
@@ -76,7 +80,14 @@ def describe(policy: ConditionedHead) -> dict[str, Any]:
     }
     if head.original is not head:
         config["reshape"] = {"space": head.config.space.to_dict(), "horizon": head.config.horizon}
+        if resamples(head.original, head.config.horizon):
+            config["reshape"]["over_time"] = OVER_TIME
     return config | {"fingerprint": SEAL.of(sealed(config), own_state(policy))}
+
+
+def resamples(original: ActionHead, horizon: int) -> bool:
+    """Return whether a head has maps over time that `reshape` resamples for this horizon."""
+    return bool(original.backbone.over_time) and horizon != original.config.horizon
 
 
 def sealed(config: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +115,11 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
     with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
         if shape := config.get("reshape"):
             space, dtype = ActionSpace.from_dict(shape["space"]), head.dtype
+            if resamples(head, shape["horizon"]) and shape.get("over_time") != OVER_TIME:
+                raise ValueError(
+                    f"{file} belongs to {saved['name']} in chunks of {shape['horizon']}, whose maps over time another "
+                    "release of action-heads resampled in another way. Use that release, or train the adapter again."
+                )
             head = head.reshape(space=space, horizon=shape["horizon"]).to(dtype)
         normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
         policy = head.attach(adapter.make(adapter.cond_dim), normalizer=normalizer)
@@ -165,7 +181,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
         raise ValueError(f"{file} has a config with missing or unknown keys in its header: {shown(config, 2000)}")
     if not all(fits(config.get(key), kind) for key, kind in KINDS.items()) or not fits(config.get("reshape"), RESHAPE):
         raise ValueError(f"{file} has a config with values of wrong types in its header: {shown(config)}")
-    if config.get("reshape") is not None and config["reshape"].keys() != {"space", "horizon"}:
+    if config.get("reshape") is not None and config["reshape"].keys() - {"over_time"} != RESHAPE_KEYS:
         raise ValueError(
             f"{file} has an invalid reshape in its header: {shown(config['reshape'])}; expected space and horizon"
         )

@@ -61,7 +61,7 @@ def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | N
     """Return a new head with the frozen inner layers of `head` and random projections. See `ActionHead.reshape`.
 
     The inner layers are all but the projections: blocks, norms, step embedding and modulation, in float32. The linear
-    maps over time of `mixer` are resampled to the new horizon.
+    maps over time of `mixer` are resampled to the new horizon (`resample`).
     """
     if not head.frozen:
         raise ValueError("reshape needs a frozen head, but this one is trainable; call head.freeze() first")
@@ -91,9 +91,18 @@ def trunk(head: ActionHead) -> list[nn.Parameter]:
 
 
 def resample(weight: Tensor, horizon: int) -> Tensor:
-    """Resample a linear map over time (h h), or its bias (h), to another horizon by bilinear interpolation."""
-    old, image = len(weight), weight[None, None] if weight.ndim == 2 else weight[None, None, None]
-    size = (horizon, horizon) if weight.ndim == 2 else (1, horizon)
-    new = torch.nn.functional.interpolate(image, size=size, mode="bilinear", align_corners=True)[0, 0]
-    # Each time step now sums over more or fewer others, so rows are scaled to keep their sums.
-    return new * old / horizon if weight.ndim == 2 else new[0]
+    """Resample a linear map over time (h h), or its bias (h), to another horizon.
+
+    The new map interpolates a chunk to the old horizon, applies the old map, and interpolates the result back.
+    """
+    old, wide = len(weight), weight.double()  # in double precision, so that all machines round to the same weights
+    back = interpolation(old, horizon)
+    return (back @ wide @ interpolation(horizon, old) if weight.ndim == 2 else back @ wide).float()
+
+
+def interpolation(old: int, new: int) -> Tensor:
+    """Return the linear map (new old) between time steps at equal distances. A single new step is the mean."""
+    if new == 1:
+        return torch.full((1, old), 1 / old, dtype=torch.double)
+    steps = torch.eye(old, dtype=torch.double)[None]
+    return torch.nn.functional.interpolate(steps, size=new, mode="linear", align_corners=True)[0].T

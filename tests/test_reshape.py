@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from small import COND_DIM, conditions, generator, tiny_head
 
-from action_heads import ActionHead, ActionSpace, ConditionedHead, Normalizer
+from action_heads import ActionHead, ActionSpace, ConditionedHead, Normalizer, adapter_file
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
 from action_heads.fit import FitConfig, fit
@@ -123,6 +124,32 @@ def test_refusals():
     for horizon in (-2, 0):
         with pytest.raises(ValueError, match="horizon must be a positive integer"):
             tiny_head().reshape(horizon=horizon)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 8, 24, 50])
+def test_a_map_over_time_is_the_old_one_between_two_interpolations(horizon):
+    weight = torch.randn(16, 16, generator=generator())
+    x, times = np.random.default_rng(0).normal(size=horizon), (np.linspace(0, 1, horizon), np.linspace(0, 1, 16))
+    old = weight.double().numpy() @ (np.interp(times[1], times[0], x) if horizon > 1 else np.repeat(x, 16))
+    new = np.interp(times[0], times[1], old) if horizon > 1 else old.mean(keepdims=True)
+    np.testing.assert_allclose(resample(weight, horizon).double().numpy() @ x, new, atol=1e-5)
+    biased = np.interp(times[0], times[1], weight[0].numpy()) if horizon > 1 else weight[0].numpy().mean(keepdims=True)
+    np.testing.assert_allclose(resample(weight[0], horizon).numpy(), biased, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("horizon", [8, 16])
+def test_an_adapter_of_a_release_that_resampled_otherwise_is_refused(backbone, horizon, tmp_path, monkeypatch):
+    head = tiny_head(backbone)
+    policy = reshaped_policy(head, JOINTS, horizon)
+    monkeypatch.setattr(adapter_file, "OVER_TIME", "scaled")
+    policy.save_adapter(tmp_path)
+    monkeypatch.undo()
+    if head.backbone.over_time and horizon != 16:
+        with pytest.raises(ValueError, match=r"in chunks of 8, .* Use that release, or train the adapter again"):
+            head.load_adapter(tmp_path)
+    else:
+        assert head.load_adapter(tmp_path).head.config == policy.head.config
 
 
 @pytest.mark.parametrize("horizon", [8, 50])

@@ -30,7 +30,7 @@ class Pending(Future[T]):
 
     @property
     def lost(self) -> bool:
-        """True if this process waits for a result that cannot arrive. Don't touch a lost future: its lock may be held."""
+        """True if this process waits for a result that cannot arrive. Don't touch a lost one: its lock may be held."""
         return self._process != os.getpid()
 
 

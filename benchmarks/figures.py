@@ -57,7 +57,10 @@ def draw(file: str, task: str, series: Mapping[str, Mapping[str, Rate]]) -> None
 
 
 def by_system(rows: list[dict], name: str, system: str) -> dict[str, dict[str, Rate]]:
-    """Return the rates of rows by system and name. Rows of the same cell are pooled."""
+    """Return the rates of rows by system and name.
+
+    Rows of the same cell are pooled, and intervals of pooled rates do not cover the spread of training seeds.
+    """
     found: dict[str, dict[str, Rate]] = {}
     for row in rows:
         won, of = found.setdefault(row[system], {}).get(row[name], (0, 0))

@@ -32,7 +32,7 @@ from action_heads_lab.sim import libero
 from action_heads_lab.sim.interval import interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
-from action_heads_lab.sim.tasks import description
+from action_heads_lab.sim.tasks import INIT_STATES, description
 from common import DOCS, command_line, read_results, row_of, table, with_row, write_results
 from figures import draw
 from on_features import trained
@@ -234,6 +234,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
     parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
     options = parser.parse_args()
+    if options.episodes > INIT_STATES:
+        parser.error(f"--episodes {options.episodes} is more than the {INIT_STATES} init states of a LIBERO task")
     effort = {"tasks": options.tasks, "head": options.head, "demos": options.demos}
     steps = {} if options.steps is None else {"steps": options.steps}
     size = SMALL if options.small else {}

@@ -42,6 +42,9 @@ STATES = (
     ("ee_pos", "ee_ori", "gripper_states", "joint_states"),
 )
 OBJECTS = "object"
+# The same in files of `action-heads record`, whose columns are those of its LeRobotDatasets.
+OWN = ("observation.eef", "observation.gripper")
+OWN_STATES = ("observation.state", "observation.environment_state")
 MAKE = "Create the observations first, with robomimic's dataset_states_to_obs.py."
 
 
@@ -174,6 +177,8 @@ class Robomimic(Recording):
         return hdf5.steps(found)
 
     def default_state(self, with_images: bool) -> tuple[str, ...]:
+        if {*OWN} <= self.widths.keys():
+            return OWN if with_images else tuple(name for name in OWN_STATES if name in self.widths)
         arm = next((own for own in STATES if {*own} & self.widths.keys()), ())
         return tuple(name for name in (arm if with_images else (*arm, OBJECTS)) if name in self.widths)
 

@@ -12,7 +12,7 @@ from action_heads_lab.policies import AT_ONCE, actor, sight_of
 from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.observations import shown
 from action_heads_lab.sim.rollout import rollout
-from action_heads_lab.sim.tasks import description, get_task
+from action_heads_lab.sim.tasks import check_starts, description, get_task
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,13 @@ def check_task(config: AdaptConfig, policy: ObservedPolicy) -> None:
     assert task is not None
     with flag("task"):
         get_task(task)
+        with flag("episodes"):
+            check_starts(task, config.rollout.episodes)
+        if policy.layout.space().parts != EE_ABSOLUTE.parts:
+            raise ValueError(
+                f"the simulation takes poses of one hand, absolute or delta, but the actions of the policy are "
+                f"{policy.layout}. Train without --task"
+            )
         contract = policy.contract
         sight = sight_of(policy)
         if contract.state and sight.dialect == "own":
@@ -47,11 +54,6 @@ def check_task(config: AdaptConfig, policy: ObservedPolicy) -> None:
                     f"the policy observes {width} numbers, {', '.join(contract.state)}, but the simulation of "
                     f"{task} provides {there}. Name the recorded task, or choose other columns with --state"
                 )
-        if policy.layout.space().parts != EE_ABSOLUTE.parts:
-            raise ValueError(
-                f"the simulation takes poses of one hand, absolute or delta, but the actions of the policy are "
-                f"{policy.layout}. Train without --task"
-            )
         if odd := {name: size for name, size in contract.sizes.items() if size[0] != size[1]}:
             raise ValueError(f"the simulation renders square images, but the recording has {odd}. Train without --task")
 

@@ -80,6 +80,6 @@ def sight_of(policy: ObservedPolicy) -> Sight:
     contract = policy.contract
     sizes = {name: size[0] for name, size in contract.sizes.items()}
     delta = policy.layout.space().mode == "delta"
-    dialect = dialect_of(contract.state, contract.sizes, contract.action)
+    dialect = dialect_of(contract.state, contract.sizes, contract.action, contract.action_layout)
     apart = dialect == "own" and is_apart(contract.state, policy.encoder.config.state_dim)
     return Sight(contract.state, sizes, policy.encoder.config.observation_steps, delta, dialect, apart)

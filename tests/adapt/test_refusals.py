@@ -145,6 +145,15 @@ def test_a_task_that_the_policy_cannot_do(folder, tmp_path_factory, changes, mes
         check_task(config, build(config).policy)
 
 
+def test_no_more_episodes_than_init_states(folder):
+    pytest.importorskip("robosuite")
+    config = tiny(folder, **STATES, task="libero_object/0", episodes=51)
+    with pytest.raises(
+        ValueError, match=r"--episodes: 51 episodes of libero_object/0 are more than its 50 init states"
+    ):
+        check_task(config, build(config).policy)
+
+
 def test_rotations_that_are_none_are_found_before_training(folder):
     """A rotation of zeros encodes to NaN, and joints that are taken for a rotation to another one."""
     actions = episode(0)["actions"]

@@ -122,6 +122,8 @@ def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder
         return train_step(self, batch) / (self.step < 5 or 1 // 0)
 
     monkeypatch.setattr(Trainer, "train_step", dies)
+    clock = iter(range(0, 2000, 100))
+    monkeypatch.setattr(images, "cpu_seconds", lambda: next(clock))  # each reading is 100 s after the one before
     with pytest.raises(ZeroDivisionError):
         perform(image_run, place(folder, "cut"))
     monkeypatch.setattr(Trainer, "train_step", train_step)
@@ -134,6 +136,8 @@ def test_killed_in_training_and_in_rollouts_it_ends_as_if_it_had_not_been(folder
     monkeypatch.setattr(module, "rollout", once)
     with pytest.raises(KeyboardInterrupt):
         perform(image_run, place(folder, "cut"))
+    (unfinished,) = (folder / "cut" / "work" / "runs").glob("*/progress.json")
+    assert 200 <= results.Progress.load(unfinished).seconds["cpu"] < 300, "of both processes, and of a block"
     monkeypatch.setattr(module, "rollout", rollout)
     monkeypatch.setattr(images, "adapt", None)  # it is trained already
     resumed = perform(image_run, place(folder, "cut"))

@@ -158,6 +158,8 @@ def test_a_benchmark_of_the_paper_has_its_figure_beside_the_papers(tmp_path, mon
     assert len(bars[0]) == 18, "two modes of eight tasks, and the average"
     assert bars[0][-2:] == pytest.approx([0.612, 0.659])
     assert bars[1:] == [[0.5], [0.5, 0.5, 1.0]], "no task has all modes, so nothing is pooled"
+    labels = [label.get_text() for label in axes[-1].get_xticklabels()]
+    assert labels[:3] == ["stack\nd1\n(1)", "square\nd2\n(2)", "coffee\nd2"], "with the number of their table"
 
 
 @pytest.mark.parametrize("family", paper.TASKS)
@@ -220,3 +222,46 @@ def test_a_report_of_a_user_lies_in_the_users_folder(tmp_path, monkeypatch):
     (tmp_path / "page.md").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="utf-8"):
         report(ReportConfig(tmp_path / "mine", tmp_path / "page.md"))
+
+
+def test_a_difference_of_some_of_the_seeds_says_of_how_many_pairs():
+    runs = [Run(episodes=50, seed=seed) for seed in (0, 42)]
+    found = [result(run) for run in runs] + [result(replace(runs[0], mode="normal")) for _ in "1"]
+    row = next(line for line in robosuite(found).splitlines() if line.startswith("| Lift | `mlp`"))
+    assert "of 100; 50, 50 | 50 (37 to 63) of 50 | not run" in row
+    assert row.split(" | ")[6] == "+0 ± 0 (p = 1), on 50 pairs"
+    whole = robosuite([*found, result(replace(runs[1], mode="normal"))])
+    assert "+0 ± 0 (p = 1) |" in whole
+    assert "pairs" not in whole
+
+
+def test_each_table_has_the_cost_of_its_own_runs():
+    run = Run(family="mimicgen", task="stack_d1", episodes=4)
+    slow = {"training": 600.0, "policy": 10.0, "environment": 30.0, "cpu": 1234.0}
+    other = replace(run, seed=42, checkpoints=2, steps=10)
+    several = [result(replace(other, seed=seed), seconds=slow, earlier={5: result(run).episodes}) for seed in (0, 42)]
+    one, two = beside_paper("mimicgen", [result(run), result(replace(run, task="square_d2")), *several]).split(
+        "**Ours ("
+    )[1:]
+    assert "takes 90 CPU seconds" in one
+    assert "takes 1234 CPU seconds" in two
+    assert two.count("a t test on") == 1
+    assert two.count("With one training seed they do not cover") == 1
+
+
+def test_controls_of_every_signal_without_a_code_are_one_run():
+    modes = {
+        signal: [Run(mode=mode, signal=signal, episodes=2) for mode in ("decoupled", "normal", "random-frozen")]
+        for signal in ("none", "pose", "joints", "code")
+    }
+    assert modes["none"][1:] == modes["pose"][1:] == modes["joints"][1:]
+    assert modes["none"][1].identity("h") == modes["code"][1].identity("h"), "the head has the difference"
+    assert len({run for runs in modes.values() for run in runs}) == 8
+    found = tables([result(run, head=run.signal) for run in {run for runs in modes.values() for run in runs}])
+    assert {table.protocol["signal"] for table in found} == {*modes}
+    for table in found:
+        by_mode = table.modes("Lift", "mlp")
+        assert {mode: len(cell) for mode, cell in by_mode.items()} == dict.fromkeys(by_mode, 1)
+        assert (by_mode["normal"][0].run.signal == "code") == (table.protocol["signal"] == "code")
+    (alone,) = tables([result(modes["pose"][1])])
+    assert alone.protocol["signal"] == "none"

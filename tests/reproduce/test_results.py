@@ -44,6 +44,17 @@ def test_foreign_files_are_refused(tmp_path):
         results.load_all(tmp_path / "nowhere")
 
 
+def test_the_folder_of_all_work_is_not_that_of_results(tmp_path):
+    one = result(Run(episodes=2))
+    results.save(one, results.path_of(tmp_path / "results" / "robosuite", one.run, one.id))
+    assert results.load_all(tmp_path) == [one]
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "progress.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"works in, with more than results. Give .*/results$"):
+        results.load_all(tmp_path)
+    assert results.load_all(tmp_path / "results") == [one]
+
+
 PUBLISHED = Path(__file__).parents[2] / "results"
 
 

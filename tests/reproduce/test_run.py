@@ -188,6 +188,67 @@ def test_the_grid_and_its_shares():
     assert only == [replace(everything[0], mode="normal", seed=1, steps=7, demos=3, relearn_step=False)]
 
 
+def test_lists_have_spaces_and_repetitions():
+    plain = runs(Reproduce(task="Lift,Stack", mode="decoupled,normal", backbone="mlp,mixer", seeds="0,42"), "robosuite")
+    options = Reproduce(task="Lift, Stack,Lift", mode="decoupled, normal", backbone="mlp ,mixer", seeds="0, 0,42,00")
+    assert runs(options, "robosuite") == plain
+    assert len(plain) == 16
+
+
+@pytest.mark.parametrize(("family", "most"), [("robosuite", 10_000), ("libero", 50)])
+def test_no_more_episodes_than_starts(family, most):
+    """On LIBERO, episodes behind the init states would start as demonstrations do."""
+    assert runs(Reproduce(all=True, episodes=most), family)
+    with pytest.raises(
+        ValueError, match=rf"{most + 1} episodes of .* are more than its {most} .*Choose at most {most}"
+    ):
+        runs(Reproduce(all=True, episodes=most + 1), family)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "dae/mixer-5m-fk"}, "dae/mixer-5m-fk is a mixer, but the run is of a mlp. Choose --backbone mixer"),
+        ({"head": "dae/mlp-5m-fk-delta"}, "predicts delta actions, but the demonstrations have absolute ones"),
+        ({"head": "dae/mlp-5m-fk", "execute": 17}, "predicts 16 time steps, but the rollouts execute 17"),
+    ],
+)
+@pytest.mark.parametrize("mode", RUN_MODES)
+def test_a_named_head_must_be_that_of_the_run(changes, message, mode, tmp_path, rolled, monkeypatch):
+    monkeypatch.setattr(Arrays, "samples", None)  # nothing is recorded
+    with pytest.raises(ValueError, match=message):
+        perform(Run(mode=mode, **changes), place(tmp_path))
+    assert not rolled
+
+
+def test_the_bundled_head_has_one_name(tmp_path):
+    for backbone in ("mlp", "mixer"):
+        by_size, by_name = (
+            runs(Reproduce(task="Lift", backbone=backbone, mode="decoupled,normal", head=head), "robosuite")
+            for head in ("paper", f"dae/{backbone}-5m-fk")
+        )
+        assert by_size == by_name
+    (other,) = runs(Reproduce(task="Lift", seeds="0", head="dae/mlp-0.7m-fk"), "robosuite")
+    assert other.head == "dae/mlp-0.7m-fk"
+
+
+def test_controls_of_another_signal_are_listed_as_finished(tmp_path, monkeypatch, capsys):
+    """Before heads had one name for controls, results were saved under the signal that they were started with."""
+    run, at = Run(mode="normal", signal="none", episodes=4), Place(results=tmp_path / "r", work=tmp_path / "w")
+    config, head = stage1(run, at.work), tiny_head().freeze()
+    assert config
+    config.folder.mkdir(parents=True)
+    (config.folder / "golden.safetensors").touch()
+    monkeypatch.setattr(grid.heads, "pretrained", lambda *_: head)
+    named = {"name": "mlp-128x4-00000000", "frozen": 1, "trainable": 1, "fingerprint": None}
+    done = replace(result(run), head=named, id=run.identity(taken_of(head, False)))
+    results.save(done, results.path_of(at.results, run, done.id))
+    options = Reproduce(task="Lift", mode="normal", seeds="0", steps=1000, episodes=4, out=at.results, work=at.work)
+    for signal in ("pose", "joints", "none"):
+        reproduce(replace(options, signal=signal, dry_run=True), "robosuite")
+        assert "1 runs, 1 of them already finished" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("share", "workers", "expected"), [("0/1", None, 8), ("1/3", None, 2), ("0/9", None, 1), ("1/3", 5, 5)]
 )
@@ -220,6 +281,20 @@ def test_studies_are_runs(study, tmp_path):
         ({"all": True, "mode": "blind"}, "mode is 'blind', which has no effect: --all says"),
         ({"all": True, "study": "table-3", "backbone": "unet"}, "backbone is 'unet', .* --study table-3 says"),
         ({"all": True, "study": "table-9"}, "choose one of table-2"),
+        (
+            {"all": True, "study": "table-2", "recipe": "code"},
+            "recipe is 'code', .* --study table-2 says which adapter",
+        ),
+        ({"all": True, "study": "table-2", "signal": "pose"}, "signal is 'pose', .* --study table-2 decides it"),
+        ({"all": True, "study": "table-3", "stage1": "own"}, "stage1 is 'own', .* --study table-3 decides it"),
+        ({"all": True, "study": "table-4", "signal": "pose"}, "signal is 'pose', .* --study table-4 decides it"),
+        ({"all": True, "study": "table-2", "head": "dae/mixer-5m-fk"}, "differ in backbone and signal, .* is one head"),
+        (
+            {"all": True, "study": "table-3", "head": "dae/mlp-5m-fk"},
+            "differ in stage1, .* Choose --head small or paper",
+        ),
+        ({"all": True, "head": "dae/mlp-5m-fk", "signal": "none"}, "signal is 'none', .* is pretrained already"),
+        ({"all": True, "head": "dae/mlp-5m-fk", "stage1": "own"}, "stage1 is 'own', .* is pretrained already"),
     ],
 )
 def test_errors_teach(wrong, message):

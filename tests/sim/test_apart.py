@@ -124,3 +124,25 @@ def test_adapt_and_rollouts_use_the_recording_s_columns(lift_episode, blind, tmp
         if policy.contract.state == (STATE,) and not apart:
             with pytest.raises(ValueError, match=r"observes 23 numbers, observation\.state, but .* Stack provides 35"):
                 check_task(AdaptConfig.from_flat(given | {"task": "Stack"}), policy)
+
+
+@pytest.mark.parametrize("cameras", [("agentview",), ()])
+def test_policies_on_our_hdf5_are_rolled_out_as_those_on_our_datasets(lift_episode, blind, tmp_path, cameras):
+    """Without --state too: neither the names of cameras nor those of actions tell our files from robomimic's."""
+    from action_heads_lab.adapted import check_task
+    from action_heads_lab.policies import sight_of
+
+    from action_heads.adapt.build import build
+    from action_heads.adapt.settings import AdaptConfig
+    from action_heads.data import Spec
+    from action_heads.data.formats import open_recording
+
+    path = dataset.save_dataset(recorded(lift_episode), tmp_path / "lift.hdf5", cameras=cameras, size=32)
+    given = {"data": f"robomimic:{path}", "out": tmp_path / "run", "encoder": "none", "task": "Lift"}
+    policy = build(config := AdaptConfig.from_flat(given)).policy
+    check_task(config, policy)
+    sight = sight_of(policy)
+    assert (sight.dialect, sight.apart) == ("own", bool(cameras))
+    assert sight.state == ((STATE, ENVIRONMENT) if cameras else (STATE,))
+    recording = open_recording(Spec.parse(given["data"]))
+    assert recording.default_state(with_images=True) == ("observation.eef", "observation.gripper")

@@ -109,28 +109,43 @@ def test_images_lie_as_their_recordings_have_them():
 
 
 @pytest.mark.parametrize(
-    ("state", "cameras", "action", "expected"),
+    ("state", "cameras", "action", "layout", "expected"),
     [
-        (["observation.eef", "observation.gripper"], ["agentview"], "action", "own"),
-        (["observation.eef"], ["agentview"], "actions", "own"),
-        (["robot0_eef_pos", "robot0_gripper_qpos"], ["agentview"], "actions", "robomimic"),
-        ([], ["agentview", "robot0_eye_in_hand"], "actions", "robomimic"),
-        ([], ["agentview", "robot0_eye_in_hand"], "action", "own"),
-        (["observation.eePose"], list(CAMERAS), "actions", "mimicgen"),
-        (["observation.state"], list(CAMERAS), "actions", "libero"),
-        (["observation.state"], ["image", "image2"], "action", "libero"),
-        (["observation.state"], [], "action", "own"),
+        (["observation.eef", "observation.gripper"], ["agentview"], "action", "pose_6d", "own"),
+        (["observation.eef"], ["agentview"], "actions", "pose_6d", "own"),
+        (["robot0_eef_pos", "robot0_gripper_qpos"], ["agentview"], "actions", "libero", "robomimic"),
+        ([], ["agentview", "robot0_eye_in_hand"], "actions", "libero", "robomimic"),
+        ([], ["agentview", "robot0_eye_in_hand"], "actions", "pose_6d", "own"),
+        ([], ["agentview"], "actions", "pose_6d", "own"),
+        ([], ["agentview", "eye_in_hand"], "actions", "libero", "libero_hdf5"),
+        ([], ["agentview", "robot0_eye_in_hand"], "action", "pose_6d", "own"),
+        ([], ["agentview", "robot0_eye_in_hand"], "action.delta", "delta", "own"),
+        ([], list(CAMERAS), "actions", "position axis_angle gripper", "mimicgen"),
+        ([], list(CAMERAS), "actions", "delta: position*0.05 axis_angle*0.5 gripper", "libero"),
+        (["observation.eePose"], list(CAMERAS), "actions", "position axis_angle gripper", "mimicgen"),
+        (["observation.state"], list(CAMERAS), "actions", "libero", "libero"),
+        (["observation.state"], ["image", "image2"], "action", "libero", "libero"),
+        (["observation.state"], [], "action", "pose_6d", "own"),
     ],
 )
-def test_dialects_are_told_apart_by_their_names(state, cameras, action, expected):
-    assert dialect_of(state, cameras, action) == expected
+def test_dialects_are_told_apart_by_their_names_and_actions(state, cameras, action, layout, expected):
+    assert dialect_of(state, cameras, action, layout) == expected
+
+
+@pytest.mark.parametrize("layout", ["libero", "delta"])
+def test_a_dialect_is_not_guessed(layout):
+    """LIBERO's HDF5 has images upside down and robomimic's upright, with cameras and actions of the same names."""
+    with pytest.raises(
+        ValueError, match=r"agentview, which recordings of several kinds have: libero_hdf5, own, robomim"
+    ):
+        dialect_of([], ["agentview"], "actions", layout)
 
 
 def test_a_mixture_is_refused():
     with pytest.raises(
         ValueError, match=r"observation.eef, robot0_eef_pos, front, but the simulation cannot provide these"
     ):
-        dialect_of(["observation.eef", "robot0_eef_pos"], ["front"], "action")
+        dialect_of(["observation.eef", "robot0_eef_pos"], ["front"], "action", "pose_6d")
 
 
 class Camera:
@@ -143,8 +158,8 @@ class Camera:
 def test_libero_s_own_files_and_openpi_s_are_known():
     """LIBERO's HDF5 keeps images as OpenGL renders them, and in LeRobot's format they are turned by half a turn."""
     state = ("ee_pos", "ee_ori", "gripper_states", "joint_states")
-    assert dialect_of(state, {"agentview", "eye_in_hand"}, "actions") == "libero_hdf5"
-    assert dialect_of(("state",), {"image", "wrist_image"}, "actions") == "libero"
+    assert dialect_of(state, {"agentview", "eye_in_hand"}, "actions", "libero") == "libero_hdf5"
+    assert dialect_of(("state",), {"image", "wrist_image"}, "actions", "libero") == "libero"
     raw = DIALECTS["libero_hdf5"].image(Camera(), 4, "agentview")
     np.testing.assert_array_equal(raw, Camera().render(4, "")[::-1])
     np.testing.assert_array_equal(DIALECTS["libero"].image(Camera(), 4, "image"), raw[::-1, ::-1])

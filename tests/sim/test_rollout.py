@@ -140,6 +140,8 @@ def test_bad_arguments():
         rollout("Lift", stand_still, seeds=[])
     with pytest.raises(ValueError, match="unknown task"):
         rollout("Juggle", stand_still)
+    with pytest.raises(ValueError, match=r"the video a\.mp4 needs film >= 1, got film=0"):
+        rollout("Lift", stand_still, video="a.mp4", film=0)
 
 
 class Fragile:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, Run
+from action_heads_lab.reproduce.config import ALL_MODES, CODE, EXPERTS, Run
 from action_heads_lab.reproduce.results import Result
 
 # Settings that a family chooses for each task. They may differ between the rows of a table, but not within a cell.
@@ -30,6 +30,11 @@ class Table:
 
     protocol: dict[str, Any]
     cells: dict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def results(self) -> list[Result]:
+        """The results of all cells."""
+        return [result for cell in self.cells.values() for result in cell]
 
     def cell(self, task: str, backbone: str, mode: str) -> list[Result]:
         """Return the results of a cell, which are none if it was not run."""
@@ -71,19 +76,32 @@ def protocol_of(run: Run) -> dict[str, Any]:
 def tables(results: Iterable[Result]) -> list[Table]:
     """Return one table per protocol, those with most cells first, and then those with most episodes.
 
+    Controls start from random weights, so those on heads without a motion code belong to the tables of every signal
+    without one.
+
     Raises:
         ValueError: two results of different settings, heads or versions belong to one cell. The message names both.
     """
+    results = list(results)
     found: dict[str, Table] = {}
+    protocols = {str(p): p for p in (protocol_of(r.run) for r in results if r.run.uses_pretraining)}
     for result in results:
-        protocol = protocol_of(result.run)
-        table = found.setdefault(str(sorted(protocol.items())), Table(protocol))
         run = result.run
-        cell = table.cells[Key(run.task, run.backbone, run.mode)]
-        for other in cell:
-            _check_alike(result, other)
-        cell.append(result)
+        for protocol in _protocols(run, protocols.values()):
+            table = found.setdefault(str(protocol), Table(protocol))
+            cell = table.cells[Key(run.task, run.backbone, run.mode)]
+            for other in cell:
+                _check_alike(result, other)
+            cell.append(result)
     return sorted(found.values(), key=lambda table: (-len(table.cells), -table.protocol["episodes"]))
+
+
+def _protocols(run: Run, pretrained: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the protocols of the tables that a run belongs to. `pretrained` are those of runs on pretrained heads."""
+    own = protocol_of(run)
+    if run.uses_pretraining or run.signal == CODE:
+        return [own]
+    return [p for p in pretrained if p["signal"] != CODE and p | {"signal": run.signal} == own] or [own]
 
 
 def _check_alike(one: Result, other: Result) -> None:

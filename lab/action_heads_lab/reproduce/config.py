@@ -22,6 +22,7 @@ VERSION = 1  # of the protocol; raised when the same settings come to give anoth
 EXPERTS = "experts"  # a value of `Run.data`: demonstrations of the scripted experts of `action_heads_lab.sim`
 # Settings that older results lack, with the values they had. The identity leaves these values out, so it is unchanged.
 LATER = {"checkpoints": 1, "data": EXPERTS}
+CODE, NO_SIGNAL = "code", "none"  # values of `Run.signal`; the first gives the head a motion code, no other does
 FAMILIES = ("robosuite", "mimicgen", "libero")
 RUN_MODES = MODES | BLIND
 SEEDS = (0, 42, 420)  # those of the paper
@@ -70,7 +71,8 @@ class Run:
         backbone, mode: one of `BACKBONES` and of `RUN_MODES`.
         head: "small" or "paper", a size that is bundled or pretrained at its first use; or any name, folder or Hub id.
         stage1: data of Stage 1, as in `action-heads pretrain --data`. It is ignored for a head given by name.
-        signal: conditioning of Stage 1. It is ignored for a head given by name.
+        signal: conditioning of Stage 1. It is ignored for a head given by name. A head that starts at random has a
+            motion code or not, so every signal but "code" becomes "none" there.
         adapter, through, relearn_step, hidden: settings of the adapter, see `Adapter`.
         data: demonstrations: `EXPERTS`, or a recording with images, as in `action-heads adapt`. {task} in it stands
             for the task.
@@ -89,7 +91,7 @@ class Run:
     mode: str = "decoupled"
     head: str = "small"
     stage1: tuple[str, ...] = ("synthetic:panda",)
-    signal: str = "code"
+    signal: str = CODE
     adapter: str = "film"
     through: str = "blocks"
     relearn_step: bool = True
@@ -116,6 +118,8 @@ class Run:
         if self.mode == "normal" and self.relearn_step:
             # Everything trains in this mode, so both values mean the same run. One value gives it one identity.
             object.__setattr__(self, "relearn_step", False)
+        if not self.uses_pretraining and self.signal != CODE:
+            object.__setattr__(self, "signal", NO_SIGNAL)
 
     @property
     def head_mode(self) -> str:

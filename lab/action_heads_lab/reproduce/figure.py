@@ -50,8 +50,8 @@ def draw(table: Table, path: Path) -> None:
 def draw_beside_paper(family: str, found: Sequence[Table], path: Path) -> None:
     """Draw the rows of Table II, and below them ours, on the same tasks.
 
-    Each task is drawn from the first of our tables that has it. Those of the first table that were run in all modes are
-    pooled at the right.
+    Each task is drawn from the first of our tables that has it, and if there are several, its label has the number of
+    that table in `report.beside_paper`. The tasks of the first table that have all modes are pooled at the right.
     """
     tasks, backbones = list(paper.TASKS[family]), list(dict.fromkeys(name for t in found for name in _backbones(t)))
     theirs = [backbone for backbone in backbones if backbone in paper.NAMES]
@@ -67,10 +67,17 @@ def draw_beside_paper(family: str, found: Sequence[Table], path: Path) -> None:
             axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), "average"], fontsize=8)
         axis, whole = next(rows), found[0].pooled(backbone)
         several = len({result.run.task for result in whole["decoupled"]}) > 1
-        _groups(axis, [*(_first(found, task, backbone) for task in tasks), *[whole] * several])
-        axis.set_title(f"ours, {backbone}, on {found[0].protocol['observation']}s", fontsize=10)
-        pooled = [_tasks(whole)] * several
-        axis.set_xticks(range(len(tasks) + several), [*map(_broken, tasks), *pooled], fontsize=8)
+        numbers = [_first(found, task, backbone) for task in tasks]
+        groups = [found[i].modes(task, backbone) for i, task in zip(numbers, tasks, strict=True)]
+        _groups(axis, [*groups, *[whole] * several])
+        seen = dict.fromkeys(found[i].protocol["observation"] for i in numbers)
+        axis.set_title(f"ours, {backbone}, on {' and '.join(f'{name}s' for name in seen)}", fontsize=10)
+        marks = [
+            f"\n({i + 1})" * (len(found) > 1 and any(group.values())) for i, group in zip(numbers, groups, strict=True)
+        ]
+        names = [_broken(task) + mark for task, mark in zip(tasks, marks, strict=True)]
+        names += [_tasks(whole) + "\n(1)" * (len(found) > 1)] * several
+        axis.set_xticks(range(len(names)), names, fontsize=8)
     for axis in axes[:, 0]:
         axis.set_xlim(-0.6, len(tasks) + 0.6)
         axis.axvline(len(tasks) - 0.5, color="#dee2e6", lw=1)
@@ -78,10 +85,9 @@ def draw_beside_paper(family: str, found: Sequence[Table], path: Path) -> None:
     _finish(figure, path)
 
 
-def _first(found: Sequence[Table], task: str, backbone: str) -> dict[str, list[Result]]:
-    """Return the results by mode of the first table that has any of a task, none if there is no such table."""
-    modes = [table.modes(task, backbone) for table in found]
-    return next((by_mode for by_mode in modes if any(by_mode.values())), modes[0])
+def _first(found: Sequence[Table], task: str, backbone: str) -> int:
+    """Return the index of the first table that has any results of a task, 0 if there is no such table."""
+    return next((i for i, table in enumerate(found) if any(table.modes(task, backbone).values())), 0)
 
 
 def _backbones(table: Table) -> list[str]:
@@ -97,7 +103,7 @@ def _subplots(rows: int, columns: int, **options: Any) -> Any:
 
 
 def _groups(axis, groups: Sequence[Mapping[str, list[Result]]]) -> None:
-    """Draw each group of results by mode: one bar for each mode, with its 95 % interval."""
+    """Draw each group of results by mode: one bar for each mode, with its 95 % interval over episodes."""
     for i, group in enumerate(groups):
         for mode, results in group.items():
             _bar(axis, i + AT[mode], mode, results)

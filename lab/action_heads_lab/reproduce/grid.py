@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from action_heads import golden
 from action_heads._util.flags import check_choices, check_least, check_unset, mistake
 from action_heads._util.machine import cores
 from action_heads._util.names import nearest
@@ -22,6 +23,7 @@ from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.run import finished, perform
 from action_heads_lab.reproduce.studies import STUDIES
+from action_heads_lab.sim.tasks import check_starts
 
 ALL_BACKBONES = ("mlp", "mixer")
 OFFICIAL = "official"
@@ -101,11 +103,28 @@ class Reproduce:
         if self.all or self.study:
             chosen = f"--study {self.study}" if self.study else "--all"
             check_unset(self, f"{chosen} says which modes and backbones run", "mode", "backbone")
-        if not all(map(str.isdecimal, self.seeds.split(","))):
+        if self.study:
+            self._check_study()
+        if self.head not in heads.SHAPES:
+            check_unset(self, f"--head {self.head} is pretrained already", "stage1", "signal")
+        if not all(map(str.isdecimal, self.seeds.replace(" ", "").split(","))):
             raise mistake("seeds", f"must be numbers separated by commas, such as 0,42, got {self.seeds!r}")
         part, _, of = self.share.partition("/")
         if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):
             raise mistake("share", f"is PART/PARTS with parts counted from 0, such as 0/2, got {self.share!r}")
+
+    def _check_study(self) -> None:
+        """Raise if a flag is set that the study decides in any of its runs."""
+        cells = STUDIES[self.study]
+        decided = [name for name in ("stage1", "signal") if any(name in cell for cell in cells)]
+        check_unset(self, f"--study {self.study} says which adapter every run has", "recipe")
+        check_unset(self, f"--study {self.study} decides it", *decided)
+        compared = [name for name in ("backbone", *decided) if len({cell.get(name) for cell in cells}) > 1]
+        if compared and self.head not in heads.SHAPES:
+            raise ValueError(
+                f"--study {self.study} compares heads that differ in {' and '.join(compared)}, but --head {self.head} "
+                f"is one head. Choose --head {' or '.join(heads.SHAPES)}"
+            )
 
     @property
     def part(self) -> tuple[int, int]:
@@ -116,10 +135,10 @@ class Reproduce:
 
 def runs(options: Reproduce, family: str) -> list[Run]:
     """Return the runs, seed by seed, so that an early stop leaves complete comparisons of fewer seeds."""
-    seeds = [int(seed) for seed in options.seeds.split(",")]
+    seeds = list(dict.fromkeys(map(int, listed(options.seeds))))
     known = family_of(Run(family=family)).tasks
     data = demonstrations(options, family)
-    tasks = options.task.split(",") if options.task else list(known)
+    tasks = listed(options.task) if options.task else list(known)
     if unknown := [task for task in tasks if task not in known]:
         near = nearest(unknown[0], known)
         raise ValueError(f"unknown task {', '.join(unknown)}{near} of {family}; its tasks are {', '.join(known)}")
@@ -128,12 +147,19 @@ def runs(options: Reproduce, family: str) -> list[Run]:
         for task in tasks:
             for cell in cells(options, blind=options.all and seed == seeds[0]):
                 run = Run(family=family, task=task, seed=seed, head=options.head, episodes=options.episodes)
-                run = replace(run, data=data, stage1=tuple(options.stage1.split(",")), signal=options.signal)
+                run = replace(run, data=data, stage1=tuple(listed(options.stage1)), signal=options.signal)
                 run = family_of(run).effort(replace(run, **RECIPES[options.recipe] | cell))
                 run = on_images(run, options.recipe) if options.observe == "images" else run
                 own = ("demos", "steps", "checkpoints")
-                found.append(replace(run, **{name: getattr(options, name) or getattr(run, name) for name in own}))
-    return found
+                run = replace(run, **{name: getattr(options, name) or getattr(run, name) for name in own})
+                found.append(heads.spelled(run))
+    check_starts(family_of(found[0]).subtasks(found[0])[0], options.episodes)
+    return list(dict.fromkeys(found))  # modes may share a run, as controls of several signals
+
+
+def listed(text: str) -> list[str]:
+    """Return the parts of a list that is separated by commas, each once and without the spaces around it."""
+    return list(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
 def demonstrations(options: Reproduce, family: str) -> str:
@@ -148,8 +174,8 @@ def cells(options: Reproduce, blind: bool) -> list[dict[str, Any]]:
     """Return the settings in which the runs of one task and seed differ."""
     if options.study:
         return STUDIES[options.study]
-    modes = (*ALL_MODES, *(["blind"] if blind else [])) if options.all else options.mode.split(",")
-    backbones = ALL_BACKBONES if options.all else options.backbone.split(",")
+    modes = (*ALL_MODES, *(["blind"] if blind else [])) if options.all else listed(options.mode)
+    backbones = ALL_BACKBONES if options.all else listed(options.backbone)
     return [{"backbone": backbone, "mode": mode} for backbone in backbones for mode in modes]
 
 
@@ -180,7 +206,10 @@ def reproduce(options: Reproduce, family: str) -> None:
 def _is_finished(run: Run, place: Place) -> bool:
     """Return whether a run has a result, without pretraining its head to find out."""
     if config := heads.stage1(run, place.work):
-        return results.by_recipe(place.results, run, str(config.name)) is not None
+        if results.by_recipe(place.results, run, str(config.name)) is not None:
+            return True
+        if run.uses_pretraining or not (config.folder / golden.NAME).exists():
+            return False  # controls of several signals share results, whose heads have several names
     return finished(run, place, heads.pretrained(run, place)) is not None
 
 

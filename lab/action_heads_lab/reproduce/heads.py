@@ -41,10 +41,40 @@ def bundled(run: Run) -> str | None:
     return BUNDLED.get((run.backbone, action_of(run))) if run.head == PAPER else None
 
 
+def spelled(run: Run) -> Run:
+    """Return the run with the head "paper" if it names the bundled head that this stands for, as one name of a run."""
+    plain = replace(run, head=PAPER)
+    return plain if run.head == bundled(plain) and _is_default(run) else run
+
+
+def _is_default(run: Run) -> bool:
+    """Return whether bundled heads were pretrained with the settings of a run."""
+    return run.stage1 == Run.stage1 and run.signal == Run.signal and run.adapter in UNIVERSAL
+
+
+def check(run: Run, head: ActionHead) -> None:
+    """Raise a ValueError if a head cannot be that of a run."""
+    found, name = head.config, f"the head {run.head}"
+    if found.backbone != run.backbone:
+        raise ValueError(
+            f"{name} is a {found.backbone}, but the run is of a {run.backbone}. Choose "
+            f"--backbone {found.backbone}, or another head with --head"
+        )
+    if found.space.mode != (mode := action_of(run)):
+        raise ValueError(
+            f"{name} predicts {found.space.mode} actions, but the demonstrations have {mode} ones. Name a head for "
+            f"{mode} actions with --head, or leave --head out"
+        )
+    if found.horizon < run.execute:
+        raise ValueError(
+            f"{name} predicts {found.horizon} time steps, but the rollouts execute {run.execute} of each chunk. Name a "
+            "head with a longer horizon with --head"
+        )
+
+
 def stage1(run: Run, root: Path) -> PretrainConfig | None:
     """Return the settings to pretrain the head of a run, or None if the head exists already."""
-    default = run.stage1 == Run.stage1 and run.signal == Run.signal and run.adapter in UNIVERSAL
-    if run.head not in SHAPES or (bundled(run) and default):
+    if run.head not in SHAPES or (bundled(run) and _is_default(run)):
         return None
     if OWN in run.stage1 and run.data != EXPERTS:
         raise ValueError(
@@ -69,10 +99,16 @@ def stage1(run: Run, root: Path) -> PretrainConfig | None:
 
 
 def pretrained(run: Run, place: Place) -> ActionHead:
-    """Return the pretrained, frozen head of a run. `in_mode` makes the heads of other modes from it."""
+    """Return the pretrained, frozen head of a run. `in_mode` makes the heads of other modes from it.
+
+    Raises:
+        ValueError: a head given by name does not fit the run, see `check`.
+    """
     config = stage1(run, place.work)
     if config is None:
-        return ActionHead.from_pretrained(bundled(run) or run.head, device=place.device)
+        head = ActionHead.from_pretrained(bundled(run) or run.head, device=place.device)
+        check(run, head)
+        return head
     with once(config.folder):
         if not (config.folder / golden.NAME).exists():
             if OWN in run.stage1:

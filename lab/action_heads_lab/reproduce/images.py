@@ -5,6 +5,7 @@ Axes: b episodes at once, s observation steps, h horizon, a action.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
 from action_heads_lab.reproduce.families import family_of
 from action_heads_lab.reproduce.results import PROGRESS, Progress, cpu_seconds
 from action_heads_lab.sim.report import smooth
+
+CPU = "cpu_seconds.json"  # in the folder of an unfinished run
 
 
 def settings(run: Run, data: str, head: ActionHead, out: Path) -> AdaptConfig:
@@ -60,11 +63,20 @@ def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[Obser
     else:
         if place.device == "cpu":
             os.environ.setdefault("ACCELERATE_USE_CPU", "true")
-        policy = adapt(settings(run, data, head, out), place.command).to(place.device)
+        try:
+            policy = adapt(settings(run, data, head, out), place.command).to(place.device)
+        finally:  # an interrupted training goes on in another process, and its wall time counts all of them
+            spent = before(folder) + cpu_seconds() - cpu
+            files.write_text(folder / CPU, json.dumps(spent) + "\n")
     if partial.exists():
         return policy, Progress.load(partial)
     training = files.read_json(out / "results.json")["seconds"]
-    return policy, Progress.begin(partial, training, cpu_seconds() - cpu, smooth(losses(out)))
+    return policy, Progress.begin(partial, training, before(folder), smooth(losses(out)))
+
+
+def before(folder: Path) -> float:
+    """Return the CPU seconds that the processes of a training have used so far, but for those that were killed."""
+    return float(files.read_json(folder / CPU)) if (folder / CPU).exists() else 0.0
 
 
 def losses(out: Path) -> list[float]:

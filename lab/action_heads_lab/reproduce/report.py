@@ -20,6 +20,12 @@ from action_heads_lab.reproduce.statistics import paired, rate
 from action_heads_lab.sim.tasks import TASKS
 
 COMMAND = "uv run examples/robosuite/reproduce.py"
+INTERVALS = (
+    "Intervals of rates are Wilson's 95 % intervals over episodes, without the spread of training seeds. ± and p of "
+    "the differences are over episodes (McNemar's exact test) or, where their error is larger, over training seeds (a "
+    "t test on the differences of each task's runs). With one training seed they do not cover what another seed would "
+    "change."
+)
 STAGE_1 = {"stage1": None, "signal": None}
 FIGURES = {"robosuite": "reproduction.png", "mimicgen": "mimicgen.png", "libero": "libero.png"}  # beside the page
 
@@ -70,17 +76,16 @@ def robosuite(found: Sequence[Result]) -> str:
     # Runs that differ only in Stage 1 are those of Tables III and IV, which benchmarks/systems.py writes.
     others = [table for table in tables(found) if table.protocol | STAGE_1 != whole.protocol | STAGE_1]
     parts = [f"**{whole.title}.**\n\n{_table(whole, list(TASKS), ALL_BACKBONES)}"]
-    done = [r for cell in whole.cells.values() for r in cell]
-    parts += [_cost(done)] if done else []
+    parts += [INTERVALS, _cost(whole.results)] if whole.cells else []
     parts += [_missing(grid, whole, found)]
     return "\n\n".join([*parts, *(_titled(table, table.title, TASKS) for table in others)])
 
 
 def _titled(table: Table, title: str, tasks: Iterable[str]) -> str:
-    """Return a table under its title, with those of the tasks that were run."""
+    """Return a table under its title, with those of the tasks that were run, and below it what they cost."""
     done = [task for task in tasks if any(key.task == task for key in table.cells)]
     backbones = list(dict.fromkeys(key.backbone for key in table.cells))
-    return f"**{title}.**\n\n{_table(table, done, backbones)}"
+    return "\n\n".join([f"**{title}.**", _table(table, done, backbones), _cost(table.results)])
 
 
 def _table_of(grid: Sequence[Run], found: Sequence[Result]) -> Table:
@@ -137,8 +142,12 @@ def _best(cell: list[Result]) -> str:
 
 
 def _test(first: list[Result], second: list[Result]) -> str:
+    """Return the difference of two cells, with the number of pairs if it is not over all of their episodes."""
     found = paired(first, second)
-    return str(found) if found else ""
+    if not found:
+        return ""
+    whole = all(sum(len(r.episodes) for r in cell) == found.pairs for cell in (first, second))
+    return f"{found}" if whole else f"{found}, on {found.pairs} pairs"
 
 
 def _cost(found: Sequence[Result]) -> str:
@@ -214,7 +223,7 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
                 best = " | ".join(map(_best, cells))
                 lines.append(f"| {name} | **{label}**, best of {tried} checkpoints | {best} | |")
     own = [_titled(table, f"{label.capitalize()}: {table.title}", tasks) for label, table in ours.items()]
-    return "\n\n".join(["\n".join(lines), *own, _cost(found) if found else "We have no runs of this family."])
+    return "\n\n".join(["\n".join(lines), *own, INTERVALS if own else "We have no runs of this family."])
 
 
 def _blank(ours: Mapping[str, Sequence[Result]]) -> str:

@@ -204,6 +204,10 @@ def load_all(folder: Path) -> list[Result]:
         raise FileNotFoundError(
             f"there is no folder {folder}. examples/robosuite/reproduce.py writes outputs/reproduce/results/robosuite"
         )
+    if (folder / "results").is_dir() and (folder / "runs").is_dir():
+        raise ValueError(
+            f"{folder} is the folder that reproduce.py works in, with more than results. Give {folder / 'results'}"
+        )
     return [load(path) for path in sorted(folder.rglob("*.json"))]
 
 

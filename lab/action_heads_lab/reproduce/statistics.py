@@ -15,7 +15,8 @@ from action_heads_lab.sim.interval import wilson
 class Rate:
     """A success rate, pooled over training seeds.
 
-    The interval is Wilson's over episodes. It does not include the spread of training seeds, which is shown beside it.
+    The interval is Wilson's over episodes. It does not cover the spread of training seeds, which tables show beside it.
+    A comparison of two modes covers it, see `Paired`.
     """
 
     successes: int
@@ -47,11 +48,30 @@ def rate(runs: Sequence[Result]) -> Rate:
 
 @dataclass(frozen=True)
 class Paired:
-    """A comparison of two modes on the same episodes, with the same training seeds."""
+    """A comparison of two modes on the same episodes, with the same training seeds.
 
-    pairs: int
-    only_first: int  # episodes that only the first mode solves
-    only_second: int
+    A training seed draws weights, of a random frozen head too, that all of its episodes share. So the error of the
+    difference is the larger of two: that over episodes, as if they were independent, and that over training seeds, from
+    the spread of the differences of one task's runs. Runs of several tasks count as independent.
+    """
+
+    runs: tuple[tuple[tuple[int, int, int], ...], ...]  # by task and backbone, by seed: pairs, only first, only second
+
+    @property
+    def pairs(self) -> int:
+        return self._total(0)
+
+    @property
+    def only_first(self) -> int:
+        """The episodes that only the first mode solves."""
+        return self._total(1)
+
+    @property
+    def only_second(self) -> int:
+        return self._total(2)
+
+    def _total(self, index: int) -> int:
+        return sum(run[index] for seeds in self.runs for run in seeds)
 
     @property
     def difference(self) -> float:
@@ -59,19 +79,44 @@ class Paired:
         return (self.only_first - self.only_second) / self.pairs
 
     @property
-    def margin(self) -> float:
-        """Half the width of the 95 % interval of the difference.
-
-        It uses the normal approximation, which is rough if few episodes differ.
-        """
+    def over_episodes(self) -> float:
+        """The standard error of the difference over episodes, a normal approximation that is rough if few differ."""
         b, c, n = self.only_first, self.only_second, self.pairs
-        return 1.96 * math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
+        return math.sqrt(max(b + c - (b - c) ** 2 / n, 0.0)) / n
+
+    @property
+    def freedom(self) -> int:
+        """The degrees of freedom of `over_seeds`, 0 if no task has several training seeds."""
+        return sum(len(seeds) - 1 for seeds in self.runs)
+
+    @property
+    def over_seeds(self) -> float:
+        """The standard error of the difference over training seeds, 0 if no task has several."""
+        if not self.freedom:
+            return 0.0
+        gains = [[b - c for _, b, c in seeds] for seeds in self.runs]
+        squares = sum((gain - sum(task) / len(task)) ** 2 for task in gains for gain in task)
+        return math.sqrt(sum(map(len, gains)) * squares / self.freedom) / self.pairs
+
+    @property
+    def margin(self) -> float:
+        """Half the width of the 95 % interval of the difference."""
+        if self.over_seeds > self.over_episodes:
+            return float(require("scipy.stats", "train").t.ppf(0.975, self.freedom)) * self.over_seeds
+        return 1.96 * self.over_episodes
 
     @property
     def p(self) -> float:
-        """The p-value of McNemar's exact test, two-sided, that both modes are equally likely to solve an episode."""
+        """The two-sided p-value that both modes are equally good, of McNemar's exact test over episodes.
+
+        If the error over training seeds is the larger one, it is at least that of a t test over them.
+        """
+        stats = require("scipy.stats", "train")
         differ = self.only_first + self.only_second
-        return float(require("scipy.stats", "train").binomtest(self.only_first, differ).pvalue) if differ else 1.0
+        exact = float(stats.binomtest(self.only_first, differ).pvalue) if differ else 1.0
+        if self.over_seeds <= self.over_episodes:
+            return exact
+        return max(exact, float(2 * stats.t.sf(abs(self.difference) / self.over_seeds, self.freedom)))
 
     def __str__(self) -> str:
         return f"{100 * self.difference:+.0f} ± {100 * self.margin:.0f} (p = {self.p:.2g})"
@@ -80,16 +125,15 @@ class Paired:
 def paired(first: Sequence[Result], second: Sequence[Result]) -> Paired | None:
     """Compare two modes on their common episodes. Return None if there are none."""
     one, other = _outcomes(first), _outcomes(second)
-    shared = one.keys() & other.keys()
-    if not shared:
-        return None
-    return Paired(
-        len(shared),
-        sum(one[key] and not other[key] for key in shared),
-        sum(other[key] and not one[key] for key in shared),
-    )
+    found: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+    for key in sorted(one.keys() & other.keys()):
+        pairs = [(one[key][start], other[key][start]) for start in one[key].keys() & other[key].keys()]
+        counts = len(pairs), sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+        if pairs:
+            found.setdefault(key[:2], []).append(counts)
+    return Paired(tuple(map(tuple, found.values()))) if found else None
 
 
-def _outcomes(runs: Sequence[Result]) -> dict[tuple, bool]:
-    """Return success by (backbone, task, training seed, start)."""
-    return {(r.run.backbone, e.task, r.run.seed, e.seed): e.success for r in runs for e in r.episodes}
+def _outcomes(runs: Sequence[Result]) -> dict[tuple[str, str, int], dict[tuple[str, int], bool]]:
+    """Return success by start, of each run by (backbone, task, training seed)."""
+    return {(r.run.backbone, r.run.task, r.run.seed): {(e.task, e.seed): e.success for e in r.episodes} for r in runs}

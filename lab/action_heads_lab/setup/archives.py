@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import unescape
+from http import HTTPStatus
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -34,6 +35,10 @@ _LINK = re.compile(r"""<a\s[^>]*href=["']([^"']+)["'][^>]*>([^<]+)</a>""", re.IG
 
 class Unreachable(OSError):
     """An error about a file that could not be downloaded."""
+
+
+class NothingLeft(Unreachable):
+    """An error about a download that was asked to go on at or behind the end of its file."""
 
 
 class Damaged(ValueError):
@@ -207,6 +212,12 @@ def download(archive: Archive, folder: Path) -> Path:
             try:
                 _continued(url, part)
                 break
+            except NothingLeft:
+                if archive.sha256 and _sha256(part) == archive.sha256:  # a run ended before it renamed the file
+                    break
+                part.unlink()
+                if not left:
+                    raise
             except Unreachable:
                 if not left:
                     raise
@@ -249,7 +260,8 @@ def _opened(url: str, headers: Mapping[str, str] = {}) -> Iterator[http.client.H
     except Unreachable:
         raise
     except urllib.error.HTTPError as error:
-        raise Unreachable(f"{url} answers {error.code} {error.reason}") from error
+        kind = NothingLeft if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE else Unreachable
+        raise kind(f"{url} answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise Unreachable(f"{url} cannot be reached ({error.reason})") from error
     except (TimeoutError, ConnectionError, http.client.HTTPException) as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from action_heads.actions.layouts import ActionLayout
 from action_heads_lab.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d, rotation_vector
 
 if TYPE_CHECKING:
@@ -53,8 +54,13 @@ class Dialect:
 
         A dialect with camera names of its own is recognised only if cameras are given.
         """
-        seen = self.cameras is None or (bool(cameras) and set(cameras) <= set(self.cameras))
+        seen = bool(cameras) and set(cameras) <= set(self.cameras) if self.cameras else not {*cameras} & RENAMED
         return seen and set(state) <= set(self.state)
+
+    def moves_as(self, layout: ActionLayout) -> bool:
+        """Return whether this is the layout of the dialect's actions."""
+        own = ActionLayout.parse(self.layout)
+        return (layout.parts, layout.mode) == (own.parts, own.mode)
 
     def image(self, sim: Sim, size: int, camera: str) -> np.ndarray:
         """Return an image (size, size, 3) uint8."""
@@ -173,7 +179,7 @@ DIALECTS = {
             "observation.gripper",
         ),
         show=_own,
-        action=("action", "action.delta"),
+        action=("action", "action.delta", "actions"),  # the last in HDF5
         layout="pose_6d",
         arm=("observation.eef", "observation.gripper"),
         of_site=False,
@@ -189,9 +195,19 @@ DIALECTS = {
     ),
 }
 
+# Cameras that the simulator calls otherwise, so that recordings with its own names do not have them.
+RENAMED = {name for one in DIALECTS.values() for name, here in (one.cameras or {}).items() if name != here}
 
-def dialect_of(state: Collection[str], cameras: Collection[str], action: str) -> str:
-    """Return the name of the dialect with these columns and cameras. The action decides between several."""
+
+def dialect_of(state: Collection[str], cameras: Collection[str], action: str, layout: str) -> str:
+    """Return the name of the dialect with these columns and cameras.
+
+    Between several, the name of the action column decides, and then its layout, since HDF5 files of several dialects
+    name actions and cameras alike.
+
+    Raises:
+        ValueError: no dialect has them, or several have.
+    """
     fitting = [name for name, dialect in DIALECTS.items() if dialect.has(state, cameras)]
     if not fitting:
         known = "; ".join(
@@ -202,4 +218,14 @@ def dialect_of(state: Collection[str], cameras: Collection[str], action: str) ->
             f"the policy observes {', '.join([*state, *cameras])}, but the simulation cannot provide these columns "
             f"together. By dialect it has {known}. Choose columns of one dialect with --state, or train without --task"
         )
-    return next((name for name in fitting if action in DIALECTS[name].action), fitting[0])
+    found = [name for name in fitting if action in DIALECTS[name].action] or fitting
+    if len(found) > 1:
+        found = [name for name in found if DIALECTS[name].moves_as(ActionLayout.parse(layout))]
+    if len(found) != 1:
+        raise ValueError(
+            f"the policy observes {', '.join([*state, *cameras])}, which recordings of several kinds have: "
+            f"{', '.join(fitting)}. They differ in frames and in how images lie, and the action {action!r} of layout "
+            f"{layout!r} does not decide between them. Choose columns that only one of them has with --state, or train "
+            "without --task"
+        )
+    return found[0]

@@ -24,10 +24,10 @@ from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.frames import Pose, rotation_from_6d, rotation_to_6d
 from action_heads_lab.sim.suites import make
-from action_heads_lab.sim.tasks import get_task
+from action_heads_lab.sim.tasks import STARTS, get_task
 from action_heads_lab.sim.workers import Workers
 
-SEEDS = 10_000  # recording `seed` uses episode seeds from SEEDS * (seed + 1) on; those below SEEDS are for rollouts
+SEEDS = STARTS  # recording `seed` uses episode seeds from SEEDS * (seed + 1) on; those below SEEDS are for rollouts
 HOLD = 12  # ticks (0.6 s) of one disturbance; shorter ones average out before they move the arm
 
 

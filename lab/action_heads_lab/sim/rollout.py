@@ -104,6 +104,8 @@ def rollout(
         raise ValueError(
             f"expected at least one seed, execute >= 1 and batch >= 1, got {len(episodes)} seeds, {execute=}, {batch=}"
         )
+    if video is not None and film < 1:
+        raise ValueError(f"the video {video} needs film >= 1, got {film=}. Leave out `video` to film nothing")
     filmed = episodes[:film] if video is not None else []
     waiting, free = deque(episodes), deque(range(min(batch, len(episodes))))
     running: dict[int, Running] = {}  # by slot; slot s lives in worker s % workers

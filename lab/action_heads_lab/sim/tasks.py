@@ -13,6 +13,8 @@ from action_heads._util.names import nearest
 from action_heads_lab.sim import experts, libero_tasks, mimicgen, two_cubes
 from action_heads_lab.sim.task import Task
 
+# Seeds of rollouts are below the number of starts that recordings do not use. On LIBERO these are its init states.
+STARTS, INIT_STATES = 10_000, 50
 ROBOTS = ("Panda", "UR5e")  # names of robosuite; both arms have the gripper of the Panda
 
 
@@ -66,3 +68,11 @@ def get_task(name: str) -> Task:
         near = nearest(name, [*TASKS, *others])
         raise ValueError(f"unknown task {name!r}{near}; known tasks: {', '.join([*TASKS, *others])}")
     return others[name]
+
+
+def check_starts(task: str, episodes: int) -> None:
+    """Raise a ValueError if a task has fewer starts for rollouts than episodes."""
+    most = INIT_STATES if get_task(task).suite == "libero" else STARTS
+    if episodes > most:
+        kind = "init states of LIBERO" if most == INIT_STATES else "starts that no recording uses"
+        raise ValueError(f"{episodes} episodes of {task} are more than its {most} {kind}. Choose at most {most}")

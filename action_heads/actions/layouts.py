@@ -32,7 +32,7 @@ LAYOUTS = {
 }
 FORMS = tuple(form for form in SHAPES if form != "matrix")
 NORMED = ("6d", "quaternion", "quaternion_wxyz")  # the other forms are angles, of which any three are a rotation
-UNITS = r"(?:\*(?P<unit>\d*\.?\d+(?:e-?\d+)?))?"
+UNITS = r"(?:\*(?P<unit>\d*\.?\d+(?:e[+-]?\d+)?))?"
 PART = re.compile(rf"(?P<name>position|gripper|{'|'.join(FORMS)}){UNITS}|joint:(?P<joints>[1-9]\d*)")
 GRAMMAR = (
     "a layout is a list of parts in the order of the columns, such as 'position quaternion gripper', or "
@@ -71,7 +71,7 @@ class Part:
 
     def __str__(self) -> str:
         name = f"joint:{self.columns}" if self.kind == "joint" else self.form or self.kind
-        return name if self.unit == 1 else f"{name}*{self.unit!r}"
+        return name if self.unit == 1 else f"{name}*{float(self.unit)!r}"
 
 
 @dataclass(frozen=True)

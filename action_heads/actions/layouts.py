@@ -172,6 +172,27 @@ class ActionLayout:
                     decoded[i] = continued(decoded[i] * part.unit, part.form, actions.dim(), before) / part.unit
         return torch.cat(decoded, dim=-1)
 
+    def decode_after(
+        self, actions: Tensor, committed: Tensor, last: Tensor | None = None, canonical: bool = False
+    ) -> Tensor:
+        """Decode a chunk (b h a) to columns (b h d), of which the first n are given: those of `committed` (b n d).
+
+        Encoding and decoding round, but the columns that are being executed must come back bit for bit.
+
+        Args:
+            actions: a chunk that begins with the committed actions, in robot units.
+            committed: the columns of the first n time steps, n from 0 to h.
+            last: as in `decode`, if n is 0. Otherwise the rest continues from the last committed columns.
+            canonical: as in `decode`.
+
+        Raises:
+            ValueError: `actions`, `committed` or `last` has the wrong width.
+        """
+        self._check(committed, self.width)
+        steps = committed.shape[1]
+        rest = self.decode(actions[:, steps:], committed[:, -1] if steps else last, canonical)
+        return torch.cat([committed.to(rest.dtype), rest], dim=1)
+
     def normalizer(self, stats: Mapping[str, Any], margin: float = 0.05) -> Normalizer:
         """Return the normalizer that maps a dataset's positions and joints to [-1, 1].
 

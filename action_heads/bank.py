@@ -155,9 +155,8 @@ class RowPolicy(Policy):
         # `functional_call` replaces the weights of this copy for a moment, which no other thread must see.
         super().__init__(head, copy.deepcopy(template).to(head.device))
         self.own_normalizer = statistics
-        self._weights = (
-            weights  # No buffers, since there are dots in their names. Policies of the same tasks share them.
-        )
+        # No buffers, since there are dots in their names. Policies of the same tasks share them.
+        self._weights = weights
         self.eval()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowPolicy:

@@ -91,6 +91,14 @@ def test_arms_of_few_joints_are_measured_and_moved(tmp_path, joints) -> None:
     assert ((drawn.mean(0) - torch.tensor(found.mean)).abs() < 0.1 * torch.tensor(found.std)).all()
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_posture_has_no_correlation() -> None:
+    table = recorded_trajectories().only("droid_setup_ctrlworld")
+    table = replace(table, starts=table.starts[:1], lengths=np.array([1]), names=("a",), corpora=("a",))
+    found = MotionStatistics.of(table)
+    assert (found.correlation, found.velocity_std) == (None, (0.0,) * 7)
+
+
 def test_a_joint_that_never_moves_stays(measured) -> None:
     still = dict(std=(0.0, *measured.std[1:]), velocity_std=(0.0, *measured.velocity_std[1:]))
     at = dict(min=(0.1, *measured.min[1:]), max=(0.1, *measured.max[1:]), mean=(0.1, *measured.mean[1:]))

@@ -37,6 +37,8 @@ def unwrapped(rotations: Tensor, form: str, dim: int, before: Tensor | None = No
     rest = rotations.movedim(dim, 0)
     first = rest[0] if before is None else nearest(rest[0], before, form)
     found, rest = [first[None]], rest[1:]
+    if torch.compiler.is_compiling():  # a compiler cannot read which guesses were right
+        return torch.cat([*found, *_one_by_one(rest, first, form)]).movedim(0, dim)
     while len(rest):
         with torch.no_grad():
             known = torch.cat([found[-1][-1:], rest])
@@ -47,10 +49,18 @@ def unwrapped(rotations: Tensor, form: str, dim: int, before: Tensor | None = No
         found.append(right[:steps])
         rest = rest[steps:]
         if steps < STEPS:  # as within gimbal lock, where each writing depends on the last bit of the one before
-            for rotation in rest[:STEPS]:
-                found.append(nearest(rotation, found[-1][-1], form)[None])
+            found += _one_by_one(rest[:STEPS], found[-1][-1], form)
             rest = rest[STEPS:]
     return torch.cat(found).movedim(0, dim)
+
+
+def _one_by_one(rotations: Tensor, before: Tensor, form: str) -> list[Tensor]:
+    """Return rotations (h ... n), each (1 ... n) and written closest to the one before."""
+    found = []
+    for rotation in rotations:
+        before = nearest(rotation, before, form)
+        found.append(before[None])
+    return found
 
 
 def nearest(rotation: Tensor, before: Tensor, form: str) -> Tensor:

@@ -165,6 +165,17 @@ def test_a_smooth_chunk_is_guessed_right_at_once(form, monkeypatch):
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_decoding_can_be_exported(form):
+    class Decoding(torch.nn.Module):
+        def forward(self, actions):
+            return ActionLayout.parse(f"position {form} gripper").decode(actions)
+
+    chunk = head_actions(motions()["random"][:6])
+    found = torch.export.export(Decoding(), (chunk,), strict=False).module()(chunk)
+    torch.testing.assert_close(found, Decoding()(chunk))
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_gradients_pass(form):
     numbers = from_matrix(torch.tensor(motions()["tumbling"][:40]), form).requires_grad_()
     found, expected = (

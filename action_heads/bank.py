@@ -6,7 +6,7 @@ Axes: b batch, h horizon, a action, c condition, P modulation values of all site
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class AdapterBank:
         self.head = head
         self._adapters: dict[str, tuple[Weights, Weights]] = {}  # the weights and the action statistics of each
         self._template: Adapter | None = None
+        self._stacked: tuple[Any, Weights, Weights] | None = None  # of the last call of `on`
 
     def __len__(self) -> int:
         return len(self._adapters)
@@ -80,24 +81,33 @@ class AdapterBank:
         if self._template is None:
             self._template = copy.deepcopy(policy.adapter).requires_grad_(False).eval()
         self._adapters[name] = copied(policy.adapter.state_dict()), copied(policy.normalizer.state_dict())
+        self._stacked = None
 
     def remove(self, name: str) -> None:
         """Remove an adapter. Policies that `on` returned keep their copies."""
         del self._adapters[self._known(name)]
+        self._stacked = None
         if not self._adapters:
             self._template = None
 
     def on(self, tasks: Sequence[str]) -> RowPolicy:
         """Return a policy for batches of these tasks, one for each row. It can `sample`, but not train.
 
+        The policy is on the head's device. The weights of the last call stay stacked, so that calling it again with the
+        same tasks copies none.
+
         Raises:
             ValueError: there are no tasks, or one is not in the bank.
         """
         if not tasks or isinstance(tasks, str):
             raise ValueError(f"tasks must be a list of names, one for each row of the batch; got {tasks!r}")
-        weights, statistics = zip(*(self._adapters[self._known(task)] for task in tasks), strict=True)
+        rows, last = [self._adapters[self._known(task)] for task in tasks], self._stacked
+        key = (tuple(tasks), self.head.device)
+        if last is None or last[0] != key:
+            weights, statistics = (stacked(part, self.head.device) for part in zip(*rows, strict=True))
+            last = self._stacked = key, weights, statistics
         assert self._template is not None
-        return RowPolicy(self.head, self._template, stacked(weights), RowNormalizer(**stacked(statistics)))
+        return RowPolicy(self.head, self._template, last[1], RowNormalizer(**last[2]))
 
     def _known(self, name: str) -> str:
         if name not in self._adapters:
@@ -131,9 +141,9 @@ def copied(state: Mapping[str, Tensor]) -> Weights:
     return {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
-def stacked(rows: Sequence[Weights]) -> Weights:
-    """Stack the tensors (...) of all rows to (b ...), by name."""
-    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+def stacked(rows: Sequence[Weights], device: torch.device) -> Weights:
+    """Stack the tensors (...) of all rows to (b ...) on a device, by name."""
+    return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
 
 
 class RowPolicy(Policy):
@@ -143,10 +153,17 @@ class RowPolicy(Policy):
 
     def __init__(self, head: ActionHead, template: Adapter, weights: Weights, statistics: RowNormalizer):
         # `functional_call` replaces the weights of this copy for a moment, which no other thread must see.
-        super().__init__(head, copy.deepcopy(template))
+        super().__init__(head, copy.deepcopy(template).to(head.device))
         self.own_normalizer = statistics
+        # No buffers, since there are dots in their names. Policies of the same tasks share them.
         self._weights = weights
         self.eval()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowPolicy:
+        """Do what `to`, `half` and others do to all weights, also to those of the rows."""
+        super()._apply(fn, recurse)
+        self._weights = {name: fn(weight) for name, weight in self._weights.items()}
+        return self
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:
         """Return the modulation by the condition (b, 1 or h, P), with adapter i for row i."""

@@ -162,6 +162,11 @@ class ObservedPolicy(nn.Module):
         state: Tensor | None = None,
         task: list[str] | None = None,
         tokens: Tokens | None = None,
+        *,
+        previous: Tensor | None = None,
+        committed: int | None = None,
+        start: float | None = None,
+        last: Tensor | None = None,
         **sampling: Any,
     ) -> Tensor:
         """Denoise chunks (b h e) for observations, in the columns and units of the recording.
@@ -171,10 +176,24 @@ class ObservedPolicy(nn.Module):
             state: as in `encode`.
             task: as in `encode`.
             tokens: as in `encode`.
-            **sampling: options of `ConditionedHead.sample`, such as `steps` and `generator`.
+            previous: the rest of the previous chunk (b n e) that `sample` returned, from the first time step of the new
+                chunk.
+            committed: number of time steps of `previous` that are being executed, as in `ConditionedHead.sample`. The
+                new chunk begins with these columns, bit for bit.
+            start: share of noise that is added to `previous` to start from, as in `ConditionedHead.sample`.
+            last: the columns (b e) of the time step before the chunk. Each rotation of the chunk is then written in the
+                way closest to the one before, as in `ActionLayout.decode`. With `previous` it can be left out.
+            **sampling: other options of `ConditionedHead.sample`, such as `steps` and `generator`.
+
+        Raises:
+            ValueError: as in `encode` and `ConditionedHead.sample`.
         """
         cond, mask = self.encode(images, state, task, tokens)
-        return self.layout.decode(self.policy.sample(cond, mask=mask, **sampling))
+        left = self.layout.encode(previous) if isinstance(previous, Tensor) else previous
+        chunk = self.policy.sample(cond, mask=mask, previous=left, committed=committed, start=start, **sampling)
+        if previous is None:
+            return self.layout.decode(chunk, last)
+        return self.layout.decode_after(chunk, previous[:, : committed or 0], previous[:, 0] if last is None else last)
 
     @property
     def device(self) -> torch.device:

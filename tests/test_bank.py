@@ -10,6 +10,7 @@ from small import COND_DIM, conditions, generator, tiny_head, trained_policy
 from together import check_together
 
 from action_heads import AdapterBank, Normalizer
+from action_heads import bank as bank_module
 from action_heads.adapters import AdaLNZero
 
 TASKS = ["stack", "lift", "stack", "pour"]
@@ -62,6 +63,45 @@ def test_policies_of_one_bank_in_two_threads():
         return lambda: policy.sample(conditions(1), generator=generator())
 
     check_together(acting("stack"), acting("lift"))
+
+
+def test_the_same_tasks_again_copy_no_weights(monkeypatch):
+    """A loop may call `on` in every tick. What changes the rows is seen at once."""
+    head = tiny_head()
+    made = policies(head)
+    bank, stacked = bank_of(head, made), []
+    monkeypatch.setattr(
+        bank_module, "stacked", lambda *rows, each=bank_module.stacked: stacked.append(1) or each(*rows)
+    )
+
+    def chunk(tasks):
+        return bank.on(tasks).sample(conditions(len(tasks)), generator=generator())
+
+    first = chunk(TASKS)
+    stacks = len(stacked)
+    assert torch.equal(chunk(TASKS), first)
+    assert len(stacked) == stacks
+    assert not torch.equal(chunk(TASKS[::-1]), first)
+    assert torch.equal(chunk(TASKS), first)
+    bank.add("lift", made["pour"])
+    assert not torch.equal(chunk(TASKS)[1], first[1])
+    bank.remove("stack")
+    with pytest.raises(ValueError, match="no adapter for 'stack'"):
+        chunk(TASKS)
+
+
+def test_rows_follow_where_they_are_moved():
+    head = tiny_head()
+    bank = bank_of(head, policies(head))
+    rows, again = bank.on(TASKS), bank.on(TASKS)
+    values = rows.modulate(conditions(4))
+    moved = rows.double().modulate(conditions(4).double())
+    assert moved.dtype == torch.float64
+    torch.testing.assert_close(moved.float(), values)
+    head.float()
+    assert torch.equal(again.modulate(conditions(4)), values)  # It shared the weights, and was not moved.
+    head.to("meta")
+    assert bank.on(TASKS).modulate(conditions(4).to("meta")).is_meta
 
 
 def test_a_policy_of_a_bank_only_acts(tmp_path):

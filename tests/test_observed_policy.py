@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from small import tiny_head
+from small import generator, tiny_config, tiny_head
 
+from action_heads import ActionHead, BackgroundExecutor, Executor
 from action_heads.actions.contract import Contract
 from action_heads.actions.normalize import Normalizer
 from action_heads.adapt import AdaptedPolicy
@@ -97,3 +98,105 @@ def test_a_folder_without_a_rate_is_read_again(observed, tmp_path):
 def test_a_rate_is_positive(wrong):
     with pytest.raises(ValueError, match="rate_hz"):
         replace(CONTRACT, rate_hz=wrong)
+
+
+# ── chunks that continue one another, in the columns of the recording ────────────────────────────────────────────────
+
+LAYOUTS = {
+    "joints_6": (0.0, 100.0),
+    "pose_quaternion": (1.0, 0.0),
+    "position*0.001 euler_xyz*0.0174533 gripper": (0.0, 255.0),
+    "pose_6d": (-1.0, 1.0),
+    "libero": (0.0, 1.0),
+}
+
+
+def acting(name: str) -> ObservedPolicy:
+    """Return a policy whose head mixes time, for actions of a layout."""
+    contract = replace(CONTRACT, action_layout=name, gripper=LAYOUTS[name])
+    encoder = ObservationEncoder(ObservationConfig(observation_steps=1, state_dim=3)).eval()
+    torch.manual_seed(0)
+    head = ActionHead(tiny_config("mixer", space=contract.layout.space())).freeze()
+    policy = head.attach(AdaLNZero(encoder.cond_dim))
+    torch.nn.init.normal_(policy.adapter.aim.weight)
+    return ObservedPolicy(encoder, policy.eval(), contract)
+
+
+def proper(policy: ObservedPolicy, actions: torch.Tensor) -> torch.Tensor:
+    """Return actions with orthonormal rotations, which those of a random head are not."""
+    return policy.layout.encode(policy.layout.decode(actions))
+
+
+def state(seed: int = 0) -> torch.Tensor:
+    return torch.rand(2, 1, 3, generator=generator(seed))
+
+
+@pytest.mark.parametrize("options", [{"committed": 3}, {"start": 0.5}, {"committed": 2, "start": 0.5}], ids=str)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_rest_of_a_chunk_is_given_in_columns(name, options):
+    """The head continues the same actions in robot units, and committed columns come back bit for bit."""
+    policy = acting(name)
+    left = policy.sample(state=state(), generator=generator())[:, 8:]
+    left[..., policy.layout.width - 1] = torch.linspace(*LAYOUTS[name], left.shape[1])
+    chunk = policy.sample(state=state(1), previous=left, generator=generator(1), **options)
+    assert torch.equal(chunk[:, : options.get("committed", 0)], left[:, : options.get("committed", 0)])
+    cond = policy.condition(state=state(1))
+    robot = policy.layout.encode(left)
+    expected = policy.policy.sample(cond, previous=robot, generator=generator(1), **options)
+    torch.testing.assert_close(policy.layout.encode(chunk), proper(policy, expected), atol=1e-4, rtol=0)
+    assert not torch.allclose(chunk, policy.sample(state=state(1), generator=generator(1)), atol=1e-3)
+
+
+@pytest.mark.parametrize("turned", [1, -1])
+@pytest.mark.parametrize("options", [{"committed": 3}, {"committed": 0}, {"start": 0.5}, {}], ids=str)
+def test_rotations_go_on_from_the_chunk_before(options, turned):
+    """The quaternions q and -q are one rotation. A chunk continues the sign, whichever it is."""
+    policy = acting("pose_quaternion")
+    left = policy.sample(state=state(), generator=generator())[:, 8:]
+    left[..., 3:7] *= turned
+    given = {"previous": left} | options if options else {"last": left[:, 0]}
+    chunk = policy.sample(state=state(1), generator=generator(1), **given)
+    numbers = torch.cat([left[:, :1], chunk], 1)[..., 3:7]
+    assert ((numbers[:, 1:] * numbers[:, :-1]).sum(-1) >= 0).all()
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_executors_act_in_columns_as_in_robot_units(name):
+    """A loop over the policy with its encoder gives the actions of one over its head."""
+    policy = acting(name)
+
+    class Columns:
+        def sample(self, seen, **options):
+            return policy.sample(state=seen, **options)
+
+    class Robot:
+        def sample(self, seen, **options):
+            return proper(policy, policy.policy.sample(policy.condition(state=seen), **options))
+
+    def played(kind, made_by, **options):
+        executor = kind(made_by, execute=4, steps=4, generator=generator(), **options)
+        return torch.stack([executor(state(tick) if executor.due else None) for tick in range(14)], 1)
+
+    for kind, options in (
+        (Executor, {"delay": 2}),
+        (Executor, {"warm_start": 0.5}),
+        (BackgroundExecutor, {"delay": 2}),
+    ):
+        found, expected = played(kind, Columns(), **options), played(kind, Robot(), **options)
+        torch.testing.assert_close(policy.layout.encode(found), expected, atol=1e-3, rtol=0)
+
+
+def test_what_cannot_be_continued_is_refused():
+    policy, left = acting("joints_6"), torch.zeros(2, 8, 7)
+    for given, message in (
+        ({"previous": left}, "no effect without committed= or start="),
+        ({"previous": left[..., :6], "committed": 2}, r"\(2, 8, 6\); expected \(..., 7\)"),
+        ({"previous": left[:1], "committed": 2}, r"previous has shape \(1, 8, 7\)"),
+        ({"previous": left.tolist(), "committed": 2}, "must be a torch tensor, got a list"),
+        ({"previous": left, "committed": 9}, "committed=9 is out of range"),
+        ({"previous": left, "committed": 1.5}, "committed must be an integer"),
+        ({"committed": 2}, "need previous"),
+        ({"last": torch.zeros(2, 6)}, r"\(2, 6\); expected \(..., 7\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            policy.sample(state=state(), **given)

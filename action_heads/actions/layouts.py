@@ -32,7 +32,7 @@ LAYOUTS = {
 }
 FORMS = tuple(form for form in SHAPES if form != "matrix")
 NORMED = ("6d", "quaternion", "quaternion_wxyz")  # the other forms are angles, of which any three are a rotation
-UNITS = r"(?:\*(?P<unit>\d*\.?\d+(?:e-?\d+)?))?"
+UNITS = r"(?:\*(?P<unit>\d*\.?\d+(?:e[+-]?\d+)?))?"
 PART = re.compile(rf"(?P<name>position|gripper|{'|'.join(FORMS)}){UNITS}|joint:(?P<joints>[1-9]\d*)")
 GRAMMAR = (
     "a layout is a list of parts in the order of the columns, such as 'position quaternion gripper', or "
@@ -71,7 +71,7 @@ class Part:
 
     def __str__(self) -> str:
         name = f"joint:{self.columns}" if self.kind == "joint" else self.form or self.kind
-        return name if self.unit == 1 else f"{name}*{self.unit!r}"
+        return name if self.unit == 1 else f"{name}*{float(self.unit)!r}"
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,27 @@ class ActionLayout:
                     before = None if last is None else last[..., at] * part.unit
                     decoded[i] = continued(decoded[i] * part.unit, part.form, actions.dim(), before) / part.unit
         return torch.cat(decoded, dim=-1)
+
+    def decode_after(
+        self, actions: Tensor, committed: Tensor, last: Tensor | None = None, canonical: bool = False
+    ) -> Tensor:
+        """Decode a chunk (b h a) to columns (b h d), of which the first n are given: those of `committed` (b n d).
+
+        Encoding and decoding round, but the columns that are being executed must come back bit for bit.
+
+        Args:
+            actions: a chunk that begins with the committed actions, in robot units.
+            committed: the columns of the first n time steps, n from 0 to h.
+            last: as in `decode`, if n is 0. Otherwise the rest continues from the last committed columns.
+            canonical: as in `decode`.
+
+        Raises:
+            ValueError: `actions`, `committed` or `last` has the wrong width.
+        """
+        self._check(committed, self.width)
+        steps = committed.shape[1]
+        rest = self.decode(actions[:, steps:], committed[:, -1] if steps else last, canonical)
+        return torch.cat([committed.to(rest.dtype), rest], dim=1)
 
     def normalizer(self, stats: Mapping[str, Any], margin: float = 0.05) -> Normalizer:
         """Return the normalizer that maps a dataset's positions and joints to [-1, 1].

@@ -16,10 +16,15 @@ import torch
 from torch import Tensor
 
 TURN = 2 * torch.pi
+STEPS = 8  # time steps that are written one by one after a guess that was right for fewer of them
 
 
 def unwrapped(rotations: Tensor, form: str, dim: int, before: Tensor | None = None) -> Tensor:
     """Rewrite rotations (... h ... *form), with h at `dim`, so that each is written closest to the previous one.
+
+    Each depends on the one before, but going through them one by one is slow. The result is guessed for all of them at
+    once, then each is written closest to the guess before it. Up to the first one that the guess had wrong, this is the
+    result; from there on the rest is guessed again.
 
     Args:
         rotations: decoded rotations.
@@ -27,13 +32,35 @@ def unwrapped(rotations: Tensor, form: str, dim: int, before: Tensor | None = No
         dim: the axis h.
         before: the rotation decoded before the first, without the axis h. Without it, the first is left unchanged.
     """
-    if form not in NEAREST:
+    if form not in NEAREST or not rotations.shape[dim]:
         return rotations
-    steps = []
-    for rotation in rotations.unbind(dim):
-        before = rotation if before is None else nearest(rotation, before, form)
-        steps.append(before)
-    return torch.stack(steps, dim) if steps else rotations
+    rest = rotations.movedim(dim, 0)
+    first = rest[0] if before is None else nearest(rest[0], before, form)
+    found, rest = [first[None]], rest[1:]
+    if torch.compiler.is_compiling():  # a compiler cannot read which guesses were right
+        return torch.cat([*found, *_one_by_one(rest, first, form)]).movedim(0, dim)
+    while len(rest):
+        with torch.no_grad():
+            known = torch.cat([found[-1][-1:], rest])
+            guess = nearest(rest, GUESSES[form](known), form)  # the guess rounds; this is exactly one of the writings
+        right = nearest(rest, torch.cat([known[:1], guess[:-1]]), form)
+        wrong = ((right != guess) & ~(right.isnan() & guess.isnan())).flatten(1).any(1)
+        steps = 1 + int((~wrong[:-1]).cumprod(0).sum())  # a wrong guess is put right, but misleads the next step
+        found.append(right[:steps])
+        rest = rest[steps:]
+        if steps < STEPS:  # as within gimbal lock, where each writing depends on the last bit of the one before
+            found += _one_by_one(rest[:STEPS], found[-1][-1], form)
+            rest = rest[STEPS:]
+    return torch.cat(found).movedim(0, dim)
+
+
+def _one_by_one(rotations: Tensor, before: Tensor, form: str) -> list[Tensor]:
+    """Return rotations (h ... n), each (1 ... n) and written closest to the one before."""
+    found = []
+    for rotation in rotations:
+        before = nearest(rotation, before, form)
+        found.append(before[None])
+    return found
 
 
 def nearest(rotation: Tensor, before: Tensor, form: str) -> Tensor:
@@ -76,14 +103,20 @@ def _vector(vector: Tensor, before: Tensor) -> Tensor:
     return vector + TURN * _turns(along, (before * axis).sum(-1, keepdim=True)) * axis
 
 
+def _near_and_far(angles: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Return Euler angles, and the equivalent (x + pi, pi - y, z + pi), plus the whole turns closest to `before`."""
+    x, y, z = angles.unbind(-1)
+    other = torch.stack((x + torch.pi, torch.pi - y, z + torch.pi), -1)
+    return angles + TURN * _turns(angles, before), other + TURN * _turns(other, before)
+
+
 def _euler(angles: Tensor, before: Tensor) -> Tensor:
     """Return the angles or the equivalent (x + pi, pi - y, z + pi), plus whole turns, whichever are closest.
 
     In gimbal lock, where y is ±pi/2, x and z rotate about one axis. Only x - z (or x + z) is determined there.
     """
     x, y, z = angles.unbind(-1)
-    other = torch.stack((x + torch.pi, torch.pi - y, z + torch.pi), -1)
-    near, far = (each + TURN * _turns(each, before) for each in (angles, other))
+    near, far = _near_and_far(angles, before)
     further = (far - before).square().sum(-1, keepdim=True) < (near - before).square().sum(-1, keepdim=True)
     free = torch.where(further, far, near)
     locked = y.cos().abs() < 16 * torch.finfo(angles.dtype).eps
@@ -95,10 +128,54 @@ def _euler(angles: Tensor, before: Tensor) -> Tensor:
     return torch.where(locked[..., None], held, free)
 
 
+def _odd(turned: Tensor) -> Tensor:
+    """Return whether (h ...) was true an odd number of times up to each time step."""
+    return turned.cumsum(0) % 2 == 1
+
+
+def _guess_signs(known: Tensor) -> Tensor:
+    """Guess quaternions (h 4) that follow the first of `known` (1 + h 4), by the signs of consecutive products."""
+    turned = (known[1:] * known[:-1]).sum(-1, keepdim=True) < 0
+    return torch.where(_odd(turned), -known[1:], known[1:])
+
+
+def _guess_vectors(known: Tensor) -> Tensor:
+    """Guess rotation vectors (h 3) that follow the first of `known` (1 + h 3), as angles about one slow axis."""
+    angle = known.norm(dim=-1, keepdim=True)
+    axis = known / torch.where(angle > 0, angle, 1)
+    opposite = (axis[1:] * axis[:-1]).sum(-1, keepdim=True) < 0
+    sign = torch.cat([torch.ones_like(angle[:1]), torch.where(_odd(opposite), -1, 1)])
+    along = sign * angle
+    turns = _turns(along[1:], along[:-1]).cumsum(0)
+    return known[1:] + TURN * turns * (sign * axis)[1:]
+
+
+def _guess_euler(known: Tensor) -> Tensor:
+    """Guess Euler angles (h 3) that follow the first of `known` (1 + h 3).
+
+    Each writing of a rotation is x + m, s y + n, z + o of the others, with s = ±1. These changes keep all distances, so
+    those from each rotation to the next, as given, can be applied one after the other.
+    """
+    next, before = known[1:], known[:-1]
+    near, far = _near_and_far(next, before)
+    further = (far - before).square().sum(-1, keepdim=True) < (near - before).square().sum(-1, keepdim=True)
+    one = torch.ones_like(next[..., :1])
+    flips = torch.cat([one, torch.where(further, -one, one), one], dim=-1)
+    shifts = torch.where(further, far, near) - flips * next
+    sign = torch.cat([torch.ones_like(known[:1]), flips]).cumprod(0)
+    return sign[1:] * next + (sign[:-1] * shifts).cumsum(0)
+
+
 # Forms that have several representations of one rotation.
 NEAREST: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "quaternion": _sign,
     "quaternion_wxyz": _sign,
     "axis_angle": _vector,
     "euler_xyz": _euler,
+}
+GUESSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "quaternion": _guess_signs,
+    "quaternion_wxyz": _guess_signs,
+    "axis_angle": _guess_vectors,
+    "euler_xyz": _guess_euler,
 }

@@ -84,8 +84,13 @@ def timesteps(train_steps: int, steps: int, spacing: str = "trailing", first_lev
         raise ValueError(f"first_level must be an integer between 0 and {train_steps - 1}, got {first_level}")
     levels = train_steps if first_level is None else first_level + 1
     if not isinstance(steps, Integral) or not 1 <= steps <= levels:
-        which = "of the head" if first_level is None else f"from {first_level} down, where the warm start begins"
-        raise ValueError(f"steps must be an integer between 1 and {levels}, the noise levels {which}; got {steps}")
+        which, remedy = "of the head", ""
+        if first_level is not None:
+            which = f"from {first_level} down, where the warm start begins"
+            remedy = f". Set steps={levels} or fewer, or raise the share of noise: warm_start= or, in sample, start="
+        raise ValueError(
+            f"steps must be an integer between 1 and {levels}, the noise levels {which}; got {steps}{remedy}"
+        )
     if spacing == "leading":
         return (torch.arange(steps, device="cpu") * (levels // steps)).flip(0)
     if spacing == "trailing":

@@ -37,6 +37,7 @@ class TextEncoder(nn.Module):
         self.config = config
         self.architecture = architecture or look_up(config.model)
         self.known: dict[str, Tensor] = {}  # Not buffers, since processes of one training may know different sentences.
+        self._placed: dict[str, tuple[Tensor, Tensor]] = {}  # each, and its copy where and as `place` is
         width = self.architecture["width"]
         self.dim = config.features or width
         self.project = (
@@ -71,7 +72,17 @@ class TextEncoder(nn.Module):
     def forward(self, sentences: list[str]) -> Tensor:
         """Encode b sentences into vectors (b w) or (b features)."""
         self.learn(sentences)
-        return self.project(torch.stack([self.known[sentence] for sentence in sentences]).to(self.place))
+        return self.project(torch.stack([self._vector(sentence) for sentence in sentences]))
+
+    def _vector(self, sentence: str) -> Tensor:
+        """Return the vector (w) of a known sentence with this module's device and dtype, copied there only once."""
+        known, place = self.known[sentence], self.place
+        source, vector = self._placed.get(sentence, (None, place))
+        if source is not known or (vector.device, vector.dtype) != (place.device, place.dtype):
+            with torch.inference_mode(False):  # as in `learn`
+                vector = known.to(place)
+            self._placed[sentence] = known, vector
+        return vector
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

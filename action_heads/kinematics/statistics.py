@@ -161,7 +161,8 @@ class MotionStatistics:
             p99=_tuples(high),
             velocity_std=_tuples(velocity.std(0, dtype=np.float64)) if len(velocity) else (0.0,) * joints.shape[1],
             closed=float((gripper > 0).mean()),
-            correlation=_tuples(np.corrcoef(some + still, rowvar=False)),
+            # NumPy returns a scalar for one joint, and NaN for one posture.
+            correlation=_tuples(np.atleast_2d(np.corrcoef(some + still, rowvar=False))) if len(some) > 1 else None,
             pose_mean=_tuples(poses.mean(0)),
             pose_std=_tuples(poses.std(0, correction=0)),
             frame=table.arm.frame,

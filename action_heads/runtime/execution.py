@@ -213,5 +213,6 @@ class Executor:
         if self.ensemble is None:
             return chunks[-1][:, 0].clone()  # the caller may change it, and the chunk goes on
         actions = torch.stack([chunk[:, 0] for chunk in chunks])
-        weight = torch.exp(-self.ensemble * torch.arange(len(actions), device=actions.device))
-        return torch.einsum("n, n b a -> b a", weight / weight.sum(), actions)
+        precise = torch.promote_types(actions.dtype, torch.float32)  # chunks may be of 16 or 64 bits
+        weight = torch.exp(-self.ensemble * torch.arange(len(actions), dtype=precise, device=actions.device))
+        return torch.einsum("n, n b a -> b a", weight / weight.sum(), actions.to(precise)).to(actions.dtype)

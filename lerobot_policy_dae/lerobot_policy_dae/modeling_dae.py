@@ -367,13 +367,11 @@ class DAEPolicy(PreTrainedPolicy):
     def _continued(self, cond: Condition, mask: Mask, left: Tensor, delay: int, before: Tensor | None) -> Tensor:
         """Return a chunk (b h d) that begins with those remaining actions (b n d) that are executed during `delay`."""
         committed = min(delay, left.shape[1])
-        if not committed:
-            return self.decode(
-                self.acting.act(cond, self.sampling, Continue(), mask), left[:, 0] if left.shape[1] else before
-            )
         begin = left[:, :committed]
-        chunk = self.acting.act(cond, self.sampling, Continue(self.layout.encode(begin), committed), mask)
-        return torch.cat([begin, self.decode(chunk[:, committed:], begin[:, -1])], dim=1)
+        continued = Continue(self.layout.encode(begin), committed) if committed else Continue()
+        chunk = self.acting.act(cond, self.sampling, continued, mask)
+        before = left[:, 0] if left.shape[1] else before
+        return self.layout.decode_after(chunk, begin, before, canonical=self.config.canonical_rotations)
 
     def supports_rtc(self) -> bool:
         """Return whether LeRobot may ask for chunks in real time.

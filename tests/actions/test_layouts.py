@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from action_heads import EE_ABSOLUTE, EE_DELTA
-from action_heads.actions.layouts import LAYOUTS, UNDECLARED, ActionLayout, layout_of
+from action_heads.actions.layouts import LAYOUTS, UNDECLARED, ActionLayout, Part, layout_of
 from action_heads.actions.rotations import from_matrix, to_matrix
 
 SIGNED = (-1.0, 1.0)
@@ -36,6 +36,16 @@ def test_round_trip(name, gripper):
     assert actions.shape[-1] == layout.space().dim
     assert torch.allclose(layout.decode(actions), there, atol=2e-5 * max(map(abs, gripper)))
     assert ActionLayout.parse(str(layout), gripper) == layout
+
+
+UNITS = [*(10.0**k for k in range(-300, 301, 20)), 1e16, 1e22, 0.1 + 0.2, 5e-324, 1.7976931348623157e308, 3]
+
+
+@pytest.mark.parametrize("unit", [*UNITS, np.float64(0.05), np.float32(0.05)], ids=repr)
+@pytest.mark.parametrize("form", ["", "axis_angle", "euler_xyz"])
+def test_units_of_every_size_are_read_back(unit, form):
+    layout = ActionLayout((Part("rotation" if form else "position", 3, form, unit),))
+    assert ActionLayout.parse(str(layout)) == layout
 
 
 def test_libero_is_robosuites_controller():

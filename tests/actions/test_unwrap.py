@@ -16,7 +16,7 @@ from torch import Tensor
 from action_heads import EE_ABSOLUTE, EE_DELTA
 from action_heads.actions.layouts import FORMS, ActionLayout
 from action_heads.actions.rotations import SHAPES, from_matrix, to_matrix
-from action_heads.actions.unwrap import nearest, unwrapped
+from action_heads.actions.unwrap import GUESSES, nearest, unwrapped
 from action_heads.runtime.execution import Executor
 
 TURN = 2 * torch.pi
@@ -108,6 +108,81 @@ def test_euler_angles_pass_their_ends(motion):
     assert step(found) < SWING["euler_xyz"]
     if motion != "at pi":
         assert step(canonical) > 3
+
+
+# ── all time steps at once, as one by one ────────────────────────────────────────────────────────────────────────────
+
+
+def one_by_one(rotations: Tensor, form: str, before: Tensor | None) -> Tensor:
+    """Return rotations (h ... n), each written closest to the one before: the definition of `unwrapped`."""
+    found = []
+    for rotation in rotations:
+        before = rotation if before is None else nearest(rotation, before, form)
+        found.append(before)
+    return torch.stack(found)
+
+
+def adversarial() -> dict[str, np.ndarray]:
+    """Return motions (h 3 3) at the ends of every form, with noise from far below to far above rounding."""
+    rng, found = np.random.default_rng(2), {}
+    for noise in (0, 1e-8, 1e-6, 1e-3, 0.1):
+        about_pi = np.pi * np.array([[0.6, -0.48, 0.64]]) + noise * rng.normal(size=(60, 3))
+        found[f"about pi, {noise}"] = Rotation.from_rotvec(about_pi).as_matrix()
+        about_lock = [[0.4, np.pi / 2, -0.4]] + noise * rng.normal(size=(60, 3))
+        found[f"about gimbal lock, {noise}"] = Rotation.from_euler("xyz", about_lock).as_matrix()
+        about_none = noise * rng.normal(size=(60, 3))
+        found[f"about the identity, {noise}"] = Rotation.from_rotvec(about_none).as_matrix()
+    lost = found["about pi, 0.1"].copy()
+    lost[[0, 7, 8, 30]] = np.nan
+    half = Rotation.from_rotvec(np.pi * np.eye(3)[np.arange(60) % 3]).as_matrix()
+    return motions() | found | {"some unknown": lost, "half turns about x, y and z": half}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("form", FORMS)
+def test_all_at_once_are_bit_for_bit_those_one_by_one(form, dtype):
+    every = {name: from_matrix(torch.tensor(m), form).to(dtype) for name, m in adversarial().items()}
+    every["a batch"] = torch.stack([numbers[:30] for numbers in every.values()], 1)
+    for name, numbers in every.items():
+        for before in (None, numbers[0], -numbers[3], numbers[0] + 40, numbers[0] * torch.nan):
+            dim = numbers.dim() - 2
+            found = unwrapped(numbers.movedim(0, dim), form, dim, before).movedim(dim, 0)
+            assert torch.equal(found.nan_to_num(99), one_by_one(numbers, form, before).nan_to_num(99)), name
+    assert unwrapped(numbers[:0], form, 0).shape == numbers[:0].shape
+
+
+@pytest.mark.parametrize("form", GUESSES)
+def test_a_smooth_chunk_is_guessed_right_at_once(form, monkeypatch):
+    """So its cost does not grow with its length: one by one, Euler angles took 7 ms for 50 time steps."""
+    guesses = []
+    monkeypatch.setitem(GUESSES, form, lambda known, guess=GUESSES[form]: guesses.append(len(known)) or guess(known))
+    for motion in ("tumbling", "one axis, past two turns", "at pi", "back through the other"):
+        matrices = torch.tensor(motions()[motion])[:50]
+        unwrapped(from_matrix(matrices, form), form, 0)
+        assert guesses[0] == len(matrices)
+        assert len(guesses) <= 2, motion
+        guesses.clear()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_decoding_can_be_exported(form):
+    class Decoding(torch.nn.Module):
+        def forward(self, actions):
+            return ActionLayout.parse(f"position {form} gripper").decode(actions)
+
+    chunk = head_actions(motions()["random"][:6])
+    found = torch.export.export(Decoding(), (chunk,), strict=False).module()(chunk)
+    torch.testing.assert_close(found, Decoding()(chunk))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_pass(form):
+    numbers = from_matrix(torch.tensor(motions()["tumbling"][:40]), form).requires_grad_()
+    found, expected = (
+        torch.autograd.grad(unwrap.square().sum(), numbers)[0]
+        for unwrap in (unwrapped(numbers, form, 0), one_by_one(numbers, form, None))
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_in_gimbal_lock_what_is_free_stays():

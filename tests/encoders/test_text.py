@@ -91,6 +91,24 @@ def test_first_asked_for_while_acting_then_trained(distilbert):
     assert all(p.grad is not None for p in encoder.parameters())
 
 
+@pytest.mark.parametrize("first", ["inference", "plain"])
+def test_vectors_are_copied_once_and_follow_the_module(distilbert, first):
+    """A copy from the CPU in every call would wait for an accelerator."""
+    encoder = module.TextEncoder(TextConfig(distilbert))
+    with torch.inference_mode(first == "inference"):
+        expected = encoder.double()(SENTENCES)
+    held = dict(encoder._placed)
+    assert torch.equal(encoder(SENTENCES), expected)
+    assert held.keys() == set(SENTENCES)
+    assert all(encoder._placed[sentence] is pair for sentence, pair in held.items())
+    assert not any(vector.is_inference() for _, vector in held.values())
+    assert encoder.float()(SENTENCES).dtype == torch.float32
+    assert encoder.to("meta")(SENTENCES).is_meta
+    state = encoder.state_dict()
+    encoder.to_empty(device="cpu").load_state_dict(state | {"vectors": state["vectors"] + 1})
+    torch.testing.assert_close(encoder(SENTENCES), expected.float() + 1)
+
+
 def test_the_model_is_no_parameter(distilbert):
     encoder = module.TextEncoder(TextConfig(distilbert))
     encoder(SENTENCES)

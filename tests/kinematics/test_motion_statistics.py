@@ -70,6 +70,35 @@ def test_statistics_are_of_the_chosen_episodes_alone(measured) -> None:
     np.testing.assert_allclose(measured.velocity_std, 15 * np.concatenate(jumps).std(0), rtol=1e-4)
 
 
+@pytest.mark.parametrize("joints", [1, 2, 7])
+def test_arms_of_few_joints_are_measured_and_moved(tmp_path, joints) -> None:
+    """One joint has a correlation too, which is 1."""
+    arm = replace(PANDA, lower=PANDA.lower[:joints], upper=PANDA.upper[:joints], velocity=PANDA.velocity[:joints])
+    rest = PANDA.home[joints:]
+    arm = replace(
+        arm,
+        home=PANDA.home[:joints],
+        forward=lambda q, f: PANDA.forward(torch.cat([q, rest.to(q).expand(*q.shape[:-1], -1)], -1), f),
+    )
+    table = replace(recorded_trajectories().only("droid_setup_ctrlworld"), arm=arm)
+    table = replace(table, joints=table.joints[:, :joints].clone())
+    found = MotionStatistics.of(table)
+    np.testing.assert_allclose(np.diag(found.correlation), np.ones(joints), atol=1e-6)
+    (tmp_path / "mine.json").write_text(found.to_json())
+    assert MotionStatistics.load(tmp_path / "mine.json") == found
+    drawn = postures(found, arm)
+    assert drawn.shape[1] == joints
+    assert ((drawn.mean(0) - torch.tensor(found.mean)).abs() < 0.1 * torch.tensor(found.std)).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_one_posture_has_no_correlation() -> None:
+    table = recorded_trajectories().only("droid_setup_ctrlworld")
+    table = replace(table, starts=table.starts[:1], lengths=np.array([1]), names=("a",), corpora=("a",))
+    found = MotionStatistics.of(table)
+    assert (found.correlation, found.velocity_std) == (None, (0.0,) * 7)
+
+
 def test_a_joint_that_never_moves_stays(measured) -> None:
     still = dict(std=(0.0, *measured.std[1:]), velocity_std=(0.0, *measured.velocity_std[1:]))
     at = dict(min=(0.1, *measured.min[1:]), max=(0.1, *measured.max[1:]), mean=(0.1, *measured.mean[1:]))

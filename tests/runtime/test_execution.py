@@ -54,6 +54,27 @@ def test_ensembling_with_sparse_chunks():
     assert ticks(Executor(Clock(8), execute=4, ensemble=0.0), 6)[5] == pytest.approx((105 + 201) / 2)
 
 
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{"ensemble": 0.5}, {"warm_start": 0.5}, {"delay": 1}, {}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_chunks_of_every_dtype_make_actions_of_that_dtype(dtype, options, default):
+    """The numbers are those of float32, up to the rounding of the dtype."""
+
+    class Cast(Clock):
+        def sample(self, cond, **options):
+            return super().sample(cond, **options).to(dtype)
+
+    expected = ticks(Executor(Clock(4), execute=1, **options), 6)
+    was = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        executor = Executor(Cast(4), execute=1, **options)
+        assert ticks(executor, 6) == pytest.approx(expected, rel=4 * torch.finfo(dtype).eps + 1e-6)
+    finally:
+        torch.set_default_dtype(was)
+    assert executor.last.dtype == dtype
+
+
 def test_what_is_left_is_passed_on():
     policy = Clock()
     ticks(Executor(policy, execute=6, delay=4, warm_start=0.4, steps=3), 7)
@@ -148,6 +169,14 @@ def test_chunks_that_run_out():
         ticks(Executor(Clock(4), execute=8), 1)
     with pytest.raises(ValueError, match="leaves nothing for a warm start"):
         ticks(Executor(Clock(8), execute=8, warm_start=0.5), 1)
+
+
+def test_too_many_steps_after_a_warm_start_name_both_remedies():
+    policy = trained_policy(tiny_head())
+    message = r"between 1 and 1, .*got 10\. Set steps=1 or fewer, or raise the share of noise: warm_start="
+    with pytest.raises(ValueError, match=message):
+        Executor(policy, warm_start=0.001, steps=10)
+    Executor(policy, warm_start=0.001, steps=1)
 
 
 def test_a_delay_asks_for_a_backbone_that_mixes_time():

@@ -57,7 +57,7 @@ class DemoConfig:
         episodes: number of episodes to roll out for each run, from starts that are not in the demonstrations; 0 for 50,
             or 10 with quick.
         seed: seed of demonstrations and training; rollouts always start from seeds 0, 1, 2, ...
-        quick: for a first look use a sixth of the demonstrations and training steps, and 10 episodes, unless they are given.
+        quick: for a first look, where no number is given: a sixth of the demonstrations and steps, and 10 episodes.
         device: device to train on: cpu or cuda.
         out: folder of the results; by default outputs/demo-<task>.
     """

@@ -27,16 +27,20 @@ def main() -> None:
     tasks = ["stack_d1", "threading_d2", "coffee_d2"]
     pack, chosen = options(__doc__ or "", "pack_2_images", tasks=tasks, seed=0)
     for task in ["Lift"] if pack.toy else chosen.tasks:
-        modes = [mode for mode in MODES if f"{task} {mode}" not in pack.results]
-        if not modes:
+        if all(key in pack.results for key in keys(task, chosen.seed).values()):
             continue
         recorded = pack.once(f"{task} recording", 500, lambda task=task: record(pack, task))
         if recorded and not Path(recorded["file"]).exists():  # made by an earlier pack on another machine
             del pack.results[f"{task} recording"]
             recorded = pack.once(f"{task} recording", 500, lambda task=task: record(pack, task))
         if recorded and pack.left > 1.2 * ROLLOUTS:
-            train(pack, task, modes, recorded, chosen.seed)
+            train(pack, task, recorded, chosen.seed)
     pack.report()
+
+
+def keys(task: str, seed: int) -> dict[str, str]:
+    """Return the key of the result of each mode."""
+    return {mode: f"{task} {mode} seed {seed}" for mode in MODES}
 
 
 def record(pack: Pack, task: str) -> dict | None:
@@ -68,26 +72,31 @@ def command(pack: Pack, task: str, mode: str, recorded: dict, steps: int, seed: 
     )
 
 
-def train(pack: Pack, task: str, modes: list[str], recorded: dict, seed: int) -> None:
-    """Train the modes at once and roll them out."""
+def train(pack: Pack, task: str, recorded: dict, seed: int) -> None:
+    """Train all modes at once and roll them out.
+
+    A mode that an earlier pack finished is trained again, so that all have as many demonstrations and training steps.
+    """
     few = 2 if pack.toy else 100
-    alike = {"pack": pack, "task": task, "recorded": recorded, "seed": seed, "runs": len(modes)}
-    tries = {mode: pack.work / f"{task}-{mode}-try-{time.time_ns()}" for mode in modes}
+    alike = {"pack": pack, "task": task, "recorded": recorded, "seed": seed, "runs": len(MODES)}
+    tries = {mode: pack.work / f"{task}-{mode}-try-{time.time_ns()}" for mode in MODES}
     pack.run({f"{task}-{m}-try": command(mode=m, steps=few, out=out, **alike) for m, out in tries.items()}, 240)
     speeds = [few / files.read_json(out / "results.json")["seconds"] for out in tries.values() if _done(out)]
-    if len(speeds) < len(modes):
+    if len(speeds) < len(MODES):
         return
     rate = min(speeds)
     steps = 2 if pack.toy else steps_in(pack.left - ROLLOUTS - 30, rate, most=20_000)
-    print(f"{task}: {rate:.1f} training steps/s in each of {len(modes)} runs; {steps} training steps", flush=True)
+    print(f"{task}: {rate:.1f} training steps/s in each of {len(MODES)} runs; {steps} training steps", flush=True)
     episodes = 1 if pack.toy else EPISODES
-    flags = ["--task", task, "--episodes", str(episodes), "--simulations", str(workers(len(modes)))]
-    outs = {mode: pack.work / f"{task}-{mode}-{steps}" for mode in modes}
+    flags = ["--task", task, "--episodes", str(episodes), "--simulations", str(workers(len(MODES)))]
+    outs = {mode: pack.work / f"{task}-{mode}-{steps}" for mode in MODES}
     commands = {m: command(mode=m, steps=steps, out=out, **alike) + flags for m, out in outs.items()}
     pack.run({f"{task}-{mode}": one for mode, one in commands.items()})
+    for key in keys(task, seed).values():
+        pack.results.pop(key, None)
     for mode, out in outs.items():
         if _done(out) and (row := row_of(out, recorded, steps, rate, commands[mode])):
-            pack.results[f"{task} {mode}"] = row
+            pack.results[keys(task, seed)[mode]] = row
     pack.write()
 
 

@@ -25,11 +25,16 @@ BATCH = 256  # of Stage 1
 def main() -> None:
     """Run the pack."""
     pack, chosen = options(__doc__ or "", "pack_5_unet", task="Stack", seed=0)
-    if any(f"{chosen.task} {mode}" not in pack.results for mode in MODES):
+    if any(key not in pack.results for key in keys(chosen.task, chosen.seed).values()):
         head = pack.work / "unet-244m"
         if pretrained(pack, head):
             compare(pack, head, chosen.task, chosen.seed)
     pack.report()
+
+
+def keys(task: str, seed: int) -> dict[str, str]:
+    """Return the key of the result of each mode."""
+    return {mode: f"{task} {mode} seed {seed}" for mode in MODES}
 
 
 def pretraining(pack: Pack, out: Path, steps: int) -> list[str]:
@@ -73,7 +78,7 @@ def stage2(pack: Pack, head: Path, task: str, seed: int, out: Path, *flags: obje
 
 
 def compare(pack: Pack, head: Path, task: str, seed: int) -> None:
-    """Train the modes at once and roll them out."""
+    """Train all modes at once and roll them out. Results of earlier packs, which had another head, are replaced."""
     few = 2 if pack.toy else 200  # so many that the start of CUDA does not count much
     tries, out = pack.work / "tries", pack.out / "unet-runs"
     pack.run(named("try", stage2(pack, head, task, seed, tries, "--steps", few, "--episodes", 1)))
@@ -85,11 +90,14 @@ def compare(pack: Pack, head: Path, task: str, seed: int) -> None:
     episodes = 1 if pack.toy else 50
     commands = stage2(pack, head, task, seed, out, "--steps", steps, "--episodes", episodes)
     pack.run(named(task, commands))
+    for key in keys(task, seed).values():
+        pack.results.pop(key, None)
     for mode in MODES:
         if run := _run(out, task, mode, seed, steps):
             won = sum(episode["success"] for episode in run["episodes"])
             row = {"successes": won, "episodes": len(run["episodes"]), "steps": steps, "seconds": run["seconds"]}
-            pack.results[f"{task} {mode}"] = row | {"head": run["head"], "command": commands[mode][1:]}
+            key = keys(task, seed)[mode]
+            pack.results[key] = row | {"head": run["head"], "command": commands[mode][1:]}
     pack.write()
 
 

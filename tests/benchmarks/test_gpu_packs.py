@@ -111,11 +111,33 @@ def test_every_command_is_one_that_its_settings_accept(name, toy, packs, monkeyp
     if name == "pack_2_images":
         assert {settings.mode for settings in machine.settings if hasattr(settings, "mode")} == {*MODES}
     if name == "pack_5_unet" and not toy:
-        steps = [results[f"Stack {mode}"]["steps"] for mode in MODES]
+        steps = [results[f"Stack {mode} seed 0"]["steps"] for mode in MODES]
         assert min(steps) == max(steps) > 5000, "this machine is fast"
     if name == "pack_4_stage1" and not toy:
         made = [one for one in machine.settings if getattr(one, "name", None) and one.optimiser.steps > 200]
         assert [one.optimiser.steps * one.optimiser.batch_size >= 20_000_000 for one in made] == [True] * 4
+
+
+@pytest.mark.skipif(find_spec("robosuite") is None, reason="needs the sim extra")
+@pytest.mark.parametrize("name", ["pack_2_images", "pack_5_unet"])
+def test_modes_are_compared_only_if_one_pack_trained_them(name, packs, monkeypatch, tmp_path):
+    """A mode that failed is not trained alone, with another number of training steps."""
+    machine, file = Machine(packs, monkeypatch), tmp_path / "out" / f"{name}.json"
+    start(packs, name, monkeypatch, tmp_path / "out").main()
+    record = json.loads(file.read_text())
+    compared = [key for key in record["results"] if key.endswith(" seed 0")]
+    first, *others = [key for key in compared if key.split()[0] == compared[0].split()[0]]
+    assert [key.split()[1] for key in (first, *others)] == list(MODES)
+    del record["results"][first]
+    for key in others:
+        record["results"][key]["steps"] = 7
+    file.write_text(json.dumps(record))
+    machine.settings.clear()
+    start(packs, name, monkeypatch, tmp_path / "out").main()
+    found = json.loads(file.read_text())["results"]
+    assert len({found[key]["steps"] for key in (first, *others)} - {7}) == 1
+    start(packs, name, monkeypatch, tmp_path / "out", "--seed", "1").main()
+    assert f"{first[:-1]}1" in json.loads(file.read_text())["results"], "another seed is another run"
 
 
 @pytest.mark.slow

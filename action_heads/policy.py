@@ -206,8 +206,10 @@ class ConditionedHead(Policy):
             >>> policy.push_adapter("me/stack", private=True)  # doctest: +SKIP
             'https://huggingface.co/me/stack/commit/...'
         """
+        from action_heads.pointer import is_folder
+
         path = self.head.pointer()["path"]
-        if path is None or Path(path).is_dir():
+        if path is None or is_folder(path):
             raise ValueError(
                 f"the head is only {'in memory' if path is None else f'in the local folder {path}'}, so nobody could "
                 "load this adapter. Publish the head first with head.push_to_hub(repo_id)."

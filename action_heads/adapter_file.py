@@ -103,8 +103,8 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
     adapter = strict(AdapterConfig, config["adapter"], what, SINCE)
     with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
         if shape := config.get("reshape"):
-            space, dtype = ActionSpace.from_dict(shape["space"]), head.dtype
-            head = head.reshape(space=space, horizon=shape["horizon"]).to(dtype)
+            # It stays in float32, since its projections train on.
+            head = head.reshape(space=ActionSpace.from_dict(shape["space"]), horizon=shape["horizon"])
         normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
         policy = head.attach(adapter.make(adapter.cond_dim), normalizer=normalizer)
     expected = own_state(policy)

@@ -269,7 +269,8 @@ class ConditionedHead(Policy):
             head: the head, or its place, in place of the pointer.
             revision: branch, tag or commit of the adapter's repository.
             dtype: dtype of the head's weights, such as torch.bfloat16 or "bfloat16"; float32 if None. A head that is
-                passed as a module keeps its own, and so its device.
+                passed as a module keeps its own, and so its device. Of a reshaped head only the original is cast: its
+                projections train, so it computes in float32, and `compile(dtype=...)` makes a faster copy to act.
             device: device of the policy; the CPU if None.
             **kwargs: options for the Hub, for both the adapter and the head: `cache_dir`, `token`, `local_files_only`,
                 `force_download`.

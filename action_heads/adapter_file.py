@@ -114,13 +114,13 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
     adapter = strict(AdapterConfig, config["adapter"], what, SINCE)
     with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
         if shape := config.get("reshape"):
-            space, dtype = ActionSpace.from_dict(shape["space"]), head.dtype
             if resamples(head, shape["horizon"]) and shape.get("over_time") != OVER_TIME:
                 raise ValueError(
                     f"{file} belongs to {saved['name']} in chunks of {shape['horizon']}, whose maps over time another "
                     "release of action-heads resampled in another way. Use that release, or train the adapter again."
                 )
-            head = head.reshape(space=space, horizon=shape["horizon"]).to(dtype)
+            # It stays in float32, since its projections train on.
+            head = head.reshape(space=ActionSpace.from_dict(shape["space"]), horizon=shape["horizon"])
         normalizer = Normalizer.identity(head.config.space) if config["own_normalizer"] else None
         policy = head.attach(adapter.make(adapter.cond_dim), normalizer=normalizer)
     expected = own_state(policy)

@@ -6,13 +6,15 @@ Axes: n chunks of the data, h horizon, a action, m tokens, c condition.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from action_heads._util.checks import check_pad_rows
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
 from action_heads._util.flags import check_least, check_positive, check_share
@@ -108,8 +110,9 @@ def fit(
 ) -> list[float]:
     """Train the adapter of a policy, and a head that is not frozen, with AdamW.
 
-    The policy ends in evaluation mode with the moving average of its weights. The same seed and precision give the same
-    weights on the same machine.
+    The policy ends in evaluation mode with the moving average of its weights. So it does if an error or Ctrl-C ends the
+    training, with the average of the steps until then. The same seed and precision give the same weights on the same
+    machine.
 
     Args:
         policy: the policy to train.
@@ -117,17 +120,18 @@ def fit(
         cond: conditions (n c), tokens (n m c), embeddings cached by `action_heads.vlm.embed`, or a dict of these for
             an adapter of several sources.
         mask: (n m), true where a token counts; a dict for several sources.
-        is_pad: (n h), true where an action is padding and must not count.
+        is_pad: (n h), true where an action is padding and must not count. Every chunk needs an action that counts.
         config: the settings.
         description: text of the progress bar.
         keep: called with the number of a training step in `keep_at`, while the policy has its averaged weights.
-        keep_at: training steps after which `keep` is called.
+        keep_at: training steps after which `keep` is called, from 1 to `config.steps`.
 
     Returns:
         The loss of every training step.
 
     Raises:
-        ValueError: the arguments differ in their number of rows, or `ConditionedHead.loss` refuses them.
+        ValueError: the arguments differ in their number of rows, or `ConditionedHead.loss` refuses them; a chunk is all
+            padding; a step of `keep_at` is never reached; or a parameter that trains has 16 bits.
         Diverged: a loss is not finite. The weights of the policy are then of no use.
 
     Examples:
@@ -148,8 +152,14 @@ def fit(
             "actions, cond, mask and is_pad must have the same number of rows, one for each chunk; got "
             f"{', '.join(map(str, rows))}"
         )
+    if outside := sorted(set(keep_at) - set(range(1, config.steps + 1))):
+        raise ValueError(f"keep_at has the steps {outside}, but training has the steps 1 to {config.steps}")
+    policy.head.config.space.validate(actions, policy.head.config.horizon, values=False)
+    if is_pad is not None:
+        check_pad_rows(is_pad, *actions.shape[:2])
+    check_precise(policy)
     device = policy.head.device
-    parameters = list(policy.train().trainable_parameters())
+    parameters = list(policy.trainable_parameters())
     optimizer = adamw(parameters, config.lr, config.graph, weight_decay=config.weight_decay)
     ema = EMA(parameters, max_decay=config.ema)
     generator = torch.Generator(device).manual_seed(config.seed)
@@ -164,7 +174,8 @@ def fit(
 
     take_step = TrainingStep(loss, optimizer, config.clip, [generator], config.graph)
     losses: list[Tensor] = []
-    with progress_bar(range(config.steps), desc=description, unit="step") as bar:
+    bar = progress_bar(range(config.steps), desc=description, unit="step")
+    with in_training(policy, optimizer, ema), bar:
         for step in bar:
             set_learning_rate(optimizer, cosine(step, config))
             rows = torch.randint(len(actions), (config.batch_size,), generator=generator, device=device)
@@ -176,9 +187,30 @@ def fit(
                     keep(step + 1)
             if step % READ_EVERY == READ_EVERY - 1 or step == config.steps - 1:
                 bar.set_postfix(loss=f"{mean_of(losses[-READ_EVERY:], step, config):.4f}", refresh=False)
-    ema.copy_to_model()
-    policy.eval()
     return torch.stack(losses).tolist()
+
+
+@contextmanager
+def in_training(policy: ConditionedHead, optimizer: torch.optim.Optimizer, ema: EMA) -> Iterator[None]:
+    """Put a policy in training mode. On exit, also by an error, leave it in evaluation mode with averaged weights."""
+    policy.train()
+    try:
+        yield
+    finally:
+        optimizer.zero_grad()  # A step that was cut short has left gradients.
+        ema.copy_to_model()
+        policy.eval()
+
+
+def check_precise(policy: ConditionedHead) -> None:
+    """Raise a ValueError if a parameter that trains has 16 bits, in which small updates would be rounded away."""
+    low = [(name, p.dtype) for name, p in policy.named_parameters() if p.requires_grad and p.dtype.itemsize < 4]
+    if low:
+        raise ValueError(
+            f"{len(low)} parameters that train are in 16 bits, first {low[0][0]} in {low[0][1]}. Only a frozen "
+            "head may be. Load the policy again, or cast the head before attaching: head.to(torch.bfloat16)"
+            ".attach(adapter). To compute in bfloat16, pass FitConfig(precision='bf16')."
+        )
 
 
 def mean_of(losses: list[Tensor], step: int, config: FitConfig) -> float:

@@ -331,10 +331,11 @@ class ActionHead(Denoiser):
             >>> head.push_to_hub("me/mlp-5m-mine", private=True)  # doctest: +SKIP
             'https://huggingface.co/me/mlp-5m-mine/commit/...'
         """
+        from action_heads import head_file
         from action_heads.pretrain.publish import upload
 
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
+            head_file.write(self, Path(folder))  # not `save_pretrained`, which would note this folder as its place
             url, revision = upload(folder, repo_id, self, **kwargs)
         self.source = {"path": repo_id, "revision": revision, "subfolder": None}
         return url

@@ -13,12 +13,21 @@ from action_heads.config import SEAL, HeadConfig
 from action_heads.head import ActionHead
 from action_heads.io import files
 from action_heads.io.weights import check_layout, check_same_build, check_savable, check_values
+from action_heads.pointer import is_kept
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 
 def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Path:
-    """Write a head with its weights cast to `dtype`, and a card if the folder has none."""
+    """Write a head, and note the folder as its place if it is kept nowhere else."""
+    fingerprint = write(head, folder, dtype)
+    if head.frozen and fingerprint == head.fingerprint() and not is_kept(head):
+        head.source = {"path": str(folder.absolute()), "revision": None, "subfolder": None}
+    return folder
+
+
+def write(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> str:
+    """Write a head with its weights cast to `dtype`, and a card if the folder has none. Return its fingerprint."""
     head.assert_frozen(thorough=True)
     weights = {
         name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
@@ -32,9 +41,7 @@ def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Pa
     if not (folder / CARD).exists():
         contents[CARD] = head_card(head).encode()
     files.write_together(folder, contents)
-    if head.frozen and head.source["path"] is None and config.fingerprint == head.fingerprint():
-        head.source = {"path": str(folder.absolute()), "revision": None, "subfolder": None}
-    return folder
+    return config.fingerprint
 
 
 def load(folder: Path) -> ActionHead:

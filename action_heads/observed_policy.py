@@ -231,14 +231,18 @@ class ObservedPolicy(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Save the policy: policy.json, encoder.safetensors, adapter.safetensors and, if needed, the head.
 
-        A head that is saved nowhere else is written into the subfolder head/. A head that trained along is frozen
-        first.
+        A head that is saved nowhere else, or no longer, is written into the subfolder head/. A head that trained along
+        is frozen first.
 
         Args:
             folder: the folder, created if needed.
 
         Returns:
             The folder.
+
+        Raises:
+            ValueError: the head would have to be written, but was rounded to a shorter dtype after it was loaded; or
+                weights hold NaN.
         """
         return observed_policy_file.save(self, Path(folder).expanduser())
 

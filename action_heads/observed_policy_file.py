@@ -13,12 +13,14 @@ from torch import Tensor
 from action_heads import adapter_file
 from action_heads._util.limits import fits, shown
 from action_heads.actions.contract import Contract
+from action_heads.config import SEAL as SEAL_OF_HEAD
 from action_heads.config import strict
 from action_heads.encoders import ObservationEncoder, rebuild
 from action_heads.head import ActionHead
 from action_heads.io import files
 from action_heads.io.seal import Seal
 from action_heads.io.weights import check_savable
+from action_heads.pointer import is_kept
 from action_heads.policy import ConditionedHead
 
 if TYPE_CHECKING:
@@ -46,12 +48,15 @@ Parts = tuple[ObservationEncoder, ConditionedHead, Contract, dict[str, Any]]
 def save(policy: ObservedPolicy, folder: Path) -> Path:
     """Write a policy, and its head if that is saved nowhere else. A head that trained along is frozen first."""
     head, weights = policy.policy.head, policy.encoder.state_dict()
+    original = head.original
     check_savable(weights, folder / ENCODER)
     check_savable(adapter_file.own_state(policy.policy), folder / adapter_file.NAME)  # before the head is written
     if not head.frozen:
         head.freeze()
-    if kept_here_alone(head):
-        head.original.save_pretrained(folder / HEAD)
+    # A head in the folder, of an older policy, would be taken for this one's.
+    if not is_kept(original) or in_a_policy(original) or (folder / HEAD).is_dir():
+        check_unchanged(original)
+        original.save_pretrained(folder / HEAD)
     policy.policy.save_adapter(folder)
     files.save_tensors(weights, folder / ENCODER)
     record = {
@@ -111,7 +116,21 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     return record
 
 
-def kept_here_alone(head: ActionHead) -> bool:
-    """Return whether a head is only in memory, or in the folder of a saved policy."""
-    place = head.original.source["path"]
-    return place is None or (Path(place).name == HEAD and (Path(place).parent / CONFIG).exists())
+def in_a_policy(head: ActionHead) -> bool:
+    """Return whether the place of a head is in the folder of a saved policy."""
+    place = Path(head.source["path"] or "")
+    return place.name == HEAD and (place.parent / CONFIG).exists()
+
+
+def check_unchanged(head: ActionHead) -> None:
+    """Raise a ValueError unless a head can be written with the fingerprint that its adapter's file names.
+
+    A head that was rounded to a shorter dtype after it was loaded, or that has no weights, can't.
+    """
+    if head.device.type != "meta" and SEAL_OF_HEAD.of(head.config.to_dict(), head.state_dict()) == head.fingerprint():
+        return
+    held = "no weights of it are" if head.device.type == "meta" else f"only a copy rounded to {head.dtype} is"
+    raise ValueError(
+        f"the policy can't be saved together with its head {head.config.name}, since {held} in memory. Load the head "
+        "again in float32, or save it to a folder of its own first and load it from there."
+    )

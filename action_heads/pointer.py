@@ -83,6 +83,17 @@ def is_folder(path: str) -> bool:
     return PurePosixPath(path).is_absolute() or PureWindowsPath(path).is_absolute()
 
 
+def is_kept(head: ActionHead) -> bool:
+    """Return whether a head's place still holds it: a bundled head, a Hub repository, or a folder with its fingerprint.
+
+    The Hub is not asked.
+    """
+    path, subfolder = head.source["path"], head.source["subfolder"]
+    if path is None or not is_folder(path):
+        return path is not None
+    return fingerprint_in(Path(path) / (subfolder or "")) == head.fingerprint()
+
+
 def candidates(path: str, subfolder: str | None, file: Path) -> Iterator[Path]:
     """Yield the folders that may hold the head: the pointer's own, then those of that name near the adapter's file."""
     if path in hub.bundled():

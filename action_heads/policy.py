@@ -206,8 +206,10 @@ class ConditionedHead(Policy):
             >>> policy.push_adapter("me/stack", private=True)  # doctest: +SKIP
             'https://huggingface.co/me/stack/commit/...'
         """
+        from action_heads.pointer import is_folder
+
         path = self.head.pointer()["path"]
-        if path is None or Path(path).is_dir():
+        if path is None or is_folder(path):
             raise ValueError(
                 f"the head is only {'in memory' if path is None else f'in the local folder {path}'}, so nobody could "
                 "load this adapter. Publish the head first with head.push_to_hub(repo_id)."
@@ -267,7 +269,8 @@ class ConditionedHead(Policy):
             head: the head, or its place, in place of the pointer.
             revision: branch, tag or commit of the adapter's repository.
             dtype: dtype of the head's weights, such as torch.bfloat16 or "bfloat16"; float32 if None. A head that is
-                passed as a module keeps its own, and so its device.
+                passed as a module keeps its own, and so its device. Of a reshaped head only the original is cast: its
+                projections train, so it computes in float32, and `compile(dtype=...)` makes a faster copy to act.
             device: device of the policy; the CPU if None.
             **kwargs: options for the Hub, for both the adapter and the head: `cache_dir`, `token`, `local_files_only`,
                 `force_download`.

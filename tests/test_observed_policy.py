@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from fake_hub import fake_hub_fixture  # noqa: F401
 from small import generator, tiny_config, tiny_head
 
-from action_heads import ActionHead, BackgroundExecutor, Executor
+from action_heads import ActionHead, ActionSpace, BackgroundExecutor, Executor
 from action_heads.actions.contract import Contract
 from action_heads.actions.normalize import Normalizer
 from action_heads.adapt import AdaptedPolicy
 from action_heads.adapters import AdaLNZero
 from action_heads.encoders import ObservationConfig, ObservationEncoder, VisionConfig
+from action_heads.io.hub import PushError
 from action_heads.observed_policy import ObservedPolicy
 
 CONTRACT = Contract(("position",), {}, "action", "pose_6d", (-1.0, 1.0), rate_hz=20.0)
@@ -200,3 +203,138 @@ def test_what_cannot_be_continued_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             policy.sample(state=state(), **given)
+
+
+# ── the place of the head ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def plain(head: ActionHead) -> ObservedPolicy:
+    return around(head, CONTRACT)
+
+
+def reshaped(head: ActionHead) -> ObservedPolicy:
+    space = ActionSpace((("joint", 7), ("gripper", 1)))
+    return around(head.reshape(space=space, horizon=8), replace(CONTRACT, action_layout="joints_7"))
+
+
+def around(head: ActionHead, contract: Contract) -> ObservedPolicy:
+    encoder = ObservationEncoder(ObservationConfig(observation_steps=1, state_dim=3))
+    policy = head.attach(AdaLNZero(encoder.cond_dim), normalizer=Normalizer.identity(head.config.space))
+    return ObservedPolicy(encoder, policy, contract).eval()
+
+
+def chunk(policy: ObservedPolicy) -> torch.Tensor:
+    return policy.sample(state=torch.ones(1, 1, 3), generator=torch.Generator().manual_seed(0))
+
+
+def loses_nothing(head, make, folder):
+    return make(head)
+
+
+def fails_to_publish(head, make, folder):
+    with pytest.raises(PushError):
+        head.push_to_hub("me/tiny")
+    assert head.source["path"] is None
+    return make(head)
+
+
+def fails_to_publish_a_loaded_head(head, make, folder):
+    head = ActionHead.from_pretrained(head.save_pretrained(folder))
+    with pytest.raises(PushError):
+        head.push_to_hub("me/tiny")
+    assert head.source["path"] == str(folder)
+    shutil.rmtree(folder)
+    return make(head)
+
+
+def loses_the_folder_it_was_saved_in(head, make, folder):
+    head.save_pretrained(folder)
+    shutil.rmtree(folder)
+    return make(head)
+
+
+def loses_the_folder_it_was_loaded_from(head, make, folder):
+    head = ActionHead.from_pretrained(head.save_pretrained(folder).parent, subfolder=folder.name)
+    shutil.rmtree(folder)
+    return make(head)
+
+
+def has_another_head_in_its_folder(head, make, folder):
+    head.save_pretrained(folder)
+    tiny_head(seed=1).save_pretrained(folder)
+    return make(head)
+
+
+def comes_from_a_policy_that_moved(head, make, folder):
+    policy = ObservedPolicy.from_pretrained(make(head).save(folder))
+    shutil.move(folder, folder.with_name("moved"))
+    return policy
+
+
+def comes_from_a_policy_that_is_gone(head, make, folder):
+    policy = make(head)
+    policy.save(folder)
+    shutil.rmtree(folder)
+    return policy
+
+
+LOST = [
+    loses_nothing,
+    fails_to_publish,
+    fails_to_publish_a_loaded_head,
+    loses_the_folder_it_was_saved_in,
+    loses_the_folder_it_was_loaded_from,
+    has_another_head_in_its_folder,
+    comes_from_a_policy_that_moved,
+    comes_from_a_policy_that_is_gone,
+]
+
+
+@pytest.mark.parametrize("make", [plain, reshaped])
+@pytest.mark.parametrize("lose", LOST)
+def test_a_saved_policy_can_be_loaded_wherever_its_head_was(lose, make, fake_hub, tmp_path):
+    fake_hub.commit_status = 500
+    policy = lose(tiny_head(), make, tmp_path / "lost")
+    with pytest.raises(ValueError, match=r"nobody could load this adapter\. Publish the head first"):
+        policy.policy.push_adapter("me/stack")
+    for name in ("first", "second"):  # The second is saved while the first one keeps the head.
+        loaded = ObservedPolicy.from_pretrained(policy.save(tmp_path / name))
+        assert torch.equal(chunk(loaded), chunk(policy))
+        assert (tmp_path / name / "head").is_dir()
+    shutil.rmtree(tmp_path / "first")
+    assert torch.equal(chunk(ObservedPolicy.from_pretrained(tmp_path / "second")), chunk(policy))
+
+
+@pytest.mark.parametrize("make", [plain, reshaped])
+def test_a_head_saved_again_is_found_where_it_is(make, tmp_path):
+    """After the first place of the head is gone, saving it gives its adapters and policies the new one."""
+    head = tiny_head()
+    head.save_pretrained(tmp_path / "lost")
+    policy = make(head)
+    shutil.rmtree(tmp_path / "lost")
+    head.save_pretrained(tmp_path / "kept")
+    assert head.source["path"] == str(tmp_path / "kept")
+    loaded = ObservedPolicy.from_pretrained(policy.save(tmp_path / "policy"))
+    assert not (tmp_path / "policy" / "head").exists()
+    assert torch.equal(chunk(loaded), chunk(policy))
+
+
+def test_a_policy_saved_over_another_ones_head_has_its_own(tmp_path):
+    plain(tiny_head(seed=1)).save(tmp_path / "policy")
+    head = ActionHead.from_pretrained(tiny_head().save_pretrained(tmp_path / "kept"))
+    policy = plain(head)
+    loaded = ObservedPolicy.from_pretrained(policy.save(tmp_path / "policy"))
+    assert torch.equal(chunk(loaded), chunk(policy))
+
+
+@pytest.mark.parametrize(("make", "place"), [(plain, torch.bfloat16), (reshaped, torch.bfloat16), (reshaped, "meta")])
+def test_a_head_that_can_t_be_written_again_is_refused(make, place, tmp_path):
+    """Its weights would have another fingerprint than the one that the adapter names."""
+    head = ActionHead.from_pretrained(tiny_head().save_pretrained(tmp_path / "lost"))
+    policy = make(head)
+    head.to(place)
+    policy.save(tmp_path / "while it is kept")
+    shutil.rmtree(tmp_path / "lost")
+    with pytest.raises(ValueError, match=r"can't be saved together with its head .* Load the head again in float32"):
+        policy.save(tmp_path / "policy")
+    assert not (tmp_path / "policy").exists()

@@ -89,8 +89,31 @@ def test_from_pretrained_builds_it_again(tmp_path):
     policy = reshaped_policy(head, JOINTS, 8)
     loaded = ConditionedHead.from_pretrained(policy.save_adapter(tmp_path / "a"))
     assert torch.equal(*(p.eval().sample(conditions(), generator=generator()) for p in (loaded, policy)))
+
+
+def test_loaded_on_a_head_in_bfloat16_it_trains_in_32_bits(head, tmp_path):
+    """As after `reshape`: the inner layers have the rounded values, and the projections not one other bit."""
+    head = ActionHead.from_pretrained(head.save_pretrained(tmp_path / "head"))
+    policy = reshaped_policy(head, JOINTS, 8).eval()
+    policy.save_adapter(tmp_path / "a")
     low = ConditionedHead.from_pretrained(tmp_path / "a", dtype=torch.bfloat16)
-    assert {p.dtype for p in low.head.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in low.head.original.backbone.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in low.trainable_parameters()} == {torch.float32}
+    for name, p in low.head.projections.items():
+        assert torch.equal(p, policy.head.projections[name])
+    rounded = trunk(low.head.original.reshape(space=JOINTS, horizon=8))
+    assert all(torch.equal(p, own) for p, own in zip(trunk(low.head), rounded, strict=True))
+    chunk, near = (p.sample(conditions(), generator=generator()) for p in (low, policy))
+    assert (chunk - near).abs().mean() < 0.05
+    torch.testing.assert_close(low.compile().sample(conditions(), generator=generator()), chunk, rtol=1e-4, atol=1e-4)
+    again = ConditionedHead.from_pretrained(low.save_adapter(tmp_path / "b"))
+    assert torch.equal(
+        again.sample(conditions(), generator=generator()), policy.sample(conditions(), generator=generator())
+    )
+    fit(low, chunks(JOINTS, 8), conditions(32), config=FitConfig(steps=2))
+    assert (tmp_path / "b" / "adapter.safetensors").read_bytes() == (
+        tmp_path / "a" / "adapter.safetensors"
+    ).read_bytes()
 
 
 def test_frozen_is_still_a_promise():

@@ -125,6 +125,21 @@ def check_pad(is_pad: Tensor, batch: int, horizon: int, values: bool = True) -> 
         )
 
 
+def check_pad_rows(is_pad: Tensor, rows: int, horizon: int) -> None:
+    """Check padding (n h) of whole data: each of its chunks has an action that counts, so that each batch has one.
+
+    Raises:
+        ValueError: the padding has another shape or dtype, or chunks are all padding. The message names the first.
+    """
+    check_pad(is_pad, rows, horizon, values=False)
+    if empty := is_pad.all(1).nonzero()[:, 0].tolist():
+        shown = ", ".join(map(str, empty[:5])) + (", ..." if len(empty) > 5 else "")
+        raise ValueError(
+            f"is_pad marks all {horizon} actions of {len(empty)} of {rows} chunks as padding: rows {shown}. Check that "
+            "it is not inverted, or leave these chunks out of all arguments, as in actions[~is_pad.all(1)]."
+        )
+
+
 def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
     """Return a floating-point dtype, given as a dtype or by a name such as "bfloat16"."""
     found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype

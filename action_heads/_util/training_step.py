@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 WARM_UP = 3  # eager steps before the capture, in which libraries choose kernels and the optimizer allocates its state
-KEPT = 8  # number of graphs kept; batches of further shapes run eagerly
+KEPT = 8  # number of graphs kept; batches of further shapes and dtypes run eagerly
 
 
 class TrainingStep:
     """A training step on batches, which returns the loss (scalar) on the device without waiting for it.
 
-    With `graph`, batches are copied into static buffers. On CUDA the first `WARM_UP` batches of a shape train eagerly
-    on a side stream, then the step is captured and replayed. If the capture fails, all steps are eager; `reason` and a
-    warning say why. A CPU has no graphs, so every step computes on the static buffers and gives the same numbers.
+    With `graph`, batches are copied into static buffers. On CUDA the first `WARM_UP` batches of a shape and dtype train
+    eagerly on a side stream, then the step is captured and replayed. If the capture fails, all steps are eager;
+    `reason` and a warning say why. A CPU has no graphs, so every step computes on the static buffers and gives the same
+    numbers.
 
     Args:
         loss: a function of a batch that returns the loss. On CUDA it must not wait for the device, and a graph repeats
@@ -52,12 +53,12 @@ class TrainingStep:
 
     def __call__(self, *batch: Any) -> Tensor:
         """Take one training step on a batch of tensors, of mappings of tensors, or None."""
-        shapes = tuple(x.shape if isinstance(x, Tensor) else None for x in tree_leaves(batch))
-        if not self.graph or self.reason or (shapes not in self.recorded and len(self.recorded) == KEPT):
+        kind = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else None for x in tree_leaves(batch))
+        if not self.graph or self.reason or (kind not in self.recorded and len(self.recorded) == KEPT):
             return self.descend(*batch)
-        if shapes not in self.recorded:
-            self.recorded[shapes] = Recorded(tree_map_only(Tensor, torch.clone, batch))
-        recorded = self.recorded[shapes]
+        if kind not in self.recorded:
+            self.recorded[kind] = Recorded(tree_map_only(Tensor, torch.clone, batch))
+        recorded = self.recorded[kind]
         recorded.fill(batch)
         if recorded.replay is None and recorded.taken < WARM_UP:
             recorded.taken += 1
@@ -86,7 +87,7 @@ class TrainingStep:
 
 @dataclass
 class Recorded:
-    """The static buffers of batches of one shape, and the step on them once it is captured."""
+    """The static buffers of batches of one shape and dtype, and the step on them once it is captured."""
 
     batch: Any
     taken: int = 0

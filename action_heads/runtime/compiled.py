@@ -41,7 +41,8 @@ class CompiledPolicy(Policy):
     """A policy with a compiled head, which shares adapter and statistics with the policy it was compiled from.
 
     It only acts: train the original policy. Only the frozen head is compiled, so whatever the adapter learns or loads
-    later takes effect here at once.
+    later takes effect here at once. The projections of a reshaped head do so too, or ask for compiling again where they
+    were copied.
 
     Examples:
         >>> fast = policy.compile()
@@ -56,7 +57,9 @@ class CompiledPolicy(Policy):
         self.compiled = compiled
         self._source = (policy,)  # A tuple, so that torch does not register it as a submodule.
         self._compiled_from = _parts(policy)
-        self._projections = {name: p.detach().clone() for name, p in policy.head.projections.items()}
+        projections = _projections(policy)
+        self._places = [p.data_ptr() for p in projections]
+        self._values = [p.clone() for p in projections] if head.copied else []
 
     @property
     def source(self) -> Policy:
@@ -103,18 +106,22 @@ class CompiledPolicy(Policy):
         if self.stale:
             raise RuntimeError(
                 "Since this policy was compiled, the original policy was moved, cast or given another head or adapter, "
-                "or the projections of its reshaped head were trained or loaded. To use it, compile again."
+                "or the projections of its reshaped head were trained, loaded or replaced. To use it, compile again."
             )
         self.source.check_cond(cond, mask, values)
 
     @property
     def stale(self) -> bool:
-        """True if the original policy was moved, cast or put together anew, or its projections changed, since then."""
+        """True if the original policy was moved, cast or rebuilt since then, or if copied projections changed."""
         if _parts(self.source) != self._compiled_from:
             return True
+        projections = _projections(self.source)
+        if not self.head.copied:  # What is written to the same memory counts here at once.
+            return [p.data_ptr() for p in projections] != self._places
+        if len(projections) != len(self._values):
+            return True
         # Compare values, since fused optimisers do not increment a parameter's version.
-        projections = self.source.head.projections
-        return not all(torch.equal(p, self._projections[name]) for name, p in projections.items())
+        return not all(torch.equal(p, value) for p, value in zip(projections, self._values, strict=True))
 
     def __reduce__(self) -> tuple:
         """Compile again when a copy is made, because compiled code can't be copied."""
@@ -131,6 +138,12 @@ class CompiledPolicy(Policy):
 def _parts(policy: Policy) -> tuple[Denoiser, Adapter, torch.device, torch.dtype]:
     """Return what a compiled policy takes from a policy for good: head and adapter, and where and how they compute."""
     return policy.head, policy.adapter, policy.head.device, policy.head.dtype
+
+
+def _projections(policy: Policy) -> list[Tensor]:
+    """Return the projections of a reshaped head, which train on. Other heads have none that do."""
+    parts = policy.head.backbone.projections if policy.head.left_out else ()
+    return [p.detach() for part in parts for p in part.parameters()]
 
 
 def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> CompiledPolicy:

@@ -35,6 +35,7 @@ class InductorHead(FastHead):
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head, dtype)
+        self.copied = True
         with torch.inference_mode(False):
             self.backbone = with_plain_weights(self.backbone)
         self.programs: Recent[Callable[[Tensor, Tensor], Tensor]] = Recent(KEPT)
@@ -50,7 +51,9 @@ class InductorHead(FastHead):
         def network(x_t: Tensor, values: Tensor) -> Tensor:
             return plain(x_t, values, modulation)
 
-        options = OPTIONS if self.device.type == "cpu" else None
+        # The layers of an adapter with `relearn_step` are part of the network, and train on.
+        constant = modulation.layers is None or modulation is self.modulation[modulation.mechanism.name]
+        options = OPTIONS if constant and self.device.type == "cpu" else None
         return torch.compile(network, dynamic=False, fullgraph=True, options=options)
 
 

@@ -67,6 +67,7 @@ class NativeHead(FastHead):
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head, head.dtype)
+        self.copied = True
         backbone, self.library = head.backbone, library()
         assert isinstance(backbone, MLPBackbone)
         self.call = self.library.run_bf16 if dtype == torch.bfloat16 else self.library.run_fp32

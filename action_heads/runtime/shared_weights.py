@@ -38,10 +38,15 @@ class Recent(Generic[T]):
 
 
 class FastHead(Denoiser):
-    """A head that shares the parts of another head, with its network in another precision. Subclasses are faster."""
+    """A head that shares the parts of another head, with its network in another precision. Subclasses are faster.
+
+    Attributes:
+        copied: whether it computes with copies of the projections, and not with the memory of the head's own.
+    """
 
     def __init__(self, head: Denoiser, dtype: torch.dtype):
         super().__init__(head.config, cast(head, dtype), head.modulation, head.objective, head.normalizer)
+        self.copied = head.dtype != dtype
         self._plans, self._tables = head._plans, head._tables
         self._original = (head,)  # A tuple, so that torch does not register it as a submodule.
 

@@ -151,6 +151,17 @@ def test_a_graph_is_captured_after_the_warm_up_once_for_each_shape(monkeypatch):
     assert all(torch.equal(*pair) for pair in zip(policies[0].parameters(), policies[1].parameters(), strict=True))
 
 
+@pytest.mark.parametrize("first", [torch.bfloat16, torch.float32])
+def test_batches_of_another_dtype_have_buffers_of_their_own(first):
+    """A buffer of the first batch's dtype would round the conditions of the second, or let them be computed in more."""
+    eager, graphed = (step_of(trained_policy(tiny_head()), graph=graph) for graph in (False, True))
+    given = batch()
+    for dtype in (first, torch.float32, torch.bfloat16):
+        cast = (given[0], given[1].to(dtype), *given[2:])
+        assert torch.equal(graphed(*cast), eager(*cast))
+    assert {recorded.batch[1].dtype for recorded in graphed.recorded.values()} == {torch.float32, torch.bfloat16}
+
+
 def test_few_graphs_are_kept(monkeypatch):
     monkeypatch.setattr(training_step, "capture", captured := Captured())
     step = step_of(trained_policy(tiny_head()), graph=True)

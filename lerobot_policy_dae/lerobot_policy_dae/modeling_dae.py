@@ -79,7 +79,11 @@ class DAEPolicy(PreTrainedPolicy):
             self._make_again()
         else:
             self._make(dataset_stats, dataset_meta)
+            self._check_trains()
             self.learn_tasks(dataset_meta)
+        if config.prefixes:
+            with flag("prefixes"):
+                check_mixes_time(self.conditioned.head)
         self.draws = Draws(config)
         self.remembered = Remembered(self.encoder, dataset_meta) if config.remember else None
         self.slow: SlowEncoder | None = None  # the VLM between chunks, with `vlm_refresh`
@@ -103,8 +107,6 @@ class DAEPolicy(PreTrainedPolicy):
         config.chunk()
         with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"), called(spelled):
             self.encoder = ObservationEncoder(settle(config))
-            if not self.encoder.num_trainable:
-                check_unset(config, "nothing of the encoder trains. Leave it out", "optimizer_encoder_lr")
         check_shapes(config)
         with flag("vision", "cameras"):
             self.encoder.check_sizes(contract_of(config).sizes)
@@ -112,9 +114,6 @@ class DAEPolicy(PreTrainedPolicy):
         with flag("adapter"):
             adapter = config.adapter_config.make(self.encoder.cond_dim)
             self.conditioned = head.attach(adapter, normalizer=normalizer)
-        if config.prefixes:
-            with flag("prefixes"):
-                check_mixes_time(head)
         encoder = {"config": self.encoder.config.to_dict(), "architecture": self.encoder.architecture}
         config.built = {"head": heads.record(head), "encoder": encoder, "flags": config.shape()}
         logger.info("%s", self.conditioned)
@@ -129,7 +128,7 @@ class DAEPolicy(PreTrainedPolicy):
         config.check_unchanged()
         encoder = config.built["encoder"]
         observed = ObservationConfig.from_dict(encoder["config"])
-        with flag("vlm.model"):
+        with flag("vlm.model", *(["vlm.revision"] if config.vlm and config.vlm.revision else [])):
             rebuild.check_architecture(encoder["architecture"], observed)
             self.encoder = ObservationEncoder(rebuild.at(observed, config.vlm), encoder["architecture"])
             if self.encoder.vlm is not None:
@@ -137,6 +136,13 @@ class DAEPolicy(PreTrainedPolicy):
         head = heads.make_again(config.built["head"])
         adapter = config.adapter_config.make(self.encoder.cond_dim)
         self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
+
+    def _check_trains(self) -> None:
+        """Raise a ValueError if a flag of training has no effect on this policy."""
+        if not self.encoder.num_trainable:
+            with called(spelled):
+                why = "nothing of the encoder trains. Leave it out"
+                check_unset(self.config, why, "optimizer_encoder_lr")
 
     @property
     def observed(self) -> ObservedPolicy:
@@ -167,12 +173,14 @@ class DAEPolicy(PreTrainedPolicy):
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]
         """Load a policy as LeRobot does. Everything comes from the checkpoint; no head or encoder is downloaded.
 
-        With the statistics of a dataset, to train on, its actions are checked as those of a new policy are.
+        With the statistics of a dataset, to train on, its actions and the flags of training are checked as those of a
+        new policy are.
         """
         policy = super().from_pretrained(pretrained_name_or_path, rebuild=True, **kwargs)
         if ACTION in (stats := kwargs.get("dataset_stats") or {}):
             low, high = check_actions(policy.layout, stats[ACTION], kwargs.get("dataset_meta"))
             check_gripper(policy.layout, low, high)
+            policy._check_trains()
         policy.learn_tasks(kwargs.get("dataset_meta"))
         return policy
 
@@ -281,7 +289,7 @@ class DAEPolicy(PreTrainedPolicy):
     def reset(self) -> None:
         """Forget observations and chunks, and read the settings of acting again. Call it when a new episode begins."""
         config = self.config
-        self.observations = Observations(config)
+        self.observations = Observations(config, self.encoder.config.vision)
         self.sampling = Sampling(config.sampler, config.num_inference_steps)
         with flag("sampler", "num_inference_steps", "n_action_steps", "ensemble", "warm_start"):
             self.executor = Executor(

@@ -44,6 +44,7 @@ from lerobot_policy_dae import DAEConfig, DAEPolicy
         ({"warm_start": 0.3, "n_action_steps": 16}, r"warm_start: All 16 time steps"),
         ({"warm_start": 0.01, "num_inference_steps": 30}, r"warm_start: "),
         ({"vlm_refresh": 4}, r"^--policy\.vlm_refresh is 4, which has no effect"),
+        ({"environment_state": True}, r"^--policy\.environment_state is True, which has no effect: the dataset has no"),
     ],
     ids=str,
 )

@@ -208,7 +208,8 @@ class DAEPolicy(PreTrainedPolicy):
         heads.check_precise(self.conditioned.head)
         weights = self.state_dict() if state_dict is None else state_dict
         self.config.built["fingerprint"] = heads.SEAL.of(self.config.built, weights)
-        super()._save_pretrained(save_directory, state_dict)
+        # LeRobot after 0.6.1 has no such argument, and passes none.
+        super()._save_pretrained(save_directory, *(() if state_dict is None else (state_dict,)))
 
     def learn_tasks(self, dataset_meta: Any) -> None:
         """Encode and save a dataset's task descriptions, so that acting on them needs no text model."""
@@ -224,10 +225,14 @@ class DAEPolicy(PreTrainedPolicy):
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, None]:
+    def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, None]:
         """Return the denoising loss of a batch with actions (b h d), observations (b s ...) and action_is_pad (b h).
 
         Noise and augmentation are drawn for this step and this process, each from a generator of its own.
+
+        Args:
+            batch: the batch.
+            reduction: "mean", or "none" for the loss of each chunk (b), which LeRobot's `--sample_weighting` asks for.
         """
         config = self.config
         images, state, task = self.observations.inputs(self.observations.with_steps(batch))
@@ -240,7 +245,8 @@ class DAEPolicy(PreTrainedPolicy):
                 self._standardise(images, state, task)
             if self.remembered is not None:
                 chunks["outputs"] = self.remembered(images)
-            return self.observed.loss(chunks, task, generator=noise, **vars(config.noise)), None
+            options = {"generator": noise, "reduction": reduction, **vars(config.noise)}
+            return self.observed.loss(chunks, task, **options), None
 
     @torch.no_grad()
     def _standardise(self, images: dict[str, Tensor], state: Tensor | None, task: list[str] | None) -> None:

@@ -40,7 +40,7 @@ from lerobot_policy_dae.heads import flag, spelled
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
 from lerobot_policy_dae.observations import TASK, Observations, check_shapes, contract_of, settle
 from lerobot_policy_dae.remembered import Remembered
-from lerobot_policy_dae.statistics import check_actions, check_gripper
+from lerobot_policy_dae.statistics import check_actions, check_batch, check_gripper
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +236,7 @@ class DAEPolicy(PreTrainedPolicy):
         """
         config = self.config
         images, state, task = self.observations.inputs(self.observations.with_steps(batch))
+        check_batch(self.layout, batch[ACTION])
         actions = self.layout.encode(batch[ACTION])
         chunks = {"actions": actions, "is_pad": batch.get("action_is_pad"), "images": images, "state": state}
         first = self.training and self.draws.config.noise_step == 0

@@ -202,6 +202,8 @@ class DAEConfig(EncoderFlags):
         with called(spelled):
             check_choices(self, head_mode=MODES, sampler=SAMPLERS)
             check_least(self, 1, "n_obs_steps", "n_action_steps")
+            check_least(self, 0, "optimizer_lr", "optimizer_encoder_lr", "optimizer_weight_decay")
+            check_least(self, 0, "optimizer_grad_clip_norm", "scheduler_warmup_steps")
             if self.vlm is None:
                 check_unset(self, "no VLM is given. Name one with --policy.vlm.model", *REFRESH)
             elif self.vlm_refresh is None:
@@ -268,9 +270,14 @@ class DAEConfig(EncoderFlags):
                 "observation.state (--policy.state=true), or give the policy a text encoder (--policy.text.model)."
             )
 
-    def check_effective(self) -> None:
-        """Raise a ValueError if a flag of a new policy has no effect beside the others."""
+    def check_effective(self, layout: ActionLayout) -> None:
+        """Raise a ValueError if a flag of a new policy has no effect beside the others or for this layout."""
         with called(spelled):
+            if not any(part.kind == "gripper" for part in layout.parts):
+                check_unset(self, f"the layout '{layout}' has no gripper. Leave it out", "gripper")
+            if layout.mode != "absolute" or all(part.form in ("", "6d") for part in layout.parts):
+                why = f"no rotation of the layout '{layout}' can be written in two ways. Leave it out"
+                check_unset(self, why, "canonical_rotations")
             if self.head_mode == "decoupled":
                 check_unset(self, "the head is the pretrained one. Leave it out, or set head_mode", "head_seed")
             if not self.state and self.environment_state:

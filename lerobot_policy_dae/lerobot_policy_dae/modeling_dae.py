@@ -101,7 +101,7 @@ class DAEPolicy(PreTrainedPolicy):
     def _make(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> None:
         config = self.config
         config.validate_features()
-        config.check_effective()
+        config.check_effective(self.layout)
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
@@ -126,6 +126,7 @@ class DAEPolicy(PreTrainedPolicy):
                 "built. Save it again from a trained policy."
             )
         config.check_unchanged()
+        config.chunk()
         encoder = config.built["encoder"]
         observed = ObservationConfig.from_dict(encoder["config"])
         with flag("vlm.model", *(["vlm.revision"] if config.vlm and config.vlm.revision else [])):
@@ -236,8 +237,8 @@ class DAEPolicy(PreTrainedPolicy):
         """
         config = self.config
         images, state, task = self.observations.inputs(self.observations.with_steps(batch))
-        check_batch(self.layout, batch[ACTION])
         actions = self.layout.encode(batch[ACTION])
+        check_batch(self.layout, batch[ACTION])
         chunks = {"actions": actions, "is_pad": batch.get("action_is_pad"), "images": images, "state": state}
         first = self.training and self.draws.config.noise_step == 0
         noise, augmented = self.draws.next(self.training, actions.device)

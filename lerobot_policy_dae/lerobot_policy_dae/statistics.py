@@ -75,11 +75,11 @@ def check_batch(layout: ActionLayout, actions: Tensor) -> None:
     """
     if not _has_norm(layout):
         return
-    bad = layout.impossible(actions.detach().cpu().flatten(0, 1)).view(actions.shape[:2])
+    bad = layout.impossible(actions.detach().cpu().flatten(0, -2)).view(actions.shape[:-1])
     if bad.any():
         raise ValueError(
             f"The batch has {int(bad.sum())} actions that hold no rotation where the layout '{layout}' has one, the "
-            f"first in batch row {int(bad.any(1).int().argmax())}. The warning before training names their episodes. "
+            f"first in batch row {int(bad.nonzero()[0, 0])}. The warning before training names their episodes. "
             "Leave them out with --dataset.episodes, or declare the layout that the columns have with "
             "--policy.action_layout."
         )

@@ -78,9 +78,9 @@ OTHER = {
 
 @pytest.fixture(scope="module")
 def vlm(tmp_path_factory) -> str:
+    pytest.importorskip("num2words")
     from tiny_processors import saved
 
-    pytest.importorskip("num2words")
     return saved(tmp_path_factory.mktemp("models") / "smolvlm", "smolvlm")
 
 
@@ -204,15 +204,19 @@ def test_images_have_the_size_that_the_encoder_was_built_for(tmp_path):
         policy.select_action(present(batch(image=True)) | {OBS_IMAGE: torch.rand(3, 3, 64, 64)})
 
 
-def test_training_goes_on_only_with_flags_that_train_something(tmp_path):
+def test_a_saved_policy_checks_flags_as_a_new_one_does(tmp_path):
     tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
     config = PreTrainedConfig.from_pretrained(tmp_path / "saved", cli_overrides=["--optimizer_encoder_lr=0.1"])
     DAEPolicy.from_pretrained(tmp_path / "saved", config=config)  # to act
     with pytest.raises(ValueError, match=r"^--policy\.optimizer_encoder_lr is 0\.1, which has no effect"):
         DAEPolicy.from_pretrained(tmp_path / "saved", config=config, dataset_stats=STATS, dataset_meta=meta())
-    config = PreTrainedConfig.from_pretrained(tmp_path / "saved", cli_overrides=["--prefixes=true"])
-    with pytest.raises(ValueError, match=r"^--policy\.prefixes: .*mixes time"):
-        DAEPolicy.from_pretrained(tmp_path / "saved", config=config)
+    for given, message in (
+        ("--prefixes=true", r"^--policy\.prefixes: .*mixes time"),
+        ("--n_action_steps=17", r"^--policy\.n_action_steps=17 is more than the 16 time steps"),
+    ):
+        config = PreTrainedConfig.from_pretrained(tmp_path / "saved", cli_overrides=[given])
+        with pytest.raises(ValueError, match=message):
+            DAEPolicy.from_pretrained(tmp_path / "saved", config=config)
 
 
 def test_loading_again_changes_nothing(saved, vlm):

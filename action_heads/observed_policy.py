@@ -140,7 +140,7 @@ class ObservedPolicy(nn.Module):
         return hidden(observed, state, self.encoder.config.cameras) if self.contract.blind else (observed, state)
 
     def loss(self, batch: Mapping[str, Any], task: list[str] | None = None, **options: Any) -> Tensor:
-        """Return the denoising loss of a batch, a scalar.
+        """Return the denoising loss of a batch, a scalar, or (b) with `reduction="none"`.
 
         Args:
             batch: `actions` (b h a) in robot units, `is_pad` (b h) or None, `images` or `outputs` by camera, and

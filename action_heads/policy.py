@@ -91,6 +91,7 @@ class ConditionedHead(Policy):
         levels: str = "uniform",
         noise_samples: int = 1,
         prefixes: bool = False,
+        reduction: str = "mean",
     ) -> Tensor:
         """Return the denoising loss, a scalar: the mean squared error of the prediction at random noise levels.
 
@@ -108,6 +109,7 @@ class ConditionedHead(Policy):
             noise_samples: number of noised copies of each chunk; they share one reading of the condition.
             prefixes: show the first actions of half of the chunks without noise, as `sample` shows committed ones, and
                 do not count them. It needs a backbone that mixes time.
+            reduction: "mean", or "none" to return a loss for each chunk (b), to weight them. Their mean is the loss.
 
         Raises:
             ValueError: an argument has a wrong shape, dtype or range.
@@ -122,6 +124,8 @@ class ConditionedHead(Policy):
             >>> tokens, mask = torch.randn(8, 5, 32), torch.ones(8, 5, dtype=torch.bool)
             >>> policy.loss(actions, tokens, mask=mask).backward()
         """
+        if reduction not in ("mean", "none"):
+            raise ValueError(f"reduction is {reduction!r}; choose one of mean, none")
         self.head.assert_frozen()
         look = self._look(actions, "loss")
         check_generator(generator)
@@ -147,7 +151,10 @@ class ConditionedHead(Policy):
             if continuing.takes_levels_per_step(self.head, self.modulation):
                 t = t.masked_fill(clean, 0)
         values = self.step_values(t) + torch.cat([self.modulate(cond, mask)] * noise_samples)
-        loss = denoising_loss(self.head, x0, Noise(t, noise, clean), values, self.modulation, pad)
+        each = reduction == "none"
+        loss = denoising_loss(self.head, x0, Noise(t, noise, clean), values, self.modulation, pad, each)
+        if each:
+            loss = loss.unflatten(0, (noise_samples, -1)).mean(0)
         # A batch of only padding is an error. Where raising it would wait for an accelerator, the loss becomes NaN.
         return loss if look or is_pad is None else loss.masked_fill(is_pad.all(), torch.nan)
 

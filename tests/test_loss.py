@@ -72,3 +72,23 @@ def test_only_noisy_steps_count(shape, padded):
     error = (head.predict(x_t, values, modulation) - x0).square().mean(-1)
     expected = error.mean() if clean is is_pad is None else error.masked_fill(left_out, 0).sum() / (~left_out).sum()
     assert torch.equal(denoising_loss(head, x0, noise, values, modulation, is_pad), expected)
+
+
+@pytest.mark.parametrize(("prefixes", "padded"), [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize("noise_samples", [1, 3])
+def test_the_losses_of_the_chunks_are_the_shares_of_the_loss(noise_samples, prefixes, padded):
+    """Their mean is the loss, and each depends on its own chunk alone."""
+    policy, is_pad = trained_policy(tiny_head("mixer"), "film"), padding() if padded else None
+
+    def loss(x, **options):
+        options |= {"is_pad": is_pad, "prefixes": prefixes, "noise_samples": noise_samples}
+        return policy.loss(x, conditions(), generator=generator(2), **options)
+
+    each = loss(actions(), reduction="none")
+    assert each.shape == (4,)
+    torch.testing.assert_close(each.mean(), loss(actions()), rtol=1e-5, atol=0)
+    changed = actions()
+    changed[2] = changed[2].flip(0)
+    assert (loss(changed, reduction="none") != each).tolist() == [False, False, True, False]
+    with pytest.raises(ValueError, match="reduction is 'sum'; choose one of mean, none"):
+        loss(actions(), reduction="sum")

@@ -42,10 +42,12 @@ def denoising_loss(
     values: Tensor,
     modulation: HeadModulation,
     is_pad: Tensor | None = None,
+    each: bool = False,
 ) -> Tensor:
-    """Return the mean squared error of the prediction, a scalar.
+    """Return the mean squared error of the prediction, a scalar, or the share (b) of each chunk in it.
 
-    Time steps that are padding or clean do not count. If none is left, the loss is 0.
+    Time steps that are padding or clean do not count. If none is left, the loss is 0. The shares have the loss as their
+    mean, so a chunk with much padding has a small one.
 
     Args:
         head: the denoiser.
@@ -54,10 +56,12 @@ def denoising_loss(
         values: modulation values (b, 1 or h, P).
         modulation: the head's modulation for the mechanism of these values.
         is_pad: (b h), true where an action is padding.
+        each: return the shares.
     """
     output = head.predict(corrupt(head, x0, noise), values, modulation)
     error = (output - head.objective.target(x0, noise.values, noise.t)).square().mean(-1)
     excluded = noise.clean if is_pad is None else is_pad if noise.clean is None else noise.clean | is_pad
     if excluded is None:
-        return error.mean()
-    return error.masked_fill(excluded, 0).sum() / (~excluded).expand_as(error).sum().clamp(min=1)
+        return error.mean(-1) if each else error.mean()
+    error, count = error.masked_fill(excluded, 0), (~excluded).expand_as(error).sum().clamp(min=1)
+    return error.sum(-1) * (len(error) / count) if each else error.sum() / count

@@ -11,13 +11,14 @@ import draccus
 from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.optim import AdamWConfig
 from lerobot.optim.schedulers import CosineAnnealingWithWarmupSchedulerConfig
+from lerobot.utils.constants import OBS_ENV_STATE
 
 from action_heads._util.flags import called, check_choices, check_least, check_unset
 from action_heads.actions.layouts import UNDECLARED, ActionLayout, Undeclared
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
-from action_heads.encoders import TextConfig, VisionConfig, VLMConfig
+from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig, VLMConfig
 from action_heads.fit import FitConfig
 from action_heads.io import files
 from action_heads.modes import MODES
@@ -32,6 +33,7 @@ REFRESH = ("vlm_refresh", "vlm_max_age")
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
     *("n_obs_steps", "horizon", "action_layout", "gripper", "cameras", "state"),
+    *("head_seed", "environment_state", "normalization_mapping"),  # not recorded by older releases
 )
 
 
@@ -200,6 +202,8 @@ class DAEConfig(EncoderFlags):
         with called(spelled):
             check_choices(self, head_mode=MODES, sampler=SAMPLERS)
             check_least(self, 1, "n_obs_steps", "n_action_steps")
+            check_least(self, 0, "optimizer_lr", "optimizer_encoder_lr", "optimizer_weight_decay")
+            check_least(self, 0, "optimizer_grad_clip_norm", "scheduler_warmup_steps")
             if self.vlm is None:
                 check_unset(self, "no VLM is given. Name one with --policy.vlm.model", *REFRESH)
             elif self.vlm_refresh is None:
@@ -236,6 +240,11 @@ class DAEConfig(EncoderFlags):
         return horizon
 
     @property
+    def chunk_size(self) -> int:
+        """The time steps of a chunk, by the name that LeRobot's sample weighting reads."""
+        return self.chunk()
+
+    @property
     def observation_delta_indices(self) -> list[int]:
         return list(range(1 - self.n_obs_steps, 1))
 
@@ -261,13 +270,20 @@ class DAEConfig(EncoderFlags):
                 "observation.state (--policy.state=true), or give the policy a text encoder (--policy.text.model)."
             )
 
-    def check_effective(self) -> None:
-        """Raise a ValueError if a flag of a new policy has no effect beside the others."""
+    def check_effective(self, layout: ActionLayout) -> None:
+        """Raise a ValueError if a flag of a new policy has no effect beside the others or for this layout."""
         with called(spelled):
+            if not any(part.kind == "gripper" for part in layout.parts):
+                check_unset(self, f"the layout '{layout}' has no gripper. Leave it out", "gripper")
+            if layout.mode != "absolute" or all(part.form in ("", "6d") for part in layout.parts):
+                why = f"no rotation of the layout '{layout}' can be written in two ways. Leave it out"
+                check_unset(self, why, "canonical_rotations")
             if self.head_mode == "decoupled":
                 check_unset(self, "the head is the pretrained one. Leave it out, or set head_mode", "head_seed")
             if not self.state and self.environment_state:
                 check_unset(self, "the policy sees no state. Leave it out, or set state", "environment_state")
+            if self.environment_state and OBS_ENV_STATE not in (self.input_features or {}):
+                check_unset(self, f"the dataset has no {OBS_ENV_STATE}. Leave it out", "environment_state")
 
     @property
     def state_features(self) -> dict[str, int]:
@@ -278,22 +294,29 @@ class DAEConfig(EncoderFlags):
     def shape(self) -> dict[str, Any]:
         """Return the flags that a checkpoint's weights depend on, ready for JSON."""
         values = {name: getattr(self, name) for name in SHAPE}
-        return values | {"gripper": list(self.gripper)}
+        modes = {kind: mode.value for kind, mode in self.normalization_mapping.items()}
+        return values | {"gripper": list(self.gripper), "normalization_mapping": modes}
 
     def check_unchanged(self) -> None:
         """Raise a ValueError if a flag differs from what the checkpoint was trained with."""
         assert self.built is not None
-        saved = {name: self.built["flags"][name] for name in SHAPE}
-        given = self.shape()
-        if self.vlm is not None:  # Its place may be another one, and the model is compared by its fingerprint.
-            built = self.built["encoder"]["config"].get("vlm")
-            was, now = asdict(VLMConfig(**built)) if built else {}, asdict(self.vlm)
-            for name in (name for name in now if name not in ("model", "revision")):
-                saved[f"vlm.{name}"], given[f"vlm.{name}"] = was.get(name), now[name]
-        if changed := [name for name in saved if saved[name] != given[name]]:
+        encoder = ObservationConfig.from_dict(self.built["encoder"]["config"])
+        saved = self.built["flags"] | encoder_flags(encoder)
+        given = self.shape() | encoder_flags(self)
+        if self.vlm is not None and encoder.vlm is not None:
+            for name in ("vlm.model", "vlm.revision"):  # It may be in another place; its weights are compared.
+                del saved[name]
+        if changed := [name for name in saved if name in given and saved[name] != given[name]]:
             raise ValueError(
                 "; ".join(
                     f"--policy.{name}={given[name]!r}, but the checkpoint has {saved[name]!r}" for name in changed
                 )
                 + ". Leave the flag out, or train a new policy with --policy.type=dae."
             )
+
+
+def encoder_flags(config: DAEConfig | ObservationConfig) -> dict[str, Any]:
+    """Return the settings of the encoder's networks by flag, such as "vision.crop". One that is absent has no model."""
+    parts = {"vision": config.vision, "text": config.text, "vlm": config.vlm}
+    values = {part: {"model": None} if of is None else asdict(of) for part, of in parts.items()}
+    return {f"{part}.{name}": value for part, fields in values.items() for name, value in fields.items()}

@@ -40,7 +40,7 @@ from lerobot_policy_dae.heads import flag, spelled
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
 from lerobot_policy_dae.observations import TASK, Observations, check_shapes, contract_of, settle
 from lerobot_policy_dae.remembered import Remembered
-from lerobot_policy_dae.statistics import check_actions, check_gripper
+from lerobot_policy_dae.statistics import check_actions, check_batch, check_gripper
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,11 @@ class DAEPolicy(PreTrainedPolicy):
             self._make_again()
         else:
             self._make(dataset_stats, dataset_meta)
+            self._check_trains()
             self.learn_tasks(dataset_meta)
+        if config.prefixes:
+            with flag("prefixes"):
+                check_mixes_time(self.conditioned.head)
         self.draws = Draws(config)
         self.remembered = Remembered(self.encoder, dataset_meta) if config.remember else None
         self.slow: SlowEncoder | None = None  # the VLM between chunks, with `vlm_refresh`
@@ -97,14 +101,12 @@ class DAEPolicy(PreTrainedPolicy):
     def _make(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> None:
         config = self.config
         config.validate_features()
-        config.check_effective()
+        config.check_effective(self.layout)
         head = heads.make_head(config, self.layout.space())
         config.horizon, config.action_layout = head.config.horizon, str(self.layout)
         config.chunk()
         with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"), called(spelled):
             self.encoder = ObservationEncoder(settle(config))
-            if not self.encoder.num_trainable:
-                check_unset(config, "nothing of the encoder trains. Leave it out", "optimizer_encoder_lr")
         check_shapes(config)
         with flag("vision", "cameras"):
             self.encoder.check_sizes(contract_of(config).sizes)
@@ -112,9 +114,6 @@ class DAEPolicy(PreTrainedPolicy):
         with flag("adapter"):
             adapter = config.adapter_config.make(self.encoder.cond_dim)
             self.conditioned = head.attach(adapter, normalizer=normalizer)
-        if config.prefixes:
-            with flag("prefixes"):
-                check_mixes_time(head)
         encoder = {"config": self.encoder.config.to_dict(), "architecture": self.encoder.architecture}
         config.built = {"head": heads.record(head), "encoder": encoder, "flags": config.shape()}
         logger.info("%s", self.conditioned)
@@ -127,9 +126,10 @@ class DAEPolicy(PreTrainedPolicy):
                 "built. Save it again from a trained policy."
             )
         config.check_unchanged()
+        config.chunk()
         encoder = config.built["encoder"]
         observed = ObservationConfig.from_dict(encoder["config"])
-        with flag("vlm.model"):
+        with flag("vlm.model", *(["vlm.revision"] if config.vlm and config.vlm.revision else [])):
             rebuild.check_architecture(encoder["architecture"], observed)
             self.encoder = ObservationEncoder(rebuild.at(observed, config.vlm), encoder["architecture"])
             if self.encoder.vlm is not None:
@@ -137,6 +137,13 @@ class DAEPolicy(PreTrainedPolicy):
         head = heads.make_again(config.built["head"])
         adapter = config.adapter_config.make(self.encoder.cond_dim)
         self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
+
+    def _check_trains(self) -> None:
+        """Raise a ValueError if a flag of training has no effect on this policy."""
+        if not self.encoder.num_trainable:
+            with called(spelled):
+                why = "nothing of the encoder trains. Leave it out"
+                check_unset(self.config, why, "optimizer_encoder_lr")
 
     @property
     def observed(self) -> ObservedPolicy:
@@ -167,12 +174,14 @@ class DAEPolicy(PreTrainedPolicy):
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]
         """Load a policy as LeRobot does. Everything comes from the checkpoint; no head or encoder is downloaded.
 
-        With the statistics of a dataset, to train on, its actions are checked as those of a new policy are.
+        With the statistics of a dataset, to train on, its actions and the flags of training are checked as those of a
+        new policy are.
         """
         policy = super().from_pretrained(pretrained_name_or_path, rebuild=True, **kwargs)
         if ACTION in (stats := kwargs.get("dataset_stats") or {}):
             low, high = check_actions(policy.layout, stats[ACTION], kwargs.get("dataset_meta"))
             check_gripper(policy.layout, low, high)
+            policy._check_trains()
         policy.learn_tasks(kwargs.get("dataset_meta"))
         return policy
 
@@ -200,7 +209,8 @@ class DAEPolicy(PreTrainedPolicy):
         heads.check_precise(self.conditioned.head)
         weights = self.state_dict() if state_dict is None else state_dict
         self.config.built["fingerprint"] = heads.SEAL.of(self.config.built, weights)
-        super()._save_pretrained(save_directory, state_dict)
+        # LeRobot after 0.6.1 has no such argument, and passes none.
+        super()._save_pretrained(save_directory, *(() if state_dict is None else (state_dict,)))
 
     def learn_tasks(self, dataset_meta: Any) -> None:
         """Encode and save a dataset's task descriptions, so that acting on them needs no text model."""
@@ -216,14 +226,19 @@ class DAEPolicy(PreTrainedPolicy):
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def forward(self, batch: dict[str, Any]) -> tuple[Tensor, None]:
+    def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, None]:
         """Return the denoising loss of a batch with actions (b h d), observations (b s ...) and action_is_pad (b h).
 
         Noise and augmentation are drawn for this step and this process, each from a generator of its own.
+
+        Args:
+            batch: the batch.
+            reduction: "mean", or "none" for the loss of each chunk (b), which LeRobot's `--sample_weighting` asks for.
         """
         config = self.config
         images, state, task = self.observations.inputs(self.observations.with_steps(batch))
         actions = self.layout.encode(batch[ACTION])
+        check_batch(self.layout, batch[ACTION])
         chunks = {"actions": actions, "is_pad": batch.get("action_is_pad"), "images": images, "state": state}
         first = self.training and self.draws.config.noise_step == 0
         noise, augmented = self.draws.next(self.training, actions.device)
@@ -232,7 +247,8 @@ class DAEPolicy(PreTrainedPolicy):
                 self._standardise(images, state, task)
             if self.remembered is not None:
                 chunks["outputs"] = self.remembered(images)
-            return self.observed.loss(chunks, task, generator=noise, **vars(config.noise)), None
+            options = {"generator": noise, "reduction": reduction, **vars(config.noise)}
+            return self.observed.loss(chunks, task, **options), None
 
     @torch.no_grad()
     def _standardise(self, images: dict[str, Tensor], state: Tensor | None, task: list[str] | None) -> None:
@@ -281,7 +297,7 @@ class DAEPolicy(PreTrainedPolicy):
     def reset(self) -> None:
         """Forget observations and chunks, and read the settings of acting again. Call it when a new episode begins."""
         config = self.config
-        self.observations = Observations(config)
+        self.observations = Observations(config, self.encoder.config.vision)
         self.sampling = Sampling(config.sampler, config.num_inference_steps)
         with flag("sampler", "num_inference_steps", "n_action_steps", "ensemble", "warm_start"):
             self.executor = Executor(

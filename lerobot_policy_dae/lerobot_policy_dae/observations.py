@@ -15,7 +15,7 @@ from lerobot.utils.constants import ACTION, OBS_ENV_STATE
 from torch import Tensor
 
 from action_heads.actions.contract import Contract
-from action_heads.encoders import ObservationConfig
+from action_heads.encoders import ObservationConfig, VisionConfig
 from lerobot_policy_dae.configuration_dae import DAEConfig
 
 TASK = "task"
@@ -35,6 +35,7 @@ def settle(config: DAEConfig) -> ObservationConfig:
     config.state = config.state and bool(config.state_features)
     used = {*config.cameras, *(config.state_features if config.state else ())}
     config.input_features = {key: ft for key, ft in (config.input_features or {}).items() if key in used}
+    config.environment_state = OBS_ENV_STATE in config.input_features  # what a checkpoint's weights have seen
     return ObservationConfig(
         cameras=tuple(config.cameras),
         state_dim=sum(config.state_features.values()) if config.state else 0,
@@ -70,10 +71,15 @@ def contract_of(config: DAEConfig) -> Contract:
 
 
 class Observations:
-    """The last observations of an episode. The first one is repeated until there are enough."""
+    """The last observations of an episode. The first one is repeated until there are enough.
 
-    def __init__(self, config: DAEConfig):
-        self.config = config
+    Args:
+        config: settings of the policy.
+        vision: settings of the image encoder as it was built.
+    """
+
+    def __init__(self, config: DAEConfig, vision: VisionConfig):
+        self.config, self.vision = config, vision
         self.warned: set[str] = set()
         self.past: deque[dict[str, Tensor]] = deque(maxlen=config.n_obs_steps)
 
@@ -185,14 +191,14 @@ class Observations:
 
     def _check_size(self, camera: str, size: tuple[int, ...]) -> None:
         """Raise a ValueError if images differ in size from training and the encoder would not resize them."""
-        vision, trained = self.config.vision, tuple(self.config.image_features[camera].shape[-2:])
+        vision, trained = self.vision, tuple(self.config.image_features[camera].shape[-2:])
         sized = (vision.is_resnet and self.config.vlm is None) or vision.crop  # a VLM's processor resizes images
         if size != trained and vision.resize is None and sized:
             (h, w), (height, width) = size, trained
             raise ValueError(
                 f"{camera} has {h} x {w} pixels, but the policy was trained on {height} x {width}. Use this size, in "
-                f"lerobot-eval with --env.observation_height={height} --env.observation_width={width}, or train with "
-                f"--policy.vision.resize='[{height}, {width}]', which resizes every image to it."
+                f"lerobot-eval with --env.observation_height={height} --env.observation_width={width}, or train a "
+                f"new policy with --policy.vision.resize='[{height}, {width}]', which resizes every image to it."
             )
 
     def _with_steps(self, key: str, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from action_heads.actions.layouts import NORMED, UNDECLARED, ActionLayout
+from lerobot_policy_dae.draws import process
 from lerobot_policy_dae.heads import flag
 
 logger = logging.getLogger(__name__)
@@ -37,24 +38,55 @@ def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any) -> tuple[
 
 
 def check_rows(layout: ActionLayout, dataset_meta: Any) -> None:
-    """Raise a ValueError if a row's rotation is none, such as a quaternion of zeros, on which training would be NaN.
+    """Check that each row of a dataset has a rotation, unlike a quaternion of zeros, on which training would be NaN.
 
-    Statistics don't show it, so the column is read. Datasets that are not on this disk are not checked.
+    Statistics don't show it, so the first process reads the column. Datasets that are not on this disk are not checked.
+    LeRobot doesn't say which episodes are trained on (`--dataset.episodes`). So episodes with such rows only cause a
+    warning while there are others, and `check_batch` looks at what is trained on.
+
+    Raises:
+        ValueError: all episodes have such rows.
     """
     root = getattr(dataset_meta, "root", None)
-    if root is None or not any(part.form in NORMED for part in layout.parts):
+    if root is None or not _has_norm(layout) or process():
         return
     bad: Counter[int] = Counter()  # rows by episode
+    seen: set[int] = set()
     for file in sorted((Path(root) / "data").glob("*/*.parquet")):
         columns, episodes = _actions_of(file, layout.width)
         bad.update(episodes[layout.impossible(columns).numpy()].tolist())
-    if bad:
-        named = ", ".join(f"{episode} ({count})" for episode, count in sorted(bad.items())[:SHOWN])
+        seen.update(episodes.tolist())
+    if not bad:
+        return
+    named = ", ".join(f"{episode} ({count})" for episode, count in sorted(bad.items())[:SHOWN])
+    found = (
+        f"{sum(bad.values())} rows of the dataset's column {ACTION!r} hold no rotation where the layout '{layout}' "
+        f"has one. By episode: {named}{', ...' if len(bad) > SHOWN else ''}."
+    )
+    if len(bad) == len(seen):
+        raise ValueError(f"{found} Declare the layout that the columns have, or repair the dataset.")
+    logger.warning("%s Training stops at the first of them: leave these episodes out with --dataset.episodes.", found)
+
+
+def check_batch(layout: ActionLayout, actions: Tensor) -> None:
+    """Raise a ValueError if a row of a batch (b h d) has no rotation.
+
+    It waits for an accelerator. LeRobot does so too after each step, so there is nothing else to wait for.
+    """
+    if not _has_norm(layout):
+        return
+    bad = layout.impossible(actions.detach().cpu().flatten(0, -2)).view(actions.shape[:-1])
+    if bad.any():
         raise ValueError(
-            f"{sum(bad.values())} rows of the dataset's column {ACTION!r} hold no rotation where the layout '{layout}' "
-            f"has one. By episode: {named}{', ...' if len(bad) > SHOWN else ''}. Declare the layout that the columns "
-            "have, or remove these episodes from the dataset."
+            f"The batch has {int(bad.sum())} actions that hold no rotation where the layout '{layout}' has one, the "
+            f"first in batch row {int(bad.nonzero()[0, 0])}. The warning before training names their episodes. "
+            "Leave them out with --dataset.episodes, or declare the layout that the columns have with "
+            "--policy.action_layout."
         )
+
+
+def _has_norm(layout: ActionLayout) -> bool:
+    return any(part.form in NORMED for part in layout.parts)
 
 
 def _actions_of(file: Path, width: int) -> tuple[Tensor, np.ndarray]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import draccus
 import numpy as np
 import pytest
 import torch
 from lerobot.configs import FeatureType, PolicyFeature, PreTrainedConfig
+from lerobot.policies import PreTrainedPolicy
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.rollout.inference.rtc import supports_rtc_inference
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_STATE
@@ -218,6 +221,37 @@ def test_flags_that_may_change(tmp_path):
     tiny_policy(tmp_path).save_pretrained(tmp_path / "saved")
     config = PreTrainedConfig.from_pretrained(tmp_path / "saved", cli_overrides=["--num_inference_steps=2"])
     assert DAEPolicy.from_pretrained(tmp_path / "saved", config=config).sampling.steps == 2
+
+
+def test_lerobot_weights_samples(tmp_path):
+    """LeRobot's training step takes a loss for each sample. Weights of 0 and 2 leave only the second one."""
+    from lerobot.scripts.lerobot_train import update_policy
+
+    weights = torch.tensor([0.0, 2.0])
+    accelerator = SimpleNamespace(
+        autocast=nullcontext,
+        backward=lambda loss: loss.backward(),
+        clip_grad_norm_=torch.nn.utils.clip_grad_norm_,
+        unwrap_model=lambda policy, **_: policy,
+    )
+    weighter = SimpleNamespace(compute_batch_weights=lambda batch: (weights, {}))
+    policy, metrics = tiny_policy(tmp_path), SimpleNamespace()
+    nothing = torch.optim.SGD(policy.get_optim_params(), lr=0.0)
+    update_policy(metrics, policy, batch(2), nothing, 1.0, accelerator, sample_weighter=weighter)
+    policy.config.noise_step = 0
+    each, _ = policy.train().forward(batch(2), reduction="none")
+    assert metrics.loss == pytest.approx(each[1].item(), rel=1e-5)
+    assert metrics.loss != pytest.approx(each[0].item(), rel=1e-3)
+    assert policy.config.chunk_size == 16, "LeRobot's RA-BC weights read it"
+
+
+def test_weights_are_passed_on_only_if_there_are_any(tmp_path, monkeypatch):
+    """LeRobot after 0.6.1 saves without an argument for weights."""
+    policy, given = tiny_policy(tmp_path), []
+    monkeypatch.setattr(PreTrainedPolicy, "_save_pretrained", lambda self, folder, *weights: given.append(weights))
+    policy._save_pretrained(tmp_path)
+    policy._save_pretrained(tmp_path, weights := policy.state_dict())
+    assert given == [(), (weights,)]
 
 
 # ── acting ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -44,6 +44,11 @@ from lerobot_policy_dae import DAEConfig, DAEPolicy
         ({"warm_start": 0.3, "n_action_steps": 16}, r"warm_start: All 16 time steps"),
         ({"warm_start": 0.01, "num_inference_steps": 30}, r"warm_start: "),
         ({"vlm_refresh": 4}, r"^--policy\.vlm_refresh is 4, which has no effect"),
+        ({"canonical_rotations": True}, r"^--policy\.canonical_rotations is True, which has no effect: no rotation of"),
+        ({"action_layout": "joint:7", "gripper": (0, 1)}, r"^--policy\.gripper is .*no effect: the layout 'joint:7'"),
+        ({"optimizer_lr": float("nan")}, r"^--policy\.optimizer_lr must be 0 or more, got nan"),
+        ({"scheduler_warmup_steps": -5}, r"^--policy\.scheduler_warmup_steps must be 0 or more, got -5"),
+        ({"environment_state": True}, r"^--policy\.environment_state is True, which has no effect: the dataset has no"),
     ],
     ids=str,
 )
@@ -98,8 +103,12 @@ def test_a_gripper_that_never_moves_warns_once(tmp_path):
     assert len([each for each in said if "gripper" in str(each.message)]) == 1
 
 
-def test_a_row_that_is_no_rotation_is_named(tmp_path):
-    """Its statistics are as usual, and a loss of NaN would end a long training."""
+def test_rows_that_are_no_rotation_are_named(tmp_path, monkeypatch, caplog):
+    """Their statistics are as usual, and a loss of NaN would end a long training.
+
+    Such episodes may be left out by `--dataset.episodes`, which LeRobot does not tell a policy. So they are refused
+    before training if all are such, and otherwise once they are trained on.
+    """
     columns = np.tile(np.float32([0.4, 0, 0.2, 0, 0, 0, 1, -1]), (6, 1))
     low, high = columns.copy(), columns.copy()
     low[:, [0, 1, 2, 7]] -= 0.1
@@ -109,7 +118,21 @@ def test_a_row_that_is_no_rotation_is_named(tmp_path):
     data.root = write(tmp_path / "data", episodes, fps=10)
     stats = {ACTION: {"min": low.min(0), "max": high.max(0)}}
     config = DAEConfig(head=head_folder(tmp_path), action_layout="pose_quaternion", device="cpu", **features(action=8))
-    with pytest.raises(ValueError, match=r"--policy\.action_layout: 1 rows .* By episode: 1 \(1\)\. "):
+    policy = DAEPolicy(config, stats, data)
+    assert "1 rows of the dataset's column 'action'" in caplog.text
+    assert "By episode: 1 (1). Training stops at the first of them: leave these episodes out with --da" in caplog.text
+    rows = batch(2)
+    rows[ACTION] = torch.from_numpy(columns[0]).repeat(2, 16, 1)
+    policy(rows)
+    rows[ACTION][1, 5] = 0
+    with pytest.raises(ValueError, match=r"1 actions that hold no rotation .*batch row 1\..*--dataset\.episodes"):
+        policy(rows)
+    data.root = write(tmp_path / "all", episodes[1:2] * 2, fps=10)
+    caplog.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr("lerobot_policy_dae.statistics.process", lambda: 1)
+        DAEPolicy(config, stats, data)  # The first process reads the column, and its error ends all.
+    with pytest.raises(ValueError, match=r"--policy\.action_layout: 2 rows .* By episode: 0 \(1\), 1 \(1\)\. "):
         DAEPolicy(config, stats, data)
 
 

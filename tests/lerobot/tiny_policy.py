@@ -33,12 +33,14 @@ def meta(*tasks: str) -> Any:
     return SimpleNamespace(features={ACTION: {"names": None}}, tasks=SimpleNamespace(index=list(tasks)))
 
 
-def tiny_policy(folder, backbone: str = "mlp", *, image: bool = False, dataset_meta: Any = None, **flags) -> DAEPolicy:
+def tiny_policy(
+    folder, backbone: str = "mlp", *, image: bool = False, dataset_meta: Any = None, stats: Any = None, **flags
+) -> DAEPolicy:
     """Return a policy whose adapter is not at its zero initialisation, so that conditions matter."""
     settings = {"head": head_folder(folder, backbone), "action_layout": "libero", "hidden_dim": 8, "device": "cpu"}
     torch.manual_seed(0)
     config = DAEConfig(**settings | features(image=image) | flags)
-    policy = DAEPolicy(config, STATS, dataset_meta)
+    policy = DAEPolicy(config, stats or STATS, dataset_meta)
     with torch.no_grad():
         for p in policy.conditioned.adapter.parameters():
             p.add_(0.1 * torch.randn_like(p))

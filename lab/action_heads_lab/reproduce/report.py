@@ -108,7 +108,9 @@ def _table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) -> str:
         if len(whole) > 1:
             cells = [cell for task in tasks for cell in table.modes(task, backbone).values()]
             left_out = sum(map(len, cells)) - sum(map(len, pooled.values()))
-            label = f"**{len(whole)} tasks**" + f", without {left_out} runs that a mode lacks" * (left_out > 0)
+            label = f"**{len(whole)} tasks**"
+            if left_out:
+                label += f", without {left_out} run{'s' * (left_out > 1)} that a mode lacks"
             lines.append(_row(label, backbone, pooled | {"blind": None}, by_seed=len(pairs) == len(whole) * len(seeds)))
     return "\n".join(lines)
 

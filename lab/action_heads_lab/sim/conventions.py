@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from action_heads.actions.layouts import ActionLayout
 from action_heads_lab.sim.frames import TCP_IN_SITE, Pose, rotation_from_6d, rotation_to_6d, rotation_vector
 
 if TYPE_CHECKING:
@@ -57,10 +56,12 @@ class Dialect:
         seen = bool(cameras) and set(cameras) <= set(self.cameras) if self.cameras else not {*cameras} & RENAMED
         return seen and set(state) <= set(self.state)
 
-    def moves_as(self, layout: ActionLayout) -> bool:
-        """Return whether this is the layout of the dialect's actions."""
-        own = ActionLayout.parse(self.layout)
-        return (layout.parts, layout.mode) == (own.parts, own.mode)
+    def moves_as(self, layout: str) -> bool:
+        """Return whether this is the layout of the dialect's actions, however it is spelled."""
+        from action_heads.actions.layouts import ActionLayout  # It imports torch, which simulations do without.
+
+        own, given = (ActionLayout.parse(text) for text in (self.layout, layout))
+        return (given.parts, given.mode) == (own.parts, own.mode)
 
     def image(self, sim: Sim, size: int, camera: str) -> np.ndarray:
         """Return an image (size, size, 3) uint8."""
@@ -220,7 +221,7 @@ def dialect_of(state: Collection[str], cameras: Collection[str], action: str, la
         )
     found = [name for name in fitting if action in DIALECTS[name].action] or fitting
     if len(found) > 1:
-        found = [name for name in found if DIALECTS[name].moves_as(ActionLayout.parse(layout))]
+        found = [name for name in found if DIALECTS[name].moves_as(layout)]
     if len(found) != 1:
         raise ValueError(
             f"the policy observes {', '.join([*state, *cameras])}, which recordings of several kinds have: "

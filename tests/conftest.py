@@ -9,11 +9,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from small import tiny_head, trained_policy
 
 from action_heads import ActionHead
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
+
+# Starts autograd. After `torch.export` it would start with threads, and no forked child of this process could train.
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc):

@@ -17,27 +17,10 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 def fork() -> int:
-    """Fork with one thread in the child, since it would wait for OpenMP's other threads, which do not follow.
-
-    Skip the test if an earlier one has let autograd start threads in this process, after which no child can train.
-    """
-    if not a_child_can_train():
-        pytest.skip("autograd has threads in this process, so its children cannot train")
+    """Fork with one thread in the child, since it would wait for OpenMP's other threads, which do not follow."""
     if (pid := os.fork()) == 0:
         torch.set_num_threads(1)
     return pid
-
-
-def a_child_can_train() -> bool:
-    """Return whether a child of this process can compute a gradient."""
-    if (pid := os.fork()) == 0:
-        code = 1
-        try:
-            torch.ones(1, requires_grad=True).sum().backward()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def outcome(act: Callable[[], object]) -> str:

@@ -38,9 +38,8 @@ KEYS = {"version", "adapter", "own_normalizer", "head"}  # and "reshape" for a r
 KINDS = {"version": int, "adapter": Any, "own_normalizer": bool, "head": dict[str, str | None]}
 RESHAPE = dict[str, Any] | None
 RESHAPE_KEYS = {"space", "horizon"}  # and "over_time" if maps over time were resampled
-OVER_TIME = (
-    "interpolated"  # how `reshape.resample` does that; files that lack it are of a release that did it otherwise
-)
+# How `reshape.resample` does that. Files that lack it are of a release that did it otherwise.
+OVER_TIME = "interpolated"
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
 
 

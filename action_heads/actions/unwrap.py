@@ -103,11 +103,16 @@ def _vector(vector: Tensor, before: Tensor) -> Tensor:
     return vector + TURN * _turns(along, (before * axis).sum(-1, keepdim=True)) * axis
 
 
-def _near_and_far(angles: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-    """Return Euler angles, and the equivalent (x + pi, pi - y, z + pi), plus the whole turns closest to `before`."""
+def _closest(angles: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return Euler angles plus whole turns, those or the equivalent (x + pi, pi - y, z + pi), and where it is these.
+
+    Both are written with the whole turns closest to `before`, and the second result is the closer one of them.
+    """
     x, y, z = angles.unbind(-1)
     other = torch.stack((x + torch.pi, torch.pi - y, z + torch.pi), -1)
-    return angles + TURN * _turns(angles, before), other + TURN * _turns(other, before)
+    near, far = (each + TURN * _turns(each, before) for each in (angles, other))
+    further = (far - before).square().sum(-1, keepdim=True) < (near - before).square().sum(-1, keepdim=True)
+    return near, torch.where(further, far, near), further
 
 
 def _euler(angles: Tensor, before: Tensor) -> Tensor:
@@ -116,9 +121,7 @@ def _euler(angles: Tensor, before: Tensor) -> Tensor:
     In gimbal lock, where y is ±pi/2, x and z rotate about one axis. Only x - z (or x + z) is determined there.
     """
     x, y, z = angles.unbind(-1)
-    near, far = _near_and_far(angles, before)
-    further = (far - before).square().sum(-1, keepdim=True) < (near - before).square().sum(-1, keepdim=True)
-    free = torch.where(further, far, near)
+    near, free, _ = _closest(angles, before)
     locked = y.cos().abs() < 16 * torch.finfo(angles.dtype).eps
     up = y.sin().sign()
     last_x, _, last_z = before.unbind(-1)
@@ -157,11 +160,10 @@ def _guess_euler(known: Tensor) -> Tensor:
     those from each rotation to the next, as given, can be applied one after the other.
     """
     next, before = known[1:], known[:-1]
-    near, far = _near_and_far(next, before)
-    further = (far - before).square().sum(-1, keepdim=True) < (near - before).square().sum(-1, keepdim=True)
+    _, closest, further = _closest(next, before)
     one = torch.ones_like(next[..., :1])
     flips = torch.cat([one, torch.where(further, -one, one), one], dim=-1)
-    shifts = torch.where(further, far, near) - flips * next
+    shifts = closest - flips * next
     sign = torch.cat([torch.ones_like(known[:1]), flips]).cumprod(0)
     return sign[1:] * next + (sign[:-1] * shifts).cumsum(0)
 

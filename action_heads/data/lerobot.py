@@ -19,15 +19,12 @@ from action_heads.data.lerobot_hub import Place
 from action_heads.data.lerobot_images import Images
 from action_heads.data.lerobot_info import BOOKKEEPING, EPISODES, Episode, read_episodes, read_info, read_tasks
 from action_heads.data.lerobot_rows import Rows
-from action_heads.data.recording import Numbers, Recording
+from action_heads.data.recording import OWN, STATES, Numbers, Recording
 from action_heads.data.schema import Schema, check, choose
 from action_heads.data.spec import Spec
 
 # Robots whose joints LeRobot writes as -100 to 100, unless it is configured to write degrees.
 NORMALISING = re.compile(r"(bi_)?(so_?10[01]|so_|koch|lekiwi|omx)")
-# The robot's own state as `action-heads record` writes it. Its observation.state also contains the objects.
-OWN = ("observation.eef", "observation.gripper")
-STATES = ("observation.state", "observation.environment_state")
 OPENPI = ("state",)  # the name in datasets for openpi
 
 

@@ -22,6 +22,11 @@ from action_heads.data.schema import Column, Schema, listed
 from action_heads.data.spec import Spec
 from action_heads.io.contents import sampled
 
+# The robot's own state in recordings of `action-heads record`, in whatever format. Their observation.state also
+# contains the objects.
+OWN = ("observation.eef", "observation.gripper")
+STATES = ("observation.state", "observation.environment_state")
+
 
 class Numbers(NamedTuple):
     """The numeric columns of one episode."""

@@ -14,7 +14,7 @@ from action_heads._util.extras import require
 from action_heads._util.paths import path_of
 from action_heads.data import hdf5
 from action_heads.data.bounded_reads import BadData, reading, short
-from action_heads.data.recording import Numbers, Recording, cameras_by_name
+from action_heads.data.recording import OWN, STATES, Numbers, Recording, cameras_by_name
 from action_heads.data.schema import Schema, check
 from action_heads.data.spec import Spec
 
@@ -37,14 +37,11 @@ FINGERS = {"robomimic": "robot0_gripper_qpos", "libero": "gripper_states"}
 # The command says open or closed, whereas fingers stop at what they hold. qpos is for files without actions.
 QPOS = {"gripper_open": 0.04, "gripper_closed": 0.0}
 # The default state of a Stage 2 policy in both namings. Policies without cameras also see the objects' poses.
-STATES = (
+OTHERS = (
     ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos"),
     ("ee_pos", "ee_ori", "gripper_states", "joint_states"),
 )
 OBJECTS = "object"
-# The same in files of `action-heads record`, whose columns are those of its LeRobotDatasets.
-OWN = ("observation.eef", "observation.gripper")
-OWN_STATES = ("observation.state", "observation.environment_state")
 MAKE = "Create the observations first, with robomimic's dataset_states_to_obs.py."
 
 
@@ -178,8 +175,8 @@ class Robomimic(Recording):
 
     def default_state(self, with_images: bool) -> tuple[str, ...]:
         if {*OWN} <= self.widths.keys():
-            return OWN if with_images else tuple(name for name in OWN_STATES if name in self.widths)
-        arm = next((own for own in STATES if {*own} & self.widths.keys()), ())
+            return OWN if with_images else tuple(name for name in STATES if name in self.widths)
+        arm = next((own for own in OTHERS if {*own} & self.widths.keys()), ())
         return tuple(name for name in (arm if with_images else (*arm, OBJECTS)) if name in self.widths)
 
     def images_of(self, camera: str, episode: int, steps: np.ndarray) -> np.ndarray:

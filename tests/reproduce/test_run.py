@@ -277,7 +277,7 @@ def test_studies_are_runs(study, tmp_path):
             ({"all": True, "share": share}, "share is PART/PARTS with .* counted from 0")
             for share in ("2/2", "1", "a/b")
         ),
-        *(({"all": True, "seeds": seeds}, "seeds must be numbers") for seeds in ("a", "", "0,,1", "-1")),
+        *(({"all": True, "seeds": seeds}, "seeds must be numbers") for seeds in ("a", "", "0,,1", "-1", "0 1")),
         ({"all": True, "mode": "blind"}, "mode is 'blind', which has no effect: --all says"),
         ({"all": True, "study": "table-3", "backbone": "unet"}, "backbone is 'unet', .* --study table-3 says"),
         ({"all": True, "study": "table-9"}, "choose one of table-2"),

@@ -107,7 +107,7 @@ class Reproduce:
             self._check_study()
         if self.head not in heads.SHAPES:
             check_unset(self, f"--head {self.head} is pretrained already", "stage1", "signal")
-        if not all(map(str.isdecimal, self.seeds.replace(" ", "").split(","))):
+        if not all(map(str.isdecimal, listed(self.seeds))):
             raise mistake("seeds", f"must be numbers separated by commas, such as 0,42, got {self.seeds!r}")
         part, _, of = self.share.partition("/")
         if not (part.isdecimal() and of.isdecimal() and int(part) < int(of)):

@@ -160,9 +160,10 @@ class RowPolicy(Policy):
         self.eval()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowPolicy:
-        """Do what `to`, `half` and others do to all weights, also to those of the rows."""
+        """Do what `to` and others do, and give the weights of the rows the device and dtype of the adapter's."""
         super()._apply(fn, recurse)
-        self._weights = {name: fn(weight) for name, weight in self._weights.items()}
+        like = self.adapter.state_dict()  # its statistics keep float32
+        self._weights = {name: weight.to(like[name]) for name, weight in self._weights.items()}
         return self
 
     def modulate(self, cond: Condition, mask: Mask = None) -> Tensor:

@@ -104,6 +104,16 @@ def test_rows_follow_where_they_are_moved():
     assert bank.on(TASKS).modulate(conditions(4).to("meta")).is_meta
 
 
+def test_rows_keep_their_statistics_in_float32():
+    head, cond = tiny_head(), 1000 + conditions(4)
+    made = policies(head)
+    for policy in made.values():
+        policy.adapter.standardize(cond)
+    rows = bank_of(head, made).on(TASKS)
+    exact = rows.modulate(cond)
+    torch.testing.assert_close(rows.to(torch.bfloat16).modulate(cond).float(), exact, atol=0.05, rtol=0.05)
+
+
 def test_a_policy_of_a_bank_only_acts(tmp_path):
     head = tiny_head()
     rows = bank_of(head, policies(head)).on(TASKS)

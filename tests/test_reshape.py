@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from small import COND_DIM, conditions, generator, tiny_head
+from torch import nn
 
 from action_heads import ActionHead, ActionSpace, ConditionedHead, Normalizer, adapter_file
 from action_heads.adapters import ADAPTERS
@@ -218,3 +219,10 @@ def test_it_says_what_it_is():
     reshaped = tiny_head().reshape(space=JOINTS)
     assert reshaped.config.name == "test/tiny-reshaped"
     assert reshaped.config.training["reshaped_from"]["name"] == "test/tiny"
+
+
+def test_a_projection_that_is_replaced_by_several_layers_is_noticed():
+    head = tiny_head().reshape(space=JOINTS, horizon=8)
+    head.backbone.out = nn.Sequential(nn.Linear(16, 7))
+    with pytest.raises(RuntimeError, match="its module structure"):
+        head.assert_frozen()

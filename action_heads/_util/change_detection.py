@@ -87,6 +87,8 @@ class Watch:
         if structure(module, module.left_out) != self.structure:
             return ["its module structure"]
         plain = {path: plain_of(part) for path, part in module.named_modules()}
+        if plain.keys() != self.plain.keys():  # of a module that was left out
+            return ["its module structure"]
         if differing := [path for path, values in plain.items() if values != self.plain[path]]:
             return [f"a setting of {path or 'the head'}" for path in differing]
         found = {name: holder[key] for name, holder, key in tensors_of(module, module.left_out)}

@@ -90,7 +90,7 @@ class Trainer(Training[Sample]):
             embedder = Embedder(self.policy, config, self.windows.recording.tasks)
             for windows in (self.windows, self.held_out):
                 if windows is not None:
-                    windows.tokens = embedder.embed(windows, self.accelerator)
+                    windows.use(embedder.embed(windows, self.accelerator), self.policy.encoder.cameras)
             vlm.unload()
         if config.start_from is None:
             standardise_tokens(self.policy, self.windows, config)

@@ -59,7 +59,7 @@ class ObservedWindows(Dataset):
         self.episode_of = np.repeat(np.arange(len(length)), length)
         self.episodes = int(episodes.sum())
         self.rows = np.flatnonzero(np.repeat(episodes, length))
-        self.tokens: Embeddings | None = None  # one for each window; images are then not read
+        self.tokens: Embeddings | None = None  # one for each window
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,8 +67,8 @@ class ObservedWindows(Dataset):
     def __getitem__(self, index: int) -> Sample:
         """Return `actions` (h a), `is_pad` (h), `state` (s d), `task` (an index), `images` (s 3 H W) by camera.
 
-        With cached tokens, return `tokens` (n c), and with cached outputs `outputs` (s ...) by camera, in place of the
-        images.
+        With cached tokens, also return `tokens` (n c), and with cached outputs `outputs` (s ...) by camera in place of
+        the images.
         """
         row, episode, start = self._place(index)
         end = start + int(self.recording.lengths[episode])
@@ -84,8 +84,11 @@ class ObservedWindows(Dataset):
             sample["tokens"] = self.tokens[[index]][0][0]
         if self.outputs is not None:
             sample["outputs"] = {camera: outputs[past] for camera, outputs in self.outputs.items()}
-        cached = self.tokens is not None or self.outputs is not None
-        return sample | {"images": {} if cached else self._images(episode, past - start)}
+        return sample | {"images": {} if self.outputs is not None else self._images(episode, past - start)}
+
+    def use(self, tokens: Embeddings, cameras: tuple[str, ...]) -> None:
+        """Read a VLM's tokens of each window, and from now on only the images of those cameras that it does not see."""
+        self.tokens, self.cameras = tokens, cameras
 
     def present(self, index: int) -> Sample:
         """Return the current observation of a window: `images` (1 3 H W) by camera, and `task` (an index)."""

@@ -84,6 +84,13 @@ def test_every_kind_of_model_conditions_a_policy(settings, family):
     assert torch.equal(given, chunk(policy))
 
 
+@pytest.mark.parametrize("cache", [{}, {"vlm_cache": "off"}], ids=["cached", "live"])
+@pytest.mark.parametrize("vision", ["trained", "frozen", "cached"])
+def test_a_vlm_that_reads_only_words_leaves_the_images_to_a_vision_network(settings, vit, vision, cache):
+    policy = adapt(settings("qwen3", encoder=vit, train_encoder=vision, cameras=("agentview",), lr=0.1, **cache))
+    assert not torch.equal(chunk(policy, 0.1), chunk(policy, 0.9))
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_only_what_is_declared_trains_and_is_saved(settings, models, way):
     config = settings(**WAYS[way], **RATE.get(way, {}))

@@ -94,7 +94,7 @@ SYSTEMS = {
     "waits, holds still": System(Training(), "holds"),
     "waits, acts on the open chunk": System(Training(), "open chunk", LATENCIES[1:]),
     "slow and fast, trained on fresh embeddings": System(Training(), "slow-fast"),
-    "slow and fast, not told where the image was taken": System(Training(OLDEST), "slow-fast", (4, 10)),
+    "slow and fast, without the arm's state at the image": System(Training(OLDEST), "slow-fast", (4, 10)),
     "slow and fast, blind": System(Training(OLDEST, True, True), "slow-fast", (0,)),
 }
 

@@ -35,7 +35,11 @@ def section(name: str) -> str:
     settings = getattr(import_module(module), kind)
     lines = [f"## `action-heads {name}`", "", command.about, ""]
     if command.extras:
-        lines += [f"Needs `pip install {packages(*command.extras)}` in a clone ([Install](../install.md)).", ""]
+        needed = packages(*command.extras)
+        lines += [
+            f"Needs at least `pip install {needed}` in a clone; [Install](../install.md) has what your data needs.",
+            "",
+        ]
     rows = [row(flat, leaf) for flat, leaf in leaves(settings).items()]
     if rows:
         lines += ["| flag | default | meaning |", "|---|---|---|", *rows, ""]

@@ -1,10 +1,11 @@
-"""Conclusions, table and figures of the study of images, from the cells that are finished.
+"""Conclusions, tables and figures of the study of images and of MimicGen from images, from the finished cells.
 
-uv run benchmarks/images_report.py    # fills docs/results/cached-images.md; draws images-*.png beside it
+uv run benchmarks/images_report.py    # fills cached-images.md and mimicgen.md of docs/results; draws their figures
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
@@ -17,7 +18,7 @@ from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.interval import error_bars, interval_text
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, row_of, table
-from images import CELLS, TASKS, Cell, finished
+from images import CELLS, MIMICGEN, TASKS, Cell, finished
 
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
@@ -55,6 +56,30 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
     figure.savefig(DOCS / f"{name}.png", dpi=120, bbox_inches="tight")  # A legend may be wider than one panel.
     plt.close(figure)
     return True
+
+
+def draw_systems(name: str, rows: list[Row]) -> None:
+    """Draw success with 95 % intervals of every system as bars, with a panel for each task."""
+    tasks, systems = (list(dict.fromkeys(map(of, rows))) for of in (lambda row: row["task"], system))
+    size = (2.6 * len(tasks) + 2, 1 + 0.3 * len(systems))
+    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for ax, task in zip(axes[0], tasks, strict=True):
+        for row in (row for row in rows if row["task"] == task):
+            rate, error = error_bars(row["successes"], row["episodes"])
+            colour = COLOURS[row["mode"]]
+            ax.barh(systems.index(system(row)), rate, 0.8, xerr=error, color=colour, capsize=2, error_kw={"lw": 0.8})
+        ax.set(title=task, xlim=(0, 1.02))
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(range(len(systems)), systems)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel("success, with 95 % intervals", fontsize="medium")
+    figure.savefig(DOCS / f"{name}.png", dpi=120)
+    plt.close(figure)
+
+
+def system(row: Row) -> str:
+    """Return the name of a system of MimicGen."""
+    return NAMES.get(row["mode"], row["mode"]) + (", small adapter" if row["through"] == "code" else "")
 
 
 def outcome(row: Row) -> str:
@@ -109,10 +134,11 @@ def against(ours: Row, other: Row) -> str:
     return "(the intervals overlap)"
 
 
-def open_cells(rows: list[Row]) -> str:
-    """Return the planned cells that are not finished, with what the finished ones cost on average."""
-    absent = [cell for cell in CELLS if row_of(rows, vars(cell)) is None]
-    done = f"{len(CELLS) - len(absent)} of {len(CELLS)} planned cells are finished."
+def open_cells(rows: list[Row], tasks: Sequence[str]) -> str:
+    """Return the planned cells of tasks that are not finished, with what the finished ones cost on average."""
+    planned = [cell for cell in CELLS if cell.task in tasks]
+    absent = [cell for cell in planned if row_of(rows, vars(cell)) is None]
+    done = f"{len(planned) - len(absent)} of {len(planned)} planned cells are finished."
     if not absent:
         return done
     cost = ""
@@ -132,8 +158,17 @@ def grouped(cells: list[Cell]) -> list[list[str]]:
     return [[task, str(demos), "; ".join(names)] for (task, demos), names in groups.items()]
 
 
+HEAD = ["task", "demonstrations", "system", "trained", "success", "95 % interval", "loss", "training", "rollouts"]
+
+
 def main() -> None:
     rows = finished()
+    study([row for row in rows if row["task"] in TASKS])
+    mimicgen([row for row in rows if row["task"] in MIMICGEN])
+
+
+def study(rows: list[Row]) -> None:
+    """Fill the page of the study, and draw its figures."""
     rows.sort(key=lambda r: (TASKS.index(r["task"]), -r["demos"], MODES.index(r["mode"]), r["trained"]))
     small = [row for row in rows if row["mode"] == "normal" or row["hidden"] == SMALL]
     figures = {
@@ -145,9 +180,19 @@ def main() -> None:
         for name, (chosen, over, label) in figures.items()
         if draw(f"images-{name}", chosen, over, label)
     ]
-    head = ["task", "demonstrations", "system", "trained", "success", "95 % interval", "loss", "training", "rollouts"]
-    parts = {"answer": answer(rows), "results": "".join(drawn) + table(head, map(line, rows)), "open": open_cells(rows)}
-    fill(DOCS / "cached-images.md", parts)
+    results = "".join(drawn) + table(HEAD, map(line, rows))
+    fill(DOCS / "cached-images.md", {"answer": answer(rows), "results": results, "open": open_cells(rows, TASKS)})
+
+
+def mimicgen(rows: list[Row]) -> None:
+    """Fill the part on images of MimicGen's page, and draw its figure."""
+    rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), row["through"] == "code", MODES.index(row["mode"])))
+    part = open_cells(rows, MIMICGEN)
+    if rows:
+        draw_systems("mimicgen-images", rows)
+        head, lines = ["task", "system", *HEAD[3:]], ([row["task"], system(row), *line(row)[3:]] for row in rows)
+        part = f"![Success of the systems by task](mimicgen-images.png)\n\n{table(head, lines, 2)}\n\n{part}"
+    fill(DOCS / "mimicgen.md", {"images": part})
 
 
 if __name__ == "__main__":

@@ -50,6 +50,13 @@ def read_results(name: str, otherwise: Any = REQUIRED) -> Any:
     return read_json(path)["results"] if otherwise is REQUIRED or path.exists() else otherwise
 
 
+def check_known(given: Iterable[str], known: Iterable[str]) -> None:
+    """End the program, before anything is measured, unless all names that were given are known."""
+    known = list(known)
+    if unknown := sorted(set(given) - set(known)):
+        raise SystemExit(f"unknown: {', '.join(unknown)}. Choose from {', '.join(known)}.")
+
+
 def row_of(rows: Iterable[Row], cell: Mapping[str, Any]) -> Row | None:
     """Return the row that has all settings of a cell, or None."""
     return next((row for row in rows if cell.items() <= row.items()), None)

@@ -184,7 +184,7 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
     parser.add_argument("--data", type=Path, default=Path("outputs/images"), help="folder of the recordings")
-    parser.add_argument("--only", nargs="*", default=TASKS, help="tasks to run")
+    parser.add_argument("--only", nargs="*", default=TASKS, choices=TASKS, help="tasks to run")
     parser.add_argument("--minutes", type=float, default=60, help="begin no further cell after so many minutes")
     parser.add_argument("--episodes", type=int, default=50, help="rollouts of a cell; one that had fewer is continued")
     options = parser.parse_args()

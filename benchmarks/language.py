@@ -34,7 +34,7 @@ from action_heads_lab.sim.interval import error_bars, interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import DOCS, read_results, row_of, table, with_row, write_results
+from common import DOCS, check_known, read_results, row_of, table, with_row, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -308,6 +308,8 @@ def main(
         lr: learning rate instead of that of the system.
         keep: write the results to benchmarks/results/language.json.
     """
+    for given, known in ((observe, ("states", "images")), (systems, SYSTEMS), (words, WORDS)):
+        check_known(given, known)
     torch.set_num_threads(1)
     for seen in observe:
         for name in systems:

@@ -41,3 +41,29 @@ def test_a_new_row_comes_last_and_takes_the_place_of_that_of_its_cell(common):
     first, second = {"seed": 0, "ms": 1}, {"seed": 1, "ms": 2}
     assert common.with_row([first, second], {"seed": 0}, {"seed": 0, "ms": 3}) == [second, {"seed": 0, "ms": 3}]
     assert common.with_row([first], {"seed": 1}, second) == [first, second]
+
+
+def test_an_unknown_name_ends_the_program_with_the_known_ones(common):
+    common.check_known(["Lift"], ("Lift", "Stack"))
+    with pytest.raises(SystemExit, match=r"unknown: lift\. Choose from Lift, Stack"):
+        common.check_known(["lift"], ("Lift", "Stack"))
+
+
+UNKNOWN = {  # the script, what it would begin with, and arguments with an unknown name
+    "delta": ("delta", "demonstrations", {"heads": ("dae/mixer-5m-fk-delta", "runs/mine")}),
+    "systems of language": ("language", "demonstrations", {"systems": ("decoupled", "other")}),
+    "words of language": ("language", "demonstrations", {"words": ("true",)}),
+    "reshape": ("reshape", "demonstrations", {"named": ("as pretrained", "other")}),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_a_benchmark_refuses_an_unknown_name_before_it_measures(what, common, monkeypatch):
+    """The delta benchmark ended with a KeyError after it had trained and rolled out a head that is not bundled."""
+    for name in ("transformers", "matplotlib", "robosuite"):
+        pytest.importorskip(name)
+    script, begins_with, given = UNKNOWN[what]
+    module = import_module(script)
+    monkeypatch.setattr(module, begins_with, lambda *_: pytest.fail("it began"))
+    with pytest.raises(SystemExit, match=r"unknown: .*\. Choose from"):
+        module.main(**given)

@@ -76,6 +76,56 @@ def test_a_finished_run_is_read_back(tmp_path, head, rolled):
     assert results.load_all(tmp_path / "a" / "results") == [first]
 
 
+def recorded(at: Place, run: Run, content: str) -> Path:
+    """Write what stands for a run's recording, and return its path."""
+    path = families.FAMILIES["robosuite"].recording_path(run.task, run, at.work)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def test_a_finished_run_of_another_recording_is_refused(tmp_path, head, rolled):
+    run, at = Run(head=head, steps=3, episodes=25), place(tmp_path)
+    recorded(at, run, "one")
+    done = perform(run, at)
+    assert list(done.inputs) == ["Lift-100.npz"]
+    assert perform(run, at) == results.load_all(at.results)[0] == done
+    path = recorded(at, run, "two")
+    options = Reproduce(task="Lift", head=head, steps=3, episodes=25, seeds="0", work=at.work, out=at.results)
+    for again in (lambda: perform(run, at), lambda: reproduce(options, "robosuite")):
+        with pytest.raises(ValueError, match=r"Lift-mlp-.*other contents of Lift-100\.npz.*another --out"):
+            again()
+    path.unlink()  # nothing is there to compare with
+    assert perform(run, at) == done
+    recorded(at, run, "two")
+    results.save(replace(done, inputs={}), next(at.results.iterdir()))  # as of an older release
+    assert perform(run, at).inputs == {}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_begun_run_of_another_recording_is_refused(known, tmp_path, head, rolled, monkeypatch):
+    run, at = Run(head=head, steps=3, episodes=25), place(tmp_path)
+    recorded(at, run, "one")
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(module, "rollout", killed)
+        with pytest.raises(KeyboardInterrupt):
+            perform(run, at)
+    recorded(at, run, "two")
+    if known:
+        with pytest.raises(ValueError, match=r"progress\.json .*other contents of Lift-100\.npz.*or delete .*runs"):
+            perform(run, at)
+        return
+    (path,) = at.work.glob("runs/*/progress.json")
+    begun = results.Progress.load(path)
+    begun.inputs.clear()  # as of an older release, which goes on and has the hash from then on
+    begun.save()
+    assert list(perform(run, at).inputs) == ["Lift-100.npz"]
+
+
 def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
     run, at = Run(head=head, steps=3, episodes=30), place(tmp_path)
     folder = at.work / "runs" / run.identity(taken_of(pretrained(run, at), run.uses_pretraining))

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.limits import fits, shown
+from action_heads._util.own_generator import OwnGenerator
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters.config import AdapterConfig
@@ -111,7 +112,7 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
         )
     what = f"the adapter's config in {file}"
     adapter = strict(AdapterConfig, config["adapter"], what, SINCE)
-    with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
+    with OwnGenerator():  # Building draws random weights, which must not change the user's RNG.
         if shape := config.get("reshape"):
             if resamples(head, shape["horizon"]) and shape.get("over_time") != OVER_TIME:
                 raise ValueError(

@@ -71,7 +71,8 @@ class Freezable(nn.Module):
     def assert_frozen(self, thorough: bool = False) -> None:
         """Raise an error if a frozen module has changed. A module that is not frozen passes.
 
-        Every `loss` and `sample` calls this, which takes about 50 µs. Every save calls it with `thorough`.
+        Every `loss` and `sample` calls this, which takes about 50 µs. Every save, and what makes a head of this one or
+        moves it, calls it with `thorough`.
 
         Args:
             thorough: read every weight, instead of torch's version counters.
@@ -105,7 +106,7 @@ class Freezable(nn.Module):
         """
         if self._watch is None:
             return super()._apply(fn, recurse)
-        self.assert_frozen()
+        self.assert_frozen(thorough=True)  # The weights are hashed anew below, so a change would no longer be found.
         before = {name: holder[key].detach() for name, holder, key in tensors_of(self)}
         super()._apply(fn, recurse)
         if not self._watch.changes(self):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from action_heads._util.own_generator import OwnGenerator
 from action_heads.card import head_card
 from action_heads.config import SEAL, HeadConfig
 from action_heads.head import ActionHead
@@ -50,7 +51,7 @@ def load(folder: Path) -> ActionHead:
         config = HeadConfig.from_dict(files.read_json(folder / CONFIG))
     tensors, _ = files.load_tensors(folder / WEIGHTS)
     check_layout(tensors, config.layout(), folder / WEIGHTS)  # The layout takes no memory, unlike a head.
-    with torch.random.fork_rng(devices=[]):  # Building draws random weights, which must not change the user's RNG.
+    with OwnGenerator():  # Building draws random weights, which must not change the user's RNG.
         head = ActionHead(config)
     check_values(tensors, head.state_dict(), folder / WEIGHTS)
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

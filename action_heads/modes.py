@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from action_heads._util.own_generator import OwnGenerator
 from action_heads.io import files
 
 if TYPE_CHECKING:
@@ -83,8 +84,6 @@ def random_like(head: ActionHead, name: str, seed: int) -> ActionHead:
 
 def fresh(kind: type[ActionHead], config: HeadConfig, name: str, seed: int) -> ActionHead:
     """Build a head in standard initialisation on the CPU, without changing any random state."""
-    # torch.manual_seed would also seed every accelerator, whose state `fork_rng` does not restore here.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)
+    with OwnGenerator(seed), torch.device("cpu"):
         # The head is not trained, so it has no training record.
         return kind(dataclasses.replace(config, name=name, training={}, fingerprint=""))

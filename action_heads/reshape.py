@@ -66,6 +66,7 @@ def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | N
     if not head.frozen:
         raise ValueError("reshape needs a frozen head, but this one is trainable; call head.freeze() first")
     original = head.original  # Reshape the original again, since resampling twice would lose information.
+    original.assert_frozen(thorough=True)  # The new head would hide a change, since it is hashed as it is made.
     config = dataclasses.replace(
         original.config,
         name=f"{original.config.name}-reshaped",

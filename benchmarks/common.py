@@ -17,6 +17,7 @@ import torch
 from action_heads._util.machine import machine
 from action_heads.io.files import read_json, write_text
 from action_heads.runtime.packed import can_pack
+from action_heads.training.checkpoint import changed
 
 # Lets glibc keep the memory that torch has freed. Asking for it anew takes much of a large network's time per step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
@@ -50,9 +51,38 @@ def read_results(name: str, otherwise: Any = REQUIRED) -> Any:
     return read_json(path)["results"] if otherwise is REQUIRED or path.exists() else otherwise
 
 
+def check_known(given: Iterable[str], known: Iterable[str]) -> None:
+    """End the program, before anything is measured, unless all names that were given are known."""
+    known = list(known)
+    if unknown := sorted(set(given) - set(known)):
+        raise SystemExit(f"unknown: {', '.join(unknown)}. Choose from {', '.join(known)}.")
+
+
 def row_of(rows: Iterable[Row], cell: Mapping[str, Any]) -> Row | None:
     """Return the row that has all settings of a cell, or None."""
     return next((row for row in rows if cell.items() <= row.items()), None)
+
+
+def check_inputs(what: str, record: Mapping[str, Any], inputs: Mapping[str, str], remedy: str) -> None:
+    """End the program if a recording, an encoder or a head has changed since a row or a policy was made.
+
+    Args:
+        what: the row or the policy, for the message.
+        record: its record, with the hashes in `inputs`. Records of older releases have none and go on unchecked.
+        inputs: the hashes of now, as `action_heads.adapt.build` returns them.
+        remedy: what to do instead of restoring the old contents.
+    """
+    if names := changed(inputs, record.get("inputs", {})):
+        raise SystemExit(
+            f"{what} was measured with other contents of {', '.join(names)}, which have changed since. Restore them, "
+            f"or {remedy}."
+        )
+
+
+def check_row(name: str, row: Row, cell: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+    """End the program if a row was measured with other inputs, since it would be continued or taken as finished."""
+    remedy = "set BENCHMARK_RESULTS to another folder and measure all rows there"
+    check_inputs(f"the row of {dict(cell)} in {RESULTS / f'{name}.json'}", row, inputs, remedy)
 
 
 def with_row(rows: Iterable[Row], cell: Mapping[str, Any], new: Row) -> list[Row]:

@@ -18,7 +18,7 @@ import tyro
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import Row, save_trial, smooth
 from closed_loop import closed_loop
-from common import read_results, write_results
+from common import check_known, read_results, write_results
 from stage2 import DEMOS, OUT
 from torch import Tensor
 
@@ -81,8 +81,10 @@ def measure(name: str, cond: Tensor, deltas: Tensor, is_pad: Tensor) -> None:
 
 
 def main(heads: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
+    known = [name for name in hub.bundled() if name.endswith("-delta")]  # Results go into the folders of these heads.
+    check_known(heads, known)
     data = demonstrations()
-    for name in heads or [name for name in hub.bundled() if name.endswith("-delta")]:
+    for name in heads or known:
         measure(name, *data)
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 from action_heads_lab.reproduce.page import fill
-from common import DOCS, command_line, read_results, row_of, table, write_results
+from common import DOCS, check_row, command_line, read_results, row_of, table, write_results
 
 from action_heads._util.progress import progress_bar
+from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig, Optimiser, Vision
 from action_heads.adapt.trainer import Trainer
 
@@ -61,6 +62,7 @@ def measure(data: str, mode: str, seed: int, steps: int) -> dict[str, Any]:
         **{"mode": mode, "seed": seed, "steps": steps, "encoder": sum(p.numel() for p in encoder)},
         **{"trained": trainer.policy.counts()["parameters"], "loss": float(np.mean(losses[-FIRST:])), "norm": found},
         "norms": [float(f"{norm:.3g}") for norm in norms],
+        "inputs": trainer.inputs,
     }
 
 
@@ -84,9 +86,13 @@ def main() -> None:
     for seed in options.seeds:
         for mode in MODES:
             key = {"mode": mode, "seed": seed, "steps": options.steps}
-            if row_of(rows, key) is None:
+            row = row_of(rows, key)
+            if row is None:
                 rows.append(measure(options.data, mode, seed, options.steps))
                 write_results(NAME, rows)
+            elif "inputs" in row:  # Rows of an earlier release have none.
+                inputs = build(settings(options.data, mode, seed, options.steps, Path("unused"))).inputs
+                check_row(NAME, row, key, inputs)
     fill(PAGE, {"gradients": norms_table(rows)})
 
 

@@ -32,7 +32,7 @@ from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import command_line, read_results, row_of, with_row, write_results
+from common import check_row, command_line, read_results, row_of, with_row, write_results
 from on_features import trained
 from torch import Tensor
 
@@ -111,6 +111,7 @@ class Demonstrations(NamedTuple):
     episode: np.ndarray  # (N,)
     mean: dict[str, Tensor]  # mean keypoints (w,) of all rows, by camera
     blind: Tensor  # (N c): the condition with mean keypoints
+    inputs: dict[str, str]  # a hash of recording, encoder and head
 
 
 def demonstrations(folder: Path, encoder: str) -> Demonstrations:
@@ -125,7 +126,7 @@ def demonstrations(folder: Path, encoder: str) -> Demonstrations:
         held_out=0.0,
         workers=0,
     )
-    template, windows, *_ = build(config)
+    template, windows, _, inputs = build(config)
     assert windows.outputs is not None
     rows = [windows[i] for i in range(len(windows))]
     actions, is_pad, state = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad", "state"))
@@ -135,7 +136,7 @@ def demonstrations(folder: Path, encoder: str) -> Demonstrations:
         cond = template.encode(state=state, outputs=seen)[0]
     assert isinstance(cond, Tensor)
     return Demonstrations(
-        template, cond, actions, is_pad, windows.episode_of, mean, without_images(template, state, mean)
+        template, cond, actions, is_pad, windows.episode_of, mean, without_images(template, state, mean), inputs
     )
 
 
@@ -152,7 +153,7 @@ def policy_of(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
     kept = torch.from_numpy(data.episode < cell.demos)
     place = folder / "policies" / "-".join(map(str, asdict(cell).values()))
     cond, blind, actions, is_pad = (each[kept] for each in (data.cond, data.blind, data.actions, data.is_pad))
-    return trained(cell, HEAD, data.template, cond, blind, actions, is_pad, place)
+    return trained(cell, HEAD, data.template, cond, blind, actions, is_pad, place, data.inputs)
 
 
 def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[st
         sight=Sight(contract.state, cameras, OBSERVED),
     )
     outcome = {"successes": int(result.success.sum()), "episodes": len(seeds), "rollout_cpu_seconds": cpu() - began}
-    return {**asdict(cell), **observed.training_record, **outcome}
+    return {**asdict(cell), **observed.training_record, **outcome, "inputs": data.inputs}
 
 
 def cpu() -> int:
@@ -196,7 +197,8 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
     parser.add_argument("--data", type=Path, default=Path("outputs/images"), help="folder of the recordings")
-    parser.add_argument("--only", nargs="*", default=TASKS + MIMICGEN, help="tasks to run")
+    every = TASKS + MIMICGEN
+    parser.add_argument("--only", nargs="*", default=every, choices=every, metavar="TASK", help="tasks to run")
     parser.add_argument("--minutes", type=float, default=60, help="begin no further cell after so many minutes")
     parser.add_argument("--episodes", type=int, default=50, help="rollouts of a cell; one that had fewer is continued")
     options = parser.parse_args()
@@ -204,12 +206,17 @@ def main() -> None:
     for cell in CELLS:
         place = options.data / cell.task
         before = row_of(finished(), asdict(cell)) or dict.fromkeys(ADDED, 0)
-        if cell.task not in options.only or not place.exists() or before["episodes"] >= options.episodes:
+        whole = before["episodes"] >= options.episodes
+        # A finished row with a hash is compared with what is there now. Earlier rows have none.
+        if cell.task not in options.only or not place.exists() or (whole and "inputs" not in before):
             continue
         if time.monotonic() - began > 60 * options.minutes:
             break
         if place not in read:
             read = {place: demonstrations(place, options.encoder)}
+        check_row("images", before, asdict(cell), read[place].inputs)
+        if whole:
+            continue
         row = run(cell, read[place], options.data, range(before["episodes"], options.episodes))
         row |= {key: row[key] + before[key] for key in ADDED}
         row["interval"] = wilson(row["successes"], row["episodes"])

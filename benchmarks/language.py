@@ -34,19 +34,21 @@ from action_heads_lab.sim.interval import error_bars, interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import DOCS, read_results, row_of, table, with_row, write_results
+from common import DOCS, check_known, check_row, read_results, row_of, table, with_row, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
 
 from action_heads import ActionHead, ConditionedHead, HeadConfig, Normalizer
-from action_heads.adapt.build import build
+from action_heads.adapt.build import Built, build
 from action_heads.adapt.settings import AdaptConfig, Text, Vision
 from action_heads.adapters.condition_reader import Standardizer
 from action_heads.adapters.config import AdapterConfig
 from action_heads.diffusion.objectives import ObjectiveConfig
+from action_heads.encoders.text import folder_content
 from action_heads.encoders.trunk import IMAGENET_MEAN, IMAGENET_STD
 from action_heads.fit import FitConfig, fit
+from action_heads.io.contents import combined, sampled_all
 from action_heads.observed_policy import ObservedPolicy
 
 TASK, HEAD, CAMERAS = "two_cubes", "dae/mlp-0.7m-fk", ("agentview", "robot0_eye_in_hand")
@@ -159,12 +161,12 @@ def keypoints(folder: Path) -> Callable[[Tensor], Tensor]:
 
 
 @cache
-def demonstrations(observe: str, data: Path, encoders: Path) -> Demonstrations:
-    """Encode a recording."""
+def read(observe: str, data: Path, encoders: Path) -> Built:
+    """Read a recording. `inputs` also has hashes of the images and of their network, if these are observed."""
     images = observe == "images"
     state = ("observation.state",) if images else ("observation.state", "observation.environment_state")
     settings: dict[str, Any] = {"observation_steps": 1, "held_out": 0.0, "workers": 0}
-    policy, windows, *_ = build(
+    built = build(
         AdaptConfig(
             data=f"lerobot:{data}",
             head=HEAD,
@@ -174,7 +176,18 @@ def demonstrations(observe: str, data: Path, encoders: Path) -> Demonstrations:
             **settings,
         )
     )
-    observer = Observer(policy.eval(), keypoints(encoders / "mobilenetv2") if images else None)
+    if not images:
+        return built
+    files = sampled_all(built.windows.recording.image_paths(CAMERAS))
+    own = {"--data (images)": combined(files), "--encoders": folder_content(str(encoders / "mobilenetv2"))}
+    return built._replace(inputs=built.inputs | own)
+
+
+@cache
+def demonstrations(observe: str, data: Path, encoders: Path) -> Demonstrations:
+    """Encode a recording."""
+    policy, windows, *_ = read(observe, data, encoders)
+    observer = Observer(policy.eval(), keypoints(encoders / "mobilenetv2") if observe == "images" else None)
     recording = windows.recording
     rows = [windows[i] for i in range(len(windows))]
     said = [recording.tasks[row["task"]] for row in rows]
@@ -308,6 +321,8 @@ def main(
         lr: learning rate instead of that of the system.
         keep: write the results to benchmarks/results/language.json.
     """
+    for given, known in ((observe, ("states", "images")), (systems, SYSTEMS), (words, WORDS)):
+        check_known(given, known)
     torch.set_num_threads(1)
     for seen in observe:
         for name in systems:
@@ -315,11 +330,16 @@ def main(
             system = SYSTEMS[name] if lr is None else replace(SYSTEMS[name], lr=lr)
             row = row_of(kept() if keep else [], run) or run
             kinds = words if system.reads and system.sees else ("right",)
-            if row.keys() >= {*kinds}:
+            whole = row.keys() >= {*kinds}
+            if whole and "inputs" not in row:  # of an earlier release, so there is nothing to compare
+                continue
+            inputs = read(seen, data, encoders).inputs
+            check_row("language", row, run, inputs)
+            if whole:
                 continue
             shown = demonstrations(seen, data, encoders)
             policy, costs = train(system, shown, steps, hidden, seed)
-            row = asdict(system) | costs | row
+            row = asdict(system) | costs | row | {"inputs": inputs}
             if row["loss"] != costs["loss"]:
                 raise ValueError(f"the run so far has a loss of {row['loss']}, this one of {costs['loss']}: {run}")
             for kind in (kind for kind in kinds if kind not in row):

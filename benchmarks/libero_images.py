@@ -33,13 +33,14 @@ from action_heads_lab.sim.interval import interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import INIT_STATES, description
-from common import DOCS, command_line, read_results, row_of, table, with_row, write_results
+from common import DOCS, check_row, command_line, read_results, row_of, table, with_row, write_results
 from figures import draw
 from on_features import trained
 from torch import Tensor
 
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig, Columns, Text, Vision
+from action_heads.io.contents import combined
 from action_heads.observed_policy import ObservedPolicy
 
 NAME = "libero_images"
@@ -78,6 +79,7 @@ class Demonstrations(NamedTuple):
     actions: Tensor  # (N h a)
     is_pad: Tensor  # (N h)
     images: int  # numbers of the condition that come from images, which are its first
+    inputs: dict[str, str]  # a hash of the recordings, of both encoders and of the head
 
 
 def recordings(cell: Cell, folder: Path) -> list[Path]:
@@ -96,7 +98,8 @@ def demonstrations(cell: Cell, folder: Path, encoder: str, text: str) -> Demonst
     for other in found[1:]:  # the policy of the suite knows the sentences of all tasks
         found[0].template.encoder.text.known.update(other.template.encoder.text.known)  # type: ignore[union-attr]
     cond, actions, is_pad = (torch.cat([getattr(one, name) for one in found]) for name in ("cond", "actions", "is_pad"))
-    return Demonstrations(found[0].template, cond, actions, is_pad, found[0].images)
+    inputs = found[0].inputs | {"--data": combined([one.inputs["--data"] for one in found])}
+    return Demonstrations(found[0].template, cond, actions, is_pad, found[0].images, inputs)
 
 
 def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
@@ -111,7 +114,7 @@ def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
         held_out=0.0,
         workers=0,
     )
-    template, windows, *_ = build(config)
+    template, windows, _, inputs = build(config)
     assert windows.outputs is not None
     kept = np.flatnonzero(windows.episode_of < cell.demos)  # the first of a recording are a smaller recording
     rows = [windows[i] for i in kept]
@@ -121,14 +124,14 @@ def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
         cond = template.encode(state=windows.state[kept].unsqueeze(1), task=words, outputs=seen)[0]
     assert isinstance(cond, Tensor)
     actions, is_pad = (torch.stack([row[key] for row in rows]) for key in ("actions", "is_pad"))
-    return Demonstrations(template, cond, actions, is_pad, len(CAMERAS) * template.encoder.features)
+    return Demonstrations(template, cond, actions, is_pad, len(CAMERAS) * template.encoder.features, inputs)
 
 
 def policy_of(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
     """Return the trained policy of a cell."""
     place = folder / "policies" / "-".join(str(value).replace("/", "-") for value in asdict(cell).values())
     blind = without_images(data, data.cond[:, data.images :])
-    return trained(cell, cell.head, data.template, data.cond, blind, data.actions, data.is_pad, place)
+    return trained(cell, cell.head, data.template, data.cond, blind, data.actions, data.is_pad, place, data.inputs)
 
 
 def without_images(data: Demonstrations, rest: Tensor) -> Tensor:
@@ -166,13 +169,14 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
     for task in tasks_of(cell):
         rows = finished()
         row = row_of(rows, asdict(cell)) or {**asdict(cell), "rolled": {}}
+        check_row(NAME, row, asdict(cell), data.inputs)
         before = row["rolled"].get(task, [])
         if len(before) >= episodes or time.monotonic() > until:
             continue
         observed, began = policy_of(cell, data, folder), time.monotonic()
         successes = roll_out(cell, observed, data, task, range(len(before), episodes))
         spent = row.get("rollout_seconds", 0) + round(time.monotonic() - began)
-        now = row | observed.training_record | {"rollout_seconds": spent}
+        now = row | observed.training_record | {"rollout_seconds": spent, "inputs": data.inputs}
         now["rolled"] = row["rolled"] | {task: before + successes}
         print(f"{cell.mode} {task}: {sum(now['rolled'][task])} of {len(now['rolled'][task])}", flush=True)
         write_results(NAME, with_row(rows, asdict(cell), now))

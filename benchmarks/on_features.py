@@ -6,10 +6,12 @@ Axes: N rows, c condition, h horizon, a action.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import torch
+from common import check_inputs
 from torch import Tensor
 
 from action_heads import ActionHead, Normalizer
@@ -44,6 +46,7 @@ def trained(
     actions: Tensor,
     is_pad: Tensor,
     place: Path,
+    inputs: Mapping[str, str],
 ) -> ObservedPolicy:
     """Train a policy and save it, or load it if a killed run has saved it. `training_record` holds its costs.
 
@@ -56,9 +59,12 @@ def trained(
         actions: chunks (N h a).
         is_pad: whether a time step lies behind the end of its episode (N h).
         place: folder of the policy.
+        inputs: a hash of all that conditions and chunks were read from, see `check_inputs`.
     """
     if (place / "policy.json").exists():
-        return ObservedPolicy.from_pretrained(place)
+        observed = ObservedPolicy.from_pretrained(place)
+        check_inputs(f"the policy in {place}", observed.training_record, inputs, f"delete {place} to train it anew")
+        return observed
     is_blind = run.mode == "blind"
     made = ActionHead.from_pretrained(head).in_mode("decoupled" if is_blind else run.mode, seed=run.seed)
     torch.manual_seed(run.seed)
@@ -74,6 +80,7 @@ def trained(
         "loss": round(sum(losses[-50:]) / 50, 4),
         "training_cpu_seconds": round(time.process_time() - began),
         "threads": torch.get_num_threads(),
+        "inputs": dict(inputs),
     }
     observed = ObservedPolicy(template.encoder, policy, template.contract, record)
     observed.save(place)

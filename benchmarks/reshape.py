@@ -26,7 +26,7 @@ from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.rollout_worker import Play
 from action_heads_lab.sim.tasks import get_task
-from common import read_results, write_results
+from common import check_known, read_results, write_results
 from stage2 import DEMOS, OUT, pretrained
 from torch import Tensor
 
@@ -166,9 +166,7 @@ def earlier() -> dict[tuple[str, str], dict]:
 
 
 def main(named: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
-    known = [*(layout.name for layout in LAYOUTS), *SYSTEMS]
-    if unknown := set(named) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}. Choose layouts and systems from {', '.join(known)}.")
+    check_known(named, [*(layout.name for layout in LAYOUTS), *SYSTEMS])
     layouts = [layout for layout in LAYOUTS if layout.name in named] or LAYOUTS
     systems = [system for system in SYSTEMS if system in named] or SYSTEMS
     rows = earlier()

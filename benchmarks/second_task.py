@@ -12,6 +12,7 @@ Axes: n samples, d state, h horizon, a action.
 from __future__ import annotations
 
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ from action_heads_lab.sim.interval import interval_text, wilson
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import DOCS, read_results, row_of, table, write_results
+from common import DOCS, check_row, read_results, row_of, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead
 from action_heads.adapters.config import AdapterConfig
 from action_heads.fit import FitConfig, fit
+from action_heads.io.files import fingerprint
 from action_heads.observed_policy import ObservedPolicy
 
 HEAD, TASKS, DEMOS, STEPS, EPISODES = "dae/mixer-5m-fk", ("Lift", "Stack"), 100, 600, 50
@@ -48,6 +50,14 @@ def demonstrations(task: str) -> tuple[Tensor, Tensor, Tensor]:
     recording = record(task, DEMOS, path=OUT / f"{task}-{DEMOS}.npz")
     state, actions, is_pad = (torch.from_numpy(np.array(part)) for part in recording.chunks())
     return state, actions, is_pad
+
+
+@cache
+def inputs() -> dict[str, str]:
+    """Return a hash of the head and of each task's demonstrations."""
+    found = {task: dict(zip(("state", "actions", "is_pad"), demonstrations(task), strict=True)) for task in TASKS}
+    hashes = {f"the demonstrations of {task}": fingerprint(tensors) for task, tensors in found.items()}
+    return hashes | {"the head": ActionHead.from_pretrained(HEAD).fingerprint()}
 
 
 def learn(head: ActionHead, task: str, mode: str, seed: int) -> tuple[ObservedPolicy, dict[str, Any]]:
@@ -133,9 +143,12 @@ def main(seeds: tuple[int, ...] = (0,)) -> None:
     """
     torch.set_num_threads(1)
     for mode, seed in [(mode, seed) for seed in seeds for mode in SETTINGS]:
-        rows = read_results("second_task", [])
-        if row_of(rows, {"mode": mode, "seed": seed}) is None:
-            rows.append(measure(mode, seed))
+        rows, key = read_results("second_task", []), {"mode": mode, "seed": seed}
+        if (row := row_of(rows, key)) is not None:
+            if "inputs" in row:  # Rows of an earlier release have none.
+                check_row("second_task", row, key, inputs())
+        else:
+            rows.append(measure(mode, seed) | {"inputs": inputs()})
             print(rows[-1], flush=True)
             write_results("second_task", rows)
     page(read_results("second_task"))

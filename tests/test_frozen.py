@@ -143,7 +143,17 @@ CALLS = {
     "trainable_parameters": lambda policy, folder: list(policy.trainable_parameters()),
     "reshape": lambda policy, folder: policy.head.reshape(horizon=8),
 }
-FILES = ("save_adapter", "save_pretrained")
+THOROUGH = {
+    **{name: CALLS[name] for name in ("save_adapter", "save_pretrained", "reshape")},
+    "to": lambda policy, folder: policy.to(torch.bfloat16),
+    "push_adapter": lambda policy, folder: published(policy).push_adapter("me/adapter"),
+    "push_to_hub": lambda policy, folder: policy.head.push_to_hub("me/head"),
+}
+
+
+def published(policy: ConditionedHead) -> ConditionedHead:
+    policy.head.source = {"path": "me/head", "revision": "0" * 40, "subfolder": None}
+    return policy
 
 
 def prevented(way, head: ActionHead) -> bool:
@@ -170,12 +180,17 @@ def test_every_way_to_touch_a_frozen_head_is_prevented_or_seen_by_the_next_call(
 
 
 @pytest.mark.parametrize("way", PAST_TORCH)
-def test_writes_past_torch_are_seen_by_what_writes_files_and_soon_by_every_call(way, tmp_path):
-    for name in FILES:
-        policy = policy_of()
-        PAST_TORCH[way](policy.head)
-        with pytest.raises(RuntimeError, match=r"frozen head (was changed|were made trainable)"):
-            CALLS[name](policy, tmp_path)
+@pytest.mark.parametrize("name", THOROUGH)
+def test_writes_past_torch_are_seen_by_what_writes_files_moves_or_reshapes(name, way, tmp_path, monkeypatch):
+    monkeypatch.setattr("action_heads.io.hub.push", lambda *_, **__: pytest.fail("it was published"))
+    policy = policy_of()
+    PAST_TORCH[way](policy.head)
+    with pytest.raises(RuntimeError, match=r"frozen head was changed: .*backbone\.blocks\.1\.up\.weight"):
+        THOROUGH[name](policy, tmp_path)
+
+
+@pytest.mark.parametrize("way", PAST_TORCH)
+def test_writes_past_torch_are_soon_seen_by_every_call(way):
     policy = policy_of()
     PAST_TORCH[way](policy.head)
 

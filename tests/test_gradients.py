@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from child import environment
 from forked import needs_fork
 from small import actions, generator, tiny_head
 from torch import nn
@@ -152,6 +153,7 @@ def train_in_two() -> None:
 def test_two_processes_train_in_plain_ddp():
     """Two processes train in plain DDP, forked from a new process, since autograd may refuse a fork after backward."""
     code = "import torch._dynamo; from test_gradients import train_in_two; train_in_two()"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(Path(__file__).parent), capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

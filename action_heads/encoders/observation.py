@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util.conditions import Condition, Mask, on_host
+from action_heads._util.own_generator import OwnGenerator
 from action_heads.encoders.augment import prepare
 from action_heads.encoders.checks import (
     check_effective,
@@ -235,7 +236,7 @@ class ObservationEncoder(nn.Module):
     def check_sizes(self, sizes: Mapping[str, tuple[int, int]]) -> None:
         """Encode a grey image of each camera's (H W), so that crops and maps of a wrong size fail before training."""
         steps = self.config.observation_steps
-        with torch.random.fork_rng(devices=[]):
+        with OwnGenerator():
             self.see([torch.full((1, steps, 3, *sizes[camera]), GREY) for camera in self.cameras])
 
     @torch.no_grad()

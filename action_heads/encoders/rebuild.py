@@ -12,6 +12,7 @@ from torch import Tensor
 
 from action_heads._util import limits
 from action_heads._util.limits import check_width, fits, shown
+from action_heads._util.own_generator import OwnGenerator
 from action_heads.encoders.config import ObservationConfig
 from action_heads.encoders.observation import ObservationEncoder
 from action_heads.encoders.vlm_config import VLMConfig
@@ -85,7 +86,7 @@ def at(config: ObservationConfig, vlm: VLMConfig | str | None) -> ObservationCon
 
 def build(config: ObservationConfig, architecture: dict[str, Any]) -> ObservationEncoder:
     """Build an encoder with random weights, without changing the global random state."""
-    with torch.random.fork_rng(devices=[]):
+    with OwnGenerator():
         try:
             return ObservationEncoder(config, architecture)
         except (ImportError, ValueError):

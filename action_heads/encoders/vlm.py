@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util.extras import require
+from action_heads._util.own_generator import OwnGenerator
 from action_heads.encoders.vlm_config import VLMConfig
 from action_heads.vlm import Tap, files
 from action_heads.vlm.files import IMAGES, WORDS
@@ -128,7 +129,7 @@ class VLMEncoder(nn.Module):
     def _loaded(self) -> Tap:
         """Return a tap on the model with the weights of this module."""
         self.check()
-        with torch.random.fork_rng(devices=[]):  # A new LoRA is random until the weights replace it.
+        with OwnGenerator():  # A new LoRA is random until the weights replace it.
             tap = self._load()
         if odd := self.architecture["trained"].keys() ^ _trained(tap).keys():
             raise ValueError(f"the weights that train differ from those that were saved: {', '.join(sorted(odd)[:3])}")

@@ -17,6 +17,7 @@ from torch import Tensor
 from action_heads._util.ema import EMA
 from action_heads.actions.normalize import Normalizer
 from action_heads.head import ActionHead
+from action_heads.modes import fresh
 from action_heads.pretrain import data
 from action_heads.pretrain.batches import Batch, Batches, ahead, fit
 from action_heads.pretrain.objective import Stage1, loss
@@ -110,6 +111,18 @@ class Trainer(Training[Batch]):
         x0 = self.head.normalizer.normalize(actions.to(device))
         losses = [loss(self.head, None, x0, None, mechanism, noise) for mechanism in mechanisms]
         return float(torch.stack(losses).mean())
+
+
+def before_training(config: PretrainConfig) -> ActionHead:
+    """Return a frozen head with the shape and the statistics of a run's head, and random weights, without training it.
+
+    It is all that a run in a mode with random weights takes of the pretrained head, see `modes.taken_of`.
+    """
+    shape = config.head()
+    normalizer, _ = fit(data.Mixture(config.sources, data.window(shape.space, shape.horizon)), shape.space)
+    head = fresh(ActionHead, shape, shape.name, config.seed)
+    head.normalizer = copy.deepcopy(normalizer)
+    return head.freeze()
 
 
 def go_on_from(name: str, head: ActionHead) -> tuple[Normalizer, str]:

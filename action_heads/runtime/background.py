@@ -20,6 +20,7 @@ from action_heads._util.conditions import Condition
 from action_heads.runtime.execution import Executor, Samples
 from action_heads.runtime.second_thread import Pending, SecondThread
 from action_heads.runtime.slow_encoder import Ages, check_waiting
+from action_heads.runtime.uncopied import Uncopied
 
 LATE = ("wait", "keep")
 
@@ -60,7 +61,7 @@ class Noise:
             self.given.set_state(self.copy.get_state())
 
 
-class BackgroundExecutor(Executor):
+class BackgroundExecutor(Uncopied, Executor):
     """An executor whose ticks do not wait for chunks: a second thread encodes the observation and computes them.
 
     A chunk is asked for every `execute` ticks and arrives `delay` ticks later. Meanwhile the robot executes the next
@@ -103,6 +104,8 @@ class BackgroundExecutor(Executor):
     Raises:
         ValueError: an argument is out of its range, or the head can't continue a chunk.
     """
+
+    another = "BackgroundExecutor(policy, ...), which may share the policy"
 
     def __init__(
         self,

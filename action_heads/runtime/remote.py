@@ -27,6 +27,7 @@ from action_heads.diffusion.draws import Generator
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
 from action_heads.runtime.slow_encoder import LATE, Ages, StaleEmbedding, check_waiting
+from action_heads.runtime.uncopied import Uncopied
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ class RemoteStale(RemoteRefusal, StaleEmbedding):
     """The stream has no embedding yet, or its newest one is older than `max_age`. The connection stays open."""
 
 
-class RemotePolicy(Acts):
+class RemotePolicy(Uncopied, Acts):
     """The client of a policy that `action-heads serve` runs on another machine.
 
     It samples as a local policy does, for `Executor` or for a loop of your own. Each chunk is checked before it is
@@ -88,6 +89,8 @@ class RemotePolicy(Acts):
         chunk = robot.sample({"state": state})
         ```
     """
+
+    holds, another = "a connection", "RemotePolicy(url, ...)"
 
     def __init__(
         self,

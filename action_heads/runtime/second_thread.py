@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from action_heads.runtime.uncopied import Uncopied
+
 T = TypeVar("T")
 
 PATIENCE = 2.0  # seconds that the end of the program waits for calls that run
@@ -34,7 +36,7 @@ class Pending(Future[T]):
         return self._process != os.getpid()
 
 
-class SecondThread:
+class SecondThread(Uncopied):
     """A thread that makes calls in their order. It starts with the first call, and anew in a forked process.
 
     It is a daemon, so a call that never returns does not keep the program from ending. It has as many threads for
@@ -43,6 +45,8 @@ class SecondThread:
     Args:
         name: name of the thread, for debuggers.
     """
+
+    another = "SecondThread(name)"
 
     def __init__(self, name: str):
         self.name = name

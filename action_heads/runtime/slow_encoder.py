@@ -17,6 +17,7 @@ from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask, parts
 from action_heads.runtime.second_thread import Pending, SecondThread
+from action_heads.runtime.uncopied import Uncopied
 
 LATE = ("wait", "raise")
 
@@ -76,7 +77,7 @@ class Call:
     began: float
 
 
-class SlowEncoder:
+class SlowEncoder(Uncopied):
     """An encoder that is too slow for every tick, such as a VLM, beside a policy that acts every tick.
 
     Call it once a tick with the newest observation. It returns the newest embedding that is ready. If no call of
@@ -120,6 +121,8 @@ class SlowEncoder:
         >>> action.shape, vlm.ages.count
         (torch.Size([1, 10]), 8)
     """
+
+    another = "SlowEncoder(embed, ...)"
 
     def __init__(
         self,

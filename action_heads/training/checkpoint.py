@@ -165,12 +165,17 @@ def refuse_changed(inputs: Mapping[str, str], out: Path) -> None:
     else:
         others = [(f"finished {what}", theirs) for what, theirs in _finished(out, "inputs")]
     for what, theirs in others:
-        if changed := sorted(name for name in inputs if theirs.get(name, inputs[name]) != inputs[name]):
+        if names := changed(inputs, theirs):
             raise ValueError(
-                f"{out} holds a {what} that began with other contents of {', '.join(changed)}, which have changed "
+                f"{out} holds a {what} that began with other contents of {', '.join(names)}, which have changed "
                 f"since. Restore them to resume it, use another --out to start a new run, or delete {out} if you do "
                 "not need it"
             )
+
+
+def changed(inputs: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Return the names of the inputs that a record has with another hash. One that it lacks is not compared."""
+    return sorted(name for name in inputs if theirs.get(name, inputs[name]) != inputs[name])
 
 
 def _settings(trainer: Training) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from action_heads import ActionHead, HeadConfig, adapter_file, modes
 from action_heads._util import flags
 from action_heads._util.limits import fits, shown
+from action_heads._util.own_generator import OwnGenerator
 from action_heads.actions.spaces import ActionSpace
 from action_heads.io import files, hub
 from action_heads.io.seal import Seal
@@ -72,7 +73,7 @@ def make_again(saved: dict[str, Any]) -> ActionHead:
     """Rebuild a recorded head with random weights. Call `seal` once its own weights are loaded."""
     check_record(saved)
     config = HeadConfig.from_dict(saved["config"])
-    with torch.random.fork_rng(devices=[]):
+    with OwnGenerator():
         if saved["original"] is None:
             head = ActionHead(config)
         else:

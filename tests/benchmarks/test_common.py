@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,3 +43,104 @@ def test_a_new_row_comes_last_and_takes_the_place_of_that_of_its_cell(common):
     first, second = {"seed": 0, "ms": 1}, {"seed": 1, "ms": 2}
     assert common.with_row([first, second], {"seed": 0}, {"seed": 0, "ms": 3}) == [second, {"seed": 0, "ms": 3}]
     assert common.with_row([first], {"seed": 1}, second) == [first, second]
+
+
+def test_an_unknown_name_ends_the_program_with_the_known_ones(common):
+    common.check_known(["Lift"], ("Lift", "Stack"))
+    with pytest.raises(SystemExit, match=r"unknown: lift\. Choose from Lift, Stack"):
+        common.check_known(["lift"], ("Lift", "Stack"))
+
+
+UNKNOWN = {  # the script, what it would begin with, and arguments with an unknown name
+    "delta": ("delta", "demonstrations", {"heads": ("dae/mixer-5m-fk-delta", "runs/mine")}),
+    "systems of language": ("language", "demonstrations", {"systems": ("decoupled", "other")}),
+    "words of language": ("language", "demonstrations", {"words": ("true",)}),
+    "reshape": ("reshape", "demonstrations", {"named": ("as pretrained", "other")}),
+}
+
+
+@pytest.mark.parametrize("what", UNKNOWN)
+def test_a_benchmark_refuses_an_unknown_name_before_it_measures(what, common, monkeypatch):
+    """The delta benchmark ended with a KeyError after it had trained and rolled out a head that is not bundled."""
+    for name in ("transformers", "matplotlib", "robosuite"):
+        pytest.importorskip(name)
+    script, begins_with, given = UNKNOWN[what]
+    module = import_module(script)
+    monkeypatch.setattr(module, begins_with, lambda *_: pytest.fail("it began"))
+    with pytest.raises(SystemExit, match=r"unknown: .*\. Choose from"):
+        module.main(**given)
+
+
+NOW, BEFORE = {"--data": "now", "--head": "same"}, {"--data": "before", "--head": "same"}
+
+
+def test_a_row_of_other_inputs_is_refused_and_one_without_any_is_not(common):
+    for inputs in ({}, {"inputs": {}}, {"inputs": NOW}, {"inputs": {"--head": "same"}}):
+        common.check_row("some", inputs, {"seed": 0}, NOW)
+    with pytest.raises(
+        SystemExit, match=r"the row of \{'seed': 0\} in .*some\.json was .* other contents of --data, which"
+    ) as e:
+        common.check_row("some", {"inputs": BEFORE}, {"seed": 0}, NOW)
+    assert "Restore them, or set BENCHMARK_RESULTS" in str(e.value)
+
+
+@pytest.fixture
+def images(common, monkeypatch, tmp_path):
+    """Return the benchmark with one cell, whose recording has the contents `NOW` and whose episodes all succeed."""
+    for name in ("transformers", "robosuite"):
+        pytest.importorskip(name)
+    for name in ("images", "on_features"):  # they import `common`, which is a new module in each test
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = import_module("images")
+    (tmp_path / "data" / "Lift").mkdir(parents=True)
+    monkeypatch.setattr(module, "CELLS", [module.Cell("Lift")])
+    monkeypatch.setattr(module, "demonstrations", lambda *_: SimpleNamespace(inputs=NOW))
+
+    def run(cell, data, folder, seeds):
+        return asdict(cell) | dict.fromkeys(module.ADDED, len(seeds)) | {"inputs": data.inputs}
+
+    monkeypatch.setattr(module, "run", run)
+    monkeypatch.setattr(sys, "argv", ["images.py", "--data", str(tmp_path / "data"), "--episodes", "10"])
+    yield module
+    for name in ("images", "on_features"):
+        sys.modules.pop(name, None)
+
+
+def begun(images, episodes: int, **more) -> dict:
+    return asdict(images.Cell("Lift")) | dict.fromkeys(images.ADDED, episodes) | more
+
+
+def test_a_row_without_hashes_goes_on_and_has_them_from_then_on(images, common):
+    common.write_results("images", [begun(images, 4)])
+    images.main()
+    (row,) = common.read_results("images")
+    assert (row["episodes"], row["inputs"]) == (10, NOW)
+
+
+@pytest.mark.parametrize("episodes", [4, 10])
+def test_a_row_of_another_recording_is_neither_continued_nor_finished(episodes, images, common):
+    common.write_results("images", rows := [begun(images, episodes, inputs=BEFORE)])
+    with pytest.raises(SystemExit, match="other contents of --data"):
+        images.main()
+    assert common.read_results("images") == rows
+
+
+def test_finished_rows_are_kept(images, common):
+    for more in ({}, {"inputs": NOW}):
+        common.write_results("images", rows := [begun(images, 10, **more)])
+        images.main()
+        assert common.read_results("images") == rows
+
+
+def test_a_policy_of_another_recording_is_not_loaded(images, monkeypatch, tmp_path):
+    on_features = import_module("on_features")
+    (tmp_path / "policy.json").touch()
+    for record, refused in (({}, False), ({"inputs": NOW}, False), ({"inputs": BEFORE}, True)):
+        saved = SimpleNamespace(from_pretrained=lambda place, record=record: SimpleNamespace(training_record=record))
+        monkeypatch.setattr(on_features, "ObservedPolicy", saved)
+        given = [None] * 7
+        if refused:
+            with pytest.raises(SystemExit, match=rf"the policy in {tmp_path} .* delete {tmp_path} to train it anew"):
+                on_features.trained(*given, tmp_path, NOW)
+        else:
+            assert on_features.trained(*given, tmp_path, NOW).training_record == record

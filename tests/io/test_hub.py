@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from child import environment
 from fake_hub import fake_hub_fixture, point_at  # noqa: F401
 
 from action_heads.io import hub
@@ -256,7 +257,7 @@ def test_the_client_is_imported_late_and_its_offline_mode_asks_nothing(fake_hub)
         "import runpy, sys; find = runpy.run_path(sys.argv[1])['find']; print('huggingface_hub' in sys.modules);"
         "find('me/head')"
     )
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env = environment(HF_HUB_OFFLINE="1")
     command = [sys.executable, "-c", code, str(hub.__file__)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False"  # Users of local heads do not wait a quarter of a second for it.

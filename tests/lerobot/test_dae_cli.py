@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from child import environment
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
@@ -26,8 +26,8 @@ for line in sys.argv[1:]:
 
 def run(*command: str) -> str:
     """Run a command that can import the reach task and has no network, and return its output."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    quiet = environment(HERE, HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout + done.stderr
 

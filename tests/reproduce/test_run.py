@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from action_heads_lab.reproduce import families, grid, results, states
+from action_heads_lab.reproduce import families, grid, heads, results, states
 from action_heads_lab.reproduce import run as module
 from action_heads_lab.reproduce.config import RUN_MODES, Place, Run
 from action_heads_lab.reproduce.costs import Costs, preparing
@@ -24,6 +24,7 @@ from small import tiny_head
 
 from action_heads.io import locks
 from action_heads.modes import taken_of
+from action_heads.pretrain.trainer import Trainer
 
 OBSERVATION = 5
 
@@ -73,6 +74,56 @@ def test_a_finished_run_is_read_back(tmp_path, head, rolled):
     assert perform(run, place(tmp_path)) == first
     assert len(rolled) == 2
     assert results.load_all(tmp_path / "a" / "results") == [first]
+
+
+def recorded(at: Place, run: Run, content: str) -> Path:
+    """Write what stands for a run's recording, and return its path."""
+    path = families.FAMILIES["robosuite"].recording_path(run.task, run, at.work)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def test_a_finished_run_of_another_recording_is_refused(tmp_path, head, rolled):
+    run, at = Run(head=head, steps=3, episodes=25), place(tmp_path)
+    recorded(at, run, "one")
+    done = perform(run, at)
+    assert list(done.inputs) == ["Lift-100.npz"]
+    assert perform(run, at) == results.load_all(at.results)[0] == done
+    path = recorded(at, run, "two")
+    options = Reproduce(task="Lift", head=head, steps=3, episodes=25, seeds="0", work=at.work, out=at.results)
+    for again in (lambda: perform(run, at), lambda: reproduce(options, "robosuite")):
+        with pytest.raises(ValueError, match=r"Lift-mlp-.*other contents of Lift-100\.npz.*another --out"):
+            again()
+    path.unlink()  # nothing is there to compare with
+    assert perform(run, at) == done
+    recorded(at, run, "two")
+    results.save(replace(done, inputs={}), next(at.results.iterdir()))  # as of an older release
+    assert perform(run, at).inputs == {}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_begun_run_of_another_recording_is_refused(known, tmp_path, head, rolled, monkeypatch):
+    run, at = Run(head=head, steps=3, episodes=25), place(tmp_path)
+    recorded(at, run, "one")
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(module, "rollout", killed)
+        with pytest.raises(KeyboardInterrupt):
+            perform(run, at)
+    recorded(at, run, "two")
+    if known:
+        with pytest.raises(ValueError, match=r"progress\.json .*other contents of Lift-100\.npz.*or delete .*runs"):
+            perform(run, at)
+        return
+    (path,) = at.work.glob("runs/*/progress.json")
+    begun = results.Progress.load(path)
+    begun.inputs.clear()  # as of an older release, which goes on and has the hash from then on
+    begun.save()
+    assert list(perform(run, at).inputs) == ["Lift-100.npz"]
 
 
 def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
@@ -221,6 +272,19 @@ def test_a_named_head_must_be_that_of_the_run(changes, message, mode, tmp_path, 
     assert not rolled
 
 
+@pytest.mark.parametrize("mode", ["normal", "random-frozen"])
+def test_a_control_does_not_start_stage_1_and_is_the_run_that_it_would_be_after_it(mode, tmp_path, rolled, monkeypatch):
+    monkeypatch.setitem(heads.SHAPES["small"], "mlp", (16, 1))
+    monkeypatch.setattr(heads, "pretrain", lambda *_: pytest.fail("Stage 1 was started"))
+    run = Run(mode=mode, steps=2, episodes=25)
+    done = perform(run, place(tmp_path))
+    after = Trainer(stage1(run, tmp_path / "a" / "work")).head  # its shape and statistics do not change in training
+    assert done.id == run.identity(taken_of(after, pretrained=False))
+    assert done.head["name"] == after.config.name
+    with pytest.raises(pytest.fail.Exception, match="Stage 1 was started"):
+        perform(replace(run, mode="decoupled"), place(tmp_path))
+
+
 def test_the_bundled_head_has_one_name(tmp_path):
     for backbone in ("mlp", "mixer"):
         by_size, by_name = (
@@ -336,8 +400,8 @@ def test_a_short_trial_tells_what_a_whole_run_costs():
 
 def test_what_is_not_recorded_or_pretrained_is_counted_once(tmp_path):
     left = [Run(mode=mode, seed=seed) for mode in ("decoupled", "normal") for seed in range(3)]
-    one = preparing(left[:1], tmp_path)
-    assert preparing(left, tmp_path) == one > 0
+    one, control = preparing(left[:1], tmp_path), preparing(left[3:], tmp_path)
+    assert preparing(left, tmp_path) == one > control > 0  # a control needs the recording, and no Stage 1
     assert preparing([*left, Run(task="Stack")], tmp_path) > one
     for place in ("recordings/Lift-100.npz", f"heads/{stage1(Run(), tmp_path).name}/golden.safetensors"):
         (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)

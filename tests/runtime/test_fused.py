@@ -12,8 +12,9 @@ import torch
 from fused_launches import compiled as compile_launch
 from fused_launches import record
 from small import COND_DIM, conditions, generator, tiny_head, trained_policy
+from torch import nn
 
-from action_heads import ActionHead
+from action_heads import ActionHead, Normalizer
 from action_heads.adapters import AdaLNZero
 from action_heads.backbones import BACKBONES
 from action_heads.runtime import compiled, fused
@@ -28,6 +29,34 @@ def interpreted(*selected: str) -> None:
     command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-p", "no:cacheprovider", str(CASES), *selected]
     done = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
+
+
+CHANGES = {  # of a policy: what leads to another graph, as its memory lies elsewhere
+    "a weight elsewhere": lambda p, linear: setattr(linear.weight, "data", linear.weight.data.clone()),
+    "another weight": lambda p, linear: setattr(linear, "weight", nn.Parameter(linear.weight.detach().clone())),
+    "a buffer more": lambda p, linear: linear.register_buffer("more", torch.zeros(1)),
+    "another layer": lambda p, linear: setattr(linear, "inner", nn.Linear(2, 2)),
+    "another normaliser": lambda p, linear: setattr(p, "own_normalizer", Normalizer.identity(p.head.config.space)),
+}
+
+
+def parts(policy) -> tuple[nn.Module, nn.Module]:
+    return policy.adapter, policy.normalizer
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_place_is_seen_though_the_places_are_looked_up_once(change, monkeypatch):
+    policy = trained_policy(tiny_head())
+    linear = next(part for part in policy.adapter.modules() if isinstance(part, nn.Linear))
+    before = fused.Places.of(parts(policy))
+    linear.weight.data.mul_(2)  # in the same place, so the same graph reads it
+    assert before.are_of(parts(policy))
+    with monkeypatch.context() as context:  # and nothing was looked up anew
+        context.setattr(nn.Module, "modules", lambda self: pytest.fail("the modules were searched"))
+        assert before.are_of(parts(policy))
+    CHANGES[change](policy, linear)
+    assert not before.are_of(parts(policy))
+    assert fused.Places.of(parts(policy)).are_of(parts(policy))
 
 
 def test_the_interpreted_kernels_are_eager():

@@ -78,7 +78,7 @@ def preparing(left: Sequence[Run], work: Path) -> float:
     recordings, pretrained = {}, {}
     for run in left:
         config = heads.stage1(run, work)
-        if config and not (config.folder / golden.NAME).exists():
+        if config and heads.needs_stage1(run) and not (config.folder / golden.NAME).exists():
             size = run.head if run.head in STAGE_1 else PAPER
             pretrained[config.folder] = STAGE_1[size] * config.optimiser.steps * BATCH
         for task in family_of(run).subtasks(run) if run.data == EXPERTS else []:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from action_heads.io import files
+from action_heads.io.contents import sampled_all
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
 from action_heads_lab.sim import libero, mimicgen
 from action_heads_lab.sim.dataset import save_dataset
@@ -53,6 +54,12 @@ class Family:
     def recording_path(self, task: str, run: Run, work: Path) -> Path:
         """Return the path of the demonstrations of a task."""
         return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
+
+    def contents(self, run: Run, place: Place) -> dict[str, str]:
+        """Return a hash of each recording of the experts that a run reads, by its name, as far as they are there."""
+        tasks = self.subtasks(run) if run.data == EXPERTS else []
+        paths = {path.name: path for path in (self.recording_path(task, run, place.work) for task in tasks)}
+        return dict(sampled_all({name: path for name, path in paths.items() if path.exists()}))
 
     def image_data(self, run: Run, place: Place) -> str:
         """Return the recording with images to train on, as `action-heads adapt --data` takes it.

@@ -21,7 +21,7 @@ from action_heads_lab.reproduce import heads, results
 from action_heads_lab.reproduce.config import ALL_MODES, EXPERTS, RECIPES, SEEDS, Place, Run, on_images
 from action_heads_lab.reproduce.costs import Costs, preparing
 from action_heads_lab.reproduce.families import family_of
-from action_heads_lab.reproduce.run import finished, perform
+from action_heads_lab.reproduce.run import finished, perform, read
 from action_heads_lab.reproduce.studies import STUDIES
 from action_heads_lab.sim.tasks import check_starts
 
@@ -204,13 +204,19 @@ def reproduce(options: Reproduce, family: str) -> None:
 
 
 def _is_finished(run: Run, place: Place) -> bool:
-    """Return whether a run has a result, without pretraining its head to find out."""
+    """Return whether a run has a result, and raise a ValueError if its recording has changed since."""
+    path = _finished(run, place)
+    return path is not None and bool(read(path, run, place))
+
+
+def _finished(run: Run, place: Place) -> Path | None:
+    """Return the result file of a run, without pretraining its head to find out."""
     if config := heads.stage1(run, place.work):
-        if results.by_recipe(place.results, run, str(config.name)) is not None:
-            return True
+        if path := results.by_recipe(place.results, run, str(config.name)):
+            return path
         if run.uses_pretraining or not (config.folder / golden.NAME).exists():
-            return False  # controls of several signals share results, whose heads have several names
-    return finished(run, place, heads.pretrained(run, place)) is not None
+            return None  # controls of several signals share results, whose heads have several names
+    return finished(run, place, heads.pretrained(run, place))
 
 
 def published(left: Sequence[Run], folder: Path, place: Place) -> int:

@@ -11,6 +11,7 @@ from action_heads.config import UNIVERSAL
 from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
+from action_heads.pretrain.trainer import before_training
 from action_heads.training.optimiser import OptimiserConfig
 from action_heads_lab.reproduce.config import EXPERTS, Place, Run
 from action_heads_lab.reproduce.families import family_of, once
@@ -98,8 +99,18 @@ def stage1(run: Run, root: Path) -> PretrainConfig | None:
     return replace(config, name=name, out=root / "heads" / name)
 
 
+def needs_stage1(run: Run) -> bool:
+    """Return whether a run needs the weights of its pretrained head, and not only its shape and statistics.
+
+    A run on images is trained by `action-heads adapt`, which reads the head from its folder.
+    """
+    return run.uses_pretraining or run.observation == "image"
+
+
 def pretrained(run: Run, place: Place) -> ActionHead:
-    """Return the pretrained, frozen head of a run. `in_mode` makes the heads of other modes from it.
+    """Return the frozen head of a run, pretrained at the first use of a run that needs it.
+
+    `in_mode` makes the heads of other modes from it.
 
     Raises:
         ValueError: a head given by name does not fit the run, see `check`.
@@ -113,5 +124,7 @@ def pretrained(run: Run, place: Place) -> ActionHead:
         if not (config.folder / golden.NAME).exists():
             if OWN in run.stage1:
                 family_of(run).make_motion(run, place)
+            if not needs_stage1(run):
+                return before_training(config).to(place.device)
             pretrain(config, f"action_heads_lab.reproduce for {run}")
     return ActionHead.from_pretrained(config.folder, device=place.device)

@@ -70,8 +70,10 @@ def learn(run: Run, place: Place, head: ActionHead, folder: Path) -> tuple[Obser
             files.write_text(folder / CPU, json.dumps(spent) + "\n")
     if partial.exists():
         return policy, Progress.load(partial)
-    training = files.read_json(out / "results.json")["seconds"]
-    return policy, Progress.begin(partial, training, before(folder), smooth(losses(out)))
+    record = files.read_json(out / "results.json")
+    progress = Progress.begin(partial, record["seconds"], before(folder), smooth(losses(out)))
+    progress.inputs |= {name: found for name, found in record.get("inputs", {}).items() if name == "--data"}
+    return policy, progress
 
 
 def before(folder: Path) -> float:

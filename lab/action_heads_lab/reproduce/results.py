@@ -12,6 +12,7 @@ from typing import Any
 from action_heads._util.limits import check_fields, fits, shown
 from action_heads.io import files
 from action_heads.io.seal import Seal
+from action_heads.training.checkpoint import changed
 from action_heads_lab.reproduce.config import VERSION, Run
 
 PROGRESS = "progress.json"  # in the folder of an unfinished run
@@ -25,7 +26,7 @@ PARTS = {  # values that a report reads
     "machine.processor": str,
     "machine.threads": int,
 }
-KINDS = {  # keys of a result file, which may also have `earlier`
+KINDS = {  # keys of a result file, which may also have `earlier` and `inputs`
     "id": str,
     "run": dict[str, Any],
     "episodes": list[dict[str, Any]],
@@ -76,6 +77,7 @@ class Result:
     command: str
     date: str
     earlier: dict[int, tuple[Episode, ...]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)  # a hash of each recording; none in older results
 
     @property
     def best(self) -> int:
@@ -118,6 +120,8 @@ def path_of(results: Path, run: Run, identity: str) -> Path:
 def save(result: Result, path: Path) -> None:
     """Write a result in one piece, with one line per field and episode, so that a diff can be read."""
     record = json.loads(json.dumps(asdict(result))) | {"version": VERSION}
+    if not result.inputs:
+        del record["inputs"]
     record["checksum"] = SEAL.of(record, {})
     record["rates"] = {
         "env_steps_per_second": round(result.env_steps_per_second, 1),
@@ -148,10 +152,12 @@ def load(path: Path) -> Result:
     record.pop("checksum", None)
     record.pop("rates", None)
     try:
-        if record.keys() - {"earlier"} != KINDS.keys():
+        if record.keys() - {"earlier", "inputs"} != KINDS.keys():
             raise ValueError(f"it needs {', '.join(KINDS)}, but has {', '.join(record)}")
         if wrong := [name for name, kind in KINDS.items() if not fits(record[name], kind)]:
             raise ValueError(f"these have a wrong type: {', '.join(wrong)}")
+        if not fits(record.get("inputs", {}), dict[str, str]):
+            raise ValueError(f"its inputs are {shown(record['inputs'])}")
         for key, kind in PARTS.items():
             name, part = key.split(".")
             if part not in record[name] or not fits(record[name][part], kind):
@@ -167,6 +173,18 @@ def load(path: Path) -> Result:
         raise ValueError(f"{path} is not the result of a run ({error}). Delete it and run it again") from error
     SEAL.check(whole, {}, path)  # results of older releases have no checksum
     return result
+
+
+def refuse_changed(path: Path, theirs: Mapping[str, str], inputs: Mapping[str, str], remedy: str) -> None:
+    """Raise a ValueError if a file is of a run with other contents of a recording than there are now.
+
+    Runs of one table would otherwise be trained on different demonstrations.
+    """
+    if names := changed(inputs, theirs):
+        raise ValueError(
+            f"{path} is of a run with other contents of {', '.join(names)}, which have changed since. Restore them, "
+            f"{remedy}"
+        )
 
 
 def _check_sense(result: Result) -> None:
@@ -219,6 +237,7 @@ class Progress:
     seconds: dict[str, float]
     losses: list[float]
     rolled: dict[int, list[Episode]] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)  # as in `Result`
 
     @classmethod
     def begin(cls, path: Path, training: float, cpu: float, losses: Iterable[float]) -> Progress:
@@ -233,12 +252,14 @@ class Progress:
         kinds = {"seconds": dict[str, float], "losses": list[float], "rolled": dict[str, list[dict[str, Any]]]}
         try:
             whole = {"earlier": {}} | record if isinstance(record, dict) else {}
-            if not isinstance(record, dict) or record.keys() - {SEAL.key} != kinds.keys():
+            if not isinstance(record, dict) or record.keys() - {SEAL.key, "inputs"} != kinds.keys():
                 raise ValueError(f"it needs {', '.join(kinds)}")
             if wrong := [name for name, kind in kinds.items() if not fits(record[name], kind)]:
                 raise ValueError(f"these have a wrong type: {', '.join(wrong)}")
+            if not fits(inputs := record.get("inputs", {}), dict[str, str]):
+                raise ValueError(f"its inputs are {shown(inputs)}")
             rolled = {step: list(part) for step, part in _by_step(record.pop("rolled")).items()}
-            progress = cls(path, record["seconds"], record["losses"], rolled)
+            progress = cls(path, record["seconds"], record["losses"], rolled, inputs)
         except (TypeError, KeyError, ValueError) as error:
             raise ValueError(f"{path} is not the progress of a run ({error}). Delete it and run it again") from error
         SEAL.check(whole, {}, path)
@@ -246,7 +267,8 @@ class Progress:
 
     def save(self) -> Progress:
         rolled = {str(step): [asdict(episode) for episode in part] for step, part in self.rolled.items()}
-        record = {"seconds": self.seconds, "losses": self.losses, "rolled": rolled}
+        record: dict[str, Any] = {"seconds": self.seconds, "losses": self.losses, "rolled": rolled}
+        record |= {"inputs": self.inputs} if self.inputs else {}
         files.write_text(self.path, json.dumps(record | {"checksum": SEAL.of({"earlier": {}} | record, {})}) + "\n")
         return self
 

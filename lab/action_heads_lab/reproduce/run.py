@@ -41,25 +41,41 @@ def finished(run: Run, place: Place, head: ActionHead) -> Path | None:
     return results.by_recipe(place.results, run, str(config.name)) if config else None
 
 
+def read(path: Path, run: Run, place: Place) -> Result:
+    """Return the result of a finished run.
+
+    Raises:
+        ValueError: its recording has changed since.
+    """
+    result, remedy = results.load(path), "use another --out, or delete this file to do the run again"
+    results.refuse_changed(path, result.inputs, family_of(run).contents(run, place), remedy)
+    return result
+
+
 def perform(run: Run, place: Place) -> Result:
     """Do a run, or what is left of it, and return its result.
 
     Raises:
         InUse: another process does this run.
+        ValueError: the run was finished or begun with other contents of its recording.
     """
     head = heads.pretrained(run, place)
     if path := finished(run, place, head):
-        return results.load(path)
+        return read(path, run, place)
     folder = place.work / "runs" / run.identity(taken_of(head, run.uses_pretraining))
     with locks.held(folder, remedy="leave this run to it: --share gives each process its own part"):
         if path := finished(run, place, head):  # another process has finished it in the meantime
-            return results.load(path)
+            return read(path, run, place)
         return _perform(run, place, head, folder)
 
 
 def _perform(run: Run, place: Place, head: ActionHead, folder: Path) -> Result:
     drafts.sweep(folder, [results.PROGRESS, "policy-*.safetensors", "*.mp4"])
     policy, progress = TRAINING[run.observation].learn(run, place, head, folder)
+    inputs, remedy = family_of(run).contents(run, place), f"or delete {folder} to begin the run again"
+    results.refuse_changed(progress.path, progress.inputs, inputs, remedy)
+    progress.inputs |= inputs
+    progress.save()
     roll_out(run, place, policy, folder, progress)
     *earlier, last = run.checkpoint_steps
     identity = folder.name
@@ -74,6 +90,7 @@ def _perform(run: Run, place: Place, head: ActionHead, folder: Path) -> Result:
         machine=machine() | {"workers": place.workers} | family_of(run).versions(),
         command=place.command,
         date=time.strftime("%Y-%m-%d"),
+        inputs=progress.inputs,
     )
     results.save(result, results.path_of(place.results, run, identity))
     return result

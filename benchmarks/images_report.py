@@ -58,30 +58,6 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
     return True
 
 
-def draw_systems(name: str, rows: list[Row]) -> None:
-    """Draw success with 95 % intervals of every system as bars, with a panel for each task."""
-    tasks, systems = (list(dict.fromkeys(map(of, rows))) for of in (lambda row: row["task"], system))
-    size = (2.6 * len(tasks) + 2, 1 + 0.3 * len(systems))
-    figure, axes = plt.subplots(1, len(tasks), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for ax, task in zip(axes[0], tasks, strict=True):
-        for row in (row for row in rows if row["task"] == task):
-            rate, error = error_bars(row["successes"], row["episodes"])
-            colour = COLOURS[row["mode"]]
-            ax.barh(systems.index(system(row)), rate, 0.8, xerr=error, color=colour, capsize=2, error_kw={"lw": 0.8})
-        ax.set(title=task, xlim=(0, 1.02))
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_yticks(range(len(systems)), systems)
-    axes[0, 0].invert_yaxis()
-    figure.supxlabel("success, with 95 % intervals", fontsize="medium")
-    figure.savefig(DOCS / f"{name}.png", dpi=120)
-    plt.close(figure)
-
-
-def system(row: Row) -> str:
-    """Return the name of a system of MimicGen."""
-    return NAMES.get(row["mode"], row["mode"]) + (", small adapter" if row["through"] == "code" else "")
-
-
 def outcome(row: Row) -> str:
     """Return the successes of a row with their interval."""
     return f"{row['successes']} of {row['episodes']} ({interval_text(*row['interval'])})"
@@ -185,13 +161,9 @@ def study(rows: list[Row]) -> None:
 
 
 def mimicgen(rows: list[Row]) -> None:
-    """Fill the part on images of MimicGen's page, and draw its figure."""
-    rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), row["through"] == "code", MODES.index(row["mode"])))
-    part = open_cells(rows, MIMICGEN)
-    if rows:
-        draw_systems("mimicgen-images", rows)
-        head, lines = ["task", "system", *HEAD[3:]], ([row["task"], system(row), *line(row)[3:]] for row in rows)
-        part = f"![Success of the systems by task](mimicgen-images.png)\n\n{table(head, lines, 2)}\n\n{part}"
+    """Fill the part on images of MimicGen's page."""
+    rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), MODES.index(row["mode"])))
+    part = f"{table(HEAD, map(line, rows))}\n\n{open_cells(rows, MIMICGEN)}"
     fill(DOCS / "mimicgen.md", {"images": part})
 
 

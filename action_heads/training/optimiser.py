@@ -43,4 +43,4 @@ class OptimiserConfig:
         """Return the learning rate of a training step: linear warm-up, then the schedule."""
         if self.schedule == "constant":
             return self.lr * min(1.0, (step + 1) / self.warmup)
-        return cosine(step, self)
+        return cosine(step, self.steps, self.lr, self.warmup)

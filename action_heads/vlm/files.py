@@ -79,11 +79,6 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
 
 
-def revision_of(folder: Path) -> str | None:
-    """Return the commit of a folder in the cache of the Hub, or None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--") else None
-
-
 def fingerprint(folder: Path) -> str:
     """Return 32 hex digits that identify the weights of a model by names, dtypes, shapes and bits."""
     files = weight_files(folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 from action_heads._util.checks import check_pad_rows
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
-from action_heads._util.flags import check_least, check_positive, check_share
+from action_heads._util.flags import check_choices, check_least, check_positive, check_share
 from action_heads._util.limits import check_fields
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads._util.progress import progress_bar
@@ -79,8 +79,7 @@ class FitConfig:
         check_positive(self, "lr")
         check_positive(self, "clip", finite=False)  # an infinite norm clips nothing
         check_share(self, "ema")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_choices(self, precision=PRECISIONS)
         NoiseConfig(self.levels, self.noise_samples, self.prefixes)
 
 

@@ -14,7 +14,7 @@ from action_heads.encoders.vlm_config import VLMConfig
 
 VERSION = 1
 RESNETS = ("resnet18", "resnet50")
-POOLS = ("mean", "cls", "keypoints", "spatial_softmax")
+VISION_POOLS = ("mean", "cls", "keypoints", "spatial_softmax")
 STRIDES = (8, 16, 32)
 
 
@@ -74,7 +74,7 @@ class VisionConfig:
         check_fields(vars(self), VisionConfig, "the vision config")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"vision.jitter must be at least 0 and below 1, got {self.jitter!r}")
-        check_choice("vision.pool", self.pool, POOLS)
+        check_choice("vision.pool", self.pool, VISION_POOLS)
         if self.stride is not None and (self.stride not in STRIDES or self.train):
             raise ValueError(
                 f"vision.stride is {shown(self.stride)} and vision.train {self.train}; a stride is one of "

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.ema import EMA
+from action_heads._util.training_step import set_learning_rate
 from action_heads.actions.normalize import Normalizer
 from action_heads.head import ActionHead
 from action_heads.pretrain import data
@@ -74,13 +75,12 @@ class Trainer(Training[Batch]):
         """Yield the batches from this training step to the last, drawn ahead."""
         return ahead(self.draw, range(self.step, self.config.optimiser.steps), self.config.workers)
 
-    def train_step(self, batch: Batch | None = None) -> Tensor:
-        """Take one training step on a batch, by default one drawn now. Return the loss (scalar) of this process."""
+    def train_step(self, batch: Batch) -> Tensor:
+        """Take one training step on a batch. Return the loss (scalar) of this process."""
         device, config = self.accelerator.device, self.config
         noise = generator("noise", config.seed, self.step, self.accelerator.process_index, device=device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        loss = self.model((batch or self.draw(self.step)).to(device), self.step, noise)
+        set_learning_rate(self.optimizer, self.learning_rate(self.step))
+        loss = self.model(batch.to(device), self.step, noise)
         return self.descend(loss)
 
     @torch.no_grad()

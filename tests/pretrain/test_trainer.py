@@ -61,7 +61,7 @@ def test_token_mechanisms_train_what_reads_the_tokens(tmp_path, signal):
     trainer = Trainer(settings)
     layers = trainer.head.modulation_of("cross_attention").layers.state_dict()
     before = {name: tensor.clone() for name, tensor in layers.items()}
-    trainer.train_step()  # the mechanisms take turns, and it is the first one's
+    trainer.train_step(trainer.draw(trainer.step))  # the mechanisms take turns, and it is the first one's
     assert not any(torch.equal(before[name], tensor) for name, tensor in layers.items())
     head = pretrain(settings)
     weights = head.state_dict()
@@ -81,7 +81,7 @@ def test_loss_falls(tmp_path):
     trainer = Trainer(tiny(tmp_path, steps=150, batch_size=32, warmup=5))
     first = trainer.evaluate(3)
     for _ in range(150):
-        trainer.train_step()
+        trainer.train_step(trainer.draw(trainer.step))
     assert trainer.evaluate(3) < 0.7 * first
 
 
@@ -220,7 +220,7 @@ def test_head_takes_an_adapter_of_its_mechanism_only(tmp_path):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_prediction_trains(tmp_path, prediction):
     trainer = Trainer(tiny(tmp_path, prediction=prediction, arch="mixer"))
-    losses = [trainer.train_step().item() for _ in range(3)]
+    losses = [trainer.train_step(trainer.draw(trainer.step)).item() for _ in range(3)]
     assert all(0 < loss < 5 for loss in losses)
 
 
@@ -242,7 +242,7 @@ def test_workers_change_nothing(tmp_path):
     made = {pretrain(tiny(tmp_path / f"{n}", workers=n)).fingerprint() for n in (1, 3)}
     trainer = Trainer(tiny(tmp_path / "none"))
     for _ in range(12):
-        trainer.train_step()  # draws its own batch, now
+        trainer.train_step(trainer.draw(trainer.step))
     trainer.ema.copy_to_model()
     trainer.head.save_pretrained(tmp_path / "none", dtype=torch.bfloat16)
     assert made == {ActionHead.from_pretrained(tmp_path / "none").fingerprint()}
@@ -253,7 +253,7 @@ def test_bf16_differs_a_little(tmp_path):
     losses = []
     for precision in ("fp32", "bf16"):
         trainer = Trainer(tiny(tmp_path, precision=precision))
-        losses.append([trainer.train_step().item() for _ in range(5)])
+        losses.append([trainer.train_step(trainer.draw(trainer.step)).item() for _ in range(5)])
         assert all(p.dtype == torch.float32 for p in trainer.parameters)
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
@@ -277,7 +277,7 @@ def test_record_tells_speeds(tmp_path):
 
 def test_measuring_speed_takes_its_steps_back(tmp_path):
     trainer = Trainer(tiny(tmp_path))
-    trainer.train_step()
+    trainer.train_step(trainer.draw(trainer.step))
     before = {name: tensor.clone() for name, tensor in trainer.state_dict().items()}
     measure(trainer)
     after = trainer.state_dict()
@@ -294,7 +294,8 @@ def test_joints_are_asked_of_a_source_without_them(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "Mixture", PosesOnly)
     with pytest.raises(ValueError, match="--signal code"):
         Trainer(tiny(tmp_path, signal="joints"))
-    Trainer(tiny(tmp_path, signal="code")).train_step()
+    trainer = Trainer(tiny(tmp_path, signal="code"))
+    trainer.train_step(trainer.draw(0))
 
 
 def test_a_run_may_go_on_from_a_head(tmp_path):

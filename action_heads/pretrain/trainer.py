@@ -27,6 +27,8 @@ from action_heads.training.accelerator import start
 from action_heads.training.base import Training
 from action_heads.training.streams import generator
 
+EVALUATED = 2048  # held-out chunks of `evaluate_unconditional`
+
 
 class Trainer(Training[Batch]):
     """The state of one pretraining run in each of its processes. Only the main process has average and history."""
@@ -98,13 +100,13 @@ class Trainer(Training[Batch]):
         return float(torch.stack(losses).mean())
 
     @torch.no_grad()
-    def evaluate_unconditional(self, chunks: int = 2048) -> float:
+    def evaluate_unconditional(self) -> float:
         """Return the mean loss on held-out chunks without a signal, in the head's own units, as a fresh adapter has it.
 
         All noise levels count equally, whatever `levels` training used, so that heads can be compared.
         """
         device, mechanisms = self.accelerator.device, self.head.config.mechanisms
-        motion = self.held_out.source(chunks, generator("held-out batch", 0))
+        motion = self.held_out.source(EVALUATED, generator("held-out batch", 0))
         actions, _ = data.chunks(motion, self.head.config.space)
         noise = generator("held-out noise", 0, device=device)
         x0 = self.head.normalizer.normalize(actions.to(device))

@@ -148,7 +148,7 @@ def _projections(policy: Policy) -> list[Tensor]:
 
 
 def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
-    """Compile a policy; see `ConditionedHead.compile`."""
+    """Compile a policy; see `Policy.compile`."""
     check_choice("method", method, ("auto", *METHODS))
     policy = uncompiled(policy)
     head = policy.head

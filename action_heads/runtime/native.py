@@ -81,7 +81,7 @@ class NativeHead(FastHead):
         self.places = addresses(self.ends), addresses(self.blocks)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """Predict as `ActionHead.predict` does, without gradients."""
+        """Predict as `Denoiser.predict` does, without gradients."""
         shape, chunks = self.shapes[modulation.mechanism.name], len(x_t)
         threads = LENT.get() or torch.get_num_threads()
         self.check(x_t, values, shape)

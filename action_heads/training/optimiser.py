@@ -21,7 +21,7 @@ class OptimiserConfig:
         warmup: training steps of linear warm-up.
         schedule: learning rate after warm-up: cosine (to zero) or constant.
         clip: largest norm of the gradient.
-        ema: largest decay of the average of the weights, which becomes the head.
+        ema: largest decay of the average of the weights, which is what a run saves.
     """
 
     steps: int = 10_000

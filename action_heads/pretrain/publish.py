@@ -186,7 +186,7 @@ def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Pub
     return published
 
 
-def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None = None) -> None:
+def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None) -> None:
     """Download what was published into an empty cache and compare its bytes, fingerprint and golden outputs."""
     # `find_on_hub` returns the folder of the first name, so a file at the top comes first.
     names = sorted(hub.contents(folder), key=lambda name: name.count("/"))

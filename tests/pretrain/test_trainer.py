@@ -170,7 +170,7 @@ def test_mixed_noise_levels_have_clean_prefixes(tmp_path):
     from action_heads.pretrain.objective import noise_levels
 
     head = Trainer(tiny(tmp_path, arch="mixer")).head
-    t, clean = noise_levels(head, 256, mixed=True, generator=generator())
+    t, clean = noise_levels(head, 256, mixed=True, generator=generator(), levels="uniform", per_step=True)
     assert t.shape == clean.shape == (256, 16)
     assert (clean.long().diff(dim=1) <= 0).all()  # a prefix: once noisy, noisy to the end
     assert not clean[:, -1].any()
@@ -184,16 +184,16 @@ def test_steps_that_share_a_level_have_clean_prefixes_too(tmp_path, monkeypatch)
     from action_heads.pretrain import objective
 
     head = tiny_head("unet")
-    t, clean = objective.noise_levels(head, 256, mixed=True, generator=generator(), per_step=False)
+    t, clean = objective.noise_levels(head, 256, mixed=True, generator=generator(), levels="uniform", per_step=False)
     assert t.shape == (256, 1)
     assert clean.shape == (256, 16)
     assert (clean.long().diff(dim=1) <= 0).all()
     assert 0.3 < clean.float().mean() < 0.6
-    stage, x0, seen = Stage1(head, "none", 1), torch.rand(64, 16, 10) * 2 - 1, []
+    stage, x0, seen = Stage1(head, "none", 1, "uniform"), torch.rand(64, 16, 10) * 2 - 1, []
     predict = head.predict
     monkeypatch.setattr(head, "predict", lambda *given: seen.append((given[0], predict(*given))) or seen[-1][1])
     losses = [stage(Batch(x0, None), step, generator(step)) for step in (0, 1)]
-    _, clean = objective.noise_levels(head, 64, mixed=True, generator=generator(1), per_step=False)
+    _, clean = objective.noise_levels(head, 64, mixed=True, generator=generator(1), levels="uniform", per_step=False)
     (plain, _), (x, output) = seen
     assert not (plain == x0).any()
     assert torch.equal((x == x0).all(-1), clean)
@@ -206,7 +206,7 @@ def test_levels_are_an_option(tmp_path, mixed):
 
     trainer = Trainer(tiny(tmp_path, levels="last"))
     assert trainer.stage.levels == "last"
-    t, clean = noise_levels(trainer.head, 256, mixed, generator(), levels="last")
+    t, clean = noise_levels(trainer.head, 256, mixed, generator(), levels="last", per_step=True)
     assert (t[~clean] == 99).all()
     assert (t[clean] == 0).all()
 

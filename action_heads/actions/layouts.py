@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.actions.column_names import _guess, _kinds, _named
+from action_heads.actions.column_names import guess_layout, kinds_of, listed
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.rotations import SHAPES, from_matrix, to_matrix
 from action_heads.actions.spaces import WIDTHS, ActionSpace, continued
@@ -214,11 +214,11 @@ class ActionLayout:
     def check_names(self, names: Sequence[str] | None) -> None:
         """Raise if the names of a dataset's columns put the gripper elsewhere than the layout does."""
         ours = {at.start for part, at in self._places() if part.kind == "gripper"}
-        theirs = {i for i, kind in enumerate(_kinds(names)) if kind == "g"} if names else set()
+        theirs = {i for i, kind in enumerate(kinds_of(names)) if kind == "g"} if names else set()
         if len(names or ()) == self.width and ours and theirs and not ours & theirs:
             raise ValueError(
                 f"the layout '{self}' has the gripper at column {', '.join(map(str, sorted(ours)))}, but the dataset's "
-                f"names say column {', '.join(map(str, sorted(theirs)))}{_named(names)}"
+                f"names say column {', '.join(map(str, sorted(theirs)))}{listed(names)}"
             )
 
     def check_range(self, stats: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -377,15 +377,15 @@ def layout_of(
         layout = ActionLayout.parse(declared, gripper)
         if layout.width != width:
             raise ValueError(
-                f"layout {declared!r} has {layout.width} columns, but the dataset's actions have {width}{_named(names)}"
+                f"layout {declared!r} has {layout.width} columns, but the dataset's actions have {width}{listed(names)}"
             )
         layout.check_names(names)
         return layout
-    guess = _guess(width, names)
+    guess = guess_layout(width, names)
     if guess is None:
         fitting = table(width)
         raise ValueError(
-            f"the dataset's actions have {width} columns{_named(names)}, and their meaning is not known. Declare a "
+            f"the dataset's actions have {width} columns{listed(names)}, and their meaning is not known. Declare a "
             f"layout: {f'choose {fitting}, or write it out, where ' if fitting else ''}{GRAMMAR}"
         )
     return ActionLayout.parse(guess, gripper)

@@ -253,8 +253,8 @@ class ConditionedHead(Policy):
     @classmethod
     def load(cls, head: ActionHead, path: str | Path, **kwargs: Any) -> ConditionedHead:
         """Attach a saved adapter to a head; see `ActionHead.load_adapter`."""
-        names = [adapter_file.NAME]
-        return hub.load(path, lambda folder: adapter_file.load(head, folder / names[0]), names, **kwargs)[0]
+        name = adapter_file.NAME
+        return hub.load(path, lambda folder: adapter_file.load(head, folder / name), [name], **kwargs)[0]
 
     @classmethod
     def from_pretrained(

@@ -213,8 +213,8 @@ class Policy(Acts, nn.Module):
 
         Args:
             method: "auto", "native" (CPU, our C++ kernels, compiled in 2 s), "packed" (CPU, needs no compiler),
-                "inductor" (needs a C++ compiler and takes minutes), "graph" (CUDA graphs) or "fused" (our Triton
-                kernels in CUDA graphs, not measured on a GPU yet).
+                "inductor" (needs a C++ compiler and takes minutes), "graph" (CUDA graphs), "fused" (our Triton
+                kernels in CUDA graphs, not measured on a GPU yet) or "eager" (not compiled).
             dtype: dtype of the head's network, torch.bfloat16 or torch.float32; the head's own if None.
 
         Returns:

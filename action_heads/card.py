@@ -110,7 +110,7 @@ RUNS = {
 def origin(spec: str) -> str:
     """Return `kind:where` of a data source, without options and weight, which do not change its owner.
 
-    `pretrain.sources.Spec` is not used here, since it imports every reader and rejects what other releases wrote.
+    `data.spec.Spec` is not used here, since it imports every reader and rejects what other releases wrote.
     """
     return re.sub(r"@(\d+(\.\d+)?|\.\d+)$", "", spec).partition("?")[0]
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,25 +17,13 @@ from torch import Tensor
 from action_heads._util.checks import check_pad_rows
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
-from action_heads._util.flags import check_least, check_positive, check_share
+from action_heads._util.flags import check_choices, check_least, check_positive, check_share
 from action_heads._util.limits import check_fields
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads._util.progress import progress_bar
 from action_heads._util.training_step import TrainingStep, adamw, set_learning_rate
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.policy import ConditionedHead
-
-
-class Schedule(Protocol):
-    """The settings that `cosine` needs."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def warmup(self) -> int: ...
-
 
 PRECISIONS = ("auto", "fp32", "bf16")
 READ_EVERY = 50  # training steps between two reads of the loss, each of which waits for the accelerator
@@ -91,8 +79,7 @@ class FitConfig:
         check_positive(self, "lr")
         check_positive(self, "clip", finite=False)  # an infinite norm clips nothing
         check_share(self, "ema")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
+        check_choices(self, precision=PRECISIONS)
         NoiseConfig(self.levels, self.noise_samples, self.prefixes)
 
 
@@ -177,7 +164,7 @@ def fit(
     bar = progress_bar(range(config.steps), desc=description, unit="step")
     with in_training(policy, optimizer, ema), bar:
         for step in bar:
-            set_learning_rate(optimizer, cosine(step, config))
+            set_learning_rate(optimizer, cosine(step, config.steps, config.lr, config.warmup))
             rows = torch.randint(len(actions), (config.batch_size,), generator=generator, device=device)
             seen, valid = (move(taken, device) for taken in take(cond, mask, rows))
             losses.append(take_step(actions[rows], seen, valid, is_pad[rows]))
@@ -229,7 +216,7 @@ def mean_of(losses: list[Tensor], step: int, config: FitConfig) -> float:
     return values.mean().item()
 
 
-def cosine(step: int, config: Schedule) -> float:
-    """Return the learning rate of a training step: linear warm-up, then half a cosine down to zero."""
-    warm = min(1.0, (step + 1) / config.warmup)
-    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+def cosine(step: int, steps: int, lr: float, warmup: int) -> float:
+    """Return the learning rate of a training step: linear warm-up to `lr`, then half a cosine down to zero."""
+    warm = min(1.0, (step + 1) / warmup)
+    return lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))

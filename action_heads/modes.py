@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from action_heads._util.limits import check_choice
 from action_heads._util.own_generator import OwnGenerator
 from action_heads.io import files
 
@@ -29,8 +30,7 @@ APART = 1000
 
 def in_mode(head: ActionHead, mode: str, seed: int = 0) -> ActionHead:
     """Return the head to attach to: `head` itself, or a new random one. See `ActionHead.in_mode`."""
-    if mode not in MODES:
-        raise ValueError(f"unknown mode {mode!r}; choose one of {', '.join(MODES)}")
+    check_choice("mode", mode, MODES)
     if mode == "decoupled":
         if not head.frozen:
             raise ValueError("mode 'decoupled' needs a frozen head, but this one is trainable; call head.freeze()")

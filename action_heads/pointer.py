@@ -105,9 +105,9 @@ def candidates(path: str, subfolder: str | None, file: Path) -> Iterator[Path]:
             yield base.joinpath(*parts[-count:]) / (subfolder or "")
 
 
-def fingerprint_in(folder: Path) -> str | None:
-    """Return the fingerprint in the config of a head's folder, or None if it has no readable config."""
+def fingerprint_in(folder: Path, name: str = "config.json") -> str | None:
+    """Return the fingerprint in the config of a folder, or None if it has no readable config of that name."""
     try:
-        return files.read_json(folder / "config.json").get("fingerprint")
+        return files.read_json(folder / name).get("fingerprint")
     except (OSError, ValueError, AttributeError):
         return None

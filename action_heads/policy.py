@@ -16,6 +16,7 @@ from torch import Tensor
 from action_heads import adapter_file
 from action_heads._util.checks import check_count, check_generator, check_pad
 from action_heads._util.conditions import Condition, Mask, on_host, parts
+from action_heads._util.limits import check_choice
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer, check_units
 from action_heads.adapters import Adapter
@@ -124,8 +125,7 @@ class ConditionedHead(Policy):
             >>> tokens, mask = torch.randn(8, 5, 32), torch.ones(8, 5, dtype=torch.bool)
             >>> policy.loss(actions, tokens, mask=mask).backward()
         """
-        if reduction not in ("mean", "none"):
-            raise ValueError(f"reduction is {reduction!r}; choose one of mean, none")
+        check_choice("reduction", reduction, ("mean", "none"))
         self.head.assert_frozen()
         look = self._look(actions, "loss")
         check_generator(generator)
@@ -253,8 +253,8 @@ class ConditionedHead(Policy):
     @classmethod
     def load(cls, head: ActionHead, path: str | Path, **kwargs: Any) -> ConditionedHead:
         """Attach a saved adapter to a head; see `ActionHead.load_adapter`."""
-        names = [adapter_file.NAME]
-        return hub.load(path, lambda folder: adapter_file.load(head, folder / names[0]), names, **kwargs)[0]
+        name = adapter_file.NAME
+        return hub.load(path, lambda folder: adapter_file.load(head, folder / name), [name], **kwargs)[0]
 
     @classmethod
     def from_pretrained(

@@ -38,9 +38,9 @@ from tqdm.auto import tqdm  # noqa: E402
 from action_heads import ActionHead, ObservedPolicy  # noqa: E402
 from action_heads.adapt.run import adapt  # noqa: E402
 from action_heads.io import files  # noqa: E402
+from action_heads.pretrain import trainer  # noqa: E402
 from action_heads.pretrain.loop import pretrain  # noqa: E402
 from action_heads.pretrain.settings import PretrainConfig  # noqa: E402
-from action_heads.pretrain.trainer import Trainer  # noqa: E402
 from action_heads.training import curve  # noqa: E402
 from action_heads.training.optimiser import OptimiserConfig  # noqa: E402
 
@@ -230,8 +230,8 @@ def kill_and_compare(name: str, kills: int, dice: random.Random, work: Path) -> 
 
 def main() -> None:
     curve.draw_curve = quick_figure
-    Trainer.evaluate.__wrapped__.__defaults__ = (1,)
-    Trainer.evaluate_unconditional.__wrapped__.__defaults__ = (64,)
+    trainer.Trainer.evaluate.__wrapped__.__defaults__ = (1,)
+    trainer.EVALUATED = 64
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--kills", type=int, default=50, help="of each command")
     options.add_argument("--runs", nargs="*", default=list(RUNS), choices=RUNS)

@@ -110,7 +110,7 @@ def test_pretraining_takes_pinned_batches_to_fp32_weights(tmp_path):
         PretrainConfig(tmp_path, arch="mlp", size="0.3m", optimiser=OptimiserConfig(batch_size=32), precision="bf16")
     )
     assert trainer.draw(0).x0.is_pinned()
-    assert trainer.train_step().device.type == "cuda"
+    assert trainer.train_step(trainer.draw(0)).device.type == "cuda"
     assert {(p.device.type, p.dtype) for p in trainer.parameters} == {("cuda", torch.float32)}
 
 

@@ -90,5 +90,5 @@ def test_the_losses_of_the_chunks_are_the_shares_of_the_loss(noise_samples, pref
     changed = actions()
     changed[2] = changed[2].flip(0)
     assert (loss(changed, reduction="none") != each).tolist() == [False, False, True, False]
-    with pytest.raises(ValueError, match="reduction is 'sum'; choose one of mean, none"):
+    with pytest.raises(ValueError, match="unknown reduction 'sum'; choose one of mean, none"):
         loss(actions(), reduction="sum")

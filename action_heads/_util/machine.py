@@ -42,12 +42,20 @@ def peak_memory() -> dict[str, float | None]:
     return {name: None if value is None else round(value, 1) for name, value in (("ram_mb", used), ("gpu_mb", gpu))}
 
 
+def cpu_facts(*keys: str) -> list[str]:
+    """Return the lines of Linux's /proc/cpuinfo that begin with one of the keys; [] on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [line for line in lines if line.startswith(keys)]
+
+
 def machine() -> dict:
     """Return the processor, the number of threads and the versions of the software."""
     import torch  # Imported here, since simulation processes call `cores` without needing torch.
 
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    names = [line.split(":")[1].strip() for line in cpu_facts("model name")]
     return {
         "processor": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from action_heads._util.machine import cpu_facts
 
 
 class KeepFloat32(nn.Module):
@@ -46,8 +47,4 @@ FAST_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
 
 def cpu_flags() -> set[str]:
     """Return the CPU flags that Linux reports, or an empty set on other systems."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":")[1].split()}
+    return {flag for line in cpu_facts("flags", "Features") for flag in line.split(":")[1].split()}

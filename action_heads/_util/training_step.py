@@ -158,9 +158,13 @@ def adamw(parameters: Iterable[Any], lr: float, graph: bool = False, **options: 
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of all groups. A rate on the device is written without waiting for it."""
+    """Set the learning rate of all groups, times the group's `share` if it has one.
+
+    A rate on the device is written without waiting for it.
+    """
     for group in optimizer.param_groups:
+        rate = lr * group.get("share", 1.0)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = lr
+            group["lr"] = rate

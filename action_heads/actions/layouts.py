@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from action_heads.actions.column_names import guess_layout, kinds_of, listed
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.rotations import SHAPES, from_matrix, to_matrix
 from action_heads.actions.spaces import WIDTHS, ActionSpace, continued
@@ -39,9 +40,6 @@ GRAMMAR = (
     f"'delta: position*0.05 axis_angle*0.5 gripper': position, gripper, joint:N, or a rotation as {', '.join(FORMS)}; "
     "'*' gives a column's unit in m or rad; 'joint:N' also fits any N numbers that have no other meaning"
 )
-JOINT = re.compile(r"joint|motor|\.pos$|waist|shoulder|elbow|forearm|wrist", re.IGNORECASE)
-AXIS = re.compile(r"(?:^|[^a-z0-9])(?:r?[xyz]|q[xyzw])$", re.IGNORECASE)  # a coordinate, such as of a wrist's pose
-ANGLE = re.compile(r"roll|pitch|yaw", re.IGNORECASE)  # of a joint too, such as wrist_roll, but not of a gripper
 OFF = 0.1  # by which the norm of a quaternion or of a row of 6d may differ from 1; both are normalised
 TURN = 2 * math.pi + 0.01  # rad; the largest angle of a rotation, of at most one turn
 
@@ -216,11 +214,11 @@ class ActionLayout:
     def check_names(self, names: Sequence[str] | None) -> None:
         """Raise if the names of a dataset's columns put the gripper elsewhere than the layout does."""
         ours = {at.start for part, at in self._places() if part.kind == "gripper"}
-        theirs = {i for i, kind in enumerate(_kinds(names)) if kind == "g"} if names else set()
+        theirs = {i for i, kind in enumerate(kinds_of(names)) if kind == "g"} if names else set()
         if len(names or ()) == self.width and ours and theirs and not ours & theirs:
             raise ValueError(
                 f"the layout '{self}' has the gripper at column {', '.join(map(str, sorted(ours)))}, but the dataset's "
-                f"names say column {', '.join(map(str, sorted(theirs)))}{_named(names)}"
+                f"names say column {', '.join(map(str, sorted(theirs)))}{listed(names)}"
             )
 
     def check_range(self, stats: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -379,49 +377,18 @@ def layout_of(
         layout = ActionLayout.parse(declared, gripper)
         if layout.width != width:
             raise ValueError(
-                f"layout {declared!r} has {layout.width} columns, but the dataset's actions have {width}{_named(names)}"
+                f"layout {declared!r} has {layout.width} columns, but the dataset's actions have {width}{listed(names)}"
             )
         layout.check_names(names)
         return layout
-    guess = _guess(width, names)
+    guess = guess_layout(width, names)
     if guess is None:
         fitting = table(width)
         raise ValueError(
-            f"the dataset's actions have {width} columns{_named(names)}, and their meaning is not known. Declare a "
+            f"the dataset's actions have {width} columns{listed(names)}, and their meaning is not known. Declare a "
             f"layout: {f'choose {fitting}, or write it out, where ' if fitting else ''}{GRAMMAR}"
         )
     return ActionLayout.parse(guess, gripper)
-
-
-def _guess(width: int, names: Sequence[str] | None) -> str | None:
-    """Return an unambiguous layout, or None: all names are of joints and grippers, or there are 10 columns.
-
-    Ten columns are a pose, unless their names differ in more than a number and the first three are no coordinates.
-    """
-    if names is None or len(names) != width:
-        return "pose_6d" if width == 10 else None
-    if "?" not in (kinds := _kinds(names)):
-        runs = re.findall(r"j+|g", "".join(kinds))
-        return " ".join("gripper" if run == "g" else f"joint:{len(run)}" for run in runs)
-    numbered = len({re.sub(r"\d+", "", name) for name in names}) == 1
-    return "pose_6d" if width == 10 and (numbered or all(map(AXIS.search, names[:3]))) else None
-
-
-def _kinds(names: Sequence[str]) -> list[str]:
-    """Return "g" for the name of a gripper, "j" for that of a joint, and "?" for any other."""
-
-    def kind(name: str) -> str:
-        if AXIS.search(name):
-            return "?"
-        if "gripper" in name.lower():
-            return "?" if ANGLE.search(name) else "g"
-        return "j" if JOINT.search(name) else "?"
-
-    return [kind(name) for name in names]
-
-
-def _named(names: Sequence[str] | None) -> str:
-    return f" ({', '.join(names)})" if names else ""
 
 
 def table(width: int | None = None) -> str:

@@ -6,7 +6,6 @@ N rows, a action of the head, d state, c condition, s observation steps
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,25 +14,32 @@ import torch
 from torch import Tensor
 
 from action_heads import modes
-from action_heads._util.flags import FlagError, called, check_unset, option
+from action_heads._util.flags import called, option
 from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout, layout_of
-from action_heads.actions.normalize import ANY_UNIT, check_units, floored
+from action_heads.actions.normalize import check_units
 from action_heads.adapt.cached import cached_outputs, encoding_on, some_outputs
+from action_heads.adapt.checks import (
+    check_data,
+    check_described,
+    check_encoder,
+    check_finite,
+    check_horizon,
+    check_images,
+    check_rotations,
+    leave_out_bad,
+)
 from action_heads.adapt.inputs import content_of, weights_read
 from action_heads.adapt.settings import AdaptConfig, flag
-from action_heads.adapters import Adapter
+from action_heads.adapt.standardise import standardise, standardise_keypoints
 from action_heads.data.formats import Recording, open_recording
 from action_heads.data.windows import ObservedWindows, held_out
-from action_heads.diffusion.continuing import check_mixes_time
 from action_heads.encoders import ObservationEncoder
-from action_heads.encoders.observation import GREY
 from action_heads.head import ActionHead
 from action_heads.io.output_cache import Outputs
 from action_heads.observed_policy import ObservedPolicy
 
 SAMPLED = 256  # rows whose keypoints give the statistics, if the keypoints of all rows are not cached
-MOSTLY = 0.5  # share of rows without a rotation above which the layout is wrong, not the rows
 
 
 class Built(NamedTuple):
@@ -166,90 +172,6 @@ def state_of(config: AdaptConfig, recording: Recording) -> tuple[str, ...]:
     return own
 
 
-def leave_out_bad(recording: Recording, layout: ActionLayout, columns: Tensor, numbers: Tensor) -> Tensor:
-    """Leave out episodes with rows that are not finite or hold no rotation, and return which rows (N) are kept.
-
-    If most rows hold no rotation, the layout is wrong: `check_rotations` refuses it.
-    """
-    bad, none = ~(columns.isfinite().all(-1) & numbers.isfinite().all(-1)), layout.impossible(columns)
-    if none.double().mean() <= MOSTLY:
-        bad |= none
-    kept = recording.leave_out_rows(bad.numpy(), "is NaN or infinite, or its action holds no rotation.")
-    return torch.from_numpy(kept)
-
-
-def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequence[str]) -> None:
-    """Refuse rows that are not finite. Training would find a NaN too, but not say where it is."""
-    wrong = ~rows.isfinite()
-    if (bad := wrong.any(-1)).any():
-        labels = recording.labels(columns)
-        named = ", ".join(labels[i] for i in wrong[int(bad.int().argmax())].nonzero().flatten().tolist()[:5])
-        with flag(name):
-            raise ValueError(where(bad, recording, "are NaN or infinite", f" in {named}"))
-
-
-def check_rotations(columns: Tensor, layout: ActionLayout, recording: Recording) -> None:
-    """Refuse rows with rotations that are none, such as quaternions of zeros, which would train on NaN."""
-    bad = layout.impossible(columns)
-    with flag("action_layout"):
-        if bad.double().mean() > MOSTLY:
-            raise ValueError(
-                f"the layout '{layout}' has a rotation, but most rows of the action hold none there, such as "
-                f"{columns[bad][0].tolist()}. Declare the layout that the columns have"
-            )
-        if bad.any():
-            raise ValueError(where(bad, recording, f"hold no rotation where the layout '{layout}' has one"))
-
-
-def where(bad: Tensor, recording: Recording, what: str, more: str = "") -> str:
-    """Return the text of an error about these rows (n) of a recording, with the first of them and their episodes."""
-    first = int(bad.int().argmax())
-    episodes = sorted({recording.place(row).split(",")[0] for row in bad.nonzero().flatten().tolist()[:100_000]})
-    listed = ", ".join(episodes[:5]) + (", ..." if len(episodes) > 5 else "")
-    return (
-        f"{int(bad.sum())} of {len(bad)} rows {what}, the first is row {first} ({recording.place(first)}){more}. These "
-        f"episodes have such rows: {listed}. Correct or delete them in {recording.source}, or leave "
-        "these episodes out with ?bad=skip"
-    )
-
-
-def check_data(layout: ActionLayout, columns: Tensor) -> None:
-    """Check the actions (n d) that a trained policy goes on with, as those of a new one are for its normalizer."""
-    low, high = columns.amin(0), columns.amax(0)
-    with flag("action_layout"):
-        layout.check_rotations(low, high)
-    with flag("gripper"):
-        layout.check_gripper(low, high)
-
-
-def check_described(config: AdaptConfig, recording: Recording) -> None:
-    """Refuse a text model for a recording without task descriptions."""
-    vlm = config.vlm.config
-    if config.text.model:
-        reader, remedy = "text", "train without --text"
-    elif vlm is not None and vlm.reads_task:
-        reader, remedy = "vlm", "set a --vlm-prompt without {task}"
-    else:
-        return
-    if not all(recording.tasks):
-        with flag(reader):
-            raise ValueError(
-                f"{recording.source} has no descriptions of its tasks, in meta/tasks.parquet or language_instruction. "
-                f"Add them, or {remedy}"
-            )
-
-
-def check_horizon(config: AdaptConfig, head: ActionHead) -> None:
-    """Refuse to execute more actions than a chunk has, and prefixes on a head that cannot continue a chunk."""
-    if config.rollout.task and (execute := config.rollout.execute) > head.config.horizon:
-        raise ValueError(
-            f"--execute {execute} is more than the {head.config.horizon} actions of a chunk. Lower it, or set --horizon"
-        )
-    if config.noise.prefixes:
-        with flag("prefixes", "head"):
-            check_mixes_time(head)
-
-
 def fresh(
     config: AdaptConfig,
     recording: Recording,
@@ -285,82 +207,6 @@ def spelled(field: str) -> str:
     """Return the flag of a field that an observation encoder refuses, such as "vision.train"."""
     known = {"vision.backbone": "encoder", "vision.train": "train_encoder"}
     return option(known.get(field, field.removeprefix("vision.").replace(".", "_")))
-
-
-def check_encoder(config: AdaptConfig, encoder: ObservationEncoder) -> None:
-    """Refuse an encoder of images beside a VLM that sees them, and a learning rate of what does not train."""
-    if config.vision.encoder is not None and encoder.vlm is not None and encoder.vlm.cameras:
-        given, vlm = config.vision.encoder, config.vlm.model
-        raise FlagError(f"--encoder is {given!r}, which has no effect: {vlm} encodes the images. Leave it out")
-    if not encoder.num_trainable:
-        with called(option):
-            check_unset(config.optimiser, "nothing of the encoder trains. Leave it out", "encoder_lr")
-
-
-def check_images(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
-    """Check that the encoder takes images of the cameras' sizes.
-
-    A VLM does not run, but its processor does, which must leave places for the images in the prompt.
-    """
-    with flag("crop", "resize", "encoder"):
-        encoder.check_sizes(contract.sizes)
-    if encoder.vlm is not None:
-        # Not black: SmolVLM takes images of zeros for padding.
-        images = {name: torch.full((1, 3, *size), GREY) for name, size in contract.sizes.items()}
-        with flag("vlm", "vlm_prompt", "vlm_template"):
-            encoder.vlm.inputs(images, ["move"])
-
-
-def standardise(adapter: Adapter, encoder: ObservationEncoder, numbers: Tensor, contract: Contract) -> None:
-    """Set the statistics by which a new adapter standardises the condition; those of a VLM's tokens come later.
-
-    States are in metres and radians, and text vectors are large, so both are brought to one scale. Image features pass
-    unchanged. `floored` bounds the deviation of each from below, in its own unit.
-    """
-    steps, state, text = encoder.config.observation_steps, state_statistics(numbers, contract), text_statistics(encoder)
-    if encoder.vlm is None:
-        features = len(encoder.cameras) * encoder.features
-        unchanged = torch.zeros(features), torch.ones(features)
-        parts = zip(unchanged, state, text, strict=True)
-        return adapter.standard.set(*(torch.cat([*steps * (u, s), t]) for u, s, t in parts))  # type: ignore[operator]
-    if "state" in adapter.standard:  # type: ignore[operator]
-        adapter.standard["state"].set(*(s.repeat(steps) for s in state))  # type: ignore[index]
-    if encoder.text is not None:
-        adapter.standard["text"].set(*text)  # type: ignore[index]
-
-
-def state_statistics(numbers: Tensor, contract: Contract) -> tuple[Tensor, Tensor]:
-    """Return mean and divisors (d) of the states (N d); 0 and 1 without any, or if a blind policy gets zeros."""
-    if not numbers.numel() or (contract.blind and not contract.sizes):
-        return torch.zeros(numbers.shape[1]), torch.ones(numbers.shape[1])
-    mean = numbers.double().mean(0)
-    return mean.float(), floored(numbers.double().std(0, correction=0), mean).float()
-
-
-def text_statistics(encoder: ObservationEncoder) -> tuple[Tensor, Tensor]:
-    """Return mean and divisors (w) of the tasks' vectors; 0 and 1 for a trained map, which scales its own output."""
-    text, config = encoder.text, encoder.config.text
-    if text is None or (config and config.features):
-        width = text.dim if text else 0
-        return torch.zeros(width), torch.ones(width)
-    vectors = torch.stack(list(text.known.values())).float()
-    mean = vectors.mean(0)
-    return mean, floored(vectors.std(0, correction=0), mean, ANY_UNIT)
-
-
-def standardise_keypoints(policy: ObservedPolicy, keypoints: Mapping[str, Tensor]) -> None:
-    """Standardise keypoints by those of training rows (n w), by camera, since no layer of the encoder does."""
-    read = torch.cat([keypoints[camera] for camera in policy.encoder.cameras], dim=-1)
-    middle = read.mean(0)
-    divisors = floored(read.std(0, correction=0), middle, ANY_UNIT)
-    standard, steps = policy.policy.adapter.standard, policy.encoder.config.observation_steps
-    per_step = len(middle) + policy.encoder.config.state_dim
-    if policy.encoder.vlm is not None:  # The state is then a source of its own.
-        standard, per_step = standard["images"], len(middle)  # type: ignore[index]
-    mean, std = standard.mean.clone(), standard.std.clone()  # type: ignore[operator]
-    for first in range(0, steps * per_step, per_step):
-        mean[first : first + len(middle)], std[first : first + len(middle)] = middle, divisors
-    standard.set(mean, std)  # type: ignore[operator]
 
 
 def continued(config: AdaptConfig, recording: Recording, contract: Contract) -> ObservedPolicy:

@@ -15,6 +15,7 @@ from action_heads.adapt.trainer import Trainer
 from action_heads.io import drafts, files
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.observed_policy_file import CONFIG, ENCODER, HEAD
+from action_heads.pointer import fingerprint_in
 from action_heads.training import checkpoint, curve
 from action_heads.training.accelerator import alone
 from action_heads.training.loop import train
@@ -103,12 +104,12 @@ def finish(trainer: Trainer, command: str) -> None:
         "inputs": trainer.inputs,
     }
     policy.training_record = record
-    before = fingerprint_in(out)
+    before = fingerprint_in(out, CONFIG)
     policy.save(out)
     curves = {"train": trainer.progress.curve, "held_out": trainer.progress.held_out}
     files.write_text(out / "curves.json", json.dumps(curves) + "\n")
     curve.draw_curve(curves, out / "curves.png", out.resolve().name)
-    now = fingerprint_in(out)
+    now = fingerprint_in(out, CONFIG)
     results: dict[str, Any] = record | {"fingerprint": now, "rollouts": earlier(out, now, before)}
     write(config, results)
     trainer.accelerator.print(report.closing(policy, config, results))
@@ -141,9 +142,3 @@ def earlier(out: Path, now: str | None, before: str | None) -> dict[str, Any] | 
     path = out / "results.json"
     results = files.read_json(path) if path.exists() else {}
     return results.get("rollouts") if now and results.get("fingerprint", before) == now else None
-
-
-def fingerprint_in(out: Path) -> str | None:
-    """Return the fingerprint of the policy in a folder, or None without one."""
-    path = out / CONFIG
-    return files.read_json(path).get("fingerprint") if path.exists() else None

@@ -28,10 +28,11 @@ from action_heads.data.spec import OBSERVED, Spec
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig, VLMConfig
-from action_heads.encoders.vlm_config import TASK, TRAIN
+from action_heads.encoders.vlm_config import TASK
 from action_heads.fit import PRECISIONS
 from action_heads.modes import MODES
 from action_heads.training.optimiser import OptimiserConfig
+from action_heads.vlm.lora import TRAIN
 
 __all__ = ["AdaptConfig", "FlagError", "flag"]
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util.ema import EMA
+from action_heads._util.training_step import set_learning_rate
 from action_heads.adapt.build import build
 from action_heads.adapt.embedding import Embedder, standardise_tokens
 from action_heads.adapt.settings import AdaptConfig
@@ -70,7 +71,7 @@ class Trainer(Training[Sample]):
         optimiser = config.optimiser
         adapter, encoder = self.policy.parameter_groups()
         self.parameters = adapter + encoder
-        groups: list[dict[str, Any]] = [{"params": adapter, "share": 1.0}]
+        groups: list[dict[str, Any]] = [{"params": adapter}]
         if encoder:
             groups.append({"params": encoder, "share": optimiser.encoder_lr / optimiser.lr})
         self.buffers = tuple(b for _, b in self.policy.encoder.named_buffers())  # statistics of batch norms
@@ -103,8 +104,7 @@ class Trainer(Training[Sample]):
 
     def train_step(self, batch: Sample) -> Tensor:
         """Take one training step. Return the loss (scalar) of this process's part of the batch."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step) * group["share"]
+        set_learning_rate(self.optimizer, self.learning_rate(self.step))
         at = (self.config.seed, self.step, self.accelerator.process_index)
         noise = generator("noise", *at, device=self.accelerator.device)
         self.model.train()

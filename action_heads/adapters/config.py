@@ -10,7 +10,7 @@ from torch import nn
 
 from action_heads._util import limits
 from action_heads._util.flags import Shown, about, check_choices
-from action_heads._util.limits import check_fields, check_parameters, check_width, shown
+from action_heads._util.limits import check_choice, check_fields, check_parameters, check_width, shown
 from action_heads.adapters.condition_reader import POOLS
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ class AdapterConfig:
             given = shown(self.through)
             with about("through"):
                 raise ValueError(f"unknown path {given} for through; choose one of {', '.join(map(repr, THROUGH))}")
-        if not isinstance(self.pool, str) or self.pool not in POOLS:
-            raise ValueError(f"unknown pool={shown(self.pool)}; choose one of {', '.join(map(repr, POOLS))}")
+        check_choice("pool", self.pool, POOLS)
         if isinstance(self.cond_dim, Mapping):
             for name, width in self.cond_dim.items():
                 if not isinstance(name, str) or not name or "." in name or hasattr(nn.ModuleDict, name):

@@ -52,7 +52,7 @@ class Backbone(nn.Module):
 class StepEmbedding(nn.Module):
     """The map from noise levels t (n,) to features f(t) (n w): sinusoids, then Linear, Mish, Linear, Mish."""
 
-    def __init__(self, width: int, expansion: int = 4):
+    def __init__(self, width: int, expansion: int):
         super().__init__()
         self.width, self.waves = width, width // 2
         self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.Mish(), nn.Linear(expansion * width, width))

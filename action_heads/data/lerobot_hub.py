@@ -11,7 +11,7 @@ from action_heads._util.extras import require
 from action_heads._util.paths import path_of
 from action_heads.data.bounded_reads import BadData
 from action_heads.data.spec import Spec
-from action_heads.io.hub_errors import hub_errors, is_local, reason
+from action_heads.io.hub_errors import hub_errors, is_local, reason_of_snapshot
 
 VERSION = "v3.0"  # the tag that lerobot requests from the Hub
 
@@ -65,17 +65,13 @@ class Place:
 @contextmanager
 def fetching(spec: Spec) -> Iterator[None]:
     """Turn an error of the Hub or the network into an OSError that names the dataset and the remedy."""
-    from huggingface_hub import errors
-
     try:
         yield
     except hub_errors() as error:
         if is_local(error):
             raise
         where, revision = spec.where, spec.options.get("revision")
-        # If the Hub cannot be reached, the error only says that there is no cached copy. Its cause gives the reason.
-        reached = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
-        cause = reason(reached or error, f"datasets/{where}", revision, "set HF_TOKEN or run `hf auth login`")
+        cause = reason_of_snapshot(error, f"datasets/{where}", revision)
         raise OSError(
             f"{spec}: there is no folder {where} here, and the dataset {where} could not be downloaded from the "
             f"Hub: {cause}. Without a network, name a folder that holds a copy: lerobot:/path/to/it"

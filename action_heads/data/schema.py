@@ -13,15 +13,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from action_heads._util.limits import fits, types_of
 from action_heads._util.paths import path_of
 from action_heads.actions.rotations import SHAPES
-from action_heads.data.bounded_reads import BadData, is_number, read_object, short
+from action_heads.data.bounded_reads import BadData, read_object, short
 from action_heads.kinematics.panda import FRAMES
 
 ROTATION_WIDTHS = {form: math.prod(shape) for form, shape in SHAPES.items()}
 EARLIER = {"quat_xyzw": "quaternion", "quat_wxyz": "quaternion_wxyz"}  # names of earlier column maps
 JOINT_UNITS = {"rad": 1.0, "deg": 0.017453292519943295}
 POSITION_UNITS = {"m": 1.0, "mm": 1e-3}
+KINDS: dict[Any, str] = {str: "text", str | None: "text or null", float: "a number", bool: "true or false"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ class Schema:
     fr3: bool = False
 
     def __post_init__(self) -> None:
-        self._check_types()
+        for name, kind in types_of(Schema).items():  # A map may come from a file.
+            if not fits(value := getattr(self, name), kind):
+                raise self._wrong(f"{name} must be {KINDS[kind]}, but is {short(value)}")
+        self._check_columns()
         object.__setattr__(self, "rotation_form", EARLIER.get(self.rotation_form, self.rotation_form))
         for key, known in (
             ("joints_unit", JOINT_UNITS),
@@ -122,19 +127,7 @@ class Schema:
     def _wrong(self, problem: str) -> ValueError:
         return ValueError(f"column map {self.name}: {problem}.")
 
-    def _check_types(self) -> None:
-        """Check the types of all values, since a map may come from a file."""
-        for field in fields(self):
-            value, kind = getattr(self, field.name), str(field.type)
-            if kind == "float":
-                fine, what = is_number(value), "a number"
-            elif kind == "bool":
-                fine, what = isinstance(value, bool), "true or false"
-            else:
-                fine = isinstance(value, str) or (value is None and "None" in kind)
-                what = "text or null" if "None" in kind else "text"
-            if not fine:
-                raise self._wrong(f"{field.name} must be {what}, but is {short(value)}")
+    def _check_columns(self) -> None:
         if self.fr3 and self.arm != "panda":
             raise self._wrong(f"fr3 widens the Panda's limits, but arm is {self.arm!r}")
         for part in ("joints", "position", "rotation", "gripper"):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.flags import about, check_least
+from action_heads._util.limits import check_choice
 from action_heads.diffusion import draws
 
 Shape = tuple[int, ...]
@@ -58,8 +59,7 @@ LEVELS: dict[str, Callable[[int, Shape, torch.Generator | None, torch.device], T
 
 def check_levels(name: str) -> None:
     """Raise a ValueError if a name is not a key of `LEVELS`."""
-    if name not in LEVELS:
-        raise ValueError(f"unknown levels {name!r}; choose one of {', '.join(LEVELS)}")
+    check_choice("levels", name, LEVELS)
 
 
 @dataclass(frozen=True)

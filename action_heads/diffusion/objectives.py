@@ -115,8 +115,7 @@ class Objective(KeepFloat32):
         alpha, sigma = self.alpha[t, None], self.sigma[t, None]
         given = of or self.config.prediction
         for name in (given, to):
-            if name not in CONVERSIONS:
-                raise ValueError(f"unknown prediction {name!r}; choose one of {', '.join(PREDICTIONS)}")
+            check_choice("prediction", name, PREDICTIONS)
         x0 = CONVERSIONS[given][1](output, *own_path(given, x_t, alpha, sigma))
         _, alpha_there, sigma_there = own_path(to, x_t, alpha, sigma)
         return CONVERSIONS[to][0](x0, (x_t - alpha * x0) / sigma, alpha_there, sigma_there)

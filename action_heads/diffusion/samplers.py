@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from action_heads._util.limits import check_choice
+
 SPACINGS = ("trailing", "leading")
 STEPS, STEPS_OF = 10, {"one_step": 1}  # the defaults: for any sampler, and by name
 
@@ -91,11 +93,10 @@ def timesteps(train_steps: int, steps: int, spacing: str = "trailing", first_lev
         raise ValueError(
             f"steps must be an integer between 1 and {levels}, the noise levels {which}; got {steps}{remedy}"
         )
+    check_choice("spacing", spacing, SPACINGS)
     if spacing == "leading":
         return (torch.arange(steps, device="cpu") * (levels // steps)).flip(0)
-    if spacing == "trailing":
-        return torch.arange(steps, 0, -1, dtype=torch.float64, device="cpu").mul(levels / steps).round().long() - 1
-    raise ValueError(f"unknown spacing {spacing!r}; choose one of {', '.join(SPACINGS)}")
+    return torch.arange(steps, 0, -1, dtype=torch.float64, device="cpu").mul(levels / steps).round().long() - 1
 
 
 @dataclass(frozen=True)
@@ -233,8 +234,7 @@ def schedule(
     Raises:
         ValueError: an unknown sampler, or an option that it does not allow.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"unknown sampler {name!r}; choose one of {', '.join(SAMPLERS)}")
+    check_choice("sampler", name, SAMPLERS)
     if steps is None:
         steps = min(STEPS_OF.get(name, STEPS), len(path[0]) if first_level is None else first_level + 1)
     return SAMPLERS[name](path, steps, first_level=first_level, **options)

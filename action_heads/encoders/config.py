@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from action_heads._util import limits
-from action_heads._util.limits import check_fields, check_width, shown
+from action_heads._util.limits import check_choice, check_fields, check_width, shown
 from action_heads.config import strict
 from action_heads.encoders.vlm_config import VLMConfig
 
 VERSION = 1
 RESNETS = ("resnet18", "resnet50")
-POOLS = ("mean", "cls", "keypoints", "spatial_softmax")
+VISION_POOLS = ("mean", "cls", "keypoints", "spatial_softmax")
 STRIDES = (8, 16, 32)
 
 
@@ -74,8 +74,7 @@ class VisionConfig:
         check_fields(vars(self), VisionConfig, "the vision config")
         if not 0 <= self.jitter < 1:
             raise ValueError(f"vision.jitter must be at least 0 and below 1, got {self.jitter!r}")
-        if self.pool not in POOLS:
-            raise ValueError(f"unknown vision.pool {self.pool!r}; choose one of {', '.join(POOLS)}")
+        check_choice("vision.pool", self.pool, VISION_POOLS)
         if self.stride is not None and (self.stride not in STRIDES or self.train):
             raise ValueError(
                 f"vision.stride is {shown(self.stride)} and vision.train {self.train}; a stride is one of "
@@ -129,8 +128,7 @@ class TextConfig:
 
     def __post_init__(self):
         check_fields(vars(self), TextConfig, "the text config")
-        if self.pool not in ("sum", "mean"):
-            raise ValueError(f"unknown text.pool {self.pool!r}; choose one of sum, mean")
+        check_choice("text.pool", self.pool, ("sum", "mean"))
         if self.features is not None:
             check_width("text.features", self.features, limits.WIDTH)
 

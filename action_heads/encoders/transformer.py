@@ -32,7 +32,7 @@ class PooledTokens(nn.Module):
     map's channels (n 2w).
     """
 
-    def __init__(self, model: nn.Module, pool: str, stride: int | None = None):
+    def __init__(self, model: nn.Module, pool: str, stride: int | None):
         super().__init__()
         # Some releases of transformers wrap a tower in another module. Unwrapped, the names of weights stay the same.
         self.model = getattr(model, "vision_model", model)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from action_heads._util.extras import require
 from action_heads._util.own_generator import OwnGenerator
 from action_heads.encoders.vlm_config import VLMConfig
+from action_heads.io.hub import commit_of
 from action_heads.vlm import Tap, files
 from action_heads.vlm.files import IMAGES, WORDS
 from action_heads.vlm.prompt import Prompt
@@ -70,7 +71,7 @@ class VLMEncoder(nn.Module):
         if architecture is None:
             folder = self.folder
             architecture = files.describe(folder) | {
-                "revision": files.revision_of(folder),
+                "revision": commit_of(folder),
                 "fingerprint": files.fingerprint(folder),
                 "parameters": files.parameters(folder),
                 "trained": {},

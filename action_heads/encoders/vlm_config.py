@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from action_heads._util import limits
 from action_heads._util.flags import about, check_choices
 from action_heads._util.limits import check_fields, check_width
+from action_heads.adapters.condition_reader import POOLS
+from action_heads.vlm.lora import TRAIN
+from action_heads.vlm.tap import SELECT
 
-SELECT = ("all", "image", "text")
-TRAIN = ("frozen", "lora", "full")
 TEMPLATES = ("auto", "chat", "plain")
 DTYPES = ("auto", "bfloat16", "float32", "float16")
-POOLS = ("attention", "last", "mean")
 TASK = "{task}"
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,7 +79,8 @@ def find(
     folder = _local(name_or_path, revision is not None)
     name = os.fspath(name_or_path)
     if folder is None:
-        return find_on_hub(name, files, revision, subfolder, cache_dir, token, local_files_only, force_download)
+        options = cache_dir, token, local_files_only, force_download
+        return HubFiles(name, files, revision, subfolder, *options).folder()
     if revision is not None:
         raise ValueError(
             f"revision={revision!r} was given for {name!r}, which is the local folder {folder}, but only Hub "
@@ -218,7 +220,7 @@ def push(
     return info.pr_url or info.commit_url
 
 
-def _local(name: str | os.PathLike[str], only_the_hub: bool = False) -> Path | None:
+def _local(name: str | os.PathLike[str], only_the_hub: bool) -> Path | None:
     """Return the local folder that a name stands for, or None for a Hub id. Raise if it is neither.
 
     A `Path` is always a folder; a string may also be a bundled name. `only_the_hub` is as in `refusal_of_path`.
@@ -252,89 +254,114 @@ def _no_head(name: Any, what: str) -> HeadNotFoundError:
     return HeadNotFoundError(f"no head {text!r}: {what}. Pass {works}\n{_alternatives(str(text))}")
 
 
-def find_on_hub(
-    repo_id: str,
-    files: Sequence[str],
-    revision: str | None = None,
-    subfolder: str | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    token: str | bool | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> Path:
-    """Return the folder in the Hub's cache that holds `files` of one commit, after downloading missing ones."""
-    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.utils import validate_repo_id
+@dataclass(frozen=True)
+class HubFiles:
+    """Files of one commit of a Hub repository, and the options of `find` for their download."""
 
-    def probe() -> None:
-        url = hf_hub_url(repo_id, files[0], subfolder=subfolder, revision=revision)
-        get_hf_file_metadata(url, token=token, timeout=patience(), **library())
+    repo_id: str
+    files: Sequence[str]
+    revision: str | None
+    subfolder: str | None
+    cache_dir: str | os.PathLike[str] | None
+    token: str | bool | None = field(repr=False)
+    local_files_only: bool = False
+    force_download: bool = False
 
-    def download() -> Path:
-        options = {"subfolder": subfolder, "cache_dir": cache_dir, "token": token, "force_download": force_download}
-        first = Path(hf_hub_download(repo_id, files[0], revision=revision, **options, **library()))
+    def folder(self) -> Path:
+        """Return the folder in the Hub's cache that holds all files, after downloading missing ones."""
+        from huggingface_hub import errors
+        from huggingface_hub.utils import validate_repo_id
+
+        if self.local_files_only and self.force_download:
+            raise ValueError("local_files_only and force_download exclude each other; pass only one of them")
+        try:
+            validate_repo_id(self.repo_id)
+        except errors.HFValidationError as error:
+            raise self._not_found(reason(error, self.repo_id, self.revision, "")) from error
+        # A commit never changes, so its cached copy is current.
+        pinned = _COMMIT.fullmatch(self.revision or "") is not None
+        if (self.local_files_only or (pinned and not self.force_download)) and (folder := self._cached()):
+            return folder
+        if self.local_files_only:
+            raise self._not_found("the cache does not hold all of it; leave out local_files_only once to download it")
+        try:
+            # Since 1.0 hf_hub_download retries a dead network for 23 s for each file. This request is not retried.
+            within(patience(), lambda: self._probe(self.files[0]))
+            folder = self._download()
+        except hub_errors() as error:
+            if is_local(error):
+                raise
+            return self._after(error)
+        if other := folders.other_kind(folder, self.files):
+            raise self._not_found(other)
+        return folder
+
+    def _probe(self, file: str) -> None:
+        """Ask for a file without downloading it."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        url = hf_hub_url(self.repo_id, file, subfolder=self.subfolder, revision=self.revision)
+        get_hf_file_metadata(url, token=self.token, timeout=patience(), **library())
+
+    def _download(self) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        options = {
+            "subfolder": self.subfolder,
+            "cache_dir": self.cache_dir,
+            "token": self.token,
+            "force_download": self.force_download,
+            **library(),
+        }
+        first = Path(hf_hub_download(self.repo_id, self.files[0], revision=self.revision, **options))
         # The other files come from the same commit as the first, even if someone pushes in between.
-        commit = first.parents[len(Path(subfolder or "").parts)].name
-        for file in files[1:]:
-            hf_hub_download(repo_id, file, revision=commit, **options, **library())
+        commit = first.parents[len(Path(self.subfolder or "").parts)].name
+        for file in self.files[1:]:
+            hf_hub_download(self.repo_id, file, revision=commit, **options)
         return first.parent
 
-    def cached() -> Path | None:
+    def _cached(self) -> Path | None:
+        """Return the folder of a complete copy in the cache, or None."""
+        from huggingface_hub import try_to_load_from_cache
+
         # Since 1.x hf_hub_download(local_files_only=True) may still use the network.
-        names = [f"{subfolder}/{file}" if subfolder else file for file in files]
-        root = os.fspath(cache_dir) if cache_dir is not None else None
-        paths = [try_to_load_from_cache(repo_id, name, cache_dir=root, revision=revision) for name in names]
+        names = [f"{self.subfolder}/{file}" if self.subfolder else file for file in self.files]
+        root = os.fspath(self.cache_dir) if self.cache_dir is not None else None
+        paths = [try_to_load_from_cache(self.repo_id, name, cache_dir=root, revision=self.revision) for name in names]
         return Path(str(paths[0])).parent if all(isinstance(path, str) for path in paths) else None
 
-    def not_found(cause: str) -> HeadNotFoundError:
-        tried = f"{endpoint()}/{repo_id}, revision {revision or 'main'}, for {', '.join(files)}"
-        here = f"no folder {repo_id!r} in {Path.cwd()}, and no head {repo_id!r} from the Hub"
-        return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives(repo_id)}")
+    def _after(self, error: BaseException) -> Path:
+        """Return the cached copy after an error of the Hub.
 
-    def holds() -> str:
+        Raises:
+            HeadNotFoundError: there is none, or the Hub said that the revision or a file does not exist.
+        """
+        from huggingface_hub import errors
+
+        cause = reason(error, self.repo_id, self.revision, "pass token=, set HF_TOKEN or run `hf auth login`")
+        lacks = isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError)
+        if lacks:
+            cause += self._content()
+        final = lacks or isinstance(error, errors.RevisionNotFoundError)
+        if not (final or self.force_download) and (folder := self._cached()):
+            logger.warning("%s: using the cached copy, since %s", self.repo_id, cause)
+            return folder
+        raise self._not_found(cause) from error
+
+    def _content(self) -> str:
         """Return a sentence on the content of a repository that lacks a file, judged by its other files."""
         there = []
         for file in {file for kind in folders.KINDS for file in kind.files}:
-            url = hf_hub_url(repo_id, file, subfolder=subfolder, revision=revision)
             with suppress(*hub_errors()):
-                within(patience(), lambda url=url: get_hf_file_metadata(url, token=token, timeout=patience()))
+                within(patience(), lambda file=file: self._probe(file))
                 there.append(file)
         kind = folders.by_files(there)
-        return f". It holds {kind.name}: use {folders.read_by(kind, repo_id)}" if kind else ""
+        return f". It holds {kind.name}: use {folders.read_by(kind, self.repo_id)}" if kind else ""
 
-    if local_files_only and force_download:
-        raise ValueError("local_files_only and force_download exclude each other; pass only one of them")
-    try:
-        validate_repo_id(repo_id)
-    except errors.HFValidationError as error:
-        raise not_found(reason(error, repo_id, revision, "")) from error
-    pinned = _COMMIT.fullmatch(revision or "") is not None  # A commit never changes, so its cached copy is current.
-    if (local_files_only or (pinned and not force_download)) and (folder := cached()):
-        return folder
-    if local_files_only:
-        raise not_found("the cache does not hold all of it; leave out local_files_only once to download it")
-    try:
-        # Since 1.0 hf_hub_download retries a dead network for 23 s for each file. This request is not retried.
-        within(patience(), probe)
-        folder = download()
-    except hub_errors() as error:
-        if is_local(error):
-            raise
-        trouble = error
-    else:
-        if other := folders.other_kind(folder, files):
-            raise not_found(other)
-        return folder
-    cause = reason(trouble, repo_id, revision, "pass token=, set HF_TOKEN or run `hf auth login`")
-    if isinstance(trouble, errors.EntryNotFoundError) and not isinstance(trouble, errors.LocalEntryNotFoundError):
-        cause += holds()
-    # If the Hub says that a revision or file does not exist, that is final. After other errors a cached copy is used.
-    final = isinstance(trouble, (errors.RevisionNotFoundError, errors.EntryNotFoundError))
-    final = final and not isinstance(trouble, errors.LocalEntryNotFoundError)
-    if not (final or force_download) and (folder := cached()):
-        logger.warning("%s: using the cached copy, since %s", repo_id, cause)
-        return folder
-    raise not_found(cause) from trouble
+    def _not_found(self, cause: str) -> HeadNotFoundError:
+        tried = f"{endpoint()}/{self.repo_id}, revision {self.revision or 'main'}, for {', '.join(self.files)}"
+        here = f"no folder {self.repo_id!r} in {Path.cwd()}, and no head {self.repo_id!r} from the Hub"
+        return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives(self.repo_id)}")
 
 
 def _alternatives(given: str | os.PathLike[str]) -> str:

@@ -54,6 +54,15 @@ def reason(error: BaseException, repo_id: str, revision: str | None, remedy: str
     return f"{endpoint()} cannot be reached ({message(error)}): {checks}"
 
 
+def reason_of_snapshot(error: BaseException, repo_id: str, revision: str | None) -> str:
+    """Return `reason` for an error of `snapshot_download`."""
+    from huggingface_hub import errors
+
+    # If the Hub cannot be reached, the error only says that there is no cached copy. Its cause gives the reason.
+    reached = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
+    return reason(reached or error, repo_id, revision, "set HF_TOKEN or run `hf auth login`")
+
+
 def message(error: BaseException) -> str:
     """Return the message of an error on one line, or its type if it has none."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -149,6 +149,10 @@ def _fails(entry: Entry) -> tuple[float, ...]:
     return -own, random
 
 
+def _mixing(purpose: str) -> Want:
+    return Want(lambda e: e.keeps_mode, _slow, f"the backbone, which mixes time steps, {purpose}; sorted by time")
+
+
 LIFT = (
     "the action space in config.json; sorted by trial.json: successes on Lift, then those of a random head. "
     "Differences of five successes of 50 or fewer are within chance"  # by Fisher's exact test at 5 %
@@ -158,16 +162,8 @@ WANTS = {
     "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: shortest time of a chunk, ten denoising steps"),
     "absolute": Want(lambda e: e.actions == "absolute", _fails, LIFT),
     "delta": Want(lambda e: e.actions == "delta", _fails, LIFT),
-    "mode": Want(
-        lambda e: e.keeps_mode,
-        _slow,
-        "the backbone, which mixes time steps, so that a chunk follows one motion; sorted by time",
-    ),
-    "real-time": Want(
-        lambda e: e.keeps_mode,
-        _slow,
-        "the backbone, which mixes time steps, as real-time chunking needs; sorted by time",
-    ),
+    "mode": _mixing("so that a chunk follows one motion"),
+    "real-time": _mixing("as real-time chunking needs"),
     "droid": Want(
         lambda e: any("droid" in source for source in e.motion),
         lambda e: -sum(share for source, share in e.motion.items() if "droid" in source),

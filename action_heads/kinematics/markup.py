@@ -154,5 +154,5 @@ class Document:
         return ValueError(f"{path} cannot be read as {self.kind}: it is not well-formed XML, {error}")
 
 
-def _short(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else f"{text[:most]}..."
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -98,7 +98,7 @@ def _turn(x: Tensor, y: Tensor, cos: Tensor | float, sin: Tensor | float) -> tup
     return cos * x + sin * y, cos * y - sin * x
 
 
-def reframe(position: Tensor, matrix: Tensor, source: str, target: str = "tcp") -> tuple[Tensor, Tensor]:
+def reframe(position: Tensor, matrix: Tensor, source: str, target: str) -> tuple[Tensor, Tensor]:
     """Return the pose of one of `FRAMES` (..., 3), (..., 3, 3) -> the pose of another, both in the same outer frame."""
     _check_frame(source)
     _check_frame(target)

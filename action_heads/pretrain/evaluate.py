@@ -108,18 +108,18 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
             f"the record of {config.head} names no data to evaluate it on, since it is random or was not made by "
             "`action-heads pretrain`. Name the data, for example --data synthetic:panda"
         )
-    heads = {_label(head.config.name, config.head): head}
-    for name in config.against:
-        other = ActionHead.from_pretrained(name)
-        heads[_label(other.config.name, name, taken=heads)] = _comparable(other, head)
-    heads["random"] = random_like(head, "random", seed=0).freeze()
-
     for name in ("chunks", "samples"):
         if (count := getattr(config, name)) < len(specs):
             with flag(name):
                 raise ValueError(
                     f"{count} are fewer than the {len(specs)} sources. Raise it, or name fewer with --data"
                 )
+    heads = {_label(head.config.name, config.head): head}
+    for name in config.against:
+        other = ActionHead.from_pretrained(name)
+        heads[_label(other.config.name, name, taken=heads)] = _comparable(other, head)
+    heads["random"] = random_like(head, "random", seed=0).freeze()
+
     held_out = HeldOut(specs, head.config.space, head.config.horizon)
     for_losses = held_out.draw(config.chunks, 0)
     real = torch.cat(list(held_out.draw(config.samples, 1).values()))
@@ -142,22 +142,9 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
     }
     paths = {"held out": real}
     for label, each in heads.items():
-        mechanisms = each.config.mechanisms
-        few = mechanisms[:1] if label == "random" else mechanisms  # a random head is the same under every mechanism
-        sampled = {m: sample(each, config.samples, STEPS, m) for m in few}
-        paths[label] = sampled[mechanisms[0]]
-        by_steps = {n: sample(each, config.samples, n, mechanisms[0]) for n in FEW_STEPS}
-        by_steps[STEPS] = sampled[mechanisms[0]]
-        results["heads"][label] = {
-            "fingerprint": each.fingerprint(),
-            "parameters": each.num_parameters,
-            "mixes_time": each.backbone.mixes_time,
-            "loss": {s: {m: own_loss(each, x, m)._asdict() for m in mechanisms} for s, x in for_losses.items()},
-            **denoising(each, for_losses, units),
-            "samples": {m: _means(chunk_measures(x, space, far)) for m, x in sampled.items()},
-            "distance": {m: _distance(x, real, units) for m, x in sampled.items()},
-            "distance_by_steps": {str(n): _distance(x, real, units) for n, x in by_steps.items()},
-        }
+        # A random head is the same under every mechanism.
+        few = each.config.mechanisms[:1] if label == "random" else each.config.mechanisms
+        results["heads"][label], paths[label] = _head_row(each, few, for_losses, real, units, far)
     results["seconds"] = round(time.monotonic() - began, 1)
     text = evaluation_report.markdown(results)
     contents = {
@@ -241,6 +228,27 @@ def _held_out_row(
         "floor": Mean.of(floor)._asdict() | {"largest": float(floor.max())},
         "mean_chunk_error": _means(off),
     }
+
+
+def _head_row(
+    head: ActionHead, few: Sequence[str], chunks: dict[str, Tensor], real: Tensor, units: Normalizer, far: float
+) -> tuple[dict[str, Any], Tensor]:
+    """Return the measures of a head, sampled with the mechanisms `few`, and the samples (n h a) with the first one."""
+    mechanisms = head.config.mechanisms
+    sampled = {m: sample(head, len(real), STEPS, m) for m in few}
+    by_steps = {n: sample(head, len(real), n, mechanisms[0]) for n in FEW_STEPS}
+    by_steps[STEPS] = sampled[mechanisms[0]]
+    row = {
+        "fingerprint": head.fingerprint(),
+        "parameters": head.num_parameters,
+        "mixes_time": head.backbone.mixes_time,
+        "loss": {s: {m: own_loss(head, x, m)._asdict() for m in mechanisms} for s, x in chunks.items()},
+        **denoising(head, chunks, units),
+        "samples": {m: _means(chunk_measures(x, head.config.space, far)) for m, x in sampled.items()},
+        "distance": {m: _distance(x, real, units) for m, x in sampled.items()},
+        "distance_by_steps": {str(n): _distance(x, real, units) for n, x in by_steps.items()},
+    }
+    return row, by_steps[STEPS]
 
 
 def _distance(actions: Tensor, real: Tensor, units: Normalizer) -> dict[str, float]:

@@ -23,7 +23,7 @@ CODE_NOISE = 0.3  # largest standard deviation relative to that of the code; dra
 class Stage1(nn.Module):
     """All that trains in Stage 1: the head, and networks that read the signal and are discarded afterwards."""
 
-    def __init__(self, head: ActionHead, signal: str, width: int, levels: str = "uniform"):
+    def __init__(self, head: ActionHead, signal: str, width: int, levels: str):
         super().__init__()
         self.head = head
         self.levels = levels
@@ -62,8 +62,8 @@ def noise_levels(
     batch: int,
     mixed: bool,
     generator: torch.Generator,
-    levels: str = "uniform",
-    per_step: bool = True,
+    levels: str,
+    per_step: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return noise levels t (b, 1 or h) and a mask (b, 1 or h) of the time steps that are given clean.
 

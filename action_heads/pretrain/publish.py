@@ -186,14 +186,14 @@ def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Pub
     return published
 
 
-def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None = None) -> None:
+def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None) -> None:
     """Download what was published into an empty cache and compare its bytes, fingerprint and golden outputs."""
-    # `find_on_hub` returns the folder of the first name, so a file at the top comes first.
+    # `HubFiles` returns the folder of the first name, so a file at the top comes first.
     names = sorted(hub.contents(folder), key=lambda name: name.count("/"))
     try:
         with tempfile.TemporaryDirectory() as cache:
             # `find` would prefer a local folder or a bundled head of this name.
-            there = hub.find_on_hub(repo_id, names, revision=published.revision, cache_dir=cache, token=token)
+            there = hub.HubFiles(repo_id, names, published.revision, None, cache, token).folder()
             changed = [name for name in names if (there / name).read_bytes() != (folder / name).read_bytes()]
             if changed:
                 raise PublishError(f"these files differ from what was uploaded: {', '.join(changed)}")

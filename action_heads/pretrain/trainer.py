@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.ema import EMA
+from action_heads._util.training_step import set_learning_rate
 from action_heads.actions.normalize import Normalizer
 from action_heads.head import ActionHead
 from action_heads.modes import fresh
@@ -26,6 +27,8 @@ from action_heads.training import checkpoint
 from action_heads.training.accelerator import start
 from action_heads.training.base import Training
 from action_heads.training.streams import generator
+
+EVALUATED = 2048  # held-out chunks of `evaluate_unconditional`
 
 
 class Trainer(Training[Batch]):
@@ -75,13 +78,12 @@ class Trainer(Training[Batch]):
         """Yield the batches from this training step to the last, drawn ahead."""
         return ahead(self.draw, range(self.step, self.config.optimiser.steps), self.config.workers)
 
-    def train_step(self, batch: Batch | None = None) -> Tensor:
-        """Take one training step on a batch, by default one drawn now. Return the loss (scalar) of this process."""
+    def train_step(self, batch: Batch) -> Tensor:
+        """Take one training step on a batch. Return the loss (scalar) of this process."""
         device, config = self.accelerator.device, self.config
         noise = generator("noise", config.seed, self.step, self.accelerator.process_index, device=device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(self.step)
-        loss = self.model((batch or self.draw(self.step)).to(device), self.step, noise)
+        set_learning_rate(self.optimizer, self.learning_rate(self.step))
+        loss = self.model(batch.to(device), self.step, noise)
         return self.descend(loss)
 
     @torch.no_grad()
@@ -99,13 +101,13 @@ class Trainer(Training[Batch]):
         return float(torch.stack(losses).mean())
 
     @torch.no_grad()
-    def evaluate_unconditional(self, chunks: int = 2048) -> float:
+    def evaluate_unconditional(self) -> float:
         """Return the mean loss on held-out chunks without a signal, in the head's own units, as a fresh adapter has it.
 
         All noise levels count equally, whatever `levels` training used, so that heads can be compared.
         """
         device, mechanisms = self.accelerator.device, self.head.config.mechanisms
-        motion = self.held_out.source(chunks, generator("held-out batch", 0))
+        motion = self.held_out.source(EVALUATED, generator("held-out batch", 0))
         actions, _ = data.chunks(motion, self.head.config.space)
         noise = generator("held-out noise", 0, device=device)
         x0 = self.head.normalizer.normalize(actions.to(device))

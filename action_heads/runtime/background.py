@@ -19,8 +19,8 @@ from action_heads._util.checks import check_count
 from action_heads._util.conditions import Condition
 from action_heads.runtime.execution import Executor, Samples
 from action_heads.runtime.second_thread import Pending, SecondThread
-from action_heads.runtime.slow_encoder import Ages, check_waiting
 from action_heads.runtime.uncopied import Uncopied
+from action_heads.runtime.waiting import Ages, check_waiting
 
 LATE = ("wait", "keep")
 

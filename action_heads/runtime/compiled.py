@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask
+from action_heads._util.limits import check_choice
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
@@ -147,9 +148,8 @@ def _projections(policy: Policy) -> list[Tensor]:
 
 
 def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
-    """Compile a policy; see `ConditionedHead.compile`."""
-    if method not in ("auto", *METHODS):
-        raise ValueError(f"unknown method {method!r}; choose one of auto, {', '.join(METHODS)}")
+    """Compile a policy; see `Policy.compile`."""
+    check_choice("method", method, ("auto", *METHODS))
     policy = uncompiled(policy)
     head = policy.head
     own = head.dtype

@@ -44,7 +44,7 @@ class GraphHead(FastHead):
         generator: torch.Generator | None,
         prefix: Prefix | None = None,
     ) -> Tensor:
-        """Denoise as `ActionHead.denoise` does, by a graph that the first call with these shapes and plan captures."""
+        """Denoise as `Denoiser.denoise` does, by a graph that the first call with these shapes and plan captures."""
         self.fell_back = why_not_graphed(cond, plan, prefix)
         if self.fell_back:
             return super().denoise(table, cond, modulation, noise, plan, generator, prefix)

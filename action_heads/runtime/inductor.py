@@ -41,7 +41,7 @@ class InductorHead(FastHead):
         self.programs: Recent[Callable[[Tensor, Tensor], Tensor]] = Recent(KEPT)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """Predict as `ActionHead.predict` does, by a program that the first call with these shapes compiles."""
+        """Predict as `Denoiser.predict` does, by a program that the first call with these shapes compiles."""
         key = (x_t.shape, values.shape, id(modulation))
         return self.programs.get(key, lambda: self._program(modulation))(x_t, values)
 

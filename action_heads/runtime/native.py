@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from action_heads._util.machine import cpu_facts
 from action_heads.adapters import ADAPTERS, Adapter
 from action_heads.adapters.base import SLOTS
 from action_heads.backbones.mixer import MixerBlock
@@ -80,7 +81,7 @@ class NativeHead(FastHead):
         self.places = addresses(self.ends), addresses(self.blocks)
 
     def predict(self, x_t: Tensor, values: Tensor, modulation: HeadModulation) -> Tensor:
-        """Predict as `ActionHead.predict` does, without gradients."""
+        """Predict as `Denoiser.predict` does, without gradients."""
         shape, chunks = self.shapes[modulation.mechanism.name], len(x_t)
         threads = LENT.get() or torch.get_num_threads()
         self.check(x_t, values, shape)
@@ -248,9 +249,7 @@ def mapped(path: Path) -> ctypes.CDLL:
 
 def _processor() -> str:
     """Return model and instruction sets of this processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    facts = {line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part"))}
+    facts = set(cpu_facts("model name", "flags", "Features", "CPU part"))
     if sys.platform == "darwin":
         facts = {subprocess.run(("sysctl", "-n", "machdep.cpu.brand_string"), capture_output=True, text=True).stdout}
     return platform.machine() + "".join(sorted(facts))

@@ -26,8 +26,8 @@ from action_heads.diffusion.continuing import Continue
 from action_heads.diffusion.draws import Generator
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
-from action_heads.runtime.slow_encoder import LATE, Ages, StaleEmbedding, check_waiting
 from action_heads.runtime.uncopied import Uncopied
+from action_heads.runtime.waiting import LATE, Ages, StaleEmbedding, check_waiting
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ class Client:
     """A connection, which waits for one request at a time."""
 
     def __init__(self) -> None:
-        self.finish = 0.0  # finishing time of its last request on the clock of `Turns`
+        self.finish = 0.0  # finishing time of its last request on the clock of `FairQueue`
 
 
 @dataclass(order=True)
@@ -29,7 +29,7 @@ class Job:
     result: Any = field(compare=False, default=None)
 
 
-class Turns:
+class FairQueue:
     """A thread that computes the job with the earliest virtual finishing time first (weighted fair queueing).
 
     A job of cost c finishes c after its client's last job, or c from now if that job is done. So a client with small
@@ -44,7 +44,7 @@ class Turns:
         self.stopped = False
         self.changed = threading.Condition()
         # One thread computes for all connections, because torch keeps a pool of threads for each computing thread.
-        self.thread = threading.Thread(target=self._work, name="action-heads turns", daemon=True)
+        self.thread = threading.Thread(target=self._work, name="action-heads queue", daemon=True)
         self.thread.start()
 
     def run(self, client: Client, cost: float, call: Callable[[], Any], wanted: Callable[[], bool]) -> Any:

@@ -19,8 +19,8 @@ from action_heads.acting import Policy, options_of
 from action_heads.diffusion.continuing import Continue
 from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime import wire
-from action_heads.runtime.slow_encoder import StaleEmbedding
 from action_heads.runtime.streams import Streams
+from action_heads.runtime.waiting import StaleEmbedding
 
 TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "steps": (int, "a whole number"),

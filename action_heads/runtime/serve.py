@@ -23,8 +23,8 @@ from action_heads.acting import Policy
 from action_heads.policy import ConditionedHead
 from action_heads.runtime import wire
 from action_heads.runtime.compiled import METHODS
-from action_heads.runtime.listener import Door
-from action_heads.runtime.request_queue import Client, Turns
+from action_heads.runtime.listener import Listener
+from action_heads.runtime.request_queue import Client, FairQueue
 from action_heads.runtime.requests import compute, evaluations, read
 from action_heads.runtime.streams import Streams
 
@@ -121,7 +121,7 @@ def server(
     """
     check_width("largest", largest)
     check_width("clients", clients)
-    library, turns = require("websockets.sync.server", "serve"), Turns()
+    library, queue = require("websockets.sync.server", "serve"), FairQueue()
     streams = Streams(policy.adapter.config.cond_dim, policy.head.device, embed)
     closed = require("websockets.exceptions", "serve").ConnectionClosed
     hello = wire.pack(
@@ -139,7 +139,7 @@ def server(
     )
 
     def stop() -> None:
-        turns.stop()
+        queue.stop()
         streams.stop()
 
     def handle(connection: Any) -> None:
@@ -154,7 +154,7 @@ def server(
                 return request
             # Reading and copying a condition of many tokens takes as long as computing, so its bytes count too.
             cost = evaluations(request) + len(data) / 2**16
-            return turns.run(client, cost, lambda: compute(policy, request), there)
+            return queue.run(client, cost, lambda: compute(policy, request), there)
 
         try:
             connection.send(hello)
@@ -173,7 +173,7 @@ def server(
 
     # No compression: floats hardly shrink, it takes longer than sampling, and a few bytes could expand to gigabytes.
     limits = {"compression": None, "max_size": wire.LARGEST, "max_queue": 1, "open_timeout": HELLO, "close_timeout": 1}
-    return library.serve(handle, sock=Door(host, port, clients, stop), logger=quiet(), **limits)
+    return library.serve(handle, sock=Listener(host, port, clients, stop), logger=quiet(), **limits)
 
 
 def quiet() -> logging.Logger:

@@ -20,7 +20,8 @@ from torch import Tensor
 from action_heads._util.checks import check_condition
 from action_heads._util.conditions import CPU, Mask, move, parts
 from action_heads.runtime.second_thread import SecondThread
-from action_heads.runtime.slow_encoder import Embedding, SlowEncoder, StaleEmbedding, embedded
+from action_heads.runtime.slow_encoder import Embedding, SlowEncoder, embedded
+from action_heads.runtime.waiting import StaleEmbedding
 
 STREAMS, BYTES = 64, 256 * 2**20  # the streams used last stay, as many as fit
 

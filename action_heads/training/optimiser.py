@@ -21,7 +21,7 @@ class OptimiserConfig:
         warmup: training steps of linear warm-up.
         schedule: learning rate after warm-up: cosine (to zero) or constant.
         clip: largest norm of the gradient.
-        ema: largest decay of the average of the weights, which becomes the head.
+        ema: largest decay of the average of the weights, which is what a run saves.
     """
 
     steps: int = 10_000
@@ -43,4 +43,4 @@ class OptimiserConfig:
         """Return the learning rate of a training step: linear warm-up, then the schedule."""
         if self.schedule == "constant":
             return self.lr * min(1.0, (step + 1) / self.warmup)
-        return cosine(step, self)
+        return cosine(step, self.steps, self.lr, self.warmup)

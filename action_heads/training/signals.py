@@ -15,7 +15,7 @@ class StopRequest:
     passes on a Ctrl-C that they have received already.
     """
 
-    def __init__(self, insist: bool = True):
+    def __init__(self, insist: bool):
         self.asked, self.insist = False, insist
 
     def __enter__(self) -> StopRequest:

@@ -17,7 +17,7 @@ from action_heads._util.extras import require
 from action_heads._util.quiet import quiet
 from action_heads.io.files import read_json
 from action_heads.io.folders import refusal_of_path
-from action_heads.io.hub_errors import hub_errors, is_local
+from action_heads.io.hub_errors import hub_errors, is_local, reason_of_snapshot
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # The files besides weights that a model and its processor are read from.
@@ -60,10 +60,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
     except hub_errors() as error:
         if is_local(error):
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        cause = reason_of_snapshot(error, name, revision)
         at = f" --revision {shlex.quote(revision)}" if revision else ""
         raise ValueError(
-            f"{name!r} is no folder, is not in the local cache of the Hub, and could not be downloaded ({first}). With "
+            f"{name!r} is no folder, is not in the local cache of the Hub, and could not be downloaded: {cause}. With "
             f"a connection, run `hf download {shlex.quote(name)}{at}` once, or pass a folder"
         ) from error
 
@@ -77,11 +77,6 @@ def weight_files(folder: Path) -> list[Path]:
             raise ValueError(f"{folder} lacks {', '.join(missing)} of the model's weights. Download it again")
         return found
     return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
-
-
-def revision_of(folder: Path) -> str | None:
-    """Return the commit of a folder in the cache of the Hub, or None for any other folder."""
-    return folder.name if folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--") else None
 
 
 def fingerprint(folder: Path) -> str:

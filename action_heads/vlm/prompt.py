@@ -31,7 +31,7 @@ class Prompt:
         ValueError: the processor cannot be loaded, or has no chat template.
     """
 
-    def __init__(self, folder: Path, reads: Sequence[str], text: str = "{task}", template: str = "auto"):
+    def __init__(self, folder: Path, reads: Sequence[str], text: str, template: str):
         self.folder, self.reads, self.text = folder, tuple(reads), text
         self.processor = _processor(folder, self.reads)
         self.chats = bool(getattr(self.processor, "chat_template", None)) and template != "plain"

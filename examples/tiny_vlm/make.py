@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm, trange
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 
-from action_heads.fit import FitConfig, cosine
+from action_heads.fit import cosine
 from action_heads.vlm import Tap
 
 HERE = Path(__file__).parent
@@ -98,10 +98,10 @@ def teach(vlm: SmolVLMForConditionalGeneration, images: Tensor, recording: Demon
     where, last = locations(recording), int(recording.episode_length[-8:].sum()) // EVERY  # 8 episodes are held out.
     tap, answer = Tap(vlm, train="full"), nn.Linear(64, where.shape[1])
     mean, std = where[:-last].mean(0), where[:-last].std(0)
-    parameters, config = [*tap.parameters(), *answer.parameters()], FitConfig(steps=steps, lr=1e-3)
+    parameters = [*tap.parameters(), *answer.parameters()]
     optimizer = torch.optim.AdamW(parameters)
     for step in (bar := trange(steps, desc="teaching", unit="step")):
-        optimizer.param_groups[0]["lr"] = cosine(step, config)
+        optimizer.param_groups[0]["lr"] = cosine(step, steps, lr=1e-3, warmup=50)
         rows = torch.randint(len(where) - last, (128,))
         loss = (answer(tap(**processed(images[rows]))[0][:, -1]) - (where[rows] - mean) / std).square().mean()
         optimizer.zero_grad()

@@ -29,7 +29,7 @@ class Remembered:
         ValueError: the encoder sees no images, trains, or draws random crops or colours.
     """
 
-    def __init__(self, encoder: ObservationEncoder, dataset_meta: Any = None):
+    def __init__(self, encoder: ObservationEncoder, dataset_meta: Any):
         with flag("remember", "vision"):
             if not encoder.cameras:
                 raise ValueError("the image encoder sees no camera. Leave --policy.remember out, or give it cameras")

@@ -91,7 +91,7 @@ def plain_fit(policy, config: FitConfig, n: int) -> list[float]:
     average, drawn, losses = [p.detach().clone() for p in parameters], generator(config.seed), []
     for step in range(config.steps):
         for group in optimizer.param_groups:
-            group["lr"] = cosine(step, config)
+            group["lr"] = cosine(step, config.steps, config.lr, config.warmup)
         rows = torch.randint(n, (config.batch_size,), generator=drawn)
         pad = torch.zeros(config.batch_size, 16, dtype=torch.bool)
         noise = {"noise_samples": config.noise_samples, "prefixes": config.prefixes}

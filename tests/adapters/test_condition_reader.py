@@ -259,5 +259,5 @@ def test_one_source_or_several():
     ]:
         with pytest.raises(ValueError, match=message):
             AdaLNZero(sources)
-    with pytest.raises(ValueError, match="unknown pool='max'; choose one of 'mean', 'last', 'attention'"):
+    with pytest.raises(ValueError, match="unknown pool 'max'; choose one of mean, last, attention"):
         AdaLNZero(COND_DIM, pool="max")

@@ -22,7 +22,7 @@ from fake_hub import fake_hub_fixture  # noqa: F401
 def work(tmp_path, monkeypatch) -> Path:
     """Change to an empty working folder, and fail if the Hub is asked."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(hub, "find_on_hub", lambda *args: pytest.fail(f"asked the Hub for {args[0]}"))
+    monkeypatch.setattr(hub.HubFiles, "folder", lambda of: pytest.fail(f"asked the Hub for {of.repo_id}"))
     return tmp_path
 
 
@@ -112,7 +112,7 @@ def test_a_path_is_never_the_id_of_a_repository(work):
 
 def test_a_revision_or_an_owner_that_is_no_folder_here_asks_the_hub(work, monkeypatch):
     asked = []
-    monkeypatch.setattr(hub, "find_on_hub", lambda *args: asked.append(args[0]))
+    monkeypatch.setattr(hub.HubFiles, "folder", lambda of: asked.append(of.repo_id))
     find("me/head")
     (work / "me").mkdir()
     find("me/head", revision="main")

@@ -84,7 +84,7 @@ def test_a_folder_that_lacks_files_names_them(heads):
     "name", ["mlp-5m-droid", "./mine", "../mine", "a/b/c", "~/nothing-here", "", Path("owner/name")]
 )
 def test_a_name_that_is_nothing_fails_at_once_without_network(heads, monkeypatch, name):
-    monkeypatch.setattr(hub, "find_on_hub", lambda *args: pytest.fail("asked the Hub"))
+    monkeypatch.setattr(hub.HubFiles, "folder", lambda _: pytest.fail("asked the Hub"))
     with pytest.raises(HeadNotFoundError, match="Pass a folder") as caught:
         find(name)
     assert "dae/mixer-2m-fk, dae/mlp-5m-fk" in str(caught.value)

@@ -14,4 +14,4 @@ def no_picture(monkeypatch):
     """Skip the drawing of curves and most of the evaluation, which take longer than a tiny run."""
     monkeypatch.setattr(curve, "draw_curve", lambda *_: None)
     monkeypatch.setattr(Trainer.evaluate.__wrapped__, "__defaults__", (1,))
-    monkeypatch.setattr(Trainer.evaluate_unconditional.__wrapped__, "__defaults__", (64,))
+    monkeypatch.setattr("action_heads.pretrain.trainer.EVALUATED", 64)

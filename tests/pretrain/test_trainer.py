@@ -61,7 +61,7 @@ def test_token_mechanisms_train_what_reads_the_tokens(tmp_path, signal):
     trainer = Trainer(settings)
     layers = trainer.head.modulation_of("cross_attention").layers.state_dict()
     before = {name: tensor.clone() for name, tensor in layers.items()}
-    trainer.train_step()  # the mechanisms take turns, and it is the first one's
+    trainer.train_step(trainer.draw(trainer.step))  # the mechanisms take turns, and it is the first one's
     assert not any(torch.equal(before[name], tensor) for name, tensor in layers.items())
     head = pretrain(settings)
     weights = head.state_dict()
@@ -81,7 +81,7 @@ def test_loss_falls(tmp_path):
     trainer = Trainer(tiny(tmp_path, steps=150, batch_size=32, warmup=5))
     first = trainer.evaluate(3)
     for _ in range(150):
-        trainer.train_step()
+        trainer.train_step(trainer.draw(trainer.step))
     assert trainer.evaluate(3) < 0.7 * first
 
 
@@ -170,7 +170,7 @@ def test_mixed_noise_levels_have_clean_prefixes(tmp_path):
     from action_heads.pretrain.objective import noise_levels
 
     head = Trainer(tiny(tmp_path, arch="mixer")).head
-    t, clean = noise_levels(head, 256, mixed=True, generator=generator())
+    t, clean = noise_levels(head, 256, mixed=True, generator=generator(), levels="uniform", per_step=True)
     assert t.shape == clean.shape == (256, 16)
     assert (clean.long().diff(dim=1) <= 0).all()  # a prefix: once noisy, noisy to the end
     assert not clean[:, -1].any()
@@ -184,16 +184,16 @@ def test_steps_that_share_a_level_have_clean_prefixes_too(tmp_path, monkeypatch)
     from action_heads.pretrain import objective
 
     head = tiny_head("unet")
-    t, clean = objective.noise_levels(head, 256, mixed=True, generator=generator(), per_step=False)
+    t, clean = objective.noise_levels(head, 256, mixed=True, generator=generator(), levels="uniform", per_step=False)
     assert t.shape == (256, 1)
     assert clean.shape == (256, 16)
     assert (clean.long().diff(dim=1) <= 0).all()
     assert 0.3 < clean.float().mean() < 0.6
-    stage, x0, seen = Stage1(head, "none", 1), torch.rand(64, 16, 10) * 2 - 1, []
+    stage, x0, seen = Stage1(head, "none", 1, "uniform"), torch.rand(64, 16, 10) * 2 - 1, []
     predict = head.predict
     monkeypatch.setattr(head, "predict", lambda *given: seen.append((given[0], predict(*given))) or seen[-1][1])
     losses = [stage(Batch(x0, None), step, generator(step)) for step in (0, 1)]
-    _, clean = objective.noise_levels(head, 64, mixed=True, generator=generator(1), per_step=False)
+    _, clean = objective.noise_levels(head, 64, mixed=True, generator=generator(1), levels="uniform", per_step=False)
     (plain, _), (x, output) = seen
     assert not (plain == x0).any()
     assert torch.equal((x == x0).all(-1), clean)
@@ -206,7 +206,7 @@ def test_levels_are_an_option(tmp_path, mixed):
 
     trainer = Trainer(tiny(tmp_path, levels="last"))
     assert trainer.stage.levels == "last"
-    t, clean = noise_levels(trainer.head, 256, mixed, generator(), levels="last")
+    t, clean = noise_levels(trainer.head, 256, mixed, generator(), levels="last", per_step=True)
     assert (t[~clean] == 99).all()
     assert (t[clean] == 0).all()
 
@@ -220,7 +220,7 @@ def test_head_takes_an_adapter_of_its_mechanism_only(tmp_path):
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_every_prediction_trains(tmp_path, prediction):
     trainer = Trainer(tiny(tmp_path, prediction=prediction, arch="mixer"))
-    losses = [trainer.train_step().item() for _ in range(3)]
+    losses = [trainer.train_step(trainer.draw(trainer.step)).item() for _ in range(3)]
     assert all(0 < loss < 5 for loss in losses)
 
 
@@ -242,7 +242,7 @@ def test_workers_change_nothing(tmp_path):
     made = {pretrain(tiny(tmp_path / f"{n}", workers=n)).fingerprint() for n in (1, 3)}
     trainer = Trainer(tiny(tmp_path / "none"))
     for _ in range(12):
-        trainer.train_step()  # draws its own batch, now
+        trainer.train_step(trainer.draw(trainer.step))
     trainer.ema.copy_to_model()
     trainer.head.save_pretrained(tmp_path / "none", dtype=torch.bfloat16)
     assert made == {ActionHead.from_pretrained(tmp_path / "none").fingerprint()}
@@ -253,7 +253,7 @@ def test_bf16_differs_a_little(tmp_path):
     losses = []
     for precision in ("fp32", "bf16"):
         trainer = Trainer(tiny(tmp_path, precision=precision))
-        losses.append([trainer.train_step().item() for _ in range(5)])
+        losses.append([trainer.train_step(trainer.draw(trainer.step)).item() for _ in range(5)])
         assert all(p.dtype == torch.float32 for p in trainer.parameters)
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
@@ -277,7 +277,7 @@ def test_record_tells_speeds(tmp_path):
 
 def test_measuring_speed_takes_its_steps_back(tmp_path):
     trainer = Trainer(tiny(tmp_path))
-    trainer.train_step()
+    trainer.train_step(trainer.draw(trainer.step))
     before = {name: tensor.clone() for name, tensor in trainer.state_dict().items()}
     measure(trainer)
     after = trainer.state_dict()
@@ -294,7 +294,8 @@ def test_joints_are_asked_of_a_source_without_them(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "Mixture", PosesOnly)
     with pytest.raises(ValueError, match="--signal code"):
         Trainer(tiny(tmp_path, signal="joints"))
-    Trainer(tiny(tmp_path, signal="code")).train_step()
+    trainer = Trainer(tiny(tmp_path, signal="code"))
+    trainer.train_step(trainer.draw(0))
 
 
 def test_a_run_may_go_on_from_a_head(tmp_path):

@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 
 from action_heads.runtime import serve, wire
 from action_heads.runtime.remote import RemoteError, RemotePolicy
-from action_heads.runtime.request_queue import Client, Turns
+from action_heads.runtime.request_queue import Client, FairQueue
 from action_heads.runtime.serve import server
 
 SECOND = 1.0
@@ -205,16 +205,16 @@ def test_those_who_left_are_not_computed(policy, monkeypatch):
 
 def test_who_asks_for_little_goes_first():
     """A cheap request is served before twenty expensive ones that came earlier, and no client waits forever."""
-    turns, order, go = Turns(), [], threading.Event()
+    queue, order, go = FairQueue(), [], threading.Event()
     clients = {name: Client() for name in ("now", *range(20), "little")}
 
     def ask(name, cost: float) -> threading.Thread:
         thread = threading.Thread(
-            target=turns.run, args=(clients[name], cost, lambda: (order.append(name), go.wait(20)), lambda: True)
+            target=queue.run, args=(clients[name], cost, lambda: (order.append(name), go.wait(20)), lambda: True)
         )
         thread.start()
         while not (
-            order if name == "now" else any(True for job in turns.waiting if job.finish == clients[name].finish)
+            order if name == "now" else any(True for job in queue.waiting if job.finish == clients[name].finish)
         ):
             time.sleep(0.001)
         return thread
@@ -224,25 +224,25 @@ def test_who_asks_for_little_goes_first():
     for thread in threads:
         thread.join(20)
     assert order == ["now", "little", *range(20)]
-    turns.stop()
+    queue.stop()
 
 
 def test_a_client_that_asks_again_and_again_waits_for_the_others():
-    turns, greedy, other = Turns(), Client(), Client()
+    queue, greedy, other = FairQueue(), Client(), Client()
     for _ in range(5):
-        turns.run(greedy, 100, lambda: None, lambda: True)
-    assert (greedy.finish, turns.clock) == (500, 400)
-    turns.run(other, 100, lambda: None, lambda: True)
+        queue.run(greedy, 100, lambda: None, lambda: True)
+    assert (greedy.finish, queue.clock) == (500, 400)
+    queue.run(other, 100, lambda: None, lambda: True)
     assert other.finish == 500  # beside the last of the other, not after all that it will ask for
-    turns.stop()
-    assert turns.run(other, 1, lambda: pytest.fail("computed"), lambda: True) is None
+    queue.stop()
+    assert queue.run(other, 1, lambda: pytest.fail("computed"), lambda: True) is None
 
 
 def test_a_job_that_fails_ends_nothing():
-    turns = Turns()
-    assert "ZeroDivisionError" in turns.run(Client(), 1, lambda: 1 / 0, lambda: True)["error"]
-    assert turns.run(Client(), 1, lambda: 7, lambda: True) == 7
-    turns.stop()
+    queue = FairQueue()
+    assert "ZeroDivisionError" in queue.run(Client(), 1, lambda: 1 / 0, lambda: True)["error"]
+    assert queue.run(Client(), 1, lambda: 7, lambda: True) == 7
+    queue.stop()
 
 
 def test_only_so_many_connections_are_kept(policy):
@@ -304,13 +304,13 @@ def test_a_server_with_peers_that_read_nothing_ends(policy):
 def test_a_full_table_of_files_does_not_end_the_server(policy, monkeypatch):
     """The server goes on after `accept` fails, which the library would take for its end."""
     with running(policy) as port, RemotePolicy(f"ws://127.0.0.1:{port}", timeout=30) as first:
-        import action_heads.runtime.listener as door
+        from action_heads.runtime.listener import Listener
 
         fails = iter([OSError(24, "Too many open files"), OSError(103, "Software caused connection abort")])
         accept = socket.socket.accept
 
         def failing(self):
-            if isinstance(self, door.Door) and (error := next(fails, None)):
+            if isinstance(self, Listener) and (error := next(fails, None)):
                 raise error
             return accept(self)
 

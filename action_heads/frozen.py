@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -71,8 +71,8 @@ class Freezable(nn.Module):
     def assert_frozen(self, thorough: bool = False) -> None:
         """Raise an error if a frozen module has changed. A module that is not frozen passes.
 
-        Every `loss` and `sample` calls this, which takes about 50 µs. Every save, and what makes a head of this one or
-        moves it, calls it with `thorough`.
+        Every `loss` and `sample` calls this, which takes about 50 µs. Every save, and `reshape`, calls it with
+        `thorough`. `to` and similar calls read every weight too.
 
         Args:
             thorough: read every weight, instead of torch's version counters.
@@ -106,17 +106,19 @@ class Freezable(nn.Module):
         """
         if self._watch is None:
             return super()._apply(fn, recurse)
-        self.assert_frozen(thorough=True)  # The weights are hashed anew below, so a change would no longer be found.
+        self.assert_frozen()
         before = {name: holder[key].detach() for name, holder, key in tensors_of(self)}
         super()._apply(fn, recurse)
         if not self._watch.changes(self):
             return self
         after = {name: holder[key] for name, holder, key in tensors_of(self)}
+        if self._watch.differing(before):  # What was overwritten past torch would be hashed below as the head's own.
+            restore(after, before)
+            self.assert_frozen(thorough=True)
         lost = [name for name, now in after.items() if not (now.is_meta or same(now, before[name].to(now)))]
         widened = any(now.dtype.itemsize > before[name].dtype.itemsize for name, now in after.items())
         if lost or (self._rounded and widened):
-            for name, now in after.items():
-                now.data = before[name]
+            restore(after, before)
             raise RuntimeError(
                 f"moving a frozen head lost the values of {lost[0]}. Use to(device) or to(dtype), not to_empty."
                 if lost
@@ -126,6 +128,12 @@ class Freezable(nn.Module):
         self._rounded |= not all(now.is_meta or same(now.to(before[name]), before[name]) for name, now in after.items())
         self._watch = Watch(self)
         return self
+
+
+def restore(tensors: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
+    """Give tensors the memory, device and dtype that they had before, by name."""
+    for name, tensor in tensors.items():
+        tensor.data = before[name]
 
 
 def same(one: Tensor, other: Tensor) -> bool:

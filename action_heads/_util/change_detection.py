@@ -11,7 +11,7 @@ methods change no file, so they are not looked for.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -94,10 +94,15 @@ class Watch:
         found = {name: holder[key] for name, holder, key in tensors_of(module, module.left_out)}
         if found.keys() != self.digests.keys():
             return sorted(found.keys() ^ self.digests.keys())
-        if changed := [name for name, tensor in found.items() if digest(tensor) != self.digests[name]]:
+        if changed := self.differing(found):
             return changed
         self._mark(module)
         return []
+
+    def differing(self, found: Mapping[str, Tensor]) -> list[str]:
+        """Return the names of the recorded tensors whose values differ from those found."""
+        known = self.digests
+        return [name for name, tensor in found.items() if name in known and digest(tensor) != known[name]]
 
     def _mark(self, module: Freezable) -> None:
         """Record the current state of every tensor for the cheap comparison."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+KILLED = 77  # exit status of a process that ended as if killed
 
 
 def fork() -> int:
@@ -110,3 +111,29 @@ def as_nobody(act: Callable[[], object]) -> Callable[[], object]:
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
+
+
+def done_before(call: int, act: Callable[[], object]) -> bool:
+    """Run `act` in a process that ends at its `call`-th change of the disk, and return whether `act` ended first."""
+    if pid := fork():
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status in (0, KILLED), f"status {status}"
+        return status == 0
+    left = call
+
+    def counted(change: Callable) -> Callable:
+        def changed(*args, **options):
+            nonlocal left
+            left -= 1
+            return change(*args, **options) if left else os._exit(KILLED)
+
+        return changed
+
+    for name in ("mkdir", "open", "rename", "replace", "rmdir", "unlink"):
+        setattr(os, name, counted(getattr(os, name)))
+    try:
+        act()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

@@ -87,7 +87,7 @@ def cached(identity: Any, rate_hz: float, arm: Arm | None, build: Callable[[Tabl
     """
     key = hashlib.sha256(json.dumps([FORMAT, identity], sort_keys=True, default=str).encode()).hexdigest()[:24]
     place = folder() / key
-    if not place.exists():
+    if not drafts.exists(place):
         drafts.sweep(folder(), ["[0-9a-f]" * 24])
         try:
             with drafts.drafted(place) as made:

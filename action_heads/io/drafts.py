@@ -1,8 +1,9 @@
 """Drafts: files and folders that are written next to their target and then renamed to it.
 
 A draft is named `.<name>.<8 hex digits>.tmp`. It is a file, or a folder if another library writes to it. Its process
-holds a lock on it, so a draft that can be locked was left by a process that has ended, and `sweep` removes it. Such
-drafts stay on a file system without locks.
+holds a lock on it, so a draft that can be locked was left by a process that has ended, and `sweep` removes it. A
+process may also be killed after it has renamed the result, so a caller that writes only what is missing asks `exists`.
+Such drafts stay on a file system without locks.
 """
 
 from __future__ import annotations
@@ -60,12 +61,20 @@ def drafted(path: str | os.PathLike[str]) -> Iterator[Path]:
         with ExitStack() as stack:
             with writing(path):
                 stack.enter_context(locks.held(room))
+            stack.callback(_empty, room)
             with writing(path, NO_ROOM):
                 yield room / path.name
             with writing(path):
                 os.replace(room / path.name, path)
     finally:
         shutil.rmtree(room, ignore_errors=True)
+
+
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path exists, and remove drafts for it that ended processes have left."""
+    path = Path(path)
+    sweep(path.parent, [glob.escape(path.name)])
+    return path.exists()
 
 
 def sweep(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
@@ -133,8 +142,20 @@ def _remove(draft: Path, is_folder: bool) -> None:
         _delete(draft, is_folder)
 
 
+def _empty(room: Path) -> None:
+    """Remove all in a draft's folder but its lock, which tells that the folder is a draft."""
+    with suppress(OSError), os.scandir(room) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != locks.NAME:
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
 def _delete(draft: Path, is_folder: bool) -> None:
     if is_folder:
+        _empty(draft)
         shutil.rmtree(draft, ignore_errors=True)
     else:
         draft.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from action_heads.io import files
+from action_heads.io import drafts, files
 from action_heads.io.contents import sampled_all
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
 from action_heads_lab.sim import libero, mimicgen
@@ -71,7 +71,7 @@ class Family:
         eyes = EYES[run.family]
         folder = place.work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
         with once(folder):
-            if not folder.exists():
+            if not drafts.exists(folder):
                 recordings = [self.recording(task, run, place) for task in self.subtasks(run)]
                 save_dataset(recordings, folder, eyes["cameras"], eyes["size"], place.workers)
         return f"lerobot:{folder}"

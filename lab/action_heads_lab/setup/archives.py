@@ -145,10 +145,12 @@ def fetch(
         Unreachable: no source could be reached.
         Damaged: what was fetched has other hashes than it should.
     """
-    if (wrong := _wrong(folder, trees)) == []:
+    downloads = folder.with_name(f".{folder.name}.downloads")
+    if _wrong(folder, trees) == [] and not downloads.exists():
         return "found"
     with locks.held_beside(folder, remedy="run it again later"):
-        if (wrong := _wrong(folder, trees)) == []:  # another process has fetched them meanwhile
+        if (wrong := _wrong(folder, trees)) == []:  # another process has fetched them, or was killed just after that
+            shutil.rmtree(downloads, ignore_errors=True)
             return "found"
         if wrong and not replace:
             raise FileExistsError(
@@ -156,7 +158,6 @@ def fetch(
                 "download or unpacking leaves this. Run it again with --replace, which fetches the files anew and "
                 "removes this folder"
             )
-        downloads = folder.with_name(f".{folder.name}.downloads")
         try:
             with drafts.drafted(folder) as draft:
                 with drafts.writing(downloads):
@@ -178,8 +179,9 @@ def fetch(
 
 def _wrong(folder: Path, trees: Mapping[str, Sequence[str]]) -> list[str] | None:
     """Return what is wrong with a folder, or None if it is empty or does not exist."""
-    occupied = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
-    return differing(folder, trees) if occupied else None
+    if not drafts.exists(folder) or not folder.is_dir() or all(path.name.startswith(".") for path in folder.iterdir()):
+        return None
+    return differing(folder, trees)
 
 
 def differing(folder: Path, trees: Mapping[str, Sequence[str]]) -> list[str]:

@@ -28,7 +28,7 @@ from scipy.spatial.transform import Rotation
 
 from action_heads._util.extras import require
 from action_heads._util.flags import check_least
-from action_heads.io import files, locks
+from action_heads.io import drafts, files, locks
 from action_heads_lab.sim import lerobot_file, libero_dataset, robomimic_file
 from action_heads_lab.sim.again import Images, run_again
 from action_heads_lab.sim.conventions import columns
@@ -87,9 +87,10 @@ def record_dataset(config: RecordConfig) -> None:
     """Run `action-heads record`: record demonstrations and write them as a dataset."""
     kept = config.out.with_name(f".{config.out.name}.npz")  # kept in case that writing the dataset fails
     with locks.held_beside(config.out):
-        if config.out.exists():  # checked before anything is recorded
+        if drafts.exists(config.out):  # checked before anything is recorded
             refuse_others(config)
-            kept.unlink(missing_ok=True)
+            if drafts.exists(kept):
+                kept.unlink()
             print(f"{config.out} already holds this recording")
             return
         if config.is_file:

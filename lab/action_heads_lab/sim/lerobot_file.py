@@ -27,7 +27,7 @@ def write(
     folder = Path(folder)
     LeRobotDataset = require("lerobot.datasets.lerobot_dataset", "lerobot").LeRobotDataset
     with locks.held_beside(folder, remedy="use another folder"):
-        if folder.exists():
+        if drafts.exists(folder):
             raise FileExistsError(f"{folder} exists. Use another folder, or remove it")
         with drafts.drafted(folder) as draft:
             settings = {"features": features, "fps": CONTROL_HZ, "robot_type": "panda", "use_videos": False}

@@ -88,7 +88,7 @@ def configure(root: Path, folder: Path) -> Path:
     """
     config = Path(os.environ.get("LIBERO_CONFIG_PATH", Path.home() / ".libero")) / "config.yaml"
     paths = {"benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files"}
-    if config.exists():
+    if drafts.exists(config):
         rows = [line.partition(": ") for line in config.read_text(encoding="utf-8").splitlines()]
         for name, _, path in rows:
             if name in paths and not Path(path.strip("'\" ")).is_dir():

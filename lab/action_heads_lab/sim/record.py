@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from action_heads._util.extras import missing, remedy
 from action_heads._util.machine import cores
 from action_heads._util.progress import progress_bar
-from action_heads.io import locks
+from action_heads.io import drafts, locks
 from action_heads_lab.sim import libero_files, mimicgen
 from action_heads_lab.sim.arm import MAX_STEP, MAX_TURN, Arm, OutOfSteps
 from action_heads_lab.sim.demonstrations import Demonstrations
@@ -66,7 +66,7 @@ def record(
         check_simulator(task)
         return together(_record_episodes(task, episodes, seed, noise, workers), task, noise)
     with locks.held_beside(path, remedy="give another path"):
-        if Path(path).exists():
+        if drafts.exists(path):
             return _reuse(Path(path), task, episodes, seed, noise)
         check_simulator(task)
         demonstrations = together(_record_episodes(task, episodes, seed, noise, workers), task, noise)

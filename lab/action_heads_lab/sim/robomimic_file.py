@@ -28,7 +28,7 @@ def write(path: str | Path, episodes: Iterable[tuple[str, Mapping[str, Any]]], p
     path = Path(path)
     h5py = require("h5py", "data")
     with locks.held_beside(path, remedy="use another file"):
-        if path.exists():
+        if drafts.exists(path):
             raise FileExistsError(f"{path} exists. Use another file, or remove it")
         with drafts.drafted(path) as draft, h5py.File(draft, "w") as file:
             data, total = file.create_group("data"), 0

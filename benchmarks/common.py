@@ -51,6 +51,28 @@ def read_results(name: str, otherwise: Any = REQUIRED) -> Any:
     return read_json(path)["results"] if otherwise is REQUIRED or path.exists() else otherwise
 
 
+def is_from_here(record: Mapping[str, Any]) -> bool:
+    """Return whether times of a results file may stand beside times of this machine: same processor, GPU and torch."""
+    here = machine()
+    return all(record["machine"].get(name) == here[name] for name in ("processor", "instructions", "gpu", "torch"))
+
+
+def times_to_keep(name: str) -> Any:
+    """Return the results in benchmarks/results/<name>.json, to which times of this machine are added, or None.
+
+    Raises:
+        SystemExit: they were measured on another machine, or with another torch.
+    """
+    if not (path := RESULTS / f"{name}.json").exists():
+        return None
+    if not is_from_here(record := read_json(path)):
+        raise SystemExit(
+            f"{path} was measured on another machine or with another torch, and its times can't stand beside new ones. "
+            "Remove it to measure all of them again, or set BENCHMARK_RESULTS to another folder."
+        )
+    return record["results"]
+
+
 def check_known(given: Iterable[str], known: Iterable[str]) -> None:
     """End the program, before anything is measured, unless all names that were given are known."""
     known = list(known)

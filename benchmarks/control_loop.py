@@ -14,7 +14,7 @@ the robot holds its target, and they count as missed.
 Each cell has a process of its own, a camera (`camera.py`), and a process that computes without end. Real-time priority
 is given by `chrt`, and a core by `taskset`, to the acting process, its server and all their threads.
 
-A cell that benchmarks/results/control_loop.json holds from this processor, with as many seconds or more, is not
+A cell that benchmarks/results/control_loop.json holds from such a machine, with as many seconds or more, is not
 measured again. Writes that file and docs/results/control-loop.md.
 """
 
@@ -39,12 +39,11 @@ from typing import Any
 import torch
 from busy import BUSY, COND_DIM, beside
 from camera import Frames
-from common import RESULTS, command_line, write_results
+from common import RESULTS, command_line, is_from_here, write_results
 from control_loop_report import CASES, SCHEDULING, write_page
 from ticks import Tick, run_ticks, summary
 
 from action_heads import ActionHead, BackgroundExecutor, ConditionedHead, Executor
-from action_heads._util.machine import machine
 from action_heads._util.progress import progress_bar
 from action_heads.adapters import AdaLNZero
 from action_heads.io.files import read_json
@@ -192,8 +191,7 @@ def main() -> None:
         return
     if not options.page:
         record = measured_before()
-        here = record is not None and record["machine"]["processor"] == machine()["processor"]
-        measure(options, record["results"] if record and here else [])
+        measure(options, record["results"] if record and is_from_here(record) else [])
     print(write_page(measured_before()))
 
 

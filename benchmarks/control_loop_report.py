@@ -106,12 +106,18 @@ def listed(values: list) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
+def described(machine: dict[str, Any]) -> str:
+    """Return the name of a processor and its vector instructions, if these were recorded."""
+    names = machine.get("instructions")
+    return f"{machine['processor']} ({', '.join(names)})" if names else machine["processor"]
+
+
 def measured_on(record: dict[str, Any]) -> str:
     """Return where and when the rows were measured, and where they are."""
     machine = record["machine"]
     seconds = sorted({row["seconds"] for row in record["results"]})
     return (
         f"{listed([f'{s:g}' for s in seconds])} seconds a cell, {record['date']}, {machine['cores']} cores of "
-        f"{machine['processor']}, Python {machine['python']}, torch {machine['torch']}. Results: "
+        f"{described(machine)}, Python {machine['python']}, torch {machine['torch']}. Results: "
         f"[`control_loop.json`]({RESULTS})."
     )

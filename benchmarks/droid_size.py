@@ -23,7 +23,7 @@ from typing import Any
 import droid_corpus
 import psutil
 import torch
-from common import command_line, read_results, write_results
+from common import command_line, times_to_keep, write_results
 
 from action_heads._util.machine import cache_home
 from action_heads.actions.normalize import Normalizer
@@ -183,10 +183,10 @@ def main() -> None:
         print(json.dumps({"opening": opening, "drawing": drawing}[given.part](given.spec)))
         return
     given.folder.mkdir(parents=True, exist_ok=True)
-    key = str(given.episodes)
+    key, results = str(given.episodes), times_to_keep("droid_size") or {}
     for found in measure(given.episodes, given.folder.resolve(), given.parts):
-        results = read_results("droid_size", {})
-        write_results("droid_size", results | {key: results.get(key, {}) | found})
+        results |= {key: results.get(key, {}) | found}
+        write_results("droid_size", results)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import command_line, matrix_rate, memory_rate, read_results, write_results
+from common import command_line, matrix_rate, memory_rate, times_to_keep, write_results
 from forms import BF16_WEIGHTS, split
 from latency_report import report
 from latency_systems import COND_DIM, Sample, authors, systems
@@ -218,6 +218,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    to = options.to or f"latency_{device}"
+    earlier = times_to_keep(to) if options.add else None
     rates = {name: matrix_rate(dtype, device) for name, dtype in DTYPES.items()}
     if device == "cuda":
         rates["tf32"] = matrix_rate(torch.float32, device, tf32=True)
@@ -226,8 +228,7 @@ def main() -> None:
     print(f"{len(cases)} cases, {len(left_out)} left out")
     take_turns(cases, options.rounds, options.seconds)
     rows = [summary(case) for case in cases]
-    to = options.to or f"latency_{device}"
-    if options.add and (earlier := read_results(to, None)):
+    if earlier:
         rows, left_out = added(earlier["rows"], rows), added(earlier["left_out"], left_out)
     results = {
         "note": options.note,

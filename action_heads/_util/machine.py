@@ -9,6 +9,9 @@ from pathlib import Path
 
 from action_heads import __version__
 
+# Flags of vector instructions that speed depends on, since processors of several kinds may have one name ("AMD EPYC").
+INSTRUCTIONS = frozenset(("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"))
+
 
 def cores() -> int:
     """Return the number of cores that this process may use. A container or scheduler may allow fewer than exist."""
@@ -51,13 +54,19 @@ def cpu_facts(*keys: str) -> list[str]:
     return [line for line in lines if line.startswith(keys)]
 
 
+def cpu_flags() -> set[str]:
+    """Return the CPU flags that Linux reports, or an empty set on other systems."""
+    return {flag for line in cpu_facts("flags", "Features") for flag in line.split(":")[1].split()}
+
+
 def machine() -> dict:
-    """Return the processor, the number of threads and the versions of the software."""
+    """Return the processor with its vector instructions, the number of threads and the versions of the software."""
     import torch  # Imported here, since simulation processes call `cores` without needing torch.
 
     names = [line.split(":")[1].strip() for line in cpu_facts("model name")]
     return {
         "processor": names[0] if names else platform.processor(),
+        "instructions": sorted(INSTRUCTIONS & cpu_flags()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

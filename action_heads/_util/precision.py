@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from action_heads._util.machine import cpu_facts
+from action_heads._util.machine import cpu_flags
 
 
 class KeepFloat32(nn.Module):
@@ -43,8 +43,3 @@ def bfloat16_is_faster(device: torch.device) -> bool:
 
 # Flags of x86 with AVX-512 BF16 or AMX, and of 64-bit ARM with BF16.
 FAST_BFLOAT16 = frozenset(("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def cpu_flags() -> set[str]:
-    """Return the CPU flags that Linux reports, or an empty set on other systems."""
-    return {flag for line in cpu_facts("flags", "Features") for flag in line.split(":")[1].split()}

@@ -71,6 +71,20 @@ def test_a_benchmark_refuses_an_unknown_name_before_it_measures(what, common, mo
         module.main(**given)
 
 
+@pytest.mark.parametrize(
+    "other", [{"instructions": ["avx2"]}, {"torch": "1.0"}, {"gpu": "another"}, {"processor": "A"}]
+)
+def test_times_of_another_machine_are_not_added_to(common, monkeypatch, other):
+    here = common.machine() | {"instructions": ["avx2", "avx512f"]}
+    monkeypatch.setattr(common, "machine", lambda: here)
+    assert common.times_to_keep("times") is None
+    common.write_results("times", {"ms": 1})
+    assert common.times_to_keep("times") == {"ms": 1}
+    monkeypatch.setattr(common, "machine", lambda: here | other)
+    with pytest.raises(SystemExit, match=r"times\.json was measured on another machine .* Remove it to measure all"):
+        common.times_to_keep("times")
+
+
 NOW, BEFORE = {"--data": "now", "--head": "same"}, {"--data": "before", "--head": "same"}
 
 

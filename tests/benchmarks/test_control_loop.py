@@ -136,9 +136,12 @@ def test_rows_of_another_processor_are_not_kept(control_loop, monkeypatch):
     stub(control_loop, monkeypatch, calls)
     one = ("--scheduling", "ordinary", "--cases", "eager", "--seconds", "1", "--rates", "20")
     start(control_loop, monkeypatch, *one)
-    monkeypatch.setattr(control_loop, "machine", lambda: {"processor": "another"})
+    common, here = sys.modules["common"], sys.modules["common"].machine()
+    monkeypatch.setattr(common, "machine", lambda: here | {"instructions": ["of another kind"]})
     start(control_loop, monkeypatch, *one)
     assert len(calls) == 2
+    page = (control_loop.RESULTS / "control-loop.md").read_text(encoding="utf-8")
+    assert f"{here['processor']} (of another kind), Python" in page
 
 
 def test_the_page_has_the_answer_and_a_table_for_each_way_to_act(control_loop, monkeypatch, capsys):

@@ -31,7 +31,10 @@ def heads(config: HeadsConfig) -> None:
     """Print a table of the bundled heads, and name the page with the evidence for their order."""
     print(listing.table(config.want or None))
     if config.want:
-        print(f"\nBest first. Evidence: {listing.WANTS[config.want].evidence}.")
+        print(
+            "\nBest first; of equal ones, the head that suits most tasks. "
+            f"Evidence: {listing.WANTS[config.want].evidence}."
+        )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,41 +132,90 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Want:
-    """What a user may want of a head: which heads have it, in which order, and where the evidence is."""
+    """What a user may want of a head: which heads have it, in which order, and where the evidence is.
+
+    Attributes:
+        has: whether a head has it.
+        worth: a number by which heads are sorted, the smallest first.
+        alike: largest difference of that number that tells nothing, such as measurements vary by.
+        evidence: where all this comes from, for the user.
+    """
 
     has: Callable[[Entry], bool]
-    key: Callable[[Entry], float | tuple[float, ...]]
+    worth: Callable[[Entry], float]
+    alike: Callable[[float], float]
     evidence: str
+
+    def ranked(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Return the heads that have it, best first. Those that are not told apart are sorted by `suits`."""
+        groups: list[list[Entry]] = []
+        for entry in sorted(filter(self.has, entries), key=self.worth):
+            best = self.worth(groups[-1][0]) if groups else -math.inf
+            if groups and self.worth(entry) - best <= self.alike(best):
+                groups[-1].append(entry)
+            else:
+                groups.append([entry])
+        return [entry for group in groups for entry in sorted(group, key=suits)]
+
+
+def suits(entry: Entry) -> tuple[float, ...]:
+    """Return by what the head that suits most tasks comes first.
+
+    It mixes time steps, knows general motion, predicts absolute actions, and is large.
+    """
+    return not entry.keeps_mode, _droid(entry), entry.actions != "absolute", -entry.counts.denoiser
 
 
 def _slow(entry: Entry) -> float:
     return math.inf if entry.ms is None else entry.ms
 
 
-def _fails(entry: Entry) -> tuple[float, ...]:
-    """Return by what a head with more successes comes first, and of equal ones that with fewer on a random head."""
-    own, random = (won / tried for won, tried in (entry.trial.get(run, (-1, 1)) for run in RUNS))
-    return -own, random
+def _fails(entry: Entry) -> float:
+    """Return the share of episodes that fail on Lift; of a head without a trial more than all."""
+    won, tried = entry.trial.get("decoupled", (-1, 1))
+    return 1 - won / tried
 
 
-def _mixing(purpose: str) -> Want:
-    return Want(lambda e: e.keeps_mode, _slow, f"the backbone, which mixes time steps, {purpose}; sorted by time")
+def _droid(entry: Entry) -> float:
+    return sum(share for source, share in entry.motion.items() if "droid" in source)
 
 
-LIFT = (
-    "the action space in config.json; sorted by trial.json: successes on Lift, then those of a random head. "
-    "Differences of five successes of 50 or fewer are within chance"  # by Fisher's exact test at 5 %
-)
+def _none(best: float) -> float:
+    return 0.0
+
+
+def _by_time(has: Callable[[Entry], bool], evidence: str) -> Want:
+    # Medians of one head, measured twice on a shared machine, differ by as much.
+    return Want(has, _slow, lambda best: 0.05 * best, f"{evidence}. Times within 5 % count as equal")
+
+
+def _on_lift(actions: str) -> Want:
+    return Want(
+        lambda e: e.actions == actions,
+        _fails,
+        lambda best: 0.1 + 1e-9,  # five of 50: by Fisher's exact test at 5 %
+        "the action space in config.json; sorted by successes on Lift in trial.json. Differences of five successes of "
+        "50 or fewer are within chance and count as equal",
+    )
+
+
 WANTS = {
-    "smallest": Want(lambda e: True, lambda e: e.bytes, "the size of model.safetensors"),
-    "fastest": Want(lambda e: e.ms is not None, _slow, "latency.json: shortest time of a chunk, ten denoising steps"),
-    "absolute": Want(lambda e: e.actions == "absolute", _fails, LIFT),
-    "delta": Want(lambda e: e.actions == "delta", _fails, LIFT),
-    "mode": _mixing("so that a chunk follows one motion"),
-    "real-time": _mixing("as real-time chunking needs"),
+    "smallest": Want(lambda e: True, lambda e: e.bytes, _none, "the size of model.safetensors"),
+    "fastest": _by_time(lambda e: e.ms is not None, "latency.json: shortest time of a chunk, ten denoising steps"),
+    "absolute": _on_lift("absolute"),
+    "delta": _on_lift("delta"),
+    "mode": _by_time(
+        lambda e: e.keeps_mode,
+        "the backbone, which mixes time steps, so that a chunk can follow one motion, and does so more often with an "
+        "adapter through both paths than through the code (docs/results/backbones.md); sorted by time",
+    ),
+    "real-time": _by_time(
+        lambda e: e.keeps_mode, "the backbone, which mixes time steps, as real-time chunking needs; sorted by time"
+    ),
     "droid": Want(
-        lambda e: any("droid" in source for source in e.motion),
-        lambda e: -sum(share for source, share in e.motion.items() if "droid" in source),
+        lambda e: _droid(e) > 0,
+        lambda e: -_droid(e),
+        _none,
         "the sources in config.json; sorted by the share of sources that contain or imitate DROID's motion",
     ),
 }
@@ -175,10 +224,7 @@ WANTS = {
 def entries(want: str | None = None) -> list[Entry]:
     """Return the bundled heads that have what is wanted, best first; all by name if nothing is."""
     found = [Entry.read(name, folder) for name, folder in hub.bundled().items()]
-    if want is None:
-        return found
-    wanted = WANTS[want]
-    return sorted(filter(wanted.has, found), key=wanted.key)
+    return found if want is None else WANTS[want].ranked(found)
 
 
 def table(want: str | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -27,7 +28,9 @@ def test_a_want_ranks_the_heads_that_have_it(want, capsys):
     found = listing.entries(want)
     wanted = listing.WANTS[want]
     assert found
-    assert [wanted.key(entry) for entry in found] == sorted(wanted.key(entry) for entry in found)
+    worth = [wanted.worth(entry) for entry in found]
+    for place, better in enumerate(worth):
+        assert min(worth[place:]) >= better - wanted.alike(better), "a head that is clearly better comes later"
     left = {entry.name for entry in listing.entries()} - {entry.name for entry in found}
     assert not any(wanted.has(entry) for entry in listing.entries() if entry.name in left)
     heads(HeadsConfig(want))
@@ -35,6 +38,19 @@ def test_a_want_ranks_the_heads_that_have_it(want, capsys):
     assert wanted.evidence in said
     assert [line.split("`")[1] for line in said.splitlines()[2:] if line.startswith("|")] == [e.name for e in found]
     assert want in PAGE.read_text(encoding="utf-8")
+
+
+def test_of_heads_that_chance_tells_apart_the_recommended_one_comes_first():
+    """The head with 49 of 50 came before that with 48, and of equal networks the one whose time was 1 % shorter."""
+    assert listing.entries("absolute")[0].name == "dae/mixer-5m-fk"
+    assert listing.entries("real-time")[0].name == "dae/mixer-5m-fk"
+    entry = listing.entries()[0]
+    heads = [
+        dataclasses.replace(entry, name=str(ms), ms=ms, motion={"droid": ms / 100}) for ms in (16.0, 10.4, 10.0, 10.6)
+    ]
+    assert [head.name for head in listing.WANTS["fastest"].ranked(heads)] == ["10.0", "10.4", "10.6", "16.0"]
+    heads = [dataclasses.replace(head, motion={"droid": 1 - head.ms / 100}) for head in heads]
+    assert [head.name for head in listing.WANTS["fastest"].ranked(heads)] == ["10.4", "10.0", "10.6", "16.0"]
 
 
 @pytest.mark.parametrize("entry", listing.entries(), ids=lambda entry: entry.name)

@@ -5,6 +5,8 @@
 // A matrix (n, k) is packed in panels of 2 V outputs: (n / 2V, k, 2V). In bfloat16, pairs of inputs are adjacent:
 // (n / 2V, k / 2, 2V, 2), as AVX-512, AMX and NEON read them. native.py builds this file for the processor that it is on.
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -371,28 +373,6 @@ public:
         for (auto& thread : threads) thread.join();
     }
 
-    // Call `work(team)`, with this team or with none: whichever took less time for its arithmetic lately. Where other
-    // processes are busy, a thread without a core holds up the piece that it is at.
-    template <class Work> void call_with_what_pays(double arithmetic, const Work& work) {
-        bool alone = cost[1] && cost[1] < cost[0];
-        if (++calls % TRY_OTHER == 0) alone = !alone;
-        auto began = std::chrono::steady_clock::now();
-        work(alone ? nullptr : this);
-        double now = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / arithmetic;
-        cost[alone] = cost[alone] ? 0.75 * cost[alone] + 0.25 * now : now;
-    }
-
-    // Return the team of the calling thread, whose threads sleep between calls; none for one part.
-    static Team* of(int parts) {
-        static thread_local std::unique_ptr<Team> team;
-        if (parts == 1) return nullptr;
-        if (!team || team->parts != parts || team->process != getpid()) {
-            team.reset();
-            team = std::make_unique<Team>(parts);
-        }
-        return team.get();
-    }
-
     // Call `work(part, i)` for every piece i of so many, and return when all are done.
     template <class Work> void share(long pieces, const Work& work) {
         uint32_t coming = phase.number.load() + 1;
@@ -411,9 +391,6 @@ private:
     struct alignas(64) Next {
         std::atomic<uint64_t> taken{0};  // the phase, and the first piece of the range that nobody has taken
     };
-    static constexpr unsigned TRY_OTHER = 32;
-    unsigned calls = 0;
-    double cost[2] = {};  // of arithmetic, together and alone
     const int parts;
     const pid_t process = getpid();
     std::vector<Next> next;
@@ -450,6 +427,76 @@ private:
             }
         }
     }
+};
+
+// Which of several ways to do the same work takes the least time, learned from the times of its calls.
+struct Choice {
+    static constexpr unsigned FIRST = 3, TRY_OTHER = 32;  // calls of each way at first; then one of so many tries another
+    std::vector<double> cost;                              // of each way
+    unsigned calls = 0;
+    bool tries = false;
+
+    size_t next() {
+        size_t ways = cost.size(), call = calls++;
+        tries = call < FIRST * ways || (ways > 1 && call % TRY_OTHER == 0);
+        if (call < FIRST * ways) return ways - 1 - call % ways;
+        size_t best = std::min_element(cost.begin(), cost.end()) - cost.begin();
+        if (!tries) return best;
+        bool more = best == 0 || (best < ways - 1 && call / TRY_OTHER % 2);
+        return more ? best + 1 : best - 1;
+    }
+
+    // The cost is a moving mean, but that of a way that is tried falls at once, so that its next calls tell more.
+    void learn(size_t way, double took) {
+        double& before = cost[way];
+        if (!before || (tries && took < before)) before = took;
+        else if (calls > FIRST * cost.size()) before = 0.75 * before + 0.25 * took;
+    }
+};
+
+// The teams of a calling thread: none for the thread alone, then of 2, 4, 8 ... parts, up to as many as it may use. Their
+// threads sleep between calls.
+//
+// More threads are not always faster: other processes keep cores busy, where a thread without a core holds up the piece
+// that it is at; a container may have fewer cores than it sees; and a small network has little work to share.
+class Teams {
+public:
+    explicit Teams(int most) : most(most) {
+        teams.emplace_back();
+        for (long parts = 2; most > 1; parts *= 2) {
+            teams.push_back(std::make_unique<Team>(parts < most ? parts : most));
+            if (parts >= most) break;
+        }
+    }
+
+    // Call `work(team)`, with the team or with none: whichever took least time for its arithmetic lately, with as many chunks.
+    template <class Work> void call_with_what_pays(long chunks, double arithmetic, const Work& work) {
+        if (most == 1) return work(nullptr);
+        size_t size = 0;
+        while (size < choices.size() - 1 && chunks >> (size + 1)) size++;
+        Choice& choice = choices[size];
+        choice.cost.resize(teams.size());
+        size_t way = choice.next();
+        auto began = std::chrono::steady_clock::now();
+        work(teams[way].get());
+        choice.learn(way, std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() / arithmetic);
+    }
+
+    // Return those of the calling thread.
+    static Teams& of(int most) {
+        static thread_local std::unique_ptr<Teams> teams;
+        if (!teams || teams->most != most || teams->process != getpid()) {
+            teams.reset();
+            teams = std::make_unique<Teams>(most);
+        }
+        return *teams;
+    }
+
+private:
+    const int most;
+    const pid_t process = getpid();
+    std::vector<std::unique_ptr<Team>> teams;
+    std::array<Choice, 12> choices;  // by the number of chunks: 1, 2 and 3, 4 to 7, ...
 };
 
 struct Values {  // modulation values (m / h or 1, h or 1, depth * s.values) with strides
@@ -592,8 +639,7 @@ static void run(const Shape& s, const Ends& ends, const Block<T>* blocks, const 
         if (team) return team->share(pieces, block);
         for (long i = 0; i < pieces; i++) block(0, i);
     };
-    Team* team = Team::of(threads);
-    team ? team->call_with_what_pays((double)m * s.depth * s.width * s.hidden, work) : work(nullptr);
+    Teams::of(threads).call_with_what_pays(chunks, (double)m * s.depth * s.width * s.hidden, work);
 }
 
 extern "C" {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -253,6 +254,39 @@ def test_threads_wait_as_under_macos(fresh, monkeypatch, threads):
         act()
         time.sleep(0.01)
     assert outcome(act) == "done"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "best"),
+    [
+        ((20, 12, 14, 18, 19), (20, 12, 14, 18, 19), (1, 1)),  # a container has two cores and sees sixteen
+        ((20, 11, 6, 4, 3), (20, 30, 40, 50, 60), (4, 0)),  # other processes take all cores but one
+        ((20, 30, 40, 50, 60), (20, 11, 6, 4, 3), (0, 4)),  # and leave them again
+        ((20,), (20,), (0, 0)),
+    ],
+)
+def test_the_number_of_threads_that_takes_least_time_is_found(tmp_path, before, after, best):
+    made = tmp_path / "native_choice"
+    program, include = Path(__file__).with_name("native_choice.cpp"), native.SOURCE.parent
+    command = [
+        "g++",
+        *native.FLAGS,
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-I",
+        str(include),
+        str(program),
+        "-o",
+        str(made),
+    ]
+    subprocess.run(command, check=True)
+    said = subprocess.run([made, *map(str, before), "/", *map(str, after)], capture_output=True, text=True, check=True)
+    chosen = [list(map(int, line.split())) for line in said.stdout.splitlines()]
+    assert chosen[0][best[0]] > 0.85 * sum(chosen[0])
+    assert chosen[1][best[1]] > 0.75 * sum(chosen[1])
+    assert len(before) == 1 or all(chosen[0]), "each way is tried"
 
 
 def test_without_a_compiler_it_is_packed(fresh, monkeypatch):

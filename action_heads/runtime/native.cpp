@@ -430,27 +430,36 @@ private:
 };
 
 // Which of several ways to do the same work takes the least time, learned from the times of its calls.
+//
+// Each way has a trial at first, and later the neighbours of the best one in turn: often in the beginning, then at every
+// 128th call. A trial is several calls, of which the first does not count: it finds threads asleep, and weights in the
+// caches of other cores.
 struct Choice {
-    static constexpr unsigned FIRST = 3, TRY_OTHER = 32;  // calls of each way at first; then one of so many tries another
-    std::vector<double> cost;                              // of each way
-    unsigned calls = 0;
-    bool tries = false;
+    static constexpr unsigned TRIAL = 4, EVERY = 128;  // calls of a trial, and from the beginning of one to the next
+    std::vector<double> cost;                           // of each way: the mean of a trial, then a moving mean
+    unsigned calls = 0, trials = 0;
+    size_t tried = 0;
+    double sum = 0;
 
-    size_t next() {
-        size_t ways = cost.size(), call = calls++;
-        tries = call < FIRST * ways || (ways > 1 && call % TRY_OTHER == 0);
-        if (call < FIRST * ways) return ways - 1 - call % ways;
-        size_t best = std::min_element(cost.begin(), cost.end()) - cost.begin();
-        if (!tries) return best;
-        bool more = best == 0 || (best < ways - 1 && call / TRY_OTHER % 2);
-        return more ? best + 1 : best - 1;
+    bool in_trial(unsigned call) const {
+        unsigned begin = call - call % TRIAL;
+        return call < TRIAL * cost.size() || begin % EVERY == 0 || (begin & (begin - 1)) == 0;
     }
 
-    // The cost is a moving mean, but that of a way that is tried falls at once, so that its next calls tell more.
+    size_t next() {
+        size_t ways = cost.size(), call = calls++, best = std::min_element(cost.begin(), cost.end()) - cost.begin();
+        if (call < TRIAL * ways) return ways - 1 - call / TRIAL;
+        if (ways == 1 || !in_trial(call)) return best;
+        bool more = best == 0 || (best < ways - 1 && trials % 2);
+        if (call % TRIAL == 0) tried = more ? best + 1 : best - 1, trials++;
+        return tried;
+    }
+
     void learn(size_t way, double took) {
-        double& before = cost[way];
-        if (!before || (tries && took < before)) before = took;
-        else if (calls > FIRST * cost.size()) before = 0.75 * before + 0.25 * took;
+        unsigned call = calls - 1, place = call % TRIAL;
+        if (!in_trial(call)) cost[way] = 0.75 * cost[way] + 0.25 * took;
+        else sum = place ? sum + took : 0;
+        if (in_trial(call) && place == TRIAL - 1) cost[way] = sum / (TRIAL - 1);
     }
 };
 

@@ -17,15 +17,16 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
-from common import command_line, matrix_rate, memory_rate, times_to_keep, write_results
+from common import RESULTS, command_line, matrix_rate, memory_rate, times_to_keep, write_results
 from forms import BF16_WEIGHTS, split
-from latency_report import report
-from latency_systems import COND_DIM, Sample, authors, systems
+from latency_report import commands_of, report
+from latency_systems import COND_DIM, FellBack, Sample, authors, systems
 from torch.utils.flop_counter import FlopCounterMode
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -117,7 +118,11 @@ def prepare(
 
 def chosen(known: dict[str, Build], options: argparse.Namespace) -> list[str]:
     """Return the names of the systems that are asked for."""
-    named = [n for n in known if not options.only or any(part.lower() in n.lower() for part in options.only)]
+
+    def has(name: str, parts: list[str]) -> bool:
+        return any(part.lower() in name.lower() for part in parts)
+
+    named = [n for n in known if (not options.only or has(n, options.only)) and not has(n, options.without)]
     return [name for name in named if options.inductor or "inductor" not in name]
 
 
@@ -135,15 +140,19 @@ def cases_of(
         return [], [{"what": name, "dtype": dtype, "why": why[:300]}]
     cases, left_out = [], []
     for batch, steps in itertools.product(options.batch, options.steps):
+        case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
         operations = operations_of(plain, batch, steps, cond)
         if (floor := operations.floor(rates, dtype)) > options.longest:
-            case = {"what": name, "dtype": dtype, "batch": batch, "steps": steps}
             left_out.append({**case, "why": f"its floor is {floor:.0f} s"})
             continue
         call = partial(sample, cond[:batch], steps)
+        try:
+            for _ in range(2):  # These calls warm up.
+                clock(call)
+        except FellBack as error:
+            left_out.append({**case, "why": str(error)[:300]})
+            continue
         cases.append(Case(name, batch, steps, dtype, call, operations, floor))
-        for _ in range(2):  # These calls warm up.
-            clock(call)
     return cases, left_out
 
 
@@ -151,7 +160,8 @@ def built(name: str, dtype: torch.dtype, known: dict[str, Build], cond: torch.Te
     """Return a system after its first call, and its uncompiled form, whose operations can be counted."""
     sample = known[name](dtype)
     plain = plain_of(name, known)(dtype) if is_compiled(name) else sample
-    sample(cond[:1], 1)
+    with suppress(FellBack):  # It may hold for this shape only.
+        sample(cond[:1], 1)
     return sample, plain
 
 
@@ -198,6 +208,7 @@ def summary(case: Case) -> dict:
 def settings() -> argparse.Namespace:
     parser = command_line(__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="parts of names of cases to time, such as: ours unet")
+    parser.add_argument("--without", nargs="*", default=[], help="parts of names of cases to leave out")
     parser.add_argument("--batch", nargs="*", type=int, default=[1, 16, 256])
     parser.add_argument("--steps", nargs="*", type=int, default=[1, 2, 4, 10])
     parser.add_argument("--dtype", nargs="*", choices=DTYPES, default=list(DTYPES))
@@ -228,8 +239,10 @@ def main() -> None:
     print(f"{len(cases)} cases, {len(left_out)} left out")
     take_turns(cases, options.rounds, options.seconds)
     rows = [summary(case) for case in cases]
+    before = []
     if earlier:
         rows, left_out = added(earlier["rows"], rows), added(earlier["left_out"], left_out)
+        before = commands_of(RESULTS / f"{to}.json")
     results = {
         "note": options.note,
         "gflop_per_s": {name: round(rate / 1e9, 1) for name, rate in rates.items()},
@@ -237,6 +250,8 @@ def main() -> None:
         "rows": rows,
         "left_out": left_out,
     }
+    if before:
+        results["added_to"] = before
     write_results(to, results)
     if "BENCHMARK_RESULTS" not in os.environ:  # The page shows the results of the repository.
         report(device)

@@ -75,6 +75,12 @@ def steps_table(rows: list[dict]) -> str:
     )
 
 
+def commands_of(path: Path) -> list[str]:
+    """Return the commands that measured a table: its first one, and those that added rows."""
+    record = read_json(path)
+    return [*record["results"].get("added_to", []), record["command"]]
+
+
 def conditions(record: dict) -> str:
     machine, results = record["machine"], record["results"]
     where = (
@@ -82,8 +88,9 @@ def conditions(record: dict) -> str:
     )
     rates = ", ".join(f"{rate:g} GFLOP/s in {dtype}" for dtype, rate in results["gflop_per_s"].items())
     note = f" {results['note']}." if results["note"] else ""
+    commands = " and then ".join(f"`{one}`" for one in (*results.get("added_to", []), record["command"]))
     return (
-        f"`{record['command']}`, {record['date']}, {where}, torch {machine['torch']}; highest measured rates: {rates}, "
+        f"{commands}, {record['date']}, {where}, torch {machine['torch']}; highest measured rates: {rates}, "
         f"memory read at {results['gb_per_s']:g} GB/s.{note}"
     )
 

@@ -1,6 +1,6 @@
 """Parts that all GPU packs share: the clock, commands with a time limit, and results that go on over several packs.
 
-A pack is a script of at most twelve minutes for a machine with a GPU that is lent for a short time and may have no
+A pack is a script of at most nine minutes for a machine with a GPU that is lent for a short time and may have no
 network. It installs nothing, measures how fast the machine is before it decides on numbers of training steps, writes
 each result as soon as it has it, and prints all of them last.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
@@ -21,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # a machine of which the project is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # a machine of which the project is not installed
 
 from action_heads._util.machine import cores, machine  # noqa: E402
 from action_heads.io import files  # noqa: E402
 
 PATHS = (ROOT, ROOT / "lab", ROOT / "lerobot_policy_dae", ROOT / "benchmarks")
 EARLIER = Path(__file__).parent / "results"  # results of earlier packs, which are not computed again
+MINUTES = 9  # The machine ends a command after ten, and nothing that was not written by then comes back.
+GRACE = 15  # seconds after the end of a pack that a measurement may take before it is ended
 
 
 class Pack:
@@ -40,13 +44,13 @@ class Pack:
         toy: whether everything is so small that it runs on a CPU in seconds.
     """
 
-    def __init__(self, name: str, minutes: float = 12, out: Path | None = None, toy: bool = False):
+    def __init__(self, name: str, minutes: float = MINUTES, out: Path | None = None, toy: bool = False):
         self.name, self.toy, self.end = name, toy, time.monotonic() + 60 * minutes
         self.out = (out or Path(os.environ.get("OUT") or ROOT / "outputs" / "gpu")).resolve()
         self.work = self.out / "work" if toy else Path(os.environ.get("PACK_WORK", "/tmp/action-heads-pack"))
         for folder in (self.out, self.work):
             folder.mkdir(parents=True, exist_ok=True)
-        self.path = self.out / f"{name}.json"
+        self.path, self.log = self.out / f"{name}.json", self.out / f"{name}.log"
         self.results: dict[str, Any] = {}
         for path in (self.path,) if toy else (EARLIER / f"{name}.json", self.path):
             if path.exists():
@@ -82,13 +86,14 @@ class Pack:
     def run(self, commands: Mapping[str, Sequence[str]], seconds: float | None = None) -> dict[str, int | None]:
         """Run commands at once, and return their exit codes by name; None for those that the time ended.
 
-        The output of each goes to `<out>/<name>.log`; its end is printed if the command fails. The processes of a
-        command that takes longer than `seconds`, or than the pack, are ended together.
+        The output of each goes to `log_of` its name, and from there to `<out>/<pack>.log`, since few files come back
+        from a lent machine. Its end is printed if the command fails. The processes of a command that takes longer than
+        `seconds`, or than the pack, are ended together.
         """
         limit = (seconds or self.left) * (10 if self.toy else 1)  # a CPU that others use may be slow
         end, running = time.monotonic() + min(self.left, limit), {}
         for name, command in commands.items():
-            log = open(self.out / f"{name}.log", "w", encoding="utf-8")  # noqa: SIM115  closed when the process ends
+            log = open(self.log_of(name), "w", encoding="utf-8")  # noqa: SIM115  closed when the process ends
             log.write(shlex.join(command) + "\n")
             log.flush()
             streams = {"stdout": log, "stderr": subprocess.STDOUT, "start_new_session": True}
@@ -102,23 +107,45 @@ class Pack:
                 process.wait()
                 codes[name] = None
             log.close()
+            text = self.log_of(name).read_text(encoding="utf-8", errors="replace")
+            with open(self.log, "a", encoding="utf-8") as all_logs:
+                all_logs.write(f"== {name}\n{text}\n")
             if codes[name] != 0:
-                text = (self.out / f"{name}.log").read_text(encoding="utf-8", errors="replace")
                 why = "took too long" if codes[name] is None else f"failed with code {codes[name]}"
                 print(f"{name} {why}:\n{text[-2000:]}", flush=True)
         return codes
 
-    def report(self) -> None:
-        """Print all results, last."""
+    def log_of(self, name: str) -> Path:
+        """Return the file with the output of a command."""
+        return self.work / f"{name}.log"
+
+    def watch(self, report: Callable[[], None]) -> threading.Timer:
+        """Return a clock that reports and ends the process if a measurement goes on long after the end of the pack."""
+
+        def stop() -> None:
+            print("\nThe time is over, and the measurement that is under way was ended.")
+            report()
+            sys.stdout.flush()
+            os._exit(3)  # A compilation or a kernel that hangs can't be interrupted.
+
+        clock = threading.Timer(max(0.0, self.left) + GRACE, stop)
+        clock.daemon = True
+        clock.start()
+        return clock
+
+    def report(self, last: Sequence[str] = ()) -> None:
+        """Print all results, then the lines in `last`."""
         print(f"\n{self.name}: {len(self.results)} results in {self.path}, {self.left:.0f} s left")
-        for key, value in self.results.items():
+        for key, value in list(self.results.items()):
             print(f"{key}: {json.dumps(value)}"[:400])
+        for line in last:
+            print(line)
 
 
 def options(about: str, name: str, **more: Any) -> tuple[Pack, argparse.Namespace]:
     """Return the pack that the command line asks for, and the options. `more` holds further ones by name."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=12, help="time limit")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="time limit")
     parser.add_argument("--out", type=Path, help="folder of the results; by default $OUT or outputs/gpu")
     parser.add_argument("--toy", action="store_true", help="small enough for seconds of a CPU, to see that it works")
     for option, default in more.items():
@@ -132,6 +159,19 @@ def options(about: str, name: str, **more: Any) -> tuple[Pack, argparse.Namespac
 def action_heads(*arguments: object) -> list[str]:
     """Return the command line of an `action-heads` command."""
     return [sys.executable, "-m", "action_heads.cli", *map(str, arguments)]
+
+
+def tests_marked_gpu(pack: Pack, name: str, files: Sequence[str], seconds: float, *flags: str) -> dict | None:
+    """Run the tests of some files that are marked gpu, and return how many passed and which failed."""
+    what = ["--collect-only", "-n", "0"] if pack.toy else ["-n", str(min(12, cores()))]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "--continue-on-collection-errors", *files, *what, *flags]
+    if pack.run({name: command}, seconds)[name] is None:
+        return None
+    log = pack.log_of(name).read_text(encoding="utf-8", errors="replace")
+    counts = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", log)}
+    found = re.findall(r"^(?:FAILED|ERROR) (\S+)", log, re.MULTILINE)
+    listed = len(re.findall(r"^tests\S*::", log, re.MULTILINE))
+    return {**counts, "collected": listed if pack.toy else sum(counts.values()), "failures": found}
 
 
 def device() -> str:

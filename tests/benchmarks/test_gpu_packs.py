@@ -1,6 +1,9 @@
 """GPU packs run at toy size, and every command of their full size is one that its own settings accept."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -71,7 +74,7 @@ class Machine:
             elif command[1].endswith("reproduce.py"):
                 self.settings.append(reproduced(command))
             elif "pytest" in command:
-                (pack.out / f"{name}.log").write_text("FAILED tests/test_gpu.py::test_a - x\n1 failed, 136 passed")
+                pack.log_of(name).write_text("FAILED tests/test_gpu.py::test_a - x\n1 failed, 136 passed")
             else:
                 made = pack.out / f"{name}_{import_module('packs').device()}.json"
                 made.write_text(json.dumps({"results": {"rows": [name]}}))
@@ -164,6 +167,94 @@ def test_a_result_is_written_at_once_kept_and_left_if_time_is_short(packs, tmp_p
     assert again.once("one", 5, lambda: pytest.fail("it was measured by an earlier pack")) == {"rate": 3}
     assert set(again.results) == {"one"}
     assert "left for the next pack" in capsys.readouterr().out
+
+
+def test_a_pack_ends_before_its_command_does(packs, tmp_path):
+    """A command on the lent machine ends after ten minutes, of which the first seconds go to the imports."""
+    assert packs.Pack("a", out=tmp_path).left <= 60 * packs.MINUTES
+    assert 60 * packs.MINUTES + packs.GRACE <= 570
+    queue = (ROOT / "benchmarks" / "gpu" / "QUEUE.md").read_text(encoding="utf-8")
+    assert f"at most {packs.MINUTES} of these minutes" in queue
+
+
+def test_a_measurement_that_hangs_is_ended_after_the_report(tmp_path):
+    code = """
+import time
+import packs
+packs.GRACE = 0.3
+pack = packs.Pack("a", minutes=0)
+pack.results["one"] = {"ms": 3}
+pack.watch(lambda: pack.report(["a last line"]))
+time.sleep(60)
+"""
+    folder = str(ROOT / "benchmarks" / "gpu")
+    environment = {"PYTHONPATH": folder, "OUT": str(tmp_path), "PACK_WORK": str(tmp_path / "work")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines()[-2:] == ['one: {"ms": 3}', "a last line"]
+
+
+def test_all_output_is_in_one_file(packs, tmp_path):
+    """Eight files at most come back from the lent machine."""
+    pack = packs.Pack("a", minutes=1, out=tmp_path)
+    commands = {name: [sys.executable, "-c", f"print('from {name}')"] for name in ("one", "two")}
+    assert pack.run(commands, 50) == {"one": 0, "two": 0}
+    assert [path.name for path in tmp_path.glob("*.log")] == ["a.log"]
+    assert {"from one", "from two"} <= {*(tmp_path / "a.log").read_text(encoding="utf-8").splitlines()}
+
+
+def test_every_file_with_a_test_on_the_gpu_is_run_by_a_pack(packs):
+    marked = re.compile(r"^(pytestmark = |@)pytest\.mark\.gpu", re.MULTILINE)
+    files = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if marked.search(path.read_text(encoding="utf-8"))
+    }
+    assert files
+    assert files == {*import_module("pack_1_tables").TESTS, *import_module(ALONE).TESTS}
+
+
+def test_pack_1_times_the_fused_kernels_once_and_late(packs, monkeypatch, tmp_path):
+    """Their compilation must not cost the rest of the table, to which their rows are added."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("action_heads_lab")
+    pack_1, latency = start(packs, "pack_1_tables", monkeypatch, tmp_path), import_module("latency")
+    chosen = {}
+    for name, flags in {"first": pack_1.latency(False), "later": pack_1.fused()}.items():
+        monkeypatch.setattr(sys, "argv", ["latency.py", *flags])
+        options = latency.settings()
+        chosen[name] = latency.chosen(latency.systems("cuda"), options), (options.batch, options.steps), options.add
+    assert {*chosen["later"][0]} == {"ours, AdaLN-Zero, fused", "ours, FiLM, fused"}
+    assert "ours, AdaLN-Zero, graph" in chosen["first"][0]
+    assert not {*chosen["first"][0]} & {*chosen["later"][0]}
+    assert chosen["first"][1] == chosen["later"][1], "the rows stand in one table"
+    assert [chosen[name][2] for name in ("first", "later")] == [False, True]
+    asked = []
+    monkeypatch.setattr(pack_1, "device", lambda: "cuda")
+    monkeypatch.setattr(pack_1, "tests_marked_gpu", lambda *given: {"passed": 1})
+    monkeypatch.setattr(pack_1, "table", lambda pack, name, flags: asked.append((name, flags)) or [1])
+    monkeypatch.setattr(sys, "argv", ["pack_1_tables.py", "--out", str(tmp_path)])
+    pack_1.main()
+    assert [name for name, _ in asked[:3]] == ["latency", "training_speed", "latency"]
+    assert asked[2][1] == pack_1.fused()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_rows_are_added_to_the_table_of_an_earlier_pack_on_the_same_machine(same, packs, monkeypatch, tmp_path):
+    """The folder of the results is empty at the start of each command on the lent machine."""
+    pack_1, earlier = start(packs, "pack_1_tables", monkeypatch, tmp_path), tmp_path / "earlier"
+    name = f"latency_{packs.device()}.json"
+    earlier.mkdir()
+    table = json.dumps({"machine": packs.machine() | ({} if same else {"gpu": "another"})})
+    (earlier / name).write_text(table, encoding="utf-8")
+    monkeypatch.setattr(packs, "EARLIER", earlier)
+    pack = packs.Pack("pack_1_tables", out=tmp_path / "out")
+    pack_1.continue_tables(pack)
+    assert (pack.out / name).exists() == same
+    (pack.out / name).write_text("[]", encoding="utf-8")
+    pack_1.continue_tables(pack)
+    assert (pack.out / name).read_text(encoding="utf-8") == "[]", "a table of this pack is kept"
 
 
 def test_steps_fit_the_time(packs):

@@ -1,8 +1,11 @@
 """The forms in which other systems are timed, and the tables that choose the best of them."""
 
+import json
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,3 +105,85 @@ def test_every_compiled_or_cast_form_has_a_plain_one_to_count(module):
         rivals = {system for system in systems if not system.startswith("ours, ")}
         compiled = {forms.split(name)[0] for name in known if forms.split(name)[1] in ("inductor", "graph")}
         assert rivals <= compiled
+
+
+def test_the_fused_kernels_are_timed_on_cuda_only(module):
+    systems = module("latency_systems").systems
+    assert [name for name in systems("cuda") if name.endswith(", fused")] == [
+        "ours, AdaLN-Zero, fused",
+        "ours, FiLM, fused",
+    ]
+    assert not [name for name in systems("cpu") if name.endswith(", fused")]
+
+
+def test_fused_falls_out_with_its_reason_where_it_is_not_possible(module, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(sys, "argv", ["latency.py", "--batch", "1", "--steps", "1"])
+    latency = module("latency")
+    systems, name = sys.modules["latency_systems"], "ours, AdaLN-Zero, fused"
+    known = latency.systems("cpu") | {name: partial(systems.ours, "fused", systems.AdaLNZero, "cpu")}
+    cases, (left,) = latency.cases_of(name, "fp32", known, {"fp32": 1e9}, latency.settings(), "cpu")
+    assert (cases, left["what"]) == ([], name)
+    assert "need a CUDA device" in left["why"] or "Triton" in left["why"]
+
+
+def test_a_case_that_falls_back_is_left_out_and_the_others_are_timed(module, monkeypatch):
+    """The fused kernels may be slower than the graph, which then computes the chunk, for one shape only."""
+    monkeypatch.setattr(sys, "argv", ["latency.py", "--batch", "1", "3", "--steps", "1"])
+    latency = module("latency")
+    product = torch.nn.Linear(4, 4)
+
+    @torch.no_grad()
+    def eager(cond, steps):
+        for _ in range(steps):
+            product(cond[:, :4])
+
+    def fused(cond, steps):
+        if len(cond) == 1:
+            raise latency.FellBack("the plain graph is faster")
+
+    known = {"ours, a, eager": lambda dtype: eager, "ours, a, fused": lambda dtype: fused}
+    (case,), (left,) = latency.cases_of("ours, a, fused", "fp32", known, {"fp32": 1e9}, latency.settings(), "cpu")
+    assert (case.batch, case.operations.flops) == (3, 3 * 2 * 4 * 4)
+    assert (left["batch"], left["steps"], left["why"]) == (1, 1, "the plain graph is faster")
+
+
+@pytest.mark.parametrize("fell_back", ["", "the fused kernels differ from eager"])
+def test_a_chunk_of_another_method_does_not_count_as_fused(module, monkeypatch, fell_back):
+    systems = module("latency_systems")
+
+    class Head:
+        pass
+
+    head = Head()
+    head.fell_back = fell_back
+    compiled = SimpleNamespace(method="fused", dtype=torch.float32)
+    fast = SimpleNamespace(head=head, compiled=compiled, sample=lambda cond, steps: cond)
+    fast.eval = lambda: fast
+    fast.compile = lambda method, dtype: fast
+    whole = SimpleNamespace(from_pretrained=lambda name, device: SimpleNamespace(attach=lambda adapter: fast))
+    monkeypatch.setattr(systems, "ActionHead", whole)
+    monkeypatch.setattr(systems, "FusedHead", Head)
+    sample = systems.ours("fused", systems.AdaLNZero, "cpu", torch.float32)
+    if fell_back:
+        with pytest.raises(systems.FellBack, match=fell_back):
+            sample(torch.zeros(1, 4), 1)
+    else:
+        assert sample(torch.zeros(1, 4), 1).shape == (1, 4)
+
+
+def test_systems_can_be_left_out_by_name(module, monkeypatch):
+    latency = module("latency")
+    known = dict.fromkeys(["ours, graph", "ours, fused", "a rival"])
+    monkeypatch.setattr(sys, "argv", ["latency.py", "--only", "ours", "--without", "fused"])
+    assert latency.chosen(known, latency.settings()) == ["ours, graph"]
+
+
+def test_a_table_with_added_rows_names_all_its_commands(module, tmp_path):
+    report = module("latency_report")
+    results = {"gflop_per_s": {"fp32": 1.0}, "gb_per_s": 2.0, "note": "", "added_to": ["first"]}
+    machine = {"gpu": "a GPU", "torch": "2"}
+    record = {"command": "second", "date": "today", "machine": machine, "results": results}
+    assert report.conditions(record).startswith("`first` and then `second`, today, a GPU")
+    (tmp_path / "some.json").write_text(json.dumps(record), encoding="utf-8")
+    assert report.commands_of(tmp_path / "some.json") == ["first", "second"]

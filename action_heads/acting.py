@@ -114,6 +114,11 @@ class Policy(Acts, nn.Module):
         self.adapter = adapter
 
     @property
+    def source(self) -> Any:
+        """The policy that this one was compiled from, or the policy itself if it is not compiled."""
+        return self
+
+    @property
     def modulation(self) -> HeadModulation:
         """The modulation by noise level and by code: the head's, or the adapter's copy with `relearn_step`."""
         return self.adapter.step or self.head.modulation_of(self.adapter.name)  # type: ignore[return-value]

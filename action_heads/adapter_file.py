@@ -112,7 +112,8 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
         )
     what = f"the adapter's config in {file}"
     adapter = strict(AdapterConfig, config["adapter"], what, SINCE)
-    with OwnGenerator():  # Building draws random weights, which must not change the user's RNG.
+    # As in `head_file.load`: neither the user's RNG nor a surrounding `torch.device` has a part in this.
+    with OwnGenerator(), torch.device("cpu"):
         if shape := config.get("reshape"):
             if resamples(head, shape["horizon"]) and shape.get("over_time") != OVER_TIME:
                 raise ValueError(

@@ -62,21 +62,28 @@ class AdapterBank:
         """The names of the tasks."""
         return tuple(self._adapters)
 
-    def add(self, name: str, policy: ConditionedHead | str | Path, **kwargs: Any) -> None:
+    def add(self, name: str, policy: Policy | str | Path, **kwargs: Any) -> None:
         """Add a trained adapter, or replace the one of that name.
 
         The weights are copied, so training the policy further does not change the bank.
 
         Args:
             name: name of the task.
-            policy: the policy, or the folder or Hub id of a saved adapter.
+            policy: the policy, compiled or not, or the folder or Hub id of a saved adapter.
             **kwargs: options for the Hub, as in `ActionHead.load_adapter`.
 
         Raises:
-            ValueError: the adapter has another head or other settings than the bank, or trains parts of the head.
+            ValueError: the adapter has another head or other settings than the bank, or trains parts of the head, or
+                there is no such adapter.
         """
         if isinstance(policy, str | Path):
             policy = self.head.load_adapter(policy, **kwargs)
+        policy = policy.source if isinstance(policy, Policy) else policy
+        if not isinstance(policy, ConditionedHead):
+            raise ValueError(
+                f"the adapter for {name!r} must be a policy that head.attach(adapter) or head.load_adapter(folder) "
+                f"returned, or the folder or Hub id of a saved adapter; got {type(policy).__name__}"
+            )
         self._check(name, policy)
         if self._template is None:
             self._template = copy.deepcopy(policy.adapter).requires_grad_(False).eval()

@@ -65,7 +65,16 @@ class Freezable(nn.Module):
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """Do as torch does, except that a frozen module stays in evaluation mode."""
+        """Do as torch does, except that a frozen module stays in evaluation mode, and its parameters are frozen again.
+
+        A library that loads a whole model may have put trainable parameters with the same values in their place, as
+        transformers does; it calls `eval` at the end.
+        """
+        if self.frozen:
+            projections = set(self.projections.values())
+            for p in self.parameters():
+                if p.requires_grad and p not in projections:
+                    p.requires_grad_(False)
         return super().train(mode and not self.frozen)
 
     def assert_frozen(self, thorough: bool = False) -> None:

@@ -51,7 +51,9 @@ def load(folder: Path) -> ActionHead:
         config = HeadConfig.from_dict(files.read_json(folder / CONFIG))
     tensors, _ = files.load_tensors(folder / WEIGHTS)
     check_layout(tensors, config.layout(), folder / WEIGHTS)  # The layout takes no memory, unlike a head.
-    with OwnGenerator():  # Building draws random weights, which must not change the user's RNG.
+    # Building draws random weights, which must not change the user's RNG. A surrounding `torch.device`, such as that in
+    # which transformers builds models, does not count.
+    with OwnGenerator(), torch.device("cpu"):
         head = ActionHead(config)
     check_values(tensors, head.state_dict(), folder / WEIGHTS)
     head.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from action_heads import adapter_file
+from action_heads._util.building import building_for
 from action_heads._util.checks import check_count, check_generator, check_pad
 from action_heads._util.conditions import Condition, Mask, on_host, parts
 from action_heads._util.limits import check_choice
@@ -71,7 +72,8 @@ class ConditionedHead(Policy):
                 f"this head trains along with an adapter of another mechanism, so its modulation for {adapter.name} "
                 "does not train. Make another head, for example by in_mode."
             )
-        head.build(adapter)
+        with building_for(head.device):
+            head.build(adapter)
         for name, other in head.modulation.items():
             if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
                 other.requires_grad_(False)

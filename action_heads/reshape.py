@@ -10,6 +10,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.building import building_for
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters import Adapter
@@ -75,7 +76,8 @@ def reshape(head: ActionHead, space: ActionSpace | None = None, horizon: int | N
         training={"reshaped_from": head.pointer(), "licence": original.config.training.get("licence")},
         fingerprint="",
     )
-    reshaped = ReshapedHead(config, original)
+    with building_for(original.device):
+        reshaped = ReshapedHead(config, original)
     over_time = {p for linear in reshaped.backbone.over_time for p in linear.parameters()}
     resampled = over_time if config.horizon != original.config.horizon else set()
     with torch.no_grad():

@@ -184,5 +184,17 @@ def test_refusals():
         bank.add("sweep", head.attach(AdaLNZero(COND_DIM, through="code", hidden_dim=5)))
     with pytest.raises(ValueError, match="relearn_step"):
         bank.add("sweep", head.attach(AdaLNZero(COND_DIM, relearn_step=True)))
+    for other in (bank.on(["stack"]), bank.on(["stack"]).compile("eager"), bank, None, AdaLNZero(COND_DIM)):
+        with pytest.raises(ValueError, match=r"'sweep' must be a policy that head\.attach.*; got \w+"):
+            bank.add("sweep", other)  # type: ignore[arg-type]
+    assert "sweep" not in bank
     with pytest.raises(ValueError, match="Use one bank for each head"):
         bank.add("sweep", trained_policy(tiny_head(seed=1), "adaln_zero", through="code"))
+
+
+def test_a_compiled_policy_is_the_one_it_was_compiled_from():
+    head = tiny_head()
+    made = policies(head, through="code")
+    bank = bank_of(head, {name: policy.compile("packed") for name, policy in made.items()})
+    expected = made["lift"].sample(conditions(1), generator=generator())
+    torch.testing.assert_close(bank.on(["lift"]).sample(conditions(1), generator=generator()), expected)

@@ -97,6 +97,9 @@ WAYS = {
     "thawed": lambda head: weight(head).requires_grad_(True),
     "training mode": lambda head: setattr(head, "training", True),
     "another parameter": lambda head: setattr(of_block(head).up, "weight", nn.Parameter(weight(head) + 1)),
+    "a bias more": lambda head: setattr(
+        head.modulation["adaln_zero"].reduce, "bias", nn.Parameter(torch.ones(4), requires_grad=False)
+    ),
     "no bias": lambda head: setattr(of_block(head).up, "bias", None),
     "another part": lambda head: setattr(of_block(head), "up", nn.Linear(16, 64)),
     "another activation": lambda head: setattr(of_block(head), "act", nn.ReLU()),

@@ -97,6 +97,17 @@ def test_a_folder_without_a_rate_is_read_again(observed, tmp_path):
     assert torch.equal(again.sample(given["images"], given["state"], generator=noise[1]), chunk)
 
 
+@pytest.mark.parametrize("observed", OBSERVED)
+def test_a_folder_is_read_within_a_meta_device(observed, tmp_path):
+    """Such a context is that in which transformers builds models."""
+    policy, given = made(observed), batch(observed)
+    with torch.device("meta"):
+        again = ObservedPolicy.from_pretrained(policy.save(tmp_path))
+    noise = [torch.Generator().manual_seed(0) for _ in range(2)]
+    chunk = policy.sample(given["images"], given["state"], generator=noise[0])
+    assert torch.equal(again.sample(given["images"], given["state"], generator=noise[1]), chunk)
+
+
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), "20"])
 def test_a_rate_is_positive(wrong):
     with pytest.raises(ValueError, match="rate_hz"):

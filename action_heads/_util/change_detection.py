@@ -74,6 +74,8 @@ class Watch:
             return False
         if any(part.config is not config for part, config in self.configs):
             return False
+        if any(holder.get(key) is not None for holder, key in self.absent):
+            return False
         if any(values.get(key) != before for values, key, before in self.settings):
             return False
         if not self.slices:
@@ -108,6 +110,15 @@ class Watch:
         """Record the current state of every tensor for the cheap comparison."""
         self.parts = [(part._modules, dict(part._modules)) for part in module.modules() if part._modules]
         self.configs = [(part, part.config) for part in module.modules() if hasattr(part, "config")]
+        # Parameters and buffers that a module declares and does not have, such as the bias of a linear map without one.
+        self.absent = [
+            (holder, key)
+            for part in module.modules()
+            if part not in module.left_out
+            for holder in (part._parameters, part._buffers)
+            for key, tensor in holder.items()
+            if tensor is None
+        ]
         self.settings = [(vars(part), *item) for part in module.modules() for item in plain_of(part).items()]
         self.marks = []
         for name, holder, key in tensors_of(module, module.left_out):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -131,7 +132,8 @@ class Adapter(nn.Module):
             check_width("cond_dim", cond_dim, CONDITION)
         self.config = AdapterConfig(self.name, cond_dim, hidden_dim, relearn_step, through, pool, per_step)
         self.step: nn.Module | None = None  # a trainable copy of the head's modulation, with `relearn_step`
-        self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)
+        with torch.device("cpu"):  # `attach` moves it to the head; a surrounding `torch.device("meta")` would lose it.
+            self.standard = for_sources(self.config.cond_dim, Standardizer, Standardizers)
 
     @classmethod
     def sizes(cls, sites: Sequence[Site]) -> list[int]:

@@ -86,7 +86,7 @@ def at(config: ObservationConfig, vlm: VLMConfig | str | None) -> ObservationCon
 
 def build(config: ObservationConfig, architecture: dict[str, Any]) -> ObservationEncoder:
     """Build an encoder with random weights, without changing the global random state."""
-    with OwnGenerator():
+    with OwnGenerator(), torch.device("cpu"):
         try:
             return ObservationEncoder(config, architecture)
         except (ImportError, ValueError):

@@ -130,7 +130,7 @@ class VLMEncoder(nn.Module):
     def _loaded(self) -> Tap:
         """Return a tap on the model with the weights of this module."""
         self.check()
-        with OwnGenerator():  # A new LoRA is random until the weights replace it.
+        with OwnGenerator(), torch.device("cpu"):  # A new LoRA is random until the weights replace it.
             tap = self._load()
         if odd := self.architecture["trained"].keys() ^ _trained(tap).keys():
             raise ValueError(f"the weights that train differ from those that were saved: {', '.join(sorted(odd)[:3])}")

@@ -63,7 +63,7 @@ class CompiledPolicy(Policy):
         self._values = [p.clone() for p in projections] if head.copied else []
 
     @property
-    def source(self) -> Policy:
+    def source(self) -> Any:
         """The policy that this one was compiled from."""
         return self._source[0]
 
@@ -150,7 +150,7 @@ def _projections(policy: Policy) -> list[Tensor]:
 def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> CompiledPolicy:
     """Compile a policy; see `Policy.compile`."""
     check_choice("method", method, ("auto", *METHODS))
-    policy = uncompiled(policy)
+    policy = policy.source
     head = policy.head
     own = head.dtype
     dtype = dtype or own
@@ -166,11 +166,6 @@ def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> Co
     notes += [why] if why else []
     fast = METHODS[method](head, dtype)
     return CompiledPolicy(policy, fast, Compiled(method, dtype, "; ".join(notes) or "as asked for"))
-
-
-def uncompiled(policy: Policy) -> Any:
-    """Return the policy itself, or the one that it was compiled from."""
-    return policy.source if isinstance(policy, CompiledPolicy) else policy
 
 
 WHY = {"graph": "one CUDA graph runs the whole loop", "native": "one call of our own C++ computes the whole network"}

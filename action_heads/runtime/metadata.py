@@ -12,7 +12,6 @@ from torch import Tensor
 from action_heads import adapter_file
 from action_heads._util.extras import require
 from action_heads.acting import Policy
-from action_heads.runtime.compiled import uncompiled
 from action_heads.runtime.sampling_loop import SamplingLoop
 
 KEY, VERSION = "action_heads", 1
@@ -27,7 +26,7 @@ UNITS = {
 
 def describe(policy: Policy, loop: SamplingLoop, example: dict[str, Tensor]) -> dict[str, Any]:
     """Return the metadata of an exported file, ready for JSON."""
-    own = uncompiled(policy)
+    own = policy.source
     head, adapter = own.head.config, own.adapter.config
     return {
         "version": VERSION,

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from action_heads.acting import Policy
 from action_heads.diffusion.samplers import Sampling
-from action_heads.runtime.compiled import uncompiled
 
 
 class SamplingLoop(nn.Module):
@@ -25,7 +24,7 @@ class SamplingLoop(nn.Module):
 
     def __init__(self, policy: Policy, sampling: Sampling):
         super().__init__()
-        policy = uncompiled(policy)
+        policy = policy.source
         self.sampling, self.plan = sampling, policy.head.plan(sampling)
         if self.plan.noise is not None:
             raise ValueError(

@@ -73,7 +73,7 @@ def make_again(saved: dict[str, Any]) -> ActionHead:
     """Rebuild a recorded head with random weights. Call `seal` once its own weights are loaded."""
     check_record(saved)
     config = HeadConfig.from_dict(saved["config"])
-    with OwnGenerator():
+    with OwnGenerator(), torch.device("cpu"):
         if saved["original"] is None:
             head = ActionHead(config)
         else:

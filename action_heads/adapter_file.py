@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,8 @@ from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters.config import AdapterConfig
 from action_heads.config import strict
-from action_heads.io.files import HEADER, WeightFileError, load_tensors, naming, parse_json, save_tensors
+from action_heads.io import files
+from action_heads.io.files import HEADER, WeightFileError, load_tensors, naming, parse_json
 from action_heads.io.seal import Seal
 from action_heads.io.weights import check_layout, check_same_build, check_savable, check_values
 
@@ -44,8 +46,24 @@ OVER_TIME = "interpolated"
 POINTER = {"name", "fingerprint", "path", "revision", "subfolder"}
 
 
+class WrongHead(ValueError):
+    """An error about an adapter that was trained on another head."""
+
+
 def save(policy: ConditionedHead, folder: Path) -> Path:
     """Write the policy's own tensors and the pointer to its head, replacing an older file atomically."""
+    files.write_together(folder, contents(policy, folder))
+    return folder
+
+
+def contents(policy: ConditionedHead, folder: Path, place: Mapping[str, str | None] | None = None) -> dict[str, bytes]:
+    """Check the policy's own tensors, and return the file to write to `folder`, as a dict from its name to its content.
+
+    Args:
+        policy: the policy.
+        folder: the folder, for messages.
+        place: the place of the head, if it is not written yet: path, revision and subfolder.
+    """
     head = policy.head
     if not head.frozen:
         raise ValueError(
@@ -56,8 +74,9 @@ def save(policy: ConditionedHead, folder: Path) -> Path:
     weights = own_state(policy)
     check_savable(weights, folder / NAME)
     check_same_build(policy.adapter, rebuilt(policy), folder / NAME, weights)
-    save_tensors(weights, folder / NAME, {HEADER: json.dumps(describe(policy), sort_keys=True)})
-    return folder
+    header = describe(policy)
+    header["head"] |= place or {}
+    return {NAME: files.tensors_as_bytes(weights, {HEADER: json.dumps(header, sort_keys=True)})}
 
 
 def rebuilt(policy: ConditionedHead) -> Adapter:
@@ -105,7 +124,7 @@ def _load(head: ActionHead, file: Path) -> ConditionedHead:
     tensors, config = read(file)
     saved, found, head = config["head"], head.pointer(), head.original
     if saved["fingerprint"] != found["fingerprint"]:
-        raise ValueError(
+        raise WrongHead(
             f"the adapter in {file} was trained on the head {saved['name']} with fingerprint {saved['fingerprint']}, "
             f"but this head is {found['name']} with fingerprint {found['fingerprint']}. Load the head that the adapter "
             "was trained on."

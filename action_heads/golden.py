@@ -31,8 +31,13 @@ def replay(head: ActionHead, noise: Tensor) -> dict[str, Tensor]:
 
 def save(head: ActionHead, folder: str | Path) -> None:
     """Write noise and the head's chunks for it into `folder`."""
+    files.write_together(folder, contents(head))
+
+
+def contents(head: ActionHead) -> dict[str, bytes]:
+    """Return the file of noise and the head's chunks for it, as a dict from its name to its content."""
     noise = head.noise(1, torch.Generator().manual_seed(0))
-    files.save_tensors({"noise": noise, **replay(head, noise)}, Path(folder) / NAME)
+    return {NAME: files.tensors_as_bytes({"noise": noise, **replay(head, noise)})}
 
 
 def largest_difference(head: ActionHead, folder: str | Path) -> float:

@@ -335,7 +335,8 @@ class ActionHead(Denoiser):
         from action_heads.pretrain.publish import upload
 
         with tempfile.TemporaryDirectory() as folder:
-            head_file.write(self, Path(folder))  # not `save_pretrained`, which would note this folder as its place
+            # `save_pretrained` would note this folder as its place.
+            files.write_together(folder, head_file.contents(self, Path(folder))[0])
             url, revision = upload(folder, repo_id, self, **kwargs)
         self.source = {"path": repo_id, "revision": revision, "subfolder": None}
         return url

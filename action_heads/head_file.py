@@ -21,14 +21,24 @@ CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 def save(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> Path:
     """Write a head, and note the folder as its place if it is kept nowhere else."""
-    fingerprint = write(head, folder, dtype)
-    if head.frozen and fingerprint == head.fingerprint() and not is_kept(head):
-        head.source = {"path": str(folder.absolute()), "revision": None, "subfolder": None}
+    written, fingerprint = contents(head, folder, dtype)
+    files.write_together(folder, written)
+    head.source = place(head, folder, fingerprint)
     return folder
 
 
-def write(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> str:
-    """Write a head with its weights cast to `dtype`, and a card if the folder has none. Return its fingerprint."""
+def place(head: ActionHead, folder: Path, fingerprint: str) -> dict[str, str | None]:
+    """Return the place of a head that is written to a folder under a fingerprint; its own if it is kept there."""
+    if not head.frozen or fingerprint != head.fingerprint() or is_kept(head):
+        return head.source
+    return {"path": str(folder.absolute()), "revision": None, "subfolder": None}
+
+
+def contents(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> tuple[dict[str, bytes], str]:
+    """Check a head, and return the files to write to a folder, by name, and the head's fingerprint in them.
+
+    Its weights are cast to `dtype`. There is a card among the files if the folder has none.
+    """
     head.assert_frozen(thorough=True)
     weights = {
         name: tensor if dtype is None or name.startswith("normalizer.") else tensor.to(dtype)
@@ -38,11 +48,10 @@ def write(head: ActionHead, folder: Path, dtype: torch.dtype | None = None) -> s
     parts = nn.ModuleDict({"backbone": head.backbone, "modulation": head.modulation})
     check_same_build(parts, head.config.outline(), folder / WEIGHTS, weights)
     config = dataclasses.replace(head.config, fingerprint=SEAL.of(head.config.to_dict(), weights))
-    contents = {WEIGHTS: files.tensors_as_bytes(weights), CONFIG: config.to_json().encode()}
+    found = {WEIGHTS: files.tensors_as_bytes(weights), CONFIG: config.to_json().encode()}
     if not (folder / CARD).exists():
-        contents[CARD] = head_card(head).encode()
-    files.write_together(folder, contents)
-    return config.fingerprint
+        found[CARD] = head_card(head).encode()
+    return found, config.fingerprint
 
 
 def load(folder: Path) -> ActionHead:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from action_heads import adapter_file
+from action_heads import adapter_file, head_file
 from action_heads._util.limits import fits, shown
 from action_heads.actions.contract import Contract
 from action_heads.config import SEAL as SEAL_OF_HEAD
@@ -37,28 +37,36 @@ KINDS = {  # the keys of policy.json and their types, besides its fingerprint
     "training": dict[str, Any],
 }
 # policy.json and the adapter's file hold the fingerprints of the adapter and the head, so this one covers them too.
+DIFFERENT = (
+    "one of them was changed, or they come from different saves, which a save that was killed leaves too. Save the "
+    "policy again, download its folder again, or call `action-heads adapt` again if it wrote them"
+)
 SEAL = Seal(
     ("training",),
-    f"{{path}} and {ENCODER} have fingerprint {{found}}, but were saved with {{given}}: one of them was changed, or "
-    "they are of different runs. Download or save them again.",
+    f"{{path}} and {ENCODER} have fingerprint {{found}}, but were saved with {{given}}: {DIFFERENT}",
 )
 Parts = tuple[ObservationEncoder, ConditionedHead, Contract, dict[str, Any]]
 
 
 def save(policy: ObservedPolicy, folder: Path) -> Path:
-    """Write a policy, and its head if that is saved nowhere else. A head that trained along is frozen first."""
+    """Write a policy, and its head if that is saved nowhere else. A head that trained along is frozen first.
+
+    All files are written together: a save that fails changes none. One that is killed between two renames leaves files
+    of two saves, which `load` refuses. policy.json is the last, so that a folder without it holds no policy yet.
+    """
     head, weights = policy.policy.head, policy.encoder.state_dict()
-    original = head.original
+    original, place, contents = head.original, head.original.source, {}
     check_savable(weights, folder / ENCODER)
     check_savable(adapter_file.own_state(policy.policy), folder / adapter_file.NAME)  # before the head is written
     if not head.frozen:
         head.freeze()
     # A head in the folder, of an older policy, would be taken for this one's.
-    if not is_kept(original) or in_a_policy(original) or (folder / HEAD).is_dir():
+    if not is_kept(original) or in_a_policy(original) or has_head(folder):
         check_unchanged(original)
-        original.save_pretrained(folder / HEAD)
-    policy.policy.save_adapter(folder)
-    files.save_tensors(weights, folder / ENCODER)
+        of_head, fingerprint = head_file.contents(original, folder / HEAD)
+        place = head_file.place(original, folder / HEAD, fingerprint)
+        contents = {f"{HEAD}/{name}": data for name, data in of_head.items()}
+    contents |= adapter_file.contents(policy.policy, folder, place)
     record = {
         "version": VERSION,
         "observation": policy.encoder.config.to_dict(),
@@ -71,7 +79,9 @@ def save(policy: ObservedPolicy, folder: Path) -> Path:
         "training": policy.training_record,
     }
     record["fingerprint"] = SEAL.of(record, weights)
-    files.write_text(folder / CONFIG, json.dumps(record, indent=2) + "\n")
+    contents |= {ENCODER: files.tensors_as_bytes(weights), CONFIG: (json.dumps(record, indent=2) + "\n").encode()}
+    files.write_together(folder, contents)
+    original.source = place
     return folder
 
 
@@ -82,14 +92,16 @@ def load(folder: Path, head: ActionHead | str | Path | None, vlm: str | None = N
     with files.naming(folder / CONFIG):
         contract = strict(Contract, record["contract"], "the contract")
         encoder = rebuild.load(record["observation"], record["architecture"], weights, folder / ENCODER, vlm)
-    if head is None and (folder / HEAD).is_dir():
-        head = folder / HEAD
     options = {name: value for name, value in kwargs.items() if name not in ("revision", "subfolder")}
-    policy = ConditionedHead.from_pretrained(folder, head=head, **options)
+    own = head is None and has_head(folder)
+    try:
+        policy = ConditionedHead.from_pretrained(folder, head=folder / HEAD if own else head, **options)
+    except adapter_file.WrongHead as error:
+        if not own:
+            raise
+        raise files.WeightFileError(f"{adapter_file.NAME} and {HEAD}/ in {folder} do not fit: {DIFFERENT}") from error
     if files.fingerprint(adapter_file.own_state(policy)) != record["fingerprints"].get("adapter"):
-        raise files.WeightFileError(
-            f"the adapter and {CONFIG} in {folder} are of different runs. Save or download the policy again."
-        )
+        raise files.WeightFileError(f"{adapter_file.NAME} and {CONFIG} in {folder} do not fit: {DIFFERENT}")
     with files.naming(folder / CONFIG):
         contract.check_space(policy.head.config.space)
     return encoder, policy, contract, record["training"]
@@ -110,10 +122,13 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
         )
     SEAL.check_or_warn(record, weights, path, ". Load and save the policy once to add it")
     if record["fingerprints"].get("encoder") != files.fingerprint(weights):
-        raise files.WeightFileError(
-            f"{ENCODER} and {CONFIG} in {path.parent} are of different runs. Save or download the policy again."
-        )
+        raise files.WeightFileError(f"{ENCODER} and {CONFIG} in {path.parent} do not fit: {DIFFERENT}")
     return record
+
+
+def has_head(folder: Path) -> bool:
+    """Return whether a policy's folder holds its head. One without a config is of a save that did not get that far."""
+    return (folder / HEAD / head_file.CONFIG).exists()
 
 
 def in_a_policy(head: ActionHead) -> bool:

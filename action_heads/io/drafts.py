@@ -33,11 +33,10 @@ def written(path: Path, data: bytes) -> Iterator[Path]:
     draft, descriptor = _opened(path)
     try:
         with locks.closing(descriptor):
-            with writing(path):
-                left = memoryview(data)
-                while left:
-                    left = left[os.write(descriptor, left) :]
-                os.fsync(descriptor)
+            left = memoryview(data)
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
             if sys.platform != "win32":
                 yield draft  # The open file keeps the lock.
         if sys.platform == "win32":  # Windows does not rename open files.
@@ -89,8 +88,14 @@ def sweep(folder: str | os.PathLike[str], names: Iterable[str]) -> None:
 
 
 @contextmanager
-def writing(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
-    """Turn errors of the file system, all or those with these `errno`s, into ones that name the file and the remedy."""
+def writing(path: Path, kinds: Iterable[int] | None = None, stays: str = "") -> Iterator[None]:
+    """Turn errors of the file system into ones that name the file and the remedy.
+
+    Args:
+        path: the file that is written.
+        kinds: the `errno`s of the errors that are turned; all if None.
+        stays: what the error says of the files on the disk; that this one is unchanged by default.
+    """
     try:
         yield
     except OSError as error:
@@ -102,7 +107,7 @@ def writing(path: Path, kinds: Iterable[int] | None = None) -> Iterator[None]:
         elif error.errno in NOT_ALLOWED:
             remedy = "Make its folder writable, or choose another one"
         what = os.strerror(error.errno)
-        says = f"could not write {path}: {what}. Existing files are unchanged. {remedy}"
+        says = f"could not write {path}: {what}. {stays or f'{path.name} is unchanged'}. {remedy}"
         raise OSError(error.errno, says) from error
 
 
@@ -114,9 +119,8 @@ def _opened(path: Path) -> tuple[Path, int]:
     """Create a draft, and return its path and its open, locked file descriptor."""
     while True:
         draft = _name(path)
-        with writing(path):
-            # Files of `tempfile` are readable only by their owner, and a head in a shared folder would stay so.
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        # Files of `tempfile` are readable only by their owner, and a head in a shared folder would stay so.
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with suppress(OSError):  # The file system has no locks.
             locks.try_lock(descriptor)
         os.lseek(descriptor, 0, os.SEEK_SET)

@@ -73,8 +73,12 @@ def _in_order(data: bytes) -> bytes:
     return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[start:]])
 
 
-def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(path: str | os.PathLike[str], remedy: str | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file.
+
+    Args:
+        path: the file.
+        remedy: the end of every error, for a file that cannot be saved or downloaded again by hand.
 
     Returns:
         Its tensors, on the CPU in the dtypes of the file, and its metadata.
@@ -84,12 +88,13 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     """
     path = Path(path)
     if path.is_dir():
-        raise WeightFileError(f"{path} is a folder, not a weight file; pass the .safetensors file in it")
+        raise WeightFileError(
+            f"{path} is a folder, not a weight file{_end(remedy, '; pass the .safetensors file in it')}"
+        )
     if not path.exists():
         beside = sorted(p.name for p in path.parent.glob("*.safetensors")) or "no .safetensors file"
-        raise WeightFileError(
-            f"{path} does not exist; its folder holds {beside}. Save the head again, or fix the path."
-        )
+        end = _end(remedy, ". Save the head again, or fix the path.")
+        raise WeightFileError(f"{path} does not exist; its folder holds {beside}{end}")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
             # Cloned out of the memory map, so that the file may be deleted or overwritten afterwards.
@@ -98,12 +103,13 @@ def load_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     except OSError:  # The disk failed; the content of the file is not at fault.
         raise
     except Exception as error:  # A wrong header: SafetensorError, or any error of torch about its shapes and dtypes.
-        raise WeightFileError(_diagnose(path, str(error))) from error
+        raise WeightFileError(_diagnose(path, str(error), remedy)) from error
     if odd := [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in DTYPES]:
-        raise WeightFileError(f"{path} holds tensors of unsupported dtypes: {', '.join(odd[:4])}. Save it again.")
+        end = _end(remedy, ". Save it again.")
+        raise WeightFileError(f"{path} holds tensors of unsupported dtypes: {', '.join(odd[:4])}{end}")
     if HEADER in metadata:
         try:
-            parse_json(metadata[HEADER], f"the config in the header of {path}")
+            parse_json(metadata[HEADER], f"the config in the header of {path}", remedy)
         except ValueError as error:
             raise WeightFileError(str(error)) from error
     return tensors, metadata
@@ -114,8 +120,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     _write_whole(Path(path), text.encode("utf-8"))
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], remedy: str | None = None) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: the file.
+        remedy: as in `load_tensors`.
 
     Raises:
         ValueError: the file is not JSON. The message gives line and column, or what the file seems to be.
@@ -124,22 +134,28 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     if (size := path.stat().st_size) > JSON_BYTES:
         raise ValueError(
             f"{path} has {size:,} bytes, more than the {JSON_BYTES:,} of any valid JSON file here: it is damaged"
+            f"{_end(remedy, '')}"
         )
     data = path.read_bytes()
     try:
         text = data.decode("utf-8-sig")  # Some editors write a byte order mark.
     except UnicodeDecodeError as error:
-        remedy = _foreign(data[:64]) or "write it again"
-        raise ValueError(f"{path} is not JSON but a binary file ({error}); {remedy}") from error
-    return parse_json(text, path)
+        end = _end(remedy, f"; {_foreign(data[:64]) or 'write it again'}")
+        raise ValueError(f"{path} is not JSON but a binary file ({error}){end}") from error
+    return parse_json(text, path, remedy)
 
 
-def parse_json(text: str, what: str | os.PathLike[str]) -> Any:
-    """Parse JSON as `loads` does, with an error that names `what`."""
+def parse_json(text: str, what: str | os.PathLike[str], remedy: str | None = None) -> Any:
+    """Parse JSON as `loads` does, with an error that names `what`; `remedy` is as in `load_tensors`."""
     try:
         return loads(text)
     except NotJson as error:
-        raise ValueError(f"{what} is not valid JSON ({error.reason}); {error.remedy}") from error
+        raise ValueError(f"{what} is not valid JSON ({error.reason}){_end(remedy, f'; {error.remedy}')}") from error
+
+
+def _end(remedy: str | None, usual: str) -> str:
+    """Return the end of an error: the given remedy as a sentence, or else the usual one."""
+    return usual if remedy is None else f". {remedy}"
 
 
 class NotJson(ValueError):
@@ -261,21 +277,39 @@ def _write_whole(path: Path, data: bytes) -> None:
 def write_together(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:
     """Write files next to their targets, flush them to the disk and rename them, so that readers see no partial file.
 
-    If one of them cannot be written, all existing files stay.
+    No file is renamed before all are flushed. So if one of them cannot be written, or if the process is killed until
+    then, all existing files stay. The renames follow one another with nothing between them, but each is one change of
+    the disk: a process that is killed between two of them leaves some new files among old ones. Whoever reads files
+    that belong together must compare their fingerprints, and say what to do if they differ.
+
+    Args:
+        folder: the folder, created if needed.
+        contents: the contents by name, in the order in which they are renamed. A name may lie in a folder below.
     """
-    folder = Path(folder)
-    with drafts.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    drafts.sweep(folder, map(glob.escape, contents))
-    for name in contents:
-        if (folder / name).is_dir():
-            raise IsADirectoryError(f"could not write {folder / name}: it is a folder. Rename it, or write elsewhere.")
+    paths = {Path(folder) / name: data for name, data in contents.items()}
+    stays = f"{_listed(list(contents))} unchanged"
+    for below in dict.fromkeys(path.parent for path in paths):
+        with drafts.writing(below, stays=stays):
+            below.mkdir(parents=True, exist_ok=True)
+        drafts.sweep(below, [glob.escape(path.name) for path in paths if path.parent == below])
+    for path in paths:
+        if path.is_dir():
+            raise IsADirectoryError(f"could not write {path}: it is a folder. Rename it, or write elsewhere.")
     with ExitStack() as stack:
-        # Drafts lie in the same folder, since a rename across file systems would be a copy.
-        ready = {folder / name: stack.enter_context(drafts.written(folder / name, contents[name])) for name in contents}
-        for path, draft in ready.items():
-            with drafts.writing(path):
+        ready = []
+        for path, data in paths.items():
+            with drafts.writing(path, stays=stays):
+                # Drafts lie in the same folder, since a rename across file systems would be a copy.
+                ready.append((stack.enter_context(drafts.written(path, data)), path))
+        for i, (draft, path) in enumerate(ready):
+            if i:
+                stays = f"{_listed(list(contents)[:i])} replaced already, and the others are not, so save them again"
+            with drafts.writing(path, stays=stays):
                 os.replace(draft, path)
+
+
+def _listed(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
 def _foreign(head: bytes) -> str | None:
@@ -292,18 +326,19 @@ def _foreign(head: bytes) -> str | None:
     return None
 
 
-def _diagnose(path: Path, error: str) -> str:
+def _diagnose(path: Path, error: str, remedy: str | None) -> str:
     """Return what is wrong with a file that safetensors rejected.
 
     Only such files are diagnosed, since a valid file starts with the length of its header, which may read "PK" or 0x80.
     """
-    size = path.stat().st_size
+    size, again = path.stat().st_size, "; copy or download it again"
     with open(path, "rb") as file:
         head = file.read(64)
     if size == 0:
-        return f"{path} is empty (0 bytes), since writing or copying it failed; copy or download it again"
-    if found := _foreign(head):
+        return f"{path} is empty (0 bytes), since writing or copying it failed{_end(remedy, again)}"
+    if remedy is None and (found := _foreign(head)):
         return f"{path} is not a safetensors file: {found}"
     if size < 9 or head[8:9] == b"{":  # Eight bytes with the length of the header, then the header as JSON.
-        return f"{path} is a damaged or truncated safetensors file of {size} bytes ({error}); copy or download it again"
-    return f"{path} is not a safetensors file: it starts with {head[:16]!r} ({error}); save the head again"
+        return f"{path} is a damaged or truncated safetensors file of {size} bytes ({error}){_end(remedy, again)}"
+    end = _end(remedy, "; save the head again")
+    return f"{path} is not a safetensors file: it starts with {head[:16]!r} ({error}){end}"

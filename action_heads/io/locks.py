@@ -163,7 +163,7 @@ def _lock_or_warn(descriptor: int, lock: Path, what: Path) -> bool:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        if _lives_here(_read(lock)):
+        if _lives_here(_read(lock), lock):
             return False
         warnings.warn(
             f"the file system of {what} has no locks ({error.strerror}), so a second run on another machine cannot be "
@@ -195,11 +195,17 @@ def _read(lock: Path) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def _lives_here(holder: dict) -> bool:
-    """Return whether the process that wrote the lock file seems to run on this machine."""
+def _lives_here(holder: dict, lock: Path) -> bool:
+    """Return whether the process that wrote the lock file seems to run on this machine.
+
+    A container that was killed and started again often has the same host name and gives the same process id, so a lock
+    file with this process's id counts only if this process holds the lock.
+    """
     pid = holder.get("pid")
     if sys.platform == "win32" or not isinstance(pid, int) or pid < 1 or holder.get("host") != platform.node():
         return False
+    if pid == os.getpid():
+        return os.path.realpath(lock) in _mine
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

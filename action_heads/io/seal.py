@@ -16,7 +16,8 @@ from action_heads.io.files import WeightFileError, fingerprint
 
 CHANGED = (
     "{path} and its config have fingerprint {found}, but were saved with {given}: one of them was changed, or they "
-    "come from different saves. Download them again (force_download=True), or save them again."
+    "come from different saves, which a save that was killed leaves too. Download them again (force_download=True), or "
+    "save them again."
 )
 
 

@@ -12,7 +12,12 @@ from action_heads._util.limits import shown
 from action_heads.io.files import WeightFileError, save_tensors
 
 
-def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def check_layout(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    path: Path,
+    remedy: str = "Download or save it again.",
+) -> None:
     """Check the names, shapes and dtypes of a weight file against a module, before anything is loaded.
 
     Args:
@@ -20,6 +25,7 @@ def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
         expected: the state of the module, possibly on the meta device, so that a wrong file costs no memory. Floats may
             have another precision.
         path: path of the file, for messages.
+        remedy: the end of the message.
 
     Raises:
         WeightFileError: the file does not fit.
@@ -34,12 +40,15 @@ def check_layout(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
             problems.append(f"has {name} of dtype {found.dtype}, expected {wanted.dtype}")
     if problems:
         more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise WeightFileError(
-            f"{path} does not fit its config: it {'; '.join(problems[:4])}{more}. Download or save it again."
-        )
+        raise WeightFileError(f"{path} does not fit its config: it {'; '.join(problems[:4])}{more}. {remedy}")
 
 
-def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+def check_values(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    path: Path,
+    remedy: str = "Train or save it again.",
+) -> None:
     """Check that the values of a weight file have the right kind of dtype and are finite, and divisors positive."""
     problems = [
         f"{name} is {tensors[name].dtype}, expected {tensor.dtype}"
@@ -47,7 +56,7 @@ def check_values(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
         if name in tensors and tensors[name].is_floating_point() != tensor.is_floating_point()
     ]
     if problems := problems + unusable(tensors):
-        raise WeightFileError(f"{path} can't be used: {'; '.join(problems[:4])}. Train or save it again.")
+        raise WeightFileError(f"{path} can't be used: {'; '.join(problems[:4])}. {remedy}")
 
 
 def check_savable(tensors: Mapping[str, Tensor], path: Path) -> None:

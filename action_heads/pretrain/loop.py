@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
-from action_heads import golden
+from action_heads import golden, head_file
 from action_heads.head import ActionHead
 from action_heads.io import drafts, files
 from action_heads.pretrain import publish, report, speed
@@ -49,15 +51,22 @@ def finish(trainer: Trainer, command: str) -> ActionHead:
         trainer.ema.copy_to_model()
         head = trainer.head
         head.config = replace(head.config, training=report.record(trainer, command, speeds))
-        head.save_pretrained(out, dtype=torch.bfloat16)
         curves = {"train": trainer.progress.curve, "held_out": trainer.progress.held_out}
-        files.write_text(out / "curves.json", json.dumps(curves) + "\n")
+        contents, _ = head_file.contents(head, out, torch.bfloat16)
+        contents |= golden.contents(rounded(contents)) | {"curves.json": (json.dumps(curves) + "\n").encode()}
+        files.write_together(out, contents)
         curve.draw_curve(curves, out / "curves.png", head.config.name)
         saved = ActionHead.from_pretrained(out)
-        golden.save(saved, out)
         publish.write_card(saved, out, saved.config.name)  # last, since the card shows the curve
     accelerator.wait_for_everyone()
     finished = ActionHead.from_pretrained(out)
     accelerator.print(report.closing(finished, out))
     accelerator.end_training()
     return finished
+
+
+def rounded(contents: Mapping[str, bytes]) -> ActionHead:
+    """Return the head in the files of a folder, which has shorter weights than the one in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_together(folder, contents)
+        return ActionHead.from_pretrained(folder)

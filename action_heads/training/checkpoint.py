@@ -104,7 +104,7 @@ def read(folder: Path) -> dict[str, Any] | None:
     """Return the record of the last saved step, or None if no step was saved."""
     if not (path := folder / STATE).exists():
         return None
-    record = files.read_json(path)
+    record = files.read_json(path, REMEDY)
     known = KINDS.keys() | INPUTS.keys() | {SEAL.key}
     if not isinstance(record, dict) or not KINDS.keys() <= record.keys() <= known:
         raise ValueError(f"{path} is not a training state, which has the keys {', '.join(KINDS)}. {REMEDY}")
@@ -122,7 +122,7 @@ def begun(folder: Path) -> dict[str, Any] | None:
     """Return settings, precision and inputs of a run that has begun, or None. It need not have saved a step."""
     if not (path := folder / BEGUN).exists():
         return read(folder)
-    record = files.read_json(path)
+    record = files.read_json(path, REMEDY)
     if not isinstance(record, dict) or record.keys() - INPUTS.keys() != SETTINGS.keys() or _wrong(record, SETTINGS):
         raise ValueError(f"{path} is not the record of a run, which has the keys {', '.join(SETTINGS)}. {REMEDY}")
     return record
@@ -215,13 +215,14 @@ def _remove_others(folder: Path, name: str) -> None:
 def _load_tensors(trainer: Training, record: Mapping[str, Any], folder: Path) -> dict[str, Tensor]:
     """Load the tensors of a state, and check that they belong to its record and fit the trainer."""
     path = folder / record["tensors"]
-    tensors, _ = files.load_tensors(path)
+    tensors, _ = files.load_tensors(path, REMEDY)
     SEAL.check_or_warn(record, tensors, path)
     expected = {name: tensor for name, tensor in trainer.state_dict().items() if not name.startswith("optimizer.")}
     if trainer.ema is None:  # only the main process has an average
         expected |= {name: tensor for name, tensor in tensors.items() if name.startswith("ema.")}
     of_optimizer = {name for name in tensors if name.startswith("optimizer.")}
-    check_layout({name: tensor for name, tensor in tensors.items() if name not in of_optimizer}, expected, path)
+    others = {name: tensor for name, tensor in tensors.items() if name not in of_optimizer}
+    check_layout(others, expected, path, REMEDY)
     kept: dict[int, set[str]] = {}
     for name in of_optimizer:
         match = re.fullmatch(r"optimizer\.(\d{1,9})\.(\w+)", name)
@@ -236,5 +237,5 @@ def _load_tensors(trainer: Training, record: Mapping[str, Any], folder: Path) ->
         kept.setdefault(number, set()).add(match[2])
     if any(names != ADAM for names in kept.values()):
         raise files.WeightFileError(f"{path} lacks a part of the optimizer state. {REMEDY}")
-    check_values(tensors, {}, path)
+    check_values(tensors, {}, path, REMEDY)
     return tensors

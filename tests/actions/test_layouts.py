@@ -11,6 +11,12 @@ from action_heads.actions.layouts import LAYOUTS, UNDECLARED, ActionLayout, Part
 from action_heads.actions.rotations import from_matrix, to_matrix
 
 SIGNED = (-1.0, 1.0)
+SO_101 = ["shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper"]
+ALOHA = ["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper"]
+STRETCH = ["head_pan", "head_tilt", "lift", "arm", "wrist_pitch", "wrist_roll", "wrist_yaw", "gripper"]
+REACHY = ["shoulder_pitch", "shoulder_roll", "elbow_yaw", "elbow_pitch", "wrist_roll", "wrist_pitch", "wrist_yaw"]
+REACHY += ["gripper"]
+G1 = ["ShoulderPitch", "ShoulderRoll", "ShoulderYaw", "Elbow", "WristRoll", "WristPitch", "WristYaw"]
 
 
 def columns(layout: ActionLayout, rows: int = 64) -> torch.Tensor:
@@ -142,6 +148,18 @@ def test_statistics_that_are_missing_are_named():
     [
         (["shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "gripper.pos"], "joint:3 gripper"),
         ([*[f"left_joint_{i}" for i in range(6)], "left_gripper"] * 2, "joint:6 gripper joint:6 gripper"),
+        ([f"{name}.pos" for name in SO_101], "joint:5 gripper"),
+        ([f"main_{name}" for name in SO_101], "joint:5 gripper"),
+        ([f"{side}_{name}" for side in ("left", "right") for name in ALOHA], "joint:6 gripper joint:6 gripper"),
+        ([f"{name}.pos" for name in ALOHA], "joint:6 gripper"),
+        ([f"{name}.pos" for name in STRETCH], "joint:7 gripper"),
+        ([f"{side}_{name}.pos" for side in "rl" for name in REACHY], "joint:7 gripper joint:7 gripper"),
+        ([f"neck_{angle}.pos" for angle in ("roll", "pitch", "yaw")], "joint:3"),
+        ([f"k{side}{name}" for side in ("Left", "Right") for name in G1], "joint:14"),
+        ([*[f"motor_{i}" for i in range(7)], "gripper_position"], "joint:7 gripper"),
+        ([*[f"joint_position_{i}" for i in range(14)], "gripper_pos_0", "gripper_pos_1"], "joint:14 gripper gripper"),
+        ([*[f"robot0_joint_pos_{i}" for i in range(7)], "robot0_gripper_qpos"], "joint:7 gripper"),
+        ([*[f"z1_joint{i}.pos" for i in range(1, 7)], "d1_gripper"], "joint:6 gripper"),
     ],
 )
 def test_names_that_leave_no_doubt(names, found):
@@ -161,6 +179,19 @@ def test_seven_columns_are_not_guessed(names):
         ["gripper_x", "gripper_y", "gripper_z", "gripper_roll", "gripper_pitch", "gripper_yaw", "gripper"],
         ["wrist.x", "wrist.y", "wrist.z", "gripper.pos"],
         [*[f"j{i}" for i in range(9)], "grip"],  # ten columns that are no pose
+        ["x.pos", "y.pos", "z.pos", "roll.pos", "pitch.pos", "yaw.pos", "gripper.pos"],
+        [*[f"ee.{name}.pos" for name in ("x", "y", "z", "roll", "pitch", "yaw")], "gripper.pos"],
+        ["tcp_roll.pos", "tcp_pitch.pos", "tcp_yaw.pos", "gripper.pos"],
+        [*[f"wrist_{name}" for name in ("wx", "wy", "wz")], "gripper"],
+        ["wrist_rot6d_0", "wrist_rot6d_1", "wrist_pos_0", "wrist_pos_1", "wrist_pos_2", "gripper"],
+        [*[f"wrist_pos_{i}" for i in range(3)], *[f"wrist_rot6d_{i}" for i in range(6)], "gripper"],
+        [*[f"wrist_rot6d_{i}" for i in range(6)], *[f"wrist_{axis}" for axis in "xyz"], "gripper"],
+        [*[f"wristPosition{i}" for i in range(3)], *[f"wristQuat{i}" for i in range(4)], "gripper"],
+        [*[f"left_wrist_position.{i}" for i in range(3)], *[f"left_wrist_orientation.{i}" for i in range(4)]],
+        [*[f"wrist_pos_{axis}" for axis in "xyz"], *[f"wrist_quat_{axis}" for axis in "wxyz"], "gripper"],
+        [*[f"gripper_pos_{i}" for i in range(3)], *[f"gripper_rot_{i}" for i in range(3)], "gripper_open"],
+        ["object_pos", "lift_pos", "gripper"],
+        [*[f"{axis}_pos.pos" for axis in "XYZ"], "gripper.pos"],
     ],
 )
 def test_names_that_say_another_meaning_are_not_guessed(names):

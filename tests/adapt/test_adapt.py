@@ -119,7 +119,7 @@ def test_saved_and_loaded_it_does_the_same(folder, vit):
     other = adapt(tiny(folder, encoder=vit, out=folder / "other", seed=1))
     other.save(folder / "mixed")
     (folder / "mixed" / "encoder.safetensors").write_bytes((folder / "run" / "encoder.safetensors").read_bytes())
-    with pytest.raises(files.WeightFileError, match="of different runs"):
+    with pytest.raises(files.WeightFileError, match="different saves"):
         ObservedPolicy.from_pretrained(folder / "mixed")
 
 

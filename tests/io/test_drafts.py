@@ -136,6 +136,29 @@ def test_trouble_names_the_file_and_leaves_the_older_one(tmp_path, name, trouble
     assert names(path.parent) == {name}
 
 
+def test_what_was_replaced_before_a_rename_failed_is_told(tmp_path, monkeypatch):
+    """As on Windows, which does not replace a file that another process has open."""
+    names, replace = ("a", "below/b", "below/c"), os.replace
+    for failing in range(3):
+        files.write_together(tmp_path, dict.fromkeys(names, b"older"))
+        calls = iter(range(3))
+
+        def in_use(*paths, calls=calls, failing=failing):
+            if next(calls) == failing:
+                raise PermissionError(13, "in use")
+            replace(*paths)
+
+        monkeypatch.setattr(os, "replace", in_use)
+        with pytest.raises(PermissionError) as caught:
+            files.write_together(tmp_path, dict.fromkeys(names, b"newer"))
+        monkeypatch.undo()
+        kept = [name for name in names if (tmp_path / name).read_bytes() == b"older"]
+        assert kept == list(names[failing:])
+        replaced = f"{' and '.join(names[:failing])} {'is' if failing == 1 else 'are'} replaced already"
+        assert f"could not write {tmp_path / names[failing]}" in str(caught.value)
+        assert ("a and below/b and below/c are unchanged" if failing == 0 else replaced) in str(caught.value)
+
+
 def test_a_folder_in_the_way_is_told_before_anything_is_replaced(tmp_path):
     (tmp_path / "b").mkdir()
     files.write_text(tmp_path / "a", "older")

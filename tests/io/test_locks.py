@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from forked import inside, names, needs_fork, outcome, outcomes
@@ -93,6 +94,35 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
         pass
     with pytest.warns(UserWarning, match="no locks"), held(tmp_path):  # It was killed, so its lock file has no meaning.
         pass
+
+
+@BOTH
+def test_without_locks_a_killed_container_does_not_block_its_own_folder(tmp_path, monkeypatch, hold):
+    """Started again, it often has the same host name and process id. Its other threads are refused all the same."""
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
+    place, found = tmp_path / "run", []
+    with inside(lambda: hold(place)) as pid:
+        pass
+    (lock,) = [path for path in tmp_path.rglob("*") if path.name.endswith(locks.NAME)]
+    left = lock.read_text()
+    assert f'"pid": {pid},' in left
+    lock.write_text(left.replace(f'"pid": {pid},', f'"pid": {os.getpid()},'))
+
+    def other() -> None:
+        try:
+            with hold(place):
+                found.append("held")
+        except InUse:
+            found.append("refused")
+
+    with pytest.warns(UserWarning, match="has no locks"), hold(place), ThreadPoolExecutor() as pool:
+        pool.submit(other)
+    assert found == ["refused"]
+    assert not lock.exists()
 
 
 def test_many_who_want_it_at_once_take_turns(tmp_path):

@@ -133,7 +133,6 @@ def _demo(config: DemoConfig, command: str) -> list[Row]:
     title = f"{config.task}, {demos} demonstrations, {steps} training steps, {config.adapter} through {config.through}"
     text = f"{title}\n\n{table(rows)}\n\n{SHOWS}"
     print(f"\n{text}\n\n{minutes:.1f} minutes on {platform.machine()} with {torch.get_num_threads()} threads")
-    files.write_text(out / "table.md", text + "\n")
     record_of = {
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "demonstrations": demos,
@@ -144,7 +143,8 @@ def _demo(config: DemoConfig, command: str) -> list[Row]:
         "head": {"name": head.config.name, "fingerprint": head.fingerprint()},
         "rows": [dataclasses.asdict(row) for row in rows],
     }
-    files.write_text(out / "results.json", json.dumps(record_of, indent=2) + "\n")
+    texts = {"table.md": text + "\n", "results.json": json.dumps(record_of, indent=2) + "\n"}
+    files.write_together(out, {name: text.encode() for name, text in texts.items()})
     draw(rows, f"{config.task}: {demos} demonstrations", out / "results.png")
     if (folder := Path(config.head)).is_dir():
         save_trial(folder, head, rows, title, command)

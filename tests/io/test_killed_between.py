@@ -143,6 +143,6 @@ def test_nothing_is_left_wherever_a_writer_is_killed(name, tmp_path, monkeypatch
         write(place)
         assert left(place) == left(undisturbed), f"killed at change {change}"
         if ended:
-            assert change > 4
+            assert change > 2  # Before Python 3.11, changes by pathlib are not counted.
             return
     pytest.fail("it never ended")

@@ -17,7 +17,7 @@ from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.run import perform
-from action_heads_lab.sim.interval import interval_text, wilson
+from action_heads_lab.sim.interval import success_text
 from common import DOCS, command_line, read_results, row_of, table, with_row, write_results
 
 NAME = "droid_tasks"
@@ -58,21 +58,14 @@ def run_of(cell: Cell) -> Run:
     return run
 
 
-def rate(row: dict | None) -> str:
-    """Return the successes of a row with their 95 % interval."""
-    if row is None:
-        return "not run"
-    won, tried = row["successes"], row["episodes"]
-    return f"{won} of {tried} ({interval_text(*wilson(won, tried))})"
-
-
 def page(rows: list[dict]) -> None:
     """Fill the table of the page."""
     lines = []
     for cell in cells(list(BACKBONES)):
         row = row_of(rows, asdict(cell))
         trained = f"{row['trained']:,}" if row else ""
-        lines.append([cell.task, f"`{cell.head}`", cell.mode, trained, rate(row)])
+        success = success_text(row["successes"], row["episodes"]) if row else "not run"
+        lines.append([cell.task, f"`{cell.head}`", cell.mode, trained, success])
     lines.sort(key=lambda line: TASKS.index(line[0]))
     text = table(["task, on states", "head", "mode", "trained", "success"], lines, left=3)
     fill(DOCS / "droid-heads.md", {"tasks": text})

@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.sim.interval import error_bars, interval_text
+from action_heads_lab.sim.interval import error_bars, interval_text, success_text
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, row_of, table
 from images import CELLS, MIMICGEN, TASKS, Cell, finished
@@ -60,7 +60,7 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
 
 def outcome(row: Row) -> str:
     """Return the successes of a row with their interval."""
-    return f"{row['successes']} of {row['episodes']} ({interval_text(*row['interval'])})"
+    return success_text(row["successes"], row["episodes"])
 
 
 def line(row: Row) -> list[str]:

@@ -21,7 +21,7 @@ import torch
 import tyro
 from action_heads_lab.policies import actor, on_states
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.sim.interval import interval_text, wilson
+from action_heads_lab.sim.interval import success_text
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
@@ -115,7 +115,7 @@ def page(rows: list[dict[str, Any]]) -> None:
     """Fill the tables of the page."""
 
     def of(count: int) -> str:
-        return f"{count} of {EPISODES} ({interval_text(*wilson(count, EPISODES))})"
+        return success_text(count, EPISODES)
 
     rows = sorted(rows, key=lambda row: (row["mode"], row["seed"]))
     head = ["run", "seed", TASKS[0], f"{TASKS[1]}, trained after it", f"{TASKS[0]} again", "the same chunks as before"]

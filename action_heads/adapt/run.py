@@ -127,7 +127,7 @@ def try_out(trainer: Trainer) -> None:
 def write(config: AdaptConfig, results: dict[str, Any]) -> None:
     """Write the results as JSON and as a README."""
     texts = {"results.json": json.dumps(results, indent=2) + "\n", "README.md": report.readme(config, results)}
-    files.write_together(config.out, {name: text.encode() for name, text in texts.items()})
+    files.write_texts(config.out, texts)
 
 
 def earlier(out: Path, now: str | None, before: str | None) -> dict[str, Any] | None:

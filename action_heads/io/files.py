@@ -47,7 +47,8 @@ def naming(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def save_tensors(tensors: Mapping[str, Tensor], path: str | os.PathLike[str], metadata: dict | None = None) -> None:
     """Write named tensors and string metadata to a safetensors file. An existing file is replaced atomically."""
-    _write_whole(Path(path), tensors_as_bytes(tensors, metadata))
+    path = Path(path)
+    write_together(path.parent, {path.name: tensors_as_bytes(tensors, metadata)})
 
 
 def tensors_as_bytes(tensors: Mapping[str, Tensor], metadata: dict | None = None) -> bytes:
@@ -117,7 +118,13 @@ def load_tensors(path: str | os.PathLike[str], remedy: str | None = None) -> tup
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a UTF-8 text file. An existing file is replaced atomically."""
-    _write_whole(Path(path), text.encode("utf-8"))
+    path = Path(path)
+    write_texts(path.parent, {path.name: text})
+
+
+def write_texts(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> None:
+    """Write UTF-8 text files by name, as `write_together` does."""
+    write_together(folder, {name: text.encode("utf-8") for name, text in texts.items()})
 
 
 def read_json(path: str | os.PathLike[str], remedy: str | None = None) -> Any:
@@ -268,10 +275,6 @@ def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:
         digest.update(f"{name}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:32]
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    write_together(path.parent, {path.name: data})
 
 
 def write_together(folder: str | os.PathLike[str], contents: Mapping[str, bytes]) -> None:

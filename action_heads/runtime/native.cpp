@@ -457,9 +457,12 @@ struct Choice {
 
     void learn(size_t way, double took) {
         unsigned call = calls - 1, place = call % TRIAL;
-        if (!in_trial(call)) cost[way] = 0.75 * cost[way] + 0.25 * took;
-        else sum = place ? sum + took : 0;
-        if (in_trial(call) && place == TRIAL - 1) cost[way] = sum / (TRIAL - 1);
+        if (!in_trial(call)) {
+            cost[way] = 0.75 * cost[way] + 0.25 * took;
+            return;
+        }
+        sum = place ? sum + took : 0;
+        if (place == TRIAL - 1) cost[way] = sum / (TRIAL - 1);
     }
 };
 

@@ -18,6 +18,15 @@ pytestmark = needs_fork
 BOTH = pytest.mark.parametrize("hold", [held, held_beside])
 
 
+def asked(hold, place) -> str:
+    """Return whether this thread is given a lock."""
+    try:
+        with hold(place):
+            return "held"
+    except InUse:
+        return "refused"
+
+
 @BOTH
 def test_a_second_process_is_refused_and_told_by_whom(tmp_path, hold):
     place = tmp_path / "run"
@@ -52,11 +61,7 @@ def test_a_thread_may_hold_again_what_it_holds_and_another_may_not(tmp_path):
     found = []
 
     def other() -> None:
-        try:
-            with held(tmp_path):
-                found.append("held")
-        except InUse:
-            found.append("refused")
+        found.append(asked(held, tmp_path))
 
     with held(tmp_path):
         with held(tmp_path / "." / ""):
@@ -111,16 +116,8 @@ def test_without_locks_a_killed_container_does_not_block_its_own_folder(tmp_path
     left = lock.read_text()
     assert f'"pid": {pid},' in left
     lock.write_text(left.replace(f'"pid": {pid},', f'"pid": {os.getpid()},'))
-
-    def other() -> None:
-        try:
-            with hold(place):
-                found.append("held")
-        except InUse:
-            found.append("refused")
-
     with pytest.warns(UserWarning, match="has no locks"), hold(place), ThreadPoolExecutor() as pool:
-        pool.submit(other)
+        pool.submit(lambda: found.append(asked(hold, place)))
     assert found == ["refused"]
     assert not lock.exists()
 

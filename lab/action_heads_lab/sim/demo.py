@@ -144,7 +144,7 @@ def _demo(config: DemoConfig, command: str) -> list[Row]:
         "rows": [dataclasses.asdict(row) for row in rows],
     }
     texts = {"table.md": text + "\n", "results.json": json.dumps(record_of, indent=2) + "\n"}
-    files.write_together(out, {name: text.encode() for name, text in texts.items()})
+    files.write_texts(out, texts)
     draw(rows, f"{config.task}: {demos} demonstrations", out / "results.png")
     if (folder := Path(config.head)).is_dir():
         save_trial(folder, head, rows, title, command)

@@ -16,6 +16,11 @@ def interval_text(low: float, high: float) -> str:
     return f"{round(100 * low)} to {round(100 * high)} %"
 
 
+def success_text(successes: int, episodes: int) -> str:
+    """Return successes with their 95 % interval, such as "9 of 50 (10 to 31 %)"."""
+    return f"{successes} of {episodes} ({interval_text(*wilson(successes, episodes))})"
+
+
 def error_bars(successes: int, episodes: int) -> tuple[float, list[list[float]]]:
     """Return a success rate and its 95 % interval as the error bars of matplotlib, [[below], [above]]."""
     rate, (low, high) = successes / episodes, wilson(successes, episodes)

@@ -5,15 +5,15 @@ Axes: b batch, h horizon, a action, P modulation values of all sites, T noise le
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.building import keep_values
 from action_heads._util.checks import check_count, check_generator
-from action_heads._util.precision import without_autocast
+from action_heads._util.tables import kept
 from action_heads.diffusion import samplers
 from action_heads.diffusion.noise_schedule import noise_path
 from action_heads.diffusion.samplers import Sampling
@@ -26,25 +26,6 @@ if TYPE_CHECKING:
     from action_heads.config import HeadConfig
     from action_heads.diffusion.continuing import Prefix
     from action_heads.diffusion.objectives import Objective
-
-T = TypeVar("T", Tensor, samplers.Schedule)
-
-
-def kept(tables: dict[Any, tuple[T, int]], key: Any, device: torch.device, make: Callable[[], T]) -> T:
-    """Return the cached table under a key, on a device; make it if it is missing, or if somebody wrote to it."""
-    value, before = tables.get(key, (None, 0))
-    if value is None or (not torch.compiler.is_compiling() and writes(value) != before):
-        # The table outlives the call, so it must not depend on where the first call stands: inside autocast it would
-        # be rounded, and as an inference tensor training could not use it.
-        with torch.inference_mode(False), torch.no_grad(), without_autocast(device):
-            value = make()
-            tables[key] = value, writes(value)
-    return value
-
-
-def writes(table: Tensor | samplers.Schedule) -> int:
-    """Count the writes to a table, by torch's version counters."""
-    return sum(tensor._version for tensor in (table.tensors if isinstance(table, samplers.Schedule) else (table,)))
 
 
 class Denoiser(Freezable):
@@ -70,11 +51,12 @@ class Denoiser(Freezable):
         self.normalizer = normalizer
         self._plans: dict[Any, tuple[samplers.Schedule, int]] = {}
         self._tables: dict[Any, tuple[Tensor, int]] = {}
+        keep_values(self)
 
     @property
     def device(self) -> torch.device:
         """The device of the head."""
-        return self.objective.alpha.device
+        return next(self.backbone.out.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -140,7 +122,7 @@ class Denoiser(Freezable):
         if prefix:
             steps = prefix.step_values(table, steps, self.config.horizon)
         by_step = steps.unbind()  # The views are made once, outside the loop.
-        shares = self.objective.shares(plan.timesteps)
+        shares = list(zip(*(share.unbind() for share in self.objective.shares(plan.timesteps)), strict=True))
 
         def predict_x0(x: Tensor, i: int) -> Tensor:
             x = prefix.hold(x) if prefix else x
@@ -164,7 +146,8 @@ class Denoiser(Freezable):
 
     def noise(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw standard normal noise (b h a), from which sampling starts."""
-        return self.objective.random_noise((batch, self.config.horizon, self.config.space.dim), generator)
+        shape = batch, self.config.horizon, self.config.space.dim
+        return self.objective.random_noise(shape, generator, self.device)
 
     @torch.no_grad()
     def sample(

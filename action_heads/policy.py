@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from action_heads import adapter_file
-from action_heads._util.building import building_for
+from action_heads._util.building import building_for, keep_values
 from action_heads._util.checks import check_count, check_generator, check_pad
 from action_heads._util.conditions import Condition, Mask, on_host, parts
 from action_heads._util.limits import check_choice
@@ -78,6 +78,7 @@ class ConditionedHead(Policy):
             if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
                 other.requires_grad_(False)
         super().__init__(head, adapter.to(head.device, torch.float32))
+        keep_values(self.adapter)
         self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(head.device)
         self._looked_at: set[str] = set()
 
@@ -142,8 +143,8 @@ class ConditionedHead(Policy):
         if look:
             check_units(x0, objective.config.clip, self.head.config.space)
         x0 = torch.cat([x0] * check_count("noise_samples", noise_samples))
-        t = objective.random_steps((len(x0), 1), generator, levels)
-        noise = objective.random_noise(x0.shape, generator)
+        t = objective.random_steps((len(x0), 1), generator, levels, x0.device)
+        noise = objective.random_noise(x0.shape, generator, x0.device)
         pad = clean = None
         if is_pad is not None:
             check_pad(is_pad, *actions.shape[:2], values=look)

@@ -117,8 +117,6 @@ WAYS = {
     "the normaliser's scale": lambda head: head.normalizer.scale.mul_(2),
     "the normaliser's offset by .data": lambda head: head.normalizer.offset.data.add_(1),
     "the normaliser by numpy": lambda head: head.normalizer.offset.numpy().__setitem__(0, 5.0),
-    "noise levels": lambda head: head.objective.alpha.mul_(0.5),
-    "noise levels by .data": lambda head: head.objective.sigma.data.mul_(0.5),
     "another objective": lambda head: setattr(head.objective, "config", ObjectiveConfig("epsilon")),
     "another configuration": lambda head: setattr(head, "config", dataclasses.replace(head.config, horizon=8)),
     "to_empty": lambda head: head.to_empty(device="cpu"),

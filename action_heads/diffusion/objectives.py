@@ -9,16 +9,18 @@ almost clean, T - 1 almost pure noise.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from action_heads._util.limits import TRAIN_STEPS, check_choice, check_number, check_width, shown
-from action_heads._util.precision import KeepFloat32
+from action_heads._util.tables import kept
 from action_heads.diffusion import draws
 from action_heads.diffusion.levels import LEVELS, check_levels
 from action_heads.diffusion.noise_schedule import noise_path
 
+CPU = torch.device("cpu")
 PREDICTIONS = ("epsilon", "x0", "v", "flow")
 
 
@@ -50,52 +52,66 @@ class ObjectiveConfig:
             raise ValueError(f"clip must be positive, got {self.clip}")
 
 
-class Objective(KeepFloat32):
-    """The noise path x_t = α_t x_0 + σ_t ε, and conversions between x_0, ε and the output of the network."""
+class Objective(nn.Module):
+    """The noise path x_t = α_t x_0 + σ_t ε, and conversions between x_0, ε and the output of the network.
 
-    alpha: Tensor
-    sigma: Tensor
+    The shares α and σ follow from the config. They are not buffers: libraries that load a whole model overwrite buffers
+    that its files lack, as transformers does.
+    """
 
     def __init__(self, config: ObjectiveConfig):
         super().__init__()
         self.config = config
-        default = torch.empty(0).device  # where the weights of a new head are
-        for name, share in zip(("alpha", "sigma"), noise_path(config), strict=True):
-            self.register_buffer(name, share.float().to(default), persistent=False)
+        self._paths: dict[Any, tuple[Tensor, int]] = {}
+
+    def shares(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the shares α of signal and σ of noise, float32 in the shape of noise levels t, on its device."""
+
+        def make() -> Tensor:
+            return torch.stack(noise_path(self.config)).float().to(t.device)
+
+        alpha, sigma = kept(self._paths, (self.config.prediction, self.config.train_steps, t.device), t.device, make)
+        return alpha[t], sigma[t]
 
     def random_steps(
-        self, shape: tuple[int, ...], generator: torch.Generator | None = None, levels: str = "uniform"
+        self,
+        shape: tuple[int, ...],
+        generator: torch.Generator | None = None,
+        levels: str = "uniform",
+        device: torch.device | None = None,
     ) -> Tensor:
-        """Draw int64 noise levels from the distribution `levels`, a key of `LEVELS`."""
+        """Draw int64 noise levels for a device from the distribution `levels`, a key of `LEVELS`."""
         check_levels(levels)
-        device = self.alpha.device if generator is None else generator.device
-        return LEVELS[levels](self.config.train_steps, shape, generator, device).to(self.alpha.device)
+        drawn_on = device if generator is None else generator.device
+        return LEVELS[levels](self.config.train_steps, shape, generator, drawn_on or CPU).to(device)
 
-    def random_noise(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Draw standard normal noise on the generator's device, so a CPU generator gives the same noise everywhere."""
-        device = self.alpha.device if generator is None else generator.device
-        return draws.normal(shape, generator, device).to(self.alpha.device)
+    def random_noise(
+        self, shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None
+    ) -> Tensor:
+        """Draw standard normal noise for a device.
+
+        It is drawn on the generator's device, so a CPU generator gives the same noise everywhere.
+        """
+        drawn_on = device if generator is None else generator.device
+        return draws.normal(shape, generator, drawn_on or CPU).to(device)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t (b h a), from x0 (b h a) and noise (b h a) at noise levels t (b 1) or (b h)."""
-        return self.alpha[t, None] * x0 + self.sigma[t, None] * noise
+        alpha, sigma = self.shares(t[..., None])
+        return alpha * x0 + sigma * noise
 
     def target(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return the training target of the network (b h a) at noise levels t (b 1) or (b h)."""
-        return CONVERSIONS[self.config.prediction][0](x0, noise, self.alpha[t, None], self.sigma[t, None])
+        return CONVERSIONS[self.config.prediction][0](x0, noise, *self.shares(t[..., None]))
 
     def to_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """Return the clipped clean chunk (b h a) that an output implies at noise levels t (b 1) or (b h)."""
-        return self.clean(output, x_t, self.alpha[t, None], self.sigma[t, None])
+        return self.clean(output, x_t, *self.shares(t[..., None]))
 
     def clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Do the same as `to_x0`, for shares of signal and noise that broadcast with (b h a)."""
         x0 = CONVERSIONS[self.config.prediction][1](output, x_t, alpha, sigma)
         return x0.clamp(-self.config.clip, self.config.clip)
-
-    def shares(self, t: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Return a pair (α, σ) of scalar tensors for each noise level in t (k,), to be read once for a whole loop."""
-        return list(zip(self.alpha[t].unbind(), self.sigma[t].unbind(), strict=True))
 
     def convert(self, output: Tensor, x_t: Tensor, t: Tensor, to: str, of: str | None = None) -> Tensor:
         """Convert an output between kinds of prediction, without clipping.
@@ -112,7 +128,7 @@ class Objective(KeepFloat32):
             to: kind to return, one of `PREDICTIONS`.
             of: kind of `output`; this objective's own if None.
         """
-        alpha, sigma = self.alpha[t, None], self.sigma[t, None]
+        alpha, sigma = self.shares(t[..., None])
         given = of or self.config.prediction
         for name in (given, to):
             check_choice("prediction", name, PREDICTIONS)

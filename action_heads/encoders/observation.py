@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.building import in_float32_on_the_cpu, keep_values
 from action_heads._util.conditions import Condition, Mask, on_host
 from action_heads._util.own_generator import OwnGenerator
 from action_heads.encoders.augment import prepare
@@ -72,6 +73,7 @@ class ObservationEncoder(nn.Module):
         (torch.Size([4, 144]), 144)
     """
 
+    @in_float32_on_the_cpu
     def __init__(self, config: ObservationConfig, architecture: dict[str, Any] | None = None):
         super().__init__()
         self.config = config
@@ -113,6 +115,7 @@ class ObservationEncoder(nn.Module):
             sources = {"images": steps * count * self.features, "state": steps * config.state_dim, "text": text}
             self.cond_dim = {"tokens": self.vlm.width} | {name: width for name, width in sources.items() if width}
         self._looked_at: set[str] = set()
+        keep_values(self)
 
     def _trunk(self, vision: VisionConfig, loading: bool) -> Trunk:
         if vision.is_resnet:

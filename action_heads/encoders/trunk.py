@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from action_heads._util.precision import KeepFloat32
+from action_heads._util.tables import kept
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +42,9 @@ class Trunk(nn.Module):
         self.requires_grad_().train()
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen trunk stays in evaluation mode."""
+        """Set the mode; a frozen trunk stays in evaluation mode, and its parameters are frozen again."""
+        if not self.trained:
+            self.requires_grad_(False)
         return super().train(mode and self.trained)
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
@@ -60,17 +62,19 @@ class Trunk(nn.Module):
             return torch.cat([self.network(self.statistics(few).to(dtype)) for few in images.split(AT_ONCE)])
 
 
-class ImageStatistics(KeepFloat32):
+class ImageStatistics(nn.Module):
     """The normalisation (images - mean) / std by channel. It is saved with the architecture, not with the weights."""
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.values = tuple(mean), tuple(std)
+        self._tables: dict[torch.device, tuple[Tensor, int]] = {}
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise images (n 3 H W)."""
-        return (images - self.mean) / self.std
+
+        def make() -> Tensor:
+            return torch.tensor(self.values, dtype=torch.float32, device=images.device)[..., None, None]
+
+        mean, std = kept(self._tables, images.device, images.device, make)
+        return (images - mean) / std

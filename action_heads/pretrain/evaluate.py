@@ -191,7 +191,7 @@ def clean_errors(head: ActionHead, actions: Tensor, mechanism: str, units: Norma
     x_t = corrupt(head, x0, Noise(t, noise))
     output = head.predict(x_t, head.step_values(modulation, t), modulation)
     error = (head.objective.to_x0(output, x_t, t) - x0) * (head.normalizer.scale / units.scale)
-    power = (head.objective.alpha[t].square(), head.objective.sigma[t].square())
+    power = [share.square() for share in head.objective.shares(t)]
     return error.square().mean((1, 2)), (power[1] / (power[0] + power[1])).squeeze(1)
 
 

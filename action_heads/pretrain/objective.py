@@ -50,7 +50,7 @@ def loss(
     """Return the mean squared error (scalar) of predictions for normalised chunks x0 (b h a) with a signal (b c)."""
     modulation = head.modulation_of(mechanism)
     t, clean = noise_levels(head, len(x0), mixed, generator, levels, takes_levels_per_step(head, modulation))
-    noise = Noise(t, head.objective.random_noise(x0.shape, generator), clean)
+    noise = Noise(t, head.objective.random_noise(x0.shape, generator, x0.device), clean)
     values = head.step_values(modulation, t)
     if readers is not None and signal is not None:
         values = values + read_signal(head, readers, signal, mechanism, generator)
@@ -74,12 +74,12 @@ def noise_levels(
     """
     per_step = mixed and per_step
     own = draws.uniform((batch, 1), generator, generator.device) < 0.5 if per_step else None
-    t = head.objective.random_steps((batch, 1), generator, levels)
+    t = head.objective.random_steps((batch, 1), generator, levels, head.device)
     if not mixed:
         return t, torch.zeros_like(t, dtype=torch.bool)
     if own is None:
         return t, random_lengths(head, batch, generator)
-    each = head.objective.random_steps((batch, head.config.horizon), generator, levels)
+    each = head.objective.random_steps((batch, head.config.horizon), generator, levels, head.device)
     clean = random_lengths(head, batch, generator)
     return torch.where(own.to(t.device), each, t).masked_fill(clean, 0), clean
 

@@ -279,7 +279,7 @@ def coefficients(objective: Objective, plan: samplers.Schedule) -> Tensor:
     noisy one and of the memory in the next noisy chunk; and of the clean and of the noisy chunk in the next memory. The
     last number is 0: Triton compiles a kernel again if an address is not a multiple of 16 bytes.
     """
-    alpha, sigma = objective.alpha[plan.timesteps], objective.sigma[plan.timesteps]
+    alpha, sigma = objective.shares(plan.timesteps)
     one, none = torch.ones_like(alpha), torch.zeros_like(alpha)
     # Every conversion is linear in the output and in the noisy chunk.
     clean = CONVERSIONS[objective.config.prediction][1]

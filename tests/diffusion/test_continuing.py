@@ -105,7 +105,7 @@ def test_warm_start_begins_with_the_last_chunk_and_its_end_repeated(monkeypatch)
     policy.sample(conditions(), steps=2, previous=last_chunk(), start=0.6, generator=generator())
     x0 = policy.normalizer.normalize(torch.cat([last_chunk(), last_chunk()[:, -1:].expand(-1, 4, -1)], dim=1))
     noise = policy.head.noise(4, generator())
-    sigma = policy.head.objective.sigma
+    _, sigma = policy.head.objective.shares(torch.arange(policy.head.config.objective.train_steps))
     t = (sigma - 0.6).abs().argmin()
     torch.testing.assert_close(seen[0], policy.head.objective.add_noise(x0, noise, t[None, None]))
 

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 import torch
 
-from action_heads.diffusion.noise_schedule import squaredcos_cap_v2
+from action_heads.diffusion.noise_schedule import noise_path, squaredcos_cap_v2
 from action_heads.diffusion.objectives import PREDICTIONS, Objective, ObjectiveConfig
 
 
@@ -43,8 +43,9 @@ def test_a_level_for_each_step_of_a_chunk():
 
 def test_tables_keep_32_bits():
     objective = Objective(ObjectiveConfig()).to(torch.bfloat16)
-    assert objective.alpha.dtype == torch.float32
-    assert torch.equal(objective.alpha, Objective(ObjectiveConfig()).alpha)
+    shares, expected = objective.shares(torch.arange(100)), Objective(ObjectiveConfig()).shares(torch.arange(100))
+    assert shares[0].dtype == torch.float32
+    assert all(map(torch.equal, shares, expected))
 
 
 def test_v_is_diffusers():
@@ -56,8 +57,9 @@ def test_v_is_diffusers():
 
 def test_flow_ends_at_pure_noise():
     objective = Objective(ObjectiveConfig(prediction="flow"))
-    torch.testing.assert_close(objective.alpha + objective.sigma, torch.ones(100))
-    assert objective.alpha[-1] == 0
+    alpha, sigma = objective.shares(torch.arange(100))
+    torch.testing.assert_close(alpha + sigma, torch.ones(100))
+    assert alpha[-1] == 0
 
 
 @pytest.mark.parametrize("wrong", [{"prediction": "score"}, {"train_steps": 0}, {"clip": -1.0}])
@@ -69,8 +71,7 @@ def test_bad_config(wrong):
 def mixed(prediction: str):
     """Return a float64 objective, x0, noise, x_t, and levels t at which every prediction determines x0."""
     objective = Objective(ObjectiveConfig(prediction=prediction))
-    for name in ("alpha", "sigma"):
-        setattr(objective, name, getattr(objective, name).double())
+    objective.shares = lambda t: tuple(share.float().double()[t] for share in noise_path(objective.config))
     x0, noise = torch.rand(99, 16, 10).double() * 2 - 1, torch.randn(99, 16, 10).double()
     t = torch.arange(99)[:, None]
     return objective, x0, noise, objective.add_noise(x0, noise, t), t
@@ -99,7 +100,8 @@ def test_conversion_is_what_another_head_of_this_path_would_say(prediction, to):
 def test_a_flow_reads_as_the_angle_that_it_turns_by():
     """A flow converts to v, the derivative along the circle α = cos φ, σ = sin φ."""
     objective, x0, noise, x_t, t = mixed("flow")
-    angle = torch.atan2(objective.sigma[t, None], objective.alpha[t, None])
+    alpha, sigma = objective.shares(t[..., None])
+    angle = torch.atan2(sigma, alpha)
     v = objective.convert(noise - x0, x_t, t, to="v")
     torch.testing.assert_close(v, angle.cos() * noise - angle.sin() * x0, rtol=0, atol=1e-6)
 

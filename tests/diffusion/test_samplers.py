@@ -133,7 +133,8 @@ def test_one_ode_for_all_paths(kind, prediction):
     objective = Objective(ObjectiveConfig(prediction=prediction, clip=1e6))
     plan = samplers.schedule(kind, noise_path(objective.config), 10)
     visited = plan.timesteps.unique().flip(0)
-    size, share = objective.alpha + objective.sigma, objective.sigma / (objective.alpha + objective.sigma)
+    alpha, sigma = objective.shares(torch.arange(objective.config.train_steps))
+    size, share = alpha + sigma, sigma / (alpha + sigma)
 
     def slope(x, t):
         x_t = x * size[t]

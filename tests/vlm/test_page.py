@@ -34,9 +34,11 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.AutoModelForImageTextToText, "from_pretrained", load)
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda *_, **__: processor)
     names: dict = {}
-    assert len(blocks(PAGE)) == 9
+    assert len(blocks(PAGE)) == 10
     for block in blocks(PAGE):
         exec(compile(block.replace("steps=2000", "steps=2"), str(PAGE), "exec"), names)
+    assert names["vla"].policy.head.frozen
+    assert names["vla"].dtype == torch.bfloat16
     assert names["chunk"].shape == (1, 16, 10)
     assert names["cached"][:][0].shape == (4, 7, tiny_vlms.WIDTH)  # four of the image and three words
     assert list(tmp_path.rglob("*.safetensors"))

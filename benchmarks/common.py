@@ -23,6 +23,7 @@ from action_heads.training.checkpoint import changed
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 DOCS = Path(__file__).parents[1] / "docs" / "results"  # the pages of the results
+ONLINE = "https://github.com/action-heads/action-heads/blob/main/benchmarks/results"
 REQUIRED = object()
 Row = dict[str, Any]
 
@@ -34,15 +35,48 @@ def command_line(about: str | None) -> argparse.ArgumentParser:
 
 def write_results(name: str, results: object) -> None:
     """Write benchmarks/results/<name>.json with command, date and machine."""
-    record = {
-        "command": shlex.join(
-            ["uv", "run", *(os.path.relpath(arg) if Path(arg).exists() else arg for arg in sys.argv)]
-        ),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine(),
-        "results": results,
-    }
-    write_text(RESULTS / f"{name}.json", json.dumps(record, indent=2) + "\n")
+    write_text(RESULTS / f"{name}.json", json.dumps(provenance() | {"results": results}, indent=2) + "\n")
+
+
+def provenance() -> Row:
+    """Return the command, date and machine of this run."""
+    command = shlex.join(["uv", "run", *(os.path.relpath(arg) if Path(arg).exists() else arg for arg in sys.argv)])
+    return {"command": command, "date": time.strftime("%Y-%m-%d"), "machine": machine()}
+
+
+def stamped(row: Row, before: Mapping[str, Any] | None = None) -> Row:
+    """Return a row with the command, date and machine of this run last in `made`.
+
+    The file's own are those of its last run, which did not make the rows that were in the file already.
+
+    Args:
+        row: the row to write.
+        before: the row of the same cell that this one continues. `made` begins with its runs, or with None if they are
+            not recorded.
+    """
+    earlier = before.get("made", [None]) if before else []
+    now = provenance()
+    return row | {"made": earlier if earlier[-1:] == [now] else [*earlier, now]}
+
+
+def made_text(name: str, rows: Sequence[Row]) -> str:
+    """Return a table of the runs that made rows, for their page, and how many rows do not name theirs."""
+    runs: dict[tuple[str, str, str], int] = {}
+    for made in (made for row in rows for made in row.get("made", [None])):
+        if made is None:
+            run = ("not recorded", "", "")
+        else:
+            on = made["machine"]
+            what = [on["gpu"] or on["processor"], f"{on['threads']} thread{'s' * (on['threads'] > 1)}"]
+            run = (", ".join([*what, *on.get("instructions", [])]), made["date"], f"`{made['command']}`")
+        runs[run] = runs.get(run, 0) + 1
+    lines = [[str(count), *run] for run, count in runs.items()]
+    unhashed = sum("inputs" not in row for row in rows)
+    return (
+        f"The runs that made the {len(rows)} rows from [`{name}.json`]({ONLINE}/{name}.json). {unhashed} of these rows "
+        "hold no hashes of their recordings, encoders and heads, so later runs can't check whether these have "
+        f"changed.\n\n{table(['rows', 'machine', 'date', 'command'], lines, 4)}"
+    )
 
 
 def read_results(name: str, otherwise: Any = REQUIRED) -> Any:

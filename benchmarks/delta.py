@@ -18,7 +18,7 @@ import tyro
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import Row, save_trial, smooth
 from closed_loop import closed_loop
-from common import check_known, read_results, write_results
+from common import check_known, read_results, stamped, write_results
 from stage2 import DEMOS, OUT
 from torch import Tensor
 
@@ -75,7 +75,8 @@ def measure(name: str, cond: Tensor, deltas: Tensor, is_pad: Tensor) -> None:
         print(rows[-1])
     of = {"head": head.config.name, "fingerprint": head.fingerprint()}
     others = [row for row in read_results("delta", []) if row["head"] != of["head"]]
-    write_results("delta", others + [of | dataclasses.asdict(row) | {"interval": row.interval} for row in rows])
+    new = [stamped(of | dataclasses.asdict(row) | {"interval": row.interval}) for row in rows]
+    write_results("delta", others + new)
     what = f"{TASK} by deltas, {USED} demonstrations, {STEPS} training steps, adaln_zero through code"
     save_trial(hub.bundled()[name], head, rows, what, f"uv run benchmarks/delta.py {name}")
 

@@ -18,7 +18,7 @@ from action_heads_lab.reproduce.grid import Reproduce, runs
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.interval import success_text
-from common import DOCS, command_line, read_results, row_of, table, with_row, write_results
+from common import DOCS, command_line, read_results, row_of, stamped, table, with_row, write_results
 
 NAME = "droid_tasks"
 TASKS = ("Stack", "PickPlaceCan")
@@ -92,7 +92,7 @@ def main() -> None:
             "cpu_seconds": result.seconds["cpu"],
         }
         print(f"{cell}: {row['successes']} of {row['episodes']}", flush=True)
-        write_results(NAME, with_row(read_results(NAME, []), asdict(cell), row))
+        write_results(NAME, with_row(read_results(NAME, []), asdict(cell), stamped(row)))
     page(read_results(NAME, []))
 
 

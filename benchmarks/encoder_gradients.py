@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from action_heads_lab.reproduce.page import fill
-from common import DOCS, check_row, command_line, read_results, row_of, table, write_results
+from common import DOCS, check_row, command_line, read_results, row_of, stamped, table, write_results
 
 from action_heads._util.progress import progress_bar
 from action_heads.adapt.build import build
@@ -88,7 +88,7 @@ def main() -> None:
             key = {"mode": mode, "seed": seed, "steps": options.steps}
             row = row_of(rows, key)
             if row is None:
-                rows.append(measure(options.data, mode, seed, options.steps))
+                rows.append(stamped(measure(options.data, mode, seed, options.steps)))
                 write_results(NAME, rows)
             elif "inputs" in row:  # Rows of an earlier release have none.
                 inputs = build(settings(options.data, mode, seed, options.steps, Path("unused"))).inputs

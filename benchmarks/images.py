@@ -31,7 +31,7 @@ from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import check_row, command_line, read_results, row_of, with_row, write_results
+from common import check_row, command_line, read_results, row_of, stamped, with_row, write_results
 from on_features import trained
 from torch import Tensor
 
@@ -217,6 +217,7 @@ def main() -> None:
         row |= {key: row[key] + before[key] for key in ADDED}
         row["interval"] = wilson(row["successes"], row["episodes"])
         print(json.dumps(row), flush=True)
+        row = stamped(row, before if before["episodes"] else None)
         write_results("images", with_row(finished(), asdict(cell), row))
 
 

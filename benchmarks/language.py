@@ -34,7 +34,7 @@ from action_heads_lab.sim.interval import error_bars, interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import DOCS, check_known, check_row, read_results, row_of, table, with_row, write_results
+from common import DOCS, check_known, check_row, read_results, row_of, stamped, table, with_row, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel
@@ -328,7 +328,8 @@ def main(
         for name in systems:
             run = {"observe": seen, "system": name, "steps": steps, "hidden": hidden, "seed": seed}
             system = SYSTEMS[name] if lr is None else replace(SYSTEMS[name], lr=lr)
-            row = row_of(kept() if keep else [], run) or run
+            before = row_of(kept() if keep else [], run)
+            row = before or run
             kinds = words if system.reads and system.sees else ("right",)
             whole = row.keys() >= {*kinds}
             if whole and "inputs" not in row:  # of an earlier release, so there is nothing to compare
@@ -346,7 +347,7 @@ def main(
                 row[kind] = roll_out(system, policy, shown.observer, WORDS[kind], episodes, seed)
                 print(json.dumps(row), flush=True)
                 if keep:
-                    write_results("language", with_row(kept(), run, row))
+                    write_results("language", with_row(kept(), run, stamped(row, before)))
     if keep:
         write_page(kept())
 

@@ -26,7 +26,7 @@ from action_heads_lab.sim.interval import wilson
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.rollout_worker import Play
 from action_heads_lab.sim.tasks import get_task
-from common import check_known, read_results, write_results
+from common import check_known, read_results, stamped, write_results
 from stage2 import DEMOS, OUT, pretrained
 from torch import Tensor
 
@@ -179,7 +179,7 @@ def main(named: tyro.conf.Positional[tuple[str, ...]] = ()) -> None:
         )
         successes = roll_out(policy, layout, name)
         low, high = wilson(successes, EPISODES)
-        rows[layout.name, system] = (
+        rows[layout.name, system] = stamped(
             {"layout": layout.name, "system": system, "horizon": layout.horizon, "action": layout.space.dim}
             | {"frozen": policy.num_frozen, "trained": policy.num_trainable}
             | {"projections": sum(p.numel() for p in policy.head.projections.values())}

@@ -25,7 +25,7 @@ from action_heads_lab.sim.interval import success_text
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import DOCS, check_row, read_results, row_of, table, write_results
+from common import DOCS, check_row, read_results, row_of, stamped, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead
@@ -151,7 +151,7 @@ def main(seeds: tuple[int, ...] = (0,)) -> None:
             if "inputs" in row:  # Rows of an earlier release have none.
                 check_row("second_task", row, key, inputs())
         else:
-            rows.append(measure(mode, seed) | {"inputs": inputs()})
+            rows.append(stamped(measure(mode, seed) | {"inputs": inputs()}))
             print(rows[-1], flush=True)
             write_results("second_task", rows)
     page(read_results("second_task"))

@@ -34,7 +34,7 @@ import torch
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim import Sim
 from action_heads_lab.sim.interval import error_bars, interval_text, wilson
-from common import DOCS, command_line, read_results, table, write_results
+from common import DOCS, command_line, read_results, stamped, table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
@@ -354,7 +354,7 @@ def main() -> None:
     results: dict[str, dict] = read_results("slow_fast", {})
     if options.only == "rate" or (options.only is None and "rate: waits" not in results):
         for name, acts in (("rate: slow and fast", "slow-fast"), ("rate: waits", "holds")):
-            results[name] = {str(latency): rate(acts, latency, options.seconds) for latency in LATENCIES}
+            results[name] = {str(latency): stamped(rate(acts, latency, options.seconds)) for latency in LATENCIES}
             print(name, *results[name].values(), sep="\n", flush=True)
         write_results("slow_fast", results)
     if options.only in (None, "success"):
@@ -367,7 +367,7 @@ def main() -> None:
                 row = rolled_out(SYSTEMS[name], latency, sim, options.episodes)
                 print(name, row, flush=True)
                 if options.episodes == EPISODES:
-                    done[str(latency)] = row
+                    done[str(latency)] = stamped(row)
                     write_results("slow_fast", results)
         sim.close()
     write_page(results)

@@ -19,7 +19,7 @@ from action_heads_lab.reproduce.grid import Reproduce, runs
 from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.interval import wilson
-from common import DOCS, command_line, read_results, row_of, table, with_row, write_results
+from common import DOCS, command_line, read_results, row_of, stamped, table, with_row, write_results
 
 from action_heads import golden
 from action_heads.io.files import read_json
@@ -75,6 +75,7 @@ def measure(head: Head, task: str, place: Place) -> dict[str, Any]:
         "episodes": len(result.episodes),
         "trained": result.head["trainable"],
         "fingerprint": result.head["fingerprint"],
+        "inputs": result.inputs,
         "cpu_seconds": result.seconds["cpu"],
     }
 
@@ -114,7 +115,7 @@ def main() -> None:
             cell = asdict(head) | {"task": task}
             if options.page or head.name not in options.only or row_of(read_results(NAME, []), cell):
                 continue
-            row = cell | measure(head, task, place)
+            row = stamped(cell | measure(head, task, place))
             print(f"{head.name} {task}: {row['successes']} of {row['episodes']}", flush=True)
             write_results(NAME, with_row(read_results(NAME, []), cell, row))
     page(read_results(NAME, []))

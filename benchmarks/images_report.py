@@ -15,14 +15,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.sim.interval import error_bars, interval_text, success_text
+from action_heads_lab.reproduce.statistics import unpaired_p
+from action_heads_lab.sim.interval import error_bars, interval_text
 from action_heads_lab.sim.report import COLOURS
-from common import DOCS, row_of, table
+from common import DOCS, made_text, row_of, table
+from comparisons import Comparison, by_chance, told_apart
 from images import CELLS, MIMICGEN, TASKS, Cell, finished
 
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
 NAMES = {"blind": "decoupled, without images"}
+OTHERS = {"random-frozen": "random-frozen", "blind": "without images", "normal": "normal training"}
 SMALL = 128  # hidden units of the adapter in the conclusions and in the figure over demonstrations
 DEMOS = 25  # demonstrations of the figure over parameters
 
@@ -58,11 +61,6 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
     return True
 
 
-def outcome(row: Row) -> str:
-    """Return the successes of a row with their interval."""
-    return success_text(row["successes"], row["episodes"])
-
-
 def line(row: Row) -> list[str]:
     """Return a row of the table."""
     through = {"code": "the code", "both": "both"}[row["through"]]
@@ -80,34 +78,45 @@ def line(row: Row) -> list[str]:
 
 
 def answer(rows: list[Row]) -> str:
-    """Return what the finished cells say of each task and number of demonstrations, for adapters of `SMALL`."""
-    said = []
-    for task, demos in sorted({(row["task"], row["demos"]) for row in rows}, key=lambda x: (TASKS.index(x[0]), -x[1])):
-        here = [row for row in rows if (row["task"], row["demos"]) == (task, demos)]
-        found = {row["mode"]: row for row in here if row["mode"] == "normal" or row["hidden"] == SMALL}
-        ours = found.pop("decoupled", None)
-        if ours is None:
-            continue
-        others = [
-            f"{NAMES.get(mode, mode)} {outcome(row)}"
-            + (f" with {row['trained']:,}" if row["trained"] != ours["trained"] else "")
-            + f" {against(ours, row)}"
-            for mode, row in found.items()
-        ]
-        said.append(
-            f"- **{task}, {demos} demonstrations:** decoupled {outcome(ours)} with {ours['trained']:,} trained "
-            f"parameters" + "".join(f"; {other}" for other in others) + "."
-        )
-    return "\n".join(said) or "No cell of this study is finished."
+    """Return the two lines of the answer: an adapter of `SMALL` beside its controls, and beside normal training."""
+    chosen = [(ours, other) for ours, other in pairs(rows) if ours["hidden"] == SMALL]
+    if not chosen:
+        return "No cell of this study is finished."
+    sizes = " or ".join(f"{size:,}" for size in sorted({ours["trained"] for ours, _ in chosen}))
+    controls = [tested(*pair) for pair in chosen if pair[1]["mode"] != "normal"]
+    normal = [tested(*pair) for pair in chosen if pair[1]["mode"] == "normal"]
+    lines = [(f"With {sizes} trained parameters, decoupled", controls), ("It", normal)]
+    return "\n".join(f"- {told_apart(first, tests)}" for first, tests in lines if tests)
 
 
-def against(ours: Row, other: Row) -> str:
-    """Return whether the intervals of two rows are apart."""
-    if ours["interval"][0] > other["interval"][1]:
-        return "(lower; the intervals do not overlap)"
-    if ours["interval"][1] < other["interval"][0]:
-        return "(higher; the intervals do not overlap)"
-    return "(the intervals overlap)"
+def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Return each row in the mode decoupled with those it is compared with: its controls, and normal training."""
+
+    def belongs(ours: Row, row: Row) -> bool:
+        is_control = row["mode"] in ("random-frozen", "blind") and row["trained"] == ours["trained"]
+        return (row["task"], row["demos"]) == (ours["task"], ours["demos"]) and (is_control or row["mode"] == "normal")
+
+    return [(ours, row) for ours in rows if ours["mode"] == "decoupled" for row in rows if belongs(ours, row)]
+
+
+def tested(ours: Row, other: Row) -> Comparison:
+    """Return Fisher's exact test of two rows, which keep the number of successes and not which episodes they are."""
+    first, second = [(row["successes"], row["episodes"]) for row in (ours, other)]
+    where = f"{ours['task']} from {ours['demos']} demonstrations"
+    gain = first[0] / first[1] - second[0] / second[1]
+    return Comparison(OTHERS[other["mode"]], where, gain, unpaired_p(first, second))
+
+
+def comparisons(rows: list[Row]) -> str:
+    """Return the table of decoupled beside its controls and normal training, with the p-value of each difference."""
+    lines: dict[int, list[str]] = {}
+    for ours, other in (found := pairs(rows)):
+        start = [ours["task"], str(ours["demos"]), f"{ours['trained']:,}", f"{ours['successes']} of {ours['episodes']}"]
+        line = lines.setdefault(id(ours), start + [""] * len(OTHERS))
+        cell = f"{other['successes']} of {other['episodes']} (p = {tested(ours, other).p:.2g})"
+        line[len(start) + list(OTHERS).index(other["mode"])] = cell
+    head = ["task", "demonstrations", "trained", "decoupled", *OTHERS.values()]
+    return f"{table(head, lines.values())}\n\n{by_chance(len(found))}"
 
 
 def open_cells(rows: list[Row], tasks: Sequence[str]) -> str:
@@ -157,7 +166,14 @@ def study(rows: list[Row]) -> None:
         if draw(f"images-{name}", chosen, over, label)
     ]
     results = "".join(drawn) + table(HEAD, map(line, rows))
-    fill(DOCS / "cached-images.md", {"answer": answer(rows), "results": results, "open": open_cells(rows, TASKS)})
+    parts = {
+        "answer": answer(rows),
+        "comparisons": comparisons(rows),
+        "results": results,
+        "open": open_cells(rows, TASKS),
+        "made": made_text("images", rows),
+    }
+    fill(DOCS / "cached-images.md", parts)
 
 
 def mimicgen(rows: list[Row]) -> None:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from action_heads_lab.reproduce.config import Run
-from action_heads_lab.reproduce.statistics import paired, rate
+from action_heads_lab.reproduce.statistics import paired, rate, unpaired_p
 from made_up import outcomes, result
 from scipy import stats
 
@@ -44,6 +44,12 @@ def test_mcnemar_is_exact_and_keeps_its_level():
         assert test
         below.append(test.p < 0.05)
     assert np.mean(below) < 0.08
+
+
+def test_rates_without_outcomes_by_episode_are_compared_by_fisher_s_exact_test():
+    """By hand: of the C(6, 3) = 20 ways to place three successes, two are as unequal as three and none."""
+    assert unpaired_p((3, 3), (0, 3)) == pytest.approx(2 / 20)
+    assert unpaired_p((2, 4), (1, 2)) == pytest.approx(1)
 
 
 def test_alike_is_no_difference():

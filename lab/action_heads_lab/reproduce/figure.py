@@ -124,10 +124,13 @@ def _paper(axis, at: int, family: str, backbone: str, column: int) -> None:
     """Draw a column of the paper's Table II, hatched, with the standard deviation over its training seeds."""
     for mode in ALL_MODES:
         if values := paper.TABLE_2[family].get((backbone, mode)):
-            mean, std = values[column]
-            axis.bar(
-                at + AT[mode], mean / 100, WIDTH, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white"
-            )
+            paper_bar(axis, at + AT[mode], mode, values[column], WIDTH)
+
+
+def paper_bar(axis, at: float, mode: str, value: paper.Value, width: float) -> None:
+    """Draw a success rate of the paper in %, hatched, with its standard deviation over training seeds."""
+    mean, std = value
+    axis.bar(at, mean / 100, width, yerr=std / 100, color=COLOURS[mode], hatch="//", edgecolor="white")
 
 
 def _tasks(pooled: Mapping[str, list[Result]]) -> str:

@@ -128,10 +128,23 @@ def paired(first: Sequence[Result], second: Sequence[Result]) -> Paired | None:
     found: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
     for key in sorted(one.keys() & other.keys()):
         pairs = [(one[key][start], other[key][start]) for start in one[key].keys() & other[key].keys()]
-        counts = len(pairs), sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
         if pairs:
-            found.setdefault(key[:2], []).append(counts)
+            found.setdefault(key[:2], []).append(counted(pairs))
     return Paired(tuple(map(tuple, found.values()))) if found else None
+
+
+def counted(pairs: Sequence[tuple[bool, bool]]) -> tuple[int, int, int]:
+    """Return how many pairs of outcomes there are, and in how many only the first or only the second is a success."""
+    return len(pairs), sum(a and not b for a, b in pairs), sum(b and not a for a, b in pairs)
+
+
+def unpaired_p(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """Return the two-sided p-value of Fisher's exact test that two rates are equal, given as (successes, episodes).
+
+    Use `paired` instead if the outcomes of both on the same starts are known.
+    """
+    table = [[won, of - won] for won, of in (first, second)]
+    return float(require("scipy.stats", "train").fisher_exact(table).pvalue)
 
 
 def _outcomes(runs: Sequence[Result]) -> dict[tuple[str, str, int], dict[tuple[str, int], bool]]:

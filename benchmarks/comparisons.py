@@ -1,0 +1,48 @@
+"""Sentences on which systems are better than others at p < 0.05, for the answers of pages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+LEVEL = 0.05
+
+
+class Comparison(NamedTuple):
+    """A test of two systems on one task or suite."""
+
+    other: str  # the system that the first one is compared with
+    where: str  # task or suite
+    gain: float  # the rate of the first system minus that of the other
+    p: float
+
+    @property
+    def is_apart(self) -> bool:
+        return self.p < LEVEL
+
+
+def told_apart(first: str, found: Iterable[Comparison]) -> str:
+    """Return where a system is better or worse than each other one, and from which ones it is not told apart."""
+    by_other: dict[str, list[Comparison]] = {}
+    for each in found:
+        by_other.setdefault(each.other, []).append(each)
+    parts = []
+    for other, tests in by_other.items():
+        for word, sign in (("better", 1), ("worse", -1)):
+            if places := [
+                f"{each.where} (p = {each.p:.2g})" for each in tests if each.is_apart and sign * each.gain > 0
+            ]:
+                parts.append(f"{word} than {other} on {listed(places)}")
+        if not any(each.is_apart for each in tests):
+            parts.append(f"not told apart from {other}")
+    return f"{first} is {'; '.join(parts)}."
+
+
+def by_chance(tests: int) -> str:
+    """Return how many of so many tests of equal systems are expected to find a difference."""
+    return f"Of {tests} tests of equally good systems about {LEVEL * tests:.1f} have p < {LEVEL}."
+
+
+def listed(names: list[str]) -> str:
+    """Return names as a list in a sentence."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

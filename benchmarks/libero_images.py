@@ -1,8 +1,8 @@
 r"""LIBERO from images: one policy for the ten tasks of a suite, on cached keypoints of a frozen encoder and words.
 
-A policy sees two cameras and the arm, and is told its task as a sentence. It is rolled out from the suite's init states
-in their order. The outcome of every task is written to benchmarks/results/libero_images.json as soon as it is there, so
-a run that was killed goes on, and more episodes continue those that are finished.
+A policy observes two cameras, the state of the arm and the sentence of its task. It is rolled out from the suite's
+init states in their order. The outcome of every task is written to benchmarks/results/libero_images.json as soon as it
+is there, so a run that was killed goes on, and more episodes continue those that are finished.
 
     for i in 0 1 2 3 4 5 6 7 8 9; do
       uv run action-heads record libero_object/$i outputs/libero/libero_object-$i --demos 10 --size 128 \
@@ -10,7 +10,7 @@ a run that was killed goes on, and more episodes continue those that are finishe
     done
     uv run benchmarks/libero_images.py --encoder outputs/encoders/mobilenetv2 --text outputs/encoders/minilm
     uv run benchmarks/libero_images.py --small --mode decoupled random-frozen [--encoder ... --text ...]
-    uv run benchmarks/libero_images.py --page    # fills docs/results/libero-images.md, also from an unfinished run
+    uv run benchmarks/libero_images.py --page    # fills docs/results/libero-images.md with all finished runs
 
 Axes: N rows, c condition, h horizon, a action.
 """
@@ -18,23 +18,20 @@ Axes: N rows, c condition, h horizon, a action.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from action_heads_lab.policies import actor
-from action_heads_lab.reproduce.page import fill
-from action_heads_lab.reproduce.paper import PRINTED, TASKS
 from action_heads_lab.sim import libero
-from action_heads_lab.sim.interval import interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import INIT_STATES, description
-from common import DOCS, check_row, command_line, read_results, row_of, table, with_row, write_results
-from figures import draw
+from common import check_row, command_line, read_results, row_of, stamped, with_row, write_results
+from libero_cells import EPISODES, MODES, SMALL, SUITES, Cell
+from libero_images_report import NAME, page
 from on_features import trained
 from torch import Tensor
 
@@ -43,32 +40,8 @@ from action_heads.adapt.settings import AdaptConfig, Columns, Text, Vision
 from action_heads.io.contents import combined
 from action_heads.observed_policy import ObservedPolicy
 
-NAME = "libero_images"
-PAGE = DOCS / "libero-images.md"
 CAMERAS = ("agentview", "robot0_eye_in_hand")
-SUITES = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
 EXECUTE, DENOISING = 8, 10
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run, for the tasks of a suite. `blind` is the mode decoupled with mean keypoints for every image."""
-
-    suite: str
-    mode: str = "decoupled"
-    tasks: int = 10  # the first so many of the suite
-    head: str = "dae/mixer-5m-fk-delta"
-    demos: int = 10  # of each task
-    through: str = "both"
-    hidden: int = 256
-    lr: float = 2.5e-3
-    steps: int = 2000
-    seed: int = 0
-
-
-MODES = ("decoupled", "normal", "random-frozen", "blind")
-NAMES = {"blind": "decoupled, without images"}
-SMALL: dict[str, Any] = {"through": "code", "hidden": 64, "lr": 1e-2, "steps": 1000}  # the small adapter
 
 
 class Demonstrations(NamedTuple):
@@ -168,7 +141,8 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
     """Train the policy of a cell and roll it out in every task, and write the results after each."""
     for task in tasks_of(cell):
         rows = finished()
-        row = row_of(rows, asdict(cell)) or {**asdict(cell), "rolled": {}}
+        begun = row_of(rows, asdict(cell))
+        row = begun or {**asdict(cell), "rolled": {}}
         check_row(NAME, row, asdict(cell), data.inputs)
         before = row["rolled"].get(task, [])
         if len(before) >= episodes or time.monotonic() > until:
@@ -179,47 +153,7 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
         now = row | observed.training_record | {"rollout_seconds": spent, "inputs": data.inputs}
         now["rolled"] = row["rolled"] | {task: before + successes}
         print(f"{cell.mode} {task}: {sum(now['rolled'][task])} of {len(now['rolled'][task])}", flush=True)
-        write_results(NAME, with_row(rows, asdict(cell), now))
-
-
-def named(row: dict[str, Any]) -> str:
-    """Return the name of a run in table and figure."""
-    mode: str = row["mode"]
-    return NAMES.get(mode, mode) + (", small adapter" if row["through"] == "code" else "")
-
-
-def outcome(row: dict[str, Any]) -> tuple[int, int]:
-    """Return how many episodes of a row succeeded, and how many there were."""
-    episodes = [success for each in row["rolled"].values() for success in each]
-    return sum(episodes), len(episodes)
-
-
-def page(cells: Iterable[Cell]) -> None:
-    """Write the tables of the page and a figure for each suite."""
-    lines, ours, drawn = [], finished(), {}
-    for cell in cells:
-        row = row_of(ours, asdict(cell))
-        name = named(asdict(cell))
-        if row is None:
-            if any(each["suite"] == cell.suite for each in ours):
-                lines.append([cell.suite, name, "", "not run", "", "", ""])
-            elif not any(line[0] == cell.suite for line in lines):
-                lines.append([cell.suite, "all", "", "not run", "", "", ""])
-            continue
-        won, tried = drawn.setdefault(cell.suite, {})[name] = outcome(row)
-        tasks = ", ".join(f"{sum(each)}/{len(each)}" for each in row["rolled"].values())
-        numbers = [f"{row['trained']:,}", f"{won} of {tried}", interval_text(*wilson(won, tried)), tasks]
-        lines.append([cell.suite, name, *numbers, f"{row['training_cpu_seconds']} s"])
-    head = ["suite", "run", "trained", "success", "95 % interval", "by task", "CPU time of training"]
-    theirs = [
-        [f"DP-MLP, {mode}", *values.split()]
-        for (backbone, mode), values in PRINTED["libero"].items()
-        if backbone == "mlp"
-    ]
-    paper = table(["paper", *TASKS["libero"], "average"], theirs)
-    fill(PAGE, {"ours": table(head, lines, left=2), "paper": paper})
-    for suite, rates in drawn.items():
-        draw(f"{suite.replace('_', '-')}-images", suite, {"": rates})
+        write_results(NAME, with_row(rows, asdict(cell), stamped(now, begun)))
 
 
 def main() -> None:
@@ -234,7 +168,9 @@ def main() -> None:
     parser.add_argument("--demos", type=int, default=Cell.demos, help="demonstrations of each task")
     parser.add_argument("--small", action="store_true", help="the small adapter, through the code alone")
     parser.add_argument("--steps", type=int, help=f"training steps: {Cell.steps}, and {SMALL['steps']} with --small")
-    parser.add_argument("--episodes", type=int, default=5, help="rollouts of each task; more continue finished ones")
+    parser.add_argument(
+        "--episodes", type=int, default=EPISODES, help="rollouts of each task; more continue finished ones"
+    )
     parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
     parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
     options = parser.parse_args()
@@ -251,10 +187,7 @@ def main() -> None:
         if cell.suite not in read:
             read = {cell.suite: demonstrations(cell, options.data, options.encoder, options.text)}
         run(cell, read[cell.suite], options.data, options.episodes, until)
-    if options.tasks == Cell.tasks:
-        frozen = ("decoupled", "random-frozen")
-        modes = [(mode, {}) for mode in MODES] + [(mode, SMALL) for mode in frozen]
-        page(Cell(suite, mode, **effort | size | steps) for suite in SUITES for mode, size in modes)
+    page()
 
 
 if __name__ == "__main__":

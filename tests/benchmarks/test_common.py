@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import sys
 from dataclasses import asdict
 from importlib import import_module
@@ -98,6 +100,54 @@ def test_a_row_of_other_inputs_is_refused_and_one_without_any_is_not(common):
     assert "Restore them, or set BENCHMARK_RESULTS" in str(e.value)
 
 
+def test_a_row_names_the_runs_that_made_it(common, monkeypatch):
+    """The file's own command and machine are those of its last run, which had stood for all rows."""
+    monkeypatch.setattr(sys, "argv", ["some.py", "--first"])
+    first = common.stamped({"ms": 1})
+    assert [made["command"] for made in first["made"]] == ["uv run some.py --first"]
+    assert first["made"][0]["machine"] == common.machine()
+    assert common.stamped({"ms": 2}, first)["made"] == first["made"]
+    monkeypatch.setattr(sys, "argv", ["some.py", "--second"])
+    commands = [made["command"] for made in common.stamped({"ms": 2}, first)["made"]]
+    assert commands == ["uv run some.py --first", "uv run some.py --second"]
+    assert common.stamped({"ms": 2})["made"][0]["command"] == "uv run some.py --second"
+
+
+def test_a_row_of_an_unknown_run_borrows_no_other(common):
+    old, new = {"ms": 1}, common.stamped({"ms": 2, "inputs": NOW})
+    assert common.stamped({"ms": 3}, old)["made"] == [None, *new["made"]]
+    text = common.made_text("some", [old, new, common.stamped({"ms": 3}, old)])
+    assert "| 2 | not recorded |" in text
+    assert f"`{new['made'][0]['command']}`" in text
+    assert "2 of these rows hold no hashes" in text
+
+
+def test_result_files_name_their_run_as_the_overview_says():
+    root = Path(__file__).parents[2]
+    files = [path for folder in ("benchmarks/results", "results") for path in (root / folder).rglob("*.json")]
+    named = {"command", "date", "machine"}
+    partial = [path for path in files if not named.issubset(map(str, json.loads(path.read_text("utf-8"))))]
+    known = re.compile(r"demo_|.*_on_droid\.json")
+    assert len(files) > 100
+    assert [path for path in partial if not known.match(path.name) and path.parent.name != "images_h200"] == []
+
+
+NOT_STAMPED = {
+    "droid_heads": "all rows of a file are of one run",
+    "stage2_report": "it copies records, each of which has its machine",
+}
+
+
+def test_every_benchmark_that_adds_to_its_rows_names_the_run_of_each():
+    adds = {
+        path.stem
+        for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py")
+        if {"read_results(", "write_results("} <= set(re.findall(r"\b\w+\(", path.read_text("utf-8")))
+        and "stamped(" not in path.read_text("utf-8")
+    }
+    assert adds - {"common"} <= NOT_STAMPED.keys()
+
+
 @pytest.fixture
 def images(common, monkeypatch, tmp_path):
     """Return the benchmark with one cell, whose recording has the contents `NOW` and whose episodes all succeed."""
@@ -129,6 +179,7 @@ def test_a_row_without_hashes_goes_on_and_has_them_from_then_on(images, common):
     images.main()
     (row,) = common.read_results("images")
     assert (row["episodes"], row["inputs"]) == (10, NOW)
+    assert [made is None for made in row["made"]] == [True, False]
 
 
 @pytest.mark.parametrize("episodes", [4, 10])

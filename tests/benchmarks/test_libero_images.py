@@ -1,0 +1,186 @@
+"""The pages on cached images: they hold what the results say, also for heads and rows that they did not plan."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "docs" / "results"
+OURS = ("common", "comparisons", "images", "images_report", "on_features")
+OURS += ("libero_cells", "libero_images", "libero_images_report")
+
+
+@pytest.fixture
+def load(monkeypatch, tmp_path):
+    """Return a function that imports a report, which writes into copies of the pages in `tmp_path`."""
+    for name in ("transformers", "matplotlib", "robosuite"):
+        pytest.importorskip(name)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+    def load(name: str, results: Path | None = None):
+        monkeypatch.setenv("BENCHMARK_RESULTS", str(results or tmp_path))
+        for page in ("cached-images.md", "libero-images.md", "mimicgen.md"):
+            shutil.copy(RESULTS / page, tmp_path)
+        for each in OURS:
+            sys.modules.pop(each, None)
+        module = import_module(name)
+        monkeypatch.setattr(module, "DOCS", tmp_path, raising=False)
+        if hasattr(module, "PAGE"):
+            monkeypatch.setattr(module, "PAGE", tmp_path / module.PAGE.name)
+        return module
+
+    yield load
+    for each in OURS:
+        sys.modules.pop(each, None)
+
+
+@pytest.fixture
+def report(load):
+    """Return the report of LIBERO from images, with results in `tmp_path`."""
+    return load("libero_images_report")
+
+
+def row(report, cell, won: int, **more) -> dict:
+    """Return a finished row whose first `won` episodes succeed."""
+    outcomes = [i < won for i in range(50)]
+    rolled = {f"{cell.suite}/{i}": outcomes[5 * i : 5 * i + 5] for i in range(10)}
+    costs = {"trained": 7, "training_cpu_seconds": 600, "rollout_seconds": 1200}
+    return asdict(cell) | {"rolled": rolled} | costs | more
+
+
+def part(page: Path, name: str) -> str:
+    """Return a part of a page."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- end -->", page.read_text("utf-8"), re.DOTALL)
+    assert found
+    return found[1]
+
+
+def written(report, rows: list[dict], tmp_path: Path, name: str) -> str:
+    """Write results and the page, and return a part of it."""
+    (tmp_path / "libero_images.json").write_text(json.dumps({"results": rows}))
+    report.page()
+    return part(tmp_path / "libero-images.md", name)
+
+
+@pytest.mark.parametrize(
+    ("script", "call", "command", "pages"),
+    [
+        ("libero_images_report", "page", "libero_images.py --page", ["libero-images.md"]),
+        ("images_report", "main", "images_report.py", ["cached-images.md", "mimicgen.md"]),
+    ],
+)
+def test_the_pages_hold_what_the_results_say(script, call, command, pages, load, tmp_path):
+    getattr(load(script, ROOT / "benchmarks" / "results"), call)()
+    for page in pages:
+        was, now = (folder.joinpath(page).read_text("utf-8") for folder in (RESULTS, tmp_path))
+        assert was == now, f"docs/results/{page} is behind the results: uv run benchmarks/{command}"
+
+
+def test_a_run_of_another_head_adds_a_row_and_removes_none(report, tmp_path):
+    cells = [report.Cell(suite, mode) for suite in report.SUITES for mode in report.MODES]
+    others = [replace(cells[0], head="dae/mlp-5m-fk-delta"), replace(cells[0], demos=50), replace(cells[0], steps=4000)]
+    before = written(report, [row(report, cell, 20) for cell in cells], tmp_path, "ours").splitlines()
+    after = written(report, [row(report, cell, 20) for cell in (*others, *cells)], tmp_path, "ours").splitlines()
+    new = [line for line in after if line not in before]
+    assert [line for line in after if line in before] == before
+    for line, said in zip(new, ("`dae/mlp-5m-fk-delta`", "4,000 training steps", "50 demonstrations"), strict=True):
+        assert said in line
+
+
+def test_the_aim_is_met_missed_or_open(report, tmp_path):
+    """On the paper's scale: at most 2 points below normal training, and above its average of 84.2 %."""
+
+    def first(decoupled: int, normal: int, suites=report.SUITES) -> str:
+        rows = [row(report, report.Cell(suite), decoupled) for suite in suites]
+        rows += [row(report, report.Cell(suite, "normal"), normal) for suite in suites]
+        return written(report, rows, tmp_path, "answer").splitlines()[0]
+
+    assert "is met: decoupled has 172 of 200, normal training 176 of 200" in first(43, 44)
+    assert "is missed: decoupled has 168 of 200, normal training 168 of 200" in first(42, 42)
+    assert "is missed: decoupled has 180 of 200, normal training 188 of 200" in first(45, 47)
+    assert "is open: 3 of 4 suites" in first(50, 50, report.SUITES[:3])
+
+
+def test_systems_are_compared_on_the_same_starts(report, tmp_path):
+    """By hand: only one of the two succeeds in 6 episodes, always the same one, so p = 2 / 2⁶."""
+    cells = report.Cell("libero_goal"), report.Cell("libero_goal", "random-frozen")
+    rows = [row(report, cell, won) for cell, won in zip(cells, (26, 20), strict=True)]
+    assert "better than random-frozen on LIBERO-Goal (p = 0.031)" in written(report, rows, tmp_path, "answer")
+    assert "| 26 of 50 and 20 of 50 |" in written(report, rows, tmp_path, "pairs")
+    rows[1] = row(report, cells[1], 21)
+    assert "not told apart from random-frozen" in written(report, rows, tmp_path, "answer")
+
+
+def test_what_is_not_run_has_the_median_cost_of_what_is(report, tmp_path):
+    rows = [row(report, report.Cell("libero_goal", mode), 20) for mode in report.MODES[:3]]
+    rows[0] |= {"training_cpu_seconds": 99999, "rollout_seconds": 99999}
+    lines = [line.split(" | ") for line in written(report, rows, tmp_path, "open").splitlines()]
+    found = {(line[0].removeprefix("| "), line[1]): line[2:] for line in lines}
+    head = "`dae/mixer-5m-fk-delta`"
+    small = "decoupled, small adapter; random-frozen, small adapter"
+    assert found["LIBERO-Goal", head] == [f"decoupled, without images; {small}", "30 min", "60 min |"]
+    assert found["LIBERO-10", "`dae/mlp-5m-fk-delta`"] == ["decoupled; normal; random-frozen", "30 min", "60 min |"]
+    more = [line[2:] for line in lines if "finished runs" in line[2]]
+    assert [line[2] for line in more] == ["180 min |", "540 min |"]  # 150 and 450 more episodes of three runs
+
+
+def test_an_unfinished_row_is_not_on_the_page(report, tmp_path):
+    """A run that was killed after three tasks had counted like a finished one."""
+    whole, begun = (row(report, report.Cell(suite), 50) for suite in ("libero_goal", "libero_10"))
+    begun["rolled"] = dict(list(begun["rolled"].items())[:3])
+    assert "libero_10" not in written(report, [whole, begun], tmp_path, "ours")
+
+
+def test_a_row_that_goes_on_names_all_its_runs_and_their_inputs(load, monkeypatch, tmp_path):
+    """The file named the machine of its last run for the rows of all."""
+    script = load("libero_images")
+    trained = SimpleNamespace(training_record={"trained": 7})
+    monkeypatch.setattr(script, "policy_of", lambda *_: trained)
+    monkeypatch.setattr(script, "roll_out", lambda *given: [True for _ in given[-1]])
+    cell, data = script.Cell("libero_goal", tasks=2), SimpleNamespace(inputs={"--data": "now"})
+    for command, episodes in (("first.py", 1), ("second.py", 3)):
+        monkeypatch.setattr(sys, "argv", [command])
+        script.run(cell, data, tmp_path, episodes, float("inf"))
+    (row,) = script.finished()
+    assert list(map(len, row["rolled"].values())) == [3, 3]
+    assert [made["command"] for made in row["made"]] == ["uv run first.py", "uv run second.py"]
+    assert row["inputs"] == data.inputs
+    with pytest.raises(SystemExit, match="other contents of --data"):
+        script.run(cell, SimpleNamespace(inputs={"--data": "other"}), tmp_path, 4, float("inf"))
+
+
+def test_cells_without_outcomes_by_episode_are_compared_by_fisher_s_test(load):
+    report = load("images_report")
+    cells = [
+        report.Cell("Lift"),
+        report.Cell("Lift", "random-frozen"),
+        report.Cell("Lift", **import_module("images").NORMAL),
+    ]
+    rows = [
+        asdict(cell) | {"successes": won, "episodes": 3, "trained": trained}
+        for cell, won, trained in zip(cells, (3, 0, 3), (5, 5, 9), strict=True)
+    ]
+    assert "| 3 of 3 | 0 of 3 (p = 0.1) |  | 3 of 3 (p = 1) |" in report.comparisons(rows)  # by hand: 2 / C(6, 3)
+    assert report.answer(rows).startswith(
+        "- With 5 trained parameters, decoupled is not told apart from random-frozen."
+    )
+
+
+def test_counts_in_the_overview_are_on_the_pages_it_links_to():
+    counts = 0
+    for line in (RESULTS / "index.md").read_text("utf-8").splitlines():
+        if link := re.match(r"\| \[[^]]*\]\(([\w-]+\.md)\)", line):
+            page = (RESULTS / link[1]).read_text("utf-8")
+            found = re.findall(r"\d+ of \d+", line)
+            assert [each for each in found if each not in page] == [], f"{link[1]} has other numbers than index.md"
+            counts += len(found)
+    assert counts > 20

@@ -68,6 +68,7 @@ def line(row: Row) -> list[str]:
         row["task"],
         str(row["demos"]),
         f"{NAMES.get(row['mode'], row['mode'])}, through {through}",
+        str(row["steps"]),
         f"{row['trained']:,}",
         f"{row['successes']} of {row['episodes']}",
         interval_text(*row["interval"]),
@@ -78,15 +79,26 @@ def line(row: Row) -> list[str]:
 
 
 def answer(rows: list[Row]) -> str:
-    """Return the two lines of the answer: an adapter of `SMALL` beside its controls, and beside normal training."""
-    chosen = [(ours, other) for ours, other in pairs(rows) if ours["hidden"] == SMALL]
-    if not chosen:
+    """Return the lines of the answer: the adapter of `SMALL`, beside its controls and normal training, and larger ones.
+
+    They are of the usual number of training steps.
+    """
+    usual = [pair for pair in pairs(rows) if pair[0]["steps"] == Cell.steps]
+    small = [pair for pair in usual if pair[0]["hidden"] == SMALL]
+    if not small:
         return "No cell of this study is finished."
-    sizes = " or ".join(f"{size:,}" for size in sorted({ours["trained"] for ours, _ in chosen}))
-    controls = [tested(*pair) for pair in chosen if pair[1]["mode"] != "normal"]
-    normal = [tested(*pair) for pair in chosen if pair[1]["mode"] == "normal"]
-    lines = [(f"With {sizes} trained parameters, decoupled", controls), ("It", normal)]
-    return "\n".join(f"- {told_apart(first, tests)}" for first, tests in lines if tests)
+    large = [pair for pair in usual if pair[0]["hidden"] > SMALL]
+    lines = [
+        (f"With {trained(small)} trained parameters, decoupled", [x for x in small if x[1]["mode"] != "normal"]),
+        ("It", [x for x in small if x[1]["mode"] == "normal"]),
+        (f"With {trained(large)}, decoupled", large),
+    ]
+    return "\n".join(f"- {told_apart(first, [tested(*x) for x in found])}" for first, found in lines if found)
+
+
+def trained(found: list[tuple[Row, Row]]) -> str:
+    """Return the numbers of parameters that the first rows of pairs train."""
+    return " or ".join(f"{size:,}" for size in sorted({ours["trained"] for ours, _ in found}))
 
 
 def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
@@ -94,7 +106,8 @@ def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 
     def belongs(ours: Row, row: Row) -> bool:
         is_control = row["mode"] in ("random-frozen", "blind") and row["trained"] == ours["trained"]
-        return (row["task"], row["demos"]) == (ours["task"], ours["demos"]) and (is_control or row["mode"] == "normal")
+        is_alike = all(row[key] == ours[key] for key in ("task", "demos", "steps"))
+        return is_alike and (is_control or row["mode"] == "normal")
 
     return [(ours, row) for ours in rows if ours["mode"] == "decoupled" for row in rows if belongs(ours, row)]
 
@@ -111,11 +124,12 @@ def comparisons(rows: list[Row]) -> str:
     """Return the table of decoupled beside its controls and normal training, with the p-value of each difference."""
     lines: dict[int, list[str]] = {}
     for ours, other in (found := pairs(rows)):
-        start = [ours["task"], str(ours["demos"]), f"{ours['trained']:,}", f"{ours['successes']} of {ours['episodes']}"]
+        start = [ours["task"], str(ours["demos"]), str(ours["steps"]), f"{ours['trained']:,}"]
+        start.append(f"{ours['successes']} of {ours['episodes']}")
         line = lines.setdefault(id(ours), start + [""] * len(OTHERS))
         cell = f"{other['successes']} of {other['episodes']} (p = {tested(ours, other).p:.2g})"
         line[len(start) + list(OTHERS).index(other["mode"])] = cell
-    head = ["task", "demonstrations", "trained", "decoupled", *OTHERS.values()]
+    head = ["task", "demonstrations", "training steps", "trained", "decoupled", *OTHERS.values()]
     return f"{table(head, lines.values())}\n\n{by_chance(len(found))}"
 
 
@@ -131,19 +145,21 @@ def open_cells(rows: list[Row], tasks: Sequence[str]) -> str:
         training = sum(row["training_cpu_seconds"] for row in rows) / len(rows)
         rollout = sum(row["rollout_cpu_seconds"] for row in rows) / sum(row["episodes"] for row in rows)
         cost = f" A finished one took {training:.0f} s of one core to train, and {rollout:.1f} s for each episode."
-    return f"{done}{cost} These are open:\n\n{table(['task', 'demonstrations', 'systems'], grouped(absent), 3)}"
+    head = ["task", "demonstrations", "training steps", "systems"]
+    return f"{done}{cost} These are open:\n\n{table(head, grouped(absent), 4)}"
 
 
 def grouped(cells: list[Cell]) -> list[list[str]]:
-    """Return the rows of a table of cells, one for each task and number of demonstrations."""
-    groups: dict[tuple[str, int], list[str]] = {}
+    """Return the rows of a table of cells, one for each task and numbers of demonstrations and training steps."""
+    groups: dict[tuple[str, int, int], list[str]] = {}
     for cell in cells:
         hidden = f", {cell.hidden} hidden units" if cell.hidden else ""
-        groups.setdefault((cell.task, cell.demos), []).append(NAMES.get(cell.mode, cell.mode) + hidden)
-    return [[task, str(demos), "; ".join(names)] for (task, demos), names in groups.items()]
+        groups.setdefault((cell.task, cell.demos, cell.steps), []).append(NAMES.get(cell.mode, cell.mode) + hidden)
+    return [[task, str(demos), str(steps), "; ".join(names)] for (task, demos, steps), names in groups.items()]
 
 
-HEAD = ["task", "demonstrations", "system", "trained", "success", "95 % interval", "loss", "training", "rollouts"]
+HEAD = ["task", "demonstrations", "system", "steps", "trained", "success", "95 % interval", "loss"]
+HEAD += ["training", "rollouts"]
 
 
 def main() -> None:
@@ -154,10 +170,11 @@ def main() -> None:
 
 def study(rows: list[Row]) -> None:
     """Fill the page of the study, and draw its figures."""
-    rows.sort(key=lambda r: (TASKS.index(r["task"]), -r["demos"], MODES.index(r["mode"]), r["trained"]))
-    small = [row for row in rows if row["mode"] == "normal" or row["hidden"] == SMALL]
+    rows.sort(key=lambda r: (TASKS.index(r["task"]), -r["demos"], r["steps"], MODES.index(r["mode"]), r["trained"]))
+    usual = [row for row in rows if row["steps"] == Cell.steps]
+    small = [row for row in usual if row["mode"] == "normal" or row["hidden"] == SMALL]
     figures = {
-        "parameters": ([row for row in rows if row["demos"] == DEMOS], "trained", "trained parameters"),
+        "parameters": ([row for row in usual if row["demos"] == DEMOS], "trained", "trained parameters"),
         "demonstrations": (small, "demos", "the number of demonstrations"),
     }
     drawn = [

@@ -1,5 +1,6 @@
 import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from action_heads_lab.reproduce import figure, paper, results
@@ -11,7 +12,7 @@ from action_heads_lab.reproduce.families import FAMILIES
 from action_heads_lab.reproduce.grid import Reproduce, runs
 from action_heads_lab.reproduce.markdown import cost
 from action_heads_lab.reproduce.report import ReportConfig, report, robosuite
-from action_heads_lab.reproduce.results import Episode
+from action_heads_lab.reproduce.results import Episode, Result
 from made_up import outcomes, result
 
 
@@ -277,7 +278,7 @@ def test_controls_of_every_signal_without_a_code_are_one_run():
     assert alone.protocol["signal"] == "none"
 
 
-def of_libero(**episodes: int) -> list:
+def of_libero(**episodes: int) -> list[Result]:
     """Return results of suites in every mode; the last episodes of every task fail, the first three do not."""
     run = FAMILIES["libero"].effort(Run(family="libero", task="libero_goal"))
     return [
@@ -321,11 +322,11 @@ def test_other_assets_are_another_table_and_the_page_names_the_difference():
     official = of_libero(spatial=3, goal=3)
     other = [replace(r, run=replace(r.run, assets="stand-in"), id=f"{i}") for i, r in enumerate(of_libero(spatial=3))]
     text = beside_paper("libero", official + other)
-    assert "*Ours (1)*: official assets.\n*Ours (2)*: stand-in assets.\n" in text
+    assert "- *Ours (1)*: official assets.\n- *Ours (2)*: stand-in assets.\n" in text
     assert "through blocks, stand-in assets, 3 episodes of each task.**" in text
     unknown = beside_paper("libero", [replace(r, run=replace(r.run, assets="")) for r in other])
     assert "unknown assets" in unknown, "an older result does not say"
-    assert "\n*Ours" not in unknown, "one table has nothing to differ from"
+    assert "- *Ours" not in unknown, "one table has nothing to differ from"
     everything = of_libero(object=3, **{"10": 3}) + official[3:] + other
     rows = [line for line in beside_paper("libero", everything).splitlines() if line.startswith("| DP-MLP")]
     assert not any("first 3 episodes" in row for row in rows), "an average never mixes assets"
@@ -362,7 +363,7 @@ def test_the_commands_for_missing_runs_name_exactly_these_runs():
     for line in block.splitlines():
         if line.startswith("uv run"):
             words = shlex.split(line)[3:]
-            values = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
+            values: dict[str, Any] = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
             values["episodes"] = int(values["episodes"])
             missing |= {*runs(Reproduce(**values), "libero")}
     left = {replace(run, episodes=1) for run in missing} - {replace(r.run, episodes=1) for r in found}

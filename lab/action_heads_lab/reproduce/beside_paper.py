@@ -30,7 +30,7 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
         own = [row for group in alike(ours.values()) for row in _ours(ours, group, tasks, backbone, mode)]
         none = [f"**ours** | {'not run | ' * len(tasks)}"] if ours else []
         lines += [f"| {name} | {row} |" for row in own or none]
-    apart = [f"*{label.capitalize()}*: {text}." for label, text in _apart(ours).items()]
+    apart = [f"- *{label.capitalize()}*: {text}." for label, text in _apart(ours).items()]
     each = [titled(table, f"{label.capitalize()}: {table.title}", tasks) for label, table in ours.items()]
     parts = ["\n".join(lines), "\n".join(apart), *each, INTERVALS if each else "We have no runs of this family."]
     return "\n\n".join([*filter(None, parts), missing.of_table_2(family, found)])

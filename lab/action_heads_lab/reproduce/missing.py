@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from action_heads_lab.reproduce.cells import protocol_of, tables
 from action_heads_lab.reproduce.config import ALL_MODES, SEEDS, Run
@@ -41,7 +41,7 @@ def of_table_2(family: str, found: Sequence[Result]) -> str:
     They have the first training seed, and the episodes and checkpoints of most of our runs. A run counts as done
     however many episodes it rolled out, but not on other assets.
     """
-    everything = {"task": ",".join(family_of(Run(family=family)).tasks), "seeds": str(SEEDS[0])}
+    everything: dict[str, Any] = {"task": ",".join(family_of(Run(family=family)).tasks), "seeds": str(SEEDS[0])}
     usual = runs(Reproduce(**everything), family)[0]
     like = _like_most(usual, found)
     grid = runs(Reproduce(**everything, **like, study=STUDY), family)
@@ -71,7 +71,7 @@ def of_table_2(family: str, found: Sequence[Result]) -> str:
     )
 
 
-def _like_most(usual: Run, found: Sequence[Result]) -> dict[str, int]:
+def _like_most(usual: Run, found: Sequence[Result]) -> dict[str, Any]:
     """Return episodes and checkpoints of the largest table that has the other settings of a run, or its own."""
     free = dict.fromkeys(("episodes", "checkpoints"))
     own = protocol_of(usual)

@@ -27,7 +27,7 @@ def beside_paper(family: str, found: Sequence[Result]) -> str:
     for (backbone, mode), values in rows.items():
         name = f"{paper.NAMES[backbone]} (`{backbone}`) | {mode}"
         lines.append(f"| {name} | paper | {' | '.join(values.split())} |")
-        own = [row for group in alike(ours.values()) for row in _ours(ours, group, tasks, backbone, mode)]
+        own = _ours(ours, tasks, backbone, mode)
         none = [f"**ours** | {'not run | ' * len(tasks)}"] if ours else []
         lines += [f"| {name} | {row} |" for row in own or none]
     apart = [f"- *{label.capitalize()}*: {text}." for label, text in _apart(ours).items()]
@@ -51,27 +51,30 @@ def _apart(ours: Mapping[str, Table]) -> dict[str, str]:
     }
 
 
-def _ours(
-    ours: Mapping[str, Table], group: Sequence[Table], tasks: Sequence[str], backbone: str, mode: str
-) -> list[str]:
-    """Return our rows of a system from tables that differ in the number of episodes only, with their average.
+def _ours(ours: Mapping[str, Table], tasks: Sequence[str], backbone: str, mode: str) -> list[str]:
+    """Return our rows of a system with their averages.
 
-    If several tables together have all tasks, the average has a row of its own, over equally many episodes of each.
+    Tables that differ in the number of episodes only share an average. If together they have all tasks, it has a row of
+    its own, over equally many episodes of each.
     """
-    whole, rows = average(group, backbone, tasks), []
-    for label, table in ours.items():
-        cells = [table.cell(task, backbone, mode) for task in tasks]
-        if table in group and any(cells):
-            own = "" if len(group) > 1 and mode in whole.results else _average(whole, mode)
-            rows.append(f"**{label}** | {' | '.join(map(cell_text, cells))} | {own}")
-            if (tried := table.protocol["checkpoints"]) > 1:
-                rows.append(f"**{label}**, best of {tried} checkpoints | {' | '.join(map(best_text, cells))} | ")
-    if len(group) > 1 and mode in whole.results:
-        cells = [[r for r in whole.results[mode] if r.run.task == task] for task in tasks]
-        numbers = ", ".join(label.removeprefix("ours ") for label, table in ours.items() if table in group)
-        name = f"**ours {numbers}**, first {whole.episodes} episodes of each task"
-        rows.append(f"{name} | {' | '.join(map(cell_text, cells))} | {_average(whole, mode)}")
-    return rows
+    rows, averages = {}, []
+    for group in alike(ours.values()):
+        whole = average(group, backbone, tasks)
+        shared = len(group) > 1 and mode in whole.results
+        for label, table in ours.items():
+            cells = [table.cell(task, backbone, mode) for task in tasks]
+            if table in group and any(cells):
+                last = "" if shared else _average(whole, mode)
+                rows[label] = [f"**{label}** | {' | '.join(map(cell_text, cells))} | {last}"]
+                if (tried := table.protocol["checkpoints"]) > 1:
+                    best = " | ".join(map(best_text, cells))
+                    rows[label].append(f"**{label}**, best of {tried} checkpoints | {best} | ")
+        if shared:
+            cells = [[r for r in whole.results[mode] if r.run.task == task] for task in tasks]
+            numbers = ", ".join(label.removeprefix("ours ") for label, table in ours.items() if table in group)
+            name = f"**ours {numbers}**, first {whole.episodes} episodes of each task"
+            averages.append(f"{name} | {' | '.join(map(cell_text, cells))} | {_average(whole, mode)}")
+    return [*(row for label in ours for row in rows.get(label, [])), *averages]
 
 
 def _average(whole: Average, mode: str) -> str:

@@ -15,9 +15,9 @@ if find_spec("robosuite") is None:
 
 from action_heads_lab.reproduce import families, images, results
 from action_heads_lab.reproduce import run as module
+from action_heads_lab.reproduce.beside_paper import beside_paper
 from action_heads_lab.reproduce.config import EYES, IMAGE_LR, Place, Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
-from action_heads_lab.reproduce.report import beside_paper
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.rollout import Rollouts
 

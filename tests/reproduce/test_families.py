@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from action_heads_lab.reproduce import families, paper
+from action_heads_lab.reproduce import assets, families, paper
 from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.families import FAMILIES, Family, Libero, save_motion
 from action_heads_lab.reproduce.heads import stage1
+from action_heads_lab.setup.trees import git_hash
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.tasks import get_task
 
@@ -91,3 +94,42 @@ def test_demonstrations_are_recorded_by_as_many_processes_as_asked_for(use, tmp_
     run, place = Run(task="Lift", demos=3), Place(work=tmp_path, workers=3)
     getattr(Family(), use)(run, place, *([16] if use == "samples" else []))
     assert set(asked) == {3}
+
+
+@pytest.mark.parametrize("name", ["recording_path", "motion", "image_data"])
+def test_recordings_with_other_assets_are_other_files(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(families, "save_dataset", lambda *_: None)
+    monkeypatch.setattr(Libero, "recording", lambda *_: recording())
+    run = Run(family="libero", task="libero_goal", observation="image")
+
+    def path(assets: str):
+        now = replace(run, assets=assets)
+        if name == "recording_path":
+            return Libero().recording_path("libero_goal/0", now, tmp_path)
+        return Libero().motion(now, tmp_path) if name == "motion" else Libero().image_data(now, Place(work=tmp_path))
+
+    assert path("official") == path("")
+    assert len({path("official"), path("stand-in"), path("0a1b2c3d")}) == 3
+
+
+def test_the_assets_of_libero_are_the_official_ones_or_known_by_a_hash(tmp_path, monkeypatch):
+    wall, scenes = tmp_path / "wall.xml", tmp_path / "scenes"
+    wall.write_text("<wall/>")
+    scenes.mkdir()
+    (scenes / "kitchen.xml").write_text("<kitchen/>")
+    trees = {"wall.xml": ("of another source", git_hash(wall)), "scenes": (git_hash(scenes),)}
+    monkeypatch.setattr(assets, "LIBERO_TREES", trees)
+
+    def now() -> str:
+        assets.name_of.cache_clear()
+        return assets.name_of(tmp_path)
+
+    (tmp_path / "custom_objects").mkdir()  # LIBERO does not read it
+    assert now() == "official"
+    (scenes / "kitchen.xml").write_text("<kitchen color='red'/>")
+    one = now()
+    wall.unlink()
+    assert len({"official", one, now()}) == 3
+    monkeypatch.setattr(assets.libero_files, "package", lambda: tmp_path / "nowhere")
+    monkeypatch.setattr(assets.libero_files, "assets", lambda root: root / "assets")
+    assert assets.installed_assets() == "official", "which setup installs"

@@ -1,11 +1,18 @@
+import shlex
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from action_heads_lab.reproduce import figure, paper, results
+from action_heads_lab.reproduce.averages import average
+from action_heads_lab.reproduce.beside_paper import beside_paper
 from action_heads_lab.reproduce.cells import tables
 from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.families import FAMILIES
 from action_heads_lab.reproduce.grid import Reproduce, runs
-from action_heads_lab.reproduce.report import ReportConfig, _cost, beside_paper, report, robosuite
+from action_heads_lab.reproduce.markdown import cost
+from action_heads_lab.reproduce.report import ReportConfig, report, robosuite
+from action_heads_lab.reproduce.results import Episode, Result
 from made_up import outcomes, result
 
 
@@ -69,7 +76,7 @@ def test_the_full_grid_is_tabled_pooled_and_tested():
     assert "(p = 1" not in row.split("|")[-2], "decoupled differs from random-frozen"
 
 
-def test_what_is_not_run_names_its_command_and_cost():
+def test_what_is_not_run_names_its_command_andcost():
     found = [r for r in made_up_grid() if not (r.run.task == "Stack" and r.run.backbone == "mixer")]
     text = robosuite(found)
     assert "10 of 160 runs remain" in text  # 3 modes of 3 seeds, and blind
@@ -160,6 +167,8 @@ def test_a_benchmark_of_the_paper_has_its_figure_beside_the_papers(tmp_path, mon
     assert bars[1:] == [[0.5], [0.5, 0.5, 1.0]], "no task has all modes, so nothing is pooled"
     labels = [label.get_text() for label in axes[-1].get_xticklabels()]
     assert labels[:3] == ["stack\nd1\n(1)", "square\nd2\n(2)", "coffee\nd2"], "with the number of their table"
+    assert labels[-1].startswith("no average,\nnot run in (1), (2):\n")
+    assert {*labels[-1].split("\n")[2:]} == {*paper.TASKS["mimicgen"]}, "no task has all modes"
 
 
 @pytest.mark.parametrize("family", paper.TASKS)
@@ -178,7 +187,9 @@ def test_the_best_checkpoint_stands_beside_the_last():
     end = result(run, [True, False, False, False])
     better = {5: tuple(replace(episode, success=True) for episode in end.episodes)}
     last, best = [
-        line for line in beside_paper("mimicgen", [replace(end, earlier=better)]).splitlines() if "ours" in line
+        line
+        for line in beside_paper("mimicgen", [replace(end, earlier=better)]).splitlines()
+        if line.startswith("| DP-MLP (`mlp`) | normal | **ours")
     ]
     assert "| 25 (5 to 70) of 4 | not run |" in last
     assert "best of 2 checkpoints | 100; 100 | not run |" in best
@@ -205,8 +216,8 @@ def test_heads_of_one_recipe_may_be_of_several_processors():
     one, other = (replace(r, head=named | {"fingerprint": r.head["fingerprint"]}) for r in (one, other))
     (table,) = tables([one, other])
     assert len(table.cell("Lift", "mlp", "decoupled")) == 2
-    assert "on several processors" not in _cost([one, one])
-    assert "on several processors" in _cost([one, other])
+    assert "on several processors" not in cost([one, one])
+    assert "on several processors" in cost([one, other])
     again = replace(one, head=other.head, id="another")
     with pytest.raises(ValueError, match=r"two runs of one seed.*published results and your own"):
         tables([one, again])
@@ -265,3 +276,95 @@ def test_controls_of_every_signal_without_a_code_are_one_run():
         assert (by_mode["normal"][0].run.signal == "code") == (table.protocol["signal"] == "code")
     (alone,) = tables([result(modes["pose"][1])])
     assert alone.protocol["signal"] == "none"
+
+
+def of_libero(**episodes: int) -> list[Result]:
+    """Return results of suites in every mode; the last episodes of every task fail, the first three do not."""
+    run = FAMILIES["libero"].effort(Run(family="libero", task="libero_goal"))
+    return [
+        replace(
+            result(replace(run, task=f"libero_{suite}", mode=mode, episodes=count)),
+            episodes=tuple(Episode(f"libero_{suite}/{i}", k, k < 3, 40) for i in (0, 1) for k in range(count)),
+        )
+        for suite, count in episodes.items()
+        for mode in ("decoupled", "normal", "random-frozen")
+    ]
+
+
+def test_suites_with_other_numbers_of_episodes_have_an_average_of_the_first_episodes_of_all():
+    three = of_libero(spatial=9, object=4, goal=9)
+    lines = beside_paper("libero", three).splitlines()
+    row = next(line for line in lines if line.startswith("| DP-MLP (`mlp`) | decoupled | **ours"))
+    assert row.endswith("| not run | not run: `libero_10` |")
+    whole = beside_paper("libero", three + of_libero(**{"10": 5})).splitlines()
+    row = next(line for line in whole if "first 4 episodes of each task" in line)
+    assert row.startswith("| DP-MLP (`mlp`) | normal | **ours (1), (2), (3)**, first 4")
+    rates = [cell.strip().split(" ")[0] for cell in row.split("|")[4:-1]]
+    assert rates == ["75"] * 5, "3 of the first 4 episodes of each task"
+    assert row.count(" of 8 |") == 4
+    assert " of 32 |" in row
+
+
+def test_an_average_is_of_the_training_seeds_that_all_tasks_and_modes_share():
+    found = of_libero(spatial=3, object=3, goal=3, **{"10": 3})
+    more = [replace(r, run=replace(r.run, seed=42)) for r in found]
+    (table,) = tables([*found, *more])
+    assert len(average([table], "mlp", [*paper.LIBERO]).results["normal"]) == 8
+    (table,) = tables([*found, *more[1:]])
+    whole = average([table], "mlp", [*paper.LIBERO])
+    assert whole.complete
+    assert {r.run.seed for results in whole.results.values() for r in results} == {0}
+    (table,) = tables([*found[3:], *more[:3]])
+    assert not average([table], "mlp", [*paper.LIBERO]).results, "no seed has all tasks"
+
+
+def test_other_assets_are_another_table_and_the_page_names_the_difference():
+    official = of_libero(spatial=3, goal=3)
+    other = [replace(r, run=replace(r.run, assets="stand-in"), id=f"{i}") for i, r in enumerate(of_libero(spatial=3))]
+    text = beside_paper("libero", official + other)
+    assert "- *Ours (1)*: official assets.\n- *Ours (2)*: stand-in assets.\n" in text
+    assert "through blocks, stand-in assets, 3 episodes of each task.**" in text
+    unknown = beside_paper("libero", [replace(r, run=replace(r.run, assets="")) for r in other])
+    assert "unknown assets" in unknown, "an older result does not say"
+    assert "- *Ours" not in unknown, "one table has nothing to differ from"
+    everything = of_libero(object=3, **{"10": 3}) + official[3:] + other
+    rows = [line for line in beside_paper("libero", everything).splitlines() if line.startswith("| DP-MLP")]
+    assert not any("first 3 episodes" in row for row in rows), "an average never mixes assets"
+    assert rows[1].endswith("| not run: `libero_spatial` |")
+
+
+def test_what_the_papers_table_lacks_of_ours_names_its_command_and_cost():
+    found = of_libero(spatial=3, goal=3)
+    text = beside_paper("libero", found)
+    assert "| DP-C (`unet`) | decoupled | **ours** | not run | not run | not run | not run |" in text
+    assert "| DP-T (`transformer`) | normal | **ours** | not run |" in text
+    assert "50 of 56 runs of training seed 0 remain, about " in text
+    assert "Training seeds not run: 42, 420;" in text
+    command = "uv run examples/libero/reproduce.py --seeds 0 --episodes 3 --out results/libero"
+    assert f"{command} --backbone mlp --mode decoupled,normal,random-frozen,blind \\\n" in text
+    assert f"{command} --backbone mlp --mode blind \\\n  --task libero_spatial,libero_goal\n" in text.replace(
+        "libero_goal,libero_spatial", "libero_spatial,libero_goal"
+    )
+    assert f"{command} --study table-2 \\\n" in text
+    stand_in = [replace(r, run=replace(r.run, assets="stand-in")) for r in found]
+    assert "56 of 56 runs of training seed 0 remain" in beside_paper("libero", stand_in)
+    slower = [replace(r, seconds={name: 60 * value for name, value in r.seconds.items()}) for r in found]
+
+    def cost_of(text: str) -> str:
+        return next(line for line in text.splitlines() if line.startswith("# unet: "))
+
+    assert cost_of(text) != cost_of(beside_paper("libero", slower)), "the cost is that of the finished runs"
+
+
+def test_the_commands_for_missing_runs_name_exactly_these_runs():
+    """The options on the page give the runs that are missing, beside some that are done and skipped."""
+    found, missing = of_libero(spatial=3, goal=3), set()
+    block = beside_paper("libero", found).split("```bash\n")[1].split("```")[0].replace("\\\n", "")
+    for line in block.splitlines():
+        if line.startswith("uv run"):
+            words = shlex.split(line)[3:]
+            values: dict[str, Any] = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
+            values["episodes"] = int(values["episodes"])
+            missing |= {*runs(Reproduce(**values), "libero")}
+    left = {replace(run, episodes=1) for run in missing} - {replace(r.run, episodes=1) for r in found}
+    assert len(left) == 50

@@ -83,7 +83,7 @@ def test_damaged_results_raise_documented_errors_that_name_the_file(tmp_path):
     """A damaged result is refused, or loads as one that a report can show."""
     from action_heads_lab.reproduce.cells import tables
     from action_heads_lab.reproduce.costs import Costs
-    from action_heads_lab.reproduce.report import _cost, _table
+    from action_heads_lab.reproduce.markdown import cost, modes_table
 
     path, rng, refused = tmp_path / "damaged.json", random.Random(0), 0
     one = result(Run(episodes=4, checkpoints=2, steps=10))
@@ -98,8 +98,8 @@ def test_damaged_results_raise_documented_errors_that_name_the_file(tmp_path):
             refused += 1
         else:
             (table,) = tables([found])
-            assert _table(table, [found.run.task], [found.run.backbone])
-            assert _cost([found])
+            assert modes_table(table, [found.run.task], [found.run.backbone])
+            assert cost([found])
             assert Costs([found]).seconds(one.run) >= 0
     assert refused > 75
 

@@ -126,6 +126,22 @@ def test_a_begun_run_of_another_recording_is_refused(known, tmp_path, head, roll
     assert list(perform(run, at).inputs) == ["Lift-100.npz"]
 
 
+def test_a_run_on_other_assets_is_another_run(tmp_path, head, rolled, monkeypatch):
+    at, family = place(tmp_path), families.FAMILIES["robosuite"]
+    options = Reproduce(task="Lift", head=head, steps=3, episodes=25, seeds="0", work=at.work, out=at.results)
+    for now, blocks in (("official", 1), ("official", 1), ("0a1b2c3d", 2)):
+        monkeypatch.setattr(family, "installed", lambda now=now: now)
+        reproduce(options, "robosuite")
+        assert len(rolled) == blocks
+    (one,), (other,) = (
+        [r for r in results.load_all(at.results) if r.run.assets == name] for name in ("official", "0a1b2c3d")
+    )
+    assert one.id != other.id
+    with pytest.raises(ValueError, match=r"has the assets 'mine', .* installed are '0a1b2c3d'.*assets='0a1b2c3d'"):
+        perform(replace(one.run, assets="mine"), at)
+    assert perform(one.run, at) == one, "a finished run is read, whatever is installed"
+
+
 def test_of_two_at_once_one_is_refused(tmp_path, head, rolled):
     run, at = Run(head=head, steps=3, episodes=30), place(tmp_path)
     folder = at.work / "runs" / run.identity(taken_of(pretrained(run, at), run.uses_pretraining))

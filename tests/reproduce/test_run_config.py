@@ -15,6 +15,7 @@ OTHER = {
     "hidden": 64,
     "data": "robomimic:{task}.hdf5",
     "sampler": "ddpm",
+    "assets": "official",
 }
 NAMES = ("head", "stage1", "signal")  # their effect is in the weights of the head
 

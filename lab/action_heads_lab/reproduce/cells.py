@@ -11,6 +11,8 @@ from typing import Any
 from action_heads_lab.reproduce.config import ALL_MODES, CODE, EXPERTS, Run
 from action_heads_lab.reproduce.results import Result
 
+# Parts of a protocol that its title leaves out.
+USUAL = {"data": "demonstrations of the experts", "hidden": "default hidden width", "checkpoints": "one checkpoint"}
 # Settings that a family chooses for each task. They may differ between the rows of a table, but not within a cell.
 OF_TASK = ("task", "demos", "steps")
 
@@ -57,15 +59,27 @@ class Table:
         return {mode: [found[pair] for pair in shared] for mode, found in by_mode.items()}
 
     @property
-    def title(self) -> str:
-        """The protocol as text."""
+    def parts(self) -> dict[str, str]:
+        """The protocol as text, in parts."""
         p = self.protocol
-        adapter = f"{p['adapter']} through {p['through']}" + (f", hidden width {p['hidden']}" if p["hidden"] else "")
-        stage1 = f"Stage 1 on {' and '.join(p['stage1'])} with signal {p['signal']}"
-        episodes = f"{p['episodes']} episodes {'of each task' if p['family'] == 'libero' else 'per run'}"
-        last = f", last of {p['checkpoints']} checkpoints" if p["checkpoints"] > 1 else ""
-        data = "" if p["data"] == EXPERTS else f"{p['data']}, "
-        return f"{p['observation'].capitalize()}s, {data}head {p['head']!r}, {stage1}, {adapter}, {episodes}{last}"
+        of_libero, last = p["family"] == "libero", p["checkpoints"] > 1
+        found = {
+            "observation": f"{p['observation'].capitalize()}s",
+            "data": USUAL["data"] if p["data"] == EXPERTS else p["data"],
+            "head": f"head {p['head']!r}",
+            "stage1": f"Stage 1 on {' and '.join(p['stage1'])} with signal {p['signal']}",
+            "adapter": f"{p['adapter']} through {p['through']}",
+            "hidden": f"hidden width {p['hidden']}" if p["hidden"] else USUAL["hidden"],
+            "assets": f"{p['assets'] or 'unknown'} assets" if of_libero else "",
+            "episodes": f"{p['episodes']} episodes {'of each task' if of_libero else 'per run'}",
+            "checkpoints": f"last of {p['checkpoints']} checkpoints" if last else USUAL["checkpoints"],
+        }
+        return {name: text for name, text in found.items() if text}
+
+    @property
+    def title(self) -> str:
+        """The protocol as one text."""
+        return ", ".join(text for name, text in self.parts.items() if text != USUAL.get(name))
 
 
 def protocol_of(run: Run) -> dict[str, Any]:

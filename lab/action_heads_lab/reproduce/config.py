@@ -21,7 +21,7 @@ from action_heads_lab.sim.conventions import DIALECTS, Dialect
 VERSION = 1  # of the protocol; raised when the same settings come to give another outcome
 EXPERTS = "experts"  # a value of `Run.data`: demonstrations of the scripted experts of `action_heads_lab.sim`
 # Settings that older results lack, with the values they had. The identity leaves these values out, so it is unchanged.
-LATER = {"checkpoints": 1, "data": EXPERTS}
+LATER = {"checkpoints": 1, "data": EXPERTS, "assets": ""}
 CODE, NO_SIGNAL = "code", "none"  # values of `Run.signal`; the first gives the head a motion code, no other does
 FAMILIES = ("robosuite", "mimicgen", "libero")
 RUN_MODES = MODES | BLIND
@@ -82,6 +82,8 @@ class Run:
         episodes: number of episodes to roll out in each task.
         checkpoints: number of evenly spaced policies of the training that are rolled out, including the last.
         seed: seed of weights, batches, noise and rollouts. All runs of a task share one recording.
+        assets: meshes and textures of LIBERO's scenes: "official", a hash of others, or "stand-in". It is empty in the
+            other families, and in results that do not say which they had.
     """
 
     family: str = "robosuite"
@@ -108,6 +110,7 @@ class Run:
     episodes: int = 50
     checkpoints: int = 1
     seed: int = 0
+    assets: str = ""
 
     def __post_init__(self):
         object.__setattr__(self, "stage1", tuple(self.stage1))  # JSON gives lists

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from action_heads.io import drafts, files
 from action_heads.io.contents import sampled_all
+from action_heads_lab.reproduce.assets import OFFICIAL, installed_assets
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
 from action_heads_lab.sim import libero, mimicgen
 from action_heads_lab.sim.dataset import save_dataset
@@ -34,12 +35,17 @@ class Family:
     demos, steps = 100, 2000  # enough for a run of a few minutes on one core
     checkpoints = 1  # only the last
     official: str | None = None  # the demonstrations of the paper, a value of `Run.data`
+    assets = ""  # those that `action-heads setup` installs, a value of `Run.assets`
 
     def effort(self, run: Run) -> Run:
-        """Return the run with the demonstrations, training steps and checkpoints for its task."""
+        """Return the run with the demonstrations, training steps, checkpoints and assets for its task."""
         steps = 600 if run.task == "Lift" else self.steps
         demos = self.demos if run.data == EXPERTS else 0
-        return replace(run, demos=demos, steps=steps, checkpoints=self.checkpoints)
+        return replace(run, demos=demos, steps=steps, checkpoints=self.checkpoints, assets=self.assets)
+
+    def installed(self) -> str:
+        """Return the assets that are installed here, a value of `Run.assets`."""
+        return self.assets
 
     def subtasks(self, run: Run) -> list[str]:
         """Return the tasks of one policy: the task of the run, or all tasks of a suite."""
@@ -53,7 +59,11 @@ class Family:
 
     def recording_path(self, task: str, run: Run, work: Path) -> Path:
         """Return the path of the demonstrations of a task."""
-        return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}.npz"
+        return work / "recordings" / f"{task.replace('/', '-')}-{run.demos}{self._other(run)}.npz"
+
+    def _other(self, run: Run) -> str:
+        """Return the end of a recording's name, which tells other assets than those that setup installs apart."""
+        return f"-{run.assets}" if run.assets not in ("", self.assets) else ""
 
     def contents(self, run: Run, place: Place) -> dict[str, str]:
         """Return a hash of each recording of the experts that a run reads, by its name, as far as they are there."""
@@ -69,7 +79,9 @@ class Family:
         if run.data != EXPERTS:
             return run.recording
         eyes = EYES[run.family]
-        folder = place.work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}"
+        folder = (
+            place.work / "recordings" / f"{run.task.replace('/', '-')}-{run.demos}-{eyes['size']}{self._other(run)}"
+        )
         with once(folder):
             if not drafts.exists(folder):
                 recordings = [self.recording(task, run, place) for task in self.subtasks(run)]
@@ -96,7 +108,7 @@ class Family:
 
     def motion(self, run: Run, work: Path) -> Path:
         """Return the path of the motion of all demonstrations, an .npz for Stage 1; see `make_motion`."""
-        return work / "recordings" / f"{run.family}-{run.demos}.npz"
+        return work / "recordings" / f"{run.family}-{run.demos}{self._other(run)}.npz"
 
     def make_motion(self, run: Run, place: Place) -> None:
         """Write the motion of all demonstrations if it does not exist, and record the demonstrations it needs."""
@@ -126,6 +138,10 @@ class Libero(Family):
     packages = (*Family.packages, "hf-libero")
     demos, steps = 50, 4000
     official = "lerobot:JianZhou0420/libero_{task}_alldemos_full"
+    assets = OFFICIAL
+
+    def installed(self) -> str:
+        return installed_assets()
 
     def subtasks(self, run: Run) -> list[str]:
         return [task for task in libero.TASKS if task.startswith(f"{run.task}/")]

@@ -9,6 +9,7 @@ from typing import Any
 
 from action_heads._util.extras import require
 from action_heads_lab.reproduce import paper
+from action_heads_lab.reproduce.averages import Average, alike, average
 from action_heads_lab.reproduce.cells import Table
 from action_heads_lab.reproduce.config import ALL_MODES
 from action_heads_lab.reproduce.results import Result
@@ -51,7 +52,8 @@ def draw_beside_paper(family: str, found: Sequence[Table], path: Path) -> None:
     """Draw the rows of Table II, and below them ours, on the same tasks.
 
     Each task is drawn from the first of our tables that has it, and if there are several, its label has the number of
-    that table in `report.beside_paper`. The tasks of the first table that have all modes are pooled at the right.
+    that table in `beside_paper`. Our average stands at the right if every mode has all tasks, with equally many
+    episodes of each; else the label says which tasks are missing.
     """
     tasks, backbones = list(paper.TASKS[family]), list(dict.fromkeys(name for t in found for name in _backbones(t)))
     theirs = [backbone for backbone in backbones if backbone in paper.NAMES]
@@ -65,24 +67,39 @@ def draw_beside_paper(family: str, found: Sequence[Table], path: Path) -> None:
                 _paper(axis, i, family, backbone, column=i)
             axis.set_title(f"the paper's {paper.NAMES[backbone]}, on images", fontsize=10)
             axis.set_xticks(range(len(tasks) + 1), [*map(_broken, tasks), "average"], fontsize=8)
-        axis, whole = next(rows), found[0].pooled(backbone)
-        several = len({result.run.task for result in whole["decoupled"]}) > 1
+        axis, (whole, label) = next(rows), _average(found, tasks, backbone)
         numbers = [_first(found, task, backbone) for task in tasks]
         groups = [found[i].modes(task, backbone) for i, task in zip(numbers, tasks, strict=True)]
-        _groups(axis, [*groups, *[whole] * several])
+        _groups(axis, [*groups, *[whole.results] * whole.complete])
         seen = dict.fromkeys(found[i].protocol["observation"] for i in numbers)
         axis.set_title(f"ours, {backbone}, on {' and '.join(f'{name}s' for name in seen)}", fontsize=10)
         marks = [
             f"\n({i + 1})" * (len(found) > 1 and any(group.values())) for i, group in zip(numbers, groups, strict=True)
         ]
-        names = [_broken(task) + mark for task, mark in zip(tasks, marks, strict=True)]
-        names += [_tasks(whole) + "\n(1)" * (len(found) > 1)] * several
+        names = [_broken(task) + mark for task, mark in zip(tasks, marks, strict=True)] + [label]
         axis.set_xticks(range(len(names)), names, fontsize=8)
     for axis in axes[:, 0]:
         axis.set_xlim(-0.6, len(tasks) + 0.6)
         axis.axvline(len(tasks) - 0.5, color="#dee2e6", lw=1)
         axis.set_ylabel("success rate")
     _finish(figure, path)
+
+
+def _average(found: Sequence[Table], tasks: Sequence[str], backbone: str) -> tuple[Average, str]:
+    """Return the first average of our tables that has all tasks in every mode, or else that which lacks least.
+
+    Its label says of how many episodes it is or which tasks are missing, and in which tables if there are several.
+    """
+    of = [(average(group, backbone, tasks), group) for group in alike(found)]
+    whole, group = min(of, key=lambda one: (not one[0].complete, len(one[0].lacking)))
+    where = ", ".join(f"({i})" for i, table in enumerate(found, 1) if table in group) if len(found) > 1 else ""
+    if whole.complete:
+        lines = ["average,", f"{whole.episodes} episodes", "of each task", where]
+    elif whole.lacking:
+        lines = ["no average,", f"not run in {where}:" if where else "not run:", *whole.lacking]
+    else:
+        lines = ["no average,", "no training seed", "in common"]
+    return whole, "\n".join(filter(None, lines))
 
 
 def _first(found: Sequence[Table], task: str, backbone: str) -> int:

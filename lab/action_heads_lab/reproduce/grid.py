@@ -190,7 +190,8 @@ def reproduce(options: Reproduce, family: str) -> None:
         videos=options.videos,
         command=shlex.join(["uv", "run", *sys.argv]),
     )
-    mine = runs(options, family)[part::of]
+    here = family_of(Run(family=family)).installed()
+    mine = [replace(run, assets=here) for run in runs(options, family)[part::of]]
     left = [run for run in mine if not _is_finished(run, place)]
     print(f"{len(mine)} runs, {len(mine) - len(left)} of them already finished; {estimate(left, place)}", flush=True)
     if others := published(left, PUBLISHED / family, place):

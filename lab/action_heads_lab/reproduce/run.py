@@ -57,7 +57,8 @@ def perform(run: Run, place: Place) -> Result:
 
     Raises:
         InUse: another process does this run.
-        ValueError: the run was finished or begun with other contents of its recording.
+        ValueError: the run was finished or begun with other contents of its recording, or is one on other assets than
+            those that are installed.
     """
     head = heads.pretrained(run, place)
     if path := finished(run, place, head):
@@ -70,6 +71,11 @@ def perform(run: Run, place: Place) -> Result:
 
 
 def _perform(run: Run, place: Place, head: ActionHead, folder: Path) -> Result:
+    if run.assets != (here := family_of(run).installed()):
+        raise ValueError(
+            f"{run} has the assets {run.assets!r}, but those installed are {here!r}. Run it on these, with "
+            f"replace(run, assets={here!r}), or install the others"
+        )
     drafts.sweep(folder, [results.PROGRESS, "policy-*.safetensors", "*.mp4"])
     policy, progress = TRAINING[run.observation].learn(run, place, head, folder)
     inputs, remedy = family_of(run).contents(run, place), f"or delete {folder} to begin the run again"

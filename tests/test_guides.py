@@ -17,7 +17,6 @@ from action_heads._util.flat import leaves
 from action_heads.cli.commands import known
 
 GUIDES, RESULTS = (sorted((DOCS / name).glob("*.md")) for name in ("guides", "results"))
-BEGUN = DOCS / "results" / "libero-images.md"  # is being edited elsewhere
 # Commands of the environment of the repository.
 OURS = {"action-heads", "python", "pytest", "torchrun", "lerobot-train", "lerobot-eval", "lerobot-rollout"}
 REPOSITORY = "https://github.com/action-heads/action-heads/"
@@ -74,7 +73,7 @@ def test_commands_have_the_flags_that_a_page_names(page):
         assert {word[2:] for word in words if word.startswith("--")} <= flags, words
 
 
-@pytest.mark.parametrize("page", sorted({*RESULTS} - {BEGUN}), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", RESULTS, ids=lambda page: page.name)
 def test_commands_of_results_begin_with_uv_run(page):
     """They run in the environment of the repository, so that a block can be copied whole."""
     assert [words for words in commands(page) if words[0] in OURS] == []

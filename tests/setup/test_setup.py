@@ -58,7 +58,7 @@ def home(tmp_path, monkeypatch):
     for name in ("mimicgen", "robosuite_task_zoo"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(libero_files.Path, "home", lambda: tmp_path / "home")
-    monkeypatch.setattr(libero_files, "FILES", len(ASSETS))
+    monkeypatch.setattr(libero_files, "sizes", lambda: {name: len(content) for name, content in ASSETS.items()})
 
     class Ours:
         def locate_file(self, name):
@@ -85,6 +85,14 @@ def test_libero_from_local_files_and_a_second_run(benchmarks, home, capsys):
         setup(SetupConfig("libero"))
     setup(SetupConfig("libero", source=benchmarks, replace=True))
     libero_files.check()
+
+
+def test_half_a_configuration_is_not_ready(benchmarks, home, capsys):
+    (home / ".libero").mkdir(parents=True)
+    (home / ".libero/config.yaml").touch()
+    with pytest.raises(ValueError, match=r"no path for benchmark_root.*rm .*config\.yaml"):
+        setup(SetupConfig("libero", source=benchmarks))
+    assert "ready" not in capsys.readouterr().out
 
 
 def test_without_a_network_the_remedy_is_named(benchmarks, home):

@@ -135,6 +135,19 @@ def test_a_configuration_of_another_environment_is_refused(libero, tmp_path):
         libero_files.check()
 
 
+@pytest.mark.parametrize("name", ["bddl_files", "init_files"])
+def test_a_configuration_with_a_cut_path_is_refused(name, libero, tmp_path):
+    assets(tmp_path)
+    suite = tmp_path / "libero/libero" / name / "libero_object"
+    suite.mkdir()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text(configured(tmp_path))
+    libero_files.check()
+    (tmp_path / "config/config.yaml").write_text(configured(tmp_path).replace(f"/{name}", ""))
+    with pytest.raises(FileNotFoundError, match=rf"/libero, which lacks libero_object of .*{name}\. Remove it: rm "):
+        libero_files.check()
+
+
 @pytest.mark.parametrize("lacking", libero_files.KEYS)
 def test_a_configuration_that_lacks_a_key_is_refused(lacking, libero, tmp_path):
     assets(tmp_path)

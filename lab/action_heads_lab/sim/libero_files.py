@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
@@ -106,21 +107,22 @@ def configure(root: Path, folder: Path) -> Path:
     """Write LIBERO's configuration if there is none, and return its path.
 
     Raises:
-        FileNotFoundError: there is one, and a folder that it names does not exist.
+        FileNotFoundError: there is one, and a folder that it names does not exist, or not with all suites.
         ValueError: there is one, and it lacks what LIBERO reads in it.
     """
     config = Path(os.environ.get("LIBERO_CONFIG_PATH", Path.home() / ".libero")) / "config.yaml"
-    if drafts.exists(config):
-        _check_configuration(config)
-        return config
     values = (root, root / "bddl_files", root / "init_files", config.parent / "datasets", folder)
-    text = yaml.safe_dump(dict(zip(KEYS, map(str, values), strict=True)), sort_keys=False, width=1 << 20)
+    ours = dict(zip(KEYS, map(str, values), strict=True))
+    if drafts.exists(config):
+        _check_configuration(config, ours)
+        return config
+    text = yaml.safe_dump(ours, sort_keys=False, width=1 << 20)
     with drafts.drafted(config) as draft:
         draft.write_text(text, encoding="utf-8")
     return config
 
 
-def _check_configuration(config: Path) -> None:
+def _check_configuration(config: Path, ours: Mapping[str, str]) -> None:
     remedy = f"Remove it: rm {config}. {SETUP}, which writes it anew"
     try:
         found = yaml.safe_load(config.read_bytes())
@@ -137,4 +139,10 @@ def _check_configuration(config: Path) -> None:
             raise FileNotFoundError(
                 f"{config} says {key}: {paths[key]}, which does not exist. It was written for another environment. "
                 f"{remedy}"
+            )
+    for key in ("bddl_files", "init_states"):
+        suites = sorted(path.name for path in Path(ours[key]).glob("*") if path.is_dir())
+        if lacking := [suite for suite in suites if not (Path(paths[key]) / suite).is_dir()]:
+            raise FileNotFoundError(
+                f"{config} says {key}: {paths[key]}, which lacks {', '.join(lacking)} of {ours[key]}. {remedy}"
             )

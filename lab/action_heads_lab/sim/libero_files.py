@@ -112,7 +112,7 @@ def configure(root: Path, folder: Path) -> Path:
     """
     config = Path(os.environ.get("LIBERO_CONFIG_PATH", Path.home() / ".libero")) / "config.yaml"
     values = (root, root / "bddl_files", root / "init_files", config.parent / "datasets", folder)
-    ours = dict(zip(KEYS, map(str, values), strict=True))
+    ours: dict[str, str] = dict(zip(KEYS, map(str, values), strict=True))
     if drafts.exists(config):
         _check_configuration(config, ours)
         return config

@@ -280,6 +280,15 @@ def test_a_machine_without_egl_is_told_what_to_install(monkeypatch, error):
     assert "\n" not in str(raised.value)
 
 
+def test_a_numpy_that_numba_refuses_is_told_with_the_remedy(monkeypatch):
+    def fail(*_, **__):
+        raise ImportError("Numba needs NumPy 2.2 or less. Got NumPy 2.5.")
+
+    monkeypatch.setattr(contexts, "require", fail)
+    with pytest.raises(ImportError, match=r"NumPy 2\.2 or less\. Got NumPy 2\.5.*`pip install --upgrade numba`"):
+        contexts.import_robosuite()
+
+
 def test_what_is_not_installed_is_told_as_ever(monkeypatch):
     def fail(*_, **__):
         raise ImportError("robosuite is needed here")

@@ -22,6 +22,7 @@ from action_heads._util.machine import cache_home
 from action_heads.io import drafts
 from action_heads_lab.setup import sources
 from action_heads_lab.setup.archives import fetch
+from action_heads_lab.setup.trees import git_hash
 from action_heads_lab.sim import contexts, libero_files, mimicgen
 
 ROBOSUITE = "robosuite==1.4.1"
@@ -50,6 +51,8 @@ def setup(config: SetupConfig) -> None:
     """Set a benchmark up, and print one line about what is ready."""
     if lacking := missing("sim"):
         raise ImportError(f"a simulation needs {', '.join(lacking)}, which is not installed. {remedy('sim')}")
+    if config.source and not config.source.is_dir():
+        raise NotADirectoryError(f"--source {config.source} is not a folder. Give the one that holds the archives")
     print({"libero": libero, "mimicgen": mimic_gen}[config.benchmark](config))
 
 
@@ -57,7 +60,7 @@ def libero(config: SetupConfig) -> str:
     """Set LIBERO up: its package, its assets, and the configuration that its first import would ask for."""
     if config.install and find_spec("libero") is None:
         install("hf-libero==0.1.4")
-    contexts.check_versions()
+    contexts.import_robosuite()
     root = libero_files.package()
     folder = libero_files.assets(root)
     how = fetch(folder, sources.LIBERO, sources.LIBERO_TREES, config.source, config.replace)
@@ -71,18 +74,37 @@ def libero(config: SetupConfig) -> str:
 def mimic_gen(config: SetupConfig) -> str:
     """Set MimicGen up: its code and assets, on Python's path."""
     contexts.check_versions(robosuite=(1, 4, 1))
-    if config.install and find_spec("h5py") is None:
-        install("h5py")
-    if find_spec("mimicgen") is None or find_spec("robosuite_task_zoo") is None:
-        folder = cache_home() / "mimicgen"
-        fetch(folder, sources.MIMICGEN, sources.MIMICGEN_TREES, config.source, config.replace)
-        on_the_path(folder)
-    mimicgen.check()
-    where = Path(next(iter(find_spec("mimicgen").submodule_search_locations)))  # pyright: ignore
+    for module in ("h5py", "six"):
+        if config.install and find_spec(module) is None:
+            install(module)
+    contexts.import_robosuite()
+    folder = cache_home() / "mimicgen"
+    found = {name: mimicgen.package(name) for name in sources.MIMICGEN_TREES}
+    elsewhere = {name: path for name, path in found.items() if path and path.resolve() != (folder / name).resolve()}
+    states = []
+    if len(elsewhere) < len(found):
+        how = fetch(folder, sources.MIMICGEN, sources.MIMICGEN_TREES, config.source, config.replace)
+        states.append(f"its code in {folder}, {how} and checked")
+        if None in found.values():
+            on_the_path(folder)
+    elif config.source or config.replace:
+        raise ValueError(
+            f"--source and --replace fill {folder}, but Python finds MimicGen elsewhere, in "
+            f"{' and '.join(map(str, elsewhere.values()))}. Leave these options out, or remove these folders from "
+            "Python's path and run it again"
+        )
+    mimicgen.register()
+    states += [f"{name} in {path.parent}, {_compared(name, path)}" for name, path in elsewhere.items()]
     return (
-        f"MimicGen is ready: {versions('robosuite', 'mujoco')}; its code in {where.parent}, under NVIDIA's licence for "
+        f"MimicGen is ready: {versions('robosuite', 'mujoco')}; {'; '.join(states)}; under NVIDIA's licence for "
         "non-commercial use"
     )
+
+
+def _compared(name: str, path: Path) -> str:
+    """Return whether a package that was installed in another way has the tested files."""
+    same = git_hash(path) in sources.MIMICGEN_TREES[name]
+    return "with the tested files" if same else "whose files are not those of the tested commit"
 
 
 def on_the_path(folder: Path) -> None:

@@ -72,6 +72,11 @@ def import_robosuite() -> Any:
     except (AttributeError, OSError) as error:  # PyOpenGL raises these for a missing library
         raise ImportError(f"robosuite cannot be imported, because EGL is missing ({error}). {EGL}") from error
     except ImportError as error:
+        if "Numba needs NumPy" in str(error):
+            raise ImportError(
+                f"robosuite cannot be imported ({_line(error)}). Run `pip install --upgrade numba`, or install "
+                "such a NumPy"
+            ) from error
         if not re.search("EGL|OSMesa|OpenGL", str(error)):
             raise
         raise ImportError(f"robosuite cannot be imported, because EGL is missing ({_line(error)}). {EGL}") from error

@@ -46,7 +46,8 @@ class RecordConfig:
     """Record demonstrations of a scripted expert as a LeRobotDataset, or as HDF5 of robomimic.
 
     Attributes:
-        task: task to record: Lift, Stack, PickPlaceCan, two_cubes, libero_object/0, ...
+        task: task to record: Lift, Stack, PickPlaceCan, two_cubes, ... of robosuite, libero_object/0, ... of LIBERO, or
+            stack_d1, coffee_d2, ... of MimicGen.
         out: folder of the dataset, or an .hdf5 file of robomimic.
         demos: number of successful episodes.
         seed: seed of the recording.

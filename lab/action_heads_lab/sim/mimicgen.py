@@ -6,7 +6,9 @@ contains nothing of it.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +23,7 @@ or, by hand,
 
     git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
     git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
-    uv pip install {contexts.REQUIREMENTS} 'numpy<2.3' h5py six"""
+    uv pip install {contexts.REQUIREMENTS} h5py six"""
 
 
 def _task(name: str, objects: tuple[str, ...], expert: Callable, steps: int, limit: int, noise: float = 0.1) -> Task:
@@ -79,30 +81,55 @@ TASKS = {
 }
 
 
+def package(name: str) -> Path | None:
+    """Return the folder of an import package, or None if there is none.
+
+    Python also takes a folder without code, such as a clone, for a package. It is none here.
+    """
+    spec = find_spec(name)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
 def check() -> None:
     """Check that MimicGen is installed, without importing it.
 
     Raises:
-        ImportError: it is missing, has no assets, or another package has its name.
+        ImportError: it is missing, has no assets, or another package has its name; or six is missing.
     """
-    spec = find_spec("mimicgen")
-    if spec is None or spec.origin is None:
+    if (folder := package("mimicgen")) is None:
         raise ImportError(
             f"MimicGen is not installed. It is only on GitHub. Run\n    {INSTALL}\n"
             "Do not `pip install mimicgen`, which is an unrelated package on PyPI."
         )
-    package = Path(spec.origin).parent
-    if not (package / "envs" / "robosuite").is_dir():
+    if not (folder / "envs" / "robosuite").is_dir():
         raise ImportError(
-            f"{package} is not NVlabs' MimicGen but another package of that name. Uninstall it, then run\n    {INSTALL}"
+            f"{folder} is not NVlabs' MimicGen but another package of that name. Uninstall it, then run\n    {INSTALL}"
         )
-    if not (package / "models" / "robosuite" / "assets").is_dir():
+    if not (folder / "models" / "robosuite" / "assets").is_dir():
         raise ImportError(
-            f"{package} has no assets, since a wheel of MimicGen lacks them. Uninstall it, then run\n    {INSTALL}"
+            f"{folder} has no assets, since a wheel of MimicGen lacks them. Uninstall it, then run\n    {INSTALL}"
         )
+    if package("six") is None:
+        raise ImportError("MimicGen needs six, which is not installed. Run `pip install six`")
 
 
-def register() -> None:
-    """Import MimicGen, which adds its environments to robosuite. Raises ImportError if it is not installed."""
+def register(*names: str) -> None:
+    """Import MimicGen, which adds its environments to robosuite.
+
+    Args:
+        names: environments that must be among them; by default those of all tasks.
+
+    Raises:
+        ImportError: it is not installed, or it lacks one of them.
+    """
     check()
-    import_module("mimicgen")
+    with redirect_stdout(io.StringIO()) as said:  # it prints what it cannot import, and goes on
+        module = import_module("mimicgen")
+    known = import_module("robosuite.environments.base").REGISTERED_ENVS
+    if lacking := [name for name in names or [task.name for task in TASKS.values()] if name not in known]:
+        reason = " ".join(said.getvalue().split())
+        raise ImportError(
+            f"MimicGen in {Path(str(module.__file__)).parent} lacks the environments {', '.join(lacking)}"
+            f"{f' ({reason})' if reason else ''}. Run `action-heads setup mimicgen`: it names the damaged files of its "
+            "own installation. Remove any other installation first"
+        )

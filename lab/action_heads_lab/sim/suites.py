@@ -20,7 +20,7 @@ def make(task: str, render: bool = False, fast: bool = True) -> Sim:
         return libero.make(task, render, fast=fast)
     robosuite = contexts.import_robosuite()
     if row.suite == "mimicgen":
-        mimicgen.register()
+        mimicgen.register(row.name)
     controller = robosuite.load_controller_config(default_controller="OSC_POSE") | {"control_delta": False}
     with contexts.named():
         env = robosuite.make(

@@ -2,7 +2,8 @@
 
 A cell is one head, one adapter, one task, one budget and one seed. Its results are errors on held-out demonstrations
 and, if `episodes` is set, closed-loop success. Finished cells are kept in outputs/stage2/cells, so that a killed
-benchmark can go on. Several processes may share the cells with --share 0/2, 1/2.
+benchmark can go on. Several processes may share the cells with --share 0/2, 1/2. STAGE2_OUT names another folder than
+outputs/stage2.
 
     uv run benchmarks/stage2.py heads [NAME ...] [--share 0/2]     # first pretrains the heads that the studies compare
     uv run benchmarks/stage2.py STUDY [--share 0/2] [--device cuda]     # the studies are in stage2_studies.py
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,10 +40,11 @@ from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 
-OUT = Path("outputs/stage2")
+OUT = Path(os.environ.get("STAGE2_OUT") or "outputs/stage2")
 DEMOS = {"Lift": 220, "Stack": 220, "PickPlaceCan": 120}  # Recorded; the last HELD_OUT of each validate.
 HELD_OUT = 20
 SAMPLED = 512  # Chunks sampled for the action error.
+STEPS = {name: settings["steps"] for name, settings in HEADS.items()}  # of Stage 1, unless --steps changes them
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,15 @@ class Data:
         return cls(tuple(part[:used] for part in chunks), tuple(part[rest:] for part in chunks))  # type: ignore[arg-type]
 
 
+def folder_of(head: str) -> Path:
+    """Return the folder of a head. If --steps has changed its training, the folder is named after the steps too."""
+    steps = HEADS[head]["steps"]
+    return OUT / "heads" / (head if steps == STEPS[head] else f"{head}-{steps}")
+
+
 def pretrained(name: str) -> ActionHead:
     """Return a head, which is trained in the first call and loaded afterwards."""
-    config = PretrainConfig.from_flat(HEADS[name] | {"out": OUT / "heads" / name, "name": name})
+    config = PretrainConfig.from_flat(HEADS[name] | {"out": folder_of(name), "name": name})
     if not (config.folder / golden.NAME).exists():
         pretrain(config, "benchmarks/stage2.py heads")
     return ActionHead.from_pretrained(config.folder)
@@ -117,7 +126,7 @@ def validate(policy: ConditionedHead, data: Data) -> dict[str, float]:
     return result
 
 
-def run(cell: Cell, device: str) -> dict:
+def run(cell: Cell, device: str, workers: int = 1) -> dict:
     data = Data.load(cell.task, cell.demos)
     policy = build(cell, data, device)
     cond, actions, is_pad = data.train
@@ -140,7 +149,7 @@ def run(cell: Cell, device: str) -> dict:
         def act(observed: np.ndarray) -> np.ndarray:
             return policy.sample(torch.from_numpy(observed).to(device), generator=generator).cpu().numpy()
 
-        result = rollout(cell.task, act, range(cell.episodes), workers=1, description=str(cell))
+        result = rollout(cell.task, act, range(cell.episodes), workers=workers, description=str(cell))
         row["successes"] = int(result.success.sum())
     return row
 
@@ -151,24 +160,44 @@ def path_of(cell: Cell) -> Path:
     return OUT / "cells" / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
 
 
+def shortened(cells: list[Cell], **changes: int | None) -> list[Cell]:
+    """Return cells with other numbers of steps, episodes or demonstrations, which makes them other cells.
+
+    Stage 1 gets as many training steps as Stage 2.
+    """
+    given = {name: number for name, number in changes.items() if number}
+    if steps := given.get("steps"):
+        HEADS.update({name: HEADS[name] | {"steps": steps, "save_every": steps} for name in HEADS})
+    return [replace(cell, **given) for cell in cells]  # type: ignore[arg-type]
+
+
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("study", choices=("heads", *STUDIES))
     parser.add_argument("names", nargs="*", help="heads to train; by default all that a CPU can train")
+    parser.add_argument("--cells", type=int, nargs="+", help="numbers of cells of the study; by default all")
+    parser.add_argument("--steps", type=int, help="training steps of both stages in place of the study's")
+    parser.add_argument("--episodes", type=int, help="episodes in place of the study's")
+    parser.add_argument("--demos", type=int, help="demonstrations in place of the study's; no more are recorded")
+    parser.add_argument("--workers", type=int, default=1, help="simulation processes of a cell")
     parser.add_argument("--share", default="0/1", help="share of the work of this process, such as 0/2 or 1/2")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     mine, of = (int(part) for part in args.share.split("/"))
+    if args.demos:
+        DEMOS.update(dict.fromkeys(DEMOS, args.demos + HELD_OUT))
+    study = shortened(STUDIES.get(args.study, []), steps=args.steps, episodes=args.episodes, demos=args.demos)
     if args.study == "heads":
         small = [name for name in HEADS if not name.startswith("DP-T ")]
         names = args.names or small
         for name in names[mine::of]:
             pretrained(name)
         return
-    for cell in progress_bar(STUDIES[args.study][mine::of], desc=args.study):
+    cells = study if args.cells is None else [study[number] for number in args.cells]
+    for cell in progress_bar(cells[mine::of], desc=args.study):
         if not path_of(cell).exists():
             record_of = {"cell": asdict(cell), "stage1": HEADS[cell.head], "machine": machine()}
-            result = run(cell, args.device)
+            result = run(cell, args.device, args.workers)
             files.write_text(path_of(cell), json.dumps(record_of | {"result": result}, indent=1) + "\n")
 
 

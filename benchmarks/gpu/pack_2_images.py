@@ -16,6 +16,7 @@ from pathlib import Path
 
 from packs import Pack, action_heads, cores, files, options, steps_in, workers
 
+TASKS, HEAD = ("stack_d1", "threading_d2", "coffee_d2"), "mixer-5m-fk"
 MODES = ("decoupled", "normal", "random-frozen")
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 DEMOS, EPISODES = 150, 50
@@ -24,8 +25,7 @@ RECORDING, ROLLOUTS = 150, 170  # seconds that are kept free for each
 
 def main() -> None:
     """Run the pack."""
-    tasks = ["stack_d1", "threading_d2", "coffee_d2"]
-    pack, chosen = options(__doc__ or "", "pack_2_images", tasks=tasks, seed=0)
+    pack, chosen = options(__doc__ or "", "pack_2_images", tasks=TASKS, seed=0)
     for task in ["Lift"] if pack.toy else chosen.tasks:
         if all(key in pack.results for key in keys(task, chosen.seed).values()):
             continue
@@ -65,7 +65,7 @@ def command(pack: Pack, task: str, mode: str, recorded: dict, steps: int, seed: 
     small = ["--hidden", 32, "--precision", "fp32"] if pack.toy else []
     return action_heads(
         *("adapt", "--data", f"robomimic:{recorded['file']}", "--state", "observation.eef", "observation.gripper"),
-        *("--action-layout", "pose_6d", "--crop", crop, crop, "--head", "dae/mixer-5m-fk", "--mode", mode, *small),
+        *("--action-layout", "pose_6d", "--crop", crop, crop, "--head", f"dae/{HEAD}", "--mode", mode, *small),
         *("--adapter", "film", "--through", "blocks", "--relearn-step", "--held-out", 0, "--ema", 0.995),
         *("--batch-size", 4 if pack.toy else 64, "--steps", steps, "--save-every", 100_000, "--seed", seed),
         *("--videos", 0, "--workers", max(1, workers(runs) - 2), "--out", out),

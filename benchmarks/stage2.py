@@ -14,10 +14,12 @@ Axes: n samples, c condition, h horizon, a action.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -171,7 +173,8 @@ def shortened(cells: list[Cell], **changes: int | None) -> list[Cell]:
     return [replace(cell, **given) for cell in cells]  # type: ignore[arg-type]
 
 
-def main() -> None:
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = command_line(__doc__)
     parser.add_argument("study", choices=("heads", *STUDIES))
     parser.add_argument("names", nargs="*", help="heads to train; by default all that a CPU can train")
@@ -182,7 +185,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="simulation processes of a cell")
     parser.add_argument("--share", default="0/1", help="share of the work of this process, such as 0/2 or 1/2")
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = options()
     mine, of = (int(part) for part in args.share.split("/"))
     if args.demos:
         DEMOS.update(dict.fromkeys(DEMOS, args.demos + HELD_OUT))

@@ -12,7 +12,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from packs import files
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 
 
-def main() -> None:
-    """Record, or roll out."""
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("record", "roll-out"))
     parser.add_argument("out", type=Path, help="the .hdf5 file of the recording, or the .json file of the rollouts")
@@ -33,7 +33,12 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, help="folder of the policy to roll out")
     parser.add_argument("--episodes", type=int, default=10, help="episodes of each task, from its first init states")
     parser.add_argument("--workers", type=int, default=packs.cores(), help="tasks at once")
-    chosen = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Record, or roll out."""
+    chosen = options()
     with ProcessPoolExecutor(chosen.workers, multiprocessing.get_context("spawn")) as pool:
         if chosen.what == "record":
             parts = [chosen.out.with_suffix(f".{number}.hdf5") for number in range(len(chosen.tasks))]

@@ -53,7 +53,8 @@ SETUP = """# source this in the folder of the repository: it puts the luggage on
 luggage=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 site=${LUGGAGE_SITE:-/tmp/luggage}
 mkdir -p "$site" && tar xJf "$luggage/site.tar.xz" -C "$site" || return 1
-PATH="$PATH:/sbin" ldconfig -p | grep -q libEGL.so.1 || export LD_LIBRARY_PATH="$site/gl${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+PATH="$PATH:/sbin" ldconfig -p | grep -q libEGL.so.1 ||
+  export LD_LIBRARY_PATH="$site/gl${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 export PYTHONPATH="$site:$PWD:$PWD/lab:$PWD/lerobot_policy_dae:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1 MUJOCO_GL=egl NUMBA_CACHE_DIR="$site/numba"
 export LIBERO_CONFIG_PATH="$site/config"

@@ -68,7 +68,7 @@ def command(pack: Pack, task: str, mode: str, recorded: dict, steps: int, seed: 
         *("--action-layout", "pose_6d", "--crop", crop, crop, "--head", f"dae/{HEAD}", "--mode", mode, *small),
         *("--adapter", "film", "--through", "blocks", "--relearn-step", "--held-out", 0, "--ema", 0.995),
         *("--batch-size", 4 if pack.toy else 64, "--steps", steps, "--save-every", 100_000, "--seed", seed),
-        *("--videos", 0, "--workers", max(1, workers(runs) - 2), "--out", out),
+        *("--workers", max(1, workers(runs) - 2), "--out", out),
     )
 
 
@@ -88,7 +88,7 @@ def train(pack: Pack, task: str, recorded: dict, seed: int) -> None:
     steps = 2 if pack.toy else steps_in(pack.left - ROLLOUTS - 30, rate, most=20_000)
     print(f"{task}: {rate:.1f} training steps/s in each of {len(MODES)} runs; {steps} training steps", flush=True)
     episodes = 1 if pack.toy else EPISODES
-    flags = ["--task", task, "--episodes", str(episodes), "--simulations", str(workers(len(MODES)))]
+    flags = ["--task", task, "--episodes", str(episodes), "--videos", "0", "--simulations", str(workers(len(MODES)))]
     outs = {mode: pack.work / f"{task}-{mode}-{steps}" for mode in MODES}
     commands = {m: command(mode=m, steps=steps, out=out, **alike) + flags for m, out in outs.items()}
     pack.run({f"{task}-{mode}": one for mode, one in commands.items()})

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from action_heads_lab.reproduce.families import once
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import smooth
 from action_heads_lab.sim.rollout import rollout
@@ -59,7 +60,9 @@ class Data:
     @classmethod
     def load(cls, task: str, demos: int) -> Data:
         total = DEMOS[task]
-        recording = record(task, total, path=OUT / f"{task}-{total}.npz")
+        path = OUT / f"{task}-{total}.npz"
+        with once(path):  # processes that share the cells wait for the one that records
+            recording = record(task, total, path=path)
         chunks = [torch.from_numpy(np.asarray(part)) for part in recording.chunks()]
         used, rest = (int(recording.episode_length[:n].sum()) for n in (demos, total - HELD_OUT))
         return cls(tuple(part[:used] for part in chunks), tuple(part[rest:] for part in chunks))  # type: ignore[arg-type]

@@ -84,7 +84,7 @@ def loads() -> dict[int, Load]:
         3: Load(both, ()),
         4: Load(tuple(stage1.HEADS)[:2]),
         5: Load((), ROBOSUITE, (unet.TASK,)),
-        6: Load((libero.HEAD,), (*ROBOSUITE, *LIBERO), tuple(libero.tasks_of(libero.SUITES[:1]))),
+        6: Load((libero.HEAD,), (*ROBOSUITE, *LIBERO), tuple(libero.tasks_of(libero.SUITES))),
         7: Load((), ROBOSUITE, (mechanisms.TASK,)),
     }
 

@@ -45,7 +45,7 @@ def keys(task: str, seed: int) -> dict[str, str]:
 
 def record(pack: Pack, task: str) -> dict | None:
     """Record demonstrations: a few to see how fast this machine is, then as many as the time allows."""
-    few, size = (2, 32) if pack.toy else (cores(), 84)
+    few, size = (2, 48) if pack.toy else (cores(), 84)
     seconds, demos, path = 0.0, few, pack.work / f"{task}-few.hdf5"
     for round_ in range(1 if pack.toy else 2):
         began, path = time.monotonic(), pack.work / f"{task}-{demos}.hdf5"

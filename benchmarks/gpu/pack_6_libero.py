@@ -1,7 +1,7 @@
 """Pack 6: one policy for the ten tasks of a LIBERO suite, from images with ResNet-50s that train and from words.
 
 python benchmarks/gpu/pack_6_libero.py                            # LIBERO-Object, then LIBERO-Goal: a suite a pack
-python benchmarks/gpu/pack_6_libero.py --suites libero_goal       # whose luggage does not fit beside that of the other
+python benchmarks/gpu/pack_6_libero.py --suites libero_goal       # one suite alone
 python benchmarks/gpu/pack_6_libero.py --text FOLDER              # words by a pretrained text model
 python benchmarks/gpu/pack_6_libero.py --toy                      # one task on a CPU, two training steps
 
@@ -71,7 +71,7 @@ def words_of(folder: Path, tasks: Iterable[str]) -> Path:
 
 def record(pack: Pack, suite: str, demos: int) -> dict | None:
     """Record demonstrations of all tasks of a suite, in a process for each, and return where they are."""
-    size, demos = (32, 2) if pack.toy else (EYES["libero"]["size"], demos)
+    size, demos = (48, 2) if pack.toy else (EYES["libero"]["size"], demos)
     began, path = time.monotonic(), pack.work / f"{suite}-{demos}-{size}.hdf5"
     tasks = tasks_of([suite])[: 1 if pack.toy else None]
     command = [sys.executable, str(SUITE), "record", str(path), "--demos", str(demos), "--size", str(size)]

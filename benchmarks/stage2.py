@@ -195,7 +195,7 @@ def main() -> None:
     args = options()
     mine, of = (int(part) for part in args.share.split("/"))
     if args.demos:
-        DEMOS.update(dict.fromkeys(DEMOS, args.demos + HELD_OUT))
+        DEMOS.update({task: int(args.demos) + HELD_OUT for task in DEMOS})
     study = shortened(STUDIES.get(args.study, []), steps=args.steps, episodes=args.episodes, demos=args.demos)
     if args.study == "heads":
         small = [name for name in HEADS if not name.startswith("DP-T ")]

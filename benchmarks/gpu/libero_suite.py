@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 import packs
 from packs import files
@@ -71,9 +72,10 @@ def join(parts: Iterable[Path], out: Path) -> None:
         data = joined.create_group("data")
         for part in parts:
             with h5py.File(part) as one:
-                for demo in one["data"].values():
+                found: Any = one["data"]
+                for demo in found.values():
                     one.copy(demo, data, f"demo_{len(data)}")
-                data.attrs["env_args"] = one["data"].attrs["env_args"]
+                data.attrs["env_args"] = found.attrs["env_args"]
         data.attrs["total"] = sum(demo.attrs["num_samples"] for demo in data.values())
     os.replace(draft, out)
 

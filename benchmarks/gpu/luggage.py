@@ -47,7 +47,7 @@ GL = ("libEGL.so.1", "libGLdispatch.so.0", "libOpenGL.so.0", "libGL.so.1", "libG
 COMMANDS = ("tyro", "typeguard", "docstring-parser", "tensorboardX")  # of `action-heads` and its training
 ROBOSUITE = (*COMMANDS, "robosuite", "termcolor", "mujoco", "etils", "glfw", "pyopengl")
 LIBERO = ("hf-libero", "bddl", "easydict", "future", "gymnasium", "farama-notifications", "robomimic")
-RIVALS = ("diffusers", "lerobot", "draccus", "mergedeep", "pyyaml-include", "toml", "typing-inspect", "gymnasium")
+RIVALS = ("diffusers", "lerobot", "draccus", "mergedeep", "toml", "typing-inspect", "gymnasium")
 
 SETUP = """# source this in the folder of the repository: it puts the luggage on the path and installs nothing
 luggage=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

@@ -62,10 +62,8 @@ def words_of(folder: Path, tasks: Iterable[str]) -> Path:
     fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
     fast.save_pretrained(folder)
     torch.manual_seed(0)
-    size = {"dim": 64, "hidden_dim": 128, "n_layers": 2, "n_heads": 4}
-    transformers.DistilBertModel(transformers.DistilBertConfig(vocab_size=len(vocabulary), **size)).save_pretrained(
-        folder
-    )
+    config = transformers.DistilBertConfig(vocab_size=len(vocabulary), dim=64, hidden_dim=128, n_layers=2, n_heads=4)
+    transformers.DistilBertModel(config).save_pretrained(folder)
     return folder
 
 

@@ -80,11 +80,6 @@ def larger(task: str, demos: int) -> list[Cell]:
     return [Cell(task, mode, demos, "both", 256, 2.5e-3) for mode in ("decoupled", "random-frozen")]
 
 
-def longer(task: str, demos: int) -> list[Cell]:
-    """Return the cells of the three modes with three times the training steps, with the small adapter."""
-    return [replace(cell, steps=3 * cell.steps) for cell in modes(task, demos)]
-
-
 def mimicgen(task: str, demos: int) -> list[Cell]:
     """Return the cells of a task of MimicGen: three modes, with more training steps."""
     return [replace(cell, steps=2000) for cell in (*larger(task, demos), Cell(task, demos=demos, **NORMAL))]
@@ -98,7 +93,8 @@ CELLS = [
     *larger("Lift", 25),
     *larger("Stack", 50),
     *(cell for task in ("PickPlaceCan", "Stack") for cell in [*modes(task, 50, blind=True), *modes(task, 25)]),
-    *longer("PickPlaceCan", 50),
+    *larger("PickPlaceCan", 50),
+    Cell("PickPlaceCan", demos=50, steps=3 * Cell.steps),
     *mimicgen("stack_d1", 50),
 ]
 

@@ -2,7 +2,8 @@
 
 A cell is one head, one adapter, one task, one budget and one seed. Its results are errors on held-out demonstrations
 and, if `episodes` is set, closed-loop success. Finished cells are kept in outputs/stage2/cells, so that a killed
-benchmark can go on. Several processes may share the cells with --share 0/2, 1/2.
+benchmark can go on. Several processes may share the cells with --share 0/2, 1/2. STAGE2_OUT names another folder than
+outputs/stage2.
 
     uv run benchmarks/stage2.py heads [NAME ...] [--share 0/2]     # first pretrains the heads that the studies compare
     uv run benchmarks/stage2.py STUDY [--share 0/2] [--device cuda]     # the studies are in stage2_studies.py
@@ -13,14 +14,18 @@ Axes: n samples, c condition, h horizon, a action.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from action_heads_lab.reproduce.families import once
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.report import smooth
 from action_heads_lab.sim.rollout import rollout
@@ -38,10 +43,11 @@ from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 
-OUT = Path("outputs/stage2")
+OUT = Path(os.environ.get("STAGE2_OUT") or "outputs/stage2")
 DEMOS = {"Lift": 220, "Stack": 220, "PickPlaceCan": 120}  # Recorded; the last HELD_OUT of each validate.
 HELD_OUT = 20
 SAMPLED = 512  # Chunks sampled for the action error.
+STEPS = {name: settings["steps"] for name, settings in HEADS.items()}  # of Stage 1, unless --steps changes them
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,23 @@ class Data:
     @classmethod
     def load(cls, task: str, demos: int) -> Data:
         total = DEMOS[task]
-        recording = record(task, total, path=OUT / f"{task}-{total}.npz")
+        path = OUT / f"{task}-{total}.npz"
+        with once(path):  # processes that share the cells wait for the one that records
+            recording = record(task, total, path=path)
         chunks = [torch.from_numpy(np.asarray(part)) for part in recording.chunks()]
         used, rest = (int(recording.episode_length[:n].sum()) for n in (demos, total - HELD_OUT))
         return cls(tuple(part[:used] for part in chunks), tuple(part[rest:] for part in chunks))  # type: ignore[arg-type]
 
 
+def folder_of(head: str) -> Path:
+    """Return the folder of a head. If --steps has changed its training, the folder is named after the steps too."""
+    steps = HEADS[head]["steps"]
+    return OUT / "heads" / (head if steps == STEPS[head] else f"{head}-{steps}")
+
+
 def pretrained(name: str) -> ActionHead:
     """Return a head, which is trained in the first call and loaded afterwards."""
-    config = PretrainConfig.from_flat(HEADS[name] | {"out": OUT / "heads" / name, "name": name})
+    config = PretrainConfig.from_flat(HEADS[name] | {"out": folder_of(name), "name": name})
     if not (config.folder / golden.NAME).exists():
         pretrain(config, "benchmarks/stage2.py heads")
     return ActionHead.from_pretrained(config.folder)
@@ -117,7 +131,7 @@ def validate(policy: ConditionedHead, data: Data) -> dict[str, float]:
     return result
 
 
-def run(cell: Cell, device: str) -> dict:
+def run(cell: Cell, device: str, workers: int = 1) -> dict:
     data = Data.load(cell.task, cell.demos)
     policy = build(cell, data, device)
     cond, actions, is_pad = data.train
@@ -140,7 +154,7 @@ def run(cell: Cell, device: str) -> dict:
         def act(observed: np.ndarray) -> np.ndarray:
             return policy.sample(torch.from_numpy(observed).to(device), generator=generator).cpu().numpy()
 
-        result = rollout(cell.task, act, range(cell.episodes), workers=1, description=str(cell))
+        result = rollout(cell.task, act, range(cell.episodes), workers=workers, description=str(cell))
         row["successes"] = int(result.success.sum())
     return row
 
@@ -151,24 +165,49 @@ def path_of(cell: Cell) -> Path:
     return OUT / "cells" / f"{hashlib.sha256(settings.encode()).hexdigest()[:16]}.json"
 
 
-def main() -> None:
+def shortened(cells: list[Cell], **changes: int | None) -> list[Cell]:
+    """Return cells with other numbers of steps, episodes or demonstrations, which makes them other cells.
+
+    Stage 1 gets as many training steps as Stage 2.
+    """
+    given = {name: number for name, number in changes.items() if number}
+    if steps := given.get("steps"):
+        HEADS.update({name: HEADS[name] | {"steps": steps, "save_every": steps} for name in HEADS})
+    return [replace(cell, **given) for cell in cells]  # type: ignore[arg-type]
+
+
+def options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = command_line(__doc__)
     parser.add_argument("study", choices=("heads", *STUDIES))
     parser.add_argument("names", nargs="*", help="heads to train; by default all that a CPU can train")
+    parser.add_argument("--cells", type=int, nargs="+", help="numbers of cells of the study; by default all")
+    parser.add_argument("--steps", type=int, help="training steps of both stages in place of the study's")
+    parser.add_argument("--episodes", type=int, help="episodes in place of the study's")
+    parser.add_argument("--demos", type=int, help="demonstrations in place of the study's; no more are recorded")
+    parser.add_argument("--workers", type=int, default=1, help="simulation processes of a cell")
     parser.add_argument("--share", default="0/1", help="share of the work of this process, such as 0/2 or 1/2")
     parser.add_argument("--device", default="cpu")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    args = options()
     mine, of = (int(part) for part in args.share.split("/"))
+    if args.demos:
+        DEMOS.update({task: int(args.demos) + HELD_OUT for task in DEMOS})
+    study = shortened(STUDIES.get(args.study, []), steps=args.steps, episodes=args.episodes, demos=args.demos)
     if args.study == "heads":
         small = [name for name in HEADS if not name.startswith("DP-T ")]
         names = args.names or small
         for name in names[mine::of]:
             pretrained(name)
         return
-    for cell in progress_bar(STUDIES[args.study][mine::of], desc=args.study):
+    cells = study if args.cells is None else [study[number] for number in args.cells]
+    for cell in progress_bar(cells[mine::of], desc=args.study):
         if not path_of(cell).exists():
             record_of = {"cell": asdict(cell), "stage1": HEADS[cell.head], "machine": machine()}
-            result = run(cell, args.device)
+            result = run(cell, args.device, args.workers)
             files.write_text(path_of(cell), json.dumps(record_of | {"result": result}, indent=1) + "\n")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from packs import Pack, action_heads, cores, files, options, steps_in, workers
 
+TASKS, HEAD = ("stack_d1", "threading_d2", "coffee_d2"), "mixer-5m-fk"
 MODES = ("decoupled", "normal", "random-frozen")
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 DEMOS, EPISODES = 150, 50
@@ -24,8 +25,7 @@ RECORDING, ROLLOUTS = 150, 170  # seconds that are kept free for each
 
 def main() -> None:
     """Run the pack."""
-    tasks = ["stack_d1", "threading_d2", "coffee_d2"]
-    pack, chosen = options(__doc__ or "", "pack_2_images", tasks=tasks, seed=0)
+    pack, chosen = options(__doc__ or "", "pack_2_images", tasks=TASKS, seed=0)
     for task in ["Lift"] if pack.toy else chosen.tasks:
         if all(key in pack.results for key in keys(task, chosen.seed).values()):
             continue
@@ -45,7 +45,7 @@ def keys(task: str, seed: int) -> dict[str, str]:
 
 def record(pack: Pack, task: str) -> dict | None:
     """Record demonstrations: a few to see how fast this machine is, then as many as the time allows."""
-    few, size = (2, 32) if pack.toy else (cores(), 84)
+    few, size = (2, 48) if pack.toy else (cores(), 84)
     seconds, demos, path = 0.0, few, pack.work / f"{task}-few.hdf5"
     for round_ in range(1 if pack.toy else 2):
         began, path = time.monotonic(), pack.work / f"{task}-{demos}.hdf5"
@@ -65,10 +65,10 @@ def command(pack: Pack, task: str, mode: str, recorded: dict, steps: int, seed: 
     small = ["--hidden", 32, "--precision", "fp32"] if pack.toy else []
     return action_heads(
         *("adapt", "--data", f"robomimic:{recorded['file']}", "--state", "observation.eef", "observation.gripper"),
-        *("--action-layout", "pose_6d", "--crop", crop, crop, "--head", "dae/mixer-5m-fk", "--mode", mode, *small),
+        *("--action-layout", "pose_6d", "--crop", crop, crop, "--head", f"dae/{HEAD}", "--mode", mode, *small),
         *("--adapter", "film", "--through", "blocks", "--relearn-step", "--held-out", 0, "--ema", 0.995),
         *("--batch-size", 4 if pack.toy else 64, "--steps", steps, "--save-every", 100_000, "--seed", seed),
-        *("--videos", 0, "--workers", max(1, workers(runs) - 2), "--out", out),
+        *("--workers", max(1, workers(runs) - 2), "--out", out),
     )
 
 
@@ -88,7 +88,7 @@ def train(pack: Pack, task: str, recorded: dict, seed: int) -> None:
     steps = 2 if pack.toy else steps_in(pack.left - ROLLOUTS - 30, rate, most=20_000)
     print(f"{task}: {rate:.1f} training steps/s in each of {len(MODES)} runs; {steps} training steps", flush=True)
     episodes = 1 if pack.toy else EPISODES
-    flags = ["--task", task, "--episodes", str(episodes), "--simulations", str(workers(len(MODES)))]
+    flags = ["--task", task, "--episodes", str(episodes), "--videos", "0", "--simulations", str(workers(len(MODES)))]
     outs = {mode: pack.work / f"{task}-{mode}-{steps}" for mode in MODES}
     commands = {m: command(mode=m, steps=steps, out=out, **alike) + flags for m, out in outs.items()}
     pack.run({f"{task}-{mode}": one for mode, one in commands.items()})

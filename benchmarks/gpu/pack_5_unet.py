@@ -17,14 +17,14 @@ from packs import ROOT, Pack, action_heads, cores, device, files, options, stage
 
 from action_heads import golden
 
-MODES = ("decoupled", "normal", "random-frozen")
+TASK, MODES = "Stack", ("decoupled", "normal", "random-frozen")
 STAGE1, ROLLOUTS = 240, 120  # seconds for Stage 1 with its start, and kept free for rollouts
 BATCH = 256  # of Stage 1
 
 
 def main() -> None:
     """Run the pack."""
-    pack, chosen = options(__doc__ or "", "pack_5_unet", task="Stack", seed=0)
+    pack, chosen = options(__doc__ or "", "pack_5_unet", task=TASK, seed=0)
     if any(key not in pack.results for key in keys(chosen.task, chosen.seed).values()):
         head = pack.work / "unet-244m"
         if pretrained(pack, head):

@@ -6,10 +6,11 @@ import re
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,7 +42,10 @@ def settings_of(command: list[str]):
     """Return the settings that a command line of `action-heads` is read as."""
     assert command[1:3] == ["-m", "action_heads.cli"]
     module, _, kind = known()[command[3]].settings.partition(":")
-    return parse(getattr(import_module(module), kind), command[4:], prog="a pack")
+    settings = parse(getattr(import_module(module), kind), command[4:], prog="a pack")
+    if command[3] == "adapt":
+        settings.check_effective()  # as the command does
+    return settings
 
 
 def reproduced(command: list[str]):
@@ -73,12 +77,38 @@ class Machine:
                 self.write(command[3], self.settings[-1])
             elif command[1].endswith("reproduce.py"):
                 self.settings.append(reproduced(command))
+            elif command[1].endswith("libero_suite.py"):
+                self.of_suite(command)
+            elif command[1].endswith("stage2.py"):
+                self.stage2(pack, command)
             elif "pytest" in command:
                 pack.log_of(name).write_text("FAILED tests/test_gpu.py::test_a - x\n1 failed, 136 passed")
             else:
                 made = pack.out / f"{name}_{import_module('packs').device()}.json"
                 made.write_text(json.dumps({"results": {"rows": [name]}}))
         return dict.fromkeys(commands, 0)
+
+    def of_suite(self, command):
+        chosen = import_module("libero_suite").options(command[2:])
+        self.settings.append(chosen)
+        chosen.out.write_text(json.dumps({task: [True, False] for task in chosen.tasks}))
+
+    def stage2(self, pack, command):
+        assert pack.environment["STAGE2_OUT"] == str(pack.work / "stage2")
+        chosen = import_module("stage2").options(command[2:])
+        studies = import_module("stage2_studies")
+        self.settings.append(chosen)
+        if chosen.study == "heads":
+            (name,) = chosen.names
+            folder = import_module("pack_7_mechanisms").folder_of(pack, name, chosen.steps)
+            self.write("pretrain", SimpleNamespace(out=folder))
+            return
+        for number in chosen.cells:
+            changes = {"steps": chosen.steps, "episodes": chosen.episodes}
+            cell = replace(studies.STUDIES[chosen.study][number], **changes)
+            path = pack.work / "stage2" / "cells" / f"{number}-{chosen.steps}.json"
+            path.parent.mkdir(exist_ok=True, parents=True)
+            path.write_text(json.dumps({"cell": asdict(cell), "result": {"seconds": 4, "successes": 40}}))
 
     def write(self, command, settings):
         if command == "record":
@@ -116,13 +146,21 @@ def test_every_command_is_one_that_its_settings_accept(name, toy, packs, monkeyp
     if name == "pack_5_unet" and not toy:
         steps = [results[f"Stack {mode} seed 0"]["steps"] for mode in MODES]
         assert min(steps) == max(steps) > 5000, "this machine is fast"
+    if name == "pack_6_libero" and not toy:
+        trained = [one for one in machine.settings if getattr(one, "mode", None)]
+        assert {(one.mode, one.vision.encoder) for one in trained} == {(mode, "resnet50") for mode in MODES}
+        assert results["libero_goal normal seed 0"]["episodes"] == 20
+    if name == "pack_7_mechanisms" and not toy:
+        steps = {row["cell"]["steps"] for key, row in results.items() if key != "speed"}
+        assert steps == {results["speed"]["steps"]}, "all mechanisms train as long"
+        assert len(results) == 1 + 126, "the cells of the paper's figure, on a machine that is fast"
     if name == "pack_4_stage1" and not toy:
         made = [one for one in machine.settings if getattr(one, "name", None) and one.optimiser.steps > 200]
         assert [one.optimiser.steps * one.optimiser.batch_size >= 20_000_000 for one in made] == [True] * 4
 
 
 @pytest.mark.skipif(find_spec("robosuite") is None, reason="needs the sim extra")
-@pytest.mark.parametrize("name", ["pack_2_images", "pack_5_unet"])
+@pytest.mark.parametrize("name", ["pack_2_images", "pack_5_unet", "pack_6_libero"])
 def test_modes_are_compared_only_if_one_pack_trained_them(name, packs, monkeypatch, tmp_path):
     """A mode that failed is not trained alone, with another number of training steps."""
     machine, file = Machine(packs, monkeypatch), tmp_path / "out" / f"{name}.json"
@@ -282,4 +320,5 @@ def test_commands_of_the_lab_are_found_without_an_installation(packs, tmp_path, 
 def test_a_pack_runs_at_toy_size(name, packs, monkeypatch, tmp_path):
     start(packs, name, monkeypatch, tmp_path / "out", "--toy").main()
     results = json.loads((tmp_path / "out" / f"{name}.json").read_text())["results"]
-    assert len(results) >= {"pack_1_tables": 3, "pack_2_images": 4, "pack_4_stage1": 2, "pack_5_unet": 4}[name]
+    least = {"pack_1_tables": 3, "pack_2_images": 4, "pack_4_stage1": 2, "pack_5_unet": 4}
+    assert len(results) >= {**least, "pack_6_libero": 3, "pack_7_mechanisms": 7}[name]

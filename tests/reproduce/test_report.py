@@ -76,7 +76,7 @@ def test_the_full_grid_is_tabled_pooled_and_tested():
     assert "(p = 1" not in row.split("|")[-2], "decoupled differs from random-frozen"
 
 
-def test_what_is_not_run_names_its_command_andcost():
+def test_what_is_not_run_names_its_command_and_cost():
     found = [r for r in made_up_grid() if not (r.run.task == "Stack" and r.run.backbone == "mixer")]
     text = robosuite(found)
     assert "10 of 160 runs remain" in text  # 3 modes of 3 seeds, and blind

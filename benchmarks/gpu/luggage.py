@@ -234,7 +234,7 @@ def add(archive: tarfile.TarFile, name: str, path: Path, opened: set[Path]) -> N
 
 
 def smaller(image: bytes) -> bytes:
-    """Return a texture with at most `PIXELS` a side."""
+    """Return a texture with at most `PIXELS` a side, unless this takes more bytes than the texture itself."""
     from PIL import Image
 
     with Image.open(io.BytesIO(image)) as found:
@@ -243,7 +243,7 @@ def smaller(image: bytes) -> bytes:
         found.thumbnail((PIXELS, PIXELS))
         written = io.BytesIO()
         found.save(written, "png")
-    return written.getvalue()
+    return min(image, written.getvalue(), key=len)
 
 
 def opened_by(tasks: Iterable[str]) -> set[Path]:

@@ -115,6 +115,19 @@ def test_assets_of_libero_all_have_their_size_but_are_zeros_if_no_task_opens_the
         assert pillow.open(archive.extractfile("libero/libero/assets/large.png")).size == (luggage.PIXELS, 4)
 
 
+def test_a_texture_that_would_grow_is_left_as_it_is(luggage, tmp_path):
+    """LIBERO's check compares sizes, and a few palettes take fewer bytes than their smaller images."""
+    pillow, path = pytest.importorskip("PIL.Image"), tmp_path / "stripes.png"
+    striped = pillow.new("L", (luggage.PIXELS + 12, 64))
+    striped.putdata([255 * (x % 4 < 2) for x in range(luggage.PIXELS + 12)] * 64)
+    striped.save(path, optimize=True)
+    grown = striped.copy()
+    grown.thumbnail((luggage.PIXELS, luggage.PIXELS))
+    grown.save(tmp_path / "grown.png")
+    assert (tmp_path / "grown.png").stat().st_size > path.stat().st_size
+    assert luggage.smaller(path.read_bytes()) == path.read_bytes()
+
+
 def test_another_python_is_refused(luggage, monkeypatch):
     monkeypatch.setattr(luggage.sys, "platform", "darwin")
     with pytest.raises(SystemExit, match=r"on darwin .*but the machine with the GPU has Python 3\.12 on linux x86_64"):

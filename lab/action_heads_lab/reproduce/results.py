@@ -122,6 +122,8 @@ def save(result: Result, path: Path) -> None:
     record = json.loads(json.dumps(asdict(result))) | {"version": VERSION}
     if not result.inputs:
         del record["inputs"]
+    if not result.run.assets:  # as in files of earlier releases
+        del record["run"]["assets"]
     record["checksum"] = SEAL.of(record, {})
     record["rates"] = {
         "env_steps_per_second": round(result.env_steps_per_second, 1),

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from action_heads._util.machine import machine
+from action_heads.card import REPOSITORY
 from action_heads.io.files import read_json, write_text
 from action_heads.runtime.packed import can_pack
 from action_heads.training.checkpoint import changed
@@ -23,7 +24,7 @@ from action_heads.training.checkpoint import changed
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
 DOCS = Path(__file__).parents[1] / "docs" / "results"  # the pages of the results
-ONLINE = "https://github.com/action-heads/action-heads/blob/main/benchmarks/results"
+ONLINE = f"{REPOSITORY}/blob/main/benchmarks/results"
 REQUIRED = object()
 Row = dict[str, Any]
 

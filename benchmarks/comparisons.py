@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 LEVEL = 0.05
+NAMES = {"blind": "decoupled, without images"}  # of modes, in tables
+OTHERS = {"random-frozen": "random-frozen", "blind": "without images", "normal": "normal training"}  # in sentences
 
 
 class Comparison(NamedTuple):

@@ -6,14 +6,13 @@ from itertools import groupby
 from typing import Any
 
 from action_heads_lab.reproduce.page import fill
-from common import DOCS, table
+from common import DOCS, ONLINE, table
 from latency_report import short
 
 PAGE = DOCS / "control-loop.md"
 CASES = {"eager": "eager", "native": "`native`", "background": "`native` in a second thread", "server": "`serve`"}
 SCHEDULING = {"ordinary": "ordinary", "real-time": "real-time priority", "own-core": "a core of its own"}
 SETTINGS = ("head", "steps", "execute", "threads")
-RESULTS = "https://github.com/action-heads/action-heads/blob/main/benchmarks/results/control_loop.json"
 UNMEASURED = "Not measured yet."
 
 
@@ -119,5 +118,5 @@ def measured_on(record: dict[str, Any]) -> str:
     return (
         f"{listed([f'{s:g}' for s in seconds])} seconds a cell, {record['date']}, {machine['cores']} cores of "
         f"{described(machine)}, Python {machine['python']}, torch {machine['torch']}. Results: "
-        f"[`control_loop.json`]({RESULTS})."
+        f"[`control_loop.json`]({ONLINE}/control_loop.json)."
     )

@@ -16,11 +16,12 @@ from common import DOCS, table
 from fused_targets import FUSED, answer, floor_ms, fused_ms, limit_of, name_of, verdicts
 from latency_report import short
 
+from action_heads.card import REPOSITORY
 from action_heads.io.files import read_json
 
 RESULTS = Path(__file__).parent / "gpu" / "results" / "pack_3_fused.json"
 PAGE = DOCS / "speed-gpu.md"
-PACK = "https://github.com/action-heads/action-heads/blob/main/benchmarks/gpu/pack_3_fused.py"
+PACK = f"{REPOSITORY}/blob/main/benchmarks/gpu/pack_3_fused.py"
 CASE = re.compile(r"(.+) (fp32|bf16) batch (\d+) steps (\d+): ")
 TESTS = ("tests of the bundled head", "tests of all modulations")
 

@@ -19,13 +19,11 @@ from action_heads_lab.reproduce.statistics import unpaired_p
 from action_heads_lab.sim.interval import error_bars, interval_text
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, made_text, row_of, table
-from comparisons import Comparison, by_chance, told_apart
+from comparisons import NAMES, OTHERS, Comparison, by_chance, told_apart
 from images import CELLS, MIMICGEN, TASKS, Cell, finished
 
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
-NAMES = {"blind": "decoupled, without images"}
-OTHERS = {"random-frozen": "random-frozen", "blind": "without images", "normal": "normal training"}
 SMALL = 128  # hidden units of the adapter in the conclusions and in the figure over demonstrations
 DEMOS = 25  # demonstrations of the figure over parameters
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from comparisons import NAMES
+
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 TITLES: dict[str, str] = dict(zip(SUITES, ("LIBERO-Spatial", "LIBERO-Object", "LIBERO-Goal", "LIBERO-10"), strict=True))
 MODES = ("decoupled", "normal", "random-frozen", "blind")
-NAMES = {"blind": "decoupled, without images"}
 EPISODES = 5  # rollouts of each task
 MLP = "dae/mlp-5m-fk-delta"
 SMALL: dict[str, Any] = {"through": "code", "hidden": 64, "lr": 1e-2, "steps": 1000}  # the small adapter

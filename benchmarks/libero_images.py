@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from action_heads_lab.policies import actor
-from action_heads_lab.sim import libero
+from action_heads_lab.sim import libero_tasks
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import INIT_STATES, description
@@ -62,7 +62,7 @@ def recordings(cell: Cell, folder: Path) -> list[Path]:
 
 def tasks_of(cell: Cell) -> list[str]:
     """Return the tasks of a cell, in the order of their suite."""
-    return [task for task in libero.TASKS if task.startswith(f"{cell.suite}/")][: cell.tasks]
+    return libero_tasks.of_suite(cell.suite)[: cell.tasks]
 
 
 def demonstrations(cell: Cell, folder: Path, encoder: str, text: str) -> Demonstrations:

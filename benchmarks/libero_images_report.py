@@ -21,7 +21,7 @@ from action_heads_lab.reproduce.statistics import Paired, counted
 from action_heads_lab.sim.interval import error_bars, interval_text, wilson
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, made_text, read_results, table
-from comparisons import Comparison, by_chance, told_apart
+from comparisons import OTHERS, Comparison, by_chance, told_apart
 from libero_cells import EPISODES, MODES, PLANNED, SMALL, SUITES, TITLES, Cell, cell_of, named, systems
 from matplotlib.patches import Patch
 
@@ -132,10 +132,8 @@ def aim(rows: Rows, decoupled: Cell, normal: Cell) -> str:
 
 def by_suite(rows: Rows, first: Cell, second: Cell) -> list[Comparison]:
     """Return the tests of two systems in each suite."""
-    words = {"normal": "normal training", "blind": "without images"}
     found = {suite: tested([both]) for suite, both in compared(rows, first, second).items()}
-    name = words.get(second.mode, second.mode)
-    return [Comparison(name, TITLES[suite], test.difference, test.p) for suite, test in found.items()]
+    return [Comparison(OTHERS[second.mode], TITLES[suite], test.difference, test.p) for suite, test in found.items()]
 
 
 def pooled(rows: Iterable[Row]) -> tuple[int, int]:

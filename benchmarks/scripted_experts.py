@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 
 import tyro
-from action_heads_lab.sim import libero, make
+from action_heads_lab.sim import libero_tasks, make
 from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.record import run_expert
 from action_heads_lab.sim.tasks import get_task
@@ -21,7 +21,7 @@ from common import table
 
 def tasks_of(name: str) -> list[str]:
     """Return the tasks of a suite of LIBERO, or the task of this name. Raises ValueError if there is neither."""
-    if suite := [task for task in libero.TASKS if task.startswith(f"{name}/")]:
+    if suite := libero_tasks.of_suite(name):
         return suite
     get_task(name)
     return [name]

@@ -153,7 +153,7 @@ def check_mixes_time(head: Denoiser) -> None:
 
 def random_lengths(head: Denoiser, batch: int, generator: torch.Generator | None) -> Tensor:
     """Draw a mask (b h) of the first time steps of each chunk: 0 to h - 1 of them, all numbers equally likely."""
-    horizon, drawn_on = head.config.horizon, head.device if generator is None else generator.device
+    horizon, drawn_on = head.config.horizon, draws.place(generator, head.device)
     length = draws.integers(horizon, (batch, 1), generator, drawn_on)
     return (torch.arange(horizon, device=drawn_on) < length).to(head.device)
 
@@ -162,5 +162,5 @@ def random_prefixes(head: Denoiser, shape: torch.Size, generator: torch.Generato
     """Draw the mask (b h) of committed time steps in training: none for half of the chunks, else a random number."""
     check_mixes_time(head)
     clean = random_lengths(head, shape[0], generator)
-    half = draws.uniform((shape[0], 1), generator, head.device if generator is None else generator.device) < 0.5
+    half = draws.uniform((shape[0], 1), generator, draws.place(generator, head.device)) < 0.5
     return clean & half.to(head.device)

@@ -15,6 +15,11 @@ from torch import Tensor
 Generator = torch.Generator | None  # None: torch's default generator
 
 
+def place(generator: Generator, device: torch.device) -> torch.device:
+    """Return where numbers for a device are drawn: with a generator on its own, so that they are the same anywhere."""
+    return device if generator is None else generator.device
+
+
 def normal(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
     """Draw standard normal numbers, float32."""
     return torch.randn(tuple(shape), device=device, dtype=torch.float32, **_of(generator))

@@ -82,8 +82,8 @@ class Objective(nn.Module):
     ) -> Tensor:
         """Draw int64 noise levels for a device from the distribution `levels`, a key of `LEVELS`."""
         check_levels(levels)
-        drawn_on = device if generator is None else generator.device
-        return LEVELS[levels](self.config.train_steps, shape, generator, drawn_on or CPU).to(device)
+        drawn_on = draws.place(generator, device or CPU)
+        return LEVELS[levels](self.config.train_steps, shape, generator, drawn_on).to(device)
 
     def random_noise(
         self, shape: tuple[int, ...], generator: torch.Generator | None = None, device: torch.device | None = None
@@ -92,8 +92,7 @@ class Objective(nn.Module):
 
         It is drawn on the generator's device, so a CPU generator gives the same noise everywhere.
         """
-        drawn_on = device if generator is None else generator.device
-        return draws.normal(shape, generator, drawn_on or CPU).to(device)
+        return draws.normal(shape, generator, draws.place(generator, device or CPU)).to(device)
 
     def add_noise(self, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """Return x_t (b h a), from x0 (b h a) and noise (b h a) at noise levels t (b 1) or (b h)."""

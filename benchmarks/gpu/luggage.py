@@ -78,13 +78,18 @@ def loads() -> dict[int, Load]:
     )
     del tables
     both = ("mixer-5m-fk", "mlp-5m-fk")
+    suites = (task for suite in libero.SUITES for task in libero.of_suite(suite))
     return {
         1: Load(both, (*COMMANDS, *RIVALS)),
         2: Load(("mixer-5m-fk",), ROBOSUITE, tuple(images.TASKS)),
         3: Load(both, ()),
         4: Load(tuple(stage1.HEADS)[:2]),
         5: Load((), ROBOSUITE, (unet.TASK,)),
-        6: Load((libero.HEAD,), (*ROBOSUITE, *LIBERO), tuple(libero.tasks_of(libero.SUITES))),
+        6: Load(
+            (libero.HEAD,),
+            (*ROBOSUITE, *LIBERO),
+            tuple(suites),
+        ),
         7: Load((), ROBOSUITE, (mechanisms.TASK,)),
     }
 

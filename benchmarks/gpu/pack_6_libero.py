@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pack_2_images
 from action_heads_lab.reproduce.config import EYES
-from action_heads_lab.sim import libero_tasks
 from action_heads_lab.sim.interval import wilson
+from action_heads_lab.sim.libero_tasks import of_suite
 from action_heads_lab.sim.tasks import description
 from pack_2_images import MODES, keys
 from packs import Pack, cores, files, options, steps_in, workers
@@ -39,14 +39,9 @@ def main() -> None:
         if all(key in pack.results for key in keys(suite, chosen.seed).values()):
             continue
         if pack.left > RECORDING + 1.5 * ROLLOUTS and (recorded := record(pack, suite, chosen.demos)):
-            text = chosen.text or str(words_of(pack.work / "words", tasks_of([suite])))
+            text = chosen.text or str(words_of(pack.work / "words", of_suite(suite)))
             train(pack, suite, recorded, text, chosen.seed)
     pack.report()
-
-
-def tasks_of(suites: Iterable[str]) -> list[str]:
-    """Return the tasks of suites in their order."""
-    return [task for suite in suites for task in libero_tasks.TASKS if task.startswith(f"{suite}/")]
 
 
 def words_of(folder: Path, tasks: Iterable[str]) -> Path:
@@ -71,7 +66,7 @@ def record(pack: Pack, suite: str, demos: int) -> dict | None:
     """Record demonstrations of all tasks of a suite, in a process for each, and return where they are."""
     size, demos = (48, 2) if pack.toy else (EYES["libero"]["size"], demos)
     began, path = time.monotonic(), pack.work / f"{suite}-{demos}-{size}.hdf5"
-    tasks = tasks_of([suite])[: 1 if pack.toy else None]
+    tasks = of_suite(suite)[: 1 if pack.toy else None]
     command = [sys.executable, str(SUITE), "record", str(path), "--demos", str(demos), "--size", str(size)]
     command += ["--workers", str(cores()), "--tasks", *tasks]
     if not path.exists() and pack.run({f"record-{suite}": command}, 2 * RECORDING)[f"record-{suite}"] != 0:
@@ -105,7 +100,7 @@ def train(pack: Pack, suite: str, recorded: dict, text: str, seed: int) -> None:
     commands = {mode: command(mode=mode, steps=steps, out=out, **alike) for mode, out in outs.items()}
     pack.run({f"{suite}-{mode}": one for mode, one in commands.items()})
     rolled = {mode: pack.work / f"{suite}-{mode}-{steps}-rolled.json" for mode in MODES}
-    tasks = tasks_of([suite])[: 1 if pack.toy else None]
+    tasks = of_suite(suite)[: 1 if pack.toy else None]
     flags = ["--episodes", str(1 if pack.toy else EPISODES), "--workers", str(workers(len(MODES))), "--tasks", *tasks]
     rollouts = {m: [sys.executable, str(SUITE), "roll-out", str(rolled[m]), "--policy", str(outs[m])] for m in MODES}
     pack.run({f"{suite}-{mode}-rollouts": [*one, *flags] for mode, one in rollouts.items()})

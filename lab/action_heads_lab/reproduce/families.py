@@ -17,7 +17,7 @@ from action_heads.io import drafts, files
 from action_heads.io.contents import sampled_all
 from action_heads_lab.reproduce.assets import OFFICIAL, installed_assets
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
-from action_heads_lab.sim import libero, mimicgen
+from action_heads_lab.sim import libero_tasks, mimicgen
 from action_heads_lab.sim.dataset import save_dataset
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.envs import CONTROL_HZ
@@ -144,7 +144,7 @@ class Libero(Family):
         return installed_assets()
 
     def subtasks(self, run: Run) -> list[str]:
-        return [task for task in libero.TASKS if task.startswith(f"{run.task}/")]
+        return libero_tasks.of_suite(run.task)
 
     def condition(self, observed: np.ndarray, task: str) -> np.ndarray:
         one_hot = np.zeros((len(observed), 10), np.float32)

@@ -125,3 +125,8 @@ TASKS = {f"libero_object/{i}": _object(item) for i, item in enumerate(GROCERIES)
 TASKS |= {f"libero_spatial/{i}": _spatial(place) for i, place in enumerate(PLACES)}
 TASKS |= {f"libero_goal/{i}": _task(*row, GOAL_STEPS) for i, row in enumerate(GOALS)}
 TASKS |= {f"libero_10/{i}": _task(*row, LONG_STEPS) for i, row in enumerate(LONG)}
+
+
+def of_suite(suite: str) -> list[str]:
+    """Return the tasks of a suite in its order, none if there is no such suite."""
+    return [task for task in TASKS if task.startswith(f"{suite}/")]

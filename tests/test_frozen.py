@@ -288,6 +288,8 @@ def test_tables_that_somebody_wrote_to_are_made_again():
     policy.head.step_table("adaln_zero").zero_()
     policy.head.plan(Sampling("ddim")).x0.zero_()
     policy.head.plan(Sampling("ddim")).timesteps.zero_()
+    ((noise_path, _),) = policy.head.objective._paths.values()
+    noise_path.zero_()
     assert torch.equal(policy.sample(conditions(2), generator=generator()), expected)
 
 

@@ -8,6 +8,7 @@ import random
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ import msgpack
 from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
+from action_heads import ConditionedHead
 from action_heads.runtime import serve, wire
 from action_heads.runtime.remote import RemoteError, RemotePolicy
 from action_heads.runtime.request_queue import Client, FairQueue
@@ -154,22 +156,28 @@ PEERS = (too_large, left, stay, one_after_the_other, garbage, tiny_frames, no_ha
 
 @pytest.mark.parametrize("hostile", [*PEERS, compressed], ids=lambda peer: peer.__name__)
 def test_a_second_client_is_served_within_a_second(policy, hostile):
+    for _ in range(3):  # each with a server and peers of its own, since a busy machine may hold one of them up
+        took = slower_of_two_clients(policy, hostile)
+        if took < (limit := SECOND * (1 + os.getloadavg()[0] / (os.cpu_count() or 1))):
+            break
+    assert took < limit
+
+
+def slower_of_two_clients(policy: ConditionedHead, hostile: Callable[[int], list]) -> float:
+    """Return the seconds that a new client, or one who was there before, waits for a chunk beside a hostile peer."""
     with running(policy) as port, RemotePolicy(f"ws://127.0.0.1:{port}", timeout=30) as first:
         first.sample(conditions(1))
         connection, peers = first.connection, hostile(port)
         try:
-            slowest = []
-            for _ in range(3):  # A busy machine may hold one of the calls up.
-                began = time.monotonic()
-                assert first.sample(conditions(1)).shape == (1, 16, 10)  # one who was there before
-                known = time.monotonic() - began
-                with RemotePolicy(f"ws://127.0.0.1:{port}", timeout=30) as second:
-                    second.sample(conditions(1))
-                new = time.monotonic() - began - known
-                assert first.connection is connection
-                print(f"{hostile.__name__}: {known:.2f} s for one who was there, {new:.2f} s for one who came")
-                slowest.append(max(known, new))
-            assert min(slowest) < SECOND * (1 + os.getloadavg()[0] / (os.cpu_count() or 1))
+            began = time.monotonic()
+            assert first.sample(conditions(1)).shape == (1, 16, 10)  # one who was there before
+            known = time.monotonic() - began
+            with RemotePolicy(f"ws://127.0.0.1:{port}", timeout=30) as second:
+                second.sample(conditions(1))
+            new = time.monotonic() - began - known
+            assert first.connection is connection
+            print(f"{hostile.__name__}: {known:.2f} s for one who was there, {new:.2f} s for one who came")
+            return max(known, new)
         finally:
             for peer in peers:
                 (peer if isinstance(peer, socket.socket) else peer.socket).close()

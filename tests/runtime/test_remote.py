@@ -283,8 +283,7 @@ def test_refusals_keep_the_connection_and_restarts_are_noticed():
             remote.sample(conditions(), steps=10**9)
         expected = remote.sample(conditions(), generator=generator())
         assert remote.connection is connection
-    with pytest.raises(RemoteError):  # The call may still find the connection that closes.
-        remote.sample(conditions())
+    connection.recv_events_thread.join(20)  # until the client has seen that the connection ended
     with pytest.raises(RemoteError, match="no server at"):
         remote.sample(conditions())
     for served, same in ((policy, True), (other, False)):

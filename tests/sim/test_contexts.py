@@ -262,6 +262,15 @@ def test_the_extra_requires_the_versions_that_are_accepted():
     assert contexts.REQUIREMENTS.replace("'", '"').replace('" "', '", "') in extra[1]
 
 
+def refuse_robosuite(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Let the import of robosuite end with an error."""
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(contexts, "require", fail)
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -271,29 +280,20 @@ def test_the_extra_requires_the_versions_that_are_accepted():
     ],
 )
 def test_a_machine_without_egl_is_told_what_to_install(monkeypatch, error):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(contexts, "require", fail)
+    refuse_robosuite(monkeypatch, error)
     with pytest.raises(ImportError, match=r"EGL is missing .*apt-get install libegl1.*MUJOCO_GL=osmesa") as raised:
         contexts.import_robosuite()
     assert "\n" not in str(raised.value)
 
 
 def test_a_numpy_that_numba_refuses_is_told_with_the_remedy(monkeypatch):
-    def fail(*_, **__):
-        raise ImportError("Numba needs NumPy 2.2 or less. Got NumPy 2.5.")
-
-    monkeypatch.setattr(contexts, "require", fail)
+    refuse_robosuite(monkeypatch, ImportError("Numba needs NumPy 2.2 or less. Got NumPy 2.5."))
     with pytest.raises(ImportError, match=r"NumPy 2\.2 or less\. Got NumPy 2\.5.*`pip install --upgrade numba`"):
         contexts.import_robosuite()
 
 
 def test_what_is_not_installed_is_told_as_ever(monkeypatch):
-    def fail(*_, **__):
-        raise ImportError("robosuite is needed here")
-
-    monkeypatch.setattr(contexts, "require", fail)
+    refuse_robosuite(monkeypatch, ImportError("robosuite is needed here"))
     with pytest.raises(ImportError, match=r"^robosuite is needed here$"):
         contexts.import_robosuite()
 

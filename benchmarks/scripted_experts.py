@@ -1,4 +1,4 @@
-"""How often the scripted experts succeed, undisturbed and with the noise that recordings add to their actions.
+"""Count how often the scripted experts succeed, undisturbed and with the noise that recordings add to their actions.
 
 A cell has successes, mean ticks and CPU seconds of a start. Starts are drawn by the task's own sampler, from
 consecutive seeds. Recordings use those from 10,000 on, with which many experts were tuned.

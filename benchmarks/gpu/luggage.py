@@ -63,7 +63,7 @@ export LIBERO_CONFIG_PATH="$site/config"
 
 @dataclass(frozen=True)
 class Load:
-    """What a pack needs: bundled heads, distributions, and tasks whose meshes and textures it opens."""
+    """The needs of a pack: bundled heads, distributions, and tasks whose meshes and textures it opens."""
 
     heads: tuple[str, ...] = ()
     packages: tuple[str, ...] = COMMANDS

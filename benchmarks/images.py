@@ -8,7 +8,9 @@ Finished cells are kept in benchmarks/results/images.json, and a run that was ki
     uv run action-heads record Lift outputs/images/Lift --demos 100 $seen
     uv run action-heads record Stack outputs/images/Stack --demos 50 $seen
     uv run action-heads record PickPlaceCan outputs/images/PickPlaceCan --demos 50 $seen
-    uv run action-heads record stack_d1 outputs/images/stack_d1 --demos 50 $seen
+    uv run action-heads record stack_d1 outputs/images/stack_d1 --demos 100 $seen
+    uv run action-heads record coffee_d2 outputs/images/coffee_d2 --demos 50 $seen
+    uv run action-heads record mug_cleanup_d1 outputs/images/mug_cleanup_d1 --demos 50 $seen
     uv run benchmarks/images.py --encoder outputs/encoders/mobilenetv2 [--only Lift] [--minutes 60]
     uv run benchmarks/images_report.py     # the tables and figures of two pages, from all that is finished
 
@@ -61,7 +63,7 @@ class Cell:
 ADDED = ("successes", "episodes", "rollout_cpu_seconds")  # what later rollouts of a cell add to
 NORMAL: dict[str, Any] = {"mode": "normal", "through": "both", "hidden": None, "lr": 2.5e-3}
 TASKS = ("Lift", "Stack", "PickPlaceCan")
-MIMICGEN = ("stack_d1",)
+MIMICGEN = ("stack_d1", "coffee_d2", "mug_cleanup_d1")
 
 
 def modes(task: str, demos: int, *, blind: bool = False) -> list[Cell]:
@@ -95,7 +97,10 @@ CELLS = [
     *(cell for task in ("PickPlaceCan", "Stack") for cell in [*modes(task, 50, blind=True), *modes(task, 25)]),
     *larger("PickPlaceCan", 50),
     Cell("PickPlaceCan", demos=50, steps=3 * Cell.steps),
-    *mimicgen("stack_d1", 50),
+    mimicgen("stack_d1", 50)[0],
+    *mimicgen("stack_d1", 100),
+    *mimicgen("coffee_d2", 50),
+    *mimicgen("mug_cleanup_d1", 50),
 ]
 
 
@@ -177,7 +182,13 @@ def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[st
         sight=Sight(contract.state, cameras, OBSERVED),
     )
     outcome = {"successes": int(result.success.sum()), "episodes": len(seeds), "rollout_cpu_seconds": cpu() - began}
-    return {**asdict(cell), **observed.training_record, **outcome, "inputs": data.inputs}
+    return {
+        **asdict(cell),
+        **observed.training_record,
+        **outcome,
+        "outcomes": [bool(success) for success in result.success],
+        "inputs": data.inputs,
+    }
 
 
 def cpu() -> int:
@@ -217,6 +228,9 @@ def main() -> None:
             continue
         row = run(cell, read[place], options.data, range(before["episodes"], options.episodes))
         row |= {key: row[key] + before[key] for key in ADDED}
+        row["outcomes"] = before.get("outcomes", []) + row["outcomes"]
+        if len(row["outcomes"]) < row["episodes"]:  # rows of older releases hold no outcomes of single episodes
+            del row["outcomes"]
         row["interval"] = wilson(row["successes"], row["episodes"])
         print(json.dumps(row), flush=True)
         row = stamped(row, before if before["episodes"] else None)

@@ -46,6 +46,7 @@ class PretrainConfig(Settings):
         width: residual width, in place of that of the size.
         depth: number of blocks (of a unet: levels), in place of that of the size.
         horizon: time steps of a chunk.
+        rank: numbers of the motion code, through which the step modulation passes too.
         action: absolute poses, or delta, the change of pose per time step.
         data: source of motion; repeat it to mix several.
         signal: signal that conditions Stage 1: code, joints, pose or none.
@@ -68,7 +69,8 @@ class PretrainConfig(Settings):
     size: str = "5m"
     width: Annotated[int | None, Shown("by size", "INT")] = None
     depth: Annotated[int | None, Shown("by size", "INT")] = None
-    horizon: int = 16
+    horizon: int = HeadConfig.horizon
+    rank: int = HeadConfig.rank
     action: str = "absolute"
     # Empty stands for `DATA`: a default that is not empty would be extended by the user's values, not replaced.
     data: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, Shown(" ".join(DATA), "SOURCE")] = ()
@@ -152,6 +154,7 @@ class PretrainConfig(Settings):
             width=width,
             depth=depth,
             horizon=self.horizon,
+            rank=self.rank,
             mechanisms=self.mechanisms,
             coded=self.signal == "code",
             objective=ObjectiveConfig(prediction=self.prediction),
@@ -161,5 +164,6 @@ class PretrainConfig(Settings):
     def outcome(self) -> dict[str, Any]:
         """Return the settings that decide the weights, ready for JSON: all but `WEIGHTLESS`, and the sources used."""
         values = super().outcome() | {"data": list(self.sources)}
-        # Runs from before `init` existed do not have this key.
-        return {key: value for key, value in values.items() if key != "init" or value is not None}
+        # Older runs do not have these keys.
+        later = {"init": None, "rank": HeadConfig.rank}
+        return {key: value for key, value in values.items() if key not in later or value != later[key]}

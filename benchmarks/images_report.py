@@ -15,7 +15,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from action_heads_lab.reproduce.page import fill
-from action_heads_lab.reproduce.statistics import unpaired_p
+from action_heads_lab.reproduce.statistics import Paired, counted, unpaired_p
 from action_heads_lab.sim.interval import error_bars, interval_text
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, made_text, row_of, table
@@ -111,11 +111,15 @@ def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 
 
 def tested(ours: Row, other: Row) -> Comparison:
-    """Return Fisher's exact test of two rows, which keep the number of successes and not which episodes they are."""
+    """Return McNemar's exact test of two rows on the same starts, or Fisher's if one holds no outcomes of episodes."""
     first, second = [(row["successes"], row["episodes"]) for row in (ours, other)]
     where = f"{ours['task']} from {ours['demos']} demonstrations"
     gain = first[0] / first[1] - second[0] / second[1]
-    return Comparison(OTHERS[other["mode"]], where, gain, unpaired_p(first, second))
+    if "outcomes" in ours and "outcomes" in other:
+        p = Paired(((counted(list(zip(ours["outcomes"], other["outcomes"], strict=False))),),)).p
+    else:
+        p = unpaired_p(first, second)
+    return Comparison(OTHERS[other["mode"]], where, gain, p)
 
 
 def comparisons(rows: list[Row]) -> str:
@@ -128,7 +132,9 @@ def comparisons(rows: list[Row]) -> str:
         cell = f"{other['successes']} of {other['episodes']} (p = {tested(ours, other).p:.2g})"
         line[len(start) + list(OTHERS).index(other["mode"])] = cell
     head = ["task", "demonstrations", "training steps", "trained", "decoupled", *OTHERS.values()]
-    return f"{table(head, lines.values())}\n\n{by_chance(len(found))}"
+    used = [i for i in range(len(head)) if any(line[i] for line in lines.values())]  # controls that were run
+    shown = [[line[i] for i in used] for line in lines.values()]
+    return f"{table([head[i] for i in used], shown)}\n\n{by_chance(len(found))}"
 
 
 def open_cells(rows: list[Row], tasks: Sequence[str]) -> str:
@@ -193,9 +199,9 @@ def study(rows: list[Row]) -> None:
 
 def mimicgen(rows: list[Row]) -> None:
     """Fill the part on images of MimicGen's page."""
-    rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), MODES.index(row["mode"])))
+    rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), row["demos"], MODES.index(row["mode"])))
     part = f"{table(HEAD, map(line, rows))}\n\n{open_cells(rows, MIMICGEN)}"
-    fill(DOCS / "mimicgen.md", {"images": part})
+    fill(DOCS / "mimicgen.md", {"images": part, "image-comparisons": comparisons(rows)})
 
 
 if __name__ == "__main__":

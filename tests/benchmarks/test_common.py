@@ -150,7 +150,7 @@ def test_every_benchmark_that_adds_to_its_rows_names_the_run_of_each():
 
 @pytest.fixture
 def images(common, monkeypatch, tmp_path):
-    """Return the benchmark with one cell, whose recording has the contents `NOW` and whose episodes all succeed."""
+    """Return the benchmark with one cell, whose recording has the contents `NOW`, and whose even starts succeed."""
     for name in ("transformers", "robosuite"):
         pytest.importorskip(name)
     for name in ("images", "on_features"):  # they import `common`, which is a new module in each test
@@ -161,7 +161,8 @@ def images(common, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "demonstrations", lambda *_: SimpleNamespace(inputs=NOW))
 
     def run(cell, data, folder, seeds):
-        return asdict(cell) | dict.fromkeys(module.ADDED, len(seeds)) | {"inputs": data.inputs}
+        outcomes = {"outcomes": [seed % 2 == 0 for seed in seeds], "inputs": data.inputs}
+        return asdict(cell) | dict.fromkeys(module.ADDED, len(seeds)) | outcomes
 
     monkeypatch.setattr(module, "run", run)
     monkeypatch.setattr(sys, "argv", ["images.py", "--data", str(tmp_path / "data"), "--episodes", "10"])
@@ -180,6 +181,14 @@ def test_a_row_without_hashes_goes_on_and_has_them_from_then_on(images, common):
     (row,) = common.read_results("images")
     assert (row["episodes"], row["inputs"]) == (10, NOW)
     assert [made is None for made in row["made"]] == [True, False]
+    assert "outcomes" not in row  # those of its first episodes are unknown
+
+
+def test_a_continued_row_holds_the_outcome_of_every_start_in_order(images, common):
+    common.write_results("images", [begun(images, 3, outcomes=[False, False, True])])
+    images.main()
+    (row,) = common.read_results("images")
+    assert row["outcomes"] == [False, False, True, False, True, False, True, False, True, False]
 
 
 @pytest.mark.parametrize("episodes", [4, 10])

@@ -229,6 +229,14 @@ def test_heads_of_one_recipe_may_be_of_several_processors():
         tables([one, again])
 
 
+def test_counts_are_of_all_tasks():
+    """The last task's were given as those of all, though the observations of tasks differ in size."""
+    heads = [{"name": "h", "fingerprint": "a", "frozen": 10, "trainable": trained} for trained in (7, 1005, 6)]
+    runs = [Run(episodes=2, task=task) for task in ("Lift", "Stack", "PickPlaceCan")]
+    found = [replace(result(run), head=head) for run, head in zip(runs, heads, strict=True)]
+    assert "`mlp` decoupled 6 to 1,005, frozen 10." in cost(found)
+
+
 def test_a_report_of_a_user_lies_in_the_users_folder(tmp_path, monkeypatch):
     assert ReportConfig(tmp_path).page.parts[0] == "outputs"
     monkeypatch.chdir(tmp_path)

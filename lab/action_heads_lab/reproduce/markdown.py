@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from action_heads_lab.reproduce.cells import Table
 from action_heads_lab.reproduce.config import ALL_MODES
@@ -120,9 +121,18 @@ def cost(found: Sequence[Result]) -> str:
 
 
 def _counts(found: Sequence[Result]) -> str:
-    """Return the counts by backbone and mode, from one task. The sizes of the observations hardly change them."""
-    by_system = {(r.run.backbone, r.run.mode): r.head for r in found}
+    """Return the counts by backbone and mode, over all tasks, whose observations differ in size."""
+    by_system: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for r in found:
+        by_system.setdefault((r.run.backbone, r.run.mode), []).append(r.head)
     return "; ".join(
-        f"`{backbone}` {mode} {head['trainable']:,}, frozen {head['frozen']:,}"
-        for (backbone, mode), head in sorted(by_system.items())
+        f"`{backbone}` {mode} {_range(each['trainable'] for each in made)}, frozen "
+        f"{_range(each['frozen'] for each in made)}"
+        for (backbone, mode), made in sorted(by_system.items())
     )
+
+
+def _range(counts: Iterable[int]) -> str:
+    """Return the least and the largest of counts, or the only one."""
+    found = set(counts)
+    return " to ".join(f"{count:,}" for count in sorted({min(found), max(found)}))

@@ -132,11 +132,14 @@ def aim(rows: Rows, decoupled: Cell, normal: Cell) -> str:
 
 
 def by_suite(rows: Rows, first: Cell, second: Cell) -> list[Comparison]:
-    """Return the tests of two systems in each suite."""
+    """Return the tests of two systems in each suite, and over all of them."""
     found = {suite: tested([both]) for suite, both in compared(rows, first, second).items()}
+    named = {TITLES[suite]: test for suite, test in found.items()}
+    if len(found) == len(SUITES):
+        named["the four suites together"] = tested(compared(rows, first, second).values())
     return [
-        Comparison(OTHERS[second.mode], TITLES[suite], f"p = {test.p:.2g}", test.difference, test.p)
-        for suite, test in found.items()
+        Comparison(OTHERS[second.mode], where, f"p = {test.p:.2g}", test.difference, test.p)
+        for where, test in named.items()
     ]
 
 

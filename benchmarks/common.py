@@ -108,6 +108,12 @@ def times_to_keep(name: str) -> Any:
     return record["results"]
 
 
+def described(machine: Mapping[str, Any]) -> str:
+    """Return the name of a processor and its vector instructions, if these were recorded."""
+    names = machine.get("instructions")
+    return f"{machine['processor']} ({', '.join(names)})" if names else machine["processor"]
+
+
 def check_known(given: Iterable[str], known: Iterable[str]) -> None:
     """End the program, before anything is measured, unless all names that were given are known."""
     known = list(known)

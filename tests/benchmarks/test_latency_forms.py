@@ -187,3 +187,43 @@ def test_a_table_with_added_rows_names_all_its_commands(module, tmp_path):
     assert report.conditions(record).startswith("`first` and then `second`, today, a GPU")
     (tmp_path / "some.json").write_text(json.dumps(record), encoding="utf-8")
     assert report.commands_of(tmp_path / "some.json") == ["first", "second"]
+
+
+AUTHORS = ["the authors' DP-MLP", "the authors' DP-MLP, inductor", "the authors' DP-C", "the authors' DP-C, inductor"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_two_cases_look_the_same_in_the_figure(module, device, monkeypatch, tmp_path):
+    """GR00T's expert had the colour of our graph, since colours began anew after ten cases.
+
+    Weights in bf16 are no case in fp32, whose panel alone gave the names.
+    """
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    report, names = module("latency_report"), [*module("latency_systems").systems(device), *AUTHORS]
+    legend = {}
+
+    def keep(self, lines, labels, **_):
+        legend.update(zip(labels, lines, strict=True))
+
+    monkeypatch.setattr(pyplot.Figure, "legend", keep)
+    cases = [(name, dtype) for name in names for dtype in ("fp32", "bf16")[name.endswith("bf16 weights") :]]
+    rows = [{"what": name, "dtype": dtype, "mflop": 1.0, "least_ms": 1.0} for name, dtype in cases]
+    report.draw({"gflop_per_s": {"fp32": 1, "bf16": 1}, "rows": rows}, tmp_path / "figure.png")
+    assert list(legend) == names
+    assert len({(line.get_color(), line.get_marker()) for line in legend.values()}) == len(names)
+
+
+def test_more_systems_than_colours_are_refused(module):
+    with pytest.raises(ValueError, match="there are 21 systems, but a figure has 20 colours"):
+        module("latency_report").looks(map(str, range(21)))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "shown"), [({}, "AMD EPYC"), ({"instructions": ["avx2", "avx512f"]}, "AMD EPYC (avx2, avx512f)")]
+)
+def test_conditions_name_the_instructions_of_a_processor(module, instructions, shown):
+    """Two processors of one name differ fourfold by them."""
+    machine = {"gpu": None, "processor": "AMD EPYC", "threads": 2, "torch": "2"} | instructions
+    results = {"gflop_per_s": {"fp32": 1.0}, "gb_per_s": 2.0, "note": ""}
+    record = {"command": "one", "date": "today", "machine": machine, "results": results}
+    assert f", 2 threads of an {shown}, torch 2" in module("latency_report").conditions(record)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, ONLINE, described, table
+from common import DOCS, ONLINE, described, fill, table
 from latency_report import short
 
 PAGE = DOCS / "control-loop.md"

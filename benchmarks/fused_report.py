@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, table
+from common import DOCS, fill, table
 from fused_targets import FUSED, answer, floor_ms, fused_ms, limit_of, name_of, verdicts
 from latency_report import short
 

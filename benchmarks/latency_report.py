@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, RESULTS, described, table
+from common import DOCS, RESULTS, described, fill, table
 from forms import FORMS, split
 
 from action_heads._util.extras import require

@@ -15,6 +15,7 @@ class Comparison(NamedTuple):
 
     other: str  # the system that the first one is compared with
     where: str  # task or suite
+    detail: str  # what follows in brackets: the p-value, or the number of demonstrations
     gain: float  # the rate of the first system minus that of the other
     p: float
 
@@ -24,20 +25,29 @@ class Comparison(NamedTuple):
 
 
 def told_apart(first: str, found: Iterable[Comparison]) -> str:
-    """Return where a system is better or worse than each other one, and from which ones it is not told apart."""
+    """Return where a system is better or worse than each other one, and where no difference was found."""
     by_other: dict[str, list[Comparison]] = {}
     for each in found:
         by_other.setdefault(each.other, []).append(each)
-    parts = []
+    apart, alike = [], []
     for other, tests in by_other.items():
         for word, sign in (("better", 1), ("worse", -1)):
-            if places := [
-                f"{each.where} (p = {each.p:.2g})" for each in tests if each.is_apart and sign * each.gain > 0
-            ]:
-                parts.append(f"{word} than {other} on {listed(places)}")
-        if not any(each.is_apart for each in tests):
-            parts.append(f"not told apart from {other}")
-    return f"{first} is {'; '.join(parts)}."
+            if there := [each for each in tests if each.is_apart and sign * each.gain > 0]:
+                apart.append(f"{word} than {other} on {places(there)}")
+        if there := [each for each in tests if not each.is_apart]:
+            alike.append(f"from {other} on {places(there)}")
+    sentences = [f"{first} is {'; '.join(apart)}."] if apart else []
+    if alike:
+        sentences.append(f"{'It' if apart else first} was not found to differ {'; '.join(alike)}.")
+    return " ".join(sentences)
+
+
+def places(tests: Iterable[Comparison]) -> str:
+    """Return the tasks or suites of tests as a list in a sentence, each once with its details in brackets."""
+    details: dict[str, list[str]] = {}
+    for each in tests:
+        details.setdefault(each.where, []).append(each.detail)
+    return listed([f"{where} ({', '.join(parts)})" for where, parts in details.items()])
 
 
 def by_chance(tests: int) -> str:

@@ -43,7 +43,7 @@ from action_heads.observed_policy import ObservedPolicy
 
 CAMERAS = ("agentview", "robot0_eye_in_hand")
 HEAD = "dae/mixer-5m-fk"
-OBSERVED, EXECUTE, AT_ONCE, DENOISING = 2, 8, 8, 10  # OBSERVED: observation steps
+OBSERVED, EXECUTE, AT_ONCE = 2, 8, 8  # OBSERVED: observation steps
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,17 @@ class Cell:
     lr: float = 1e-2
     steps: int = 800
     seed: int = 0
+    per_step: bool = False  # a code for every time step of a chunk
+    denoising: int = 10  # denoising steps of the rollouts
+
+    @property
+    def policy(self) -> str:
+        """The name of the policy, which the settings of its training make."""
+        settings = asdict(self)
+        del settings["denoising"]
+        if not settings.pop("per_step"):
+            return "-".join(map(str, settings.values()))
+        return "-".join(map(str, [*settings.values(), "per_step"]))
 
 
 ADDED = ("successes", "episodes", "rollout_cpu_seconds")  # what later rollouts of a cell add to
@@ -82,6 +93,11 @@ def larger(task: str, demos: int) -> list[Cell]:
     return [Cell(task, mode, demos, "both", 256, 2.5e-3) for mode in ("decoupled", "random-frozen")]
 
 
+def richer(task: str, demos: int) -> list[Cell]:
+    """Return the cells with a code for every time step, which holds more of a chunk than one code."""
+    return [Cell(task, mode, demos, per_step=True) for mode in ("decoupled", "random-frozen")]
+
+
 def mimicgen(task: str, demos: int) -> list[Cell]:
     """Return the cells of a task of MimicGen: three modes, with more training steps."""
     return [replace(cell, steps=2000) for cell in (*larger(task, demos), Cell(task, demos=demos, **NORMAL))]
@@ -97,6 +113,10 @@ CELLS = [
     *(cell for task in ("PickPlaceCan", "Stack") for cell in [*modes(task, 50, blind=True), *modes(task, 25)]),
     *larger("PickPlaceCan", 50),
     Cell("PickPlaceCan", demos=50, steps=3 * Cell.steps),
+    *richer("PickPlaceCan", 50),
+    Cell("PickPlaceCan", demos=50, denoising=2),
+    *smaller("PickPlaceCan", 50),
+    *smaller("Stack", 50),
     mimicgen("stack_d1", 50)[0],
     *mimicgen("stack_d1", 100),
     *mimicgen("coffee_d2", 50),
@@ -154,7 +174,7 @@ def without_images(policy: ObservedPolicy, state: Tensor, mean: dict[str, Tensor
 def policy_of(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
     """Return the trained policy of a cell."""
     kept = torch.from_numpy(data.episode < cell.demos)
-    place = folder / "policies" / "-".join(map(str, asdict(cell).values()))
+    place = folder / "policies" / cell.policy
     cond, blind, actions, is_pad = (each[kept] for each in (data.cond, data.blind, data.actions, data.is_pad))
     return trained(cell, HEAD, data.template, cond, blind, actions, is_pad, place, data.inputs)
 
@@ -168,12 +188,12 @@ def run(cell: Cell, data: Demonstrations, folder: Path, seeds: range) -> dict[st
     def without(seen: dict[str, np.ndarray]) -> np.ndarray:
         cond = without_images(observed, torch.from_numpy(seen["state"]).float(), data.mean)
         with torch.no_grad():
-            return observed.policy.sample(cond, generator=noise, steps=DENOISING).numpy()
+            return observed.policy.sample(cond, generator=noise, steps=cell.denoising).numpy()
 
     cameras = {} if blind else {name: size[0] for name, size in contract.sizes.items()}
     result = rollout(
         cell.task,
-        without if blind else actor(observed, description(cell.task), noise, steps=DENOISING),
+        without if blind else actor(observed, description(cell.task), noise, steps=cell.denoising),
         seeds,
         execute=EXECUTE,
         batch=AT_ONCE,

@@ -5,7 +5,8 @@ uv run benchmarks/images_report.py    # fills cached-images.md and mimicgen.md o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -18,13 +19,15 @@ from action_heads_lab.reproduce.statistics import Paired, counted, unpaired_p
 from action_heads_lab.sim.interval import error_bars, interval_text
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, fill, made_text, row_of, table
-from comparisons import NAMES, OTHERS, Comparison, by_chance, told_apart
+from comparisons import NAMES, OTHERS, Comparison, by_chance, listed, told_apart
 from images import CELLS, MIMICGEN, TASKS, Cell, finished
 
 Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
 SMALL = 128  # hidden units of the adapter in the conclusions and in the figure over demonstrations
-DEMOS = 25  # demonstrations of the figure over parameters
+DRAWN = {"Lift": 25}  # demonstrations of the figure over parameters, 50 on other tasks
+# The aims of the study: tasks, demonstrations and trained parameters.
+AIM, FEW, LIGHT = 3, 25, 100_000
 
 
 def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
@@ -44,11 +47,17 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
             rates, errors = zip(*(error_bars(row["successes"], row["episodes"]) for row in points), strict=True)
             style = {"marker": "o", "capsize": 3, "color": COLOURS[mode], "label": NAMES.get(mode, mode)}
             ax.errorbar(x, rates, np.hstack(errors), **style)
-        ax.set(title=task, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
+        of_task = [row for row in rows if row["task"] == task]
+        demos = {row["demos"] for row in of_task}
+        title = task if over == "demos" else f"{task}, {listed(sorted(map(str, demos)))} demonstrations"
+        ax.set(title=title, xscale="log", ylim=(-0.03, 1.03), xlabel=label)
+        ax.minorticks_off()
         if over == "demos":
-            ticks = sorted({row[over] for row in rows if row["task"] == task})
-            ax.minorticks_off()
-            ax.set_xticks(ticks, list(map(str, ticks)))
+            ax.set_xticks(sorted(demos), list(map(str, sorted(demos))))
+        else:
+            low, high = (end(math.log10(row[over]) for row in of_task) for end in (min, max))
+            ax.set_xlim(10 ** (low - 0.3), 10 ** (high + 0.3))
+            ax.set_xticks([10.0**power for power in range(math.ceil(low - 0.3), math.floor(high + 0.3) + 1)])
         ax.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("success, with 95 % intervals")
     handles = {name: h for ax in axes[0] for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -58,13 +67,20 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
     return True
 
 
+def variant(settings: Mapping[str, Any]) -> str:
+    """Return how a row or a cell differs from the usual ones, for its name."""
+    denoising = settings["denoising"]
+    parts = [", a code for each time step"] * settings["per_step"]
+    return "".join([*parts, *([f", {denoising} denoising steps"] if denoising != Cell.denoising else [])])
+
+
 def line(row: Row) -> list[str]:
     """Return a row of the table."""
     through = {"code": "the code", "both": "both"}[row["through"]]
     return [
         row["task"],
         str(row["demos"]),
-        f"{NAMES.get(row['mode'], row['mode'])}, through {through}",
+        f"{NAMES.get(row['mode'], row['mode'])}, through {through}{variant(row)}",
         str(row["steps"]),
         f"{row['trained']:,}",
         f"{row['successes']} of {row['episodes']}",
@@ -76,11 +92,11 @@ def line(row: Row) -> list[str]:
 
 
 def answer(rows: list[Row]) -> str:
-    """Return the lines of the answer: the adapter of `SMALL`, beside its controls and normal training, and larger ones.
+    """Return the lines of the answer: the aims, then the adapter of `SMALL` beside the others, and larger adapters.
 
-    They are of the usual number of training steps.
+    All but the aims are of the usual recipe.
     """
-    usual = [pair for pair in pairs(rows) if pair[0]["steps"] == Cell.steps]
+    usual = [pair for pair in pairs(rows) if pair[0]["steps"] == Cell.steps and not variant(pair[0])]
     small = [pair for pair in usual if pair[0]["hidden"] == SMALL]
     if not small:
         return "No cell of this study is finished."
@@ -90,7 +106,36 @@ def answer(rows: list[Row]) -> str:
         ("It", [x for x in small if x[1]["mode"] == "normal"]),
         (f"With {trained(large)}, decoupled", large),
     ]
-    return "\n".join(f"- {told_apart(first, [tested(*x) for x in found])}" for first, found in lines if found)
+    found = [told_apart(first, [tested(*x) for x in each]) for first, each in lines if each]
+    return "\n".join(f"- {text}" for text in [*aims(rows), *found, "Numbers of demonstrations are in brackets."])
+
+
+def aims(rows: list[Row]) -> list[str]:
+    """Return a sentence on each aim of the study that has rows, with what was reached."""
+    few = [pair for pair in pairs(rows) if pair[1]["mode"] == "normal" and pair[0]["demos"] <= FEW]
+    light = [pair for pair in pairs(rows) if pair[1]["mode"] == "random-frozen" and pair[0]["trained"] <= LIGHT]
+    sentences = []
+    if few:
+        tasks = {ours["task"] for ours, other in few if is_better(ours, other)}
+        sentences.append(
+            f"The aim, decoupled better than normal training on {AIM} tasks from {FEW} demonstrations or fewer, is "
+            f"{'met' if len(tasks) >= AIM else 'missed'}: it is better on {listed(sorted(tasks)) if tasks else 'none'}."
+        )
+    if light:
+        better = sum(is_better(*pair) for pair in light)
+        is_whole = {ours["task"] for ours, _ in light} == set(TASKS)
+        state = "missed" if better < len(light) else "met" if is_whole else "open"
+        sentences.append(
+            f"The aim, decoupled better than random-frozen everywhere with at most {LIGHT:,} trained parameters, is "
+            f"{state}: it is better in {better} of {len(light)} comparisons."
+        )
+    return sentences
+
+
+def is_better(ours: Row, other: Row) -> bool:
+    """Return whether a row has a higher rate than another one, at p < 0.05."""
+    test = tested(ours, other)
+    return test.is_apart and test.gain > 0
 
 
 def trained(found: list[tuple[Row, Row]]) -> str:
@@ -103,7 +148,7 @@ def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 
     def belongs(ours: Row, row: Row) -> bool:
         is_control = row["mode"] in ("random-frozen", "blind") and row["trained"] == ours["trained"]
-        is_alike = all(row[key] == ours[key] for key in ("task", "demos", "steps"))
+        is_alike = all(row[key] == ours[key] for key in ("task", "demos", "steps", "denoising"))
         return is_alike and (is_control or row["mode"] == "normal")
 
     return [(ours, row) for ours in rows if ours["mode"] == "decoupled" for row in rows if belongs(ours, row)]
@@ -112,13 +157,12 @@ def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 def tested(ours: Row, other: Row) -> Comparison:
     """Return McNemar's exact test of two rows on the same starts, or Fisher's if one holds no outcomes of episodes."""
     first, second = [(row["successes"], row["episodes"]) for row in (ours, other)]
-    where = f"{ours['task']} from {ours['demos']} demonstrations"
     gain = first[0] / first[1] - second[0] / second[1]
     if "outcomes" in ours and "outcomes" in other:
         p = Paired(((counted(list(zip(ours["outcomes"], other["outcomes"], strict=False))),),)).p
     else:
         p = unpaired_p(first, second)
-    return Comparison(OTHERS[other["mode"]], where, gain, p)
+    return Comparison(OTHERS[other["mode"]], ours["task"], str(ours["demos"]), gain, p)
 
 
 def comparisons(rows: list[Row]) -> str:
@@ -131,9 +175,7 @@ def comparisons(rows: list[Row]) -> str:
         cell = f"{other['successes']} of {other['episodes']} (p = {tested(ours, other).p:.2g})"
         line[len(start) + list(OTHERS).index(other["mode"])] = cell
     head = ["task", "demonstrations", "training steps", "trained", "decoupled", *OTHERS.values()]
-    used = [i for i in range(len(head)) if any(line[i] for line in lines.values())]  # controls that were run
-    shown = [[line[i] for i in used] for line in lines.values()]
-    return f"{table([head[i] for i in used], shown)}\n\n{by_chance(len(found))}"
+    return f"{table(head, lines.values())}\n\n{by_chance(len(found))}"
 
 
 def open_cells(rows: list[Row], tasks: Sequence[str]) -> str:
@@ -156,8 +198,8 @@ def grouped(cells: list[Cell]) -> list[list[str]]:
     """Return the rows of a table of cells, one for each task and numbers of demonstrations and training steps."""
     groups: dict[tuple[str, int, int], list[str]] = {}
     for cell in cells:
-        hidden = f", {cell.hidden} hidden units" if cell.hidden else ""
-        groups.setdefault((cell.task, cell.demos, cell.steps), []).append(NAMES.get(cell.mode, cell.mode) + hidden)
+        name = NAMES.get(cell.mode, cell.mode) + (f", {cell.hidden} hidden units" if cell.hidden else "")
+        groups.setdefault((cell.task, cell.demos, cell.steps), []).append(name + variant(vars(cell)))
     return [[task, str(demos), str(steps), "; ".join(names)] for (task, demos, steps), names in groups.items()]
 
 
@@ -174,10 +216,14 @@ def main() -> None:
 def study(rows: list[Row]) -> None:
     """Fill the page of the study, and draw its figures."""
     rows.sort(key=lambda r: (TASKS.index(r["task"]), -r["demos"], r["steps"], MODES.index(r["mode"]), r["trained"]))
-    usual = [row for row in rows if row["steps"] == Cell.steps]
+    usual = [row for row in rows if row["steps"] == Cell.steps and not variant(row)]
     small = [row for row in usual if row["mode"] == "normal" or row["hidden"] == SMALL]
     figures = {
-        "parameters": ([row for row in usual if row["demos"] == DEMOS], "trained", "trained parameters"),
+        "parameters": (
+            [row for row in usual if row["demos"] == DRAWN.get(row["task"], 50)],
+            "trained",
+            "trained parameters",
+        ),
         "demonstrations": (small, "demos", "the number of demonstrations"),
     }
     drawn = [

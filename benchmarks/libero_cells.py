@@ -35,6 +35,11 @@ class Cell:
     def is_small(self) -> bool:
         return self.through == SMALL["through"]
 
+    @property
+    def per_step(self) -> bool:
+        """Whether every time step has its own code, which no run has here."""
+        return False
+
 
 def systems(head: str = Cell.head) -> list[Cell]:
     """Return the planned systems of a head, for no suite yet."""

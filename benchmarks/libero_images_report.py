@@ -97,7 +97,7 @@ def comparisons(rows: Rows) -> list[tuple[Cell, Cell]]:
 
 
 def answer(rows: Rows) -> str:
-    """Return the two lines of the answer: whether the aim is met, and what is told apart on the same starts."""
+    """Return the lines of the answer: whether the aim is met, and what is told apart on the same starts."""
     decoupled, normal, *others = systems()
     small, small_random = others[-2:]
     found = [
@@ -108,7 +108,8 @@ def answer(rows: Rows) -> str:
         )
         if (tests := [test for second in seconds for test in by_suite(rows, first, second)])
     ]
-    return f"- {aim(rows, decoupled, normal)}\n- On the same starts, {' '.join(found)}"
+    joined = "\n- ".join(found)
+    return f"- {aim(rows, decoupled, normal)}\n- On the same starts, {joined}"
 
 
 def aim(rows: Rows, decoupled: Cell, normal: Cell) -> str:
@@ -132,7 +133,10 @@ def aim(rows: Rows, decoupled: Cell, normal: Cell) -> str:
 def by_suite(rows: Rows, first: Cell, second: Cell) -> list[Comparison]:
     """Return the tests of two systems in each suite."""
     found = {suite: tested([both]) for suite, both in compared(rows, first, second).items()}
-    return [Comparison(OTHERS[second.mode], TITLES[suite], test.difference, test.p) for suite, test in found.items()]
+    return [
+        Comparison(OTHERS[second.mode], TITLES[suite], f"p = {test.p:.2g}", test.difference, test.p)
+        for suite, test in found.items()
+    ]
 
 
 def pooled(rows: Iterable[Row]) -> tuple[int, int]:

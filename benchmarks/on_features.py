@@ -35,6 +35,8 @@ class Training(Protocol):
     def steps(self) -> int: ...
     @property
     def seed(self) -> int: ...
+    @property
+    def per_step(self) -> bool: ...
 
 
 def trained(
@@ -68,11 +70,12 @@ def trained(
     is_blind = run.mode == "blind"
     made = ActionHead.from_pretrained(head).in_mode("decoupled" if is_blind else run.mode, seed=run.seed)
     torch.manual_seed(run.seed)
-    adapter = AdapterConfig("adaln_zero", hidden_dim=run.hidden, through=run.through).make(cond.shape[1])
+    settings = AdapterConfig("adaln_zero", hidden_dim=run.hidden, through=run.through, per_step=run.per_step)
+    adapter = settings.make(cond.shape[1])
     adapter.standardize(cond)
     policy = made.attach(adapter, normalizer=Normalizer.fit(actions, made.config.space, margin=0.05))
-    began, settings = time.process_time(), FitConfig(steps=run.steps, lr=run.lr, seed=run.seed)
-    losses = fit(policy, actions, blind if is_blind else cond, is_pad=is_pad, config=settings)
+    began, config = time.process_time(), FitConfig(steps=run.steps, lr=run.lr, seed=run.seed)
+    losses = fit(policy, actions, blind if is_blind else cond, is_pad=is_pad, config=config)
     record = {
         "trained": policy.num_trainable,
         "frozen": policy.num_frozen,

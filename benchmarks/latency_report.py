@@ -107,6 +107,28 @@ def looks(names: Iterable[str]) -> dict[str, tuple[int, str]]:
     return {name: (systems.index(system), MARKERS[form]) for name in names for system, form in [split(name)]}
 
 
+def below_floors(rows: list[dict]) -> str:
+    """Return a warning that names the cases that took less than their floor, or an empty string."""
+    cases = [
+        f"{row['what']} ({row['dtype']}, batch {row['batch']}, {row['steps']} step{'s' * (row['steps'] > 1)}, "
+        f"{short(row['least_ms'])} of {short(row['floor_ms'])} ms)"
+        for row in rows
+        if row["least_ms"] < row["floor_ms"]
+    ]
+    if not cases:
+        return ""
+    return (
+        "**Some cases took less than their floor**, so they computed faster than the highest measured rate. In their "
+        f"precision floors may be too high, and ratios to floors are lower bounds: {'; '.join(cases)}."
+    )
+
+
+def measured(record: dict) -> str:
+    """Return how a table was measured, which of its floors are wrong, and the times of chunks."""
+    rows = record["results"]["rows"]
+    return "\n\n".join(filter(None, (conditions(record), below_floors(rows), chunks_table(rows))))
+
+
 def draw(results: dict, path: Path) -> None:
     """Draw the rate of every case over its operations, below the highest rate of matrix products."""
     plt = require("matplotlib.pyplot", "train")
@@ -136,11 +158,10 @@ def report(device: Literal["cpu", "cuda"] = "cpu") -> None:
     """Fill the page of a device and draw its roofline."""
     record = read_json(RESULTS / f"latency_{device}.json")
     rows = record["results"]["rows"]
-    text = "\n\n".join((conditions(record), chunks_table(rows), steps_table(rows)))
+    text = f"{measured(record)}\n\n{steps_table(rows)}"
     parts = {f"{device} best": best_table(rows), device: text}
     if device == "cpu":  # a processor without AVX-512: `latency.py --to latency_avx2`
-        narrow = read_json(RESULTS / "latency_avx2.json")
-        parts["avx2"] = f"{conditions(narrow)}\n\n{chunks_table(narrow['results']['rows'])}"
+        parts["avx2"] = measured(read_json(RESULTS / "latency_avx2.json"))
     fill(DOCS / PAGES[device], parts)
     draw(record["results"], DOCS / f"roofline-{device}.png")
     print(text)

@@ -5,6 +5,7 @@ one, over all noise levels and the head's mechanisms. Both heads of a pair have 
 chunks and noise, as they are or in the workspace of a random task.
 
     uv run benchmarks/droid_heads.py [--heads FOLDER ...]
+    uv run benchmarks/droid_heads.py --page    # measures nothing, and fills the page
 
 Axes: n windows, h horizon, a action.
 """
@@ -66,13 +67,39 @@ def loss(head: ActionHead, actions: Tensor, boxed: bool) -> float:
     return sum(losses) / len(losses)
 
 
-def shown(results: list[dict]) -> str:
-    """Return the table of docs/results/droid-heads.md."""
+def trained_on(head: ActionHead) -> dict[str, int]:
+    """Return how many episodes of each recorded source a head was trained on."""
+    return {s["source"].partition("@")[0]: s["episodes"] for s in head.config.training["sources"] if "episodes" in s}
+
+
+def described(spec: str, trained: dict[str, int]) -> str:
+    """Return a source with the number of its episodes, unless it is synthetic, and of those in training."""
+    if spec.startswith("synthetic:"):
+        return f"`{spec}`"
+    if spec == DROID:
+        return f"{len(lengths())} DROID episodes"
+    count = len(open_windows(Spec.parse(spec), 1, "held_out").episodes)
+    others = f"; {trained[spec]} others were trained on" if spec in trained else ""
+    return f"`{spec}` ({count} held-out episode{'s' * (count > 1)}{others})"
+
+
+def lengths() -> dict[str, int]:
+    """Return the number of steps of each DROID episode by its name."""
+    found = open_windows(Spec.parse(DROID), 1, "all").trajectories
+    return dict(zip(found.names, map(int, found.lengths), strict=True))
+
+
+def shown(results: list[dict], trained: dict[str, dict[str, int]]) -> str:
+    """Return the table of docs/results/droid-heads.md. `trained` has the episodes of `trained_on` by head."""
+    episodes = {
+        name: f"DROID episode {number} ({steps} steps)" for number, (name, steps) in enumerate(lengths().items(), 1)
+    }
     rows = []
     for row in results:
-        for part, losses in {"all": [row["loss"], row["sibling_loss"]], **row.get("episodes", {})}.items():
+        whole = described(row["data"], trained[row["head"]])
+        for part, losses in {None: [row["loss"], row["sibling_loss"]], **row.get("episodes", {})}.items():
             own, sibling = losses
-            what = f"`{row['data']}`" + ("" if part == "all" else f", episode `{part}`")
+            what = whole if part is None else episodes[part]
             units = "a random task's" if row["boxed"] else "the head's"
             change = f"{100 * (own / sibling - 1):+.0f} %"
             rows.append((f"`{row['head']}`", what, units, f"{sibling:.4f}", f"{own:.4f}", change))
@@ -87,7 +114,8 @@ def main() -> None:
     given = parser.parse_args()
     if not given.page:
         write_results("droid_heads", [row for name in given.heads for row in measure(name)])
-    fill(PAGE, {"losses": shown(read_results("droid_heads"))})
+    heads = [ActionHead.from_pretrained(name) for name in given.heads]
+    fill(PAGE, {"losses": shown(read_results("droid_heads"), {head.config.name: trained_on(head) for head in heads})})
 
 
 def measure(name: str) -> list[dict]:

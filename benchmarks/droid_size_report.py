@@ -51,8 +51,10 @@ def runs(results: dict[str, Any]) -> str:
     for result, count, run in found:
         memory = [" and ".join(f"{process[key]:,.0f}" for process in run["processes"]) for key in ("peak_mb", "own_mb")]
         same = " and ".join(("differ", "equal")[run[key]] for key in ("same_weights", "same_losses"))
-        rows.append((f"{result['episodes']:,}", str(count), *memory, str(run["killed_after_step"]), same))
-    header = ("episodes", "processes", "peak resident MB of each", "own MB of each")
+        rates = [f"{run['chunks_per_second'][name]:,}" for name in ("training", "source_alone")]
+        rows.append((f"{result['episodes']:,}", str(count), *rates, *memory, str(run["killed_after_step"]), same))
+    header = ("episodes", "processes", "chunks per second, training", "chunks per second, drawing alone")
+    header = (*header, "peak resident MB of each", "own MB of each")
     return table((*header, "killed after training step", "weights and losses after resuming"), rows)
 
 

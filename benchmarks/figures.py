@@ -69,11 +69,11 @@ def by_system(rows: list[dict], name: str, system: str) -> dict[str, dict[str, R
 
 
 def main() -> None:
-    demos = [read_json(RESULTS / f"demo_lift{end}.json") for end in ("", "_mixer", "_0.7m")]
+    demos = [read_json(RESULTS / f"demo_lift{end}.json") for end in ("_mixer", "", "_0.7m")]
     rows = [row | {"head": demo["head"]["name"]} for demo in demos for row in demo["rows"]]
     draw("demo-heads", "Lift", by_system(rows, "head", "name"))
-    mixer = [report.Row(**row) for row in demos[1]["rows"]]
-    report.draw(mixer, f"Lift: {demos[1]['demonstrations']} demonstrations", DOCS / "demo-lift.png")
+    mixer = [report.Row(**row) for row in demos[0]["rows"]]
+    report.draw(mixer, f"Lift: {demos[0]['demonstrations']} demonstrations", DOCS / "demo-lift.png")
     sizes = {c: r for study in ("size", "adapter") for c, r in finished(study) if c.episodes and c.lr == 1e-2}
     small = {c: r for c, r in sizes.items() if c.hidden == 32 and c.through == "code" and c.head in SIZES}
     rows = [{"mode": c.mode, "size": SIZES[c.head], "episodes": c.episodes} | r for c, r in small.items()]

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import stage1_spread
-from action_heads_lab.reproduce import heads
+from action_heads_lab.reproduce import heads, results
 from action_heads_lab.reproduce.config import SEEDS, Place, Run
+from action_heads_lab.reproduce.grid import PUBLISHED as RESULTS
 from action_heads_lab.reproduce.grid import Reproduce, runs
+from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.reproduce.statistics import Paired, counted
 from action_heads_lab.sim.interval import success_text
@@ -44,6 +46,7 @@ from action_heads.pretrain.settings import PretrainConfig
 NAME = "mlp_gap"
 TASKS = ("Stack", "NutAssemblySquare")
 CLEANER = "cleaner"
+PUBLISHED = RESULTS / "robosuite"  # of the paper's comparison
 
 
 def cleaner(steps: int, shape: tuple[int, ...], generator: Generator | None, device: device) -> Tensor:
@@ -88,25 +91,21 @@ def stage1(system: System, work: Path) -> PretrainConfig:
     return replace(usual, name=name, out=work / "heads" / name, **system.stage1)
 
 
-def stage2(system: System, task: str, seed: int, place: Place) -> Run:
-    """Return the run of Stage 2, on a head that is pretrained first if the run needs it and it does not exist."""
-    head = heads.SMALL
-    if system.mode == "decoupled":
-        config = stage1(system, place.work)
-        if not (config.folder / golden.NAME).exists():
-            pretrain(config, place.command)
-        head = str(config.folder)
+def run_of(system: System, task: str, seed: int, head: str) -> Run:
+    """Return the run of Stage 2, as `examples/robosuite/reproduce.py` does it."""
     options = Reproduce(task=task, backbone="mlp", mode=system.mode, seeds=str(seed), head=head, recipe=system.recipe)
     (run,) = runs(options, "robosuite")
     return run
 
 
 def measure(system: System, task: str, seed: int, place: Place) -> Row:
-    """Return the outcome of a run, with the successes in the order of its starts."""
-    result = perform(stage2(system, task, seed, place), place)
-    by_start = sorted(result.episodes, key=lambda episode: episode.seed)
+    """Pretrain the head of a system, if that was not done, and return the outcome of its Stage 2."""
+    config = stage1(system, place.work)
+    if not (config.folder / golden.NAME).exists():
+        pretrain(config, place.command)
+    result = perform(run_of(system, task, seed, str(config.folder)), place)
     return {
-        "outcomes": [episode.success for episode in by_start],
+        "outcomes": outcomes(result),
         "trained": result.head["trainable"],
         "fingerprint": result.head["fingerprint"],
         "inputs": result.inputs,
@@ -114,10 +113,19 @@ def measure(system: System, task: str, seed: int, place: Place) -> Row:
     }
 
 
+def outcomes(result: Result) -> list[bool]:
+    """Return the successes of a run in the order of its starts."""
+    return [episode.success for episode in sorted(result.episodes, key=lambda episode: episode.seed)]
+
+
 def of(rows: list[Row], system: System, task: str) -> dict[int, list[bool]]:
-    """Return the outcomes of the finished runs of a system in a task by seed of Stage 2."""
-    cell = {"system": system.name, "task": task}
-    return {row["seed"]: row["outcomes"] for row in rows if cell.items() <= row.items()}
+    """Return the outcomes of a system in a task by seed of Stage 2. Those of other modes are the comparison's."""
+    if system.mode == "decoupled":
+        cell = {"system": system.name, "task": task}
+        return {row["seed"]: row["outcomes"] for row in rows if cell.items() <= row.items()}
+    found = map(results.load, sorted(PUBLISHED.glob(f"{task}-mlp-{system.mode}-*.json")))
+    wanted = {run_of(system, task, seed, heads.SMALL): seed for seed in SEEDS}
+    return {wanted[result.run]: outcomes(result) for result in found if result.run in wanted}
 
 
 def difference(rows: list[Row], first: System, second: System, task: str) -> str:
@@ -132,21 +140,21 @@ def page(rows: list[Row]) -> None:
     """Write the table of the page: a row for each system."""
     lines = []
     for system in SYSTEMS:
-        trained = {f"{row['trained']:,}" for row in rows if row["system"] == system.name}
-        line = [system.about, " or ".join(sorted(trained)) or "not run"]
+        line = [system.about]
         for task in TASKS:
             by_seed = of(rows, system, task)
             done = [success for outcomes in by_seed.values() for success in outcomes]
-            line += [success_text(sum(done), len(done)) if done else "", difference(rows, system, USUAL, task)]
+            line += [success_text(sum(done), len(done)) if done else "not run", difference(rows, system, USUAL, task)]
         lines.append(line)
-    header = ["change", "trained"] + [text for task in TASKS for text in (task, "− as in the comparison")]
+    header = ["change"] + [text for task in TASKS for text in (task, "− as in the comparison")]
     parts = {"gap": table(header, lines), "made": made_text(NAME, rows)}
     fill(DOCS / "mlp-gap.md", parts)
 
 
 def main() -> None:
     parser = command_line(__doc__)
-    names = [system.name for system in SYSTEMS]
+    own = [system for system in SYSTEMS if system.mode == "decoupled"]
+    names = [system.name for system in own]
     parser.add_argument("--only", nargs="*", default=names, choices=names, help="systems to run")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0], choices=SEEDS, help="seeds of Stage 2")
     parser.add_argument(
@@ -156,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     # The folder of results is that of `stage1_spread.py`, which has done some of these runs.
     place = Place(results=options.work / stage1_spread.NAME, work=options.work, command=f"benchmarks/{NAME}.py")
-    wanted = [] if options.page else [system for system in SYSTEMS if system.name in options.only]
+    wanted = [] if options.page else [system for system in own if system.name in options.only]
     for seed, system, task in product(options.seeds, wanted, TASKS):
         cell = {"system": system.name, "task": task, "seed": seed}
         if row_of(read_results(NAME, []), cell):

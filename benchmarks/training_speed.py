@@ -1,10 +1,11 @@
 """Compare Stage 2 with normal training: time per step, counted work, memory, and time to a validation loss.
 
-uv run benchmarks/training_speed.py [--steps 300] [--unet-steps 5] [--device cuda] [--graph]
+uv run benchmarks/training_speed.py [--steps 300] [--unet-steps 5] [--device cuda] [--graph] [--head dae/mixer-5m-fk]
 
 The data is synthetic motion of the Panda. The condition is a fixed random map of the chunk to 1,024 features, with
 noise. All systems see the same batches. A step is the one of `fit`: loss, gradient, clipping and a fused AdamW. With
 `--graph` every system also trains by one CUDA graph. A CPU has none, so there these rows only use its static buffers.
+The results of a head other than the default are in a file of their own, whose name ends in the head's.
 
 Axes: n samples, h horizon, a action, c condition.
 """
@@ -15,6 +16,7 @@ import resource
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 from common import command_line, write_results
@@ -28,6 +30,7 @@ from action_heads.kinematics.synthetic import pose_actions, synthetic_chunks
 from action_heads.policy import ConditionedHead
 
 COND_DIM, BATCH, VALIDATION = 1024, 64, 512
+HEAD = "dae/mlp-5m-fk"
 
 
 def data(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -96,11 +99,12 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--graph", action="store_true", help="also train every system by one CUDA graph")
+    parser.add_argument("--head", default=HEAD, help="a bundled head or a folder")
     parser.add_argument("--note", default="")
     options = parser.parse_args()
+    head = ActionHead.from_pretrained(options.head)
     cond, actions = (x.to(options.device) for x in data(20_000, seed=0))
     unseen = [x.to(options.device) for x in data(VALIDATION, seed=1)]
-    head = ActionHead.from_pretrained("dae/mlp-5m-fk")
     normalizer = Normalizer.fit(actions.cpu(), head.config.space)
     attach = partial(ActionHead.attach, normalizer=normalizer)
     policies = {
@@ -129,7 +133,9 @@ def main() -> None:
     for row in rows:
         print({key: value for key, value in row.items() if key != "validation"})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    write_results(f"training_speed_{options.device}", {"note": options.note, "peak_mb": round(peak), "rows": rows})
+    name = f"training_speed_{options.device}" + f"_{Path(head.config.name).name}" * (head.config.name != HEAD)
+    found = {"note": options.note, "head": head.config.name, "peak_mb": round(peak), "rows": rows}
+    write_results(name, found)
 
 
 if __name__ == "__main__":

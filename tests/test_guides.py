@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from pages import DOCS, ROOT, run
+from pages import DOCS, ROOT, commands, run
 
 from action_heads import ActionHead, Executor
 from action_heads._util.flat import leaves
@@ -49,17 +47,6 @@ def test_the_guide_to_pretraining_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     ActionHead.from_pretrained("dae/mlp-0.7m-fk").save_pretrained("heads/mixer-0.7m-my-arm")
     assert run(DOCS / "guides" / "pretrain.md")["policy"].num_trainable
-
-
-def commands(page: Path) -> list[list[str]]:
-    """Return the words of each command in the blocks of a page, without variables that are set before it."""
-    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-    found = []
-    for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
-        lines = re.sub(r'"[^"]*"', lambda quoted: quoted[0].replace("\n", " "), block).splitlines()
-        words = (shlex.split(line, comments=True) for line in lines)
-        found += [[word for i, word in enumerate(line) if i or not re.match(r"\w+=", word)] for line in words]
-    return [line for line in found if line]
 
 
 @pytest.mark.parametrize("page", [*GUIDES, *RESULTS], ids=lambda page: page.name)

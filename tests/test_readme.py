@@ -1,13 +1,20 @@
-"""Tests that the code of the README and the documentation runs."""
+"""Tests that the code of README and documentation runs, and that successes in their tables are measured ones."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from pathlib import Path
 
 import pytest
 from pages import DOCS, ROOT, blocks, run
 
+from action_heads.io import hub, listing
+
 GUIDES = DOCS / "guides"
+MODES = ("decoupled", "random-frozen", "normal")
+ADAPTERS = {"small": {"through": "code", "hidden": 128}, "default": {"through": "both", "hidden": 256}}
 
 
 def test_first_block_runs_offline(tmp_path, monkeypatch, capsys):
@@ -71,3 +78,113 @@ def test_the_papers_systems_run_by_name():
     page = GUIDES / "reproduce.md"
     assert len(blocks(page)) == 1
     assert run(page)["policy"].num_frozen == 4_782_346
+
+
+def rows(name: str) -> list[dict]:
+    """Return the rows of a file of benchmarks/results."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["results"]
+
+
+def images(mode: str, **cell: object) -> tuple[int, int]:
+    """Return successes and episodes of a task from images, with the usual training and sampling."""
+    usual = {"mode": mode, "steps": 800, "seed": 0, "per_step": False, "denoising": 10}
+    (row,) = [row for row in rows("images") if row.items() >= {**usual, **cell}.items()]
+    return row["successes"], row["episodes"]
+
+
+def libero_row(suite: str, mode: str, through: str) -> dict:
+    """Return the row of a suite of LIBERO from images."""
+    cell = {"suite": suite, "mode": mode, "through": "both" if mode == "normal" else through}
+    cell |= {"head": "dae/mixer-5m-fk-delta", "seed": 0}
+    (row,) = [row for row in rows("libero_images") if row.items() >= cell.items()]
+    return row
+
+
+def libero(suite: str, mode: str, through: str) -> tuple[int, int]:
+    """Return successes and episodes of a suite of LIBERO from images."""
+    won = [success for task in libero_row(suite, mode, through)["rolled"].values() for success in task]
+    return sum(won), len(won)
+
+
+def runs(pattern: str) -> list[dict]:
+    """Return the runs of `reproduce.py` whose files match a pattern."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "results").glob(pattern)]
+
+
+def states(pattern: str) -> tuple[int, int]:
+    """Return successes and episodes of all runs of `reproduce.py` whose files match a pattern."""
+    won = [episode["success"] for run in runs(pattern) for episode in run["episodes"]]
+    return sum(won), len(won)
+
+
+def table(page: Path, after: str) -> list[list[str]]:
+    """Return the cells of the first table after a text, without the header. Of links they have the text."""
+    text = page.read_text(encoding="utf-8").partition(after)[2]
+    found = re.search(r"^\|.*?(?=^[^|])", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{page.name} has no table after {after!r}"
+    lines = [re.sub(r"\[(.*?)\]\(.*?\)", r"\1", line) for line in found[0].splitlines()[2:]]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line]
+
+
+def written(*rates: tuple[int, int]) -> list[str]:
+    """Return rates as the pages write them."""
+    return [f"{won} of {of}" for won, of in rates]
+
+
+def test_the_readme_says_where_pretraining_pays():
+    trial = hub.bundled()["dae/mixer-5m-fk"] / "trial.json"
+    demo = {row["name"]: row for row in json.loads(trial.read_text(encoding="utf-8"))["rows"]}
+    expected = [
+        [demo["decoupled"]["trainable"], *((demo[mode]["successes"], demo[mode]["episodes"]) for mode in MODES[:2])]
+    ]
+    suite = "libero_object"
+    trained = libero_row(suite, "decoupled", "code")["trained"]
+    expected.append([trained, *(libero(suite, mode, "code") for mode in MODES)])
+    for name in ("robosuite/PickPlaceCan-mixer", "mimicgen/stack_d1-mixer"):
+        (trained,) = {run["head"]["trainable"] for run in runs(f"{name}-decoupled-*.json")}
+        expected.append([trained, *(states(f"{name}-{mode}-*.json") for mode in MODES)])
+    found = [[cell for cell in row[1:] if cell] for row in table(ROOT / "README.md", "## When to use it")]
+    assert found == [[f"{trained:,}", *written(*rates)] for trained, *rates in expected]
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for mode, words in zip(MODES, ("`mixer` has", "random ones", "normal training"), strict=True):
+        rates = [states(f"{family}/*-mixer-{mode}-*.json") for family in ("robosuite", "mimicgen")]
+        one, two = (math.floor(100 * won / of + 0.5) for won, of in rates)
+        assert f"{words} {one} and {two} %" in " ".join(text.split())
+
+
+def test_the_readme_says_where_small_adapters_do_not_suffice():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    suites = ("libero_spatial", "libero_goal")
+    frozen = MODES[:2]
+    small = [images(mode, task="Stack", demos=demos, **ADAPTERS["small"]) for mode in frozen for demos in (25, 50)]
+    small += [libero(suite, mode, "code") for suite in suites for mode in frozen]
+    assert f"had at most {max(small)[0]} of 50 on any head" in text
+    large = {mode: [images(mode, task="Stack", demos=50, **ADAPTERS["default"])] for mode in frozen}
+    large["normal"] = [images("normal", task="Stack", demos=50)]
+    for mode in MODES:
+        large[mode] += [libero(suite, mode, "both") for suite in suites]
+    low, high = ({mode: choose(large[mode])[0] for mode in MODES} for choose in (min, max))
+    assert f"it had {low['decoupled']} to {high['decoupled']} of 50" in text
+    assert f"random heads had {low['random-frozen']} to {high['random-frozen']}" in text
+    assert f"normal training {low['normal']} to {high['normal']}." in text
+    can = {"task": "PickPlaceCan", "demos": 50}
+    one, two = (written(images("decoupled", **can, **ADAPTERS[name]))[0] for name in ADAPTERS)
+    assert f"the small adapter had {one} and the default one {two}," in text
+    one, two = written(images("random-frozen", **can, **ADAPTERS["default"]), images("normal", **can))
+    assert f"on a random head {one}, normal training {two}" in text
+
+
+def test_the_guide_to_adapting_compares_the_two_adapters():
+    tasks = [{"task": "Lift", "demos": 25}, {"task": "PickPlaceCan", "demos": 50}, {"task": "Stack", "demos": 50}]
+    robosuite = [written(*(images("decoupled", **task, **cell) for cell in ADAPTERS.values())) for task in tasks]
+    suites = ("libero_object", "libero_spatial", "libero_goal")
+    of = [written(*(libero(suite, "decoupled", through) for through in ("code", "both"))) for suite in suites]
+    expected = [robosuite[0], of[0], *robosuite[1:], *of[1:]]
+    assert [row[1:] for row in table(GUIDES / "adapt.md", "Successes with either")] == expected
+
+
+@pytest.mark.parametrize("entry", listing.entries(), ids=lambda entry: entry.name)
+def test_the_readme_has_the_successes_of_each_head(entry):
+    (row,) = [row for row in table(ROOT / "README.md", "## Heads") if row[0] == f"`{entry.name}`"]
+    assert row[4:] == [str(entry.trial[run][0]) for run in listing.RUNS]

@@ -44,6 +44,8 @@ def test_of_heads_that_chance_tells_apart_the_recommended_one_comes_first():
     """The head with 49 of 50 came before that with 48, and of equal networks the one whose time was 1 % shorter."""
     assert listing.entries("absolute")[0].name == "dae/mixer-5m-fk"
     assert listing.entries("real-time")[0].name == "dae/mixer-5m-fk"
+    smallest = [head.name for head in listing.entries("smallest")]
+    assert smallest[:2] == ["dae/mlp-0.7m-fk", "dae/mixer-5m-fk"], "6 kB of 13.4 MB, which print as equal, tell nothing"
     entry = listing.entries()[0]
     heads = [
         dataclasses.replace(entry, name=str(ms), ms=ms, motion={"droid": ms / 100}) for ms in (16.0, 10.4, 10.0, 10.6)

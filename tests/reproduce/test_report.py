@@ -7,12 +7,13 @@ from action_heads_lab.reproduce import figure, paper, results
 from action_heads_lab.reproduce.averages import average
 from action_heads_lab.reproduce.beside_paper import beside_paper
 from action_heads_lab.reproduce.cells import tables
-from action_heads_lab.reproduce.config import Run
+from action_heads_lab.reproduce.config import ALL_MODES, Run
 from action_heads_lab.reproduce.families import FAMILIES
 from action_heads_lab.reproduce.grid import Reproduce, runs
 from action_heads_lab.reproduce.markdown import cost
 from action_heads_lab.reproduce.report import ReportConfig, report, robosuite
 from action_heads_lab.reproduce.results import Episode, Result
+from action_heads_lab.reproduce.statistics import spread
 from made_up import outcomes, result
 
 
@@ -74,6 +75,11 @@ def test_the_full_grid_is_tabled_pooled_and_tested():
     assert f"{100 * sum(r.successes for r in pooled) / 1200:.0f} (" in row
     assert "of 1200" in row
     assert "(p = 1" not in row.split("|")[-2], "decoupled differs from random-frozen"
+    seeds = text[text.index("Spread of training seeds") :].splitlines()[2:6]
+    assert seeds[0] == "| backbone | decoupled | normal | random-frozen |"
+    for mode, shown in zip(ALL_MODES, seeds[2].removeprefix("| `mlp` | ").removesuffix(" |").split(" | "), strict=True):
+        assert shown == str(spread([r for r in found if (r.run.backbone, r.run.mode) == ("mlp", mode)]))
+    assert "Spread of training seeds" not in robosuite([r for r in found if r.run.seed == 0]), "one seed has none"
 
 
 def test_what_is_not_run_names_its_command_and_cost():
@@ -221,6 +227,14 @@ def test_heads_of_one_recipe_may_be_of_several_processors():
     again = replace(one, head=other.head, id="another")
     with pytest.raises(ValueError, match=r"two runs of one seed.*published results and your own"):
         tables([one, again])
+
+
+def test_counts_are_of_all_tasks():
+    """The last task's were given as those of all, though the observations of tasks differ in size."""
+    heads = [{"name": "h", "fingerprint": "a", "frozen": 10, "trainable": trained} for trained in (7, 1005, 6)]
+    runs = [Run(episodes=2, task=task) for task in ("Lift", "Stack", "PickPlaceCan")]
+    found = [replace(result(run), head=head) for run, head in zip(runs, heads, strict=True)]
+    assert "`mlp` decoupled 6 to 1,005, frozen 10." in cost(found)
 
 
 def test_a_report_of_a_user_lies_in_the_users_folder(tmp_path, monkeypatch):

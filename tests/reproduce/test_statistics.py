@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from action_heads_lab.reproduce.config import Run
-from action_heads_lab.reproduce.statistics import paired, rate, unpaired_p
+from action_heads_lab.reproduce.statistics import paired, rate, spread, unpaired_p
 from made_up import outcomes, result
 from scipy import stats
 
@@ -15,6 +15,30 @@ def test_pooled_over_seeds_with_wilsons_interval():
     low, high = found.interval
     assert low == pytest.approx(0.8882, abs=1e-3)  # by hand from Wilson's formula
     assert high == pytest.approx(0.9785, abs=1e-3)
+
+
+def test_the_spread_of_seeds_is_within_tasks():
+    """By hand: rates of 40, 50 and 60 %, and of 80, 80 and 80 %. One seed of a third task says nothing."""
+    of_seeds = {"Lift": (4, 5, 6), "Stack": (8, 8, 8), "PickPlaceCan": (1,)}
+    runs = [
+        result(Run(task=task, seed=seed, episodes=10), [i < count for i in range(10)])
+        for task, counts in of_seeds.items()
+        for seed, count in zip((0, 42, 420), counts, strict=False)
+    ]
+    found = spread(runs)
+    assert found
+    assert found.found == pytest.approx((0.1**2 / 2) ** 0.5)
+    assert found.chance == pytest.approx(((0.5 * 0.5 / 10 + 0.8 * 0.2 / 10) / 2) ** 0.5)
+    assert str(found) == "7.1 (14.3)"
+    assert spread(runs[-1:]) is None
+
+
+def test_the_spread_of_chance_alone_is_as_expected():
+    """Seeds that are equally good differ by what `chance` says."""
+    runs = [Run(task=f"task {i}", seed=seed, episodes=50) for i in range(200) for seed in (0, 42, 420)]
+    found = spread([result(run, outcomes(0.7, 50, i)) for i, run in enumerate(runs)])
+    assert found
+    assert found.found == pytest.approx(found.chance, rel=0.1)
 
 
 def test_paired_counts_episodes_that_both_ran():
@@ -79,16 +103,16 @@ def test_a_seed_s_own_effect_is_in_the_error_of_a_difference():
 def test_the_p_value_keeps_its_level_whether_seeds_differ_or_not():
     """Of equal modes about 5 % are below 0.05, also if the seeds of one of them differ by twice its binomial error."""
     rng, tasks, seeds = np.random.default_rng(0), ("Lift", "Stack"), (0, 42, 420)
-    for spread in (0.0, 0.13):
+    for apart in (0.0, 0.13):
         below = []
         for i in range(200):
             modes = []
             for k, mode in enumerate(("decoupled", "normal")):
                 runs = [Run(task=task, episodes=50, mode=mode, seed=seed) for task in tasks for seed in seeds]
-                rates = 0.5 + spread * k * rng.normal(size=len(runs))
+                rates = 0.5 + apart * k * rng.normal(size=len(runs))
                 draws = [outcomes(rate, 50, 1000 * i + 100 * k + j) for j, rate in enumerate(rates)]
                 modes.append([result(run, drawn) for run, drawn in zip(runs, draws, strict=True)])
             found = paired(*modes)
             assert found
             below.append(found.p < 0.05)
-        assert np.mean(below) < 0.1, spread
+        assert np.mean(below) < 0.1, apart

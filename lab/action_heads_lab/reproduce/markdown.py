@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from action_heads_lab.reproduce.cells import Table
 from action_heads_lab.reproduce.config import ALL_MODES
 from action_heads_lab.reproduce.results import Result
-from action_heads_lab.reproduce.statistics import paired, rate
+from action_heads_lab.reproduce.statistics import paired, rate, spread
 
 INTERVALS = (
     "Intervals of rates are Wilson's 95 % intervals over episodes, without the spread of training seeds. ± and p of "
     "the differences are over episodes (McNemar's exact test) or, where their error is larger, over training seeds (a "
     "t test on the differences of each task's runs). With one training seed they do not cover what another seed would "
     "change."
+)
+SPREAD = (
+    "**Spread of training seeds, in points.** The standard deviation of the success rates of a task's training seeds, "
+    "as its root mean square over the tasks. In brackets: what is expected from episodes alone if all seeds of a task "
+    "were equally good."
 )
 
 
@@ -44,6 +50,17 @@ def modes_table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) ->
                 label += f", without {left_out} run{'s' * (left_out > 1)} that a mode lacks"
             lines.append(_row(label, backbone, pooled | {"blind": None}, by_seed=len(pairs) == len(whole) * len(seeds)))
     return "\n".join(lines)
+
+
+def spread_table(table: Table, backbones: Sequence[str]) -> str:
+    """Return how far training seeds differ in each mode, or nothing if no task has several in every mode."""
+    lines = []
+    for backbone in backbones:
+        found = [spread(results) for results in table.pooled(backbone).values()]
+        if all(found):
+            lines.append(f"| `{backbone}` | {' | '.join(map(str, found))} |")
+    header = f"| backbone | {' | '.join(ALL_MODES)} |\n|---|{'---:|' * len(ALL_MODES)}"
+    return "\n".join([f"{SPREAD}\n\n{header}", *lines]) if lines else ""
 
 
 def _row(task: str, backbone: str, cells: Mapping[str, list[Result] | None], by_seed: bool = True) -> str:
@@ -104,9 +121,18 @@ def cost(found: Sequence[Result]) -> str:
 
 
 def _counts(found: Sequence[Result]) -> str:
-    """Return the counts by backbone and mode, from one task. The sizes of the observations hardly change them."""
-    by_system = {(r.run.backbone, r.run.mode): r.head for r in found}
+    """Return the counts by backbone and mode, over all tasks, whose observations differ in size."""
+    by_system: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for r in found:
+        by_system.setdefault((r.run.backbone, r.run.mode), []).append(r.head)
     return "; ".join(
-        f"`{backbone}` {mode} {head['trainable']:,}, frozen {head['frozen']:,}"
-        for (backbone, mode), head in sorted(by_system.items())
+        f"`{backbone}` {mode} {_range(each['trainable'] for each in made)}, frozen "
+        f"{_range(each['frozen'] for each in made)}"
+        for (backbone, mode), made in sorted(by_system.items())
     )
+
+
+def _range(counts: Iterable[int]) -> str:
+    """Return the least and the largest of counts, or the only one."""
+    found = set(counts)
+    return " to ".join(f"{count:,}" for count in sorted({min(found), max(found)}))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +46,35 @@ def rate(runs: Sequence[Result]) -> Rate:
         part = [result for result in runs if result.run.seed == seed]
         by_seed.append((seed, sum(r.successes for r in part) / sum(len(r.episodes) for r in part)))
     return Rate(sum(r.successes for r in runs), sum(len(r.episodes) for r in runs), tuple(by_seed))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the success rates of training seeds differ within a task, as root mean squares over tasks.
+
+    Attributes:
+        found: of the standard deviations of the rates.
+        chance: of those that are expected from independent episodes if all seeds of a task are equally good.
+    """
+
+    found: float
+    chance: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.found:.1f} ({100 * self.chance:.1f})"
+
+
+def spread(runs: Sequence[Result]) -> Spread | None:
+    """Return the spread of the runs of one backbone and mode. Return None if no task has several training seeds."""
+    by_task: dict[str, list[Result]] = defaultdict(list)
+    for result in runs:
+        by_task[result.run.task].append(result)
+    tasks = [found for found in map(rate, by_task.values()) if len(found.by_seed) > 1]
+    if not tasks:
+        return None
+    found = [statistics.variance(value for _, value in task.by_seed) for task in tasks]
+    chance = [task.value * (1 - task.value) * len(task.by_seed) / task.episodes for task in tasks]
+    return Spread(math.sqrt(statistics.mean(found)), math.sqrt(statistics.mean(chance)))
 
 
 @dataclass(frozen=True)

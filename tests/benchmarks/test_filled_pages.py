@@ -1,0 +1,60 @@
+"""Pages hold what the results say: a script that measures nothing would fill them as they are."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("action_heads_lab")
+pytest.importorskip("matplotlib")
+
+from action_heads_lab.reproduce.beside_paper import beside_paper
+from action_heads_lab.reproduce.page import filled
+from action_heads_lab.reproduce.report import robosuite
+from action_heads_lab.reproduce.results import load_all
+
+ROOT = Path(__file__).parents[2]
+REPORTS = [
+    ("droid_heads", ["--page"]),
+    ("droid_tasks", ["--page"]),
+    ("droid_size_report", []),
+    ("stage1_spread", ["--page"]),
+]
+FAMILIES = {"robosuite": "paper-comparison.md", "mimicgen": "mimicgen.md", "libero": "libero.md"}
+
+
+def check(page: Path, parts: Mapping[str, str], command: str) -> None:
+    """Fail if a page would change."""
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, parts, page) == text, f"run `{command}`"
+
+
+@pytest.mark.parametrize(("script", "flags"), REPORTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_a_page_is_as_its_script_fills_it(script, flags, monkeypatch):
+    monkeypatch.delenv("BENCHMARK_RESULTS", raising=False)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
+    for name in {"common", *(name for name, _ in REPORTS)}:  # another test may have imported them with other results
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module, pages = import_module(script), []
+    command = " ".join([f"uv run benchmarks/{script}.py", *flags])
+
+    def fill(page: Path, parts: Mapping[str, str]) -> None:
+        check(page, parts, command)
+        pages.append(page)
+
+    monkeypatch.setattr(module, "fill", fill)
+    module.main()
+    assert pages
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_page_is_as_the_report_fills_it(family):
+    found = load_all(ROOT / "results" / family)
+    page = ROOT / "docs" / "results" / FAMILIES[family]
+    part = robosuite(found) if family == "robosuite" else beside_paper(family, found)
+    check(page, {family: part}, f"uv run action-heads report results/ --page {page.relative_to(ROOT)}")

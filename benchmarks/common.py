@@ -23,7 +23,9 @@ from action_heads.training.checkpoint import changed
 # Lets glibc keep the memory that torch has freed. Asking for it anew takes much of a large network's time per step.
 KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11), "MALLOC_TOP_PAD_": str(10**9)}
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS") or Path(__file__).parent / "results")
-DOCS = Path(__file__).parents[1] / "docs" / "results"  # the pages of the results
+PAGES = Path(__file__).parents[1] / "docs" / "results"  # the pages of the repository's results
+# Where pages and figures are written. Results in another folder must not change the repository's pages.
+DOCS = RESULTS if os.environ.get("BENCHMARK_RESULTS") else PAGES
 ONLINE = f"{REPOSITORY}/blob/main/benchmarks/results"
 REQUIRED = object()
 Row = dict[str, Any]
@@ -106,6 +108,20 @@ def times_to_keep(name: str) -> Any:
             "Remove it to measure all of them again, or set BENCHMARK_RESULTS to another folder."
         )
     return record["results"]
+
+
+def described(machine: Mapping[str, Any]) -> str:
+    """Return the name of a processor and its vector instructions, if these were recorded."""
+    names = machine.get("instructions")
+    return f"{machine['processor']} ({', '.join(names)})" if names else machine["processor"]
+
+
+def fill(page: Path, parts: Mapping[str, str]) -> None:
+    """Write the parts into a page in `DOCS`, which begins as a copy of the repository's page if it does not exist."""
+    from action_heads_lab.reproduce.page import filled  # here, since GPU packs run without the lab
+
+    begun = page if page.exists() else PAGES / page.name
+    write_text(page, filled(begun.read_text(encoding="utf-8"), parts, page))
 
 
 def check_known(given: Iterable[str], known: Iterable[str]) -> None:

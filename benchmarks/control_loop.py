@@ -14,8 +14,9 @@ the robot holds its target, and they count as missed.
 Each cell has a process of its own, a camera (`camera.py`), and a process that computes without end. Real-time priority
 is given by `chrt`, and a core by `taskset`, to the acting process, its server and all their threads.
 
-A cell that benchmarks/results/control_loop.json holds from such a machine, with as many seconds or more, is not
-measured again. Writes that file and docs/results/control-loop.md.
+A cell that benchmarks/results/control_loop.json holds, with as many seconds or more, is not measured again. If that
+file was made on another machine, nothing is measured. Writes that file and docs/results/control-loop.md, or both into
+the folder that $BENCHMARK_RESULTS names.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from typing import Any
 import torch
 from busy import BUSY, COND_DIM, beside
 from camera import Frames
-from common import RESULTS, command_line, is_from_here, write_results
+from common import RESULTS, command_line, times_to_keep, write_results
 from control_loop_report import CASES, SCHEDULING, write_page
 from ticks import Tick, run_ticks, summary
 
@@ -190,8 +191,7 @@ def main() -> None:
         print(json.dumps(acted(Cell(**cell), **told | {name: Path(told[name]) for name in ("adapter", "memory")})))
         return
     if not options.page:
-        record = measured_before()
-        measure(options, record["results"] if record and is_from_here(record) else [])
+        measure(options, times_to_keep("control_loop") or [])
     print(write_page(measured_before()))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, ONLINE, table
+from common import DOCS, ONLINE, described, fill, table
 from latency_report import short
 
 PAGE = DOCS / "control-loop.md"
@@ -103,12 +102,6 @@ def listed(values: list) -> str:
     """Return values as a list in words: "0, 1 and 2"."""
     *first, last = map(str, values)
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def described(machine: dict[str, Any]) -> str:
-    """Return the name of a processor and its vector instructions, if these were recorded."""
-    names = machine.get("instructions")
-    return f"{machine['processor']} ({', '.join(names)})" if names else machine["processor"]
 
 
 def measured_on(record: dict[str, Any]) -> str:

@@ -13,8 +13,7 @@ Axes: n windows, h horizon, a action.
 from __future__ import annotations
 
 import torch
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, command_line, read_results, table, write_results
+from common import DOCS, command_line, fill, read_results, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead

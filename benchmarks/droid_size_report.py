@@ -10,8 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import tyro
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, read_results, table
+from common import DOCS, fill, read_results, table
 
 PAGE = DOCS / "droid-size.md"
 GPUS = 8

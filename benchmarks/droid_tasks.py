@@ -15,10 +15,9 @@ from pathlib import Path
 
 from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.interval import success_text
-from common import DOCS, command_line, read_results, row_of, stamped, table, with_row, write_results
+from common import DOCS, command_line, fill, read_results, row_of, stamped, table, with_row, write_results
 
 NAME = "droid_tasks"
 TASKS = ("Stack", "PickPlaceCan")

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, check_row, command_line, read_results, row_of, stamped, table, write_results
+from common import DOCS, check_row, command_line, fill, read_results, row_of, stamped, table, write_results
 
 from action_heads._util.progress import progress_bar
 from action_heads.adapt.build import build

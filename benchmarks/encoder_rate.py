@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, command_line, table, write_results
+from common import DOCS, command_line, fill, table, write_results
 
 from action_heads.encoders import VisionConfig, trunk
 from action_heads.encoders.resnet import resnet_trunk

@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 
 import tyro
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, table, write_results
+from common import DOCS, fill, table, write_results
 
 PAGE = DOCS / "speed-cpu.md"
 RUNS = 5

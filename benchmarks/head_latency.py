@@ -14,8 +14,7 @@ import time
 
 import torch
 import tyro
-from action_heads_lab.reproduce.page import fill
-from common import DOCS
+from common import PAGES, fill
 
 from action_heads import ActionHead
 from action_heads._util.machine import machine
@@ -23,7 +22,7 @@ from action_heads.adapters import AdaLNZero
 from action_heads.io import hub, listing
 from action_heads.io.files import write_text
 
-PAGE = DOCS.parent / "guides" / "choose-head.md"
+PAGE = PAGES.parent / "guides" / "choose-head.md"
 ROUNDS, CALLS, STEPS, COND_DIM = 30, 10, 10, 512
 
 

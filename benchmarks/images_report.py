@@ -15,11 +15,10 @@ import tyro
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.statistics import Paired, counted, unpaired_p
 from action_heads_lab.sim.interval import error_bars, interval_text
 from action_heads_lab.sim.report import COLOURS
-from common import DOCS, made_text, row_of, table
+from common import DOCS, fill, made_text, row_of, table
 from comparisons import NAMES, OTHERS, Comparison, by_chance, listed, told_apart
 from images import CELLS, MIMICGEN, TASKS, Cell, finished
 

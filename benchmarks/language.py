@@ -29,12 +29,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import tyro
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.interval import error_bars, interval_text, wilson
 from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.two_cubes import CUBES, colour, other
-from common import DOCS, check_known, check_row, read_results, row_of, stamped, table, with_row, write_results
+from common import DOCS, check_known, check_row, fill, read_results, row_of, stamped, table, with_row, write_results
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from common import RESULTS, command_line, matrix_rate, memory_rate, times_to_keep, write_results
 from forms import BF16_WEIGHTS, split
-from latency_report import commands_of, report
+from latency_report import below_floors, commands_of, report
 from latency_systems import COND_DIM, FellBack, Sample, authors, systems
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -255,6 +255,8 @@ def main() -> None:
     write_results(to, results)
     if "BENCHMARK_RESULTS" not in os.environ:  # The page shows the results of the repository.
         report(device)
+    if warning := below_floors(rows):
+        print(warning)
 
 
 def added(earlier: list[dict], rows: list[dict]) -> list[dict]:

@@ -16,11 +16,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from action_heads_lab.reproduce import paper
 from action_heads_lab.reproduce.figure import paper_bar
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.statistics import Paired, counted
 from action_heads_lab.sim.interval import error_bars, interval_text, wilson
 from action_heads_lab.sim.report import COLOURS
-from common import DOCS, made_text, read_results, table
+from common import DOCS, fill, made_text, read_results, table
 from comparisons import OTHERS, Comparison, by_chance, told_apart
 from libero_cells import EPISODES, MODES, PLANNED, SMALL, SUITES, TITLES, Cell, cell_of, named, systems
 from matplotlib.patches import Patch

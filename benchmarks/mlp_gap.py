@@ -19,12 +19,23 @@ from action_heads_lab.reproduce import heads, results
 from action_heads_lab.reproduce.config import SEEDS, Place, Run
 from action_heads_lab.reproduce.grid import PUBLISHED as RESULTS
 from action_heads_lab.reproduce.grid import Reproduce, runs
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.reproduce.statistics import Paired, counted
 from action_heads_lab.sim.interval import success_text
-from common import DOCS, Row, command_line, made_text, read_results, row_of, stamped, table, with_row, write_results
+from common import (
+    DOCS,
+    Row,
+    command_line,
+    fill,
+    made_text,
+    read_results,
+    row_of,
+    stamped,
+    table,
+    with_row,
+    write_results,
+)
 from torch import Generator, Tensor, device
 
 from action_heads import golden

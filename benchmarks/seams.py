@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, command_line, table, write_results
+from common import DOCS, command_line, fill, table, write_results
 from experts import EXPERTS, Expert
 
 from action_heads import ActionHead

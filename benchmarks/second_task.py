@@ -20,12 +20,11 @@ import numpy as np
 import torch
 import tyro
 from action_heads_lab.policies import actor, on_states
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.interval import success_text
 from action_heads_lab.sim.record import record
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
-from common import DOCS, check_row, read_results, row_of, stamped, table, write_results
+from common import DOCS, check_row, fill, read_results, row_of, stamped, table, write_results
 from torch import Tensor
 
 from action_heads import ActionHead

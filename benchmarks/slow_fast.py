@@ -31,10 +31,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim import Sim
 from action_heads_lab.sim.interval import error_bars, interval_text, wilson
-from common import DOCS, command_line, read_results, stamped, table, write_results
+from common import DOCS, command_line, fill, read_results, stamped, table, write_results
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
@@ -317,8 +316,7 @@ def write_page(results: dict[str, dict[str, dict]]) -> None:
             2,
         ),
     }
-    if (DOCS / "slow-fast.md").exists():
-        fill(DOCS / "slow-fast.md", parts)
+    fill(DOCS / "slow-fast.md", parts)
     for part in parts.values():
         print(part, end="\n\n")
     if names:

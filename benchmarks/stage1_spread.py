@@ -16,10 +16,9 @@ from typing import Any
 from action_heads_lab.reproduce import heads
 from action_heads_lab.reproduce.config import Place, Run
 from action_heads_lab.reproduce.grid import Reproduce, runs
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.interval import wilson
-from common import DOCS, command_line, read_results, row_of, stamped, table, with_row, write_results
+from common import DOCS, command_line, fill, read_results, row_of, stamped, table, with_row, write_results
 
 from action_heads import golden
 from action_heads.io.files import read_json

@@ -18,10 +18,9 @@ import tyro
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.sim.interval import error_bars, wilson
 from action_heads_lab.sim.report import COLOURS
-from common import DOCS, read_results, table, write_results
+from common import DOCS, fill, read_results, table, write_results
 from stage2 import OUT, path_of
 from stage2_studies import HEADS, STUDIES, Cell
 

@@ -16,13 +16,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from action_heads_lab.reproduce import paper, results
 from action_heads_lab.reproduce.config import Run
-from action_heads_lab.reproduce.page import fill
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import rate as rate_of
 from action_heads_lab.reproduce.studies import DROID, MECHANISMS, OWN, TOKENS
 from action_heads_lab.sim.interval import error_bars, wilson
 from action_heads_lab.sim.report import COLOURS
-from common import DOCS, read_results, table
+from common import DOCS, fill, read_results, table
 
 from action_heads import ActionHead, HeadConfig
 from action_heads.adapters import ADAPTERS

@@ -13,8 +13,7 @@ import warnings
 
 import torch
 import tyro
-from action_heads_lab.reproduce.page import fill
-from common import DOCS, table, write_results
+from common import DOCS, fill, table, write_results
 from torch import Tensor, nn
 
 from action_heads import ActionHead

@@ -87,6 +87,39 @@ def test_times_of_another_machine_are_not_added_to(common, monkeypatch, other):
         common.times_to_keep("times")
 
 
+PAGE = "first <!-- some -->\nbefore\n<!-- end --> last"
+
+
+def test_results_elsewhere_have_a_page_of_their_own(common, monkeypatch, tmp_path):
+    """A measurement into another folder had filled the repository's page with its numbers."""
+    pages = tmp_path / "pages"
+    monkeypatch.setattr(common, "PAGES", pages)
+    pages.mkdir()
+    (pages / "some.md").write_text(PAGE, encoding="utf-8")
+    assert common.DOCS == common.RESULTS == tmp_path
+    for part in ("new", "newer"):
+        common.fill(common.DOCS / "some.md", {"some": part})
+        assert (tmp_path / "some.md").read_text("utf-8") == PAGE.replace("before", part)
+    assert (pages / "some.md").read_text("utf-8") == PAGE
+
+
+def test_pages_and_figures_of_the_repository_show_its_results(common, monkeypatch):
+    monkeypatch.delenv("BENCHMARK_RESULTS")
+    sys.modules.pop("common")
+    root = Path(__file__).parents[2]
+    module = import_module("common")
+    for found, expected in ((module.RESULTS, "benchmarks/results"), (module.DOCS, "docs/results")):
+        assert found.relative_to(root).as_posix() == expected
+
+
+def test_every_benchmark_fills_its_page_by_the_common_function():
+    """Others do not see BENCHMARK_RESULTS."""
+    files = [path for path in (Path(__file__).parents[2] / "benchmarks").glob("*.py") if path.name != "common.py"]
+    own = [path.name for path in files if re.search(r'reproduce\.page import|"docs"', path.read_text("utf-8"))]
+    assert len(files) > 40
+    assert own == []
+
+
 NOW, BEFORE = {"--data": "now", "--head": "same"}, {"--data": "before", "--head": "same"}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +19,7 @@ def control_loop(monkeypatch, tmp_path):
     monkeypatch.setenv("BENCHMARK_RESULTS", str(tmp_path))
     for name in OURS:
         sys.modules.pop(name, None)
-    module = import_module("control_loop")
-    report = import_module("control_loop_report")
-    monkeypatch.setattr(report, "PAGE", Path(shutil.copy(report.PAGE, tmp_path)))
-    yield module
+    yield import_module("control_loop")
     for name in OURS:
         sys.modules.pop(name, None)
 
@@ -131,15 +127,23 @@ def test_a_cell_is_measured_once_unless_for_longer(control_loop, monkeypatch):
     assert [(row["rate"], row["ticks"]) for row in rows] == [(20, 60), (50, 100)]
 
 
-def test_rows_of_another_processor_are_not_kept(control_loop, monkeypatch):
+def test_a_table_of_another_processor_is_not_replaced(control_loop, monkeypatch):
+    """The documented command for one cell had replaced the whole table on another machine."""
     calls = []
     stub(control_loop, monkeypatch, calls)
     one = ("--scheduling", "ordinary", "--cases", "eager", "--seconds", "1", "--rates", "20")
     start(control_loop, monkeypatch, *one)
+    files = {path: path.read_bytes() for path in control_loop.RESULTS.iterdir()}
+    assert sorted(path.name for path in files) == ["control-loop.md", "control_loop.json"]
     common, here = sys.modules["common"], sys.modules["common"].machine()
-    monkeypatch.setattr(common, "machine", lambda: here | {"instructions": ["of another kind"]})
+    other = here | {"instructions": ["of another kind"]}
+    monkeypatch.setattr(common, "machine", lambda: other)
+    with pytest.raises(SystemExit, match=r"control_loop\.json was measured on another machine .*set BENCHMARK_RESULTS"):
+        start(control_loop, monkeypatch, *one)
+    assert len(calls) == 1
+    assert {path: path.read_bytes() for path in control_loop.RESULTS.iterdir()} == files
+    (control_loop.RESULTS / "control_loop.json").unlink()
     start(control_loop, monkeypatch, *one)
-    assert len(calls) == 2
     page = (control_loop.RESULTS / "control-loop.md").read_text(encoding="utf-8")
     assert f"{here['processor']} (of another kind), Python" in page
 

@@ -108,6 +108,8 @@ def test_the_page_says_what_the_results_say(report):
     without = report.text(None)
     assert "has not been measured on a GPU" in without
     assert "python benchmarks/gpu/pack_3_fused.py" in without
+    assert without.count("| not known (not measured) |") == len(report.verdicts({})) == 6
+    assert f"| {POLICY} | 4096 | 10 | at most 1.5 floors |  | not known (not measured) |" in without
     found = report.read_json(report.RESULTS) if report.RESULTS.exists() else None
     page = report.PAGE.read_text(encoding="utf-8")
     assert filled(page, {"fused": report.text(found)}, report.PAGE) == page

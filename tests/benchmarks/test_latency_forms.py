@@ -187,3 +187,82 @@ def test_a_table_with_added_rows_names_all_its_commands(module, tmp_path):
     assert report.conditions(record).startswith("`first` and then `second`, today, a GPU")
     (tmp_path / "some.json").write_text(json.dumps(record), encoding="utf-8")
     assert report.commands_of(tmp_path / "some.json") == ["first", "second"]
+
+
+AUTHORS = ["the authors' DP-MLP", "the authors' DP-MLP, inductor", "the authors' DP-C", "the authors' DP-C, inductor"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_two_cases_look_the_same_in_the_figure(module, device, monkeypatch, tmp_path):
+    """GR00T's expert had the colour of our graph, since colours began anew after ten cases.
+
+    Weights in bf16 are no case in fp32, whose panel alone gave the names.
+    """
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    report, names = module("latency_report"), [*module("latency_systems").systems(device), *AUTHORS]
+    legend = {}
+
+    def keep(self, lines, labels, **_):
+        legend.update(zip(labels, lines, strict=True))
+
+    monkeypatch.setattr(pyplot.Figure, "legend", keep)
+    cases = [(name, dtype) for name in names for dtype in ("fp32", "bf16")[name.endswith("bf16 weights") :]]
+    rows = [{"what": name, "dtype": dtype, "mflop": 1.0, "least_ms": 1.0} for name, dtype in cases]
+    report.draw({"gflop_per_s": {"fp32": 1, "bf16": 1}, "rows": rows}, tmp_path / "figure.png")
+    assert list(legend) == names
+    assert len({(line.get_color(), line.get_marker()) for line in legend.values()}) == len(names)
+
+
+def test_more_systems_than_colours_are_refused(module):
+    with pytest.raises(ValueError, match="there are 21 systems, but a figure has 20 colours"):
+        module("latency_report").looks(map(str, range(21)))
+
+
+@pytest.mark.parametrize(
+    ("instructions", "shown"), [({}, "AMD EPYC"), ({"instructions": ["avx2", "avx512f"]}, "AMD EPYC (avx2, avx512f)")]
+)
+def test_conditions_name_the_instructions_of_a_processor(module, instructions, shown):
+    """Two processors of one name differ fourfold by them."""
+    machine = {"gpu": None, "processor": "AMD EPYC", "threads": 2, "torch": "2"} | instructions
+    results = {"gflop_per_s": {"fp32": 1.0}, "gb_per_s": 2.0, "note": ""}
+    record = {"command": "one", "date": "today", "machine": machine, "results": results}
+    assert f", 2 threads of an {shown}, torch 2" in module("latency_report").conditions(record)
+
+
+def timed(what: str, least_ms: float, batch: int = 16, dtype: str = "fp32") -> dict:
+    return row(what, least_ms, dtype, batch) | {"least_ms": least_ms, "floor_ms": 10.0}
+
+
+def test_a_table_names_the_cases_below_their_floor(module):
+    """A rate that was measured too low makes all floors too high, and every ratio too good."""
+    report = module("latency_report")
+    machine = {"gpu": "a GPU", "torch": "2"}
+    results = {"gflop_per_s": {"fp32": 1.0}, "gb_per_s": 2.0, "note": ""}
+    record = {"command": "one", "date": "today", "machine": machine, "results": results}
+    results["rows"] = [timed("a", 10.0), timed("b", 9.5), timed("c", 11.0), timed("d", 5.0, batch=1, dtype="bf16")]
+    text = report.measured(record)
+    assert "lower bounds: b (fp32, batch 16, 10 steps, 9.5 of 10 ms); d (bf16, batch 1, 10 steps, 5 of 10 ms)." in text
+    results["rows"] = [timed("a", 10.0), timed("c", 11.0)]
+    assert "floor**" not in report.measured(record)
+
+
+def test_the_pages_show_the_results(module, monkeypatch):
+    monkeypatch.delitem(sys.modules, "common", raising=False)
+    report = module("latency_report")
+    for device, name in (("cpu", "latency_cpu"), ("cpu", "latency_avx2"), ("cuda", "latency_cuda")):
+        page = (report.DOCS / report.PAGES[device]).read_text(encoding="utf-8")
+        assert report.measured(report.read_json(report.RESULTS / f"{name}.json")) in page, "run latency_report.py"
+
+
+@pytest.mark.parametrize(("rate", "warns"), [(1.0, True), (1e15, False)])  # operations per second
+def test_the_command_ends_with_the_cases_below_their_floor(module, monkeypatch, capsys, rate, warns):
+    options = ["--batch", "1", "--steps", "1", "--dtype", "fp32", "--rounds", "1", "--longest", "1e9"]
+    monkeypatch.setattr(sys, "argv", ["latency.py", *options])
+    latency, product = module("latency"), torch.nn.Linear(256, 256)
+    monkeypatch.setenv("BENCHMARK_RESULTS", "elsewhere")  # so that no page is written
+    monkeypatch.setattr(latency, "write_results", lambda name, results: None)
+    monkeypatch.setattr(latency, "memory_rate", lambda device: 1e9)
+    monkeypatch.setattr(latency, "matrix_rate", lambda dtype, device, **_: rate)
+    monkeypatch.setattr(latency, "systems", lambda device: {"a": lambda dtype: lambda cond, k: product(cond[:, :256])})
+    latency.main()
+    assert ("a (fp32, batch 1, 1 step, " in capsys.readouterr().out) is warns

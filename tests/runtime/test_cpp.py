@@ -1,15 +1,17 @@
-"""The C++ programs of examples/cpp compute what Python computes.
+"""The C++ programs of examples/cpp compute what Python computes. The commands of the guide to deployment build them.
 
-Both need g++. act.cpp also needs the headers of ONNX Runtime, which Debian 13 has as libonnxruntime-dev, but neither
-Debian 12 nor a Python package: $ONNXRUNTIME_INCLUDE names their folder, if it is another. The library is that of the
-Python package. act_aoti.cpp needs only the headers and libraries of the installed torch.
+Both need g++ and cmake. act.cpp also needs the headers of ONNX Runtime, which Debian 13 has as libonnxruntime-dev, but
+neither Debian 12 nor a Python package: $ONNXRUNTIME_INCLUDE names their folder, if it is another. The library is that
+of the Python package. act_aoti.cpp needs only the headers and libraries of the installed torch.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,26 +23,36 @@ from action_heads.diffusion.samplers import Sampling
 from action_heads.runtime.export import ExportConfig, export_policy, run
 from action_heads.runtime.sampling_loop import SamplingLoop
 
-SOURCES = Path(__file__).parents[2] / "examples" / "cpp"
+ROOT = Path(__file__).parents[2]
+GUIDE = ROOT / "docs" / "guides" / "deploy.md"
 PLACES = (os.environ.get("ONNXRUNTIME_INCLUDE", ""), "/usr/include/onnxruntime", "/usr/include")
+
+
+def built(name: str, folder: Path, **replaced: str) -> Path:
+    """Build a program with all warnings as errors, by its command in the guide with some of its words replaced."""
+    (command,) = re.findall(rf"^cmake .* --build build/{name}$", GUIDE.read_text("utf-8"), re.MULTILINE)
+    for old, new in {f"build/{name}": str(folder), **replaced}.items():
+        assert old in command
+        command = command.replace(old, new)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "CXX": "g++", "CXXFLAGS": "-Wall -Wextra -Werror"}
+    subprocess.run(command, shell=True, check=True, cwd=ROOT, env=environment)
+    return folder / name
 
 
 @pytest.fixture(scope="module")
 def act(tmp_path_factory) -> Path:
-    """Return the program, compiled with all warnings as errors."""
+    """Return the program."""
     capi = Path(pytest.importorskip("onnxruntime").__file__).parent / "capi"
     include = next((p for p in PLACES if p and (Path(p) / "onnxruntime_cxx_api.h").exists()), None)
     libraries = list(capi.glob("libonnxruntime.so.*"))
-    if include is None or not libraries or not shutil.which("g++"):
-        pytest.skip("needs g++ and ONNX Runtime's headers: set ONNXRUNTIME_INCLUDE to their folder")
+    if include is None or not libraries or not shutil.which("g++") or not shutil.which("cmake"):
+        pytest.skip("needs g++, cmake and ONNX Runtime's headers: set ONNXRUNTIME_INCLUDE to their folder")
     folder = tmp_path_factory.mktemp("cpp")
-    (folder / "libonnxruntime.so.1").symlink_to(libraries[0])  # the name that the linker writes into the program
-    flags = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-isystem", include, f"-Wl,-rpath,{folder}"]
-    made = folder / "act"
-    subprocess.run(
-        ["g++", *flags, str(SOURCES / "act.cpp"), str(folder / "libonnxruntime.so.1"), "-o", str(made)], check=True
-    )
-    return made
+    library = folder / "libonnxruntime.so.1"  # the name that the linker writes into the program
+    library.symlink_to(libraries[0])
+    places = f"-DONNXRUNTIME_INCLUDE={include} -DONNXRUNTIME_LIBRARY={library}"
+    return built("act", folder / "build", **{"-DONNXRUNTIME=/path/to/onnxruntime": places})
 
 
 @pytest.fixture(scope="module")
@@ -79,22 +91,10 @@ def test_what_the_program_refuses(act, exported, tmp_path):
 
 @pytest.fixture(scope="module")
 def act_aoti(tmp_path_factory) -> Path:
-    """Return the program for compiled files, compiled with all warnings as errors."""
-    if torch.__version__ < "2.7" or not shutil.which("g++"):
-        pytest.skip("needs g++ and torch 2.7")
-    made, home = tmp_path_factory.mktemp("cpp") / "act_aoti", Path(torch.__file__).parent
-    # torch 2.15's headers need C++20
-    flags = ["-std=c++20", "-O0", "-Wall", "-Wextra", "-Werror", "-isystem", str(home / "include")]
-    libraries = [
-        f"-L{home / 'lib'}",
-        f"-Wl,-rpath,{home / 'lib'}",
-        "-Wl,--no-as-needed",
-        "-ltorch",
-        "-ltorch_cpu",
-        "-lc10",
-    ]
-    subprocess.run(["g++", *flags, str(SOURCES / "act_aoti.cpp"), *libraries, "-o", str(made)], check=True)
-    return made
+    """Return the program for compiled files."""
+    if torch.__version__ < "2.7" or not shutil.which("g++") or not shutil.which("cmake"):
+        pytest.skip("needs g++, cmake and torch 2.7")
+    return built("act_aoti", tmp_path_factory.mktemp("cpp"))
 
 
 def test_files_that_the_aoti_program_refuses(act_aoti, tmp_path):

@@ -36,6 +36,7 @@ class EmulatedLibrary:
     def __init__(self, program: Path):
         self.program = program
         self.tensors: list[Tensor | None] = []  # those whose addresses a call has, in its order
+        self.threads = 0  # of the last call
 
     def ask(self, *words: object, given: bytes = b"") -> bytes:
         command = [EMULATOR, "-cpu", "max", str(self.program), *map(str, words)]
@@ -67,6 +68,7 @@ class EmulatedLibrary:
         size = 4 * chunks * s.horizon * s.action
         count = 1 + (chunks - 1) * by_chunk + (s.horizon - 1) * by_step + s.depth * s.values - 1
         numbers = (ctypes.c_int64 * 4)(by_chunk, by_step, chunks, threads)
+        self.threads = threads
         held = [b"" if t is None else ctypes.string_at(t.data_ptr(), t.nbytes) for t in self.tensors]
         held += [ctypes.string_at(noisy, size), ctypes.string_at(values, 4 * count)]
         parts = [bytes(s), bytes(numbers)]
@@ -102,7 +104,7 @@ def made(emulated, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("backbone", ["mlp", "mixer"])
-def test_is_eager(made, backbone, dtype):
+def test_is_eager(emulated, made, backbone, dtype):
     """Batches of 1 (one block) and 5 (two blocks) are near eager, and no number of threads changes a bit."""
     head = tiny_head(backbone, horizon=14, **SMALL)  # 14 and 56 rows: some tiles are not full
     fast, modulation, g = made(head, dtype), head.modulation_of("adaln_zero"), generator()
@@ -113,8 +115,10 @@ def test_is_eager(made, backbone, dtype):
         given = x[:batch], values[:batch], modulation
         expected = head.predict(*given)
         for threads in (1, 2):
-            fast.lent = threads
+            lent = native.LENT.set(threads)
             outs += [fast.predict(*given)]
+            native.LENT.reset(lent)
+            assert emulated.threads == threads
             if dtype == torch.float32:
                 torch.testing.assert_close(outs[-1], expected, rtol=1e-5, atol=1e-5)
             else:

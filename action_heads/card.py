@@ -299,7 +299,9 @@ def _latency(record: Mapping[str, Any], backbone: str) -> str:
     rows = [row for row in record["results"] if str(row["what"]).startswith(backbone)]
     machine = record.get("machine", {})
     threads = machine.get("threads", "?")
-    cpu = f"{machine.get('processor', 'unknown processor')}, {threads} thread{'s' * (threads != 1)}"
+    instructions = f" ({', '.join(machine['instructions'])})" if machine.get("instructions") else ""
+    processor = machine.get("processor", "unknown processor")
+    cpu = f"{processor}{instructions}, {threads} thread{'s' * (threads != 1)}"
     on = machine.get("gpu") or cpu
     body = "".join(f"| {row['what']} | {row['batch']} | {row['ms']} |\n" for row in rows)
     return f"## Time of a chunk\n\nOn {on}: `{record['command']}`\n\n| head | batch | ms |\n|---|--:|--:|\n{body}"

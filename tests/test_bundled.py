@@ -10,6 +10,7 @@ from small import generator
 
 from action_heads import EMA, ActionHead, golden
 from action_heads.adapters import ADAPTERS
+from action_heads.card import head_card
 from action_heads.config import UNIVERSAL
 from action_heads.io import hub
 from action_heads.pretrain import data, objective
@@ -30,6 +31,14 @@ def test_a_droid_head_says_first_how_much_of_droid_it_saw(name):
     assert "synthetic motion with DROID's published statistics" in first
     assert "action-heads pretrain" in first
     assert "lerobot:lerobot/droid_1.0.1" in first
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_card_says_what_the_files_beside_it_say(name):
+    folder = hub.bundled()[name]
+    assert (folder / "README.md").read_text() == head_card(ActionHead.from_pretrained(name), name, folder), (
+        "uv run benchmarks/head_latency.py --page"
+    )
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -69,7 +69,7 @@ class Entry:
         bytes: size of its weights' file.
         actions: "absolute" or "delta".
         keeps_mode: whether the backbone mixes time steps, so that a chunk follows one motion and can go on.
-        ms: shortest time of a chunk of ten denoising steps at batch 1; None if it was not measured.
+        ms: median time of a chunk of ten denoising steps at batch 1; None if it was not measured.
         motion: source of Stage 1 -> share; heads that this one goes on from included.
         trial: run -> successes and episodes on Lift; empty if there was no trial.
     """
@@ -206,7 +206,7 @@ WANTS = {
         lambda best: 0.01 * best,
         "the size of model.safetensors. Sizes within 1 % count as equal",
     ),
-    "fastest": _by_time(lambda e: e.ms is not None, "latency.json: shortest time of a chunk, ten denoising steps"),
+    "fastest": _by_time(lambda e: e.ms is not None, "latency.json: median time of a chunk, ten denoising steps"),
     "absolute": _on_lift(
         "absolute", ". Four of these heads were also run on PickPlaceCan, where more fail (docs/results/droid-heads.md)"
     ),

@@ -23,6 +23,7 @@ REPORTS = [
     ("droid_tasks", ["--page"]),
     ("droid_size_report", []),
     ("stage1_spread", ["--page"]),
+    ("mlp_gap", ["--page"]),
 ]
 FAMILIES = {"robosuite": "paper-comparison.md", "mimicgen": "mimicgen.md", "libero": "libero.md"}
 

@@ -95,7 +95,7 @@ def test_the_settings_of_a_run_that_began_before_mean_the_same(name):
     config = files.read_json(BEFORE / name)["config"]
     assert config.pop("processes") == 1
     assert kind.from_flat(config).outcome() == config
-    since = {name for name in leaves(kind) if name == "init" or name.startswith("vlm")}
+    since = {name for name in leaves(kind) if name.startswith("vlm")}
     assert set(config) == leaves(kind).keys() - {*kind.WEIGHTLESS, *kind.LATER} - since
 
 

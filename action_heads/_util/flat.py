@@ -83,7 +83,8 @@ class Settings:
     """A base class for settings with parts, which are stored in files as one flat object."""
 
     WEIGHTLESS: ClassVar[tuple[str, ...]] = ()  # Flat names of settings that do not affect the weights.
-    LATER: ClassVar[tuple[str, ...]] = ()  # Flat names of newer settings, which files leave out while they are None.
+    # Flat names of newer settings, which files leave out while they have their defaults: older files mean these.
+    LATER: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def from_flat(cls: type[S], values: Mapping[str, Any]) -> S:
@@ -104,6 +105,6 @@ class Settings:
 
     def outcome(self) -> dict[str, Any]:
         """Return the settings that affect the weights, ready for JSON: all but `WEIGHTLESS`."""
-        values = self.to_dict()
-        left_out = {*self.WEIGHTLESS, *(name for name in self.LATER if values[name] is None)}
+        values, known = self.to_dict(), leaves(type(self))
+        left_out = {*self.WEIGHTLESS, *(name for name in self.LATER if values[name] == known[name].default)}
         return {name: value for name, value in values.items() if name not in left_out}

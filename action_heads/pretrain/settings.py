@@ -92,6 +92,7 @@ class PretrainConfig(Settings):
 
     # Settings that do not affect the weights: paths, names, credits, saving.
     WEIGHTLESS = ("out", "name", "licence", "credit", "save_every", "workers")
+    LATER = ("init", "rank")
 
     def __post_init__(self):
         check_choices(self, arch=BACKBONES, action=SPACES, signal=objective.SIGNALS, prediction=PREDICTIONS)
@@ -163,7 +164,4 @@ class PretrainConfig(Settings):
 
     def outcome(self) -> dict[str, Any]:
         """Return the settings that decide the weights, ready for JSON: all but `WEIGHTLESS`, and the sources used."""
-        values = super().outcome() | {"data": list(self.sources)}
-        # Older runs do not have these keys.
-        later = {"init": None, "rank": HeadConfig.rank}
-        return {key: value for key, value in values.items() if key not in later or value != later[key]}
+        return super().outcome() | {"data": list(self.sources)}

@@ -265,13 +265,13 @@ def main() -> None:
 
 
 def added(earlier: list[dict], rows: list[dict]) -> list[dict]:
-    """Return the earlier rows whose case is not among the new ones, and the new ones."""
+    """Return the earlier rows, with new ones in the places of those of the same case, and then the other new ones."""
 
     def case(row: dict) -> tuple:
         return tuple(row.get(key) for key in ("what", "dtype", "batch", "steps"))
 
-    new = {case(row) for row in rows}
-    return [row for row in earlier if case(row) not in new] + rows
+    new = {case(row): row for row in rows}
+    return [new.pop(case(row), row) for row in earlier] + list(new.values())
 
 
 if __name__ == "__main__":

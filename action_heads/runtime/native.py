@@ -14,9 +14,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ from action_heads.runtime.shared_weights import FastHead
 
 SOURCE = Path(__file__).with_name("native.cpp")
 SIZES = ("depth", "width", "hidden", "horizon", "action", "values")
-FEW = 4  # chunks whose adapter and sampler gain nothing from a second thread
+FEW = 4  # chunks whose adapter gains nothing from a second thread
 EPS = 1e-5  # of every norm, as nn.LayerNorm has it
 
 # Without the second, neighbours and threads could change the bits of a chunk; see `fma` in native.cpp.
@@ -61,6 +62,27 @@ class Shape(ctypes.Structure):
 
 
 LENT: ContextVar[int] = ContextVar("threads that torch lends to the network in this thread", default=0)
+
+
+@contextmanager
+def lending() -> Iterator[None]:
+    """Let torch use one thread, and the network all that torch had.
+
+    OpenMP's threads spin while they wait for each other and for the next operator. Between the steps of the loop they
+    would take the cores from the network's threads, and beside busy processes an operator takes as long as a time slice
+    of the system. The sampler's operators are too small to gain from more threads.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    lent = LENT.set(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        LENT.reset(lent)
 
 
 class NativeHead(FastHead):
@@ -94,24 +116,14 @@ class NativeHead(FastHead):
         self.call(ctypes.byref(shape), *self.places, *tensors, *strides, chunks, scratch.data_ptr(), threads)
         return out
 
-    @contextmanager
-    def acting(self, chunks: int) -> Iterator[None]:
-        """Let torch use one thread around the network for few chunks, and the network all that torch had.
+    def acting(self, chunks: int) -> AbstractContextManager[None]:
+        """Lend torch's threads from before the adapter on for few chunks, whose adapter gains nothing by them."""
+        return lending() if chunks <= FEW else nullcontext()
 
-        Operators on a few rows gain nothing from more threads, and OpenMP's threads spin while they wait for each
-        other: beside busy processes, each operator then takes as long as a time slice of the system.
-        """
-        threads = torch.get_num_threads()
-        if threads == 1 or chunks > FEW:
-            yield
-            return
-        lent = LENT.set(threads)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            LENT.reset(lent)
+    def denoise(self, *given: Any, **options: Any) -> Tensor:
+        """Denoise as `Denoiser.denoise` does, with torch's threads lent to the network."""
+        with lending():
+            return super().denoise(*given, **options)
 
     def check(self, x_t: Tensor, values: Tensor, shape: Shape) -> None:
         """Raise a ValueError for shapes with which C++ would read or write out of bounds."""

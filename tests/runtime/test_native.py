@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,9 +17,9 @@ from forked import outcome
 from small import generator, tiny_head, trained_policy
 
 from action_heads import ActionHead
-from action_heads.adapters import ADAPTERS
+from action_heads.adapters import ADAPTERS, AdaLNZero
 from action_heads.runtime import native
-from action_heads.runtime.native import NativeHead, instructions, library, why_not_native
+from action_heads.runtime.native import FEW, LENT, NativeHead, instructions, library, why_not_native
 
 WIDE = {"width": 64, "depth": 2}
 BACKBONES = ("mlp", "mixer")
@@ -70,6 +71,28 @@ def test_neither_neighbours_nor_threads_change_a_bit(backbone, dtype, threads):
         outs += [fast.predict(x, values, modulation)]
         outs += [torch.cat([fast.predict(x[i : i + 1], values[i : i + 1], modulation) for i in range(len(x))])]
     assert all(torch.equal(out, outs[0]) for out in outs)
+
+
+@pytest.mark.parametrize("chunks", [1, FEW, FEW + 1, 41])
+def test_torch_s_threads_do_not_spin_beside_those_of_the_network(chunks, threads, monkeypatch):
+    """OpenMP's threads took the cores between the steps of the loop from the fifth chunk on."""
+    policy, seen = tiny_head("mlp", **WIDE).freeze().attach(AdaLNZero(cond_dim=8)), []
+    fast, predict = policy.compile("native"), NativeHead.predict
+
+    def watched(head, *given):
+        seen.append((torch.get_num_threads(), LENT.get()))
+        return predict(head, *given)
+
+    def fails(*_):
+        raise RuntimeError("in the middle")
+
+    threads(3)
+    for method, expected in ((watched, nullcontext()), (fails, pytest.raises(RuntimeError, match="in the middle"))):
+        monkeypatch.setattr(NativeHead, "predict", method)
+        with expected:
+            fast.sample(torch.randn(chunks, 8), steps=3)
+        assert (torch.get_num_threads(), LENT.get()) == (3, 0)
+    assert set(seen) == {(1, 3)}
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])

@@ -128,12 +128,14 @@ def of(rows: list[Row], system: System, task: str) -> dict[int, list[bool]]:
     return {wanted[result.run]: outcomes(result) for result in found if result.run in wanted}
 
 
-def difference(rows: list[Row], first: System, second: System, task: str) -> str:
-    """Return the difference in points of two systems on the same starts with the same seeds."""
-    one, other = of(rows, first, task), of(rows, second, task)
-    common = sorted(one.keys() & other.keys())
-    counts = tuple(counted(list(zip(one[seed], other[seed], strict=True))) for seed in common)
-    return str(Paired((counts,))) if counts and first != second else ""
+def difference(rows: list[Row], first: System, second: System, *tasks: str) -> str:
+    """Return the difference in points of two systems on the same starts of tasks with the same seeds."""
+    counts = []
+    for task in tasks:
+        one, other = of(rows, first, task), of(rows, second, task)
+        common = sorted(one.keys() & other.keys())
+        counts.append(tuple(counted(list(zip(one[seed], other[seed], strict=True))) for seed in common))
+    return str(Paired(tuple(counts))) if all(counts) and first != second else ""
 
 
 def page(rows: list[Row]) -> None:
@@ -145,8 +147,8 @@ def page(rows: list[Row]) -> None:
             by_seed = of(rows, system, task)
             done = [success for outcomes in by_seed.values() for success in outcomes]
             line += [success_text(sum(done), len(done)) if done else "not run", difference(rows, system, USUAL, task)]
-        lines.append(line)
-    header = ["change"] + [text for task in TASKS for text in (task, "− as in the comparison")]
+        lines.append([*line, difference(rows, system, USUAL, *TASKS)])
+    header = ["change", *(text for task in TASKS for text in (task, "− first row")), "both tasks, − first row"]
     parts = {"gap": table(header, lines), "made": made_text(NAME, rows)}
     fill(DOCS / "mlp-gap.md", parts)
 

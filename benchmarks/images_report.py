@@ -246,7 +246,11 @@ def mimicgen(rows: list[Row]) -> None:
     """Fill the part on images of MimicGen's page."""
     rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), row["demos"], MODES.index(row["mode"])))
     part = f"{table(HEAD, map(line, rows))}\n\n{open_cells(rows, MIMICGEN)}"
-    fill(DOCS / "mimicgen.md", {"images": part, "image-comparisons": comparisons(rows)})
+    tests = f"{comparisons(rows)}\n\np is that of McNemar's exact test on the same starts." if pairs(rows) else ""
+    fill(
+        DOCS / "mimicgen.md",
+        {"images": part, "image-comparisons": tests or "No control is finished, so nothing is compared."},
+    )
 
 
 if __name__ == "__main__":

@@ -73,12 +73,13 @@ class Tiles(NamedTuple):
     precision: str = "tf32x3"  # of float32 products: three on tensor cores, nearly float32; or "ieee", which is slower
 
 
-def tiles_for(rows: int) -> Tiles:
+def tiles_for(rows: int, dtype: torch.dtype) -> Tiles:
     """Return tiles for so many rows (b h): small ones until all multiprocessors have work."""
     if rows <= 512:
         return Tiles()
-    # With four warps a tile of 64 whole rows does not fit into the registers.
-    return Tiles(64, 64, 64, 64, 8) if rows <= 8192 else Tiles(64, 128, 128, 64, 8)
+    # With four warps a tile of 64 whole rows does not fit into the registers. In float32, 128 columns of W_1 do not fit
+    # into the shared memory of Hopper beside the rows.
+    return Tiles(64, 64, 64, 64, 8) if rows <= 8192 or dtype == torch.float32 else Tiles(64, 128, 128, 64, 8)
 
 
 class FusedHead(GraphHead):
@@ -113,7 +114,7 @@ class FusedHead(GraphHead):
         backbone, mechanism = self.backbone, modulation.mechanism
         assert isinstance(backbone, MLPBackbone)
         b, h, a = noise.shape
-        w, u, tiles = backbone.width, backbone.hidden, self.tiles or tiles_for(b * h)
+        w, u, tiles = backbone.width, backbone.hidden, self.tiles or tiles_for(b * h, self.dtype)
         steps, cond = table[plan.timesteps].float(), cond.float().contiguous()
         strides = [cond.stride(axis) if cond.shape[axis] > 1 else 0 for axis in (0, 1)]
         chunk, x, stream = noise.float().clone(), *(noise.new_empty((b, h, w), dtype=torch.float32) for _ in range(2))

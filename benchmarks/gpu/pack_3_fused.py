@@ -147,7 +147,7 @@ def check(policy: Any, dtype: torch.dtype, cond: torch.Tensor) -> dict[str, Any]
 def tune(pack: Pack, policies: dict[str, Any], label: str, batch: int, cases: list[tuple[str, int, int]]) -> None:
     """Measure a short list of tiles, and time the cases of this batch again with the fastest if it is another."""
     policy, dtype, on = policies[next(iter(policies))], DTYPES[label], device()
-    cond, own = torch.randn(batch, COND_DIM, device=on), tiles_for(batch * policy.head.config.horizon)
+    cond, own = torch.randn(batch, COND_DIM, device=on), tiles_for(batch * policy.head.config.horizon, dtype)
     listed = [Tiles(), Tiles(rows=32)] if pack.toy else SMALL if own.rows == 16 else LARGE
     found = {}
     for tiles in dict.fromkeys((own, *listed)):

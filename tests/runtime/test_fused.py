@@ -94,7 +94,7 @@ def test_large_batches_have_larger_tiles(monkeypatch):
 def test_kernels_compile_for_a_gpu(monkeypatch, batch, dtype):
     """Triton compiles the kernels of the shipped head for Hopper, on any machine, within its shared memory."""
     policy = ActionHead.from_pretrained("dae/mixer-5m-fk").attach(AdaLNZero(COND_DIM))
-    launches = record(policy, monkeypatch, 1, dtype, fused.tiles_for(16 * batch), steps=2)
+    launches = record(policy, monkeypatch, 1, dtype, fused.tiles_for(16 * batch, dtype), steps=2)
     kinds = {(name, meta.get("NORM"), meta.get("FIRST"), meta.get("LAST")): None for name, _, _, meta in launches}
     for launch in launches:
         name, _, _, meta = launch

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from action_heads._util.machine import processor_text
 from action_heads.adapters import ADAPTERS
 from action_heads.io.files import read_json
 from action_heads.io.listing import sizes
@@ -299,9 +300,7 @@ def _latency(record: Mapping[str, Any], backbone: str) -> str:
     rows = [row for row in record["results"] if str(row["what"]).startswith(backbone)]
     machine = record.get("machine", {})
     threads = machine.get("threads", "?")
-    instructions = f" ({', '.join(machine['instructions'])})" if machine.get("instructions") else ""
-    processor = machine.get("processor", "unknown processor")
-    cpu = f"{processor}{instructions}, {threads} thread{'s' * (threads != 1)}"
+    cpu = f"{processor_text(machine)}, {threads} thread{'s' * (threads != 1)}"
     on = machine.get("gpu") or cpu
     body = "".join(f"| {row['what']} | {row['batch']} | {row['ms']} |\n" for row in rows)
     return f"## Time of a chunk\n\nOn {on}: `{record['command']}`\n\n| head | batch | ms |\n|---|--:|--:|\n{body}"

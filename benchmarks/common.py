@@ -110,12 +110,6 @@ def times_to_keep(name: str) -> Any:
     return record["results"]
 
 
-def described(machine: Mapping[str, Any]) -> str:
-    """Return the name of a processor and its vector instructions, if these were recorded."""
-    names = machine.get("instructions")
-    return f"{machine['processor']} ({', '.join(names)})" if names else machine["processor"]
-
-
 def fill(page: Path, parts: Mapping[str, str]) -> None:
     """Write the parts into a page in `DOCS`, which begins as a copy of the repository's page if it does not exist."""
     from action_heads_lab.reproduce.page import filled  # here, since GPU packs run without the lab

@@ -55,6 +55,7 @@ def by_chance(tests: int) -> str:
     return f"Of {tests} tests of equally good systems about {LEVEL * tests:.1f} have p < {LEVEL}."
 
 
-def listed(names: list[str]) -> str:
-    """Return names as a list in a sentence."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+def listed(values: Iterable[object]) -> str:
+    """Return values as a list in a sentence: "0, 1 and 2"."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}" if first else last

@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from common import DOCS, ONLINE, described, fill, table
+from common import DOCS, ONLINE, fill, table
+from comparisons import listed
 from latency_report import short
+
+from action_heads._util.machine import processor_text
 
 PAGE = DOCS / "control-loop.md"
 CASES = {"eager": "eager", "native": "`native`", "background": "`native` in a second thread", "server": "`serve`"}
@@ -98,18 +101,12 @@ def percent(row: dict[str, Any]) -> str:
     return f"{share:.0f}" if share >= 10 else f"{share:.2g}"
 
 
-def listed(values: list) -> str:
-    """Return values as a list in words: "0, 1 and 2"."""
-    *first, last = map(str, values)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
 def measured_on(record: dict[str, Any]) -> str:
     """Return where and when the rows were measured, and where they are."""
     machine = record["machine"]
     seconds = sorted({row["seconds"] for row in record["results"]})
     return (
         f"{listed([f'{s:g}' for s in seconds])} seconds a cell, {record['date']}, {machine['cores']} cores of "
-        f"{described(machine)}, Python {machine['python']}, torch {machine['torch']}. Results: "
+        f"{processor_text(machine)}, Python {machine['python']}, torch {machine['torch']}. Results: "
         f"[`control_loop.json`]({ONLINE}/control_loop.json)."
     )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from action_heads_lab.reproduce.config import Place, Run
-from action_heads_lab.reproduce.grid import Reproduce, runs
+from action_heads_lab.reproduce.grid import only_run
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.interval import success_text
 from common import DOCS, command_line, fill, read_results, row_of, stamped, table, with_row, write_results
@@ -50,11 +50,8 @@ def cells(backbones: list[str]) -> list[Cell]:
 
 def run_of(cell: Cell) -> Run:
     """Return the run of `examples/robosuite/reproduce.py`."""
-    options = Reproduce(
-        task=cell.task, backbone=cell.backbone, mode=cell.mode, seeds="0", head=cell.head, recipe=RECIPE
-    )
-    (run,) = runs(options, "robosuite")
-    return run
+    given = {"task": cell.task, "backbone": cell.backbone, "mode": cell.mode, "head": cell.head}
+    return only_run("robosuite", seeds="0", recipe=RECIPE, **given)
 
 
 def page(rows: list[dict]) -> None:

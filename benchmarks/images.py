@@ -64,11 +64,8 @@ class Cell:
     @property
     def policy(self) -> str:
         """The name of the policy, which the settings of its training make."""
-        settings = asdict(self)
-        del settings["denoising"]
-        if not settings.pop("per_step"):
-            return "-".join(map(str, settings.values()))
-        return "-".join(map(str, [*settings.values(), "per_step"]))
+        settings = [str(value) for name, value in asdict(self).items() if name not in ("per_step", "denoising")]
+        return "-".join(settings + ["per_step"] * self.per_step)
 
 
 ADDED = ("successes", "episodes", "rollout_cpu_seconds")  # what later rollouts of a cell add to

@@ -69,9 +69,9 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
 
 def variant(settings: Mapping[str, Any]) -> str:
     """Return how a row or a cell differs from the usual ones, for its name."""
-    denoising = settings["denoising"]
-    parts = [", a code for each time step"] * settings["per_step"]
-    return "".join([*parts, *([f", {denoising} denoising steps"] if denoising != Cell.denoising else [])])
+    parts = ["a code for each time step"] * settings["per_step"]
+    parts += [f"{settings['denoising']} denoising steps"] * (settings["denoising"] != Cell.denoising)
+    return "".join(f", {part}" for part in parts)
 
 
 def line(row: Row) -> list[str]:
@@ -246,11 +246,10 @@ def mimicgen(rows: list[Row]) -> None:
     """Fill the part on images of MimicGen's page."""
     rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), row["demos"], MODES.index(row["mode"])))
     part = f"{table(HEAD, map(line, rows))}\n\n{open_cells(rows, MIMICGEN)}"
-    tests = f"{comparisons(rows)}\n\np is that of McNemar's exact test on the same starts." if pairs(rows) else ""
-    fill(
-        DOCS / "mimicgen.md",
-        {"images": part, "image-comparisons": tests or "No control is finished, so nothing is compared."},
-    )
+    tests = "No control is finished, so nothing is compared."
+    if pairs(rows):
+        tests = f"{comparisons(rows)}\n\np is that of McNemar's exact test on the same starts."
+    fill(DOCS / "mimicgen.md", {"images": part, "image-comparisons": tests})
 
 
 if __name__ == "__main__":

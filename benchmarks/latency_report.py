@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from common import DOCS, RESULTS, described, fill, table
+from common import DOCS, RESULTS, fill, table
 from forms import FORMS, split
 
 from action_heads._util.extras import require
+from action_heads._util.machine import processor_text
 from action_heads.io.files import read_json
 
 PAGES = {"cpu": "speed-cpu.md", "cuda": "speed-gpu.md"}
@@ -84,7 +85,9 @@ def commands_of(path: Path) -> list[str]:
 
 def conditions(record: dict) -> str:
     machine, results = record["machine"], record["results"]
-    where = machine["gpu"] or f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} of an {described(machine)}"
+    where = (
+        machine["gpu"] or f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} of an {processor_text(machine)}"
+    )
     rates = ", ".join(f"{rate:g} GFLOP/s in {dtype}" for dtype, rate in results["gflop_per_s"].items())
     note = f" {results['note']}." if results["note"] else ""
     commands = " and then ".join(f"`{one}`" for one in (*results.get("added_to", []), record["command"]))

@@ -18,7 +18,7 @@ import stage1_spread
 from action_heads_lab.reproduce import heads, results
 from action_heads_lab.reproduce.config import SEEDS, Place, Run
 from action_heads_lab.reproduce.grid import PUBLISHED as RESULTS
-from action_heads_lab.reproduce.grid import Reproduce, runs
+from action_heads_lab.reproduce.grid import only_run
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.reproduce.statistics import Paired, counted
@@ -38,9 +38,7 @@ from common import (
 )
 from torch import Generator, Tensor, device
 
-from action_heads import golden
 from action_heads.diffusion.levels import LEVELS, beta
-from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.settings import PretrainConfig
 
 NAME = "mlp_gap"
@@ -52,9 +50,6 @@ PUBLISHED = RESULTS / "robosuite"  # of the paper's comparison
 def cleaner(steps: int, shape: tuple[int, ...], generator: Generator | None, device: device) -> Tensor:
     """Prefer the levels near zero: π0's distribution `beta`, mirrored."""
     return steps - 1 - beta(steps, shape, generator, device)
-
-
-LEVELS[CLEANER] = cleaner
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ SYSTEMS = [
     System("random-frozen", "a random frozen head", mode="random-frozen"),
     System("normal", "normal training", mode="normal"),
 ]
-USUAL, *_, NORMAL = SYSTEMS
+USUAL = SYSTEMS[0]
 
 
 def stage1(system: System, work: Path) -> PretrainConfig:
@@ -93,17 +88,14 @@ def stage1(system: System, work: Path) -> PretrainConfig:
 
 def run_of(system: System, task: str, seed: int, head: str) -> Run:
     """Return the run of Stage 2, as `examples/robosuite/reproduce.py` does it."""
-    options = Reproduce(task=task, backbone="mlp", mode=system.mode, seeds=str(seed), head=head, recipe=system.recipe)
-    (run,) = runs(options, "robosuite")
-    return run
+    given = {"mode": system.mode, "recipe": system.recipe, "seeds": str(seed), "head": head}
+    return only_run("robosuite", task=task, backbone="mlp", **given)
 
 
 def measure(system: System, task: str, seed: int, place: Place) -> Row:
     """Pretrain the head of a system, if that was not done, and return the outcome of its Stage 2."""
-    config = stage1(system, place.work)
-    if not (config.folder / golden.NAME).exists():
-        pretrain(config, place.command)
-    result = perform(run_of(system, task, seed, str(config.folder)), place)
+    head = stage1_spread.pretrained(stage1(system, place.work), place)
+    result = perform(run_of(system, task, seed, head), place)
     return {
         "outcomes": outcomes(result),
         "trained": result.head["trainable"],
@@ -164,6 +156,7 @@ def main() -> None:
     )
     parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
     options = parser.parse_args()
+    LEVELS[CLEANER] = cleaner  # Stage 1 finds it by name
     # The folder of results is that of `stage1_spread.py`, which has done some of these runs.
     place = Place(results=options.work / stage1_spread.NAME, work=options.work, command=f"benchmarks/{NAME}.py")
     wanted = [] if options.page else [system for system in own if system.name in options.only]

@@ -15,7 +15,7 @@ from typing import Any
 
 from action_heads_lab.reproduce import heads
 from action_heads_lab.reproduce.config import Place, Run
-from action_heads_lab.reproduce.grid import Reproduce, runs
+from action_heads_lab.reproduce.grid import only_run
 from action_heads_lab.reproduce.run import perform
 from action_heads_lab.sim.interval import wilson
 from common import DOCS, command_line, fill, read_results, row_of, stamped, table, with_row, write_results
@@ -56,17 +56,20 @@ def stage1(head: Head, work: Path) -> PretrainConfig:
 
 def stage2(head: Head, task: str, name: str) -> Run:
     """Return the run of Stage 2 on a head of this name, as `examples/robosuite/reproduce.py` does it."""
-    options = Reproduce(task=task, backbone=head.backbone, mode="decoupled", seeds="0", head=name)
-    (run,) = runs(options, "robosuite")
-    return run
+    return only_run("robosuite", task=task, backbone=head.backbone, mode="decoupled", seeds="0", head=name)
+
+
+def pretrained(config: PretrainConfig, place: Place) -> str:
+    """Pretrain a head, if that was not done, and return its folder."""
+    if not (config.folder / golden.NAME).exists():
+        pretrain(config, place.command)
+    return str(config.folder)
 
 
 def measure(head: Head, task: str, place: Place) -> dict[str, Any]:
     """Pretrain a head, if that was not done, and return the outcome of its Stage 2 in a task."""
     config = stage1(head, place.work)
-    if not (config.folder / golden.NAME).exists():
-        pretrain(config, f"benchmarks/{NAME}.py")
-    result = perform(stage2(head, task, str(config.folder)), place)
+    result = perform(stage2(head, task, pretrained(config, place)), place)
     losses = read_json(config.folder / "curves.json")["held_out"]
     return {
         "held_out_loss": losses[-1][1],

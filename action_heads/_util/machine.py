@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from action_heads import __version__
 
@@ -43,6 +45,13 @@ def peak_memory() -> dict[str, float | None]:
         used = None
     gpu = torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None
     return {name: None if value is None else round(value, 1) for name, value in (("ram_mb", used), ("gpu_mb", gpu))}
+
+
+def processor_text(record: Mapping[str, Any]) -> str:
+    """Return a recorded machine's processor and its vector instructions, if these were recorded."""
+    names = record.get("instructions")
+    processor = record.get("processor", "unknown processor")
+    return f"{processor} ({', '.join(names)})" if names else processor
 
 
 def cpu_facts(*keys: str) -> list[str]:

@@ -157,6 +157,12 @@ def runs(options: Reproduce, family: str) -> list[Run]:
     return list(dict.fromkeys(found))  # modes may share a run, as controls of several signals
 
 
+def only_run(family: str, **options: Any) -> Run:
+    """Return the one run that these options of `Reproduce` choose."""
+    (run,) = runs(Reproduce(**options), family)
+    return run
+
+
 def listed(text: str) -> list[str]:
     """Return the parts of a list that is separated by commas, each once and without the spaces around it."""
     return list(dict.fromkeys(part.strip() for part in text.split(",")))

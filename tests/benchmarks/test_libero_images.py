@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -156,6 +157,25 @@ def test_a_row_that_goes_on_names_all_its_runs_and_their_inputs(load, monkeypatc
     assert row["inputs"] == data.inputs
     with pytest.raises(SystemExit, match="other contents of --data"):
         script.run(cell, SimpleNamespace(inputs={"--data": "other"}), tmp_path, 4, float("inf"))
+
+
+@pytest.mark.parametrize("script", ["images", "libero_images"])
+def test_a_recording_with_fewer_demonstrations_than_a_row_names_is_refused(script, load, monkeypatch, tmp_path):
+    """A row of 100 demonstrations could be measured with 50."""
+    module = load(script)
+    on_features = import_module("on_features")
+    monkeypatch.setattr(on_features, "ObservedPolicy", None)  # neither is a policy loaded, nor is one trained
+    windows = SimpleNamespace(episode_of=np.repeat(np.arange(4), 2), outputs={})
+    monkeypatch.setattr(module, "build", lambda _: (None, windows, None, {}))
+    cell, remedy = module.Cell(module.SUITES[0] if script == "libero_images" else "Lift", demos=5), "record at least 5"
+    with pytest.raises(SystemExit, match=f"has 4 demonstrations, but 5 are to be trained on.*{remedy}"):
+        if script == "images":
+            module.policy_of(cell, SimpleNamespace(episode=windows.episode_of), tmp_path)
+        else:
+            module.demonstrations(cell, tmp_path, "encoder", "text")
+    first = on_features.first_episodes(windows.episode_of, 3, tmp_path)
+    assert first.tolist() == [True] * 6 + [False] * 2
+    assert on_features.first_episodes(windows.episode_of, 4, tmp_path).all()
 
 
 def test_cells_without_outcomes_by_episode_are_compared_by_fisher_s_test(load):

@@ -111,6 +111,28 @@ def test_the_aim_is_met_missed_or_open(report, tmp_path):
     assert "is open: 3 of 4 suites" in first(50, 50, report.SUITES[:3])
 
 
+def continued(row: dict, tasks: int, outcome: bool) -> dict:
+    """Return a row with 15 more rollouts of its first tasks."""
+    more = {task: each + 15 * [outcome] for task, each in list(row["rolled"].items())[:tasks]}
+    return row | {"rolled": row["rolled"] | more}
+
+
+@pytest.mark.parametrize("tasks", [3, 10])
+def test_a_suite_that_was_continued_counts_no_more_than_the_others(report, tmp_path, tasks):
+    """A suite with 20 rollouts of each task counted four times in the rate that is judged against the paper's."""
+    cells = [report.Cell(suite, mode) for mode in ("decoupled", "normal") for suite in report.SUITES]
+    rows = [row(report, cell, 40) for cell in cells]
+    before = {name: written(report, rows, tmp_path, name) for name in ("answer", "pairs")}
+    assert "decoupled has 160 of 200, normal training 160 of 200" in before["answer"]
+    rows[0], rows[4] = continued(rows[0], tasks, True), continued(rows[4], tasks, False)
+    now = {name: written(report, rows, tmp_path, name) for name in before}
+    assert now["answer"].splitlines()[0] == before["answer"].splitlines()[0]
+    assert now["pairs"].splitlines()[2].split(" | ")[-2:] == before["pairs"].splitlines()[2].split(" | ")[-2:]
+    whole = tasks == report.Cell.tasks  # the rate of a suite, too, has as many rollouts of each of its tasks
+    assert ("190 of 200" if whole else "40 of 50") in written(report, rows, tmp_path, "ours").splitlines()[2]
+    assert f", {'5 or 20' if whole else '5'} rollouts of each task" in report.differs(rows)
+
+
 def test_systems_are_compared_on_the_same_starts(report, tmp_path):
     """By hand: only one of the two succeeds in 6 episodes, always the same one, so p = 2 / 2⁶."""
     cells = report.Cell("libero_goal"), report.Cell("libero_goal", "random-frozen")
@@ -167,12 +189,15 @@ def test_a_recording_with_fewer_demonstrations_than_a_row_names_is_refused(scrip
     monkeypatch.setattr(on_features, "ObservedPolicy", None)  # neither is a policy loaded, nor is one trained
     windows = SimpleNamespace(episode_of=np.repeat(np.arange(4), 2), outputs={})
     monkeypatch.setattr(module, "build", lambda _: (None, windows, None, {}))
-    cell, remedy = module.Cell(module.SUITES[0] if script == "libero_images" else "Lift", demos=5), "record at least 5"
-    with pytest.raises(SystemExit, match=f"has 4 demonstrations, but 5 are to be trained on.*{remedy}"):
-        if script == "images":
-            module.policy_of(cell, SimpleNamespace(episode=windows.episode_of), tmp_path)
-        else:
-            module.demonstrations(cell, tmp_path, "encoder", "text")
+    read = {
+        "images": lambda: module.policy_of(
+            module.Cell("Lift", demos=5), SimpleNamespace(episode=windows.episode_of), tmp_path
+        ),
+        "libero_images": lambda: module.demonstrations(module.Cell("libero_goal", demos=5), tmp_path, "", ""),
+    }
+    message = "has 4 demonstrations, but 5 are to be trained on. Remove it, and record at least 5"
+    with pytest.raises(SystemExit, match=message):
+        read[script]()
     first = on_features.first_episodes(windows.episode_of, 3, tmp_path)
     assert first.tolist() == [True] * 6 + [False] * 2
     assert on_features.first_episodes(windows.episode_of, 4, tmp_path).all()

@@ -111,6 +111,34 @@ def test_the_aim_is_met_missed_or_open(report, tmp_path):
     assert "is open: 3 of 4 suites" in first(50, 50, report.SUITES[:3])
 
 
+def test_the_conclusion_holds_what_the_rows_say(report, tmp_path):
+    """By hand: of six starts that only one of two systems solves all go to the same one, so p = 2 / 2⁶ = 0.031."""
+    cells = {(suite, mode): report.Cell(suite, mode) for suite in report.SUITES for mode in report.MODES}
+    won = {"decoupled": 20, "normal": 20, "random-frozen": 20, "blind": 20}
+    rows = {key: row(report, cell, won[key[1]]) for key, cell in cells.items()}
+    rows["libero_object", "blind"] = row(report, report.Cell("libero_object", "blind"), 14)
+    rows["libero_goal", "blind"] = row(report, report.Cell("libero_goal", "blind"), 26)
+    rows["libero_10", "random-frozen"] = row(report, report.Cell("libero_10", "random-frozen"), 14)
+    del rows["libero_10", "blind"]
+    text = written(report, list(rows.values()), tmp_path, "conclusion")
+    assert "succeeds in 80 of 200 rollouts over the four suites, normal training in 80 (p = 1), a random " in text
+    assert "random frozen head in 74 (p = 0.031); the paper's frozen head has 84.2 %." in text
+    assert "Images helped on LIBERO-Object; images hurt on LIBERO-Goal; no benefit of images was found on" in text
+    assert text.endswith("found on LIBERO-Spatial.")
+    del rows["libero_10", "decoupled"]
+    text = written(report, list(rows.values()), tmp_path, "conclusion")
+    assert text.startswith("The frozen pretrained head has not been run on all four suites. Images helped on")
+
+
+def test_all_tests_of_the_table_are_counted(report, tmp_path):
+    """Those over several suites were left out."""
+    rows = [row(report, report.Cell(suite, mode), 20) for suite in report.SUITES[:3] for mode in report.MODES[:2]]
+    rows.append(row(report, report.Cell(report.SUITES[0], "blind"), 20))
+    text = written(report, rows, tmp_path, "pairs")
+    assert text.count("(p = ") == 5  # three suites and all together; one suite
+    assert "about 0.2 of these 5 tests would have p < 0.05" in text
+
+
 def continued(row: dict, tasks: int, outcome: bool) -> dict:
     """Return a row with 15 more rollouts of its first tasks."""
     more = {task: each + 15 * [outcome] for task, each in list(row["rolled"].items())[:tasks]}

@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
-OURS = ("common", "comparisons", "images", "images_report", "on_features")
+OURS = ("common", "comparisons", "images", "images_answers", "images_report", "on_features")
 OURS += ("libero_cells", "libero_images", "libero_images_report")
 
 
@@ -246,6 +246,79 @@ def test_cells_without_outcomes_by_episode_are_compared_by_fisher_s_test(load):
     answer = report.answer(rows)
     assert "- With 5 trained parameters, decoupled was not found to differ from random-frozen on Lift (25)." in answer
     assert "from 25 demonstrations or fewer, is missed: it is better on none." in answer
+
+
+def finished(cell, won: list[bool], trained: int = 7) -> dict:
+    """Return a finished row of the study of images."""
+    counts = {"successes": sum(won), "episodes": len(won), "outcomes": won, "trained": trained}
+    costs = {"training_cpu_seconds": 1, "rollout_cpu_seconds": 1, "loss": 0.1, "interval": [0, 1]}
+    return asdict(cell) | counts | costs
+
+
+MORE, FEWER = [True] * 8, [True] * 2 + [False] * 6  # by hand: only the first has six, so p = 2 / 2⁶ = 0.031
+
+
+def test_an_adverse_result_is_in_the_answer_and_beside_what_was_tried(load):
+    """A code for each time step is worse on a pretrained head than on a random one, which the answer left out."""
+    report = load("images_report")
+    usual = report.Cell("PickPlaceCan", demos=50)
+    codes = replace(usual, per_step=True)
+    rows = [
+        finished(usual, MORE),
+        finished(replace(usual, mode="random-frozen"), FEWER),
+        finished(codes, FEWER, 9),
+        finished(replace(codes, mode="random-frozen"), MORE, 9),
+        finished(replace(usual, **import_module("images").NORMAL), MORE, 20),
+        finished(replace(usual, denoising=2), MORE),
+    ]
+    answer = report.answer(rows)
+    assert "With 7 trained parameters, decoupled is better than random-frozen on PickPlaceCan (50)." in answer
+    named = "With 9 trained parameters and a code for each time step, decoupled is worse than "
+    assert f"{named}random-frozen on PickPlaceCan (50). It is worse than normal training on PickPlaceCan" in answer
+    assert report.conclusion(rows) == (
+        "With at most 7 trained parameters, a frozen pretrained head is better than a random one in 1 of 1 comparisons "
+        "on PickPlaceCan; with more, it is better in 0 of 1 and worse in 1. It is better than normal training in 0 of "
+        "2 comparisons and worse in 1."
+    )
+    tried = report.tried(rows)
+    cells = "| 2 of 8 | worse (p = 0.031) | 8 of 8 (p = 0.031) | 8 of 8 (p = 0.031) |"
+    assert f"| 9 trained parameters and a code for each time step {cells}" in tried
+    none = "| 8 of 8 | no difference found (p = 1) | not run | not run |"
+    assert f"| 7 trained parameters and 2 denoising steps {none}" in tried
+
+
+def test_a_difference_has_the_sign_of_its_common_starts(load):
+    """A row that was continued has a rate over more starts than the test."""
+    report = load("images_report")
+    ours = finished(report.Cell("Lift"), [*MORE, *[False] * 24])
+    other = finished(report.Cell("Lift", "random-frozen"), FEWER[::-1])
+    assert sum(ours["outcomes"]) / 32 == sum(other["outcomes"]) / 8
+    assert "is better than random-frozen on Lift (25)" in report.answer([ours, other])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "where", "tests"),
+    [
+        (["coffee_d2"], "coffee_d2 (50)", 2),
+        (["stack_d1", "coffee_d2", "mug_cleanup_d1"], "stack_d1 (100), coffee_d2 (50) and mug_cleanup_d1 (50)", 6),
+        ([], "", 0),
+    ],
+)
+def test_mimicgen_says_what_its_rows_do(tasks, where, tests, load, tmp_path):
+    """The tasks whose controls are finished are compared."""
+    report = load("images_report")
+    planned = [cell for cell in report.CELLS if cell.task in report.MIMICGEN]
+    won, trained = {"random-frozen": FEWER}, {"normal": 20}
+    cells = [cell for cell in planned if cell.mode == "decoupled" or cell.task in tasks]
+    report.mimicgen([finished(cell, won.get(cell.mode, MORE), trained.get(cell.mode, 7)) for cell in cells])
+    found, rest = (part(tmp_path / "mimicgen.md", name) for name in ("image-comparisons", "images"))
+    assert f"{len(cells)} of {len(planned)} planned cells are finished." in rest
+    if tasks:
+        assert f"decoupled is better than random-frozen on {where}. It was not found to differ from normal " in found
+        assert f"of these {tests} tests would" in found
+        assert found.endswith("Each p is that of McNemar's exact test on the same starts.")
+    else:
+        assert found == "No control is finished, so nothing is compared."
 
 
 def test_counts_in_the_overview_are_on_the_pages_it_links_to():

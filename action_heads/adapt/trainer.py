@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util.ema import EMA
-from action_heads._util.training_step import set_learning_rate
+from action_heads._util.training_step import TrainingStep
 from action_heads.adapt.build import build
 from action_heads.adapt.embedding import Embedder, standardise_tokens
 from action_heads.adapt.settings import AdaptConfig
@@ -27,7 +27,7 @@ from action_heads.observed_policy import ObservedPolicy
 from action_heads.training import checkpoint
 from action_heads.training.accelerator import start
 from action_heads.training.base import Training
-from action_heads.training.streams import generator, seeded
+from action_heads.training.streams import generator, seed_of, seeded
 
 EVALUATED = 512  # largest number of held-out windows that are evaluated
 
@@ -77,6 +77,7 @@ class Trainer(Training[Sample]):
         self.buffers = tuple(b for _, b in self.policy.encoder.named_buffers())  # statistics of batch norms
         decay = optimiser.weight_decay
         self.optimizer = torch.optim.AdamW(groups, optimiser.lr, weight_decay=decay, fused=True)
+        self.take_step = TrainingStep(self.model, self.optimizer, optimiser.clip)
         self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
         self.step = 0
         self.progress = checkpoint.Progress()
@@ -104,11 +105,10 @@ class Trainer(Training[Sample]):
 
     def train_step(self, batch: Sample) -> Tensor:
         """Take one training step. Return the loss (scalar) of this process's part of the batch."""
-        set_learning_rate(self.optimizer, self.learning_rate(self.step))
         at = (self.config.seed, self.step, self.accelerator.process_index)
         noise = generator("noise", *at, device=self.accelerator.device)
         self.model.train()
-        loss = self.descend(self.model(self._moved(batch), noise, generator("augmentation", *at).initial_seed()))
+        loss = self.descend(self._moved(batch), noise, seed_of("augmentation", *at))
         if self.ema and self.step in self.config.checkpoint_steps[:-1]:
             self._keep(self.ema)
         return loss

@@ -59,7 +59,7 @@ class Trainer(Training[Sample]):
     def __init__(self, config: AdaptConfig):
         self.config = config
         self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder)
-        checkpoint.refuse_others(self.settings(), config.folder)
+        checkpoint.refuse_others(self.settings(), config.folder, config.LATER)
         with self.accelerator.main_process_first():  # it downloads what the others then find on the disk
             self.policy, self.windows, self.held_out, self.inputs = build(config, self.accelerator.device)
         checkpoint.refuse_changed(self.inputs, config.folder)

@@ -172,12 +172,18 @@ def capture(
 
 
 def adamw(parameters: Iterable[Any], lr: float, graph: bool = False, **options: Any) -> torch.optim.AdamW:
-    """Return a fused AdamW. With `graph` on CUDA its learning rate is on the device, so that a graph reads it anew."""
-    parameters = list(parameters)
-    device = parameters[0].device
-    on_device = graph and device.type == "cuda"
-    rate = torch.tensor(lr, device=device) if on_device else lr
-    return torch.optim.AdamW(parameters, rate, fused=True, capturable=on_device, **options)
+    """Return a fused AdamW of parameters or groups of them. With `graph` on CUDA, a graph can hold its steps."""
+    optimizer = torch.optim.AdamW(parameters, lr, fused=True, **options)
+    if graph and optimizer.param_groups[0]["params"][0].device.type == "cuda":
+        put_on_device(optimizer)
+    return optimizer
+
+
+def put_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Put the learning rate of each group on the device of its parameters, so that a graph reads it anew."""
+    for group in optimizer.param_groups:  # One tensor for each group, since `share` makes the rates differ.
+        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+        group["capturable"] = True
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -7,12 +7,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 from captured import Captured
-from no_waiting import NoWaiting
+from no_waiting import NoWaiting, without_checks
 from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
 
-import action_heads.policy
 from action_heads._util import training_step
-from action_heads._util.training_step import KEPT, WARM_UP, TrainingStep, adamw, set_learning_rate
+from action_heads._util.training_step import KEPT, WARM_UP, TrainingStep, adamw, put_on_device, set_learning_rate
 from action_heads.adapters import AdaLNZero
 from action_heads.diffusion.levels import LEVELS
 from action_heads.fit import FitConfig, cosine, fit
@@ -26,15 +25,6 @@ from action_heads.fit import FitConfig, cosine, fit
 def test_the_check_finds_what_waits(waits):
     with NoWaiting(), pytest.raises(AssertionError, match="waits for the device"):
         waits(torch.randn(4))
-
-
-def without_checks(policy, monkeypatch):
-    """Let a policy skip the checks that read values, as it does on an accelerator after the first call."""
-    monkeypatch.setattr(action_heads.policy, "on_host", lambda tensor: False)
-    policy._looked_at.add("loss")
-    if watch := policy.head._watch:  # It reads values of tensors on a CPU only.
-        watch.marks, watch.slices = [mark._replace(copy=None) for mark in watch.marks], []
-    return policy.train()
 
 
 def step_of(policy, *, graph: bool = False, **options) -> TrainingStep:
@@ -211,6 +201,18 @@ def test_a_graph_on_a_cpu_keeps_the_learning_rate_a_number():
     optimizer = adamw(policy.trainable_parameters(), 1e-3, graph=True)
     set_learning_rate(optimizer, 2e-3)
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3]
+
+
+def test_each_group_has_a_learning_rate_of_its_own_on_the_device():
+    """One tensor for all groups would get the rate of the last one. Loading a state keeps them apart."""
+    first, second = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = adamw([{"params": [first]}, {"params": [second], "share": 0.1}], 1e-3)
+    put_on_device(optimizer)
+    for _ in range(2):
+        set_learning_rate(optimizer, 0.5)
+        assert [group["lr"].item() for group in optimizer.param_groups] == pytest.approx([0.5, 0.05])
+        assert all(group["capturable"] for group in optimizer.param_groups)
+        optimizer.load_state_dict(optimizer.state_dict())
 
 
 def test_a_learning_rate_on_the_device_is_written_in_place():

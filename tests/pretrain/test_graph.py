@@ -9,7 +9,7 @@ from killed import killed_at_step
 from tiny import tiny
 
 from action_heads._util import training_step
-from action_heads._util.training_step import KEPT, WARM_UP
+from action_heads._util.training_step import KEPT, WARM_UP, adamw, put_on_device
 from action_heads.backbones import BACKBONES
 from action_heads.pretrain import trainer as module
 from action_heads.pretrain.loop import pretrain
@@ -86,9 +86,11 @@ def test_the_noise_of_a_step_does_not_depend_on_the_steps_before(tmp_path):
     assert torch.equal(torch.randn(3, generator=trainer.noise), torch.randn(3, generator=fresh))
 
 
-def on_a_gpu(parameters, lr, graph=False, **options):
-    """Return the optimizer that `adamw` makes on a GPU, whose learning rate and numbers of steps are on the device."""
-    return torch.optim.AdamW(parameters, torch.tensor(lr), fused=True, capturable=True, **options)
+def on_a_gpu(*given, **options) -> torch.optim.AdamW:
+    """Return the optimizer that `adamw` makes on a GPU, whose learning rate is on the device."""
+    optimizer = adamw(*given, **options)
+    put_on_device(optimizer)
+    return optimizer
 
 
 @pytest.mark.parametrize("began_by_graphs", [False, True])

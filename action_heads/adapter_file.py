@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from action_heads._util.extras import pip
 from action_heads._util.limits import fits, shown
 from action_heads._util.own_generator import OwnGenerator
 from action_heads.actions.normalize import Normalizer
@@ -190,7 +191,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     if version not in (UNSEALED, VERSION):
         raise ValueError(
             f"{file} has version {version!r}, but this release reads versions {UNSEALED} and {VERSION}. Upgrade with "
-            "`pip install -U action-heads`, or save the adapter again."
+            f"`{pip()} install -U action-heads`, or save the adapter again."
         )
     wanted = KEYS if version == UNSEALED else KEYS | {"fingerprint"}
     if (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from action_heads import adapter_file, head_file
+from action_heads._util.extras import pip
 from action_heads._util.limits import fits, shown
 from action_heads.actions.contract import Contract
 from action_heads.config import SEAL as SEAL_OF_HEAD
@@ -114,7 +115,7 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     if type(version) is not int or version != VERSION:
         raise ValueError(
             f"{path} has version {shown(version)}, but this release of action-heads reads version {VERSION}. Upgrade "
-            "with `pip install -U action-heads`, or train again."
+            f"with `{pip()} install -U action-heads`, or train again."
         )
     if record.keys() - {SEAL.key} != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
         raise ValueError(

@@ -62,7 +62,7 @@ SAID = {"right": "right words", "wrong": "wrong words", "none": "no words"}
 
 @dataclass(frozen=True)
 class System:
-    """What trains, and on what."""
+    """A part that trains, and its data."""
 
     mode: Literal["decoupled", "random-frozen", "normal", "expert"] = "decoupled"
     reads: bool = True  # the words

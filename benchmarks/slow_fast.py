@@ -66,7 +66,7 @@ COPIES = 4  # pairs of a row and an earlier one
 
 @dataclass(frozen=True)
 class Training:
-    """How a policy was trained.
+    """The training of a policy.
 
     Attributes:
         oldest: largest age of the embeddings, in rows.

@@ -83,7 +83,7 @@ def test_a_head_that_was_never_saved(tmp_path):
 
 
 def test_a_head_in_memory_keeps_its_dtype_and_device(made):
-    """What was asked for and can't be had is refused, and not ignored."""
+    """A request that can't be met is refused, and not ignored."""
     root, expected = made
     adapter, head = root / "runs" / "lift", ActionHead.from_pretrained(root / "heads" / "mine")
     loaded = ConditionedHead.from_pretrained(adapter, head=head, dtype="float32", device="cpu")

@@ -93,7 +93,7 @@ def test_from_pretrained_builds_it_again(tmp_path):
 
 
 def test_loaded_on_a_head_in_bfloat16_it_trains_in_32_bits(head, tmp_path):
-    """As after `reshape`: the inner layers have the rounded values, and the projections not one other bit."""
+    """The inner layers have the rounded values and the projections not one other bit, as after `reshape`."""
     head = ActionHead.from_pretrained(head.save_pretrained(tmp_path / "head"))
     policy = reshaped_policy(head, JOINTS, 8).eval()
     policy.save_adapter(tmp_path / "a")

@@ -66,7 +66,7 @@ def first_with_its_head(place: Path, seed: int) -> ObservedPolicy:
 
 @dataclass
 class Kind:
-    """What is saved: a function that makes it, for a place and a seed, one that saves it, and one that loads it."""
+    """A kind of object that is saved: functions that make it for a place and a seed, save it and load it."""
 
     make: Callable[[Path, int], Any]
     save: Callable[[Any, Path], object]

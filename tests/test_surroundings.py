@@ -1,4 +1,4 @@
-"""What surrounds a call changes neither later calls nor files: autocast, a default dtype, a default device, a mode."""
+"""The surroundings of a call change neither later calls nor files: autocast, a default dtype or device, a mode."""
 
 from __future__ import annotations
 

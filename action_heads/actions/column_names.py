@@ -1,4 +1,4 @@
-"""What the names of a dataset's columns say of a layout: which are joints, grippers or coordinates."""
+"""Read from the names of a dataset's columns which are joints, grippers or coordinates."""
 
 from __future__ import annotations
 

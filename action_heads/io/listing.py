@@ -1,4 +1,4 @@
-"""How large a head is, counted one way everywhere, and a table of the bundled heads.
+"""Sizes of heads, counted one way everywhere, and a table of the bundled heads.
 
 Read from their files alone, without torch: `action-heads heads` answers at once.
 """

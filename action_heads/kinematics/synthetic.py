@@ -38,7 +38,7 @@ OVERLAP_PEAK = 1.125  # of two overlapping segments, in units of one
 
 
 class Shape(NamedTuple):
-    """What shapes synthetic motion to a corpus."""
+    """Statistics and recordings that shape synthetic motion to a corpus."""
 
     postures: Tensor  # (n, j) that paths are drawn between
     pace: float  # factor on the speed

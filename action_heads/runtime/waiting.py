@@ -1,4 +1,4 @@
-"""What a policy may do while an embedding is late, and statistics of how old the embeddings were."""
+"""Choices of a policy while an embedding is late, and statistics of how old the embeddings were."""
 
 from __future__ import annotations
 

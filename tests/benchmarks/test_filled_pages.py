@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -24,6 +25,7 @@ REPORTS = [
     ("droid_size_report", []),
     ("stage1_spread", ["--page"]),
     ("mlp_gap", ["--page"]),
+    ("paper_question", []),
 ]
 FAMILIES = {"robosuite": "paper-comparison.md", "mimicgen": "mimicgen.md", "libero": "libero.md"}
 
@@ -39,8 +41,9 @@ def test_a_page_is_as_its_script_fills_it(script, flags, monkeypatch):
     monkeypatch.delenv("BENCHMARK_RESULTS", raising=False)
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
-    for name in {"common", *(name for name, _ in REPORTS)}:  # another test may have imported them with other results
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
+    for name in {path.stem for path in (ROOT / "benchmarks").glob("*.py")} & sys.modules.keys():
+        monkeypatch.delitem(sys.modules, name)  # another test may have imported it with other results
     module, pages = import_module(script), []
     command = " ".join([f"uv run benchmarks/{script}.py", *flags])
 
@@ -59,3 +62,30 @@ def test_a_page_is_as_the_report_fills_it(family):
     page = ROOT / "docs" / "results" / FAMILIES[family]
     part = robosuite(found) if family == "robosuite" else beside_paper(family, found)
     check(page, {family: part}, f"uv run action-heads report results/ --page {page.relative_to(ROOT)}")
+
+
+def p_values(text: str) -> set[str]:
+    """Return the p-values that a text names."""
+    return set(re.findall(r"\bp = ([\d.]+(?:e-\d+)?)", text))
+
+
+def filled_parts(page: str) -> str:
+    """Return the parts of a page that its report fills."""
+    return "\n".join(re.findall(r"<!-- [\w-]+ -->\n(.*?)<!-- end -->", page, re.DOTALL))
+
+
+@pytest.mark.parametrize("name", FAMILIES.values())
+def test_an_answer_names_no_p_value_that_its_tables_lack(name):
+    page = (ROOT / "docs" / "results" / name).read_text(encoding="utf-8")
+    answer = page.split("**Answer.**")[1].split("\n\n")[0]
+    assert p_values(answer) <= p_values(filled_parts(page))
+
+
+def test_the_overview_names_no_p_value_that_its_pages_lack():
+    results, found = ROOT / "docs" / "results", set()
+    for row in (results / "index.md").read_text(encoding="utf-8").splitlines():
+        if named := p_values(row):
+            pages = re.findall(r"\]\(([\w-]+\.md)", row)
+            assert named <= set().union(*(p_values((results / page).read_text(encoding="utf-8")) for page in pages))
+            found |= named
+    assert len(found) > 2

@@ -137,7 +137,7 @@ def test_trouble_names_the_file_and_leaves_the_older_one(tmp_path, name, trouble
 
 
 def test_what_was_replaced_before_a_rename_failed_is_told(tmp_path, monkeypatch):
-    """As on Windows, which does not replace a file that another process has open."""
+    """Windows does not replace a file that another process has open."""
     names, replace = ("a", "below/b", "below/c"), os.replace
     for failing in range(3):
         files.write_together(tmp_path, dict.fromkeys(names, b"older"))

@@ -101,7 +101,7 @@ def test_a_seed_s_own_effect_is_in_the_error_of_a_difference():
 
 
 def test_the_p_value_keeps_its_level_whether_seeds_differ_or_not():
-    """Of equal modes about 5 % are below 0.05, also if the seeds of one of them differ by twice its binomial error."""
+    """About 5 % of equal modes are below 0.05, also if the seeds of one of them differ by twice its binomial error."""
     rng, tasks, seeds = np.random.default_rng(0), ("Lift", "Stack"), (0, 42, 420)
     for apart in (0.0, 0.13):
         below = []

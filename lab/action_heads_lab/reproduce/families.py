@@ -31,6 +31,7 @@ class Family:
     """A family of tasks, demonstrated by the scripted experts. This class is robosuite, others derive from it."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
+    unit = "task"  # what one policy is trained for, as tables call it
     packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
     demos, steps = 100, 2000  # enough for a run of a few minutes on one core
     checkpoints = 1  # only the last
@@ -135,6 +136,7 @@ class Libero(Family):
     """LIBERO-Object, -Spatial, -Goal and -10: one policy for the ten tasks of a suite, given the task as one-hot."""
 
     tasks = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
+    unit = "suite"
     packages = (*Family.packages, "hf-libero")
     demos, steps = 50, 4000
     official = "lerobot:JianZhou0420/libero_{task}_alldemos_full"

@@ -1,4 +1,4 @@
-"""Where the files of LIBERO and MimicGen come from, in fixed versions with their hashes."""
+"""Sources of the files of LIBERO and MimicGen, in fixed versions with their hashes."""
 
 from __future__ import annotations
 

@@ -113,6 +113,20 @@ def test_a_run_of_a_frozen_model_that_began_before_goes_on(tmp_path):
         checkpoint.refuse_others(now.outcome() | {"vlm_train": "lora"}, tmp_path)
 
 
+def test_a_run_with_a_later_setting_does_not_go_on_without_it(tmp_path):
+    """Records leave a later setting out while it has its default, which differs from any other value all the same."""
+    (tmp_path / "state").mkdir()
+    for kind, name in ((one, name) for one in kinds() for name in one.LATER):
+        beside = {"weights": "imagenet", "train_encoder": "frozen"} if name == "stride" else {}
+        plain, given = (kind.from_flat(beside | more).outcome() for more in ({}, {name: other(kind, name)}))
+        for ours, theirs in ((given, plain), (plain, given)):
+            record = {"config": theirs, "precision": "fp32"}
+            (tmp_path / "state" / checkpoint.BEGUN).write_text(json.dumps(record))
+            checkpoint.refuse_others(theirs, tmp_path, kind.LATER)
+            with pytest.raises(ValueError, match=rf"a run with other settings \({name}\)"):
+                checkpoint.refuse_others(ours, tmp_path, kind.LATER)
+
+
 def test_a_setting_that_is_none_is_refused_with_the_nearest():
     for kind in kinds():
         with pytest.raises(ValueError, match=r"unknown setting 'seeed' \(did you mean 'seed'\?\); known are .*warmup"):

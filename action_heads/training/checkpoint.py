@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,14 +128,16 @@ def begun(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def refuse_others(settings: dict[str, Any], out: Path) -> None:
+def refuse_others(settings: dict[str, Any], out: Path, later: Sequence[str] = ()) -> None:
     """Refuse a folder that holds a run or a result of other settings, so that no run overwrites one by accident.
+
+    Settings named in `later`, see `Settings.LATER`, must be in both or in none.
 
     Raises:
         ValueError: the settings differ. The message names them.
     """
     if (record := begun(out / "state")) is not None:
-        if different := _different(settings, record["config"]):
+        if different := _different(settings, record["config"], later):
             delete = "" if read(out / "state") else f". It has saved no step yet, so {out / 'state'} can be deleted"
             raise ValueError(
                 f"{out / 'state'} holds a run with other settings ({', '.join(different)}). "
@@ -143,7 +145,7 @@ def refuse_others(settings: dict[str, Any], out: Path) -> None:
             )
         return
     for what, theirs in _finished(out, "settings"):
-        if different := _different(settings, theirs):
+        if different := _different(settings, theirs, later):
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
                 f"{out} holds a finished {what} {which}, which this run would overwrite. Use another --out, or delete "
@@ -200,9 +202,9 @@ def _wrong(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     return [name for name, kind in kinds.items() if not fits(record[name], kind)]
 
 
-def _different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def _different(ours: dict[str, Any], theirs: dict[str, Any], later: Sequence[str]) -> list[str]:
     theirs = in_new_words(theirs)
-    return sorted(key for key in ours if theirs.get(key) != ours[key])
+    return sorted(key for key in {*ours, *later} if theirs.get(key) != ours.get(key))
 
 
 def _remove_others(folder: Path, name: str) -> None:

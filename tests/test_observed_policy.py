@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -373,7 +374,7 @@ def test_a_head_that_trains_along_goes_on_after_a_save(tmp_path):
         assert loaded.policy.head.source["path"] == str(tmp_path / name / "head")
         assert torch.equal(chunk(loaded), chunk(policy))
         saves.append(chunk(loaded))
-    assert not any(torch.equal(one, other) for one, other in zip(saves, saves[1:], strict=False))
+    assert not any(torch.equal(one, other) for one, other in pairwise(saves))
 
 
 @pytest.mark.parametrize("mode", ["decoupled", "random-frozen", "normal"])

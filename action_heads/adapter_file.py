@@ -63,10 +63,11 @@ def contents(policy: ConditionedHead, folder: Path, place: Mapping[str, str | No
     Args:
         policy: the policy.
         folder: the folder, for messages.
-        place: the place of the head, if it is not written yet: path, revision and subfolder.
+        place: the place of the head, if it is written together with the adapter: path, revision and subfolder. Only
+            then may the head train along.
     """
     head = policy.head
-    if not head.frozen:
+    if not head.frozen and place is None:
         raise ValueError(
             "save_adapter does not save the head, whose weights train along here and would be lost. Call head.freeze() "
             "and head.save_pretrained(folder) first."

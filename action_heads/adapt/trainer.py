@@ -8,7 +8,6 @@ Axes: b batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ class Trainer(Training[Sample]):
     def __init__(self, config: AdaptConfig):
         self.config = config
         self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder, config.graph)
-        checkpoint.refuse_others(self.settings(), config.folder, config.LATER)
+        checkpoint.refuse_others(self.settings(), config.folder)
         with self.accelerator.main_process_first():  # it downloads what the others then find on the disk
             self.policy, self.windows, self.held_out, self.inputs = build(config, self.accelerator.device)
         checkpoint.refuse_changed(self.inputs, config.folder)
@@ -141,9 +140,8 @@ class Trainer(Training[Sample]):
     def _keep(self, ema: EMA) -> None:
         """Save the averaged weights of this training step as a policy of their own."""
         with ema.averaged():
-            policy = copy.deepcopy(self.policy)  # saving freezes the head, so a copy is saved
-        policy.training_record = {"settings": self.settings(), "inputs": self.inputs, "step": self.step}
-        policy.save(checkpoint_folder(self.config.out, self.step))
+            self.policy.training_record = {"settings": self.settings(), "inputs": self.inputs, "step": self.step}
+            self.policy.save(checkpoint_folder(self.config.out, self.step))
 
     @torch.no_grad()
     def evaluate(self) -> float | None:

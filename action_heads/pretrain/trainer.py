@@ -40,7 +40,7 @@ class Trainer(Training[Batch]):
         self.config = config
         self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder, config.graph)
         data.check_shares(config.sources, self.share)
-        checkpoint.refuse_others(self.settings(), config.folder, config.LATER)
+        checkpoint.refuse_others(self.settings(), config.folder)
         head_config = config.head()
         torch.manual_seed(config.seed)
         self.head = ActionHead(head_config)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ BEGUN, STATE = "run.json", "state.json"  # the settings, written before the firs
 MADE = {"config.json": "head", "policy.json": "policy"}  # what a finished run writes, with its settings in it
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # the state of AdamW for each parameter
 SETTINGS = {"config": dict[str, Any], "precision": str}
+WEIGHTLESS = {"name", "save_every"}  # settings in records of older releases that do not affect the weights
 INPUTS = {"inputs": dict[str, str]}  # `Training.inputs`, which records of older releases lack
 KINDS = SETTINGS | {"tensors": str, "step": int, "progress": dict[str, Any]}
 REMEDY = "To start again, delete the folder of this file. The results of a finished run are in another folder"
@@ -128,16 +129,14 @@ def begun(folder: Path) -> dict[str, Any] | None:
     return record
 
 
-def refuse_others(settings: dict[str, Any], out: Path, later: Sequence[str] = ()) -> None:
+def refuse_others(settings: dict[str, Any], out: Path) -> None:
     """Refuse a folder that holds a run or a result of other settings, so that no run overwrites one by accident.
-
-    Settings named in `later`, see `Settings.LATER`, must be in both or in none.
 
     Raises:
         ValueError: the settings differ. The message names them.
     """
     if (record := begun(out / "state")) is not None:
-        if different := _different(settings, record["config"], later):
+        if different := _different(settings, record["config"]):
             delete = "" if read(out / "state") else f". It has saved no step yet, so {out / 'state'} can be deleted"
             raise ValueError(
                 f"{out / 'state'} holds a run with other settings ({', '.join(different)}). "
@@ -145,7 +144,7 @@ def refuse_others(settings: dict[str, Any], out: Path, later: Sequence[str] = ()
             )
         return
     for what, theirs in _finished(out, "settings"):
-        if different := _different(settings, theirs, later):
+        if different := _different(settings, theirs):
             which = f"made with other settings ({', '.join(different)})" if theirs else "whose settings are not known"
             raise ValueError(
                 f"{out} holds a finished {what} {which}, which this run would overwrite. Use another --out, or delete "
@@ -202,9 +201,14 @@ def _wrong(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
     return [name for name, kind in kinds.items() if not fits(record[name], kind)]
 
 
-def _different(ours: dict[str, Any], theirs: dict[str, Any], later: Sequence[str]) -> list[str]:
+def _different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return the names of the settings that differ. One that only a side has differs too, unless it is None.
+
+    `Settings.outcome` leaves settings out while they have their defaults, so either side may lack some.
+    """
     theirs = in_new_words(theirs)
-    return sorted(key for key in {*ours, *later} if theirs.get(key) != ours.get(key))
+    names = (ours.keys() | theirs.keys()) - WEIGHTLESS
+    return sorted(name for name in names if theirs.get(name) != ours.get(name))
 
 
 def _remove_others(folder: Path, name: str) -> None:

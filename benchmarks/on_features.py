@@ -100,6 +100,7 @@ def trained(
         "threads": torch.get_num_threads(),
         "inputs": dict(inputs),
     }
+    policy.head.freeze()  # One that trained along is finished.
     observed = ObservedPolicy(template.encoder, policy, template.contract, record)
     observed.save(place)
     return observed.eval()

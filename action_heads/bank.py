@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from action_heads._util.checks import check_type
 from action_heads._util.conditions import Condition, Mask, parts
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
@@ -46,6 +47,7 @@ class AdapterBank:
     """
 
     def __init__(self, head: ActionHead):
+        check_type("head", head, ActionHead, "Load one with ActionHead.from_pretrained(name).")
         self.head = head
         self._adapters: dict[str, tuple[Weights, Weights]] = {}  # the weights and the action statistics of each
         self._template: Adapter | None = None

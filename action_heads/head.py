@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from action_heads._util.checks import as_device, as_dtype
+from action_heads._util.checks import as_device, as_dtype, check_type
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters import Adapter, check_adapter
@@ -59,6 +59,7 @@ class ActionHead(Denoiser):
     """
 
     def __init__(self, config: HeadConfig):
+        check_type("config", config, HeadConfig, "To load a pretrained head, call ActionHead.from_pretrained(name).")
         backbone, modulation = config.build()
         super().__init__(config, backbone, modulation, Objective(config.objective), Normalizer.identity(config.space))
         self.float()  # for any default dtype of torch

@@ -227,7 +227,12 @@ def test_mistyped_commands_get_the_nearest_name(capsys):
         (["demo", "--runs", "decopled"], "did you mean 'decoupled'"),
         (["demo", "--task", "lift"], "did you mean 'Lift'"),
         (["demo", "--head", "./mlp-5m-kf"], "did you mean 'dae/mlp-5m-fk'"),
-        (["export", "no/folder/here"], "no head 'no/folder/here'"),
+        (["export", "no/folder/here"], "no adapter 'no/folder/here'"),
+        (["serve", "no/folder/here"], r"'owner/name'\)\n  needed is a saved adapter: .*`action-heads adapt`\n$"),
+        (
+            ["export", "dae/mlp-5m-fk"],
+            r"mlp-5m-fk lacks adapter.safetensors\. It is an action head: .*\n  needed is a saved",
+        ),
     ],
 )
 def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ Axes: b batch, h horizon, a action, c condition, P modulation values of all site
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from action_heads._util.conditions import Condition, Mask, parts
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
 from action_heads.adapters import Adapter
+from action_heads.adapters.config import differing
 from action_heads.head import ActionHead
 from action_heads.policy import ConditionedHead
 
@@ -55,6 +56,12 @@ class AdapterBank:
 
     def __len__(self) -> int:
         return len(self._adapters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._adapters)
+
+    def __repr__(self) -> str:
+        return f"AdapterBank({self.head.config.name}: {', '.join(self.names) or 'no adapter yet'})"
 
     def __contains__(self, name: str) -> bool:
         return name in self._adapters
@@ -140,8 +147,8 @@ class AdapterBank:
             )
         if self._template is not None and policy.adapter.config != self._template.config:
             raise ValueError(
-                f"the adapter for {name!r} is {policy.adapter.config}, but the adapters of this bank are "
-                f"{self._template.config}. Use one bank for each setting."
+                f"the adapter for {name!r} has {differing(policy.adapter.config, self._template.config)} in the other "
+                "adapters of this bank. Use one bank for each setting."
             )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from action_heads._util.checks import check_count, described
 from action_heads._util.conditions import Condition, parts
+from action_heads._util.limits import shown
 from action_heads.acting import Acts, Policy, options_of
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion.continuing import Continue, check_mixes_time, level_at
@@ -102,6 +103,10 @@ class Executor:
         if isinstance(policy, Policy):  # What another one can do shows at its first chunks.
             self._check_head(policy.head)
         self.reset()
+
+    def __repr__(self) -> str:
+        policy = shown(self.policy).partition("\n")[0]
+        return f"{type(self).__name__}({policy}, execute={self.execute}, delay={self.delay})"
 
     def reset(self) -> None:
         """Forget all chunks. Call it when a new episode begins."""

@@ -59,3 +59,14 @@ def test_other_objects_are_named_at_once(call, said):
     with pytest.raises(ValueError, match=said) as error:
         call()
     assert len(str(error.value)) < 500  # A tensor is named, not printed.
+
+
+def test_executors_and_policies_describe_themselves():
+    policy = f"ConditionedHead(test/tiny + AdaLNZero, cond_dim={COND_DIM}"
+    assert repr(Executor(POLICY, execute=4)).startswith(f"Executor({policy}")
+    with BackgroundExecutor(tiny_head("mixer").attach(AdaLNZero(COND_DIM)), execute=4, delay=2) as background:
+        assert repr(background).startswith(f"BackgroundExecutor({policy}")
+        assert repr(background).endswith("execute=4, delay=2)")
+    fast = POLICY.compile("eager")
+    assert (POLICY.device, fast.device) == (HEAD.device, HEAD.device)
+    assert (POLICY.dtype, fast.dtype) == (torch.float32, torch.float32)

@@ -114,6 +114,16 @@ class Policy(Acts, nn.Module):
         self.adapter = adapter
 
     @property
+    def device(self) -> torch.device:
+        """The device of the policy."""
+        return self.head.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the head's weights. An adapter's are float32, unless the whole policy was cast."""
+        return self.head.dtype
+
+    @property
     def source(self) -> Any:
         """The policy that this one was compiled from, or the policy itself if it is not compiled."""
         return self

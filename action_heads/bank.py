@@ -6,17 +6,19 @@ Axes: b batch, h horizon, a action, c condition, P modulation values of all site
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from action_heads._util.checks import check_type
 from action_heads._util.conditions import Condition, Mask, parts
 from action_heads.acting import Policy
 from action_heads.actions.normalize import Normalizer
 from action_heads.adapters import Adapter
+from action_heads.adapters.config import differing
 from action_heads.head import ActionHead
 from action_heads.policy import ConditionedHead
 
@@ -46,6 +48,7 @@ class AdapterBank:
     """
 
     def __init__(self, head: ActionHead):
+        check_type("head", head, ActionHead, "Load one with ActionHead.from_pretrained(name).")
         self.head = head
         self._adapters: dict[str, tuple[Weights, Weights]] = {}  # the weights and the action statistics of each
         self._template: Adapter | None = None
@@ -53,6 +56,12 @@ class AdapterBank:
 
     def __len__(self) -> int:
         return len(self._adapters)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._adapters)
+
+    def __repr__(self) -> str:
+        return f"AdapterBank({self.head.config.name}: {', '.join(self.names) or 'no adapter yet'})"
 
     def __contains__(self, name: str) -> bool:
         return name in self._adapters
@@ -138,8 +147,8 @@ class AdapterBank:
             )
         if self._template is not None and policy.adapter.config != self._template.config:
             raise ValueError(
-                f"the adapter for {name!r} is {policy.adapter.config}, but the adapters of this bank are "
-                f"{self._template.config}. Use one bank for each setting."
+                f"the adapter for {name!r} has {differing(policy.adapter.config, self._template.config)} in the other "
+                "adapters of this bank. Use one bank for each setting."
             )
 
 

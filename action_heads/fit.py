@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads._util.checks import check_pad_rows
+from action_heads._util.checks import check_pad_rows, check_type
 from action_heads._util.conditions import Mask, move, parts, take
 from action_heads._util.ema import EMA
 from action_heads._util.flags import check_choices, check_least, check_positive, check_share
@@ -24,8 +24,10 @@ from action_heads._util.progress import progress_bar
 from action_heads._util.training_step import TrainingStep, adamw, set_learning_rate
 from action_heads.diffusion.levels import NoiseConfig
 from action_heads.policy import ConditionedHead
+from action_heads.vlm import Embeddings
 
 PRECISIONS = ("auto", "fp32", "bf16")
+OPTIONAL = ("mask", "is_pad")
 READ_EVERY = 50  # training steps between two reads of the loss, each of which waits for the accelerator
 
 
@@ -117,8 +119,9 @@ def fit(
         The loss of every training step.
 
     Raises:
-        ValueError: the arguments differ in their number of rows, or `ConditionedHead.loss` refuses them; a chunk is all
-            padding; a step of `keep_at` is never reached; or a parameter that trains has 16 bits.
+        ValueError: the arguments have other types, carry gradients or differ in their number of rows, or
+            `ConditionedHead.loss` refuses them; a chunk is all padding; a step of `keep_at` is never reached; or a
+            parameter that trains has 16 bits.
         Diverged: a loss is not finite. The weights of the policy are then of no use.
 
     Examples:
@@ -133,12 +136,9 @@ def fit(
         >>> len(losses)
         3
     """
-    rows = [len(part) for part in (actions, *parts(cond), *parts(mask), is_pad) if part is not None]
-    if len(set(rows)) > 1:
-        raise ValueError(
-            "actions, cond, mask and is_pad must have the same number of rows, one for each chunk; got "
-            f"{', '.join(map(str, rows))}"
-        )
+    check_type("policy", policy, ConditionedHead, "Pass the policy that head.attach(adapter) returned.")
+    check_type("config", config, FitConfig, "Pass FitConfig(steps=1000), for example.")
+    check_data(actions, cond, mask, is_pad)
     if outside := sorted(set(keep_at) - set(range(1, config.steps + 1))):
         raise ValueError(f"keep_at has the steps {outside}, but training has the steps 1 to {config.steps}")
     policy.head.config.space.validate(actions, policy.head.config.horizon, values=False)
@@ -175,6 +175,26 @@ def fit(
             if step % READ_EVERY == READ_EVERY - 1 or step == config.steps - 1:
                 bar.set_postfix(loss=f"{mean_of(losses[-READ_EVERY:], step, config):.4f}", refresh=False)
     return torch.stack(losses).tolist()
+
+
+def check_data(actions: Tensor, cond: Any, mask: Mask, is_pad: Tensor | None) -> None:
+    """Raise a ValueError unless the arguments are tensors of the same number of rows, without gradients."""
+    given = {"actions": [actions], "cond": parts(cond), "mask": parts(mask), "is_pad": [is_pad]}
+    named = [(name, part) for name, some in given.items() for part in some if name not in OPTIONAL or part is not None]
+    for name, part in named:
+        kinds = (Tensor, Embeddings) if name == "cond" else Tensor
+        check_type(name, part, kinds, "Pass one row for each chunk, as encoder(observations).detach() computes them.")
+        if isinstance(part, Tensor) and part.requires_grad:
+            raise ValueError(
+                f"{name} carries gradients, but `fit` trains only the policy. Pass {name}.detach(). To train an "
+                "encoder too, write the training loop, and call policy.loss(actions, encoder(observations))."
+            )
+    rows = [len(part) for _, part in named]
+    if len(set(rows)) > 1:
+        raise ValueError(
+            "actions, cond, mask and is_pad must have the same number of rows, one for each chunk; got "
+            f"{', '.join(map(str, rows))}"
+        )
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from action_heads._util.checks import as_device, as_dtype
+from action_heads._util.checks import as_device, as_dtype, check_type
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
 from action_heads.adapters import Adapter, check_adapter
@@ -59,6 +59,7 @@ class ActionHead(Denoiser):
     """
 
     def __init__(self, config: HeadConfig):
+        check_type("config", config, HeadConfig, "To load a pretrained head, call ActionHead.from_pretrained(name).")
         backbone, modulation = config.build()
         super().__init__(config, backbone, modulation, Objective(config.objective), Normalizer.identity(config.space))
         self.float()  # for any default dtype of torch
@@ -348,11 +349,18 @@ class ActionHead(Denoiser):
         """The number of all parameters, with the modulation for every mechanism."""
         return sum(p.numel() for p in self.parameters())
 
+    def _used(self) -> str:
+        """Return how many parameters a policy uses, which has one of the mechanisms; "" if that is all of them."""
+        counts = [sum(p.numel() for p in each.parameters()) for each in self.modulation.values()]
+        used = sorted({self.num_parameters - sum(counts) + count for count in counts})
+        most = f" to {used[-1]:,}" if used[1:] else ""
+        return f"; a policy uses {used[0]:,}{most} of them" if counts[1:] else ""
+
     def __repr__(self) -> str:
         c = self.config
         return (
             f"ActionHead({c.name}: {c.backbone} {c.width}x{c.depth}, chunks of {c.horizon} x {c.space.dim} "
             f"({c.space.mode}), predicts {c.objective.prediction}, adapters {', '.join(c.mechanisms)}"
             f"{f', motion code of {c.rank} numbers' if c.coded else ''}; "
-            f"{self.num_parameters:,} parameters, {'frozen' if self.frozen else 'trainable'})"
+            f"{self.num_parameters:,} parameters, {'frozen' if self.frozen else 'trainable'}{self._used()})"
         )

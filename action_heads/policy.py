@@ -15,7 +15,7 @@ from torch import Tensor
 
 from action_heads import adapter_file
 from action_heads._util.building import building_for, keep_values
-from action_heads._util.checks import check_count, check_generator, check_pad
+from action_heads._util.checks import check_count, check_generator, check_pad, check_type
 from action_heads._util.conditions import Condition, Mask, on_host, parts
 from action_heads._util.limits import check_choice
 from action_heads.acting import Policy
@@ -56,11 +56,14 @@ class ConditionedHead(Policy):
     head: ActionHead  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, head: ActionHead, adapter: Adapter, normalizer: Normalizer | None = None):
+        check_type("head", head, ActionHead, "Load one with ActionHead.from_pretrained(name).")
         if adapter.is_built:
             raise ValueError(
                 "this adapter is already attached to a head. Attach a new one, or move its weights with "
                 "policy.save_adapter(folder) and head.load_adapter(folder)."
             )
+        if normalizer is not None:
+            check_type("normalizer", normalizer, Normalizer, "Pass Normalizer.fit(actions, head.config.space).")
         if normalizer is not None and len(normalizer.scale) != head.config.space.dim:
             raise ValueError(
                 f"the normalizer has {len(normalizer.scale)} dimensions, but the head's actions have "

@@ -198,3 +198,25 @@ def test_a_compiled_policy_is_the_one_it_was_compiled_from():
     bank = bank_of(head, {name: policy.compile("packed") for name, policy in made.items()})
     expected = made["lift"].sample(conditions(1), generator=generator())
     torch.testing.assert_close(bank.on(["lift"]).sample(conditions(1), generator=generator()), expected)
+
+
+def test_a_bank_lists_its_tasks():
+    head = tiny_head()
+    bank = AdapterBank(head)
+    assert (list(bank), repr(bank)) == ([], "AdapterBank(test/tiny: no adapter yet)")
+    for task in ("stack", "lift"):
+        bank.add(task, head.attach(AdaLNZero(COND_DIM)))
+    assert list(bank) == ["stack", "lift"]
+    assert repr(bank) == "AdapterBank(test/tiny: stack, lift)"
+
+
+def test_only_settings_that_differ_are_named():
+    head = tiny_head()
+    bank = AdapterBank(head)
+    bank.add("stack", head.attach(AdaLNZero(COND_DIM, through="code")))
+    expected = (
+        "^the adapter for 'lift' has cond_dim=9, which is 7 in the other adapters of this bank. Use one bank for each "
+        "setting.$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        bank.add("lift", head.attach(AdaLNZero(9, through="code")))

@@ -50,6 +50,22 @@ def test_rows_must_agree():
         fit(policy, actions(8), conditions(4))
 
 
+@pytest.mark.parametrize("cond_dim", [COND_DIM, {"state": COND_DIM}])
+@pytest.mark.parametrize("name", ["actions", "cond"])
+def test_data_with_gradients_is_refused(name, cond_dim):
+    """The second training step had torch's error on a second backward pass through the encoder."""
+    policy, scale = tiny_head().attach(AdaLNZero(cond_dim)), torch.ones((), requires_grad=True)
+
+    def data(computed: str) -> dict:
+        given = {"actions": actions(8), "cond": conditions(8)}
+        given |= {computed: given[computed] * scale} if computed else {}
+        return given if cond_dim == COND_DIM else given | {"cond": {"state": given["cond"]}}
+
+    with pytest.raises(ValueError, match=rf"^{name} carries gradients, but `fit` .* Pass {name}\.detach\(\)"):
+        fit(policy, **data(name), config=FitConfig(steps=2))
+    fit(policy, **data(""), config=FitConfig(steps=2))
+
+
 def test_chunks_of_padding_alone_are_named_before_training():
     """Such a chunk was drawn alone at some step, which ended the training there. Now the error comes at once."""
     policy = tiny_head().attach(AdaLNZero(COND_DIM))

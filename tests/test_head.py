@@ -11,7 +11,7 @@ import pickle
 import pytest
 import torch
 from fake_hub import fake_hub_fixture  # noqa: F401
-from small import actions, conditions, generator, tiny_config, tiny_head, trained_policy
+from small import COND_DIM, actions, conditions, generator, tiny_config, tiny_head, trained_policy
 
 from action_heads import ActionHead, ConditionedHead
 from action_heads.adapters import ADAPTERS
@@ -62,6 +62,9 @@ def test_a_card_of_ones_own_is_kept(head, tmp_path):
 
 def test_repr_tells_counts(head):
     assert f"{head.num_parameters:,} parameters, frozen" in repr(head)
+    used = sorted({head.attach(ADAPTERS[name](COND_DIM)).num_frozen for name in head.config.mechanisms})
+    several = f"; a policy uses {used[0]:,} to {used[-1]:,} of them" if used[1:] else ""
+    assert repr(head).endswith(f"parameters, frozen{several})")
 
 
 OBJECTIVE = {"prediction": "x0", "train_steps": 100, "clip": 1.0}

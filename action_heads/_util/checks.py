@@ -6,15 +6,33 @@ Axes: b batch, h horizon, n tokens, c condition.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from action_heads._util.conditions import Condition, Mask
+from action_heads._util.limits import shown
 
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)  # dtypes that networks compute in
+
+
+def check_type(name: str, given: Any, kind: type | tuple[type, ...], remedy: str) -> None:
+    """Raise a ValueError if an argument has another type. `remedy` says what to pass instead."""
+    if not isinstance(given, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise ValueError(f"{name} must be {' or '.join(map(a, kinds))}, got {described(given)}. {remedy}")
+
+
+def described(given: Any) -> str:
+    """Return a value for a message: itself if it is short to write, otherwise its type."""
+    return shown(given) if given is None or isinstance(given, (str, Number, type)) else a(type(given))
+
+
+def a(kind: type) -> str:
+    """Return the name of a type with its article."""
+    return f"a{'n' * (kind.__name__[0] in 'AEIOU')} {kind.__name__}"
 
 
 def check_condition(cond: Condition, mask: Mask, cond_dim: int | Mapping[str, int], values: bool) -> None:
@@ -105,7 +123,7 @@ def _check_mask(name: str, mask: Any, cond: Tensor, values: bool) -> None:
 def check_count(name: str, count: int) -> int:
     """Return a count unchanged, or raise if it is not an integer of at least 1."""
     if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-        raise ValueError(f"{name} must be an integer of at least 1, got {count}")
+        raise ValueError(f"{name} must be an integer of at least 1, got {described(count)}")
     return count
 
 
@@ -168,5 +186,6 @@ def check_generator(generator: Any) -> None:
     """Check that a generator is a `torch.Generator` or None."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise ValueError(
-            f"generator must be a torch.Generator, got {generator!r}; use torch.Generator().manual_seed(0), for example"
+            f"generator must be a torch.Generator, got {described(generator)}; use torch.Generator().manual_seed(0), "
+            "for example"
         )

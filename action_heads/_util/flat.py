@@ -85,6 +85,8 @@ class Settings:
     WEIGHTLESS: ClassVar[tuple[str, ...]] = ()  # Flat names of settings that do not affect the weights.
     # Flat names of newer settings, which files leave out while they have their defaults: older files mean these.
     LATER: ClassVar[tuple[str, ...]] = ()
+    # Options that a user may expect and why there are none, for the command line.
+    NO_OPTION: ClassVar[Mapping[str, str]] = {}
 
     @classmethod
     def from_flat(cls: type[S], values: Mapping[str, Any]) -> S:

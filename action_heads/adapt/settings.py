@@ -31,7 +31,7 @@ from action_heads.encoders import ObservationConfig, TextConfig, VisionConfig, V
 from action_heads.encoders.vlm_config import TASK
 from action_heads.fit import PRECISIONS
 from action_heads.modes import MODES
-from action_heads.training.optimiser import OptimiserConfig
+from action_heads.training.optimiser import NO_DEVICE, OptimiserConfig
 from action_heads.vlm.lora import TRAIN
 
 __all__ = ["AdaptConfig", "FlagError", "flag"]
@@ -311,6 +311,7 @@ class AdaptConfig(Settings):
     # Settings that no weight depends on: where files go, when they are saved, and the rollouts.
     WEIGHTLESS = ("out", "save_every", "workers", "checkpoints", *vars(Rollout()))
     LATER = ("stride", "graph")
+    NO_OPTION = NO_DEVICE
 
     def __post_init__(self):
         if self.data:
@@ -368,7 +369,7 @@ class AdaptConfig(Settings):
         with flag("data"):
             if not self.data:
                 raise ValueError("no recording is given. Name one: lerobot:FOLDER_OR_REPO or robomimic:FILE.hdf5")
-            spec = Spec.parse(self.data)
+            spec = Spec.parse(self.data, OBSERVED)
             if spec.kind not in OBSERVED:
                 raise ValueError(f"{self.data!r} has no observations. Stage 2 reads {':... and '.join(OBSERVED)}:...")
             if spec.weight != 1 or spec.options.keys() - {*OPTIONS}:

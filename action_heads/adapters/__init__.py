@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from action_heads._util.checks import described
 from action_heads.adapters.adaln import AdaLN, AdaLNZero
 from action_heads.adapters.adarmsnorm import AdaRMSNorm
 from action_heads.adapters.additive import Additive
@@ -21,10 +22,9 @@ def check_adapter(adapter: Any) -> None:
         return
     name = adapter if isinstance(adapter, str) else getattr(adapter, "name", "")
     wanted = ADAPTERS.get(name, ADAPTERS["adaln_zero"]).__name__
-    given = repr(adapter) if isinstance(adapter, (str, type)) else f"a {type(adapter).__name__}"
     raise ValueError(
-        f"attach needs an adapter object, got {given}. Pass {wanted}(cond_dim=...), with the width of your encoder's "
-        f"output. action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}."
+        f"attach needs an adapter object, got {described(adapter)}. Pass {wanted}(cond_dim=...), with the width of "
+        f"your encoder's output. action_heads.adapters has {', '.join(kind.__name__ for kind in ADAPTERS.values())}."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from torch import nn
@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 THROUGH = ("code", "blocks", "both")
 ADAPTERS: dict[str, type[Adapter]] = {}  # The mechanisms by name. The package's __init__ fills it.
+
+
+def differing(one: AdapterConfig, other: AdapterConfig) -> str:
+    """Return the settings that differ, with both values, such as "pool='mean', which is 'attention'"."""
+    ours, theirs = asdict(one), asdict(other)
+    differ = [name for name in ours if ours[name] != theirs[name]]
+    return " and ".join(f"{name}={ours[name]!r}, which is {theirs[name]!r}" for name in differ)
 
 
 @dataclass(frozen=True)

@@ -73,5 +73,6 @@ def usage() -> str:
             *rows,
             "",
             "Run `action-heads COMMAND --help` for the options of a command.",
+            "Set ACTION_HEADS_TRACEBACK=1 to see where an error came from.",
         ]
     )

@@ -13,16 +13,20 @@ from dataclasses import MISSING, field, is_dataclass, make_dataclass
 from typing import Annotated, Any, TypeVar
 
 from action_heads._util import extras
-from action_heads._util.flags import Shown, option
-from action_heads._util.flat import build, leaves
+from action_heads._util.flags import FlagError, Shown, option
+from action_heads._util.flat import Leaf, build, leaves
 from action_heads._util.names import nearest
+from action_heads.io.hub import HeadNotFoundError
 
 T = TypeVar("T")
 MISTAKE, INTERRUPTED, NO_READER = 2, 130, 141  # exit codes; other commands end with the last one on SIGPIPE
 
 
 class Mistake(ValueError):
-    """An error in the command line itself. Its message is enough, so no traceback is offered."""
+    """An error in the command line itself."""
+
+
+PLAIN = (Mistake, FlagError, HeadNotFoundError)  # Their messages are enough, so no traceback is offered.
 
 
 def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
@@ -34,7 +38,7 @@ def parse(kind: type[T], arguments: Sequence[str], prog: str) -> T:
     """
     import tyro  # here, since `action-heads --help` does not need it
 
-    check_options(kind, arguments)
+    check_options(kind, arguments, prog)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -64,9 +68,16 @@ def flat(kind: type) -> type:
     made, lines = [], [(kind.__doc__ or "").partition("\n\n    Attributes:")[0], "\nAttributes:"]
     for name, leaf in leaves(kind).items():
         value = {} if leaf.default is MISSING else {"default": leaf.default}
-        made.append((name, _for_tyro(leaf.hint(extras=True)), field(**value)))
+        hint = leaf.hint(extras=True) if value else Annotated[leaf.hint(), Shown("", metavar(name, leaf))]
+        made.append((name, _for_tyro(hint), field(**value)))
         lines.append(f"    {name}: {described(leaf.kind).get(leaf.name, '')}")
     return make_dataclass(kind.__name__, made, namespace={"__doc__": "\n".join(lines if made else lines[:1])})
+
+
+def metavar(name: str, leaf: Leaf) -> str:
+    """Return what help shows for a positional argument: its choices, or else its name."""
+    choices = typing.get_args(leaf.hint()) if typing.get_origin(leaf.hint()) is typing.Literal else ()
+    return f"{{{','.join(choices)}}}" if choices else name.upper()
 
 
 def described(kind: type) -> dict[str, str]:
@@ -84,7 +95,8 @@ def _for_tyro(hint: Any) -> Any:
     def translated(part: Any) -> Any:
         if not isinstance(part, Shown):
             return part
-        return tyro.conf.arg(metavar=part.metavar, help_behavior_hint=f"(default: {part.default})")
+        hint = f"(default: {part.default})" if part.default else "(required)"
+        return tyro.conf.arg(metavar=part.metavar, help_behavior_hint=hint)
 
     parts = map(translated, getattr(hint, "__metadata__", ()))
     return Annotated[(hint.__origin__, *parts)] if hasattr(hint, "__metadata__") else hint
@@ -97,13 +109,15 @@ def check_installed(what: str, *needed: str) -> None:
         raise Mistake(f"{what} needs {', '.join(lacking)}, which {are} not installed. {extras.remedy(*needed)}")
 
 
-def check_options(kind: type, arguments: Sequence[str]) -> None:
-    """Refuse an option that `kind` does not have, and suggest the nearest one."""
+def check_options(kind: type, arguments: Sequence[str], prog: str) -> None:
+    """Refuse an option that `kind` does not have, and say why it has none, or suggest the nearest ones."""
     known = options(kind)
     for argument in arguments:
         name = argument.partition("=")[0].replace("_", "-")
         if argument.startswith("--") and name not in known and not name.startswith("--tyro-"):
-            raise Mistake(f"unknown option {name}{nearest(name, known)}. The options are {', '.join(sorted(known))}")
+            why = getattr(kind, "NO_OPTION", {}).get(name)
+            near = f": {why}" if why else nearest(name, known, most=3)
+            raise Mistake(f"unknown option {name}{near}. Run `{prog} --help` for the options")
 
 
 def options(kind: type) -> set[str]:
@@ -124,18 +138,25 @@ def _aliases(annotation: Any) -> tuple[str, ...]:
 def what_is_wrong(kind: type, box: str) -> str:
     """Return the error of tyro as one line."""
     if "Missing from" in box:
-        needed = [name for name, leaf in leaves(kind).items() if leaf.default is MISSING]
-        return f"required but not given: {' and '.join(needed)}"
+        needed = {metavar(name, leaf): name for name, leaf in leaves(kind).items() if leaf.default is MISSING}
+        lacking = needed.keys() & {*rows_of(box)} or needed  # all, if another version of tyro writes the box otherwise
+        names = [name + f" ({shown})" * (shown != name.upper()) for shown, name in needed.items() if shown in lacking]
+        return f"required but not given: {' and '.join(names)}"
     return plain(box)
 
 
 def plain(box: str) -> str:
     """Return the message in a box that tyro drew as one line, without the box and the help in it."""
-    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    rows = [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rows = rows_of(box)
     message = " ".join(rows[: next((i for i, row in enumerate(rows) if row and not row.strip("─")), len(rows))])
     message = re.sub(r"^(Error parsing|Unrecognized options:) ", lambda m: "" if "parsing" in m[0] else m[0], message)
     return re.sub(r"\s+", " ", message).strip().rstrip(".:") or "the command line could not be read"
+
+
+def rows_of(box: str) -> list[str]:
+    """Return the lines in a box that tyro drew."""
+    box = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    return [line.strip(" │") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
 
 
 @contextlib.contextmanager
@@ -155,7 +176,7 @@ def plain_errors() -> Iterator[None]:
             _end("", NO_READER)
         if os.environ.get("ACTION_HEADS_TRACEBACK") or not _of_the_user(error):
             raise
-        hint = "" if isinstance(error, Mistake) else "\n(Set ACTION_HEADS_TRACEBACK=1 to see the traceback)"
+        hint = "" if isinstance(error, PLAIN) else "\n(Set ACTION_HEADS_TRACEBACK=1 to see the traceback)"
         _end(f"error: {error}{hint}", MISTAKE)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from action_heads._util.names import nearest
 from action_heads._util.paths import exists
 
 MOST_HZ = 10_000.0  # higher than the rate of any recording
@@ -41,11 +43,16 @@ OPTIONS = {
         "filter_key": "name of a list of demonstrations in the file's mask, such as train or valid",
     },
 }
-FORMS = (
-    "synthetic:panda, synthetic:droid, synthetic:STATISTICS.json, synthetic:ARM.urdf, recorded:panda, "
-    "npz:FILE.npz, lerobot:REPO_OR_FOLDER or robomimic:FILE.hdf5, "
-    "with ?option=value&... and @weight where needed"
-)
+FORMS = {
+    "synthetic": "synthetic:panda, synthetic:droid, synthetic:STATISTICS.json, synthetic:ARM.urdf",
+    "recorded": "recorded:panda",
+    "npz": "npz:FILE.npz",
+    "lerobot": "lerobot:REPO_OR_FOLDER",
+    "robomimic": "robomimic:FILE.hdf5",
+}
+RECORDED = tuple(kind for kind in OPTIONS if kind != "synthetic")
+# Kinds of files by how their names end.
+ENDINGS = {".npz": "npz", ".hdf5": "robomimic", ".h5": "robomimic"} | dict.fromkeys((".json", ".urdf"), "synthetic")
 
 
 _WEIGHT = re.compile(r"@(\d+(\.\d+)?|\.\d+)$")
@@ -74,10 +81,14 @@ class Spec:
     weight: float = 1.0
 
     @classmethod
-    def parse(cls, text: str) -> Spec:
+    def parse(cls, text: str, kinds: Collection[str] = tuple(OPTIONS)) -> Spec:
         """Parse `kind:where?option=value@weight`; raise a ValueError if it is malformed.
 
         An existing file or folder whose name ends in `@2` is that one, and has no weight.
+
+        Args:
+            text: the source.
+            kinds: the kinds that the error about an unknown one offers.
         """
         body, weight = text, 1.0
         match = _WEIGHT.search(text)
@@ -86,7 +97,12 @@ class Spec:
         head, _, tail = body.partition("?")
         kind, colon, where = head.partition(":")
         if not colon or not where or kind not in OPTIONS:
-            raise ValueError(f"unknown data source {text!r}; choose from {FORMS}.")
+            *others, last = (FORMS[each] for each in kinds)
+            mixed = ", with ?option=value&... and @weight where needed" if "synthetic" in kinds else ""
+            raise ValueError(
+                f"unknown data source {text!r}{_meant(text, head, kinds)}; choose from "
+                f"{', '.join(others)} or {last}{mixed}."
+            )
         if tail and re.search(r"@[\d.]+$", where) and not match and not exists(where):
             raise ValueError(f"{text!r}: the weight must come last, after the options.")
         if not math.isfinite(weight):
@@ -125,3 +141,12 @@ class Spec:
                 f"{self}: {key} must be a positive number of at most {most:g}, but is {self.options[key]!r}."
             )
         return value
+
+
+def _meant(text: str, head: str, kinds: Collection[str]) -> str:
+    """Return a suggestion for a source whose part before options and weight has no known kind; "" if there is none."""
+    kind, colon, _ = head.partition(":")
+    if colon:
+        return nearest(kind, kinds)
+    found = ENDINGS.get(Path(head).suffix, "lerobot" if "/" in head or exists(head) else "")
+    return f" (did you mean '{found}:{text}'?)" if found in kinds else ""

@@ -94,7 +94,7 @@ def load_tensors(path: str | os.PathLike[str], remedy: str | None = None) -> tup
         )
     if not path.exists():
         beside = sorted(p.name for p in path.parent.glob("*.safetensors")) or "no .safetensors file"
-        end = _end(remedy, ". Save the head again, or fix the path.")
+        end = _end(remedy, ". Save it again, or fix the path.")
         raise WeightFileError(f"{path} does not exist; its folder holds {beside}{end}")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
@@ -343,5 +343,5 @@ def _diagnose(path: Path, error: str, remedy: str | None) -> str:
         return f"{path} is not a safetensors file: {found}"
     if size < 9 or head[8:9] == b"{":  # Eight bytes with the length of the header, then the header as JSON.
         return f"{path} is a damaged or truncated safetensors file of {size} bytes ({error}){_end(remedy, again)}"
-    end = _end(remedy, "; save the head again")
+    end = _end(remedy, "; save it again")
     return f"{path} is not a safetensors file: it starts with {head[:16]!r} ({error}){end}"

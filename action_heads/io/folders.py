@@ -62,6 +62,17 @@ KINDS = (
 )
 
 
+MADE_BY = {
+    "adapter": "needed is a saved adapter: a folder of policy.save_adapter(folder) or of `action-heads adapt`",
+    "policy": "needed is a saved policy: a folder of `action-heads adapt`, or of its policy.save(folder)",
+}
+
+
+def wanted(files: Collection[str]) -> str:
+    """Return what these files make up, for a message: a head, an adapter or a policy."""
+    return "policy" if "policy.json" in files else "adapter" if "adapter.safetensors" in files else "head"
+
+
 def kind_of(folder: Path) -> Kind | None:
     """Return the kind of content that a folder holds, or None."""
     try:

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class HeadNotFoundError(FileNotFoundError):
-    """An error about a head that was not found. It says what was tried, why it failed and which heads exist."""
+    """An error about a head or an adapter that was not found. It says what was tried, why it failed and what exists."""
 
 
 class PushError(OSError):
@@ -76,7 +76,7 @@ def find(
         >>> hub.find("dae/mlp-5m-fk").name
         'mlp-5m-fk'
     """
-    folder = _local(name_or_path, revision is not None)
+    folder = _local(name_or_path, files, revision is not None)
     name = os.fspath(name_or_path)
     if folder is None:
         options = cache_dir, token, local_files_only, force_download
@@ -89,10 +89,11 @@ def find(
     folder = folder / (subfolder or "")
     if missing := [file for file in files if not (folder / file).is_file()]:
         there = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else "(no such folder)"
+        holds = "" if folders.kind_of(folder) else f"; it holds {there}"
         what = folders.remedy(folder, files)
-        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}; it holds {there}.{what}\n{_alternatives(name)}")
+        raise HeadNotFoundError(f"{folder} lacks {', '.join(missing)}{holds}.{what}\n{_alternatives(name, files)}")
     if other := folders.other_kind(folder, files):
-        raise HeadNotFoundError(f"{other}.\n{_alternatives(name)}")
+        raise HeadNotFoundError(f"{other}.\n{_alternatives(name, files)}")
     return folder
 
 
@@ -127,7 +128,7 @@ def load(
     try:
         return read(folder), folder
     except ValueError as error:
-        if options.get("force_download") or _local(name_or_path, bool(options.get("revision"))) is not None:
+        if options.get("force_download") or _local(name_or_path, files, bool(options.get("revision"))) is not None:
             raise
         damage = error
     remedy = f"This is the copy of {name_or_path} from the Hub in {folder}"
@@ -220,38 +221,46 @@ def push(
     return info.pr_url or info.commit_url
 
 
-def _local(name: str | os.PathLike[str], only_the_hub: bool) -> Path | None:
+def _local(name: str | os.PathLike[str], files: Sequence[str], only_the_hub: bool) -> Path | None:
     """Return the local folder that a name stands for, or None for a Hub id. Raise if it is neither.
 
     A `Path` is always a folder; a string may also be a bundled name. `only_the_hub` is as in `refusal_of_path`.
     """
+
+    def nothing(what: str) -> HeadNotFoundError:
+        return _nothing(name, what, files)
+
     if not isinstance(name, (str, os.PathLike)) or not isinstance(text := os.fspath(name), str):
-        raise _no_head(name, f"it is of type {type(name).__name__}; expected a str or a Path")
+        raise nothing(f"it is of type {type(name).__name__}; expected a str or a Path")
     try:
         folder = Path(text).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
         may_be_id = isinstance(name, str) and _HUB_ID.fullmatch(text) is not None
         refusal = folders.refusal_of_path(text, only_the_hub) if may_be_id else None
     except (OSError, RuntimeError, ValueError) as error:  # No permission, an unknown ~user, or a null byte.
-        raise _no_head(name, f"the folder {text!r} cannot be read ({error})") from error
+        raise nothing(f"the folder {text!r} cannot be read ({error})") from error
     if text and is_folder:  # Path('') would be the working folder, but an empty name is a mistake.
         return folder
     heads = bundled() if isinstance(name, str) else {}
     if head := heads.get(text) or heads.get(_PREFIX + text):
         return head
     if refusal:
-        raise _no_head(name, refusal)
+        raise nothing(refusal)
     if may_be_id:
         return None
     if is_file:
-        raise _no_head(name, f"it is a file; pass its folder, {os.fspath(folder.parent)!r}")
-    raise _no_head(name, folders.nothing_there(text) if text else "an empty name")
+        raise nothing(f"it is a file; pass its folder, {os.fspath(folder.parent)!r}")
+    raise nothing(folders.nothing_there(text) if text else "an empty name")
 
 
-def _no_head(name: Any, what: str) -> HeadNotFoundError:
-    works = "a folder ('./my-head'), the name of a bundled head, or a Hub id ('owner/name')"
+def _nothing(name: Any, what: str, files: Sequence[str]) -> HeadNotFoundError:
+    wanted = folders.wanted(files)
+    bundled = ", the name of a bundled head," * (wanted == "head")
     text = os.fspath(name) if isinstance(name, os.PathLike) else name
-    return HeadNotFoundError(f"no head {text!r}: {what}. Pass {works}\n{_alternatives(str(text))}")
+    return HeadNotFoundError(
+        f"no {wanted} {text!r}: {what}. Pass a folder ('./my-{wanted}'){bundled} or a Hub id ('owner/name')\n"
+        f"{_alternatives(str(text), files)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -360,11 +369,15 @@ class HubFiles:
 
     def _not_found(self, cause: str) -> HeadNotFoundError:
         tried = f"{endpoint()}/{self.repo_id}, revision {self.revision or 'main'}, for {', '.join(self.files)}"
-        here = f"no folder {self.repo_id!r} in {Path.cwd()}, and no head {self.repo_id!r} from the Hub"
-        return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives(self.repo_id)}")
+        wanted = folders.wanted(self.files)
+        here = f"no folder {self.repo_id!r} in {Path.cwd()}, and no {wanted} {self.repo_id!r} from the Hub"
+        return HeadNotFoundError(f"{here}: {cause}\n  tried: {tried}\n{_alternatives(self.repo_id, self.files)}")
 
 
-def _alternatives(given: str | os.PathLike[str]) -> str:
+def _alternatives(given: str | os.PathLike[str], files: Sequence[str]) -> str:
+    """Return which heads exist and what makes others; of adapters and policies only what makes them."""
+    if (wanted := folders.wanted(files)) != "head":
+        return f"  {folders.MADE_BY[wanted]}"
     names = ", ".join(bundled()) or f"none in this installation ({WEIGHTS})"
     near = nearest(os.fspath(given), bundled())
     return (

@@ -18,7 +18,7 @@ from action_heads.diffusion.levels import LEVELS
 from action_heads.diffusion.objectives import PREDICTIONS, ObjectiveConfig
 from action_heads.fit import PRECISIONS
 from action_heads.pretrain import objective
-from action_heads.training.optimiser import OptimiserConfig
+from action_heads.training.optimiser import NO_DEVICE, OptimiserConfig
 
 SIZES = {
     "0.3m": (64, 8),
@@ -95,6 +95,7 @@ class PretrainConfig(Settings):
     # Settings that do not affect the weights: paths, names, credits, saving.
     WEIGHTLESS = ("out", "name", "licence", "credit", "save_every", "workers")
     LATER = ("init", "rank", "graph")
+    NO_OPTION = NO_DEVICE
 
     def __post_init__(self):
         check_choices(self, arch=BACKBONES, action=SPACES, signal=objective.SIGNALS, prediction=PREDICTIONS)

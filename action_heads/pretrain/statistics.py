@@ -13,6 +13,7 @@ from typing import Annotated
 from action_heads._util.flags import Shown
 from action_heads._util.paths import path_from
 from action_heads.data import Spec, open_windows
+from action_heads.data.spec import RECORDED
 from action_heads.io import files
 from action_heads.kinematics.statistics import MotionStatistics
 
@@ -36,7 +37,7 @@ class StatisticsConfig:
     def __post_init__(self):
         if not self.data:
             raise ValueError("--data is missing. Name a recording, such as lerobot:FOLDER_OR_REPO")
-        if Spec.parse(self.data).kind == "synthetic":
+        if Spec.parse(self.data, RECORDED).kind == "synthetic":
             raise ValueError(f"--data {self.data} is not a recording. Name one, such as lerobot:FOLDER_OR_REPO")
         if self.out.suffix != ".json":
             raise ValueError(f"--out {self.out} must end in .json, by which synthetic:FILE is recognised")

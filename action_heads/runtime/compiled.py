@@ -153,9 +153,13 @@ def compile_policy(policy: Policy, method: str, dtype: torch.dtype | None) -> Co
     policy = policy.source
     head = policy.head
     own = head.dtype
-    dtype = dtype or own
+    given, dtype = dtype, dtype or own
     if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
+        came = f"got {given!r}" if given else f"but the head was loaded in or cast to {own} and no dtype was passed"
+        raise ValueError(
+            f"compile computes in torch.float32 or torch.bfloat16, {came}. Pass dtype=torch.float32 or "
+            "dtype=torch.bfloat16."
+        )
     notes = []
     if not head.frozen:
         dtype = own  # A copy in another precision would not follow the training.

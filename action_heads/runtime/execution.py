@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from action_heads._util.checks import check_count
+from action_heads._util.checks import check_count, described
 from action_heads._util.conditions import Condition, parts
+from action_heads._util.limits import shown
 from action_heads.acting import Acts, Policy, options_of
 from action_heads.denoiser import Denoiser
 from action_heads.diffusion.continuing import Continue, check_mixes_time, level_at
@@ -27,6 +28,15 @@ class Samples(Protocol):
 
     @property
     def sample(self) -> Callable[..., Tensor]: ...
+
+
+def check_policy(policy: Any) -> None:
+    """Raise a ValueError if an object has no `sample` that makes chunks of conditions. That of a head has none."""
+    if isinstance(policy, Denoiser) or not callable(getattr(policy, "sample", None)):
+        raise ValueError(
+            "policy must make chunks of conditions with its method sample(cond), as the policy that "
+            f"head.attach(adapter) returns; got {described(policy)}"
+        )
 
 
 class Executor:
@@ -72,6 +82,7 @@ class Executor:
         decode: Callable[[Tensor, Tensor | None], Tensor] | None = None,
         **sampling: Any,
     ):
+        check_policy(policy)
         check_count("execute", execute)
         if not isinstance(delay, Integral) or not 0 <= delay <= execute:
             raise ValueError(
@@ -92,6 +103,10 @@ class Executor:
         if isinstance(policy, Policy):  # What another one can do shows at its first chunks.
             self._check_head(policy.head)
         self.reset()
+
+    def __repr__(self) -> str:
+        policy = shown(self.policy).partition("\n")[0]
+        return f"{type(self).__name__}({policy}, execute={self.execute}, delay={self.delay})"
 
     def reset(self) -> None:
         """Forget all chunks. Call it when a new episode begins."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import math
 import secrets
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,7 @@ def export(config: ExportConfig) -> Path:
     if encoder.exists() and config.tokens is not None:
         raise ValueError(f"--tokens {config.tokens}: {encoder} makes one vector of an observation. Leave --tokens out.")
     policy = ConditionedHead.from_pretrained(config.adapter)
+    print(f"exporting {config.adapter} to {config.out} in format {config.format!r} ...", flush=True)
     path = export_policy(policy, config)
     far = difference(policy, config)
     if not math.isfinite(far):
@@ -84,6 +87,7 @@ def export(config: ExportConfig) -> Path:
         print(f"cond is the output of the encoder {encoder}, which the exported file does not contain.")
     elif config.tokens is None and policy.adapter.config.pool == "mean":
         print("cond is one vector. If the adapter was trained on tokens, pass their mean, or export with --tokens n.")
+    print(f"wrote {path}")
     return path
 
 
@@ -123,15 +127,16 @@ def write_onnx(loop: SamplingLoop, example: dict[str, Tensor], path: Path, said:
         require(module, "export")
     if torch.__version__ < "2.6":
         raise ValueError(f"Format 'onnx' needs torch 2.6 or newer, but torch {torch.__version__} is installed.")
-    program = torch.onnx.export(
-        loop,
-        tuple(example.values()),
-        input_names=list(example),
-        output_names=["chunk"],
-        opset_version=OPSET,
-        dynamo=True,
-        verbose=False,
-    )
+    with ignored(r"`isinstance\(treespec, LeafSpec\)` is deprecated"):
+        program = torch.onnx.export(
+            loop,
+            tuple(example.values()),
+            input_names=list(example),
+            output_names=["chunk"],
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None  # It is None only if a path is given.
     for node in program.model.graph:
         node.metadata_props.clear()  # These hold lines of our code and paths of this machine.
@@ -163,6 +168,14 @@ WRITERS: dict[str, Callable[[SamplingLoop, dict[str, Tensor], Path, str], None]]
 }
 
 
+@contextmanager
+def ignored(message: str) -> Iterator[None]:
+    """Ignore a warning of torch about its own code, whose message begins with this pattern."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message)
+        yield
+
+
 def check_out(path: Path) -> None:
     """Raise a ValueError if no file can be written there, before anything is loaded or traced."""
     if path.is_dir():
@@ -191,4 +204,5 @@ def run(path: Path, format: str, example: dict[str, Tensor]) -> Tensor:
         return torch.as_tensor(session.run(None, {name: tensor.numpy() for name, tensor in example.items()})[0])
     if format == "aoti":
         return torch._inductor.aoti_load_package(str(path))(*example.values())
-    return torch.export.load(path).module()(*example.values())
+    with ignored("The given buffer is not writable"):
+        return torch.export.load(path).module()(*example.values())

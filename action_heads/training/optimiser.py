@@ -8,6 +8,8 @@ from action_heads._util.flags import check_choices, check_least, check_positive,
 from action_heads.fit import cosine
 
 SCHEDULES = ("cosine", "constant")
+# Why neither stage has this option.
+NO_DEVICE = {"--device": "training uses a GPU if torch finds one, and the CPU if not or with ACCELERATE_USE_CPU=1"}
 
 
 @dataclass(frozen=True)

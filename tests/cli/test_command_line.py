@@ -184,8 +184,11 @@ def test_mistyped_options_get_the_nearest_name(kind):
         if len(letters) < 4:
             continue
         typo = f"--{letters[:2]}{letters[3:]}"  # a letter is missing
-        with pytest.raises(Mistake, match=r"unknown option --.*did you mean '--"):
+        with pytest.raises(
+            Mistake, match=r"unknown option --.*did you mean '--.*\. Run `action-heads it --help`"
+        ) as error:
             parse(kind, [typo, "1"], prog="action-heads it")
+        assert len(re.findall(r"'--", str(error.value))) <= 3
 
 
 def test_mistyped_commands_get_the_nearest_name(capsys):
@@ -204,21 +207,53 @@ def test_mistyped_commands_get_the_nearest_name(capsys):
         (["adapt", "--steps", "many"], "--steps: .*'many'"),
         (["adapt", "--steps"], "--steps"),
         (["adapt", "extra"], "extra"),
-        (["export"], "required but not given: adapter"),
+        (["export"], r"required but not given: adapter\. Run `action-heads export --help`"),
+        (["record"], r"required but not given: task and out\."),
+        (["record", "Lift"], r"required but not given: out\."),
+        (["setup"], r"required but not given: benchmark \(\{libero,mimicgen\}\)\."),
+        (
+            ["record", "lft", "out"],
+            r"unknown task 'lft' \(did you mean 'Lift'\?\); .*, libero_goal/0 to libero_goal/9, ",
+        ),
+        (
+            ["adapt", "--data", "me/demos"],
+            r"'me/demos' \(did you mean 'lerobot:me/demos'\?\); choose from lerobot:\S+ or r",
+        ),
+        (["adapt", "--device", "cuda"], "unknown option --device: training uses a GPU if torch finds one.* Run `"),
+        (["pretrain", "--device", "cuda"], "unknown option --device: training uses a GPU if torch finds one"),
         (["adapt", "--mode", "normall"], "did you mean 'normal'"),
         (["adapt", "--adapter", "flim"], "did you mean 'film'"),
         (["pretrain", "--arch", "mixr"], "did you mean 'mixer'"),
         (["demo", "--runs", "decopled"], "did you mean 'decoupled'"),
         (["demo", "--task", "lift"], "did you mean 'Lift'"),
         (["demo", "--head", "./mlp-5m-kf"], "did you mean 'dae/mlp-5m-fk'"),
-        (["export", "no/folder/here"], "no head 'no/folder/here'"),
+        (["export", "no/folder/here"], "no adapter 'no/folder/here'"),
+        (["serve", "no/folder/here"], r"'owner/name'\)\n  needed is a saved adapter: .*`action-heads adapt`\n$"),
+        (
+            ["export", "dae/mlp-5m-fk"],
+            r"mlp-5m-fk lacks adapter.safetensors\. It is an action head: .*\n  needed is a saved",
+        ),
     ],
 )
 def test_mistakes(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if missing(*known()[arguments[0]].extras):
         pytest.skip("its extra is not installed")
-    assert re.search(message, said(arguments, capsys))
+    text = said(arguments, capsys)
+    assert re.search(message, text)
+    assert "ACTION_HEADS_TRACEBACK" not in text
+    assert len(text) < 1000
+
+
+@pytest.mark.parametrize("kind", settings())
+def test_arguments_without_a_flag_are_shown_by_name(kind, capsys):
+    """The usage showed their types, such as STR, while errors named them."""
+    needed = [name for name, leaf in leaves(kind).items() if leaf.default is dataclasses.MISSING]
+    with pytest.raises(SystemExit):
+        parse(kind, ["--help"], prog="it")
+    usage = capsys.readouterr().out.splitlines()[0]
+    assert not re.search(r" (STR|PATH)( |$)", re.sub(r"\[.*?\]", "", usage))
+    assert all(name.upper() in usage or name == "benchmark" for name in needed)
 
 
 def test_an_error_of_the_settings_is_whole_and_in_one_line(capsys):
@@ -267,6 +302,8 @@ def test_names():
     assert nearest("dea/mlp-5m-fk", known) == " (did you mean 'dae/mlp-5m-fk'?)"
     assert nearest("lift", known) == " (did you mean 'Lift'?)"
     assert nearest("pick-place-can", known) == " (did you mean 'PickPlaceCan'?)"
+    assert nearest("Lift", known) == ""  # It is no suggestion to offer what was given.
+    assert nearest("steps", ["--steps", "--step", "--seed"], most=3) == " (did you mean '--steps' or '--step'?)"
     assert nearest("juggle", known) == nearest("", known) == nearest(None, []) == ""
 
 

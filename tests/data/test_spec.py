@@ -44,6 +44,28 @@ def test_errors_teach(text, problem):
         Spec.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("me/demos", "lerobot:me/demos"),
+        ("me/demos?revision=v3.0", r"lerobot:me/demos\?revision=v3.0"),
+        ("data/lift.hdf5", "robomimic:data/lift.hdf5"),
+        ("arms/ur5e.urdf", "synthetic:arms/ur5e.urdf"),
+        ("robmimic:lift.hdf5", "robomimic"),
+    ],
+)
+def test_a_forgotten_kind_is_suggested(text, meant):
+    with pytest.raises(
+        ValueError, match=rf"unknown data source .* \(did you mean '{meant}'\?\); choose from synthetic"
+    ):
+        Spec.parse(text)
+
+
+def test_only_kinds_that_can_be_read_are_offered():
+    with pytest.raises(ValueError, match=r"'a/b.npz'; choose from lerobot:REPO_OR_FOLDER or robomimic:FILE.hdf5\.$"):
+        Spec.parse("a/b.npz", ("lerobot", "robomimic"))
+
+
 @pytest.mark.parametrize("value", ["fast", "0", "-3"])
 def test_numbers(value):
     with pytest.raises(ValueError, match=f"rate must be a positive number of at most 10000, but is '{value}'"):

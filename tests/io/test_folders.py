@@ -61,6 +61,7 @@ READ_BY = {
     "LeRobot": r"a policy of LeRobot: use LeRobot, with --policy.path='.*x/y'",
     "transformers": r"a model of transformers: use transformers.AutoModel.from_pretrained\('.*x/y'\)",
 }
+NO_ADAPTER = "needed is a saved adapter: a folder of policy.save_adapter"
 READERS = {
     "head": ActionHead.from_pretrained,
     "adapter": ConditionedHead.from_pretrained,
@@ -144,9 +145,24 @@ def test_a_revision_or_an_owner_that_is_no_folder_here_asks_the_hub(work, monkey
 def test_names_that_are_nothing(work, name, says):
     if "\\\\" in says and os.sep != "/":
         pytest.skip("a separator there")
-    for reader in READERS.values():
-        with pytest.raises(HeadNotFoundError, match=says):
+    for kind, reader in READERS.items():
+        expected = says
+        if kind != "head":  # Bundled heads are offered in place of a head alone.
+            expected = NO_ADAPTER if "did you mean" in says else says.replace("no head", "no adapter")
+        with pytest.raises(HeadNotFoundError, match=expected) as error:
             reader(name)
+        assert ("bundled heads" in str(error.value)) == (kind == "head")
+        assert (NO_ADAPTER in str(error.value)) == (kind != "head")
+
+
+def test_no_head_is_offered_in_place_of_an_adapter(work):
+    """The error listed the files of the head, and asked whether that head was meant."""
+    with pytest.raises(HeadNotFoundError) as error:
+        ConditionedHead.from_pretrained("dae/mlp-5m-fk")
+    text = str(error.value)
+    assert "mlp-5m-fk lacks adapter.safetensors. It is an action head: use ActionHead.from_pretrained(" in text
+    assert "did you mean" not in text
+    assert "golden.safetensors" not in text
 
 
 def test_home_and_a_trailing_slash(work, monkeypatch):

@@ -138,6 +138,16 @@ def test_triton_that_can_t_be_imported(monkeypatch):
         assert "Triton can't be imported: No module named 'setuptools' (pip install setuptools)" in found.reason
 
 
+def test_a_head_in_half_precision_is_named():
+    """The error named a dtype that nobody had passed."""
+    policy = trained_policy(tiny_head(**WIDE)).half()
+    with pytest.raises(
+        ValueError, match=r"the head was loaded in or cast to torch\.float16 and no dtype .* Pass dtype=t"
+    ):
+        policy.compile()
+    assert policy.compile(dtype=torch.float32).sample(conditions()).isfinite().all()
+
+
 def test_reasons(monkeypatch):
     policy = trained_policy(tiny_head(**WIDE))
     assert "CUDA device" in policy.compile("graph").compiled.reason

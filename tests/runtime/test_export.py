@@ -237,7 +237,7 @@ def test_what_cannot_be_exported(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(tmp_path, monkeypatch, capsys):
+def test_the_command(tmp_path, monkeypatch, capsys, recwarn):
     from action_heads import cli
 
     trained_policy(ActionHead.from_pretrained("dae/mlp-5m-fk")).save_adapter(tmp_path / "adapter")
@@ -246,7 +246,10 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", argv)
     cli.main()
     said = capsys.readouterr().out
+    assert [str(each.message) for each in recwarn if "not writable" in str(each.message)] == []
     assert "differs from eager by at most" in said
+    assert said.startswith(f"exporting {tmp_path / 'adapter'} to {out} in format 'torch' ...\n")
+    assert said.endswith(f"\nwrote {out}\n")
     assert "head: dae/mlp-5m-fk" in said
     assert "cond is one vector" in said
     (tmp_path / "adapter" / "encoder.safetensors").touch()

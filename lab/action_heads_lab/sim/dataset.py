@@ -70,6 +70,7 @@ class RecordConfig:
     def __post_init__(self) -> None:
         check_least(self, 1, "demos", "size", "workers")
         check_least(self, 0, "seed")
+        get_task(self.task)
         if self.schema == "libero" and self.is_file:
             raise ValueError(f"--schema libero writes a LeRobotDataset, but {self.out} is an HDF5 file. Give a folder")
         if self.schema == "libero" and (get_task(self.task).suite != "libero" or self.cameras):

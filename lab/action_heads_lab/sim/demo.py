@@ -31,6 +31,7 @@ from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.record import check_simulator, record
 from action_heads_lab.sim.report import Row, draw, save_trial, smooth, table
 from action_heads_lab.sim.rollout import rollout
+from action_heads_lab.sim.tasks import get_task
 
 RUNS = MODES | {
     "random-relearned": "as random-frozen, but the modulation of the head trains too: the strongest random control",
@@ -84,6 +85,7 @@ class DemoConfig:
         check_choices(self, adapter=ADAPTERS, through=THROUGH)
         check_least(self, 0, "hidden", "demos", "steps", "episodes", "seed")
         check_positive(self, "lr")
+        get_task(self.task)
 
     @property
     def folder(self) -> Path:

@@ -6,6 +6,7 @@ A new task of robosuite needs an expert in `experts.py` and a row here. The othe
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -65,9 +66,17 @@ def get_task(name: str) -> Task:
         return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
     others = mimicgen.TASKS | libero_tasks.TASKS | two_cubes.TASKS
     if name not in others:
-        near = nearest(name, [*TASKS, *others])
-        raise ValueError(f"unknown task {name!r}{near}; known tasks: {', '.join([*TASKS, *others])}")
+        near = nearest(name, [*TASKS, *others], most=3)
+        raise ValueError(f"unknown task {name!r}{near}; known tasks: {listed([*TASKS, *others])}")
     return others[name]
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names as a list, in which suite/0, suite/1, ... are one entry."""
+    suites: dict[str, list[str]] = {}
+    for name in names:
+        suites.setdefault(name.partition("/")[0], []).append(name)
+    return ", ".join(some[0] if len(some) == 1 else f"{some[0]} to {some[-1]}" for some in suites.values())
 
 
 def check_starts(task: str, episodes: int) -> None:

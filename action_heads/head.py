@@ -318,7 +318,7 @@ class ActionHead(Denoiser):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the head as one commit to a model repository, and return the URL.
 
-        The command `action-heads publish` also checks the folder before, and the published files afterwards.
+        What was uploaded is downloaded again and verified. The command `action-heads publish` also checks the head before.
 
         Args:
             repo_id: the repository, "owner/name".
@@ -326,6 +326,7 @@ class ActionHead(Denoiser):
 
         Raises:
             PushError: the Hub refused or could not be reached.
+            PublishError: the downloaded files are not those that were sent.
 
         Examples:
             >>> head.push_to_hub("me/mlp-5m-mine", private=True)  # doctest: +SKIP
@@ -336,9 +337,11 @@ class ActionHead(Denoiser):
 
         with tempfile.TemporaryDirectory() as folder:
             # `save_pretrained` would note this folder as its place.
-            files.write_together(folder, head_file.contents(self, Path(folder))[0])
-            url, revision = upload(folder, repo_id, self, **kwargs)
-        self.source = {"path": repo_id, "revision": revision, "subfolder": None}
+            written, fingerprint = head_file.contents(self, Path(folder))
+            files.write_together(folder, written)
+            url, revision = upload(folder, repo_id, lambda there: head_file.check_copy(there, fingerprint), **kwargs)
+        if fingerprint == self.fingerprint():  # Weights cast to another dtype are another head.
+            self.source = {"path": repo_id, "revision": revision, "subfolder": None}
         return url
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -133,6 +133,16 @@ def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
     assert torch.equal(loaded.sample(1, generator=generator()), head.sample(1, generator=generator()))
 
 
+def test_a_head_that_was_cast_is_published_as_another_one(fake_hub):
+    """A cast head keeps its fingerprint, but the published weights have their own, so adapters still point to the first."""
+    tiny_head().push_to_hub("me/tiny")
+    cast = ActionHead.from_pretrained("me/tiny", dtype="bfloat16")
+    cast.push_to_hub("me/tiny-bf16")
+    loaded = ActionHead.from_pretrained("me/tiny-bf16")
+    assert loaded.fingerprint() != cast.fingerprint()
+    assert cast.source["path"] == "me/tiny"
+
+
 def test_a_failing_save_leaves_the_older_head(tmp_path, monkeypatch):
     """If any of the files cannot be written, the older head remains."""
     folder = tiny_head(seed=0).save_pretrained(tmp_path / "head")

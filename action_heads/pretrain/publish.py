@@ -9,12 +9,12 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from action_heads import golden
+from action_heads import golden, head_file
 from action_heads.card import KEPT, credit, head_card, measured, origin
 from action_heads.head import ActionHead
 from action_heads.io import files, hub, locks
@@ -86,7 +86,13 @@ def _publish(config: PublishConfig) -> Published | None:
     with tempfile.TemporaryDirectory() as staging:  # Training state and notes are not uploaded.
         for name in names:
             shutil.copyfile(config.folder / name, Path(staging) / name)
-        done = upload(staging, config.repo, head, private=config.private or None, create_pr=config.create_pr)
+        done = upload(
+            staging,
+            config.repo,
+            lambda there: _check_copy(head, there),
+            private=config.private or None,
+            create_pr=config.create_pr,
+        )
     print(f"Published and verified: {done.url}")
     print(f'  ActionHead.from_pretrained("{config.repo}", revision="{done.revision}")')
     return done
@@ -141,6 +147,13 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     return head
 
 
+def _check_copy(head: ActionHead, folder: Path) -> None:
+    """Raise an error unless a folder holds this head, with golden outputs that it replays."""
+    head_file.check_copy(folder, head.fingerprint())
+    if (off := golden.largest_difference(ActionHead.from_pretrained(folder), folder)) > TOLERANCE:
+        raise PublishError(f"the golden outputs differ by {off:.2g}")
+
+
 def not_a_folder(folder: Path) -> PublishError:
     """Return the error for a path that is not a folder."""
     return PublishError(f"{folder} is not a folder. Publish the folder that `action-heads pretrain --out` wrote")
@@ -165,8 +178,15 @@ def write_card(head: ActionHead, folder: Path, name: str) -> None:
     files.write_together(folder, contents)
 
 
-def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Published:
-    """Push a whole folder in one commit (options as in `hub.push`) and verify the upload.
+def upload(folder: str | Path, repo_id: str, check: Callable[[Path], None], **options: Any) -> Published:
+    """Push a whole folder in one commit and verify the upload.
+
+    Args:
+        folder: the folder.
+        repo_id: the repository, "owner/name".
+        check: a function that loads what was downloaded into a folder, and raises an OSError or a ValueError unless it
+            is what was sent.
+        **options: options of `hub.push`.
 
     Raises:
         PushError: the folder could not be sent. None of its files is on the Hub then.
@@ -182,12 +202,14 @@ def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Pub
         ) from error
     last = url.rstrip("/").rsplit("/", 1)[-1]
     published = Published(url, f"refs/pr/{last}" if "/discussions/" in url else last)
-    verify(folder, repo_id, published, head, options.get("token"))
+    _verify(folder, repo_id, published, check, options.get("token"))
     return published
 
 
-def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None) -> None:
-    """Download what was published into an empty cache and compare its bytes, fingerprint and golden outputs."""
+def _verify(
+    folder: Path, repo_id: str, published: Published, check: Callable[[Path], None], token: str | bool | None
+) -> None:
+    """Download what was published into an empty cache, compare its bytes and check it."""
     # `HubFiles` returns the folder of the first name, so a file at the top comes first.
     names = sorted(hub.contents(folder), key=lambda name: name.count("/"))
     try:
@@ -197,11 +219,7 @@ def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, t
             changed = [name for name in names if (there / name).read_bytes() != (folder / name).read_bytes()]
             if changed:
                 raise PublishError(f"these files differ from what was uploaded: {', '.join(changed)}")
-            loaded = ActionHead.from_pretrained(there)
-            if loaded.fingerprint() != head.fingerprint():
-                raise PublishError(f"the fingerprint is {loaded.fingerprint()} instead of {head.fingerprint()}")
-            if (there / golden.NAME).exists() and (off := golden.largest_difference(loaded, there)) > TOLERANCE:
-                raise PublishError(f"the golden outputs differ by {off:.2g}")
+            check(there)
     except (OSError, ValueError) as error:
         page = published.url.split("/commit/")[0].split("/discussions/")[0]
         undo = (

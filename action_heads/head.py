@@ -20,6 +20,7 @@ from action_heads.denoiser import Denoiser
 from action_heads.diffusion.objectives import Objective
 from action_heads.frozen import thawed
 from action_heads.io import files, hub
+from action_heads.io.upload import upload
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -318,7 +319,7 @@ class ActionHead(Denoiser):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the head as one commit to a model repository, and return the URL.
 
-        What was uploaded is downloaded again and verified. The command `action-heads publish` also checks the head before.
+        The upload is downloaded again and verified. The command `action-heads publish` also checks the head before.
 
         Args:
             repo_id: the repository, "owner/name".
@@ -333,7 +334,6 @@ class ActionHead(Denoiser):
             'https://huggingface.co/me/mlp-5m-mine/commit/...'
         """
         from action_heads import head_file
-        from action_heads.pretrain.publish import upload
 
         with tempfile.TemporaryDirectory() as folder:
             # `save_pretrained` would note this folder as its place.

@@ -134,7 +134,7 @@ def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
 
 
 def test_a_head_that_was_cast_is_published_as_another_one(fake_hub):
-    """A cast head keeps its fingerprint, but the published weights have their own, so adapters still point to the first."""
+    """A cast head keeps its fingerprint and its place, since adapters point to the weights that it was made from."""
     tiny_head().push_to_hub("me/tiny")
     cast = ActionHead.from_pretrained("me/tiny", dtype="bfloat16")
     cast.push_to_hub("me/tiny-bf16")

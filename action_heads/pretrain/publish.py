@@ -9,32 +9,21 @@ from __future__ import annotations
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from action_heads import golden, head_file
 from action_heads.card import KEPT, credit, head_card, measured, origin
 from action_heads.head import ActionHead
-from action_heads.io import files, hub, locks
+from action_heads.io import files, locks
+from action_heads.io.upload import Published, PublishError, upload
 
 NEEDED = ("config.json", "model.safetensors", golden.NAME, "curves.json", "curves.png")
 WELCOME = ("evaluation.json", "evaluation.md", "evaluation.png", "trial.json", "latency.json")
 TOLERANCE = 1e-4  # For golden outputs, in robot units. The order of additions differs between processors.
 # A name that contains one of these claims that the head was trained on it.
 CORPORA = ("droid", "libero", "mimicgen", "robomimic", "openx")
-
-
-class PublishError(OSError):
-    """An error for a head that must not be published, or for an upload that differs from what was sent."""
-
-
-class Published(NamedTuple):
-    """The place of an uploaded folder: its page, and the revision that `from_pretrained` takes."""
-
-    url: str
-    revision: str
 
 
 @dataclass(frozen=True)
@@ -176,62 +165,6 @@ def write_card(head: ActionHead, folder: Path, name: str) -> None:
     if card.exists() and KEPT not in (old := card.read_text(encoding="utf-8")):
         contents[".README.md.old"] = old.encode()
     files.write_together(folder, contents)
-
-
-def upload(folder: str | Path, repo_id: str, check: Callable[[Path], None], **options: Any) -> Published:
-    """Push a whole folder in one commit and verify the upload.
-
-    Args:
-        folder: the folder.
-        repo_id: the repository, "owner/name".
-        check: a function that loads what was downloaded into a folder, and raises an OSError or a ValueError unless it
-            is what was sent.
-        **options: options of `hub.push`.
-
-    Raises:
-        PushError: the folder could not be sent. None of its files is on the Hub then.
-        PublishError: the folder was sent, but the downloaded files differ.
-    """
-    folder = Path(folder)
-    try:
-        url = hub.push(folder, repo_id, **options)
-    except hub.PushError as error:
-        raise hub.PushError(
-            f"{error}\n  A commit is uploaded as a whole or not at all, so no file was published. A new repository may "
-            "exist already, but is empty. Fix the cause and publish again"
-        ) from error
-    last = url.rstrip("/").rsplit("/", 1)[-1]
-    published = Published(url, f"refs/pr/{last}" if "/discussions/" in url else last)
-    _verify(folder, repo_id, published, check, options.get("token"))
-    return published
-
-
-def _verify(
-    folder: Path, repo_id: str, published: Published, check: Callable[[Path], None], token: str | bool | None
-) -> None:
-    """Download what was published into an empty cache, compare its bytes and check it."""
-    # `HubFiles` returns the folder of the first name, so a file at the top comes first.
-    names = sorted(hub.contents(folder), key=lambda name: name.count("/"))
-    try:
-        with tempfile.TemporaryDirectory() as cache:
-            # `find` would prefer a local folder or a bundled head of this name.
-            there = hub.HubFiles(repo_id, names, published.revision, None, cache, token).folder()
-            changed = [name for name in names if (there / name).read_bytes() != (folder / name).read_bytes()]
-            if changed:
-                raise PublishError(f"these files differ from what was uploaded: {', '.join(changed)}")
-            check(there)
-    except (OSError, ValueError) as error:
-        page = published.url.split("/commit/")[0].split("/discussions/")[0]
-        undo = (
-            f"close {published.url}"
-            if "/discussions/" in published.url
-            else f"if the repository is new, delete it at {page}/settings. Otherwise revert the commit in a clone: "
-            f"`git clone {page} && git revert {published.revision} && git push`"
-        )
-        raise PublishError(
-            f"{published.url} was uploaded, but could not be verified: {error}.\n  Do not use it. To undo the upload, "
-            f"{undo}.\n  Then publish again"
-        ) from error
 
 
 def _refused(folder: Path, problems: Sequence[str]) -> PublishError:

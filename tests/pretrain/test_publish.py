@@ -15,7 +15,8 @@ from small import tiny_head
 from action_heads import ActionHead, cli, golden, head_file
 from action_heads.card import KEPT
 from action_heads.io import files, hub
-from action_heads.pretrain.publish import PublishConfig, PublishError, check, publish, unearned_names, upload
+from action_heads.io.upload import PublishError, upload
+from action_heads.pretrain.publish import PublishConfig, check, publish, unearned_names
 
 RECORD = {
     "command": "action-heads pretrain --out heads/tiny",

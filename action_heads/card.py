@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from action_heads._util.machine import processor_text
 from action_heads.adapters import ADAPTERS
+from action_heads.evaluation_tables import markdown
 from action_heads.io.files import read_json
 from action_heads.io.listing import sizes
 
@@ -272,8 +273,6 @@ def _shown(path: Path, show: Callable[[Mapping[str, Any]], T]) -> T:
 
 def _evaluation(folder: Path, there: set[str]) -> str:
     """Return the tables and the figure of `action-heads evaluate-head`."""
-    from action_heads.pretrain.evaluation_report import markdown
-
     # Headings move one level down, since the card has a title.
     text = _shown(folder / "evaluation.json", markdown).replace("\n## ", "\n### ").replace("# ", "## ", 1)
     figure = "\n![Error over noise, distance over denoising steps, and paths of chunks](evaluation.png)\n"

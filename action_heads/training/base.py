@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from action_heads.training import checkpoint
 
 if TYPE_CHECKING:
-    from action_heads._util.ema import EMA
+    from action_heads.ema import EMA
 
 B = TypeVar("B")
 

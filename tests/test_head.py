@@ -17,6 +17,7 @@ from action_heads import ActionHead, ConditionedHead
 from action_heads.adapters import ADAPTERS
 from action_heads.io.files import WeightFileError
 from action_heads.io.hub import HeadNotFoundError
+from action_heads.io.upload import PublishError
 
 
 def test_save_and_load_give_the_same_head(head, tmp_path):
@@ -191,6 +192,15 @@ def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
     loaded = ConditionedHead.from_pretrained("me/stack")
     a, b = (p.sample(conditions(), generator=generator()) for p in (policy, loaded))
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "README.md"])
+def test_a_corrupted_upload_of_an_adapter_is_noticed(fake_hub, file):
+    tiny_head().push_to_hub("me/head")
+    policy = trained_policy(ActionHead.from_pretrained("me/head"))
+    fake_hub.tamper = file
+    with pytest.raises(PublishError, match=f"these files differ from what was uploaded: {file}"):
+        policy.push_adapter("me/stack")
 
 
 def test_no_part_of_a_frozen_head_can_be_loaded_into(head):

@@ -21,7 +21,7 @@ class Published(NamedTuple):
     revision: str
 
 
-def upload(folder: str | Path, repo_id: str, check: Callable[[Path], None], **options: Any) -> Published:
+def upload(folder: str | Path, repo_id: str, check: Callable[[Path], object], **options: Any) -> Published:
     """Push a whole folder in one commit and verify the upload.
 
     Args:
@@ -50,7 +50,7 @@ def upload(folder: str | Path, repo_id: str, check: Callable[[Path], None], **op
 
 
 def _verify(
-    folder: Path, repo_id: str, published: Published, check: Callable[[Path], None], token: str | bool | None
+    folder: Path, repo_id: str, published: Published, check: Callable[[Path], object], token: str | bool | None
 ) -> None:
     """Download what was published into an empty cache, compare its bytes and check it."""
     # `HubFiles` returns the folder of the first name, so a file at the top comes first.

@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from action_heads import golden, head_file
-from action_heads.card import KEPT, credit, head_card, measured, origin
+from action_heads.card import KEPT, credit, head_card, measured
 from action_heads.head import ActionHead
 from action_heads.io import files, locks
+from action_heads.io.sources import origin, words
 from action_heads.io.upload import Published, PublishError, upload
 
 NEEDED = ("config.json", "model.safetensors", golden.NAME, "curves.json", "curves.png")
 WELCOME = ("evaluation.json", "evaluation.md", "evaluation.png", "trial.json", "latency.json")
 TOLERANCE = 1e-4  # For golden outputs, in robot units. The order of additions differs between processors.
-# A name that contains one of these claims that the head was trained on it.
+# A name with one of these words claims that the head was trained on it.
 CORPORA = ("droid", "libero", "mimicgen", "robomimic", "openx")
 
 
@@ -154,7 +155,7 @@ def unearned_names(names: Iterable[str], data: Sequence[str]) -> list[str]:
         f"the name {name!r} claims {corpus}, but the head was trained on {', '.join(data) or 'nothing'}. Rename it"
         for name in dict.fromkeys(names)
         for corpus in CORPORA
-        if corpus in name.lower() and not any(corpus in spec.lower() for spec in data)
+        if corpus in words(name) and not any(corpus in words(origin(spec)) for spec in data)
     ]
 
 

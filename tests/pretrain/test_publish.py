@@ -192,6 +192,10 @@ def test_names_must_be_earned():
     assert unearned_names(["mlp-5m-droid"], ["recorded:panda"])
     assert not unearned_names(["mlp-5m-droid"], ["droid:frames.npz", "recorded:panda"])
     assert not unearned_names(["mlp-5m-fk", "me/mlp-5m-fk"], ["synthetic:panda"])
+    others = ["acme/mlp-5m-android", "acme/openxarm7", "calibero/arm"]
+    assert not unearned_names(others, ["npz:mine.npz"]), "a part of a word claims nothing"
+    assert len(unearned_names(["me/DROID_1.0.1", "droid/arm", "mlp-droid100"], ["npz:mine.npz"])) == 3
+    assert unearned_names(["mlp-5m-droid"], ["npz:/data/android.npz", "lerobot:me/mine?schema=droid"])
 
 
 # The card

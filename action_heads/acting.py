@@ -156,7 +156,14 @@ class Policy(Acts, nn.Module):
         """Do as torch does for the adapter and a trainable head; a frozen head stays frozen."""
         self.adapter.requires_grad_(requires_grad)
         self.head.requires_grad_(requires_grad)
+        self._freeze_others()
         return self
+
+    def _freeze_others(self) -> None:
+        """Freeze the modulation of other mechanisms, which a policy with a trainable head does not compute with."""
+        for name, other in self.head.modulation.items():
+            if name != self.adapter.name and not self.head.frozen:
+                other.requires_grad_(False)
 
     @torch.no_grad()
     def act(

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from action_heads._util.extras import pip
 from action_heads._util.limits import fits, shown
 from action_heads._util.own_generator import OwnGenerator
 from action_heads.actions.normalize import Normalizer
@@ -62,10 +63,11 @@ def contents(policy: ConditionedHead, folder: Path, place: Mapping[str, str | No
     Args:
         policy: the policy.
         folder: the folder, for messages.
-        place: the place of the head, if it is not written yet: path, revision and subfolder.
+        place: the place of the head, if it is written together with the adapter: path, revision and subfolder. Only
+            then may the head train along.
     """
     head = policy.head
-    if not head.frozen:
+    if not head.frozen and place is None:
         raise ValueError(
             "save_adapter does not save the head, whose weights train along here and would be lost. Call head.freeze() "
             "and head.save_pretrained(folder) first."
@@ -190,7 +192,7 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict]:
     if version not in (UNSEALED, VERSION):
         raise ValueError(
             f"{file} has version {version!r}, but this release reads versions {UNSEALED} and {VERSION}. Upgrade with "
-            "`pip install -U action-heads`, or save the adapter again."
+            f"`{pip()} install -U action-heads`, or save the adapter again."
         )
     wanted = KEYS if version == UNSEALED else KEYS | {"fingerprint"}
     if (

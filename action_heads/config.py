@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util import limits
+from action_heads._util.extras import pip
 from action_heads._util.limits import check_choice, check_fields, check_parameters, check_width, shown
 from action_heads.actions.spaces import EE_ABSOLUTE, ActionSpace
 from action_heads.adapters import ADAPTERS
@@ -171,7 +172,7 @@ class HeadConfig:
             remedy = (
                 "An older release wrote it: pretrain the head again, or install that release."
                 if type(version) is int and version < VERSION
-                else "Upgrade with `pip install -U action-heads`, or publish the head again."
+                else f"Upgrade with `{pip()} install -U action-heads`, or publish the head again."
             )
             raise ValueError(
                 f"this config has version {shown(version)}, but this release of action-heads reads version {VERSION}. "

@@ -31,6 +31,11 @@ def place(head: ActionHead, folder: Path, fingerprint: str) -> dict[str, str | N
     """Return the place of a head that is written to a folder under a fingerprint; its own if it is kept there."""
     if not head.frozen or fingerprint != head.fingerprint() or is_kept(head):
         return head.source
+    return at(folder)
+
+
+def at(folder: Path) -> dict[str, str | None]:
+    """Return a folder as the place of a head."""
     return {"path": str(folder.absolute()), "revision": None, "subfolder": None}
 
 

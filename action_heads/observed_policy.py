@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from action_heads.encoders.observation import GREY, Tokens
 from action_heads.head import ActionHead
 from action_heads.io import hub
 from action_heads.policy import ConditionedHead
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Images = Mapping[str, Tensor]
 
@@ -200,6 +203,12 @@ class ObservedPolicy(nn.Module):
         """The device of the head."""
         return self.policy.head.device
 
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Do as torch does, except that the frozen parts of encoder and head stay frozen."""
+        self.encoder.requires_grad_(requires_grad)
+        self.policy.requires_grad_(requires_grad)
+        return self
+
     def parameter_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """Return the parameters that train, in two lists: those of adapter and head, and those of the encoder."""
         return list(self.policy.trainable_parameters()), [p for p in self.encoder.parameters() if p.requires_grad]
@@ -231,8 +240,8 @@ class ObservedPolicy(nn.Module):
     def save(self, folder: str | Path) -> Path:
         """Save the policy: policy.json, encoder.safetensors, adapter.safetensors and, if needed, the head.
 
-        A head that is saved nowhere else, or no longer, is written into the subfolder head/. A head that trained along
-        is frozen first.
+        A head that is saved nowhere else, or no longer, is written into the subfolder head/, and so is a head that
+        trains along. Saving changes neither, so training can go on.
 
         Args:
             folder: the folder, created if needed.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from action_heads import adapter_file, head_file
+from action_heads._util.extras import pip
 from action_heads._util.limits import fits, shown
 from action_heads.actions.contract import Contract
 from action_heads.config import SEAL as SEAL_OF_HEAD
@@ -49,7 +50,7 @@ Parts = tuple[ObservationEncoder, ConditionedHead, Contract, dict[str, Any]]
 
 
 def save(policy: ObservedPolicy, folder: Path) -> Path:
-    """Write a policy, and its head if that is saved nowhere else. A head that trained along is frozen first.
+    """Write a policy, and its head if that is saved nowhere else. A head that trains along is written as it is now.
 
     All files are written together: a save that fails changes none. One that is killed between two renames leaves files
     of two saves, which `load` refuses. policy.json is the last, so that a folder without it holds no policy yet.
@@ -58,13 +59,12 @@ def save(policy: ObservedPolicy, folder: Path) -> Path:
     original, place, contents = head.original, head.original.source, {}
     check_savable(weights, folder / ENCODER)
     check_savable(adapter_file.own_state(policy.policy), folder / adapter_file.NAME)  # before the head is written
-    if not head.frozen:
-        head.freeze()
-    # A head in the folder, of an older policy, would be taken for this one's.
-    if not is_kept(original) or in_a_policy(original) or has_head(folder):
+    # A head that trains on is kept nowhere. One in the folder, of an older policy, would be taken for this one's.
+    if not head.frozen or not is_kept(original) or in_a_policy(original) or has_head(folder):
         check_unchanged(original)
         of_head, fingerprint = head_file.contents(original, folder / HEAD)
-        place = head_file.place(original, folder / HEAD, fingerprint)
+        written = head_file.at(folder / HEAD)
+        place = head_file.place(original, folder / HEAD, fingerprint) if head.frozen else written
         contents = {f"{HEAD}/{name}": data for name, data in of_head.items()}
     contents |= adapter_file.contents(policy.policy, folder, place)
     record = {
@@ -81,7 +81,8 @@ def save(policy: ObservedPolicy, folder: Path) -> Path:
     record["fingerprint"] = SEAL.of(record, weights)
     contents |= {ENCODER: files.tensors_as_bytes(weights), CONFIG: (json.dumps(record, indent=2) + "\n").encode()}
     files.write_together(folder, contents)
-    original.source = place
+    if head.frozen:
+        original.source = place
     return folder
 
 
@@ -114,7 +115,7 @@ def read(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Any]:
     if type(version) is not int or version != VERSION:
         raise ValueError(
             f"{path} has version {shown(version)}, but this release of action-heads reads version {VERSION}. Upgrade "
-            "with `pip install -U action-heads`, or train again."
+            f"with `{pip()} install -U action-heads`, or train again."
         )
     if record.keys() - {SEAL.key} != KINDS.keys() or not all(fits(record[key], kind) for key, kind in KINDS.items()):
         raise ValueError(

@@ -75,10 +75,8 @@ class ConditionedHead(Policy):
             )
         with building_for(head.device):
             head.build(adapter)
-        for name, other in head.modulation.items():
-            if name != adapter.name and not head.frozen:  # This policy does not use it, so it must not train.
-                other.requires_grad_(False)
         super().__init__(head, adapter.to(head.device, torch.float32))
+        self._freeze_others()
         keep_values(self.adapter)
         self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(head.device)
         self._looked_at: set[str] = set()

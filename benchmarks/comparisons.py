@@ -52,7 +52,7 @@ def places(tests: Iterable[Comparison]) -> str:
 
 def by_chance(tests: int) -> str:
     """Return how many of so many tests of equal systems are expected to find a difference."""
-    return f"Of {tests} tests of equally good systems about {LEVEL * tests:.1f} have p < {LEVEL}."
+    return f"If all systems were equally good, about {LEVEL * tests:.1f} of these {tests} tests would have p < {LEVEL}."
 
 
 def listed(values: Iterable[object]) -> str:

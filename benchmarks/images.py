@@ -34,7 +34,7 @@ from action_heads_lab.sim.observations import Sight
 from action_heads_lab.sim.rollout import rollout
 from action_heads_lab.sim.tasks import description
 from common import check_row, command_line, read_results, row_of, stamped, with_row, write_results
-from on_features import trained
+from on_features import first_episodes, trained
 from torch import Tensor
 
 from action_heads.adapt.build import build
@@ -170,7 +170,7 @@ def without_images(policy: ObservedPolicy, state: Tensor, mean: dict[str, Tensor
 
 def policy_of(cell: Cell, data: Demonstrations, folder: Path) -> ObservedPolicy:
     """Return the trained policy of a cell."""
-    kept = torch.from_numpy(data.episode < cell.demos)
+    kept = torch.from_numpy(first_episodes(data.episode, cell.demos, folder / cell.task))
     place = folder / "policies" / cell.policy
     cond, blind, actions, is_pad = (each[kept] for each in (data.cond, data.blind, data.actions, data.is_pad))
     return trained(cell, HEAD, data.template, cond, blind, actions, is_pad, place, data.inputs)

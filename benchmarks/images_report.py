@@ -6,8 +6,7 @@ uv run benchmarks/images_report.py    # fills cached-images.md and mimicgen.md o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import matplotlib
 import tyro
@@ -15,19 +14,15 @@ import tyro
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from action_heads_lab.reproduce.statistics import Paired, counted, unpaired_p
 from action_heads_lab.sim.interval import error_bars, interval_text
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, fill, made_text, row_of, table
-from comparisons import NAMES, OTHERS, Comparison, by_chance, listed, told_apart
+from comparisons import NAMES, OTHERS, by_chance, listed
 from images import CELLS, MIMICGEN, TASKS, Cell, finished
+from images_answers import SMALL, Row, answer, compared, conclusion, is_paired, pairs, success, tried, variant, with_p
 
-Row = dict[str, Any]
 MODES = ("decoupled", "random-frozen", "normal", "blind")
-SMALL = 128  # hidden units of the adapter in the conclusions and in the figure over demonstrations
 DRAWN = {"Lift": 25}  # demonstrations of the figure over parameters, 50 on other tasks
-# The aims of the study: tasks, demonstrations and trained parameters.
-AIM, FEW, LIGHT = 3, 25, 100_000
 
 
 def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
@@ -67,13 +62,6 @@ def draw(name: str, rows: list[Row], over: str, label: str) -> bool:
     return True
 
 
-def variant(settings: Mapping[str, Any]) -> str:
-    """Return how a row or a cell differs from the usual ones, for its name."""
-    parts = ["a code for each time step"] * settings["per_step"]
-    parts += [f"{settings['denoising']} denoising steps"] * (settings["denoising"] != Cell.denoising)
-    return "".join(f", {part}" for part in parts)
-
-
 def line(row: Row) -> list[str]:
     """Return a row of the table."""
     through = {"code": "the code", "both": "both"}[row["through"]]
@@ -83,7 +71,7 @@ def line(row: Row) -> list[str]:
         f"{NAMES.get(row['mode'], row['mode'])}, through {through}{variant(row)}",
         str(row["steps"]),
         f"{row['trained']:,}",
-        f"{row['successes']} of {row['episodes']}",
+        success(row),
         interval_text(*row["interval"]),
         f"{row['loss']:.4f}",
         f"{row['training_cpu_seconds']} s",
@@ -91,91 +79,30 @@ def line(row: Row) -> list[str]:
     ]
 
 
-def answer(rows: list[Row]) -> str:
-    """Return the lines of the answer: the aims, then the adapter of `SMALL` beside the others, and larger adapters.
-
-    All but the aims are of the usual recipe.
-    """
-    usual = [pair for pair in pairs(rows) if pair[0]["steps"] == Cell.steps and not variant(pair[0])]
-    small = [pair for pair in usual if pair[0]["hidden"] == SMALL]
-    if not small:
-        return "No cell of this study is finished."
-    large = [pair for pair in usual if pair[0]["hidden"] > SMALL]
-    lines = [
-        (f"With {trained(small)} trained parameters, decoupled", [x for x in small if x[1]["mode"] != "normal"]),
-        ("It", [x for x in small if x[1]["mode"] == "normal"]),
-        (f"With {trained(large)}, decoupled", large),
-    ]
-    found = [told_apart(first, [tested(*x) for x in each]) for first, each in lines if each]
-    return "\n".join(f"- {text}" for text in [*aims(rows), *found, "Numbers of demonstrations are in brackets."])
-
-
-def aims(rows: list[Row]) -> list[str]:
-    """Return a sentence on each aim of the study that has rows, with what was reached."""
-    few = [pair for pair in pairs(rows) if pair[1]["mode"] == "normal" and pair[0]["demos"] <= FEW]
-    light = [pair for pair in pairs(rows) if pair[1]["mode"] == "random-frozen" and pair[0]["trained"] <= LIGHT]
-    sentences = []
-    if few:
-        tasks = {ours["task"] for ours, other in few if is_better(ours, other)}
-        sentences.append(
-            f"The aim, decoupled better than normal training on {AIM} tasks from {FEW} demonstrations or fewer, is "
-            f"{'met' if len(tasks) >= AIM else 'missed'}: it is better on {listed(sorted(tasks)) if tasks else 'none'}."
-        )
-    if light:
-        better = sum(is_better(*pair) for pair in light)
-        is_whole = {ours["task"] for ours, _ in light} == set(TASKS)
-        state = "missed" if better < len(light) else "met" if is_whole else "open"
-        sentences.append(
-            f"The aim, decoupled better than random-frozen everywhere with at most {LIGHT:,} trained parameters, is "
-            f"{state}: it is better in {better} of {len(light)} comparisons."
-        )
-    return sentences
-
-
-def is_better(ours: Row, other: Row) -> bool:
-    """Return whether a row has a higher rate than another one, at p < 0.05."""
-    test = tested(ours, other)
-    return test.is_apart and test.gain > 0
-
-
-def trained(found: list[tuple[Row, Row]]) -> str:
-    """Return the numbers of parameters that the first rows of pairs train."""
-    return " or ".join(f"{size:,}" for size in sorted({ours["trained"] for ours, _ in found}))
-
-
-def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
-    """Return each row in the mode decoupled with those it is compared with: its controls, and normal training."""
-
-    def belongs(ours: Row, row: Row) -> bool:
-        is_control = row["mode"] in ("random-frozen", "blind") and row["trained"] == ours["trained"]
-        is_alike = all(row[key] == ours[key] for key in ("task", "demos", "steps", "denoising"))
-        return is_alike and (is_control or row["mode"] == "normal")
-
-    return [(ours, row) for ours in rows if ours["mode"] == "decoupled" for row in rows if belongs(ours, row)]
-
-
-def tested(ours: Row, other: Row) -> Comparison:
-    """Return McNemar's exact test of two rows on the same starts, or Fisher's if one holds no outcomes of episodes."""
-    first, second = [(row["successes"], row["episodes"]) for row in (ours, other)]
-    gain = first[0] / first[1] - second[0] / second[1]
-    if "outcomes" in ours and "outcomes" in other:
-        p = Paired(((counted(list(zip(ours["outcomes"], other["outcomes"], strict=False))),),)).p
-    else:
-        p = unpaired_p(first, second)
-    return Comparison(OTHERS[other["mode"]], ours["task"], str(ours["demos"]), gain, p)
-
-
 def comparisons(rows: list[Row]) -> str:
     """Return the table of decoupled beside its controls and normal training, with the p-value of each difference."""
     lines: dict[int, list[str]] = {}
     for ours, other in (found := pairs(rows)):
         start = [ours["task"], str(ours["demos"]), str(ours["steps"]), f"{ours['trained']:,}"]
-        start.append(f"{ours['successes']} of {ours['episodes']}")
+        start.append(success(ours))
         line = lines.setdefault(id(ours), start + [""] * len(OTHERS))
-        cell = f"{other['successes']} of {other['episodes']} (p = {tested(ours, other).p:.2g})"
-        line[len(start) + list(OTHERS).index(other["mode"])] = cell
+        line[len(start) + list(OTHERS).index(other["mode"])] = with_p(ours, other)
     head = ["task", "demonstrations", "training steps", "trained", "decoupled", *OTHERS.values()]
-    return f"{table(head, lines.values())}\n\n{by_chance(len(found))}"
+    return f"{table(head, lines.values())}\n\n{by_chance(len(found))} {which_tests(found)}"
+
+
+def which_tests(found: list[tuple[Row, Row]]) -> str:
+    """Return which test gives the p-values of pairs of rows."""
+    mcnemar, fisher = "McNemar's exact test on the same starts", "Fisher's exact test"
+    number = sum(is_paired(*pair) for pair in found)
+    if number == len(found):
+        return f"Each p is that of {mcnemar}."
+    if number == 0:
+        return f"Each p is that of {fisher}."
+    return (
+        f"Where both rows hold the outcome of each start, p is that of {mcnemar} ({number} of {len(found)}); otherwise "
+        f"that of {fisher}."
+    )
 
 
 def open_cells(rows: list[Row], tasks: Sequence[str]) -> str:
@@ -233,7 +160,9 @@ def study(rows: list[Row]) -> None:
     ]
     results = "".join(drawn) + table(HEAD, map(line, rows))
     parts = {
+        "conclusion": conclusion(rows),
         "answer": answer(rows),
+        "tried": tried(rows),
         "comparisons": comparisons(rows),
         "results": results,
         "open": open_cells(rows, TASKS),
@@ -247,8 +176,8 @@ def mimicgen(rows: list[Row]) -> None:
     rows.sort(key=lambda row: (MIMICGEN.index(row["task"]), row["demos"], MODES.index(row["mode"])))
     part = f"{table(HEAD, map(line, rows))}\n\n{open_cells(rows, MIMICGEN)}"
     tests = "No control is finished, so nothing is compared."
-    if pairs(rows):
-        tests = f"{comparisons(rows)}\n\np is that of McNemar's exact test on the same starts."
+    if found := compared(rows):
+        tests = "\n".join(f"- {text}" for text in found) + f"\n\n{comparisons(rows)}"
     fill(DOCS / "mimicgen.md", {"images": part, "image-comparisons": tests})
 
 

@@ -32,7 +32,7 @@ from action_heads_lab.sim.tasks import INIT_STATES, description
 from common import check_row, command_line, read_results, row_of, stamped, with_row, write_results
 from libero_cells import EPISODES, MODES, SMALL, SUITES, Cell
 from libero_images_report import NAME, page
-from on_features import trained
+from on_features import first_episodes, trained
 from torch import Tensor
 
 from action_heads.adapt.build import build
@@ -89,7 +89,7 @@ def _read(cell: Cell, place: Path, encoder: str, text: str) -> Demonstrations:
     )
     template, windows, _, inputs = build(config)
     assert windows.outputs is not None
-    kept = np.flatnonzero(windows.episode_of < cell.demos)  # the first of a recording are a smaller recording
+    kept = np.flatnonzero(first_episodes(windows.episode_of, cell.demos, place))
     rows = [windows[i] for i in kept]
     seen = {camera: windows.outputs[camera][kept].unsqueeze(1) for camera in CAMERAS}
     words = [windows.recording.tasks[row["task"]] for row in rows]

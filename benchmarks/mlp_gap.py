@@ -9,6 +9,8 @@ from the same seeds. Finished runs are kept in benchmarks/results/mlp_gap.json, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -50,6 +52,16 @@ PUBLISHED = RESULTS / "robosuite"  # of the paper's comparison
 def cleaner(steps: int, shape: tuple[int, ...], generator: Generator | None, device: device) -> Tensor:
     """Prefer the levels near zero: π0's distribution `beta`, mirrored."""
     return steps - 1 - beta(steps, shape, generator, device)
+
+
+@contextmanager
+def cleaner_is_known() -> Iterator[None]:
+    """Let Stage 1 find `cleaner` by its name, which the library does not know otherwise."""
+    LEVELS[CLEANER] = cleaner
+    try:
+        yield
+    finally:
+        del LEVELS[CLEANER]
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,8 @@ def run_of(system: System, task: str, seed: int, head: str) -> Run:
 
 def measure(system: System, task: str, seed: int, place: Place) -> Row:
     """Pretrain the head of a system, if that was not done, and return the outcome of its Stage 2."""
-    head = stage1_spread.pretrained(stage1(system, place.work), place)
+    with cleaner_is_known():
+        head = stage1_spread.pretrained(stage1(system, place.work), place)
     result = perform(run_of(system, task, seed, head), place)
     return {
         "outcomes": outcomes(result),
@@ -156,7 +169,6 @@ def main() -> None:
     )
     parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
     options = parser.parse_args()
-    LEVELS[CLEANER] = cleaner  # Stage 1 finds it by name
     # The folder of results is that of `stage1_spread.py`, which has done some of these runs.
     place = Place(results=options.work / stage1_spread.NAME, work=options.work, command=f"benchmarks/{NAME}.py")
     wanted = [] if options.page else [system for system in own if system.name in options.only]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from common import check_inputs
 from torch import Tensor
@@ -37,6 +38,20 @@ class Training(Protocol):
     def seed(self) -> int: ...
     @property
     def per_step(self) -> bool: ...
+
+
+def first_episodes(episode: np.ndarray, demos: int, place: Path) -> np.ndarray:
+    """Return which rows (N,) of a recording are of its first demonstrations, given the episode of each row (N,).
+
+    The first demonstrations of a recording are a smaller recording. A row of results names their number, so a
+    recording that has fewer ends the program.
+    """
+    if (found := len(np.unique(episode))) < demos:
+        raise SystemExit(
+            f"{place} has {found} demonstrations, but {demos} are to be trained on. Remove it, and record at least "
+            f"{demos} there with `action-heads record`, as --help shows."
+        )
+    return episode < demos
 
 
 def trained(

@@ -73,12 +73,11 @@ def from_states(family: str) -> list[System]:
 def libero_from_images() -> list[System]:
     """Return the system on LIBERO from images, if all suites have it in every mode."""
     rows = libero.whole(read_results(libero.NAME, []))
-    counts = {}
-    for mode in ALL_MODES:
-        cells = [libero_cells.Cell(suite, mode) for suite in libero_cells.SUITES]
-        if not all(cell in rows for cell in cells):
-            return []
-        counts[mode] = libero.pooled([rows[cell] for cell in cells])
+    cells = [[libero_cells.Cell(suite, mode) for suite in libero_cells.SUITES] for mode in ALL_MODES]
+    if not all(cell in rows for each in cells for cell in each):
+        return []
+    level = libero.level([[rows[cell] for cell in each] for each in cells])
+    counts = dict(zip(ALL_MODES, map(libero.pooled, level), strict=True))
     return [System("libero", "images", "mixer", len(libero_cells.SUITES), counts)]
 
 

@@ -13,6 +13,7 @@ import torch
 from small import tiny_head, trained_policy
 
 from action_heads import ActionHead
+from action_heads._util import extras
 from action_heads.adapters import ADAPTERS
 from action_heads.backbones import BACKBONES
 
@@ -29,6 +30,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc):
         metafunc.parametrize(wanted, [(b, m) for b in BACKBONES for m in BACKBONES[b].mechanisms])
     elif wanted:
         metafunc.parametrize(wanted[0], sorted(BACKBONES if wanted == ["backbone"] else ADAPTERS))
+
+
+@pytest.fixture(autouse=True)
+def not_made_by_uv(monkeypatch):
+    """Make messages name pip in every environment; `test_package` has those of one that uv made."""
+    monkeypatch.setattr(extras, "made_by_uv", lambda: False)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,12 @@ OTHERS: dict[str, Any] = {
     **{"vlm_cache": "off", "vlm_train": "lora", "vlm_layer": (3,), "vlm_select": "image", "vlm_template": "chat"},
     **{"vlm_dtype": "float32", "vlm_pool": "last", "vlm_prompt": "do {task}"},
     **{"mechanisms": ("film",), "task_boxes": 0.1, "credit": ("robomimic:a.hdf5=ours, CC0",)},
+}
+# The settings that can't be given without another one.
+NEED = {
+    "vlm": [name for name in leaves(AdaptConfig) if name.startswith("vlm_")],
+    "weights": ["train_encoder", "stride"],
+    "train_encoder": ["stride"],
 }
 
 
@@ -111,6 +118,40 @@ def test_a_run_of_a_frozen_model_that_began_before_goes_on(tmp_path):
         build(AdaptConfig, {"vlm": "org/vlm", "vlm_train": "none"})
     with pytest.raises(ValueError, match=r"a run with other settings \(vlm_train\)"):
         checkpoint.refuse_others(now.outcome() | {"vlm_train": "lora"}, tmp_path)
+
+
+@pytest.mark.parametrize("place", ["state/run.json", "config.json"])
+@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+def test_a_run_or_a_result_is_refused_with_a_setting_less_or_more(kind, place, tmp_path):
+    """`outcome` leaves some settings out while they have their defaults, so either side may lack them."""
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    values = {name: other(kind, name) for name in leaves(kind).keys() - {*kind.WEIGHTLESS}}
+    left_out, same = set(), set()
+    for name in values:
+        rest = {key: value for key, value in values.items() if key != name and key not in NEED.get(name, ())}
+        more, less = (kind.from_flat(given).outcome() for given in (values, rest))
+        left_out |= more.keys() - less.keys()
+        if more == less:
+            same.add(name)
+            continue
+        for begun, now in ((more, less), (less, more)):
+            config = {"config": begun, "precision": "fp32", "inputs": {}}
+            path.write_text(json.dumps(config if "state" in place else {"training": {"settings": begun}}))
+            checkpoint.refuse_others(begun, tmp_path)
+            with pytest.raises(ValueError, match=rf"other settings \((\w+, )*{name}[,)]"):
+                checkpoint.refuse_others(now, tmp_path)
+    assert {*kind.LATER} <= left_out
+    assert same <= {"vlm_cache"}, "a model that trains keeps no embeddings anyway"
+
+
+def test_a_head_of_an_older_release_has_settings_that_no_longer_count(tmp_path):
+    """The first heads recorded their name, and had no `levels`."""
+    shutil.copy(ROOT / "action_heads/weights/mlp-5m-fk/config.json", tmp_path)
+    theirs = files.read_json(tmp_path / "config.json")["training"]["settings"]
+    assert {"name", "save_every"} <= theirs.keys()
+    assert not checkpoint.WEIGHTLESS - {name for kind in kinds() for name in kind.WEIGHTLESS}
+    checkpoint.refuse_others({key: theirs[key] for key in theirs.keys() - checkpoint.WEIGHTLESS}, tmp_path)
 
 
 def test_a_setting_that_is_none_is_refused_with_the_nearest():

@@ -11,6 +11,7 @@ from small import COND_DIM, actions, conditions, generator
 from action_heads import ActionHead, Normalizer
 from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.adapters import AdaLNZero
+from action_heads.backbones import BACKBONES
 from action_heads.fit import FitConfig, fit
 from action_heads.io import files
 from action_heads.pretrain.loop import pretrain
@@ -112,6 +113,24 @@ def test_pretraining_takes_pinned_batches_to_fp32_weights(tmp_path):
     assert trainer.draw(0).x0.is_pinned()
     assert trainer.train_step(trainer.draw(0)).device.type == "cuda"
     assert {(p.device.type, p.dtype) for p in trainer.parameters} == {("cuda", torch.float32)}
+
+
+@pytest.mark.parametrize("arch", sorted(BACKBONES))
+@pytest.mark.usefixtures("on_the_gpu")
+def test_pretraining_by_graphs_has_the_losses_of_eager_training(tmp_path, arch, recwarn):
+    """All mechanisms draw the same noise as in eager training, from one generator, also after a state was loaded."""
+    given = {"arch": arch, "size": "1m", "mechanisms": BACKBONES[arch].mechanisms, "precision": "fp32"}
+    trainers = [Trainer(PretrainConfig(tmp_path, **given, graph=graph)) for graph in (False, True)]
+    steps = 5 * 2 * len(given["mechanisms"])
+    losses = [[t.train_step(t.draw(t.step)) for _ in range(steps)] for t in trainers]
+    torch.testing.assert_close(*map(torch.stack, losses), rtol=1e-2, atol=1e-3)
+    eager, graphed = trainers
+    assert graphed.machine.endswith("CUDA graphs")
+    assert all(recorded.replay for recorded in graphed.take_step.recorded.values())
+    graphed.load_state_dict({name: tensor.clone() for name, tensor in eager.state_dict().items()}, eager.step)
+    losses = [[t.train_step(t.draw(t.step)) for _ in range(steps)] for t in trainers]
+    torch.testing.assert_close(*map(torch.stack, losses), rtol=1e-2, atol=1e-3)
+    assert not [one for one in recwarn if "without a CUDA graph" in str(one.message)]
 
 
 @pytest.mark.parametrize("options", [{}, {"steps": 1}, {"sampler": "heun"}, {"sampler": "dpmpp_2m"}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -349,3 +350,40 @@ def test_a_head_that_can_t_be_written_again_is_refused(make, place, tmp_path):
     with pytest.raises(ValueError, match=r"can't be saved together with its head .* Load the head again in float32"):
         policy.save(tmp_path / "policy")
     assert not (tmp_path / "policy").exists()
+
+
+def test_a_head_that_trains_along_goes_on_after_a_save(tmp_path):
+    """Each save holds the policy as it was then, and changes neither its gradients nor the place of its head."""
+    policy = plain(tiny_head().in_mode("normal")).train()
+    place = policy.policy.head.source
+    trained, count = policy.parameter_groups()[0], policy.policy.num_trainable
+    optimizer = torch.optim.AdamW(trained, lr=1e-2)
+    given = batch("state")
+    saves = []
+    for name in ("first", "second", "first"):
+        policy.loss(given).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        policy.save(tmp_path / name)
+        assert policy.training
+        assert policy.policy.head.training
+        assert policy.policy.head.source == place
+        assert policy.policy.num_trainable == count == sum(p.numel() for p in policy.policy.trainable_parameters())
+        loaded = ObservedPolicy.from_pretrained(tmp_path / name)
+        assert loaded.policy.head.frozen
+        assert loaded.policy.head.source["path"] == str(tmp_path / name / "head")
+        assert torch.equal(chunk(loaded), chunk(policy))
+        saves.append(chunk(loaded))
+    assert not any(torch.equal(one, other) for one, other in pairwise(saves))
+
+
+@pytest.mark.parametrize("mode", ["decoupled", "random-frozen", "normal"])
+def test_requires_grad_off_and_on_changes_nothing(mode):
+    """`requires_grad_` of torch would let everything train, also a frozen head."""
+    policy = plain(tiny_head().in_mode(mode))
+    before = {name for name, p in policy.named_parameters() if p.requires_grad}
+    policy.requires_grad_(False)
+    assert not any(p.requires_grad for p in policy.parameters())
+    policy.requires_grad_(True)
+    assert {name for name, p in policy.named_parameters() if p.requires_grad} == before
+    assert sum(p.numel() for p in policy.policy.trainable_parameters()) == policy.policy.num_trainable

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import re
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 # The modules that a command with each extra imports. `sim` includes `lab`, and `lab` includes `train`.
@@ -51,12 +54,28 @@ def packages(*extras: str) -> str:
     return " ".join([f"'.[{names}]'" if names else ".", *(CLONE[extra] for extra in wanted if extra in CLONE)])
 
 
+def pip() -> str:
+    """Return the command for packages of this environment, "pip" or "uv pip".
+
+    An environment that uv made has no pip. There `pip install` would change another Python.
+    """
+    return "uv pip" if made_by_uv() else "pip"
+
+
+def made_by_uv() -> bool:
+    """Return whether uv made this environment."""
+    settings = Path(sys.prefix) / "pyvenv.cfg"
+    return (
+        settings.is_file() and re.search(r"^uv\s*=", settings.read_text("utf-8", "replace"), re.MULTILINE) is not None
+    )
+
+
 def remedy(*extras: str) -> str:
     """Return a sentence that says how to install these extras, in a clone and from PyPI."""
     wanted = reduced(*extras)
     python = " (Python 3.12 or newer)" if "lerobot" in wanted else ""
     return (
-        f"Install it with `pip install {packages(*extras)}` in a clone of the repository (`uv sync` installs "
-        f"everything there), or with `pip install 'action-heads[{','.join(wanted)}]'` "
+        f"Install it with `{pip()} install {packages(*extras)}` in a clone of the repository (`uv sync` installs "
+        f"everything there), or with `{pip()} install 'action-heads[{','.join(wanted)}]'` "
         f"if action-heads comes from PyPI{python}"
     )

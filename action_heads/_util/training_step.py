@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,23 +17,24 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 WARM_UP = 3  # eager steps before the capture, in which libraries choose kernels and the optimizer allocates its state
-KEPT = 8  # number of graphs kept; batches of further shapes and dtypes run eagerly
+KEPT = 16  # number of graphs kept; batches of further shapes, dtypes and other values run eagerly
 
 
 class TrainingStep:
     """A training step on batches, which returns the loss (scalar) on the device without waiting for it.
 
-    With `graph`, batches are copied into static buffers. On CUDA the first `WARM_UP` batches of a shape and dtype train
-    eagerly on a side stream, then the step is captured and replayed. If the capture fails, all steps are eager;
-    `reason` and a warning say why. A CPU has no graphs, so every step computes on the static buffers and gives the same
-    numbers.
+    With `graph`, batches are copied into static buffers. On CUDA the first `WARM_UP` batches of a kind train eagerly on
+    a side stream, then the step is captured and replayed. Batches of one kind have tensors of the same shapes and
+    dtypes, and other values that are equal. If the capture fails, all steps are eager; `reason` and a warning say why.
+    A CPU has no graphs, so every step computes on the static buffers and gives the same numbers.
 
     Args:
         loss: a function of a batch that returns the loss. On CUDA it must not wait for the device, and a graph repeats
-            what it did in the capture, so its Python code must do the same in every step.
+            what it did in the capture, so its Python code must do the same for every batch of a kind. What it chooses
+            by must be a part of the batch.
         optimizer: the optimizer; `adamw` makes one that a graph can hold.
         clip: largest norm of the gradient.
-        generators: the generators from which `loss` draws.
+        generators: the generators from which `loss` draws. They may be seeded anew between steps.
         graph: replay a CUDA graph.
     """
 
@@ -50,11 +52,27 @@ class TrainingStep:
         self.stream = torch.cuda.Stream(self.device) if graph and self.device.type == "cuda" else None
         self.recorded: dict[Any, Recorded] = {}
         self.reason = ""
+        self.forget()
+        # Loading replaces the tensors of the optimizer's state, and the graphs would go on with the old ones.
+        optimizer.register_load_state_dict_post_hook(self.forget)
+
+    def forget(self, *_: Any) -> None:
+        """Drop all graphs."""
+        self.recorded.clear()
+        # The graphs run in turn and leave nothing in their memory that the next one needs, so they share it.
+        self.pool = torch.cuda.graph_pool_handle() if self.stream else None
+
+    @property
+    def replays(self) -> bool:
+        """Return whether steps are replayed as CUDA graphs, as soon as they are captured."""
+        return self.stream is not None and not self.reason
 
     def __call__(self, *batch: Any) -> Tensor:
-        """Take one training step on a batch of tensors, of mappings of tensors, or None."""
-        kind = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else None for x in tree_leaves(batch))
-        if not self.graph or self.reason or (kind not in self.recorded and len(self.recorded) == KEPT):
+        """Take one training step on a batch of tensors, of mappings and tuples of tensors, and of hashable values."""
+        if not self.graph or self.reason:
+            return self.descend(*batch)
+        kind = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in tree_leaves(batch))
+        if kind not in self.recorded and len(self.recorded) == KEPT:
             return self.descend(*batch)
         if kind not in self.recorded:
             self.recorded[kind] = Recorded(tree_map_only(Tensor, torch.clone, batch))
@@ -67,7 +85,8 @@ class TrainingStep:
             return loss.clone()
         if recorded.replay is None:
             try:
-                recorded.replay = capture(lambda: self.descend(*recorded.batch), self.stream, self.generators)
+                step = partial(self.descend, *recorded.batch)
+                recorded.replay = capture(step, self.stream, self.generators, self.pool)
             except RuntimeError as error:
                 self.reason = f"the capture failed: {str(error).strip().splitlines()[0]}"
                 self.optimizer.zero_grad()  # A gradient of the failed capture has no values.
@@ -87,7 +106,7 @@ class TrainingStep:
 
 @dataclass
 class Recorded:
-    """The static buffers of batches of one shape and dtype, and the step on them once it is captured."""
+    """The static buffers of batches of one kind, and the step on them once it is captured."""
 
     batch: Any
     taken: int = 0
@@ -114,11 +133,15 @@ def aside(stream: torch.cuda.Stream | None) -> Iterator[None]:
 
 
 def capture(
-    step: Callable[[], Tensor], stream: torch.cuda.Stream | None, generators: Sequence[torch.Generator]
+    step: Callable[[], Tensor],
+    stream: torch.cuda.Stream | None,
+    generators: Sequence[torch.Generator],
+    pool: Any = None,
 ) -> Callable[[], Tensor]:
     """Capture a step as a CUDA graph, which draws on from the generators in every replay. Nothing is computed.
 
     Without a stream, as on a CPU, return the step itself. If the capture fails, the generators continue as before.
+    Graphs of one memory `pool` must not run at the same time.
 
     Raises:
         RuntimeError: the step does something that a graph cannot hold, such as waiting for the device.
@@ -133,7 +156,7 @@ def capture(
     before = [generator.clone_state() for generator in drawn]
     try:
         # Other threads may call CUDA meanwhile, for example to pin the next batches.
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
             loss = step()
     except RuntimeError:  # torch leaves the stream and the generators as they are in a capture.
         torch.cuda.set_stream(current)
@@ -149,12 +172,18 @@ def capture(
 
 
 def adamw(parameters: Iterable[Any], lr: float, graph: bool = False, **options: Any) -> torch.optim.AdamW:
-    """Return a fused AdamW. With `graph` on CUDA its learning rate is on the device, so that a graph reads it anew."""
-    parameters = list(parameters)
-    device = parameters[0].device
-    on_device = graph and device.type == "cuda"
-    rate = torch.tensor(lr, device=device) if on_device else lr
-    return torch.optim.AdamW(parameters, rate, fused=True, capturable=on_device, **options)
+    """Return a fused AdamW of parameters or groups of them. With `graph` on CUDA, a graph can hold its steps."""
+    optimizer = torch.optim.AdamW(parameters, lr, fused=True, **options)
+    if graph and optimizer.param_groups[0]["params"][0].device.type == "cuda":
+        put_on_device(optimizer)
+    return optimizer
+
+
+def put_on_device(optimizer: torch.optim.Optimizer) -> None:
+    """Put the learning rate of each group on the device of its parameters, so that a graph reads it anew."""
+    for group in optimizer.param_groups:  # One tensor for each group, since `share` makes the rates differ.
+        group["lr"] = torch.tensor(group["lr"], device=group["params"][0].device)
+        group["capturable"] = True
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

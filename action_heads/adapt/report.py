@@ -25,6 +25,10 @@ def opening(trainer: Trainer) -> str:
     if len(tasks) > 1 and not policy.encoder.reads_task:
         warning = f"{len(tasks)} tasks, and the policy reads no description: it can tell them apart only by "
         warning += "what it observes. To train on the descriptions, set --text\n"
+    if c.graph and trainer.encodes:
+        warning += (
+            f"training without CUDA graphs, since {trainer.encodes} encodes images or words in each training step\n"
+        )
     out = f", {trainer.held_out.episodes} held out" if trainer.held_out else ""
     logs = shlex.quote(str(c.folder / "state" / "tensorboard"))
     return (

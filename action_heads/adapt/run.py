@@ -87,7 +87,7 @@ def finish(trainer: Trainer, command: str) -> None:
     config, policy, out = trainer.config, trainer.policy, trainer.config.out
     assert trainer.ema
     trainer.ema.copy_to_model()
-    policy.eval()
+    policy.eval().policy.head.freeze()  # A head that trained along is finished, and the rollouts compute less.
     held_out = trainer.held_out.episodes if trainer.held_out else 0
     record = {
         "command": command,

@@ -274,6 +274,8 @@ class AdaptConfig(Settings):
         state: state columns that the policy observes, such as observation.state[0:7], or none.
         observation_steps: number of observations that the policy gets, the last of which is current.
         precision: fp32, bf16, or auto, which is bf16 where it is faster.
+        graph: on CUDA, replay each training step as a CUDA graph if no image or text is encoded in it; not run on a GPU
+            yet.
         seed: seed of weights, batches, noise and crops.
         held_out: share of the episodes that is used only for the held-out loss.
         save_every: training steps between saved states and held-out losses.
@@ -298,6 +300,7 @@ class AdaptConfig(Settings):
     optimiser: Optimiser = field(default=Optimiser())
     noise: NoiseConfig = field(default=NoiseConfig())
     precision: str = "auto"
+    graph: bool = False
     seed: int = 0
     held_out: float = 0.05
     save_every: int = 1000
@@ -307,7 +310,7 @@ class AdaptConfig(Settings):
 
     # Settings that no weight depends on: where files go, when they are saved, and the rollouts.
     WEIGHTLESS = ("out", "save_every", "workers", "checkpoints", *vars(Rollout()))
-    LATER = ("stride",)
+    LATER = ("stride", "graph")
 
     def __post_init__(self):
         if self.data:

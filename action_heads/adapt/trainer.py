@@ -8,7 +8,6 @@ Axes: b batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads._util.training_step import set_learning_rate
+from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.adapt.build import build
 from action_heads.adapt.embedding import Embedder, standardise_tokens
 from action_heads.adapt.settings import AdaptConfig
@@ -27,7 +26,7 @@ from action_heads.observed_policy import ObservedPolicy
 from action_heads.training import checkpoint
 from action_heads.training.accelerator import start
 from action_heads.training.base import Training
-from action_heads.training.streams import generator, seeded
+from action_heads.training.streams import generator, seed_of, seeded
 
 EVALUATED = 512  # largest number of held-out windows that are evaluated
 
@@ -44,8 +43,14 @@ class Stage2(nn.Module):
         super().__init__()
         self.policy, self.tasks, self.options = policy, tasks, vars(noise)
 
-    def forward(self, batch: Sample, noise: torch.Generator, augmentation: int) -> Tensor:
-        """Return the loss (scalar) of a batch; `augmentation` is the seed of crops, colours and dropout."""
+    def forward(self, batch: Sample, noise: torch.Generator, augmentation: int | None) -> Tensor:
+        """Return the loss (scalar) of a batch.
+
+        `augmentation` is the seed of crops, colours and dropout. It is None for a batch that was encoded before, which
+        has no task either.
+        """
+        if augmentation is None:
+            return self.policy.loss(batch, generator=noise, **self.options)
         task = [self.tasks[i] for i in batch["task"].tolist()]
         with seeded(augmentation, noise.device):
             return self.policy.loss(batch, task, generator=noise, **self.options)
@@ -58,7 +63,7 @@ class Trainer(Training[Sample]):
 
     def __init__(self, config: AdaptConfig):
         self.config = config
-        self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder)
+        self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder, config.graph)
         checkpoint.refuse_others(self.settings(), config.folder)
         with self.accelerator.main_process_first():  # it downloads what the others then find on the disk
             self.policy, self.windows, self.held_out, self.inputs = build(config, self.accelerator.device)
@@ -76,7 +81,10 @@ class Trainer(Training[Sample]):
             groups.append({"params": encoder, "share": optimiser.encoder_lr / optimiser.lr})
         self.buffers = tuple(b for _, b in self.policy.encoder.named_buffers())  # statistics of batch norms
         decay = optimiser.weight_decay
-        self.optimizer = torch.optim.AdamW(groups, optimiser.lr, weight_decay=decay, fused=True)
+        graph = config.graph and not self.encodes
+        self.optimizer = adamw(groups, optimiser.lr, graph, weight_decay=decay)
+        self.noise = torch.Generator(self.accelerator.device)  # a graph always draws from the same generator
+        self.take_step = TrainingStep(self.loss, self.optimizer, optimiser.clip, [self.noise], graph)
         self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
         self.step = 0
         self.progress = checkpoint.Progress()
@@ -104,21 +112,36 @@ class Trainer(Training[Sample]):
 
     def train_step(self, batch: Sample) -> Tensor:
         """Take one training step. Return the loss (scalar) of this process's part of the batch."""
-        set_learning_rate(self.optimizer, self.learning_rate(self.step))
         at = (self.config.seed, self.step, self.accelerator.process_index)
-        noise = generator("noise", *at, device=self.accelerator.device)
+        self.noise.manual_seed(seed_of("noise", *at))
         self.model.train()
-        loss = self.descend(self.model(self._moved(batch), noise, generator("augmentation", *at).initial_seed()))
+        batch, augmentation = self._moved(batch), seed_of("augmentation", *at)
+        if self.take_step.graph:  # It could not hold the tasks' words or a seed, and needs neither.
+            batch, augmentation = {name: part for name, part in batch.items() if name != "task"}, None
+        loss = self.descend(batch, augmentation)
         if self.ema and self.step in self.config.checkpoint_steps[:-1]:
             self._keep(self.ema)
         return loss
 
+    def loss(self, batch: Sample, augmentation: int | None) -> Tensor:
+        """Return the loss (scalar) of this process's part of the batch."""
+        return self.model(batch, self.noise, augmentation)
+
+    @property
+    def encodes(self) -> str:
+        """Return what encodes images or words in every training step, by its flag, or "" if nothing does."""
+        encoder, windows = self.policy.encoder, self.windows
+        if encoder.vlm is not None and not self.config.caches:
+            return "--vlm"
+        if encoder.cameras and windows.outputs is None:
+            return "--encoder"
+        return "--text" if encoder.text is not None else ""
+
     def _keep(self, ema: EMA) -> None:
         """Save the averaged weights of this training step as a policy of their own."""
         with ema.averaged():
-            policy = copy.deepcopy(self.policy)  # saving freezes the head, so a copy is saved
-        policy.training_record = {"settings": self.settings(), "inputs": self.inputs, "step": self.step}
-        policy.save(checkpoint_folder(self.config.out, self.step))
+            self.policy.training_record = {"settings": self.settings(), "inputs": self.inputs, "step": self.step}
+            self.policy.save(checkpoint_folder(self.config.out, self.step))
 
     @torch.no_grad()
     def evaluate(self) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from action_heads._util import limits
+from action_heads._util.extras import pip
 from action_heads._util.limits import check_choice, check_fields, check_width, shown
 from action_heads.config import strict
 from action_heads.encoders.vlm_config import VLMConfig
@@ -203,7 +204,7 @@ class ObservationConfig:
         if type(version) is not int or version != VERSION:
             raise ValueError(
                 f"this observation config has version {shown(version)}, but this release of action-heads reads "
-                f"{VERSION}. Upgrade with `pip install -U action-heads`, or create the encoder again."
+                f"{VERSION}. Upgrade with `{pip()} install -U action-heads`, or create the encoder again."
             )
         values.setdefault("cameras", ())
         values["vision"] = strict(VisionConfig, values.get("vision"), "the vision config", {"stride": None})

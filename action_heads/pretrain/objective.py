@@ -29,11 +29,15 @@ class Stage1(nn.Module):
         self.levels = levels
         self.readers = signal_readers(head, signal, width)
 
-    def forward(self, batch: Batch, step: int, noise: torch.Generator) -> Tensor:
-        """Return the loss (scalar) of a batch. Mechanisms alternate by training step, and so do clean prefixes."""
+    def variant(self, step: int) -> tuple[str, bool]:
+        """Return the mechanism of a training step, and whether chunks have clean prefixes in it. Both alternate."""
         mechanisms = self.head.config.mechanisms
-        mechanism = mechanisms[step % len(mechanisms)]
         mixed = self.head.backbone.mixes_time and step // len(mechanisms) % 2 == 1
+        return mechanisms[step % len(mechanisms)], mixed
+
+    def forward(self, batch: Batch, variant: tuple[str, bool], noise: torch.Generator) -> Tensor:
+        """Return the loss (scalar) of a batch for a mechanism, with clean prefixes or without."""
+        mechanism, mixed = variant
         return loss(self.head, self.readers, batch.x0, batch.signal, mechanism, noise, mixed, self.levels)
 
 

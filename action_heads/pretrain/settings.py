@@ -56,6 +56,7 @@ class PretrainConfig(Settings):
         mechanisms: mechanisms whose adapters the head can take.
         init: head of the same shape whose weights to start from.
         precision: fp32, bf16, or auto, which is bf16 where it is faster.
+        graph: on CUDA, replay each training step as a CUDA graph; not run on a GPU yet.
         seed: seed of weights, data and noise.
         save_every: training steps between saved states and held-out losses.
         workers: threads that draw batches ahead.
@@ -82,6 +83,7 @@ class PretrainConfig(Settings):
     init: Annotated[str | None, Shown("random weights", "HEAD")] = None
     optimiser: OptimiserConfig = field(default=OptimiserConfig())
     precision: str = "auto"
+    graph: bool = False
     seed: int = 0
     save_every: int = 500
     workers: int = 1
@@ -92,7 +94,7 @@ class PretrainConfig(Settings):
 
     # Settings that do not affect the weights: paths, names, credits, saving.
     WEIGHTLESS = ("out", "name", "licence", "credit", "save_every", "workers")
-    LATER = ("init", "rank")
+    LATER = ("init", "rank", "graph")
 
     def __post_init__(self):
         check_choices(self, arch=BACKBONES, action=SPACES, signal=objective.SIGNALS, prediction=PREDICTIONS)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from action_heads._util.training_step import WARM_UP
 from action_heads.pretrain.batches import ahead
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def measure(trainer: Trainer) -> dict[str, int | None]:
     source = (time.perf_counter() - began) / len(drawn)
     batch = drawn[-1].to(trainer.accelerator.device)
     with untouched(trainer):
-        trainer.train_step(batch)  # warm-up
+        for _ in range(2 * steps * (WARM_UP + 1) if trainer.take_step.replays else 1):  # each variant is captured
+            trainer.train_step(batch)
         wait(trainer)
         began = time.perf_counter()
         for _ in range(steps):

@@ -14,7 +14,7 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from action_heads._util.training_step import set_learning_rate
+from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.actions.normalize import Normalizer
 from action_heads.ema import EMA
 from action_heads.head import ActionHead
@@ -26,7 +26,7 @@ from action_heads.pretrain.settings import PretrainConfig
 from action_heads.training import checkpoint
 from action_heads.training.accelerator import start
 from action_heads.training.base import Training
-from action_heads.training.streams import generator
+from action_heads.training.streams import generator, seed_of
 
 EVALUATED = 2048  # held-out chunks of `evaluate_unconditional`
 
@@ -38,7 +38,7 @@ class Trainer(Training[Batch]):
 
     def __init__(self, config: PretrainConfig):
         self.config = config
-        self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder)
+        self.accelerator = start(config.optimiser.batch_size, config.precision, config.folder, config.graph)
         data.check_shares(config.sources, self.share)
         checkpoint.refuse_others(self.settings(), config.folder)
         head_config = config.head()
@@ -61,8 +61,10 @@ class Trainer(Training[Batch]):
         # Only the model is prepared. A wrapped optimiser would hide the state that is saved here without pickling.
         self.model = self.accelerator.prepare(self.stage)
         self.parameters = list(self.stage.parameters())
-        lr, ema = config.optimiser.lr, config.optimiser.ema
-        self.optimizer = torch.optim.AdamW(self.parameters, lr, betas=(0.9, 0.99), weight_decay=1e-6, fused=True)
+        lr, ema, clip = config.optimiser.lr, config.optimiser.ema, config.optimiser.clip
+        self.optimizer = adamw(self.parameters, lr, config.graph, betas=(0.9, 0.99), weight_decay=1e-6)
+        self.noise = torch.Generator(self.accelerator.device)  # a graph always draws from the same generator
+        self.take_step = TrainingStep(self.loss, self.optimizer, clip, [self.noise], config.graph)
         self.ema = EMA(self.parameters, max_decay=ema) if self.accelerator.is_main_process else None
         self.step = 0
         self.progress = checkpoint.Progress()
@@ -80,11 +82,12 @@ class Trainer(Training[Batch]):
 
     def train_step(self, batch: Batch) -> Tensor:
         """Take one training step on a batch. Return the loss (scalar) of this process."""
-        device, config = self.accelerator.device, self.config
-        noise = generator("noise", config.seed, self.step, self.accelerator.process_index, device=device)
-        set_learning_rate(self.optimizer, self.learning_rate(self.step))
-        loss = self.model(batch.to(device), self.step, noise)
-        return self.descend(loss)
+        self.noise.manual_seed(seed_of("noise", self.config.seed, self.step, self.accelerator.process_index))
+        return self.descend(batch.to(self.accelerator.device), self.stage.variant(self.step))
+
+    def loss(self, batch: Batch, variant: tuple[str, bool]) -> Tensor:
+        """Return the loss (scalar) of this process for one variant of the objective."""
+        return self.model(batch, variant, self.noise)
 
     @torch.no_grad()
     def evaluate(self, batches: int = 12) -> float:
@@ -95,7 +98,7 @@ class Trainer(Training[Batch]):
             self._evaluation.append(self.held_out.draw(256, generator("held-out batch", seed, i)).to(device))
         with self.ema.averaged():
             losses = [
-                self.stage(batch, i, generator("held-out noise", seed, i, device=device))
+                self.stage(batch, self.stage.variant(i), generator("held-out noise", seed, i, device=device))
                 for i, batch in enumerate(self._evaluation[:batches])
             ]
         return float(torch.stack(losses).mean())

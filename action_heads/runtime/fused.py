@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from action_heads._util.conditions import Condition, Mask
+from action_heads._util.extras import pip
 from action_heads.acting import Policy
 from action_heads.adapters import ADAPTERS
 from action_heads.adapters.base import SLOTS
@@ -312,7 +313,7 @@ def why_not_fused(head: Denoiser) -> str:
             f"{backbone.width} and {config.horizon}"
         )
     if find_spec("triton") is None:
-        return "Triton is not installed (pip install triton, for Linux with an NVIDIA GPU)"
+        return f"Triton is not installed ({pip()} install triton, for Linux with an NVIDIA GPU)"
     if why := why_no_triton():
         return why
     version = import_module("triton").__version__

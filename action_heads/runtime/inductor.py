@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.extras import pip
 from action_heads.backbones import Backbone
 from action_heads.denoiser import Denoiser
 from action_heads.modulation import HeadModulation
@@ -92,5 +93,5 @@ def why_no_triton() -> str:
     try:
         import_module("triton")
     except ImportError as error:  # Triton 3.0 needs setuptools, but does not ask for it.
-        return f"Triton can't be imported: {error} (pip install {error.name or 'triton'})"
+        return f"Triton can't be imported: {error} ({pip()} install {error.name or 'triton'})"
     return ""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from action_heads import adapter_file
-from action_heads._util.extras import require
+from action_heads._util.extras import pip, require
 from action_heads.acting import Policy
 from action_heads.runtime.sampling_loop import SamplingLoop
 
@@ -70,7 +70,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         version = found.get("version") if isinstance(found, dict) else None
         raise ValueError(
             f"The metadata of {path} have version {str(version)[:40]}, but this release reads {VERSION}. Export it "
-            "again, or upgrade with `pip install -U action-heads`."
+            f"again, or upgrade with `{pip()} install -U action-heads`."
         )
     return found
 

@@ -48,13 +48,18 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def start(batch_size: int, precision: str, folder: Path):
+def start(batch_size: int, precision: str, folder: Path, graph: bool = False):
     """Return the accelerator of the run in `folder`, in fp32, bf16 or `auto`.
 
     Raises:
-        ValueError: the processes cannot share a batch evenly.
+        ValueError: the processes cannot share a batch evenly, or several are to train by CUDA graphs (`graph`).
     """
     accelerate, process = require("accelerate", "train"), this_process()
+    if graph and process.num_processes > 1:  # Averaging gradients over processes looks for those that are missing.
+        raise ValueError(
+            f"--graph needs a single process, but this run has {process.num_processes}, whose averaging of gradients "
+            "no graph can hold. Leave out --graph, or start one process"
+        )
     if batch_size % process.num_processes:
         raise ValueError(
             f"a batch of {batch_size} chunks cannot be divided evenly among {process.num_processes} processes. "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from action_heads._util.training_step import TrainingStep, set_learning_rate
 from action_heads.training import checkpoint
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Training(Generic[B]):
     parameters: list[nn.Parameter]
     buffers: tuple[Tensor, ...] = ()  # other tensors that training changes
     optimizer: torch.optim.Optimizer
+    take_step: TrainingStep  # loss, gradient, clipping and the update of the weights
     ema: EMA | None
     step: int
     progress: checkpoint.Progress
@@ -60,22 +62,21 @@ class Training(Generic[B]):
 
     @property
     def machine(self) -> str:
-        """Return precision, device and number of processes as text."""
+        """Return precision, device, number of processes and whether CUDA graphs are replayed as text."""
         a = self.accelerator
         device = torch.cuda.get_device_name() if a.device.type == "cuda" else f"{a.device.type}"
         several = f", {a.num_processes} processes" if a.num_processes > 1 else ""
-        return f"{'bf16' if a.mixed_precision == 'bf16' else 'fp32'} on {device}{several}"
+        graphs = ", CUDA graphs" if self.take_step.replays else ""
+        return f"{'bf16' if a.mixed_precision == 'bf16' else 'fp32'} on {device}{several}{graphs}"
 
-    def descend(self, loss: Tensor) -> Tensor:
-        """Compute gradients, update weights and average, and return the loss (scalar) detached."""
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.parameters, self.config.optimiser.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+    def descend(self, *batch: Any) -> Tensor:
+        """Update weights and average by what `take_step` takes, and return the loss (scalar) detached."""
+        set_learning_rate(self.optimizer, self.learning_rate(self.step))
+        loss = self.take_step(*batch)
         if self.ema:
             self.ema.update()
         self.step += 1
-        return loss.detach()
+        return loss
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return parameters, buffers, average and optimizer state by name."""

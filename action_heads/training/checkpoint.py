@@ -29,6 +29,7 @@ BEGUN, STATE = "run.json", "state.json"  # the settings, written before the firs
 MADE = {"config.json": "head", "policy.json": "policy"}  # what a finished run writes, with its settings in it
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # the state of AdamW for each parameter
 SETTINGS = {"config": dict[str, Any], "precision": str}
+WEIGHTLESS = {"name", "save_every"}  # settings in records of older releases that do not affect the weights
 INPUTS = {"inputs": dict[str, str]}  # `Training.inputs`, which records of older releases lack
 KINDS = SETTINGS | {"tensors": str, "step": int, "progress": dict[str, Any]}
 REMEDY = "To start again, delete the folder of this file. The results of a finished run are in another folder"
@@ -201,8 +202,13 @@ def _wrong(record: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
 
 
 def _different(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Return the names of the settings that differ. One that only a side has differs too, unless it is None.
+
+    `Settings.outcome` leaves settings out while they have their defaults, so either side may lack some.
+    """
     theirs = in_new_words(theirs)
-    return sorted(key for key in ours if theirs.get(key) != ours[key])
+    names = (ours.keys() | theirs.keys()) - WEIGHTLESS
+    return sorted(name for name in names if theirs.get(name) != ours.get(name))
 
 
 def _remove_others(folder: Path, name: str) -> None:

@@ -16,8 +16,13 @@ STREAMS = (
 
 def generator(stream: str, seed: int, *numbers: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return the generator of one purpose, training step and process. It is independent of all other draws."""
+    return torch.Generator(device).manual_seed(seed_of(stream, seed, *numbers))
+
+
+def seed_of(stream: str, seed: int, *numbers: int) -> int:
+    """Return the seed of the generator of one purpose, training step and process."""
     entropy = np.random.SeedSequence([STREAMS.index(stream), seed, *numbers]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(entropy[0]) >> 1)
+    return int(entropy[0]) >> 1
 
 
 @contextmanager

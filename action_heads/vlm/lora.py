@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from action_heads._util.extras import require
+from action_heads._util.extras import pip, require
 
 TRAIN = ("frozen", "lora", "full")
 
@@ -133,7 +133,7 @@ def add(model: Any, config: Any) -> None:
         transformers = require("transformers", "vlm")
         raise ImportError(
             f"transformers {transformers.__version__} does not support peft {peft.__version__} ({error}). Install "
-            "another version, pip install 'transformers!=5.24.*', or add the adapter without transformers: "
+            f"another version, {pip()} install 'transformers!=5.24.*', or add the adapter without transformers: "
             "Tap(peft.get_peft_model(model, config), ..., train='lora')."
         ) from error
     except (ValueError, TypeError, AttributeError) as error:

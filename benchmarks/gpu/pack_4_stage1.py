@@ -6,6 +6,7 @@ python benchmarks/gpu/pack_4_stage1.py --toy      # tiny heads on a CPU
 The heads have the settings of the bundled ones (768,000 chunks in batches of 128), but batches of 2,048. Each is
 compared with the bundled one by `action-heads evaluate-head`. Results: <out>/pack_4_stage1.json, and each head's folder
 in <out>. A head that was not finished is left to the next pack, which goes on from its saved state in the same <out>.
+Before, the training steps of the first head are timed with `--graph` and without, in the bundled heads' batches of 128.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from packs import Pack, action_heads, cores, files, options, stage1_record
 
-CHUNKS, BATCH = 20_000_000, 2048
+CHUNKS, BATCH, SMALL = 20_000_000, 2048, 128
 HEADS = {
     "mixer-5m-fk-delta": ("--arch", "mixer", "--action", "delta"),
     "mixer-5m-fk": ("--arch", "mixer"),
@@ -27,6 +28,7 @@ HEADS = {
 def main() -> None:
     """Run the pack."""
     pack, chosen = options(__doc__ or "", "pack_4_stage1", heads=list(HEADS))
+    pack.once("graphs", 60, lambda: graphs(pack, chosen.heads[0]))
     for name in chosen.heads[:1] if pack.toy else chosen.heads:
         speed = pack.once(f"{name} speed", 60, lambda name=name: measured(pack, name))
         if speed:
@@ -35,13 +37,27 @@ def main() -> None:
     pack.report()
 
 
-def command(pack: Pack, name: str, out: Path, steps: int) -> list[str]:
+def command(pack: Pack, name: str, out: Path, steps: int, *flags: str, batch: int = BATCH) -> list[str]:
     """Return the pretraining of a head."""
     small = ("--size", "0.3m", "--precision", "fp32") if pack.toy else ("--size", "5m", "--precision", "bf16")
     return action_heads(
-        *("pretrain", *HEADS[name], *small, "--steps", steps, "--batch-size", 8 if pack.toy else BATCH),
+        *("pretrain", *HEADS[name], *small, "--steps", steps, "--batch-size", 8 if pack.toy else batch),
         *("--workers", 1 if pack.toy else min(8, cores()), "--name", f"dae/{name}-20m", "--out", out),
+        *flags,
     )
+
+
+def graphs(pack: Pack, name: str) -> dict | None:
+    """Train for a moment with CUDA graphs and without, and return the rates. The machine says if graphs were used."""
+    found = {}
+    for how, flags in {"eager": (), "graphs": ("--graph",)}.items():
+        out = pack.work / f"{name}-{how}"
+        run = command(pack, name, out, 2 if pack.toy else 200, *flags, batch=SMALL)
+        if pack.run({f"{name}-{how}": run}, 120)[f"{name}-{how}"] != 0:
+            return None
+        record = stage1_record(out)
+        found[how] = {key: record[key] for key in ("command", "machine", "chunks_per_second")}
+    return found
 
 
 def measured(pack: Pack, name: str) -> dict | None:

@@ -29,6 +29,7 @@ draccus.encode.register(VisionConfig, lambda vision, _=None: draccus.encode(visi
 
 FIT = FitConfig()
 REFRESH = ("vlm_refresh", "vlm_max_age")
+NEWER = ("vlm", *REFRESH, "remember")  # fields that older releases do not know
 # The fields that give a checkpoint's weights their meaning. They can't change after training.
 SHAPE = (
     *("head", "head_revision", "head_mode", "adapter", "hidden_dim", "through", "relearn_step"),
@@ -221,11 +222,12 @@ class DAEConfig(EncoderFlags):
             )
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write config.json as LeRobot does, but without new fields that are unset, so that older releases read it."""
+        """Write config.json as LeRobot does, but no newer fields at their defaults, so that older releases read it."""
         super()._save_pretrained(save_directory)
         path = Path(save_directory) / "config.json"
         values = files.read_json(path)
-        kept = {name: value for name, value in values.items() if value or name not in ("vlm", *REFRESH, "remember")}
+        unset = {name for name in NEWER if values[name] == getattr(DAEConfig, name)}
+        kept = {name: value for name, value in values.items() if name not in unset}
         if kept != values:
             files.write_text(path, json.dumps(kept, indent=4))
 

@@ -224,6 +224,11 @@ class DAEPolicy(PreTrainedPolicy):
                 len(tasks),
             )
 
+    def requires_grad_(self, requires_grad: bool = True) -> DAEPolicy:
+        """Do as torch does, except that the frozen parts of encoder and head stay frozen."""
+        self.observed.requires_grad_(requires_grad)
+        return self
+
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def forward(self, batch: dict[str, Any], reduction: str = "mean") -> tuple[Tensor, None]:

@@ -6,12 +6,12 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from no_waiting import NoWaiting
+from captured import Captured
+from no_waiting import NoWaiting, without_checks
 from small import COND_DIM, actions, conditions, generator, tiny_head, trained_policy
 
-import action_heads.policy
 from action_heads._util import training_step
-from action_heads._util.training_step import KEPT, WARM_UP, TrainingStep, adamw, set_learning_rate
+from action_heads._util.training_step import KEPT, WARM_UP, TrainingStep, adamw, put_on_device, set_learning_rate
 from action_heads.adapters import AdaLNZero
 from action_heads.diffusion.levels import LEVELS
 from action_heads.fit import FitConfig, cosine, fit
@@ -25,15 +25,6 @@ from action_heads.fit import FitConfig, cosine, fit
 def test_the_check_finds_what_waits(waits):
     with NoWaiting(), pytest.raises(AssertionError, match="waits for the device"):
         waits(torch.randn(4))
-
-
-def without_checks(policy, monkeypatch):
-    """Let a policy skip the checks that read values, as it does on an accelerator after the first call."""
-    monkeypatch.setattr(action_heads.policy, "on_host", lambda tensor: False)
-    policy._looked_at.add("loss")
-    if watch := policy.head._watch:  # It reads values of tensors on a CPU only.
-        watch.marks, watch.slices = [mark._replace(copy=None) for mark in watch.marks], []
-    return policy.train()
 
 
 def step_of(policy, *, graph: bool = False, **options) -> TrainingStep:
@@ -122,22 +113,6 @@ def test_fit_gives_the_numbers_of_a_plain_loop(backbone, options, graph):
         assert torch.equal(one, other)
 
 
-class Captured:
-    """A graph that computes only in replays, and writes each loss over the one before, as CUDA's do."""
-
-    def __init__(self):
-        self.captures = 0
-
-    def __call__(self, step, stream, generators):
-        self.captures += 1
-        static = torch.zeros(())
-
-        def replay():
-            return static.copy_(step())
-
-        return replay
-
-
 def test_a_graph_is_captured_after_the_warm_up_once_for_each_shape(monkeypatch):
     monkeypatch.setattr(training_step, "capture", captured := Captured())
     policies = [trained_policy(tiny_head()) for _ in range(2)]
@@ -162,6 +137,41 @@ def test_batches_of_another_dtype_have_buffers_of_their_own(first):
     assert {recorded.batch[1].dtype for recorded in graphed.recorded.values()} == {torch.float32, torch.bfloat16}
 
 
+def scaled(graph: bool) -> TrainingStep:
+    """Return a step whose loss depends on a name and a number beside the tensors."""
+    p = torch.nn.Parameter(torch.ones(3))
+
+    def loss(x, name, power):
+        return ({"one": x, "two": 2 * x}[name] * p).pow(power).sum()
+
+    return TrainingStep(loss, adamw([p], 0.1, graph), 1.0, [], graph)
+
+
+def test_a_value_beside_the_tensors_has_a_graph_of_its_own(monkeypatch):
+    """A graph repeats the choices of its capture, so the values that choose are part of what it is kept for."""
+    monkeypatch.setattr(training_step, "capture", captured := Captured())
+    eager, graphed = scaled(False), scaled(True)
+    for i in range(6 * (WARM_UP + 2)):
+        given = torch.full((3,), i / 9), ("one", "two")[i % 2], 1 + i % 3
+        assert torch.equal(graphed(*given), eager(*given))
+    assert captured.captures == 6
+    assert torch.equal(graphed.parameters[0], eager.parameters[0])
+
+
+def test_loading_the_optimizer_drops_the_graphs(monkeypatch):
+    """They would go on with the state that the optimizer had before."""
+    monkeypatch.setattr(training_step, "capture", captured := Captured())
+    step, given = scaled(True), (torch.ones(3), "one", 1)
+    for _ in range(WARM_UP + 2):
+        step(*given)
+    step.optimizer.load_state_dict(step.optimizer.state_dict())
+    for _ in range(WARM_UP):
+        step(*given)
+    assert captured.captures == 1
+    step(*given)
+    assert captured.captures == 2
+
+
 def test_few_graphs_are_kept(monkeypatch):
     monkeypatch.setattr(training_step, "capture", captured := Captured())
     step = step_of(trained_policy(tiny_head()), graph=True)
@@ -172,7 +182,7 @@ def test_few_graphs_are_kept(monkeypatch):
 
 
 def test_a_capture_that_fails_is_told_and_training_goes_on(monkeypatch):
-    def fails(step, stream, generators):
+    def fails(step, stream, generators, pool):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     policies = [trained_policy(tiny_head()) for _ in range(2)]
@@ -191,6 +201,18 @@ def test_a_graph_on_a_cpu_keeps_the_learning_rate_a_number():
     optimizer = adamw(policy.trainable_parameters(), 1e-3, graph=True)
     set_learning_rate(optimizer, 2e-3)
     assert [group["lr"] for group in optimizer.param_groups] == [2e-3]
+
+
+def test_each_group_has_a_learning_rate_of_its_own_on_the_device():
+    """One tensor for all groups would get the rate of the last one. Loading a state keeps them apart."""
+    first, second = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = adamw([{"params": [first]}, {"params": [second], "share": 0.1}], 1e-3)
+    put_on_device(optimizer)
+    for _ in range(2):
+        set_learning_rate(optimizer, 0.5)
+        assert [group["lr"].item() for group in optimizer.param_groups] == pytest.approx([0.5, 0.05])
+        assert all(group["capturable"] for group in optimizer.param_groups)
+        optimizer.load_state_dict(optimizer.state_dict())
 
 
 def test_a_learning_rate_on_the_device_is_written_in_place():

@@ -70,6 +70,15 @@ def chunk(policy: ObservedPolicy, value: float = 0.5) -> torch.Tensor:
     return policy.eval().sample(seen(policy, value), STATE, ["lift the cube"] * 2, steps=2, generator=generator())
 
 
+@pytest.mark.parametrize("way", ["cached", "live"])
+def test_kept_embeddings_train_by_graphs_to_the_same_bits(settings, way):
+    """A model that runs in every training step trains eagerly."""
+    trainers = eager, graphed = [Trainer(settings(**WAYS[way], graph=graph)) for graph in (False, True)]
+    losses = [[trainer.train_step(batch).item() for batch in trainer.coming()] for trainer in trainers]
+    assert losses[0] == losses[1]
+    assert [bool(trainer.take_step.recorded) for trainer in (eager, graphed)] == [False, way == "cached"]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_model_conditions_a_policy(settings, family):
     policy = adapt(settings(family, lr=0.1, cameras=() if family == "qwen3" else ("agentview", "wrist")))

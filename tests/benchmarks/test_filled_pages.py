@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -61,3 +62,30 @@ def test_a_page_is_as_the_report_fills_it(family):
     page = ROOT / "docs" / "results" / FAMILIES[family]
     part = robosuite(found) if family == "robosuite" else beside_paper(family, found)
     check(page, {family: part}, f"uv run action-heads report results/ --page {page.relative_to(ROOT)}")
+
+
+def p_values(text: str) -> set[str]:
+    """Return the p-values that a text names."""
+    return set(re.findall(r"\bp = ([\d.]+(?:e-\d+)?)", text))
+
+
+def filled_parts(page: str) -> str:
+    """Return the parts of a page that its report fills."""
+    return "\n".join(re.findall(r"<!-- [\w-]+ -->\n(.*?)<!-- end -->", page, re.DOTALL))
+
+
+@pytest.mark.parametrize("name", FAMILIES.values())
+def test_an_answer_names_no_p_value_that_its_tables_lack(name):
+    page = (ROOT / "docs" / "results" / name).read_text(encoding="utf-8")
+    answer = page.split("**Answer.**")[1].split("\n\n")[0]
+    assert p_values(answer) <= p_values(filled_parts(page))
+
+
+def test_the_overview_names_no_p_value_that_its_pages_lack():
+    results, found = ROOT / "docs" / "results", set()
+    for row in (results / "index.md").read_text(encoding="utf-8").splitlines():
+        if named := p_values(row):
+            pages = re.findall(r"\]\(([\w-]+\.md)", row)
+            assert named <= set().union(*(p_values((results / page).read_text(encoding="utf-8")) for page in pages))
+            found |= named
+    assert len(found) > 2

@@ -11,11 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
-OURS = ("common", "comparisons", "images", "images_report", "on_features")
+OURS = ("common", "comparisons", "images", "images_answers", "images_report", "on_features")
 OURS += ("libero_cells", "libero_images", "libero_images_report")
 
 
@@ -110,6 +111,56 @@ def test_the_aim_is_met_missed_or_open(report, tmp_path):
     assert "is open: 3 of 4 suites" in first(50, 50, report.SUITES[:3])
 
 
+def test_the_conclusion_holds_what_the_rows_say(report, tmp_path):
+    """By hand: of six starts that only one of two systems solves all go to the same one, so p = 2 / 2⁶ = 0.031."""
+    cells = {(suite, mode): report.Cell(suite, mode) for suite in report.SUITES for mode in report.MODES}
+    won = {"decoupled": 20, "normal": 20, "random-frozen": 20, "blind": 20}
+    rows = {key: row(report, cell, won[key[1]]) for key, cell in cells.items()}
+    rows["libero_object", "blind"] = row(report, report.Cell("libero_object", "blind"), 14)
+    rows["libero_goal", "blind"] = row(report, report.Cell("libero_goal", "blind"), 26)
+    rows["libero_10", "random-frozen"] = row(report, report.Cell("libero_10", "random-frozen"), 14)
+    del rows["libero_10", "blind"]
+    text = written(report, list(rows.values()), tmp_path, "conclusion")
+    assert "succeeds in 80 of 200 rollouts over the four suites, normal training in 80 (p = 1), a random " in text
+    assert "random frozen head in 74 (p = 0.031); the paper's frozen head has 84.2 %." in text
+    assert "Images helped on LIBERO-Object; images hurt on LIBERO-Goal; no benefit of images was found on" in text
+    assert text.endswith("found on LIBERO-Spatial.")
+    del rows["libero_10", "decoupled"]
+    text = written(report, list(rows.values()), tmp_path, "conclusion")
+    assert text.startswith("The frozen pretrained head has not been run on all four suites. Images helped on")
+
+
+def test_all_tests_of_the_table_are_counted(report, tmp_path):
+    """Those over several suites were left out."""
+    rows = [row(report, report.Cell(suite, mode), 20) for suite in report.SUITES[:3] for mode in report.MODES[:2]]
+    rows.append(row(report, report.Cell(report.SUITES[0], "blind"), 20))
+    text = written(report, rows, tmp_path, "pairs")
+    assert text.count("(p = ") == 5  # three suites and all together; one suite
+    assert "about 0.2 of these 5 tests would have p < 0.05" in text
+
+
+def continued(row: dict, tasks: int, outcome: bool) -> dict:
+    """Return a row with 15 more rollouts of its first tasks."""
+    more = {task: each + 15 * [outcome] for task, each in list(row["rolled"].items())[:tasks]}
+    return row | {"rolled": row["rolled"] | more}
+
+
+@pytest.mark.parametrize("tasks", [3, 10])
+def test_a_suite_that_was_continued_counts_no_more_than_the_others(report, tmp_path, tasks):
+    """A suite with 20 rollouts of each task counted four times in the rate that is judged against the paper's."""
+    cells = [report.Cell(suite, mode) for mode in ("decoupled", "normal") for suite in report.SUITES]
+    rows = [row(report, cell, 40) for cell in cells]
+    before = {name: written(report, rows, tmp_path, name) for name in ("answer", "pairs")}
+    assert "decoupled has 160 of 200, normal training 160 of 200" in before["answer"]
+    rows[0], rows[4] = continued(rows[0], tasks, True), continued(rows[4], tasks, False)
+    now = {name: written(report, rows, tmp_path, name) for name in before}
+    assert now["answer"].splitlines()[0] == before["answer"].splitlines()[0]
+    assert now["pairs"].splitlines()[2].split(" | ")[-2:] == before["pairs"].splitlines()[2].split(" | ")[-2:]
+    whole = tasks == report.Cell.tasks  # the rate of a suite, too, has as many rollouts of each of its tasks
+    assert ("190 of 200" if whole else "40 of 50") in written(report, rows, tmp_path, "ours").splitlines()[2]
+    assert f", {'5 or 20' if whole else '5'} rollouts of each task" in report.differs(rows)
+
+
 def test_systems_are_compared_on_the_same_starts(report, tmp_path):
     """By hand: only one of the two succeeds in 6 episodes, always the same one, so p = 2 / 2⁶."""
     cells = report.Cell("libero_goal"), report.Cell("libero_goal", "random-frozen")
@@ -158,6 +209,28 @@ def test_a_row_that_goes_on_names_all_its_runs_and_their_inputs(load, monkeypatc
         script.run(cell, SimpleNamespace(inputs={"--data": "other"}), tmp_path, 4, float("inf"))
 
 
+@pytest.mark.parametrize("script", ["images", "libero_images"])
+def test_a_recording_with_fewer_demonstrations_than_a_row_names_is_refused(script, load, monkeypatch, tmp_path):
+    """A row of 100 demonstrations could be measured with 50."""
+    module = load(script)
+    on_features = import_module("on_features")
+    monkeypatch.setattr(on_features, "ObservedPolicy", None)  # neither is a policy loaded, nor is one trained
+    windows = SimpleNamespace(episode_of=np.repeat(np.arange(4), 2), outputs={})
+    monkeypatch.setattr(module, "build", lambda _: (None, windows, None, {}))
+    read = {
+        "images": lambda: module.policy_of(
+            module.Cell("Lift", demos=5), SimpleNamespace(episode=windows.episode_of), tmp_path
+        ),
+        "libero_images": lambda: module.demonstrations(module.Cell("libero_goal", demos=5), tmp_path, "", ""),
+    }
+    message = "has 4 demonstrations, but 5 are to be trained on. Remove it, and record at least 5"
+    with pytest.raises(SystemExit, match=message):
+        read[script]()
+    first = on_features.first_episodes(windows.episode_of, 3, tmp_path)
+    assert first.tolist() == [True] * 6 + [False] * 2
+    assert on_features.first_episodes(windows.episode_of, 4, tmp_path).all()
+
+
 def test_cells_without_outcomes_by_episode_are_compared_by_fisher_s_test(load):
     report = load("images_report")
     cells = [
@@ -173,6 +246,79 @@ def test_cells_without_outcomes_by_episode_are_compared_by_fisher_s_test(load):
     answer = report.answer(rows)
     assert "- With 5 trained parameters, decoupled was not found to differ from random-frozen on Lift (25)." in answer
     assert "from 25 demonstrations or fewer, is missed: it is better on none." in answer
+
+
+def finished(cell, won: list[bool], trained: int = 7) -> dict:
+    """Return a finished row of the study of images."""
+    counts = {"successes": sum(won), "episodes": len(won), "outcomes": won, "trained": trained}
+    costs = {"training_cpu_seconds": 1, "rollout_cpu_seconds": 1, "loss": 0.1, "interval": [0, 1]}
+    return asdict(cell) | counts | costs
+
+
+MORE, FEWER = [True] * 8, [True] * 2 + [False] * 6  # by hand: only the first has six, so p = 2 / 2⁶ = 0.031
+
+
+def test_an_adverse_result_is_in_the_answer_and_beside_what_was_tried(load):
+    """A code for each time step is worse on a pretrained head than on a random one, which the answer left out."""
+    report = load("images_report")
+    usual = report.Cell("PickPlaceCan", demos=50)
+    codes = replace(usual, per_step=True)
+    rows = [
+        finished(usual, MORE),
+        finished(replace(usual, mode="random-frozen"), FEWER),
+        finished(codes, FEWER, 9),
+        finished(replace(codes, mode="random-frozen"), MORE, 9),
+        finished(replace(usual, **import_module("images").NORMAL), MORE, 20),
+        finished(replace(usual, denoising=2), MORE),
+    ]
+    answer = report.answer(rows)
+    assert "With 7 trained parameters, decoupled is better than random-frozen on PickPlaceCan (50)." in answer
+    named = "With 9 trained parameters and a code for each time step, decoupled is worse than "
+    assert f"{named}random-frozen on PickPlaceCan (50). It is worse than normal training on PickPlaceCan" in answer
+    assert report.conclusion(rows) == (
+        "With at most 7 trained parameters, a frozen pretrained head is better than a random one in 1 of 1 comparisons "
+        "on PickPlaceCan; with more, it is better in 0 of 1 and worse in 1. It is better than normal training in 0 of "
+        "2 comparisons and worse in 1."
+    )
+    tried = report.tried(rows)
+    cells = "| 2 of 8 | worse (p = 0.031) | 8 of 8 (p = 0.031) | 8 of 8 (p = 0.031) |"
+    assert f"| 9 trained parameters and a code for each time step {cells}" in tried
+    none = "| 8 of 8 | no difference found (p = 1) | not run | not run |"
+    assert f"| 7 trained parameters and 2 denoising steps {none}" in tried
+
+
+def test_a_difference_has_the_sign_of_its_common_starts(load):
+    """A row that was continued has a rate over more starts than the test."""
+    report = load("images_report")
+    ours = finished(report.Cell("Lift"), [*MORE, *[False] * 24])
+    other = finished(report.Cell("Lift", "random-frozen"), FEWER[::-1])
+    assert sum(ours["outcomes"]) / 32 == sum(other["outcomes"]) / 8
+    assert "is better than random-frozen on Lift (25)" in report.answer([ours, other])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "where", "tests"),
+    [
+        (["coffee_d2"], "coffee_d2 (50)", 2),
+        (["stack_d1", "coffee_d2", "mug_cleanup_d1"], "stack_d1 (100), coffee_d2 (50) and mug_cleanup_d1 (50)", 6),
+        ([], "", 0),
+    ],
+)
+def test_mimicgen_says_what_its_rows_do(tasks, where, tests, load, tmp_path):
+    """The tasks whose controls are finished are compared."""
+    report = load("images_report")
+    planned = [cell for cell in report.CELLS if cell.task in report.MIMICGEN]
+    won, trained = {"random-frozen": FEWER}, {"normal": 20}
+    cells = [cell for cell in planned if cell.mode == "decoupled" or cell.task in tasks]
+    report.mimicgen([finished(cell, won.get(cell.mode, MORE), trained.get(cell.mode, 7)) for cell in cells])
+    found, rest = (part(tmp_path / "mimicgen.md", name) for name in ("image-comparisons", "images"))
+    assert f"{len(cells)} of {len(planned)} planned cells are finished." in rest
+    if tasks:
+        assert f"decoupled is better than random-frozen on {where}. It was not found to differ from normal " in found
+        assert f"of these {tests} tests would" in found
+        assert found.endswith("Each p is that of McNemar's exact test on the same starts.")
+    else:
+        assert found == "No control is finished, so nothing is compared."
 
 
 def test_counts_in_the_overview_are_on_the_pages_it_links_to():

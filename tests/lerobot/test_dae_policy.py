@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import nullcontext, suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,7 +25,7 @@ from tiny_policy import STATS, batch, chunk, features, head_folder, meta, presen
 from action_heads import WeightFileError
 from action_heads.adapters import AdapterConfig
 from action_heads.diffusion.levels import NoiseConfig
-from action_heads.encoders import TextConfig, VisionConfig
+from action_heads.encoders import TextConfig, VisionConfig, VLMConfig
 from action_heads.io import files, hub
 from action_heads.observed_policy import ObservedPolicy
 from lerobot_policy_dae import DAEConfig, DAEPolicy
@@ -81,6 +81,7 @@ def test_reload_is_exact_and_offline(flags, tmp_path, no_look_ups):
 def test_only_what_is_declared_trains(flags, tmp_path):
     """Only declared parameters change in training by LeRobot's calls, also after loading and training again."""
     policy = tiny_policy(tmp_path, **flags)
+    policy.requires_grad_(False).requires_grad_(True)
     options = {"horizon": policy.config.chunk()}
     head = policy.conditioned.head
     frozen = {name: x.clone() for name, x in head.state_dict().items() if name not in head.projections}
@@ -517,3 +518,19 @@ def test_a_config_of_the_release_before_is_read_and_written_as_it_was(tmp_path):
     assert config.adapter_config == AdapterConfig("adaln_zero", hidden_dim=8, relearn_step=True, through="both")
     config.save_pretrained(tmp_path / "again")
     assert files.read_json(tmp_path / "again" / "config.json") == before
+
+
+def test_a_value_that_counts_as_false_is_reloaded(tmp_path):
+    """0 ticks, False and no cameras are values, which differ from the default of some flags."""
+    false = {"int": 0, "float": 0.0, "bool": False, "list[str]": []}
+    vlm = {"vlm": VLMConfig("org/vlm"), "vlm_refresh": 1}
+    tried = set()
+    for item in fields(DAEConfig):
+        if (value := false.get(str(item.type).removesuffix(" | None"))) is None:
+            continue
+        with suppress(ValueError):  # Not every flag may be 0.
+            config = DAEConfig(**(vlm if item.name == "vlm_max_age" else {}) | {item.name: value})
+            config.save_pretrained(tmp_path)
+            assert getattr(PreTrainedConfig.from_pretrained(tmp_path), item.name) == value
+            tried.add(item.name)
+    assert {"vlm_max_age", "remember", "noise_step", "head_seed", "state", "cameras"} <= tried

@@ -209,3 +209,12 @@ def test_a_batch_is_shared_evenly(tmp_path, monkeypatch):
     PartialState(cpu=True).num_processes = 3
     with pytest.raises(ValueError, match="a multiple of 3"):
         Trainer(tiny(tmp_path))
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_graphs_are_refused_in_several_processes(tmp_path):
+    from accelerate.state import PartialState
+
+    PartialState(cpu=True).num_processes = 2
+    with pytest.raises(ValueError, match="--graph needs a single process, but this run has 2"):
+        Trainer(tiny(tmp_path, graph=True))

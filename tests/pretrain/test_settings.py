@@ -78,7 +78,7 @@ def test_every_flag(on_the_command_line):
     config = on_the_command_line(
         *shlex.split(
             "--arch mixer --size 1m --width 32 --depth 4 --horizon 8 --action delta --signal pose --prediction epsilon "
-            "--levels beta "
+            "--levels beta --graph "
             "--schedule constant --precision bf16 --steps 7 --batch-size 6 --lr 0.5 --warmup 3 --ema 0.9 --clip 2 "
             "--seed 4 --save-every 5 --workers 2 --task-boxes 0.1 --mechanisms film adaln_zero --name me/x --out a/b "
             "--licence cc0-1.0 --credit 'synthetic:panda=ours, CC0'"
@@ -86,7 +86,7 @@ def test_every_flag(on_the_command_line):
     )
     assert config == PretrainConfig(
         **{"arch": "mixer", "size": "1m", "width": 32, "depth": 4, "horizon": 8, "action": "delta", "signal": "pose"},
-        **{"prediction": "epsilon", "levels": "beta", "precision": "bf16"},
+        **{"prediction": "epsilon", "levels": "beta", "precision": "bf16", "graph": True},
         optimiser=OptimiserConfig(7, 6, lr=0.5, warmup=3, schedule="constant", clip=2.0, ema=0.9),
         **{"seed": 4, "save_every": 5, "workers": 2, "task_boxes": 0.1},
         **{"mechanisms": ("film", "adaln_zero"), "name": "me/x", "out": Path("a/b")},

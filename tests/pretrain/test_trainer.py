@@ -192,7 +192,7 @@ def test_steps_that_share_a_level_have_clean_prefixes_too(tmp_path, monkeypatch)
     stage, x0, seen = Stage1(head, "none", 1, "uniform"), torch.rand(64, 16, 10) * 2 - 1, []
     predict = head.predict
     monkeypatch.setattr(head, "predict", lambda *given: seen.append((given[0], predict(*given))) or seen[-1][1])
-    losses = [stage(Batch(x0, None), step, generator(step)) for step in (0, 1)]
+    losses = [stage(Batch(x0, None), stage.variant(step), generator(step)) for step in (0, 1)]
     _, clean = objective.noise_levels(head, 64, mixed=True, generator=generator(1), levels="uniform", per_step=False)
     (plain, _), (x, output) = seen
     assert not (plain == x0).any()

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from action_heads_lab.reproduce.heads import stage1
 from action_heads_lab.setup.trees import git_hash
 from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.tasks import get_task
+from forked import inside
 
 from action_heads.pretrain import data
 
@@ -133,3 +135,25 @@ def test_the_assets_of_libero_are_the_official_ones_or_known_by_a_hash(tmp_path,
     monkeypatch.setattr(assets.libero_files, "package", lambda: tmp_path / "nowhere")
     monkeypatch.setattr(assets.libero_files, "assets", lambda root: root / "assets")
     assert assets.installed_assets() == "official", "which setup installs"
+
+
+def test_what_another_process_makes_is_waited_for(tmp_path, monkeypatch):
+    """The one that holds the lock may take it again, as `record` does inside a family's recording."""
+    monkeypatch.setattr(families, "WAIT", 0.01)
+    path, made = tmp_path / "recordings" / "lift.npz", []
+
+    def make() -> None:
+        with families.once(path):
+            made.append("other")
+
+    other = Thread(target=make)
+    with inside(lambda: families.once(path)):
+        other.start()
+        other.join(0.5)
+        assert other.is_alive()
+        assert made == []
+    other.join()
+    with families.once(path), families.once(path):
+        made.append("this")
+    assert made == ["other", "this"]
+    assert list(path.parent.iterdir()) == [], "no lock file is left"

@@ -319,6 +319,23 @@ def test_suites_with_other_numbers_of_episodes_have_an_average_of_the_first_epis
     assert " of 32 |" in row
 
 
+def test_an_average_over_several_tables_is_compared_in_every_mode():
+    found = of_libero(spatial=9, object=4, goal=9, **{"10": 5})
+    fail = [replace(r, episodes=tuple(replace(e, success=False) for e in r.episodes)) for r in found]
+    found = [worse if r.run.mode == "random-frozen" else r for r, worse in zip(found, fail, strict=True)]
+    text = beside_paper("libero", found)
+    table = text.split("**Ours (1), (2), (3), first 4 episodes of each task.**\n\n")[1].split("\n\n")[0].splitlines()
+    assert len(table) == 7, "a row for each suite and one over all"
+    assert table[0].startswith("| suite | backbone | decoupled | normal | random-frozen |")
+    cells = table[-1].split(" | ")
+    assert cells[0] == "| **4 suites**"
+    assert [cell.split(" (")[0] for cell in cells[2:5]] == ["75", "75", "0"]
+    assert [cell.endswith(" of 32") for cell in cells[2:5]] == [True] * 3
+    assert cells[6].startswith("+0 ± 0 (p = 1)")
+    assert cells[7].startswith("+75 ± ")
+    assert "first 4 episodes of each task.**" not in beside_paper("libero", [r for r in found if r not in found[-1:]])
+
+
 def test_an_average_is_of_the_training_seeds_that_all_tasks_and_modes_share():
     found = of_libero(spatial=3, object=3, goal=3, **{"10": 3})
     more = [replace(r, run=replace(r.run, seed=42)) for r in found]
@@ -345,6 +362,23 @@ def test_other_assets_are_another_table_and_the_page_names_the_difference():
     rows = [line for line in beside_paper("libero", everything).splitlines() if line.startswith("| DP-MLP")]
     assert not any("first 3 episodes" in row for row in rows), "an average never mixes assets"
     assert rows[1].endswith("| not run: `libero_spatial` |")
+
+
+def test_runs_on_other_assets_stand_below_and_not_beside_the_papers():
+    official = of_libero(spatial=3)
+    other = [
+        replace(r, run=replace(r.run, assets="stand-in"), id=f"{i}") for i, r in enumerate(of_libero(goal=4, object=4))
+    ]
+    above, below = beside_paper("libero", other + official).split("### On other assets\n\n")
+    rows = [line for line in above.splitlines() if line.startswith("| DP-MLP (`mlp`) | decoupled | **ours")]
+    assert len(rows) == 1
+    assert rows[0].startswith("| DP-MLP (`mlp`) | decoupled | **ours (1)** | 100 ")
+    assert "**Ours (2)" not in above
+    assert below.startswith("**Ours (2): States")
+    assert "| libero_goal | `mlp` | 75 " in below
+    alone = beside_paper("libero", other)
+    assert "### On other assets" not in alone
+    assert "| DP-MLP (`mlp`) | decoupled | **ours** | not run | 75 " in alone
 
 
 def test_what_the_papers_table_lacks_of_ours_names_its_command_and_cost():

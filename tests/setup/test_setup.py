@@ -240,3 +240,13 @@ def test_robosuite_stays_at_its_version_whoever_installs(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "installing", lambda *_: [[sys.executable, "-c", "raise SystemExit(1)"]])
     with pytest.raises(ImportError, match="cmake and a C compiler"):
         command.install("hf-libero==0.1.4")
+
+
+def test_the_guide_names_the_archives_that_source_takes():
+    guide = (Path(__file__).parents[2] / "docs/guides/evaluate.md").read_text(encoding="utf-8")
+    guide = "\n".join([guide, *(guide.replace("{1..5}", str(part)) for part in range(1, 6))])
+    archives = [archive for first in (sources.LIBERO[0], sources.MIMICGEN[0]) for archive in first.archives]
+    assert len(archives) == 7
+    for archive in archives:
+        assert f"`{archive.name}`" in guide
+        assert archive.place in guide

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from action_heads_lab.reproduce.cells import Table
+from action_heads_lab.reproduce.cells import Key, Table
 from action_heads_lab.reproduce.config import ALL_MODES
 from action_heads_lab.reproduce.results import Episode, Result
 
@@ -57,6 +57,15 @@ def average(group: Sequence[Table], backbone: str, tasks: Sequence[str]) -> Aver
     chosen = {mode: [runs[mode][task, seed] for task in tasks for seed in seeds] for mode in whole}
     episodes = min(result.run.episodes for results in chosen.values() for result in results)
     return Average(episodes, {mode: [first(episodes, r) for r in chosen[mode]] for mode in whole}, missing)
+
+
+def together(group: Sequence[Table], whole: Average) -> Table:
+    """Return the results of an average of a group as a table of their own."""
+    found = Table(group[0].protocol | {"episodes": whole.episodes})
+    for mode, results in whole.results.items():
+        for r in results:
+            found.cells[Key(r.run.task, r.run.backbone, mode)].append(r)
+    return found
 
 
 def first(count: int, result: Result) -> Result:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from action_heads_lab.reproduce import missing, paper
-from action_heads_lab.reproduce.averages import Average, alike, average
+from action_heads_lab.reproduce.averages import Average, alike, average, together
 from action_heads_lab.reproduce.cells import Table, tables
-from action_heads_lab.reproduce.markdown import INTERVALS, best_text, cell_text, titled
+from action_heads_lab.reproduce.families import FAMILIES
+from action_heads_lab.reproduce.markdown import best_text, cell_text, intervals, modes_table, titled
 from action_heads_lab.reproduce.results import Result
 
 FEW = 3  # missing tasks that the column of averages names; the row shows more
@@ -16,24 +17,29 @@ FEW = 3  # missing tasks that the column of averages names; the row shows more
 def beside_paper(family: str, found: Sequence[Result]) -> str:
     """Return Table II of the paper with our rows under theirs, each table of ours in every mode, and the missing runs.
 
-    If there are several tables, our rows have their number.
+    If there are several tables, our rows have their number. Tables on other assets than those of the family stand at
+    the end and not beside the paper's, unless there are no others.
     """
     tasks, rows = list(paper.TASKS[family]), paper.PRINTED[family]
     lines = [
         f"| system | mode | results | {' | '.join(f'`{task}`' for task in tasks)} | average |",
         f"|---|---|---|{'---:|' * (len(tasks) + 1)}",
     ]
-    ours = _labels(tables(found))
+    everything = _labels(tables(found))
+    ours = {label: table for label, table in everything.items() if not table.on_other_assets} or everything
     for (backbone, mode), values in rows.items():
         name = f"{paper.NAMES[backbone]} (`{backbone}`) | {mode}"
         lines.append(f"| {name} | paper | {' | '.join(values.split())} |")
         own = _ours(ours, tasks, backbone, mode)
         none = [f"**ours** | {'not run | ' * len(tasks)}"] if ours else []
         lines += [f"| {name} | {row} |" for row in own or none]
-    apart = [f"- *{label.capitalize()}*: {text}." for label, text in _apart(ours).items()]
-    each = [titled(table, f"{label.capitalize()}: {table.title}", tasks) for label, table in ours.items()]
-    parts = ["\n".join(lines), "\n".join(apart), *each, INTERVALS if each else "We have no runs of this family."]
-    return "\n\n".join([*filter(None, parts), missing.of_table_2(family, found)])
+    apart = [f"- *{label.capitalize()}*: {text}." for label, text in _apart(everything).items()]
+    each = {label: titled(table, f"{label.capitalize()}: {table.title}", tasks) for label, table in everything.items()}
+    above = [*(each.pop(label) for label in ours), *_over_tables(ours, tasks)]
+    explained = intervals(FAMILIES[family].unit) if above else "We have no runs of this family."
+    below = ["### On other assets", *each.values()] if each else []
+    parts = ["\n".join(lines), "\n".join(apart), *above, explained]
+    return "\n\n".join([*filter(None, parts), missing.of_table_2(family, found), *below])
 
 
 def _labels(found: Sequence[Table]) -> dict[str, Table]:
@@ -71,10 +77,31 @@ def _ours(ours: Mapping[str, Table], tasks: Sequence[str], backbone: str, mode: 
                     rows[label].append(f"**{label}**, best of {tried} checkpoints | {best} | ")
         if shared:
             cells = [[r for r in whole.results[mode] if r.run.task == task] for task in tasks]
-            numbers = ", ".join(label.removeprefix("ours ") for label, table in ours.items() if table in group)
-            name = f"**ours {numbers}**, first {whole.episodes} episodes of each task"
+            name = f"**{_joint(ours, group)}**, {_first(whole)}"
             averages.append(f"{name} | {' | '.join(map(cell_text, cells))} | {_average(whole, mode)}")
     return [*(row for label in ours for row in rows.get(label, [])), *averages]
+
+
+def _over_tables(ours: Mapping[str, Table], tasks: Sequence[str]) -> list[str]:
+    """Return a table in every mode of each average that several tables share."""
+    parts = []
+    for group in (group for group in alike(ours.values()) if len(group) > 1):
+        for backbone in dict.fromkeys(key.backbone for table in group for key in table.cells):
+            whole = average(group, backbone, tasks)
+            if whole.complete:
+                title = f"{_joint(ours, group).capitalize()}, {_first(whole)}"
+                parts.append(f"**{title}.**\n\n{modes_table(together(group, whole), tasks, [backbone])}")
+    return parts
+
+
+def _joint(ours: Mapping[str, Table], group: Sequence[Table]) -> str:
+    """Return the label of a group of our tables."""
+    numbers = ", ".join(label.removeprefix("ours ") for label, table in ours.items() if table in group)
+    return f"ours {numbers}"
+
+
+def _first(whole: Average) -> str:
+    return f"first {whole.episodes} episodes of each task"
 
 
 def _average(whole: Average, mode: str) -> str:

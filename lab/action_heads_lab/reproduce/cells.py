@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from action_heads_lab.reproduce.config import ALL_MODES, CODE, EXPERTS, Run
+from action_heads_lab.reproduce.families import FAMILIES, Family
 from action_heads_lab.reproduce.results import Result
 
 # Parts of a protocol that its title leaves out.
@@ -32,6 +33,16 @@ class Table:
 
     protocol: dict[str, Any]
     cells: dict[Key, list[Result]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def family(self) -> Family:
+        """The family of the tasks."""
+        return FAMILIES[self.protocol["family"]]
+
+    @property
+    def on_other_assets(self) -> bool:
+        """Whether the runs had other assets than those that `action-heads setup` installs."""
+        return self.protocol["assets"] != self.family.assets
 
     @property
     def results(self) -> list[Result]:
@@ -90,6 +101,8 @@ def protocol_of(run: Run) -> dict[str, Any]:
 def tables(results: Iterable[Result]) -> list[Table]:
     """Return one table per protocol, those with most cells first, and then those with most episodes.
 
+    Tables on other assets than those of the family come last.
+
     Controls start from random weights, so those on heads without a motion code belong to the tables of every signal
     without one.
 
@@ -107,7 +120,9 @@ def tables(results: Iterable[Result]) -> list[Table]:
             for other in cell:
                 _check_alike(result, other)
             cell.append(result)
-    return sorted(found.values(), key=lambda table: (-len(table.cells), -table.protocol["episodes"]))
+    return sorted(
+        found.values(), key=lambda table: (table.on_other_assets, -len(table.cells), -table.protocol["episodes"])
+    )
 
 
 def _protocols(run: Run, pretrained: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

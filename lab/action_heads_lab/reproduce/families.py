@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from action_heads.io import drafts, files
+from action_heads.io import drafts, files, locks
 from action_heads.io.contents import sampled_all
 from action_heads_lab.reproduce.assets import OFFICIAL, installed_assets
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
@@ -24,6 +25,7 @@ from action_heads_lab.sim.envs import CONTROL_HZ
 from action_heads_lab.sim.record import SEEDS, record
 from action_heads_lab.sim.tasks import TASKS
 
+WAIT = 0.2  # seconds between two looks at a lock
 Samples = tuple[Tensor, Tensor, Tensor]  # conditions (n c), actions (n h a), is_pad (n h)
 
 
@@ -31,6 +33,7 @@ class Family:
     """A family of tasks, demonstrated by the scripted experts. This class is robosuite, others derive from it."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
+    unit = "task"  # what one policy is trained for, as tables call it
     packages: tuple[str, ...] = ("robosuite", "mujoco", "numpy")
     demos, steps = 100, 2000  # enough for a run of a few minutes on one core
     checkpoints = 1  # only the last
@@ -135,6 +138,7 @@ class Libero(Family):
     """LIBERO-Object, -Spatial, -Goal and -10: one policy for the ten tasks of a suite, given the task as one-hot."""
 
     tasks = ("libero_object", "libero_spatial", "libero_goal", "libero_10")
+    unit = "suite"
     packages = (*Family.packages, "hf-libero")
     demos, steps = 50, 4000
     official = "lerobot:JianZhou0420/libero_{task}_alldemos_full"
@@ -156,10 +160,17 @@ class Libero(Family):
         return [(task, list(range(run.episodes))) for task in self.subtasks(run)]
 
 
-def once(path: Path) -> FileLock:
-    """Return the lock to hold while making a file or folder, which other processes may want to make too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
+@contextmanager
+def once(path: Path) -> Iterator[None]:
+    """Lock a file or folder while it is made, and wait as long as another process or thread makes it."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locks.held_beside(path))
+                break
+            except locks.InUse:
+                time.sleep(WAIT)
+        yield
 
 
 def save_motion(recordings: Sequence[Demonstrations], path: Path) -> None:

@@ -11,17 +11,21 @@ from action_heads_lab.reproduce.config import ALL_MODES
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.reproduce.statistics import paired, rate, spread
 
-INTERVALS = (
-    "Intervals of rates are Wilson's 95 % intervals over episodes, without the spread of training seeds. ± and p of "
-    "the differences are over episodes (McNemar's exact test) or, where their error is larger, over training seeds (a "
-    "t test on the differences of each task's runs). With one training seed they do not cover what another seed would "
-    "change."
-)
 SPREAD = (
     "**Spread of training seeds, in points.** The standard deviation of the success rates of a task's training seeds, "
     "as its root mean square over the tasks. In brackets: what is expected from episodes alone if all seeds of a task "
     "were equally good."
 )
+
+
+def intervals(unit: str) -> str:
+    """Return the text on intervals and differences, for policies of one `unit`, such as a task."""
+    return (
+        "Intervals of rates are Wilson's 95 % intervals over episodes, without the spread of training seeds. ± and p "
+        "of the differences are over episodes (McNemar's exact test) or, where their error is larger, over training "
+        f"seeds (a t test on the differences of each {unit}'s runs). With one training seed they do not cover what "
+        "another seed would change."
+    )
 
 
 def titled(table: Table, title: str, tasks: Iterable[str]) -> str:
@@ -34,7 +38,7 @@ def titled(table: Table, title: str, tasks: Iterable[str]) -> str:
 def modes_table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) -> str:
     """Return a row for each task and backbone, and one over all tasks that were run in every mode."""
     modes = (*ALL_MODES, "blind")
-    header = ["task", "backbone", *modes, "decoupled − normal", "decoupled − random-frozen"]
+    header = [table.family.unit, "backbone", *modes, "decoupled − normal", "decoupled − random-frozen"]
     lines = [f"| {' | '.join(header)} |", f"|---|---|{'---:|' * (len(header) - 2)}"]
     for backbone in backbones:
         for task in tasks:
@@ -45,7 +49,7 @@ def modes_table(table: Table, tasks: Sequence[str], backbones: Sequence[str]) ->
         if len(whole) > 1:
             cells = [cell for task in tasks for cell in table.modes(task, backbone).values()]
             left_out = sum(map(len, cells)) - sum(map(len, pooled.values()))
-            label = f"**{len(whole)} tasks**"
+            label = f"**{len(whole)} {table.family.unit}s**"
             if left_out:
                 label += f", without {left_out} run{'s' * (left_out > 1)} that a mode lacks"
             lines.append(_row(label, backbone, pooled | {"blind": None}, by_seed=len(pairs) == len(whole) * len(seeds)))

@@ -58,8 +58,8 @@ def of_table_2(family: str, found: Sequence[Result]) -> str:
     for row, missing in grouped(left, lambda run: (run.backbone, run.adapter, *modes[run.task, run.backbone])).items():
         (backbone, adapter, *of), tasks = row, ",".join(dict.fromkeys(run.task for run in missing))
         what = f"--backbone {backbone} --mode {','.join(of)}" if adapter == usual.adapter else f"--study {STUDY}"
-        after = "" if adapter == usual.adapter else "after the others, "
-        lines.append(f"# {backbone}: {after}{_count(missing)}, {hours(sum(map(costs.seconds, missing)))}")
+        after = "" if adapter == usual.adapter else ", run last; it skips what is finished"
+        lines.append(f"# {backbone}: {_count(missing)}, {hours(sum(map(costs.seconds, missing)))}{after}")
         lines.append(f"{command} {what} \\\n  --task {tasks}")
     others = [seed for seed in SEEDS if all(result.run.seed != seed for result in found)]
     seeds = f" Training seeds not run: {', '.join(map(str, others))}; the {_count(grid)} of one take about "

@@ -13,7 +13,7 @@ from action_heads_lab.reproduce.cells import Table, protocol_of, tables
 from action_heads_lab.reproduce.config import Run
 from action_heads_lab.reproduce.figure import draw, draw_beside_paper
 from action_heads_lab.reproduce.grid import ALL_BACKBONES, Reproduce, runs
-from action_heads_lab.reproduce.markdown import INTERVALS, cost, modes_table, spread_table, titled
+from action_heads_lab.reproduce.markdown import cost, intervals, modes_table, spread_table, titled
 from action_heads_lab.reproduce.page import filled
 from action_heads_lab.reproduce.results import Result
 from action_heads_lab.sim.tasks import TASKS
@@ -68,7 +68,9 @@ def robosuite(found: Sequence[Result]) -> str:
     # Runs that differ only in Stage 1 are those of Tables III and IV, which benchmarks/systems.py writes.
     others = [table for table in tables(found) if table.protocol | STAGE_1 != whole.protocol | STAGE_1]
     parts = [f"**{whole.title}.**\n\n{modes_table(whole, list(TASKS), ALL_BACKBONES)}"]
-    parts += [INTERVALS, spread_table(whole, ALL_BACKBONES), cost(whole.results)] if whole.cells else []
+    parts += (
+        [intervals(whole.family.unit), spread_table(whole, ALL_BACKBONES), cost(whole.results)] if whole.cells else []
+    )
     parts += [missing.of_all(found, whole.results)]
     return "\n\n".join([*filter(None, parts), *(titled(table, table.title, TASKS) for table in others)])
 

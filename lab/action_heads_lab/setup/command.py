@@ -35,7 +35,9 @@ class SetupConfig:
     """Set a benchmark up: install and fetch what is missing, check it, and say what is ready.
 
     Attributes:
-        benchmark: libero or mimicgen.
+        benchmark: libero, whose assets (357 MB to download) go to ~/.cache/libero/assets, or mimicgen, whose code goes
+            to ~/.cache/action-heads/mimicgen, under a licence for non-commercial use only. To roll a policy out after
+            it, run examples/libero/reproduce.py --task libero_object or examples/mimicgen/reproduce.py --task stack_d1.
         source: folder that holds the archives, downloaded on another machine.
         replace: fetch the files anew if those that are there are incomplete or damaged.
         install: install missing packages with uv or pip.

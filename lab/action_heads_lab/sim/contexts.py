@@ -27,13 +27,12 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from action_heads._util.extras import require
+from action_heads._util.extras import pip, require
 
 # The first version that is accepted, and the first one that is not; lab/pyproject.toml requires the same. robosuite 1.4
 # fails with MuJoCo 3.10, 3.11 and 3.12. With 3.9 only Lift and Stack were tried, which are the same.
 ROBOSUITE, MUJOCO = ((1, 4), (1, 5)), ((3, 1), (3, 9))
 REQUIREMENTS = "'robosuite==1.4.1' 'mujoco>={}.{},<{}.{}'".format(*MUJOCO[0], *MUJOCO[1])
-INSTALL = f"pip install {REQUIREMENTS}"
 EGL = (
     "Install it (Debian, Ubuntu: apt-get install libegl1 libgl1), or render on the CPU: apt-get install libosmesa6 and "
     "set MUJOCO_GL=osmesa"
@@ -74,7 +73,7 @@ def import_robosuite() -> Any:
     except ImportError as error:
         if "Numba needs NumPy" in str(error):
             raise ImportError(
-                f"robosuite cannot be imported ({_line(error)}). Run `pip install --upgrade numba`, or install "
+                f"robosuite cannot be imported ({_line(error)}). Run `{pip()} install --upgrade numba`, or install "
                 "such a NumPy"
             ) from error
         if not re.search("EGL|OSMesa|OpenGL", str(error)):
@@ -95,7 +94,8 @@ def check_versions(robosuite: tuple[int, ...] = ROBOSUITE[0]) -> None:
         if not first <= numbers < after:
             low, high = (".".join(map(str, bound)) for bound in (first, after))
             raise ImportError(
-                f"{name} {found} is installed, but the simulation needs {low} or later, before {high}: {INSTALL}"
+                f"{name} {found} is installed, but the simulation needs {low} or later, before {high}: "
+                f"{pip()} install {REQUIREMENTS}"
             )
 
 

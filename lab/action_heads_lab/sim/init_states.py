@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from action_heads._util.extras import pip
+
 LARGEST = 256 * 2**20  # bytes; the files of LIBERO have 0.1 MB
 MEMO = 1_000_000  # largest size of the memo of a pickle
 MAGIC = 0x1950A86A20F9469CFC6C  # the first of the four pickles before torch 1.6
@@ -47,7 +49,7 @@ def read_init_states(path: str | Path) -> np.ndarray:
         reason = str(error) or type(error).__name__
     raise NotStates(
         f"{path} is not an init file of LIBERO: {reason}. None of its code was run. Install hf-libero again: "
-        "pip install --force-reinstall --no-deps hf-libero"
+        f"{pip()} install --force-reinstall --no-deps hf-libero"
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from action_heads._util.extras import pip
 from action_heads.io import drafts
 
 FOLDERS = ("articulated_objects", "stable_scanned_objects", "turbosquid_objects", "stable_hope_objects")
@@ -47,12 +48,12 @@ def package() -> Path:
     if (spec := find_spec("libero")) is None:
         raise ImportError(
             f"LIBERO is not installed. {SETUP}, or install it by hand. hf-libero requires robosuite 1.4.0, so install "
-            "both in this order:\n    pip install hf-libero\n    pip install --no-deps 'robosuite==1.4.1'"
+            f"both in this order:\n    {pip()} install hf-libero\n    {pip()} install --no-deps 'robosuite==1.4.1'"
         )
     if others := [name for name in STRANGERS if _installed(name)]:
         raise ImportError(
             f"{' and '.join(others)} from PyPI is installed, which brings another module `libero`. Run\n"
-            f"    pip uninstall {' '.join(others)} hf-libero\nand then `action-heads setup libero`"
+            f"    {pip()} uninstall {' '.join(others)} hf-libero\nand then `action-heads setup libero`"
         )
     found = Path(next(iter(spec.submodule_search_locations or ()), "")).resolve()
     if (ours := _installed("hf-libero")) is None:

@@ -14,16 +14,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from action_heads._util.extras import pip
 from action_heads_lab.sim import contexts, experts, mimicgen_experts
 from action_heads_lab.sim.task import Task
-
-INSTALL = f"""action-heads setup mimicgen
-
-or, by hand,
-
-    git clone https://github.com/NVlabs/mimicgen && uv pip install --no-deps -e mimicgen
-    git clone https://github.com/ARISE-Initiative/robosuite-task-zoo && uv pip install --no-deps -e robosuite-task-zoo
-    uv pip install {contexts.REQUIREMENTS} h5py six"""
 
 
 def _task(name: str, objects: tuple[str, ...], expert: Callable, steps: int, limit: int, noise: float = 0.1) -> Task:
@@ -90,6 +83,18 @@ def package(name: str) -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
+def _install() -> str:
+    """Return the commands that install MimicGen."""
+    clone, github = f"{pip()} install --no-deps -e", "https://github.com"
+    return f"""action-heads setup mimicgen
+
+or, by hand,
+
+    git clone {github}/NVlabs/mimicgen && {clone} mimicgen
+    git clone {github}/ARISE-Initiative/robosuite-task-zoo && {clone} robosuite-task-zoo
+    {pip()} install {contexts.REQUIREMENTS} h5py six"""
+
+
 def check() -> None:
     """Check that MimicGen is installed, without importing it.
 
@@ -98,19 +103,20 @@ def check() -> None:
     """
     if (folder := package("mimicgen")) is None:
         raise ImportError(
-            f"MimicGen is not installed. It is only on GitHub. Run\n    {INSTALL}\n"
+            f"MimicGen is not installed. It is only on GitHub. Run\n    {_install()}\n"
             "Do not `pip install mimicgen`, which is an unrelated package on PyPI."
         )
     if not (folder / "envs" / "robosuite").is_dir():
         raise ImportError(
-            f"{folder} is not NVlabs' MimicGen but another package of that name. Uninstall it, then run\n    {INSTALL}"
+            f"{folder} is not NVlabs' MimicGen but another package of that name. Uninstall it, then run\n"
+            f"    {_install()}"
         )
     if not (folder / "models" / "robosuite" / "assets").is_dir():
         raise ImportError(
-            f"{folder} has no assets, since a wheel of MimicGen lacks them. Uninstall it, then run\n    {INSTALL}"
+            f"{folder} has no assets, since a wheel of MimicGen lacks them. Uninstall it, then run\n    {_install()}"
         )
     if package("six") is None:
-        raise ImportError("MimicGen needs six, which is not installed. Run `pip install six`")
+        raise ImportError(f"MimicGen needs six, which is not installed. Run `{pip()} install six`")
 
 
 def register(*names: str) -> None:

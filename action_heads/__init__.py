@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from action_heads import _moved
 
 if TYPE_CHECKING:
-    from action_heads._util.ema import EMA
     from action_heads.actions.normalize import Normalizer
     from action_heads.actions.spaces import EE_ABSOLUTE, EE_DELTA, ActionSpace
     from action_heads.bank import AdapterBank
     from action_heads.config import HeadConfig
     from action_heads.diffusion.objectives import ObjectiveConfig
+    from action_heads.ema import EMA
     from action_heads.head import ActionHead
     from action_heads.io.files import WeightFileError
     from action_heads.io.hub import HeadNotFoundError
@@ -50,7 +50,7 @@ __all__ = [
 _MODULES = {
     "bank": ("AdapterBank",),
     "config": ("HeadConfig",),
-    "_util.ema": ("EMA",),
+    "ema": ("EMA",),
     "runtime.background": ("BackgroundExecutor",),
     "runtime.execution": ("Executor",),
     "io.files": ("WeightFileError",),

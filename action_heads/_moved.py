@@ -14,7 +14,7 @@ from action_heads._util.extras import remedy
 
 # New package -> the old names, below `action_heads`, of the modules that moved there.
 _HOMES = {
-    "action_heads._util": "attention checks conditions ema extras limits machine names precision",
+    "action_heads._util": "attention checks conditions extras limits machine names precision",
     "action_heads.actions": "layouts normalize rotations spaces unwrap",
     "action_heads.cli": "command_line",
     "action_heads.diffusion": "continuing draws levels objectives samplers",
@@ -34,6 +34,7 @@ MODULES = {
     for home, names in _HOMES.items()
     for name in names.split()
 } | {
+    "action_heads._util.ema": "action_heads.ema",
     "action_heads.adapt.hdf5_recording": "action_heads.data.robomimic",
     "action_heads.adapt.lerobot_recording": "action_heads.data.lerobot",
     "action_heads.adapt.policy": "action_heads.observed_policy",

@@ -192,7 +192,7 @@ class RowPolicy(Policy):
         return torch.func.vmap(row, in_dims=(0, 0, None if mask is None else 0))(self._weights, cond, mask)
 
     def check_cond(self, cond: Condition, mask: Mask, values: bool) -> None:
-        """Also check that there are as many conditions as tasks."""
+        """Check the conditions, and that there are as many as tasks."""
         super().check_cond(cond, mask, values)
         if (given := len(parts(cond)[0])) != (rows := len(self.normalizer.scale)):
             raise ValueError(f"{rows} tasks came with {given} conditions; pass one condition for each task")

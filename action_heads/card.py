@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from action_heads._util.machine import processor_text
 from action_heads.adapters import ADAPTERS
+from action_heads.evaluation_tables import markdown
+from action_heads.io import hub
 from action_heads.io.files import read_json
-from action_heads.io.listing import sizes
+from action_heads.io.listing import Sizes, sizes
+from action_heads.io.sources import DROID, WHOLE_DROID, origin
 
 if TYPE_CHECKING:
     from action_heads.head import ActionHead
@@ -38,15 +40,7 @@ CREDITS = {
         "`action_heads/kinematics/data/README.md`)"
     ),
     "npz:panda_kinematics": _RECORDED,  # another name of the same file
-    "lerobot:lerobot/droid_1.0.1": (
-        "DROID, CC BY 4.0; Khazatsky et al. 2024, [arXiv 2403.12945](https://arxiv.org/abs/2403.12945)"
-    ),
-}
-WHOLE_DROID = "lerobot:lerobot/droid_1.0.1"
-# What sources have of DROID that are not its episodes.
-DROIDS = {
-    "synthetic:droid": "synthetic motion with DROID's published statistics",
-    "recorded:droid_setup_ctrlworld": "recordings of a robot built as DROID's, not of DROID",
+    WHOLE_DROID: "DROID, CC BY 4.0; Khazatsky et al. 2024, [arXiv 2403.12945](https://arxiv.org/abs/2403.12945)",
 }
 REPOSITORY, PAPER = "https://github.com/action-heads/action-heads", "https://arxiv.org/abs/2511.12101"
 KEPT = "<!-- What stands below this line is yours: it is kept whenever this card is written again. -->\n"
@@ -108,14 +102,6 @@ RUNS = {
 }
 
 
-def origin(spec: str) -> str:
-    """Return `kind:where` of a data source, without options and weight, which do not change its owner.
-
-    `data.spec.Spec` is not used here, since it imports every reader and rejects what other releases wrote.
-    """
-    return re.sub(r"@(\d+(\.\d+)?|\.\d+)$", "", spec).partition("?")[0]
-
-
 def credit(spec: str, training: Mapping[str, Any]) -> str | None:
     """Return the credit and licence of a data source, from the head's record if it has one, else from `CREDITS`."""
     own, where = training.get("credits", {}), origin(spec)
@@ -145,7 +131,7 @@ A pretrained, frozen action head for robot policies, for the library [action-hea
 model that denoises chunks of {c.horizon} actions. It was pretrained on motion alone, without images or other
 observations, as in [Decoupled Action Expert]({PAPER}). To use it, attach a small adapter, which turns the output of
 your encoder or VLM into modulation of the head. The adapter is the only part that trains.
-{_droid(c.training, c.backbone)}{_size(name, counts.denoiser)}
+{_droid(c.training, c.backbone)}{_size(name, counts)}
 ```python
 import torch
 from action_heads import ActionHead
@@ -164,7 +150,7 @@ policy.save_adapter("out/my-task")  # the adapter, with a pointer to this head
 | property | value |
 |---|---|
 | backbone | `{c.backbone}`, width {c.width}, {c.depth} blocks |
-| parameters | {counts}; all frozen |
+| parameters | {counts.text(name)}; all frozen |
 | adapters | {", ".join(f"`{_class_name(m)}`" for m in c.mechanisms)} |
 | an adapter acts through | {f"a motion code of {c.rank} numbers, every block, or both" if c.coded else "every block"} |
 | objective | predicts {c.objective.prediction}, {c.objective.train_steps} noise levels |
@@ -185,16 +171,16 @@ policy.save_adapter("out/my-task")  # the adapter, with a pointer to this head
 
 def _droid(training: Mapping[str, Any], backbone: str) -> str:
     """Return how much of DROID is in a head that saw some, but not the dataset, and the command for all of it."""
-    sources = [row for row in training.get("sources", ()) if "droid" in row["source"]]
-    if not sources or any(origin(row["source"]) == WHOLE_DROID for row in sources):
+    sources = [(origin(row["source"]), row) for row in training.get("sources", ())]
+    sources = [(where, row) for where, row in sources if where in DROID]
+    if not sources or any(where == WHOLE_DROID for where, _ in sources):
         return ""
     seen = []
-    for row in sources:
+    for where, row in sources:
         size = f", {row['episodes']} episodes or {row['hours']:g} hours" if "episodes" in row else ""
-        what = DROIDS.get(origin(row["source"]), "real DROID episodes")
-        seen.append(f"{100 * row['share']:.3g} % {what} (`{row['source']}`{size})")
+        seen.append(f"{100 * row['share']:.3g} % {DROID[where]} (`{row['source']}`{size})")
     first = training.get("settings", {}).get("init")
-    start = f" Its training went on from the weights of `{first}`, which saw nothing of DROID." if first else ""
+    start = f" Its training went on from the weights of `{first}`{_nothing_of_droid(first)}." if first else ""
     return (
         f"\n**How much of DROID is in it.** Of its training chunks, {', '.join(seen)}. DROID 1.0.1 itself, 76,000 "
         f"episodes, was not at hand.{start} With access to the Hub, this command trains a head on all of it:\n\n"
@@ -203,13 +189,22 @@ def _droid(training: Mapping[str, Any], backbone: str) -> str:
     )
 
 
-def _size(name: str, denoiser: int) -> str:
-    """Return a sentence on the size in a head's name, if it has one."""
-    if (size := re.search(r"-(\d+(\.\d+)?)m(-|$)", name)) is None:
+def _nothing_of_droid(name: str) -> str:
+    """Return a clause that a head saw nothing of DROID, or nothing unless the record of a bundled head says so."""
+    if (folder := hub.bundled().get(name)) is None:
+        return ""
+    training = read_json(folder / "config.json")["training"]
+    saw = training.get("settings", {}).get("init") or any(origin(r["source"]) in DROID for r in training["sources"])
+    return "" if saw else ", which saw nothing of DROID"
+
+
+def _size(name: str, counts: Sizes) -> str:
+    """Return a sentence on the size in a head's name, if it has one and this is the size of the denoiser."""
+    if (size := counts.size_in(name)) is None:
         return ""
     return (
-        f"\nThe size in the name, `{size[1]}m`, stands for {size[1]} million parameters: those of the denoiser, which "
-        f"is the backbone with its step embedding ({denoiser:,}).\n"
+        f"\nThe size in the name, `{size}m`, stands for {size} million parameters: those of the denoiser, which "
+        f"is the backbone with its step embedding ({counts.denoiser:,}).\n"
     )
 
 
@@ -272,8 +267,6 @@ def _shown(path: Path, show: Callable[[Mapping[str, Any]], T]) -> T:
 
 def _evaluation(folder: Path, there: set[str]) -> str:
     """Return the tables and the figure of `action-heads evaluate-head`."""
-    from action_heads.pretrain.evaluation_report import markdown
-
     # Headings move one level down, since the card has a title.
     text = _shown(folder / "evaluation.json", markdown).replace("\n## ", "\n### ").replace("# ", "## ", 1)
     figure = "\n![Error over noise, distance over denoising steps, and paths of chunks](evaluation.png)\n"

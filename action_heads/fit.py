@@ -16,13 +16,13 @@ from torch import Tensor
 
 from action_heads._util.checks import check_pad_rows, check_type
 from action_heads._util.conditions import Mask, move, parts, take
-from action_heads._util.ema import EMA
 from action_heads._util.flags import check_choices, check_least, check_positive, check_share
 from action_heads._util.limits import check_fields
 from action_heads._util.precision import bfloat16_is_faster
 from action_heads._util.progress import progress_bar
 from action_heads._util.training_step import TrainingStep, adamw, set_learning_rate
 from action_heads.diffusion.levels import NoiseConfig
+from action_heads.ema import EMA
 from action_heads.policy import ConditionedHead
 from action_heads.vlm import Embeddings
 

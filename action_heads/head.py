@@ -20,6 +20,7 @@ from action_heads.denoiser import Denoiser
 from action_heads.diffusion.objectives import Objective
 from action_heads.frozen import thawed
 from action_heads.io import files, hub
+from action_heads.io.upload import upload
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -319,7 +320,7 @@ class ActionHead(Denoiser):
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the head as one commit to a model repository, and return the URL.
 
-        The command `action-heads publish` also checks the folder before, and the published files afterwards.
+        The upload is downloaded again and verified. The command `action-heads publish` also checks the head before.
 
         Args:
             repo_id: the repository, "owner/name".
@@ -327,19 +328,21 @@ class ActionHead(Denoiser):
 
         Raises:
             PushError: the Hub refused or could not be reached.
+            PublishError: the downloaded files are not those that were sent.
 
         Examples:
             >>> head.push_to_hub("me/mlp-5m-mine", private=True)  # doctest: +SKIP
             'https://huggingface.co/me/mlp-5m-mine/commit/...'
         """
         from action_heads import head_file
-        from action_heads.pretrain.publish import upload
 
         with tempfile.TemporaryDirectory() as folder:
             # `save_pretrained` would note this folder as its place.
-            files.write_together(folder, head_file.contents(self, Path(folder))[0])
-            url, revision = upload(folder, repo_id, self, **kwargs)
-        self.source = {"path": repo_id, "revision": revision, "subfolder": None}
+            written, fingerprint = head_file.contents(self, Path(folder))
+            files.write_together(folder, written)
+            url, revision = upload(folder, repo_id, lambda there: head_file.check_copy(there, fingerprint), **kwargs)
+        if fingerprint == self.fingerprint():  # Weights cast to another dtype are another head.
+            self.source = {"path": repo_id, "revision": revision, "subfolder": None}
         return url
 
     # ── showing ──────────────────────────────────────────────────────────────────────────────────────────────────

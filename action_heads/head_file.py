@@ -74,3 +74,9 @@ def load(folder: Path) -> ActionHead:
     # The check covers the loaded weights instead of the file's, so it would notice an error in loading too.
     SEAL.check(config.to_dict(), head.state_dict(), folder / WEIGHTS)
     return head
+
+
+def check_copy(folder: Path, fingerprint: str) -> None:
+    """Load the head in a folder, and raise a ValueError unless it has this fingerprint."""
+    if (found := ActionHead.from_pretrained(folder).fingerprint()) != fingerprint:
+        raise ValueError(f"the fingerprint is {found} instead of {fingerprint}")

@@ -26,6 +26,7 @@ from action_heads.diffusion import continuing
 from action_heads.diffusion.loss import Noise, denoising_loss
 from action_heads.head import ActionHead
 from action_heads.io import files, hub
+from action_heads.io.upload import upload
 
 
 class ConditionedHead(Policy):
@@ -205,6 +206,8 @@ class ConditionedHead(Policy):
     def push_adapter(self, repo_id: str, **kwargs: Any) -> str:
         """Publish the adapter with a model card as a model repository, and return the URL.
 
+        The upload is downloaded again and verified.
+
         Args:
             repo_id: the repository, "owner/name".
             **kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
@@ -212,6 +215,7 @@ class ConditionedHead(Policy):
         Raises:
             ValueError: the head is neither bundled nor on the Hub, so nobody could load the adapter.
             PushError: the Hub refused or could not be reached.
+            PublishError: the downloaded files are not those that were sent.
 
         Examples:
             >>> policy.push_adapter("me/stack", private=True)  # doctest: +SKIP
@@ -228,7 +232,10 @@ class ConditionedHead(Policy):
         with tempfile.TemporaryDirectory() as folder:
             self.save_adapter(folder)
             files.write_text(Path(folder) / "README.md", adapter_card(self, repo_id))
-            return hub.push(folder, repo_id, **kwargs)
+            # The adapter's file has its own fingerprint, which loading checks.
+            return upload(
+                folder, repo_id, lambda there: adapter_file.load(self.head, there / adapter_file.NAME), **kwargs
+            ).url
 
     def load_adapter(self, path: str | Path, **kwargs: Any) -> ConditionedHead:
         """Load the weights of a saved adapter of the same shape into this policy, and return the policy.

@@ -55,11 +55,39 @@ def test_crediting_brings_no_reader_along():
 
 def test_the_card_explains_the_size_and_every_column():
     space = ActionSpace((("joint", 7), ("gripper", 1)), mode="delta")
-    card = head_card(ActionHead(tiny_config(space=space)), "me/mlp-0.3m-arm")
+    head = ActionHead(tiny_config(space=space, width=96))
+    card = head_card(head, "me/mlp-0.3m-arm")
     assert "`0.3m`, stands for 0.3 million parameters" in card
+    for wrong in ("me/mlp-1m-arm", "me/mlp-0.30m-arm", "me/mlp-30m-arm", "me/arm"):  # It has 312,200 parameters.
+        assert "size in the" not in head_card(head, wrong)
     assert "changes from one time step to the next" in card
     assert "| 0 to 6 | joint angles | rad |\n| 7 | gripper | -1 open to +1 closed |" in card
     assert "size in the name" not in head_card(tiny_head())
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("npz:/data/android_arm.npz", None),
+        ("npz:/data/droid_arm.npz", None),
+        ("lerobot:me/droid-like", None),
+        ("synthetic:panda?tip=droid", None),
+        ("lerobot:lerobot/droid_1.0.1?bad=skip", None),  # All of it: nothing is missing.
+        ("synthetic:droid@2", "synthetic motion with DROID's published statistics"),
+        ("npz:droid_4_episodes_train.npz", "real DROID episodes"),
+    ],
+)
+def test_only_a_source_that_has_something_of_droid_brings_a_paragraph_on_it(source, says):
+    def card(init):
+        training = {"data": [source], "sources": [{"source": source, "share": 1.0}], "settings": {"init": init}}
+        return head_card(ActionHead(tiny_config(training=training)))
+
+    assert ("How much of DROID" in card(None)) == (says is not None)
+    if says:
+        assert f"100 % {says} (`{source}`)" in card(None)
+        assert "of `dae/mlp-5m-fk`, which saw nothing of DROID." in card("dae/mlp-5m-fk")
+        for unknown in ("dae/mlp-5m-droid", "me/mine"):
+            assert f"of `{unknown}`. With" in card(unknown)
 
 
 @pytest.mark.parametrize("sources", [7, {"tokens": 7, "state": 3}])

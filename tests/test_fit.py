@@ -9,8 +9,8 @@ import torch
 from small import COND_DIM, actions, conditions, generator, tiny_head
 
 from action_heads import Normalizer
-from action_heads._util.ema import EMA
 from action_heads.adapters import AdaLNZero
+from action_heads.ema import EMA
 from action_heads.fit import FitConfig, cosine, fit
 
 

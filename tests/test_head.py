@@ -17,6 +17,7 @@ from action_heads import ActionHead, ConditionedHead
 from action_heads.adapters import ADAPTERS
 from action_heads.io.files import WeightFileError
 from action_heads.io.hub import HeadNotFoundError
+from action_heads.io.upload import PublishError
 
 
 def test_save_and_load_give_the_same_head(head, tmp_path):
@@ -136,6 +137,16 @@ def test_push_and_load_over_a_hub(fake_hub, head, tmp_path):
     assert torch.equal(loaded.sample(1, generator=generator()), head.sample(1, generator=generator()))
 
 
+def test_a_head_that_was_cast_is_published_as_another_one(fake_hub):
+    """A cast head keeps its fingerprint and its place, since adapters point to the weights that it was made from."""
+    tiny_head().push_to_hub("me/tiny")
+    cast = ActionHead.from_pretrained("me/tiny", dtype="bfloat16")
+    cast.push_to_hub("me/tiny-bf16")
+    loaded = ActionHead.from_pretrained("me/tiny-bf16")
+    assert loaded.fingerprint() != cast.fingerprint()
+    assert cast.source["path"] == "me/tiny"
+
+
 def test_a_failing_save_leaves_the_older_head(tmp_path, monkeypatch):
     """If any of the files cannot be written, the older head remains."""
     folder = tiny_head(seed=0).save_pretrained(tmp_path / "head")
@@ -184,6 +195,15 @@ def test_push_adapter_and_load_it_on_a_robot(fake_hub, tmp_path):
     loaded = ConditionedHead.from_pretrained("me/stack")
     a, b = (p.sample(conditions(), generator=generator()) for p in (policy, loaded))
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("file", ["adapter.safetensors", "README.md"])
+def test_a_corrupted_upload_of_an_adapter_is_noticed(fake_hub, file):
+    tiny_head().push_to_hub("me/head")
+    policy = trained_policy(ActionHead.from_pretrained("me/head"))
+    fake_hub.tamper = file
+    with pytest.raises(PublishError, match=f"these files differ from what was uploaded: {file}"):
+        policy.push_adapter("me/stack")
 
 
 def test_no_part_of_a_frozen_head_can_be_loaded_into(head):

@@ -59,6 +59,7 @@ def test_every_name_of_the_package_is_there_and_unknown_ones_are_not():
     for name in action_heads.__all__:
         assert getattr(action_heads, name) is not None
         assert name in dir(action_heads)
+        assert "._" not in getattr(getattr(action_heads, name), "__module__", ""), "_util is not for users"
     assert action_heads.actions.normalize.Normalizer is action_heads.Normalizer, "modules are there without an import"
     with pytest.raises(AttributeError, match="no attribute 'ActionHeed'"):
         action_heads.ActionHeed  # noqa: B018

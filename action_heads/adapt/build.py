@@ -1,6 +1,6 @@
 """Build an untrained policy and its training data from the settings and the recording, and check both.
 
-N rows, a action of the head, d state, c condition, s observation steps
+Axes: N rows, a action of the head, d state, c condition, s observation steps.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def fresh(
         if config.text.model:
             encoder.learn_tasks(recording.tasks)
     check_encoder(config, encoder)
-    check_images(config, contract, encoder)
+    check_images(contract, encoder)
     with flag("action_layout", "gripper"):
         normalizer = layout.normalizer({"min": columns.amin(0).numpy(), "max": columns.amax(0).numpy()})
     torch.manual_seed(config.seed)  # the adapter starts with the same weights after any encoder

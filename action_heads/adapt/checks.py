@@ -1,6 +1,6 @@
 """Checks of a recording, a policy and the settings before training, and the episodes that are left out.
 
-N rows, d columns
+Axes: N rows, d columns.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def check_encoder(config: AdaptConfig, encoder: ObservationEncoder) -> None:
             check_unset(config.optimiser, "nothing of the encoder trains. Leave it out", "encoder_lr")
 
 
-def check_images(config: AdaptConfig, contract: Contract, encoder: ObservationEncoder) -> None:
+def check_images(contract: Contract, encoder: ObservationEncoder) -> None:
     """Check that the encoder takes images of the cameras' sizes.
 
     A VLM does not run, but its processor does, which must leave places for the images in the prompt.

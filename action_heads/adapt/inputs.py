@@ -3,7 +3,7 @@
 Only numbers that were read are hashed, not computed ones such as statistics, embeddings or random weights. Computed
 ones follow from them, but may differ in their last bits on another machine, on which a run may be resumed.
 
-N rows, a action, d state
+Axes: N rows, a action, d state.
 """
 
 from __future__ import annotations

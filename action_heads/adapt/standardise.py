@@ -1,6 +1,6 @@
 """Statistics by which a new adapter standardises the condition.
 
-N rows, d state, w width of an output
+Axes: N rows, d state, w width of an output.
 """
 
 from __future__ import annotations

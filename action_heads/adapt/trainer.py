@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from action_heads._util.ema import EMA
 from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.adapt.build import build
 from action_heads.adapt.embedding import Embedder, standardise_tokens
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.data.windows import Sample, Steps, batches
 from action_heads.diffusion.levels import NoiseConfig
+from action_heads.ema import EMA
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.training import checkpoint
 from action_heads.training.accelerator import start

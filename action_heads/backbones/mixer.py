@@ -8,6 +8,7 @@ from __future__ import annotations
 from einops import rearrange
 from torch import Tensor, nn
 
+from action_heads._util.mixing import MIXES_TIME
 from action_heads.adapters.base import Modulation
 from action_heads.backbones.mlp import MLPBackbone, MLPBlock
 
@@ -30,7 +31,7 @@ class MixerBlock(MLPBlock):
 class MixerBackbone(MLPBackbone):
     """The backbone `mlp` with time mixing, which adds 272 parameters to each block at horizon 16."""
 
-    mixes_time = True
+    mixes_time = MIXES_TIME["mixer"]
 
     @property
     def over_time(self) -> list[nn.Linear]:

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from action_heads._util.mixing import MIXES_TIME
 from action_heads.adapters.base import Modulation, Site
 from action_heads.backbones.base import Backbone, StepEmbedding
 
@@ -53,7 +54,7 @@ class MLPBackbone(Backbone):
     cannot commit to one of two ways to do a task. This is faithful to the paper; `mixer` mixes time steps.
     """
 
-    mixes_time = False
+    mixes_time = MIXES_TIME["mlp"]
     mechanisms = ("film", "additive", "adaln", "adaln_zero", "adarmsnorm")
 
     def __init__(self, *, action_dim: int, horizon: int, width: int, depth: int, expansion: int):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from action_heads._util.attention import attend, heads_of
+from action_heads._util.mixing import MIXES_TIME
 from action_heads.adapters.base import Modulation, Site
 from action_heads.backbones.base import Backbone, StepEmbedding
 
@@ -65,7 +66,7 @@ class TransformerBackbone(Backbone):
     with the step embedding.
     """
 
-    mixes_time = True
+    mixes_time = MIXES_TIME["transformer"]
     mechanisms = ("film", "additive", "adaln", "adaln_zero", "adarmsnorm", "cross_attention", "prefix")
 
     def __init__(self, *, action_dim: int, horizon: int, width: int, depth: int, expansion: int):

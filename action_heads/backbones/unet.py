@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mish
 
+from action_heads._util.mixing import MIXES_TIME
 from action_heads.adapters.base import Modulation, Site
 from action_heads.backbones.base import Backbone, StepEmbedding
 
@@ -67,7 +68,7 @@ class UNetBackbone(Backbone):
     the last one joins at half the horizon.
     """
 
-    mixes_time = True
+    mixes_time = MIXES_TIME["unet"]
     per_position = False  # Each next level halves the number of time steps.
     mechanisms = ("film",)
 

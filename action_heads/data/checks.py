@@ -73,7 +73,7 @@ def _check_joints(joints: np.ndarray, schema: Schema, arm: Arm | None, where: st
     if arm is None:
         if np.abs(joints * unit).max() > 4 * np.pi:
             reach = f"{np.abs(joints).max():.4g} {schema.joints_unit}"
-            raise BadData(f"{where}: joints reach {reach}, more than two turns. {_degrees(schema, joints, where)}")
+            raise BadData(f"{where}: joints reach {reach}, more than two turns. {_degrees(joints, where)}")
         return
     if joints.shape[1] != len(arm):
         raise BadData(
@@ -95,7 +95,7 @@ def _check_joints(joints: np.ndarray, schema: Schema, arm: Arm | None, where: st
     if schema.joints_unit == "rad" and np.abs(joints).max() > 4:
         degrees = torch.from_numpy(np.deg2rad(joints)).double()
         if arm.within_limits(degrees, BEYOND).float().mean() > 0.99:
-            raise BadData(f"{problem}. {_degrees(schema, joints, where)}")
+            raise BadData(f"{problem}. {_degrees(joints, where)}")
     raise BadEpisode(f"{problem}. Check that this is the right arm (?arm=...). {REPAIR}")
 
 
@@ -125,7 +125,8 @@ def _map(keys: str, where: str) -> str:
     return "Files of this format have no column map, so convert the values in the file."
 
 
-def _degrees(schema: Schema, joints: np.ndarray, where: str) -> str:
+def _degrees(joints: np.ndarray, where: str) -> str:
+    """Return the remedy for joints that look like degrees."""
     remedy = _map('"joints_unit": "deg"', where)
     if np.abs(joints).max() < NORMALISED + 1e-3:  # The numbers alone cannot distinguish the two.
         return f"These look like degrees or like LeRobot's normalised joints. For degrees: {remedy} {_NORMALISED}"

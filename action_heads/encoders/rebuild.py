@@ -58,7 +58,7 @@ def load(
         ValueError: the config, the architecture and the weights are not valid or do not fit together.
     """
     config = at(ObservationConfig.from_dict(observation), vlm)
-    check_architecture(architecture, config)
+    check_architecture(architecture)
     fixed = {name: tensor for name, tensor in tensors.items() if name not in LEARNT}
     with torch.device("meta"):
         layout = {k: v for k, v in build(config, architecture).state_dict().items() if k not in LEARNT}
@@ -97,7 +97,7 @@ def build(config: ObservationConfig, architecture: dict[str, Any]) -> Observatio
             ) from error
 
 
-def check_architecture(architecture: Any, config: ObservationConfig) -> None:
+def check_architecture(architecture: Any) -> None:
     """Check the types and sizes of a saved architecture."""
     if not isinstance(architecture, dict) or not architecture.keys() <= {"vision", "text", "vlm"}:
         raise ValueError(

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from action_heads._util.mixing import MIXES_TIME
 from action_heads.io import hub
+from action_heads.io.sources import DROID, origin
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,18 @@ class Sizes:
         """The number of all parameters."""
         return self.denoiser + sum(self.modulation.values())
 
-    def __str__(self) -> str:
-        modulation = ", ".join(f"{count:,} for {name}" for name, count in self.modulation.items())
-        denoiser = f"{self.denoiser:,} in the denoiser (the size in the head's name)"
-        return f"{self.total:,}: {denoiser}; in the modulation {modulation}"
+    def size_in(self, name: str) -> str | None:
+        """Return the size in a head's name, in millions, if there is one that the denoiser has when it is rounded."""
+        found = re.search(r"-(\d+(?:\.(\d+))?)m(?=-|$)", name)
+        if found is None or round(self.denoiser / 1e6, len(found[2] or "")) != float(found[1]):
+            return None
+        return found[1]
+
+    def text(self, name: str) -> str:
+        """Return all counts as text for the card of a head of this name."""
+        modulation = ", ".join(f"{count:,} for {mechanism}" for mechanism, count in self.modulation.items())
+        named = " (the size in the head's name)" if self.size_in(name) else ""
+        return f"{self.total:,}: {self.denoiser:,} in the denoiser{named}; in the modulation {modulation}"
 
 
 def sizes(shapes: Mapping[str, Sequence[int]]) -> Sizes:
@@ -85,21 +96,20 @@ class Entry:
 
     @classmethod
     def read(cls, name: str, folder: Path) -> Entry:
-        """Read config.json, the header of model.safetensors, evaluation.json, latency.json and trial.json."""
-        config, evaluation, latency, trial = (
+        """Read config.json, the header of model.safetensors, latency.json and trial.json."""
+        config, latency, trial = (
             json.loads(path.read_text(encoding="utf-8")) if (path := folder / f"{stem}.json").is_file() else {}
-            for stem in ("config", "evaluation", "latency", "trial")
+            for stem in ("config", "latency", "trial")
         )
         weights = folder / "model.safetensors"
-        measured = evaluation.get("heads", {}).get(config["name"], {})
         return cls(
             name,
             sizes_of_file(weights),
             weights.stat().st_size,
             config["space"]["mode"],
-            measured.get("mixes_time", config["backbone"] != "mlp"),
+            MIXES_TIME[config["backbone"]],
             min((row["ms"] for row in latency.get("results", ())), default=None),
-            {row["source"].rpartition("@")[0] or row["source"]: row["share"] for row in config["training"]["sources"]},
+            {origin(row["source"]): row["share"] for row in config["training"]["sources"]},
             {row["name"]: (row["successes"], row["episodes"]) for row in trial.get("rows", ())},
         )
 
@@ -177,7 +187,7 @@ def _fails(entry: Entry) -> float:
 
 
 def _droid(entry: Entry) -> float:
-    return sum(share for source, share in entry.motion.items() if "droid" in source)
+    return sum(share for source, share in entry.motion.items() if source in DROID)
 
 
 def _none(best: float) -> float:

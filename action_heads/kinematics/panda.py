@@ -94,12 +94,12 @@ def forward(joints: Tensor, frame: str = "tcp") -> tuple[Tensor, Tensor]:
 
 
 def _turn(x: Tensor, y: Tensor, cos: Tensor | float, sin: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Axes x, y (3, ...) turned about their z by an angle given as cosine and sine."""
+    """Turn axes x, y (3, ...) about their z by an angle, given as cosine and sine."""
     return cos * x + sin * y, cos * y - sin * x
 
 
 def reframe(position: Tensor, matrix: Tensor, source: str, target: str) -> tuple[Tensor, Tensor]:
-    """Return the pose of one of `FRAMES` (..., 3), (..., 3, 3) -> the pose of another, both in the same outer frame."""
+    """Map the pose of one of `FRAMES`, (..., 3) and (..., 3, 3), to that of another, both in the same outer frame."""
     _check_frame(source)
     _check_frame(target)
     (along, about), (further, turned) = FRAMES[source], FRAMES[target]

@@ -54,7 +54,7 @@ def recorded_chunks(split: str = "train", horizon: int = 16, sources: tuple[str,
 
 
 def _joints(planes: np.ndarray) -> np.ndarray:
-    """Planes (7, 4, N) uint8 -> joints (N, 7) float32.
+    """Return joints (N, 7) float32 from planes (7, 4, N) uint8.
 
     The file keeps the first bytes of all numbers together, then the second bytes and so on: lossless, and a third
     smaller than the floats themselves, because neighbours share their exponents.

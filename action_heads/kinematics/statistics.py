@@ -29,6 +29,7 @@ BUNDLED = {"droid": "data/droid_statistics.json"}
 CANDIDATES, POOL = 2**17, 2**15  # postures that are weighed, and those that are drawn from them by weight
 WIDE, WIDENED = 0.25, 2.0  # share of the candidates with a larger deviation, since recordings have longer tails
 MOST_ROWS = 200_000  # rows of a recording whose poses are computed
+ROUNDS = 50  # of Newton's method, at most
 RIDGE = 1e-3  # keeps the weights finite where no distribution has all moments
 
 _PER_JOINT = ("mean", "std", "min", "max", "p01", "p99", "velocity_std")
@@ -122,7 +123,7 @@ class MotionStatistics:
 
     @cached_property
     def hash(self) -> str:
-        """16 hex digits of all values, for a head's record."""
+        """The hash of all values, 16 hex digits, for a head's record."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     @classmethod
@@ -172,7 +173,7 @@ class MotionStatistics:
 
 
 @lru_cache(maxsize=4)
-def postures(statistics: MotionStatistics, arm: Arm, seed: int = 0) -> Tensor:
+def postures(statistics: MotionStatistics, arm: Arm) -> Tensor:
     """Draw POOL postures (n, j) with the moments of the statistics, as far as one distribution can have them all.
 
     Candidates are drawn with the joints' means, deviations and correlations. They are then weighted by
@@ -184,7 +185,7 @@ def postures(statistics: MotionStatistics, arm: Arm, seed: int = 0) -> Tensor:
             f"the statistics are of {len(statistics.mean)} joints, but {arm.name} has {len(arm)}. Write the file again "
             "with `action-heads statistics`, which records the arm"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     s = {key: torch.tensor(getattr(statistics, key), dtype=torch.float64) for key in _PER_JOINT}
     lowest = torch.maximum(s["min"], arm.lower.double())
     highest = torch.minimum(s["max"], arm.upper.double())
@@ -226,15 +227,15 @@ def shape_of(statistics: MotionStatistics, arm: Arm) -> Shape:
     return shape
 
 
-def _weights(features: Tensor, wanted: Tensor, rounds: int = 50) -> Tensor:
-    """Weights (n,) of maximum entropy under which features (n, f) have the means `wanted` (f,), by damped Newton."""
+def _weights(features: Tensor, wanted: Tensor) -> Tensor:
+    """Return weights (n,) of maximum entropy under which features (n, f) have means `wanted` (f,), by damped Newton."""
     features = features - wanted
     dual = torch.zeros(features.shape[1], dtype=features.dtype)
 
     def value(at: Tensor) -> Tensor:
         return torch.logsumexp(features @ at, 0) + 0.5 * RIDGE * at @ at
 
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         weights = torch.softmax(features @ dual, 0)
         mean = weights @ features
         slope = mean + RIDGE * dual
@@ -250,7 +251,7 @@ def _weights(features: Tensor, wanted: Tensor, rounds: int = 50) -> Tensor:
 
 
 def _tuples(value: Any) -> Any:
-    """Arrays and lists, of any depth, as tuples of floats; anything else as it is."""
+    """Return arrays and lists, of any depth, as tuples of floats, and anything else as it is."""
     if isinstance(value, (np.ndarray, Tensor)):
         value = value.tolist()
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -97,7 +97,7 @@ def synthetic_chunks(
 
 
 def _postures(arm: Arm, uniform: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Uniform (b, s + 1, j) in [0, 1) -> postures (b, s + 1, j): the first half of b about home, the rest anywhere."""
+    """Map uniform (b, s + 1, j) in [0, 1) to postures (b, s + 1, j): half of them about home, the rest anywhere."""
     lowest, highest, home = (limit.to(uniform) for limit in (arm.lower, arm.upper, arm.home))
     spread = (SPREAD_SHARE * (highest - lowest)).clamp(max=SPREAD)
     postures = torch.lerp(lowest, highest, uniform)
@@ -125,9 +125,10 @@ def _starts(duration: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _gripper(time: Tensor, end: Tensor, moment: Tensor, uniform: Tensor, share: float | None = None) -> Tensor:
-    """Time (b, h), switching moments end (b, s) and moment (b, 1), uniform (b, s + 2) -> (b, h) of -1 or +1.
+    """Return grippers (b, h), -1 or +1, at time (b, h).
 
-    A share of the chunks, if one is given, begins closed.
+    They may switch at end (b, s) and moment (b, 1); uniform (b, s + 2) decides at which. A share of the chunks, if one
+    is given, begins closed.
     """
     moments = torch.cat((end, moment), dim=1)
     chance = torch.full_like(moments[0], FLIP)
@@ -159,6 +160,6 @@ def pose_actions(joints: Tensor, gripper: Tensor, frame: str | None = None, arm:
 
 
 def pose_numbers(joints: Tensor, frame: str, arm: Arm) -> Tensor:
-    """Joints (..., j) rad -> position (m, base frame) and rotation (first two rows) of a frame (..., 9)."""
+    """Map joints (..., j) in rad to position (m, base frame) and rotation (first two rows) of a frame, (..., 9)."""
     position, matrix = arm.forward(joints, frame)
     return torch.cat((position, from_matrix(matrix, "6d")), dim=-1)

@@ -83,7 +83,7 @@ class _Fingers:
         self.are = self._fingers()
 
     def _pairs(self) -> set[int]:
-        """Links that slide a short way and are not the only ones that do so on what carries them."""
+        """Return the links that slide a short way and are not the only ones that do so on what carries them."""
         on: dict[int, list[int]] = {}
         for number, link in enumerate(self.skeleton.links):
             if link.parent is not None and link.movers and all(map(_short_slide, link.movers)):
@@ -91,7 +91,7 @@ class _Fingers:
         return {number for numbers in on.values() if len(numbers) > 1 for number in numbers}
 
     def _coupled(self) -> set[int]:
-        """Links that hang on one link and whose joints are coupled, and what a loop holds to one of them."""
+        """Return the links on one link whose joints are coupled, and those that a loop holds to one of them."""
         skeleton, found = self.skeleton, set[int]()
         where = {mover.name: number for number, link in enumerate(skeleton.links) for mover in link.movers}
         for coupling in skeleton.couplings.values():
@@ -114,7 +114,7 @@ class _Fingers:
         return found
 
     def _fingers(self) -> set[int]:
-        """Links moved by a finger's joint on which nothing but fingers hangs."""
+        """Return the links moved by a finger's joint on which nothing but fingers hangs."""
         fingers: set[int] = set()
         only = [True] * len(self.skeleton.links)  # whether all joints below belong to fingers
         for number in reversed(range(len(self.skeleton.links))):
@@ -140,7 +140,7 @@ class _Fingers:
         return _way(mover) < JAW and (gripper or (_has(GRIPPER, link) and _has(OPENING, link)))
 
     def ends(self) -> list[int]:
-        """Links from which nothing but fingers goes on, that joints of an arm carry."""
+        """Return the links that joints of an arm carry and from which nothing but fingers goes on."""
         behind: set[int] = set()
         for number, link in enumerate(self.skeleton.links):
             if number in self.are or link.parent in behind:

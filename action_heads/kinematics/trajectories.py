@@ -117,7 +117,10 @@ class Windows:
     """
 
     def __init__(self, trajectories: Trajectories, steps: int, episodes: np.ndarray | None = None):
-        """`episodes` (E,) bool keeps only some. Those shorter than a window hold none."""
+        """Take the windows of all episodes, or of those for which `episodes` (E,) is true.
+
+        Episodes shorter than a window hold none.
+        """
         if steps < 1:
             raise ValueError(f"a window of {steps} steps is none; it must be at least 1")
         self.trajectories, self.steps = trajectories, steps

@@ -20,6 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from action_heads import evaluation_tables
 from action_heads._util.flags import check_least, flag
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.spaces import ActionSpace
@@ -146,7 +147,7 @@ def evaluate(config: EvaluateConfig, command: str = "") -> dict[str, Any]:
         few = each.config.mechanisms[:1] if label == "random" else each.config.mechanisms
         results["heads"][label], paths[label] = _head_row(each, few, for_losses, real, units, far)
     results["seconds"] = round(time.monotonic() - began, 1)
-    text = evaluation_report.markdown(results)
+    text = evaluation_tables.markdown(results)
     contents = {
         "evaluation.json": (json.dumps(results, indent=2) + "\n").encode(),
         "evaluation.md": text.encode(),

@@ -12,29 +12,19 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from action_heads import golden
-from action_heads.card import KEPT, credit, head_card, measured, origin
+from action_heads import golden, head_file
+from action_heads.card import KEPT, credit, head_card, measured
 from action_heads.head import ActionHead
-from action_heads.io import files, hub, locks
+from action_heads.io import files, locks
+from action_heads.io.sources import origin, words
+from action_heads.io.upload import Published, PublishError, upload
 
 NEEDED = ("config.json", "model.safetensors", golden.NAME, "curves.json", "curves.png")
 WELCOME = ("evaluation.json", "evaluation.md", "evaluation.png", "trial.json", "latency.json")
 TOLERANCE = 1e-4  # For golden outputs, in robot units. The order of additions differs between processors.
-# A name that contains one of these claims that the head was trained on it.
+# A name with one of these words claims that the head was trained on it.
 CORPORA = ("droid", "libero", "mimicgen", "robomimic", "openx")
-
-
-class PublishError(OSError):
-    """An error for a head that must not be published, or for an upload that differs from what was sent."""
-
-
-class Published(NamedTuple):
-    """The place of an uploaded folder: its page, and the revision that `from_pretrained` takes."""
-
-    url: str
-    revision: str
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,13 @@ def _publish(config: PublishConfig) -> Published | None:
     with tempfile.TemporaryDirectory() as staging:  # Training state and notes are not uploaded.
         for name in names:
             shutil.copyfile(config.folder / name, Path(staging) / name)
-        done = upload(staging, config.repo, head, private=config.private or None, create_pr=config.create_pr)
+        done = upload(
+            staging,
+            config.repo,
+            lambda there: _check_copy(head, there),
+            private=config.private or None,
+            create_pr=config.create_pr,
+        )
     print(f"Published and verified: {done.url}")
     print(f'  ActionHead.from_pretrained("{config.repo}", revision="{done.revision}")')
     return done
@@ -141,6 +137,13 @@ def check(folder: Path, repo: str = "") -> ActionHead:
     return head
 
 
+def _check_copy(head: ActionHead, folder: Path) -> None:
+    """Raise an error unless a folder holds this head, with golden outputs that it replays."""
+    head_file.check_copy(folder, head.fingerprint())
+    if (off := golden.largest_difference(ActionHead.from_pretrained(folder), folder)) > TOLERANCE:
+        raise PublishError(f"the golden outputs differ by {off:.2g}")
+
+
 def not_a_folder(folder: Path) -> PublishError:
     """Return the error for a path that is not a folder."""
     return PublishError(f"{folder} is not a folder. Publish the folder that `action-heads pretrain --out` wrote")
@@ -152,7 +155,7 @@ def unearned_names(names: Iterable[str], data: Sequence[str]) -> list[str]:
         f"the name {name!r} claims {corpus}, but the head was trained on {', '.join(data) or 'nothing'}. Rename it"
         for name in dict.fromkeys(names)
         for corpus in CORPORA
-        if corpus in name.lower() and not any(corpus in spec.lower() for spec in data)
+        if corpus in words(name) and not any(corpus in words(origin(spec)) for spec in data)
     ]
 
 
@@ -163,57 +166,6 @@ def write_card(head: ActionHead, folder: Path, name: str) -> None:
     if card.exists() and KEPT not in (old := card.read_text(encoding="utf-8")):
         contents[".README.md.old"] = old.encode()
     files.write_together(folder, contents)
-
-
-def upload(folder: str | Path, repo_id: str, head: ActionHead, **options) -> Published:
-    """Push a whole folder in one commit (options as in `hub.push`) and verify the upload.
-
-    Raises:
-        PushError: the folder could not be sent. None of its files is on the Hub then.
-        PublishError: the folder was sent, but the downloaded files differ.
-    """
-    folder = Path(folder)
-    try:
-        url = hub.push(folder, repo_id, **options)
-    except hub.PushError as error:
-        raise hub.PushError(
-            f"{error}\n  A commit is uploaded as a whole or not at all, so no file was published. A new repository may "
-            "exist already, but is empty. Fix the cause and publish again"
-        ) from error
-    last = url.rstrip("/").rsplit("/", 1)[-1]
-    published = Published(url, f"refs/pr/{last}" if "/discussions/" in url else last)
-    verify(folder, repo_id, published, head, options.get("token"))
-    return published
-
-
-def verify(folder: Path, repo_id: str, published: Published, head: ActionHead, token: str | bool | None) -> None:
-    """Download what was published into an empty cache and compare its bytes, fingerprint and golden outputs."""
-    # `HubFiles` returns the folder of the first name, so a file at the top comes first.
-    names = sorted(hub.contents(folder), key=lambda name: name.count("/"))
-    try:
-        with tempfile.TemporaryDirectory() as cache:
-            # `find` would prefer a local folder or a bundled head of this name.
-            there = hub.HubFiles(repo_id, names, published.revision, None, cache, token).folder()
-            changed = [name for name in names if (there / name).read_bytes() != (folder / name).read_bytes()]
-            if changed:
-                raise PublishError(f"these files differ from what was uploaded: {', '.join(changed)}")
-            loaded = ActionHead.from_pretrained(there)
-            if loaded.fingerprint() != head.fingerprint():
-                raise PublishError(f"the fingerprint is {loaded.fingerprint()} instead of {head.fingerprint()}")
-            if (there / golden.NAME).exists() and (off := golden.largest_difference(loaded, there)) > TOLERANCE:
-                raise PublishError(f"the golden outputs differ by {off:.2g}")
-    except (OSError, ValueError) as error:
-        page = published.url.split("/commit/")[0].split("/discussions/")[0]
-        undo = (
-            f"close {published.url}"
-            if "/discussions/" in published.url
-            else f"if the repository is new, delete it at {page}/settings. Otherwise revert the commit in a clone: "
-            f"`git clone {page} && git revert {published.revision} && git push`"
-        )
-        raise PublishError(
-            f"{published.url} was uploaded, but could not be verified: {error}.\n  Do not use it. To undo the upload, "
-            f"{undo}.\n  Then publish again"
-        ) from error
 
 
 def _refused(folder: Path, problems: Sequence[str]) -> PublishError:

@@ -12,11 +12,11 @@ from action_heads._util.flags import Shown, check_choices, check_least, mistake
 from action_heads._util.flat import Settings
 from action_heads.actions.spaces import EE_ABSOLUTE, EE_DELTA
 from action_heads.backbones import BACKBONES
-from action_heads.card import origin
 from action_heads.config import UNIVERSAL, HeadConfig
 from action_heads.diffusion.levels import LEVELS
 from action_heads.diffusion.objectives import PREDICTIONS, ObjectiveConfig
 from action_heads.fit import PRECISIONS
+from action_heads.io.sources import origin
 from action_heads.pretrain import objective
 from action_heads.training.optimiser import NO_DEVICE, OptimiserConfig
 

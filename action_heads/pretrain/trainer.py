@@ -14,9 +14,9 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from action_heads._util.ema import EMA
 from action_heads._util.training_step import TrainingStep, adamw
 from action_heads.actions.normalize import Normalizer
+from action_heads.ema import EMA
 from action_heads.head import ActionHead
 from action_heads.modes import fresh
 from action_heads.pretrain import data

@@ -12,7 +12,7 @@ from action_heads._util.training_step import TrainingStep, set_learning_rate
 from action_heads.training import checkpoint
 
 if TYPE_CHECKING:
-    from action_heads._util.ema import EMA
+    from action_heads.ema import EMA
 
 B = TypeVar("B")
 

@@ -164,7 +164,7 @@ def contents(packages: Sequence[str], tasks: Sequence[str], opened: set[Path]) -
             if package not in ("robosuite", "hf-libero") or wanted(path, opened, suites):
                 yield name, path
     if any(name in suites for name in SUITES):
-        yield from assets_of_libero(opened)
+        yield from assets_of_libero()
     for name in ("mimicgen", "robosuite_task_zoo") if needs_mimicgen(tasks) else ():
         yield from ((found, path) for found, path in folder_of(name) if wanted(path, opened, suites))
     if tasks:
@@ -201,7 +201,7 @@ def wanted(path: Path, opened: set[Path], suites: set[str]) -> bool:
     return path in opened or (path.suffix in TEXT and path.stat().st_size < SHORT) or ".dist-info" in str(path)
 
 
-def assets_of_libero(opened: set[Path]) -> Iterator[tuple[str, Path]]:
+def assets_of_libero() -> Iterator[tuple[str, Path]]:
     """Yield the assets of LIBERO. `add` fills those that no task opens with zeros."""
     from action_heads_lab.sim import libero_files
 

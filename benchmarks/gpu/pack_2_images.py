@@ -59,7 +59,7 @@ def record(pack: Pack, task: str) -> dict | None:
     return {"file": str(path), "demos": demos, "size": size, "seconds": round(seconds, 1)}
 
 
-def command(pack: Pack, task: str, mode: str, recorded: dict, steps: int, seed: int, runs: int, out: Path) -> list[str]:
+def command(pack: Pack, mode: str, recorded: dict, steps: int, seed: int, runs: int, out: Path) -> list[str]:
     """Return the training of one run, without rollouts."""
     crop = recorded["size"] * 76 // 84
     small = ["--hidden", 32, "--precision", "fp32"] if pack.toy else []
@@ -78,7 +78,7 @@ def train(pack: Pack, task: str, recorded: dict, seed: int) -> None:
     A mode that an earlier pack finished is trained again, so that all have as many demonstrations and training steps.
     """
     few = 2 if pack.toy else 100
-    alike = {"pack": pack, "task": task, "recorded": recorded, "seed": seed, "runs": len(MODES)}
+    alike = {"pack": pack, "recorded": recorded, "seed": seed, "runs": len(MODES)}
     tries = {mode: pack.work / f"{task}-{mode}-try-{time.time_ns()}" for mode in MODES}
     pack.run({f"{task}-{m}-try": command(mode=m, steps=few, out=out, **alike) for m, out in tries.items()}, 240)
     speeds = [few / files.read_json(out / "results.json")["seconds"] for out in tries.values() if _done(out)]

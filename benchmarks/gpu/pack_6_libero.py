@@ -74,20 +74,18 @@ def record(pack: Pack, suite: str, demos: int) -> dict | None:
     return {"file": str(path), "demos": demos * len(tasks), "size": size, "seconds": round(time.monotonic() - began)}
 
 
-def command(
-    pack: Pack, suite: str, mode: str, recorded: dict, text: str, steps: int, seed: int, out: Path
-) -> list[str]:
+def command(pack: Pack, mode: str, recorded: dict, text: str, steps: int, seed: int, out: Path) -> list[str]:
     """Return the training of one run: as in pack 2, with the larger encoder and words."""
     given = {"recorded": recorded, "steps": steps, "seed": seed, "runs": len(MODES), "out": out}
     eyes = EYES["libero"]["flags"]
     flags = ["--encoder", "resnet18" if pack.toy else eyes["encoder"], "--text", text, "--schedule", eyes["schedule"]]
-    return [*pack_2_images.command(pack, suite, mode, **given), *flags, "--features", str(eyes["features"])]
+    return [*pack_2_images.command(pack, mode, **given), *flags, "--features", str(eyes["features"])]
 
 
 def train(pack: Pack, suite: str, recorded: dict, text: str, seed: int) -> None:
     """Train all modes at once and roll them out. Results of earlier packs with other steps are replaced."""
     few = 2 if pack.toy else 60
-    alike = {"pack": pack, "suite": suite, "recorded": recorded, "text": text, "seed": seed}
+    alike = {"pack": pack, "recorded": recorded, "text": text, "seed": seed}
     tries = {mode: pack.work / f"{suite}-{mode}-try-{time.time_ns()}" for mode in MODES}
     pack.run({f"{suite}-{m}-try": command(mode=m, steps=few, out=out, **alike) for m, out in tries.items()}, 240)
     found = [files.read_json(out / "results.json") for out in tries.values() if (out / "results.json").exists()]

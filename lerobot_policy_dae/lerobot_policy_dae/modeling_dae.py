@@ -130,7 +130,7 @@ class DAEPolicy(PreTrainedPolicy):
         encoder = config.built["encoder"]
         observed = ObservationConfig.from_dict(encoder["config"])
         with flag("vlm.model", *(["vlm.revision"] if config.vlm and config.vlm.revision else [])):
-            rebuild.check_architecture(encoder["architecture"], observed)
+            rebuild.check_architecture(encoder["architecture"])
             self.encoder = ObservationEncoder(rebuild.at(observed, config.vlm), encoder["architecture"])
             if self.encoder.vlm is not None:
                 self.encoder.vlm.check()

@@ -9,6 +9,7 @@ from torch import nn
 from torch_layers import as_torch_s, layers_of
 
 from action_heads import ActionHead, HeadConfig
+from action_heads._util.mixing import MIXES_TIME
 from action_heads.adapters import FiLM
 from action_heads.adapters.base import Modulation
 from action_heads.adapters.film import FiLMModulation
@@ -168,3 +169,4 @@ def test_every_step_moves_every_other(name):
 def test_declared_mixing_is_true(head):
     jacobian = time_jacobian(head.config.backbone)
     assert head.backbone.mixes_time == bool((jacobian - jacobian.diag().diag()).any())
+    assert head.backbone.mixes_time is MIXES_TIME[head.config.backbone], "the list of heads reads this table"

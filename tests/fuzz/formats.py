@@ -20,8 +20,8 @@ from small import COND_DIM, tiny_head, trained_policy
 from torch import Tensor, nn
 
 from action_heads import EE_ABSOLUTE, ActionHead, ActionSpace, ConditionedHead, Normalizer, adapter_file, golden
-from action_heads._util.ema import EMA
 from action_heads.adapters import ADAPTERS
+from action_heads.ema import EMA
 from action_heads.encoders import ObservationConfig, ObservationEncoder, TextConfig, VisionConfig
 from action_heads.observed_policy import Contract, ObservedPolicy
 from action_heads.training import checkpoint

@@ -48,10 +48,11 @@ def test_of_heads_that_chance_tells_apart_the_recommended_one_comes_first():
     assert smallest[:2] == ["dae/mlp-0.7m-fk", "dae/mixer-5m-fk"], "6 kB of 13.4 MB, which print as equal, tell nothing"
     entry = listing.entries()[0]
     heads = [
-        dataclasses.replace(entry, name=str(ms), ms=ms, motion={"droid": ms / 100}) for ms in (16.0, 10.4, 10.0, 10.6)
+        dataclasses.replace(entry, name=str(ms), ms=ms, motion={"synthetic:droid": ms / 100})
+        for ms in (16.0, 10.4, 10.0, 10.6)
     ]
     assert [head.name for head in listing.WANTS["fastest"].ranked(heads)] == ["10.0", "10.4", "10.6", "16.0"]
-    heads = [dataclasses.replace(head, motion={"droid": 1 - head.ms / 100}) for head in heads]
+    heads = [dataclasses.replace(head, motion={"synthetic:droid": 1 - head.ms / 100}) for head in heads]
     assert [head.name for head in listing.WANTS["fastest"].ranked(heads)] == ["10.4", "10.0", "10.6", "16.0"]
 
 

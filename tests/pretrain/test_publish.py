@@ -15,7 +15,8 @@ from small import tiny_head
 from action_heads import ActionHead, cli, golden, head_file
 from action_heads.card import KEPT
 from action_heads.io import files, hub
-from action_heads.pretrain.publish import PublishConfig, PublishError, check, publish, unearned_names, upload
+from action_heads.io.upload import PublishError, upload
+from action_heads.pretrain.publish import PublishConfig, check, publish, unearned_names
 
 RECORD = {
     "command": "action-heads pretrain --out heads/tiny",
@@ -121,11 +122,15 @@ def test_refused_access_teaches_and_the_command_ends_without_a_traceback(folder,
 
 def test_upload_verifies_any_head(folder, fake_hub):
     """`upload`, which `ActionHead.push_to_hub` calls, verifies any head, with golden outputs or without."""
+
+    def is_head(head):
+        return lambda there: head_file.check_copy(there, head.fingerprint())
+
     head = ActionHead.from_pretrained(folder)
     (folder / "golden.safetensors").unlink()
-    assert upload(folder, "me/any", head, token="hf_other").url.startswith(f"{fake_hub.url}/me/any/commit/")
+    assert upload(folder, "me/any", is_head(head), token="hf_other").url.startswith(f"{fake_hub.url}/me/any/commit/")
     with pytest.raises(PublishError, match="the fingerprint is"):
-        upload(folder, "me/any", tiny_head("mlp"))
+        upload(folder, "me/any", is_head(tiny_head("mlp")))
 
 
 # What keeps a head from being published
@@ -187,6 +192,10 @@ def test_names_must_be_earned():
     assert unearned_names(["mlp-5m-droid"], ["recorded:panda"])
     assert not unearned_names(["mlp-5m-droid"], ["droid:frames.npz", "recorded:panda"])
     assert not unearned_names(["mlp-5m-fk", "me/mlp-5m-fk"], ["synthetic:panda"])
+    others = ["acme/mlp-5m-android", "acme/openxarm7", "calibero/arm"]
+    assert not unearned_names(others, ["npz:mine.npz"]), "a part of a word claims nothing"
+    assert len(unearned_names(["me/DROID_1.0.1", "droid/arm", "mlp-droid100"], ["npz:mine.npz"])) == 3
+    assert unearned_names(["mlp-5m-droid"], ["npz:/data/android.npz", "lerobot:me/mine?schema=droid"])
 
 
 # The card

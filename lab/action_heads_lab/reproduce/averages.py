@@ -25,7 +25,7 @@ class Average:
 
     @property
     def complete(self) -> bool:
-        """Whether every compared mode has its average."""
+        """Return whether every compared mode has its average."""
         return self.results.keys() == set(ALL_MODES)
 
     @property

@@ -1,6 +1,6 @@
 """Run recorded episodes again to render them, in worker processes that each hold one environment.
 
-t  ticks of an episode
+Axes: t ticks of an episode.
 
 A reset depends on nothing but the seed, so the images do not depend on the number of workers.
 """

@@ -1,6 +1,6 @@
 """Write demonstrations as a LeRobotDataset or as robomimic's HDF5: joints, pose, gripper, actions, optional images.
 
-t  ticks of an episode      o  observation size
+Axes: t ticks of an episode, o observation size.
 
     observation.state            (o,)  observation of policies on states, see `Task.observation_size`; with cameras
                                        (11,), pose and fingers of the arm

@@ -1,7 +1,7 @@
 """Demonstrations as arrays, their file, and the windows that train a policy.
 
-n  ticks of all episodes, concatenated    e  episodes       o  observation size
-m  windows, one for every tick (m = n)    h  horizon        c  observation_steps * o      j  joints of the arm
+Axes: n ticks of all episodes, concatenated, e episodes, o observation size, m windows, one for every tick (m = n),
+h horizon, c observation_steps * o, j joints of the arm.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A simulated robosuite environment that takes absolute targets of the TCP and returns a state vector, at 20 Hz.
 
-o  observation size, `Task.observation_size`: Lift 23, Stack 35      j  joints of the arm      h  ticks of a chunk
+Axes: o observation size, `Task.observation_size` (Lift 23, Stack 35), j joints of the arm, h ticks of a chunk.
 
 An action (10,) is a target of the TCP in the ROBOT BASE frame, see frames.py:
     0:3   position, m

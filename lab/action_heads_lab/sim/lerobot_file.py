@@ -1,6 +1,6 @@
 """Write episodes as a LeRobotDataset, and say how a dataset was recorded.
 
-t  ticks of an episode
+Axes: t ticks of an episode.
 """
 
 from __future__ import annotations

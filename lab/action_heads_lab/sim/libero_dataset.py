@@ -1,6 +1,6 @@
 """Write demonstrations in LIBERO's own columns, as `lerobot-eval --env.type=libero` gives them to a policy.
 
-t  ticks of an episode
+Axes: t ticks of an episode.
 
     observation.images.image    (size, size, 3) RGB, agentview
     observation.images.image2   the same, robot0_eye_in_hand

@@ -1,6 +1,6 @@
 """Observations of a policy in the simulation, by the names that its recording uses.
 
-s  observations, the last of which is current     d  size of the state     H, W  pixels
+Axes: s observations, the last of which is current, d size of the state, H and W pixels.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ def save_trial(folder: Path, head: ActionHead, rows: Sequence[Row], what: str, c
     files.write_text(folder / TRIAL, json.dumps(record, indent=2) + "\n")
 
 
-def smooth(losses: list[float], points: int = 100) -> list[float]:
-    """Return at most `points` means of consecutive losses, for a figure."""
-    return [float(part.mean()) for part in np.array_split(np.array(losses), min(points, len(losses)))]
+def smooth(losses: list[float]) -> list[float]:
+    """Return at most 100 means of consecutive losses, for a figure."""
+    return [float(part.mean()) for part in np.array_split(np.array(losses), min(100, len(losses)))]
 
 
 def table(rows: list[Row]) -> str:

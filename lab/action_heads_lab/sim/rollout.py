@@ -1,6 +1,6 @@
 """Roll out a policy: episodes run in worker processes, and the policy answers all of them in one batch.
 
-b  episodes that need a chunk     o  observation size     s  observations of a `Sight`     h  horizon of the policy
+Axes: b episodes that need a chunk, o observation size, s observations of a `Sight`, h horizon of the policy.
 
 All episodes execute their chunks, and then the policy is called once for all of them. So the batches, and with a seeded
 policy the result, are the same in every run.

@@ -1,6 +1,6 @@
 """Episodes of a rollout in a worker process.
 
-s  observations of a `Sight`, the last of which is current
+Axes: s observations of a `Sight`, the last of which is current.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Write several episodes side by side to one mp4.
 
-t frames, s x s pixels, RGB uint8.
+Axes: t frames, s x s pixels, RGB uint8.
 """
 
 from __future__ import annotations

@@ -77,13 +77,14 @@ def libero_from_images() -> list[System]:
     if not all(cell in rows for each in cells for cell in each):
         return []
     level = libero.level([[rows[cell] for cell in each] for each in cells])
-    counts = dict(zip(ALL_MODES, map(libero.pooled, level), strict=True))
+    counts: dict[str, tuple[int, int]] = dict(zip(ALL_MODES, map(libero.pooled, level), strict=True))
     return [System("libero", "images", "mixer", len(libero_cells.SUITES), counts)]
 
 
 def mimicgen_from_images() -> list[System]:
     """Return the system on the tasks of MimicGen from images that have every mode, with most demonstrations of each."""
-    rows, counts, tasks = images.finished(), dict.fromkeys(ALL_MODES, (0, 0)), 0
+    rows, tasks = images.finished(), 0
+    counts: dict[str, tuple[int, int]] = dict.fromkeys(ALL_MODES, (0, 0))
     for task in images.MIMICGEN:
         demos = max(cell.demos for cell in images.CELLS if cell.task == task)
         cells = {cell.mode: cell for cell in images.mimicgen(task, demos)}

@@ -6,6 +6,7 @@ A small head on a GPU computes faster than Python launches its kernels. A graph 
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,10 +54,16 @@ class TrainingStep:
         self.recorded: dict[Any, Recorded] = {}
         self.reason = ""
         self.forget()
-        # Loading replaces the tensors of the optimizer's state, and the graphs would go on with the old ones.
-        optimizer.register_load_state_dict_post_hook(self.forget)
+        own = weakref.ref(self)  # A cycle would keep the optimizer's memory until it is collected.
 
-    def forget(self, *_: Any) -> None:
+        def forget(_: torch.optim.Optimizer) -> None:
+            if (step := own()) is not None:
+                step.forget()
+
+        # Loading replaces the tensors of the optimizer's state, and the graphs would go on with the old ones.
+        optimizer.register_load_state_dict_post_hook(forget)
+
+    def forget(self) -> None:
         """Drop all graphs."""
         self.recorded.clear()
         # The graphs run in turn and leave nothing in their memory that the next one needs, so they share it.

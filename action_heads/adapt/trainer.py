@@ -9,6 +9,7 @@ Axes: b batch.
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Stage2(nn.Module):
         super().__init__()
         self.policy, self.tasks, self.options = policy, tasks, vars(noise)
 
-    def forward(self, batch: Sample, noise: torch.Generator, augmentation: int | None) -> Tensor:
+    def forward(self, batch: Sample, augmentation: int | None, noise: torch.Generator) -> Tensor:
         """Return the loss (scalar) of a batch.
 
         `augmentation` is the seed of crops, colours and dropout. It is None for a batch that was encoded before, which
@@ -84,7 +85,8 @@ class Trainer(Training[Sample]):
         graph = config.graph and not self.encodes
         self.optimizer = adamw(groups, optimiser.lr, graph, weight_decay=decay)
         self.noise = torch.Generator(self.accelerator.device)  # a graph always draws from the same generator
-        self.take_step = TrainingStep(self.loss, self.optimizer, optimiser.clip, [self.noise], graph)
+        loss = partial(self.model, noise=self.noise)  # not a method: a cycle would keep the recording open
+        self.take_step = TrainingStep(loss, self.optimizer, optimiser.clip, [self.noise], graph)
         self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
         self.step = 0
         self.progress = checkpoint.Progress()
@@ -123,10 +125,6 @@ class Trainer(Training[Sample]):
             self._keep(self.ema)
         return loss
 
-    def loss(self, batch: Sample, augmentation: int | None) -> Tensor:
-        """Return the loss (scalar) of this process's part of the batch."""
-        return self.model(batch, self.noise, augmentation)
-
     @property
     def encodes(self) -> str:
         """Return what encodes images or words in every training step, by its flag, or "" if nothing does."""
@@ -157,7 +155,7 @@ class Trainer(Training[Sample]):
         self.stage.eval()
         with self.ema.averaged():
             losses = [
-                self.stage(self._moved(batch), generator("held-out noise", seed, i, device=device), 0)
+                self.stage(self._moved(batch), 0, generator("held-out noise", seed, i, device=device))
                 * len(batch["actions"])
                 for i, batch in enumerate(self._evaluation)
             ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -64,7 +65,8 @@ class Trainer(Training[Batch]):
         lr, ema, clip = config.optimiser.lr, config.optimiser.ema, config.optimiser.clip
         self.optimizer = adamw(self.parameters, lr, config.graph, betas=(0.9, 0.99), weight_decay=1e-6)
         self.noise = torch.Generator(self.accelerator.device)  # a graph always draws from the same generator
-        self.take_step = TrainingStep(self.loss, self.optimizer, clip, [self.noise], config.graph)
+        loss = partial(self.model, noise=self.noise)  # not a method: a cycle would keep the corpus open
+        self.take_step = TrainingStep(loss, self.optimizer, clip, [self.noise], config.graph)
         self.ema = EMA(self.parameters, max_decay=ema) if self.accelerator.is_main_process else None
         self.step = 0
         self.progress = checkpoint.Progress()
@@ -84,10 +86,6 @@ class Trainer(Training[Batch]):
         """Take one training step on a batch. Return the loss (scalar) of this process."""
         self.noise.manual_seed(seed_of("noise", self.config.seed, self.step, self.accelerator.process_index))
         return self.descend(batch.to(self.accelerator.device), self.stage.variant(self.step))
-
-    def loss(self, batch: Batch, variant: tuple[str, bool]) -> Tensor:
-        """Return the loss (scalar) of this process for one variant of the objective."""
-        return self.model(batch, variant, self.noise)
 
     @torch.no_grad()
     def evaluate(self, batches: int = 12) -> float:

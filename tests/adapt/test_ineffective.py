@@ -38,9 +38,9 @@ CASES = [
 ]
 # Flags that have an effect beside any others, or are refused by a check of their own beside those that rule them out.
 EFFECTIVE = """
-action action_layout adapter batch_size blind cameras checkpoints clip data ema gripper head held_out hidden horizon
-levels lr mode noise_samples observation_steps out precision prefixes relearn_step save_every schedule seed start_from
-state steps task text through vlm warmup weight_decay workers
+action action_layout adapter batch_size blind cameras checkpoints clip data ema graph gripper head held_out hidden
+horizon levels lr mode noise_samples observation_steps out precision prefixes relearn_step save_every schedule seed
+start_from state steps task text through vlm warmup weight_decay workers
 """
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -52,6 +54,20 @@ def test_a_training_step_waits_for_nothing(tmp_path, arch, signal):
     for _ in range(turns):
         with NoWaiting():
             trainer.train_step(batch)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_trainer_is_freed_with_its_last_reference(tmp_path, graph):
+    """A cycle would keep its corpus open, and its memory, until the garbage collector runs."""
+    trainer = Trainer(tiny(tmp_path, graph=graph))
+    trainer.train_step(trainer.draw(0))
+    parts = [weakref.ref(part) for part in (trainer, trainer.head, trainer.optimizer)]
+    gc.disable()
+    try:
+        del trainer
+        assert [part() for part in parts] == [None] * 3
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("signal", SIGNALS)

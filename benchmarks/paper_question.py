@@ -82,18 +82,21 @@ def libero_from_images() -> list[System]:
 
 
 def mimicgen_from_images() -> list[System]:
-    """Return the system on the tasks of MimicGen from images that have every mode, with most demonstrations of each."""
+    """Return the system on the tasks of MimicGen from images that have every mode, with most demonstrations of each.
+
+    All modes of a task count on as many starts, the first ones.
+    """
     rows, tasks = images.finished(), 0
     counts: dict[str, tuple[int, int]] = dict.fromkeys(ALL_MODES, (0, 0))
     for task in images.MIMICGEN:
         demos = max(cell.demos for cell in images.CELLS if cell.task == task)
         cells = {cell.mode: cell for cell in images.mimicgen(task, demos)}
         found = {mode: row for mode in ALL_MODES if (row := row_of(rows, vars(cells[mode])))}
-        if len(found) == len(ALL_MODES) and len({row["episodes"] for row in found.values()}) == 1:
-            tasks += 1
+        if len(found) == len(ALL_MODES):
+            tasks, number = tasks + 1, min(len(row["outcomes"]) for row in found.values())
             for mode, row in found.items():
                 won, of = counts[mode]
-                counts[mode] = (won + row["successes"], of + row["episodes"])
+                counts[mode] = (won + sum(row["outcomes"][:number]), of + number)
     return [System("mimicgen", "images", "mixer", tasks, counts)] if tasks else []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from action_heads._util import limits
-from action_heads.io import files
+from action_heads.io import strict_json
 
 MOST_TEXT = 2**26  # bytes of a JSON file; info.json of the largest datasets has about 100 kB
 MOST_BYTES = 2**36  # bytes of arrays read at once; more means a damaged header or a decompression bomb
@@ -78,10 +78,10 @@ def parse_json(text: str, where: str) -> Any:
     if len(text) > MOST_TEXT:
         raise BadData(f"{where} has {len(text)} characters, but at most {MOST_TEXT} are read. The file is damaged.")
     try:
-        return files.loads(text, numbers=False)
-    except files.KeyTwice as error:
+        return strict_json.loads(text, numbers=False)
+    except strict_json.KeyTwice as error:
         raise BadData(f"{where} contains the key {error.key!r} twice. Remove one of them.") from error
-    except files.NotJson as error:
+    except strict_json.NotJson as error:
         raise BadData(f"{where} is not JSON: {error}") from error
 
 

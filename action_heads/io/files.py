@@ -25,7 +25,6 @@ from action_heads.io.foreign import ending, foreign
 
 HEADER = "action_heads"  # Key in the metadata of a safetensors file where adapters and taps store their config as JSON.
 DTYPES = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-JSON_BYTES = 2**28  # Size of the largest JSON file that is read.
 
 
 class WeightFileError(ValueError):
@@ -136,25 +135,21 @@ def read_json(path: str | os.PathLike[str], remedy: str | None = None) -> Any:
     Raises:
         ValueError: the file is not JSON. The message gives line and column, or what the file seems to be.
     """
-    path = Path(path)
-    if (size := path.stat().st_size) > JSON_BYTES:
-        raise ValueError(
-            f"{path} has {size:,} bytes, more than the {JSON_BYTES:,} of any valid JSON file here: it is damaged"
-            f"{ending(remedy, '')}"
-        )
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")  # Some editors write a byte order mark.
-    except UnicodeDecodeError as error:
-        end = ending(remedy, f"; {foreign(data[:64]) or 'write it again'}")
-        raise ValueError(f"{path} is not JSON but a binary file ({error}){end}") from error
-    return parse_json(text, path, remedy)
+    with _valid(path, remedy):
+        return strict_json.read(path)
 
 
 def parse_json(text: str, what: str | os.PathLike[str], remedy: str | None = None) -> Any:
-    """Parse JSON as `loads` does, with an error that names `what`; `remedy` is as in `load_tensors`."""
-    try:
+    """Parse JSON as `strict_json.loads` does, with an error that names `what`; `remedy` is as in `load_tensors`."""
+    with _valid(what, remedy):
         return strict_json.loads(text)
+
+
+@contextmanager
+def _valid(what: str | os.PathLike[str], remedy: str | None) -> Iterator[None]:
+    """Raise an error that names what is not valid JSON."""
+    try:
+        yield
     except strict_json.NotJson as error:
         raise ValueError(f"{what} is not valid JSON ({error.reason}){ending(remedy, f'; {error.remedy}')}") from error
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from action_heads._util import limits
 from action_heads.io.foreign import foreign
 
+AGAIN = "write or download it again"
+BYTES = 2**28  # Size of the largest file that is read.
 NESTING = 64  # Deepest nesting of lists and objects.
 
 
@@ -19,12 +23,27 @@ class NotJson(ValueError):
         self.reason, self.remedy = reason, remedy
 
 
-class KeyTwice(NotJson):
-    """An error about a duplicate key, since readers differ in which of its values they use."""
+def read(path: str | os.PathLike[str], most: int = BYTES, numbers: bool = True) -> Any:
+    """Read a JSON file, which is UTF-8 with or without a byte order mark.
 
-    def __init__(self, key: str):
-        super().__init__(f"an object has the key {limits.shown(key)} twice")
-        self.key = key
+    Args:
+        path: the file.
+        most: bytes of the largest file that is read.
+        numbers: as in `loads`.
+
+    Raises:
+        NotJson: the file is rejected. The message does not name it, so that each caller can.
+    """
+    path = Path(path)
+    if (size := path.stat().st_size) > most:
+        raise NotJson(f"it has {size:,} bytes, more than the {most:,} of any valid file here", AGAIN)
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")  # Some editors write a byte order mark.
+    except UnicodeDecodeError as error:
+        remedy = foreign(data[:64]) or f"save it as UTF-8, or {AGAIN}"
+        raise NotJson(f"it is a binary file, not UTF-8 text: {error}", remedy) from error
+    return loads(text, numbers)
 
 
 def loads(text: str, numbers: bool = True) -> Any:
@@ -49,9 +68,7 @@ def loads(text: str, numbers: bool = True) -> Any:
         remedy = foreign(head) or ("fix that line or write it again" if text.strip() else "the file is empty")
         raise NotJson(f"line {error.lineno}, column {error.colno}: {error.msg}", remedy) from error
     except RecursionError as error:
-        raise NotJson(
-            "lists or objects are nested thousands of levels deep", "it is damaged; write it again"
-        ) from error
+        raise NotJson("lists or objects are nested thousands of levels deep", f"it is damaged; {AGAIN}") from error
     except NotJson:
         raise
     except ValueError as error:  # An integer has thousands of digits.
@@ -63,7 +80,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise KeyTwice(twice)
+        raise NotJson(f"an object has the key {limits.shown(twice)} twice", "remove one of them or write it again")
     return found
 
 

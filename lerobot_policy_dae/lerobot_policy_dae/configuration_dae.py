@@ -11,7 +11,8 @@ from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.utils.constants import OBS_ENV_STATE
 
 from action_heads._util.flags import called, check_choices, check_least, check_unset
-from action_heads.actions.layouts import UNDECLARED, ActionLayout, Undeclared
+from action_heads.actions.layout_checks import UNDECLARED, Undeclared
+from action_heads.actions.layouts import ActionLayout
 from action_heads.diffusion.samplers import SAMPLERS
 from action_heads.encoders import ObservationConfig
 from action_heads.io import files

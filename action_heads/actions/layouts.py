@@ -24,7 +24,8 @@ from action_heads.actions.layout_checks import (
 )
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.rotations import SHAPES, from_matrix, to_matrix
-from action_heads.actions.spaces import WIDTHS, ActionSpace, continued
+from action_heads.actions.spaces import WIDTHS, ActionSpace
+from action_heads.actions.unwrap import continued
 
 LAYOUTS = {
     "libero": "delta: position*0.05 axis_angle*0.5 gripper",  # robosuite's OSC_POSE: one unit is 5 cm or 0.5 rad.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from action_heads.diffusion.objectives import ObjectiveConfig
     from action_heads.ema import EMA
     from action_heads.head import ActionHead
+    from action_heads.io.bundled_heads import HeadNotFoundError
     from action_heads.io.files import WeightFileError
-    from action_heads.io.hub import HeadNotFoundError
     from action_heads.observed_policy import ObservedPolicy
     from action_heads.policy import ConditionedHead
     from action_heads.runtime.background import BackgroundExecutor
@@ -55,7 +55,7 @@ _MODULES = {
     "runtime.execution": ("Executor",),
     "io.files": ("WeightFileError",),
     "head": ("ActionHead",),
-    "io.hub": ("HeadNotFoundError",),
+    "io.bundled_heads": ("HeadNotFoundError",),
     "actions.normalize": ("Normalizer",),
     "diffusion.objectives": ("ObjectiveConfig",),
     "observed_policy": ("ObservedPolicy",),

@@ -324,7 +324,7 @@ class ActionHead(Denoiser):
 
         Args:
             repo_id: the repository, "owner/name".
-            **kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
+            **kwargs: options of `action_heads.io.hub_push.push`, such as `private` and `token`.
 
         Raises:
             PushError: the Hub refused or could not be reached.

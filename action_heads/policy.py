@@ -210,7 +210,7 @@ class ConditionedHead(Policy):
 
         Args:
             repo_id: the repository, "owner/name".
-            **kwargs: options of `action_heads.io.hub.push`, such as `private` and `token`.
+            **kwargs: options of `action_heads.io.hub_push.push`, such as `private` and `token`.
 
         Raises:
             ValueError: the head is neither bundled nor on the Hub, so nobody could load the adapter.

@@ -183,7 +183,7 @@ def test_every_way_to_touch_a_frozen_head_is_prevented_or_seen_by_the_next_call(
 @pytest.mark.parametrize("way", PAST_TORCH)
 @pytest.mark.parametrize("name", THOROUGH)
 def test_writes_past_torch_are_seen_by_what_writes_files_moves_or_reshapes(name, way, tmp_path, monkeypatch):
-    monkeypatch.setattr("action_heads.io.hub.push", lambda *_, **__: pytest.fail("it was published"))
+    monkeypatch.setattr("action_heads.io.hub_push.push", lambda *_, **__: pytest.fail("it was published"))
     policy = policy_of()
     PAST_TORCH[way](policy.head)
     with pytest.raises(RuntimeError, match=r"frozen head was changed: .*backbone\.blocks\.1\.up\.weight"):

@@ -17,7 +17,7 @@ from action_heads.actions.normalize import Normalizer
 from action_heads.adapt import AdaptedPolicy
 from action_heads.adapters import AdaLNZero
 from action_heads.encoders import ObservationConfig, ObservationEncoder, VisionConfig
-from action_heads.io.hub import PushError
+from action_heads.io.hub_push import PushError
 from action_heads.observed_policy import ObservedPolicy
 
 CONTRACT = Contract(("position",), {}, "action", "pose_6d", (-1.0, 1.0), rate_hz=20.0)

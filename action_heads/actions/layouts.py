@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from action_heads.actions.column_names import guess_layout, kinds_of, listed
+from action_heads.actions.column_names import guess_layout, listed
+from action_heads.actions.layout_checks import (
+    UNDECLARED,
+    check_gripper,
+    check_names,
+    check_range,
+    check_rotations,
+)
 from action_heads.actions.normalize import Normalizer
 from action_heads.actions.rotations import SHAPES, from_matrix, to_matrix
-from action_heads.actions.spaces import WIDTHS, ActionSpace, continued
+from action_heads.actions.spaces import WIDTHS, ActionSpace
+from action_heads.actions.unwrap import continued
 
 LAYOUTS = {
     "libero": "delta: position*0.05 axis_angle*0.5 gripper",  # robosuite's OSC_POSE: one unit is 5 cm or 0.5 rad.
@@ -32,7 +39,6 @@ LAYOUTS = {
     "bimanual_pose_6d": "position 6d gripper position 6d gripper",
 }
 FORMS = tuple(form for form in SHAPES if form != "matrix")
-NORMED = ("6d", "quaternion", "quaternion_wxyz")  # the other forms are angles, of which any three are a rotation
 UNITS = r"(?:\*(?P<unit>\d*\.?\d+(?:e[+-]?\d+)?))?"
 PART = re.compile(rf"(?P<name>position|gripper|{'|'.join(FORMS)}){UNITS}|joint:(?P<joints>[1-9]\d*)")
 GRAMMAR = (
@@ -40,15 +46,6 @@ GRAMMAR = (
     f"'delta: position*0.05 axis_angle*0.5 gripper': position, gripper, joint:N, or a rotation as {', '.join(FORMS)}; "
     "'*' gives a column's unit in m or rad; 'joint:N' also fits any N numbers that have no other meaning"
 )
-OFF = 0.1  # by which the norm of a quaternion or of a row of 6d may differ from 1; both are normalised
-TURN = 2 * math.pi + 0.01  # rad; the largest angle of a rotation, of at most one turn
-
-
-class Undeclared(tuple[float, float]):
-    """Gripper values that are assumed, since none were declared. Compares equal to the plain, declared pair."""
-
-
-UNDECLARED = Undeclared((-1.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -131,6 +128,13 @@ class ActionLayout:
         """Number of columns d."""
         return sum(part.columns for part in self.parts)
 
+    def places(self) -> Iterator[tuple[Part, slice]]:
+        """Yield each part with its columns."""
+        begin = 0
+        for part in self.parts:
+            yield part, slice(begin, begin + part.columns)
+            begin += part.columns
+
     def space(self) -> ActionSpace:
         """Return the action space of a head with this layout."""
         parts = tuple((part.kind, WIDTHS[part.kind] or part.columns) for part in self.parts)
@@ -138,7 +142,7 @@ class ActionLayout:
 
     def encode(self, actions: Tensor) -> Tensor:
         """Convert columns (... d) to a head's actions (... a) in robot units, float32."""
-        self._check(actions, self.width)
+        self.check_width(actions, self.width)
         pieces = actions.float().split([part.columns for part in self.parts], dim=-1)
         return torch.cat([self._encode(part, x) for part, x in zip(self.parts, pieces, strict=True)], dim=-1)
 
@@ -158,13 +162,13 @@ class ActionLayout:
             ValueError: `actions` or `last` has the wrong width.
         """
         space = self.space()
-        self._check(actions, space.dim)
+        self.check_width(actions, space.dim)
         if last is not None:
-            self._check(last, self.width)
+            self.check_width(last, self.width)
         pieces = actions.split([width for _, width in space.parts], dim=-1)
         decoded = [self._decode(part, x) for part, x in zip(self.parts, pieces, strict=True)]
         if self.mode == "absolute" and not canonical:
-            for i, (part, at) in enumerate(self._places()):
+            for i, (part, at) in enumerate(self.places()):
                 if part.kind == "rotation":
                     before = None if last is None else last[..., at] * part.unit
                     decoded[i] = continued(decoded[i] * part.unit, part.form, actions.dim(), before) / part.unit
@@ -186,7 +190,7 @@ class ActionLayout:
         Raises:
             ValueError: `actions`, `committed` or `last` has the wrong width.
         """
-        self._check(committed, self.width)
+        self.check_width(committed, self.width)
         steps = committed.shape[1]
         rest = self.decode(actions[:, steps:], committed[:, -1] if steps else last, canonical)
         return torch.cat([committed.to(rest.dtype), rest], dim=1)
@@ -202,89 +206,14 @@ class ActionLayout:
             ValueError: statistics are missing or not finite, or contradict a rotation's form or the declared values of
                 the gripper.
         """
-        low, high = self.check_range(stats)
-        self.check_rotations(low, high)
-        self.check_gripper(low, high)
+        low, high = check_range(self, stats)
+        check_rotations(self, low, high)
+        check_gripper(self, low, high)
         scaled = torch.tensor([part.unit for part in self.parts for _ in range(part.columns)], dtype=torch.float64)
         used = torch.tensor([part.kind in ("position", "joint") for part in self.parts for _ in range(part.columns)])
         low, high = (low * scaled)[used], (high * scaled)[used]
         room = margin * (high - low) / 2
         return Normalizer.from_range(low - room, high + room, self.space())
-
-    def check_names(self, names: Sequence[str] | None) -> None:
-        """Raise if the names of a dataset's columns put the gripper elsewhere than the layout does."""
-        ours = {at.start for part, at in self._places() if part.kind == "gripper"}
-        theirs = {i for i, kind in enumerate(kinds_of(names)) if kind == "g"} if names else set()
-        if len(names or ()) == self.width and ours and theirs and not ours & theirs:
-            raise ValueError(
-                f"the layout '{self}' has the gripper at column {', '.join(map(str, sorted(ours)))}, but the dataset's "
-                f"names say column {', '.join(map(str, sorted(theirs)))}{listed(names)}"
-            )
-
-    def check_range(self, stats: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Return `min` and `max` (d) of a dataset's actions as float64; raise if they are missing or not finite."""
-        if absent := [name for name in ("min", "max") if stats.get(name) is None]:
-            raise ValueError(
-                f"statistics of the actions have no {' and no '.join(absent)}, only {', '.join(stats) or 'nothing'}. "
-                "Both are needed for every dimension. Compute the dataset's statistics again."
-            )
-        low, high = (torch.as_tensor(stats[name], dtype=torch.float64).flatten().cpu() for name in ("min", "max"))
-        for bound in (low, high):
-            self._check(bound, self.width)
-        if bad := (~(low.isfinite() & high.isfinite())).nonzero().flatten().tolist():
-            raise ValueError(
-                f"the actions hold NaN or infinity in {', '.join(map(self.describe, bad))} (min {low[bad].tolist()}, "
-                f"max {high[bad].tolist()}). Remove the episodes with these values from the dataset, and compute its "
-                "statistics again."
-            )
-        return low, high
-
-    def check_rotations(self, low: Tensor, high: Tensor) -> None:
-        """Raise if the range of a dataset's actions, low and high (d), exceeds what a rotation of its form can be.
-
-        Then the columns hold something else, such as joints, or angles in degrees.
-        """
-        largest = torch.maximum(low.abs(), high.abs())
-        for part, at in self._places():
-            if part.kind != "rotation":
-                continue
-            normed = part.form in NORMED
-            most = 1 + OFF if normed else TURN / part.unit
-            reached, column = largest[at].max(0)
-            if reached > most:
-                hint = "Are these joints?" if normed else "Are these degrees, or joints?"
-                raise ValueError(
-                    f"{self.describe(at.start + int(column))} reaches {float(reached):.4g}, but no rotation as "
-                    f"{part.form} exceeds {most:.4g}. {hint} Declare the layout that the columns have, or convert them"
-                )
-
-    def impossible(self, actions: Tensor) -> Tensor:
-        """Return which columns (n d) hold a quaternion or rows of 6d that are no rotation, such as zeros: bool (n)."""
-        self._check(actions, self.width)
-        bad = torch.zeros(len(actions), dtype=torch.bool, device=actions.device)
-        for part, at in self._places():
-            x = actions[:, at].double()
-            if part.form == "6d":
-                rows = x.unflatten(-1, (2, 3))
-                bad |= ((rows @ rows.mT - torch.eye(2).to(rows)).abs() > 2 * OFF).flatten(1).any(-1)
-            elif part.form in NORMED:
-                bad |= (x.norm(dim=-1) - 1).abs() > OFF
-        return bad
-
-    def describe(self, column: int) -> str:
-        """Return the number of a column with the part that it belongs to, for a message."""
-        for part, at in self._places():
-            if column < at.stop:
-                of = f", {column - at.start + 1} of {part.columns}" if part.columns > 1 else ""
-                return f"dimension {column} ({part.form or part.kind}{of})"
-        raise IndexError(f"no dimension {column} among the {self.width} of the layout {str(self)!r}")
-
-    def _places(self) -> Iterator[tuple[Part, slice]]:
-        """Yield each part with its columns."""
-        begin = 0
-        for part in self.parts:
-            yield part, slice(begin, begin + part.columns)
-            begin += part.columns
 
     def _encode(self, part: Part, x: Tensor) -> Tensor:
         if part.kind == "rotation":
@@ -302,44 +231,12 @@ class ActionLayout:
             return opened + (x + 1) * (closed - opened) / 2
         return x / part.unit
 
-    def _check(self, actions: Tensor, width: int) -> None:
+    def check_width(self, actions: Tensor, width: int) -> None:
+        """Raise a ValueError unless actions (... d) have this width."""
         if actions.shape[-1] != width:
             raise ValueError(
                 f"actions have shape {tuple(actions.shape)}; expected (..., {width}) for the layout {self}"
             )
-
-    def check_gripper(self, low: Tensor, high: Tensor) -> None:
-        """Raise if a dataset's gripper contradicts the declared values, since a head could not reach its own.
-
-        `low` and `high` (d) are the range of the dataset's actions.
-
-        Values that were not declared but assumed are also rejected if they look like another convention, such as 0 to
-        1. A gripper that never moves contradicts no convention, so it causes only a warning.
-        """
-        bottom, top = sorted(self.gripper)
-        slack = 0.1 * (top - bottom)
-        for column in (at.start for part, at in self._places() if part.kind == "gripper"):
-            least, most = float(low[column]), float(high[column])
-            outside = least < bottom - slack or most > top + slack
-            doubted = isinstance(self.gripper, Undeclared) and -0.02 * (top - bottom) <= least < most
-            if outside or doubted:
-                raise ValueError(self._other_gripper(column, least, most, outside))
-            if least == most:
-                warnings.warn(
-                    f"column {column}, the gripper, is {least:g} in every row, so the policy learns to keep it "
-                    f"there ({self.gripper[0]:g} is open, {self.gripper[1]:g} closed)",
-                    stacklevel=3,
-                )
-
-    def _other_gripper(self, column: int, least: float, most: float, outside: bool) -> str:
-        runs = f"runs from {least:g} to {most:g}" if least < most else f"is {least:g} in every row"
-        taken = "is assumed to be" if isinstance(self.gripper, Undeclared) else "was declared as"
-        such = f", such as {least:g} and {most:g}" if least < most else f"; one of them may be {least:g}"
-        keep = "" if outside else f". If {self.gripper[0]:g} and {self.gripper[1]:g} are right, declare these"
-        return (
-            f"column {column}, the gripper, {runs} but {taken} {self.gripper[0]:g} open, {self.gripper[1]:g} closed. "
-            f"Declare the values for open and for closed{such}{keep}"
-        )
 
     def __str__(self) -> str:
         """Return the line that `parse` reads."""
@@ -379,7 +276,7 @@ def layout_of(
             raise ValueError(
                 f"layout {declared!r} has {layout.width} columns, but the dataset's actions have {width}{listed(names)}"
             )
-        layout.check_names(names)
+        check_names(layout, names)
         return layout
     guess = guess_layout(width, names)
     if guess is None:

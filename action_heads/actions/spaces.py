@@ -15,8 +15,9 @@ from torch import Tensor
 
 from action_heads._util import limits
 from action_heads._util.limits import check_width
+from action_heads.actions.deltas import BETWEEN, CHAINED, ONTO
 from action_heads.actions.rotations import from_matrix, to_matrix
-from action_heads.actions.unwrap import nearest, unwrapped
+from action_heads.actions.unwrap import continued
 
 WIDTHS = {"position": 3, "rotation": 6, "gripper": 1, "joint": None}  # None: any number of joints.
 NORMALIZED = ("position", "joint")  # Rotations and grippers lie in [-1, 1] already.
@@ -238,7 +239,7 @@ class ActionSpace:
         """
         start = self._start(actions, pose, relative_to)
         before = torch.cat((start, actions[:, :-1]), 1) if relative_to == "previous" else start.expand_as(actions)
-        pieces = [_BETWEEN[kind](actions[..., part], before[..., part]) for kind, part in self._layout()]
+        pieces = [BETWEEN[kind](actions[..., part], before[..., part]) for kind, part in self._layout()]
         return torch.cat(pieces, dim=-1)
 
     def to_absolute(self, actions: Tensor, pose: Tensor, relative_to: str = "previous") -> Tensor:
@@ -253,7 +254,7 @@ class ActionSpace:
             ValueError: a shape is wrong, or `relative_to` is unknown.
         """
         start = self._start(actions, pose, relative_to)
-        onto = _CHAINED if relative_to == "previous" else _ONTO
+        onto = CHAINED if relative_to == "previous" else ONTO
         return torch.cat([onto[kind](actions[..., part], start[..., part]) for kind, part in self._layout()], dim=-1)
 
     def validate(self, actions: Tensor, horizon: int, values: bool = True) -> None:
@@ -342,48 +343,6 @@ class ActionSpace:
         zero = pose.new_zeros(len(pose), 1)
         return torch.cat([zero if kind == "gripper" else next(pieces) for kind, _ in self.parts], dim=-1)[:, None]
 
-
-def continued(rotation: Tensor, form: str, axes: int, before: Tensor | None) -> Tensor:
-    """Continue decoded rotations of actions with `axes` axes: along h in chunks (... h a), and from `before`."""
-    if axes > 2:
-        return unwrapped(rotation, form, axes - 2, before)
-    return rotation if before is None else nearest(rotation, before, form)
-
-
-def _matrix(rows: Tensor) -> Tensor:
-    return to_matrix(rows, "6d")
-
-
-def _turn_between(now: Tensor, before: Tensor) -> Tensor:
-    """Return R_now R_before^T, the rotation about the axes of the base frame from `before` to `now`, all (... 6)."""
-    return from_matrix(_matrix(now) @ _matrix(before).transpose(-1, -2), "6d")
-
-
-def _turn_onto(turn: Tensor, before: Tensor) -> Tensor:
-    return from_matrix(_matrix(turn) @ _matrix(before), "6d")
-
-
-def _turn_chained(turns: Tensor, start: Tensor) -> Tensor:
-    """Apply rotations D (b h 6) in sequence from start (b 1 6): R_i = D_i R_{i-1}, as (b h 6)."""
-    steps = [_matrix(start[:, 0])]
-    for turn in _matrix(turns).unbind(1):
-        steps.append(turn @ steps[-1])
-    return from_matrix(torch.stack(steps[1:], dim=1), "6d")
-
-
-def _gripper(now: Tensor, before: Tensor) -> Tensor:
-    return now
-
-
-# By kind: actions and their references to deltas (_BETWEEN), and back from "current" (_ONTO) and "previous" (_CHAINED).
-_BETWEEN = {"position": torch.sub, "joint": torch.sub, "rotation": _turn_between, "gripper": _gripper}
-_ONTO = {"position": torch.add, "joint": torch.add, "rotation": _turn_onto, "gripper": _gripper}
-_CHAINED = {
-    "position": lambda deltas, start: start + deltas.cumsum(1),
-    "joint": lambda deltas, start: start + deltas.cumsum(1),
-    "rotation": _turn_chained,
-    "gripper": _gripper,
-}
 
 _EE = (("position", 3), ("rotation", 6), ("gripper", 1))
 

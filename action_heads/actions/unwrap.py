@@ -80,6 +80,13 @@ def nearest(rotation: Tensor, before: Tensor, form: str) -> Tensor:
     return torch.where(known, NEAREST[form](rotation, torch.where(known, before, 0)), rotation)
 
 
+def continued(rotation: Tensor, form: str, axes: int, before: Tensor | None) -> Tensor:
+    """Continue decoded rotations of actions with `axes` axes: along h in chunks (... h a), and from `before`."""
+    if axes > 2:
+        return unwrapped(rotation, form, axes - 2, before)
+    return rotation if before is None else nearest(rotation, before, form)
+
+
 def _sign(quaternion: Tensor, before: Tensor) -> Tensor:
     """Return q or -q, whichever is closer to `before`. The order of w does not matter."""
     return torch.where((quaternion * before).sum(-1, keepdim=True) < 0, -quaternion, quaternion)

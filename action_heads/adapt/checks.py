@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.flags import FlagError, called, check_unset, option
+from action_heads.actions import layout_checks
 from action_heads.actions.contract import Contract
 from action_heads.actions.layouts import ActionLayout
 from action_heads.adapt.settings import AdaptConfig, flag
@@ -28,7 +29,7 @@ def leave_out_bad(recording: Recording, layout: ActionLayout, columns: Tensor, n
 
     If most rows hold no rotation, the layout is wrong: `check_rotations` refuses it.
     """
-    bad, none = ~(columns.isfinite().all(-1) & numbers.isfinite().all(-1)), layout.impossible(columns)
+    bad, none = ~(columns.isfinite().all(-1) & numbers.isfinite().all(-1)), layout_checks.impossible(layout, columns)
     if none.double().mean() <= MOSTLY:
         bad |= none
     kept = recording.leave_out_rows(bad.numpy(), "is NaN or infinite, or its action holds no rotation.")
@@ -47,7 +48,7 @@ def check_finite(rows: Tensor, name: str, recording: Recording, columns: Sequenc
 
 def check_rotations(columns: Tensor, layout: ActionLayout, recording: Recording) -> None:
     """Refuse rows with rotations that are none, such as quaternions of zeros, which would train on NaN."""
-    bad = layout.impossible(columns)
+    bad = layout_checks.impossible(layout, columns)
     with flag("action_layout"):
         if bad.double().mean() > MOSTLY:
             raise ValueError(
@@ -74,9 +75,9 @@ def check_data(layout: ActionLayout, columns: Tensor) -> None:
     """Check the actions (n d) that a trained policy goes on with, as those of a new one are for its normalizer."""
     low, high = columns.amin(0), columns.amax(0)
     with flag("action_layout"):
-        layout.check_rotations(low, high)
+        layout_checks.check_rotations(layout, low, high)
     with flag("gripper"):
-        layout.check_gripper(low, high)
+        layout_checks.check_gripper(layout, low, high)
 
 
 def check_described(config: AdaptConfig, recording: Recording) -> None:

@@ -22,7 +22,8 @@ from action_heads._util.flags import (
     option,
 )
 from action_heads._util.flat import Settings
-from action_heads.actions.layouts import UNDECLARED, ActionLayout
+from action_heads.actions.layout_checks import UNDECLARED
+from action_heads.actions.layouts import ActionLayout
 from action_heads.adapters.config import AdapterConfig
 from action_heads.data.spec import OBSERVED, Spec
 from action_heads.diffusion.levels import NoiseConfig

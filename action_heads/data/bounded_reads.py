@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from action_heads._util import limits
-from action_heads.io import files
+from action_heads.io import strict_json
 
 MOST_TEXT = 2**26  # bytes of a JSON file; info.json of the largest datasets has about 100 kB
 MOST_BYTES = 2**36  # bytes of arrays read at once; more means a damaged header or a decompression bomb
@@ -56,33 +56,27 @@ def reading(where: str, remedy: str = "Copy or download it again.") -> Iterator[
 
 def read_object(path: Path, source: str) -> dict[str, Any]:
     """Read a JSON object from a UTF-8 file; raise a `BadData` if it holds anything else."""
-    with reading(f"{source}: {path}"):
-        size = path.stat().st_size
-        data = path.read_bytes() if size <= MOST_TEXT else b""
-    if size > MOST_TEXT:
-        raise BadData(f"{source}: {path} has {size} bytes, but at most {MOST_TEXT} are read. Download it again.")
-    try:
-        text = data.decode("utf-8-sig")  # Some editors on Windows write a byte order mark at the start.
-    except UnicodeDecodeError as error:
-        raise BadData(
-            f"{source}: {path} is not UTF-8 text ({error}). Save it as UTF-8, or download it again."
-        ) from error
-    found = parse_json(text, f"{source}: {path}")
+    where = f"{source}: {path}"
+    with reading(where), _json(where):
+        found = strict_json.read(path, MOST_TEXT, numbers=False)
     if not isinstance(found, dict):
-        raise BadData(f"{source}: {path} must contain a JSON object, but contains a JSON {type(found).__name__}.")
+        raise BadData(f"{where} must contain a JSON object, but contains a JSON {type(found).__name__}.")
     return found
 
 
 def parse_json(text: str, where: str) -> Any:
     """Parse JSON text. Numbers are not checked here, but where they are used."""
-    if len(text) > MOST_TEXT:
-        raise BadData(f"{where} has {len(text)} characters, but at most {MOST_TEXT} are read. The file is damaged.")
+    with _json(where):
+        return strict_json.loads(text, numbers=False)
+
+
+@contextmanager
+def _json(where: str) -> Iterator[None]:
+    """Raise a `BadData` that names the place of what is not JSON."""
     try:
-        return files.loads(text, numbers=False)
-    except files.KeyTwice as error:
-        raise BadData(f"{where} contains the key {error.key!r} twice. Remove one of them.") from error
-    except files.NotJson as error:
-        raise BadData(f"{where} is not JSON: {error}") from error
+        yield
+    except strict_json.NotJson as error:
+        raise BadData(f"{where} is not JSON: {error}.") from error
 
 
 def is_number(value: object) -> bool:

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from action_heads.data.bounded_reads import BadData
+from action_heads.data.known_schemas import choose
 from action_heads.data.lerobot_hub import Place
 from action_heads.data.lerobot_images import Images
 from action_heads.data.lerobot_info import BOOKKEEPING, EPISODES, Episode, read_episodes, read_info, read_tasks
 from action_heads.data.lerobot_rows import Rows
 from action_heads.data.recording import OWN, STATES, Numbers, Recording
-from action_heads.data.schema import Schema, check, choose
+from action_heads.data.schema import Schema, check
 from action_heads.data.spec import Spec
 
 # Robots whose joints LeRobot writes as -100 to 100, unless it is configured to write degrees.

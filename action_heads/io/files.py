@@ -19,14 +19,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from action_heads._util import limits
 from action_heads._util.checks import FLOATING
-from action_heads.io import drafts
+from action_heads.io import drafts, strict_json
+from action_heads.io.foreign import ending, foreign
 
 HEADER = "action_heads"  # Key in the metadata of a safetensors file where adapters and taps store their config as JSON.
 DTYPES = (*FLOATING, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-JSON_BYTES = 2**28  # Size of the largest JSON file that is read.
-NESTING = 64  # Deepest nesting of lists and objects.
 
 
 class WeightFileError(ValueError):
@@ -90,11 +88,11 @@ def load_tensors(path: str | os.PathLike[str], remedy: str | None = None) -> tup
     path = Path(path)
     if path.is_dir():
         raise WeightFileError(
-            f"{path} is a folder, not a weight file{_end(remedy, '; pass the .safetensors file in it')}"
+            f"{path} is a folder, not a weight file{ending(remedy, '; pass the .safetensors file in it')}"
         )
     if not path.exists():
         beside = sorted(p.name for p in path.parent.glob("*.safetensors")) or "no .safetensors file"
-        end = _end(remedy, ". Save it again, or fix the path.")
+        end = ending(remedy, ". Save it again, or fix the path.")
         raise WeightFileError(f"{path} does not exist; its folder holds {beside}{end}")
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as file:
@@ -106,7 +104,7 @@ def load_tensors(path: str | os.PathLike[str], remedy: str | None = None) -> tup
     except Exception as error:  # A wrong header: SafetensorError, or any error of torch about its shapes and dtypes.
         raise WeightFileError(_diagnose(path, str(error), remedy)) from error
     if odd := [f"{name} is {tensor.dtype}" for name, tensor in tensors.items() if tensor.dtype not in DTYPES]:
-        end = _end(remedy, ". Save it again.")
+        end = ending(remedy, ". Save it again.")
         raise WeightFileError(f"{path} holds tensors of unsupported dtypes: {', '.join(odd[:4])}{end}")
     if HEADER in metadata:
         try:
@@ -137,124 +135,23 @@ def read_json(path: str | os.PathLike[str], remedy: str | None = None) -> Any:
     Raises:
         ValueError: the file is not JSON. The message gives line and column, or what the file seems to be.
     """
-    path = Path(path)
-    if (size := path.stat().st_size) > JSON_BYTES:
-        raise ValueError(
-            f"{path} has {size:,} bytes, more than the {JSON_BYTES:,} of any valid JSON file here: it is damaged"
-            f"{_end(remedy, '')}"
-        )
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")  # Some editors write a byte order mark.
-    except UnicodeDecodeError as error:
-        end = _end(remedy, f"; {_foreign(data[:64]) or 'write it again'}")
-        raise ValueError(f"{path} is not JSON but a binary file ({error}){end}") from error
-    return parse_json(text, path, remedy)
+    with _valid(path, remedy):
+        return strict_json.read(path)
 
 
 def parse_json(text: str, what: str | os.PathLike[str], remedy: str | None = None) -> Any:
-    """Parse JSON as `loads` does, with an error that names `what`; `remedy` is as in `load_tensors`."""
+    """Parse JSON as `strict_json.loads` does, with an error that names `what`; `remedy` is as in `load_tensors`."""
+    with _valid(what, remedy):
+        return strict_json.loads(text)
+
+
+@contextmanager
+def _valid(what: str | os.PathLike[str], remedy: str | None) -> Iterator[None]:
+    """Raise an error that names what is not valid JSON."""
     try:
-        return loads(text)
-    except NotJson as error:
-        raise ValueError(f"{what} is not valid JSON ({error.reason}){_end(remedy, f'; {error.remedy}')}") from error
-
-
-def _end(remedy: str | None, usual: str) -> str:
-    """Return the end of an error: the given remedy as a sentence, or else the usual one."""
-    return usual if remedy is None else f". {remedy}"
-
-
-class NotJson(ValueError):
-    """An error about text that is not JSON, or not JSON that this library accepts."""
-
-    def __init__(self, reason: str, remedy: str = "fix it or write it again"):
-        super().__init__(f"{reason}; {remedy}")
-        self.reason, self.remedy = reason, remedy
-
-
-class KeyTwice(NotJson):
-    """An error about a duplicate key, since readers differ in which of its values they use."""
-
-    def __init__(self, key: str):
-        super().__init__(f"an object has the key {limits.shown(key)} twice")
-        self.key = key
-
-
-def loads(text: str, numbers: bool = True) -> Any:
-    """Parse JSON strictly. Every accepted value can be printed, copied and written again.
-
-    Unlike `json.loads`, this rejects duplicate keys, halves of surrogate pairs and nesting deeper than `NESTING`.
-
-    Args:
-        text: the JSON.
-        numbers: also reject NaN, infinity and integers beyond 64 bits. Pass False if the caller checks numbers.
-
-    Raises:
-        NotJson: the text is rejected.
-    """
-    hooks: dict[str, Any] = {"parse_constant": _no_number, "parse_int": _integer, "parse_float": _finite}
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, **hooks if numbers else {})
-        _check_within(value)
-        return value
-    except json.JSONDecodeError as error:
-        head = text[:64].encode(errors="replace")
-        remedy = _foreign(head) or ("fix that line or write it again" if text.strip() else "the file is empty")
-        raise NotJson(f"line {error.lineno}, column {error.colno}: {error.msg}", remedy) from error
-    except RecursionError as error:
-        raise NotJson(
-            "lists or objects are nested thousands of levels deep", "it is damaged; write it again"
-        ) from error
-    except NotJson:
-        raise
-    except ValueError as error:  # An integer has thousands of digits.
-        raise NotJson(str(error)) from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise KeyTwice(twice)
-    return found
-
-
-def _no_number(text: str) -> Any:
-    raise NotJson(f"{text} is not a number in JSON")
-
-
-def _integer(text: str) -> int:
-    if len(text) > 20 or abs(number := int(text)) >= 2**64:
-        raise NotJson(f"an integer of {len(text.lstrip('-'))} digits")
-    return number
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if number in (float("inf"), float("-inf")):
-        raise NotJson(f"the number {text[:40]} is too large for a float")
-    return number
-
-
-def _check_within(value: Any) -> None:
-    """Check nesting and strings, level by level and without recursion."""
-    level = [value]
-    for _ in range(NESTING):
-        below: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                below += item.values()
-                below += item.keys()
-            elif isinstance(item, list):
-                below += item
-            elif isinstance(item, str) and not limits.is_text(item):
-                raise NotJson(f"the string {limits.shown(item)} holds half of a surrogate pair")
-        if not below:
-            return
-        level = below
-    raise NotJson(f"lists or objects are nested more than {NESTING} levels deep")
+        yield
+    except strict_json.NotJson as error:
+        raise ValueError(f"{what} is not valid JSON ({error.reason}){ending(remedy, f'; {error.remedy}')}") from error
 
 
 def fingerprint(tensors: Mapping[str, Tensor], contract: str = "") -> str:
@@ -315,20 +212,6 @@ def _listed(names: list[str]) -> str:
     return f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'}"
 
 
-def _foreign(head: bytes) -> str | None:
-    """Return what a file of a wrong format is, judged by its first bytes, with the remedy; None if unknown."""
-    if head.startswith((b"\x80", b"PK")):
-        return (
-            "this is a PyTorch pickle. Only safetensors is read, because unpickling runs code. If you trust the file, "
-            "convert it: safetensors.torch.save_file(torch.load(file, weights_only=True), 'model.safetensors')"
-        )
-    if head.startswith(b"version https://git-lfs"):
-        return "this is a Git LFS pointer without the weights: run `git lfs pull` in its repository"
-    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "this is a web page instead of the file: download the file by its raw link, or use the Hub id"
-    return None
-
-
 def _diagnose(path: Path, error: str, remedy: str | None) -> str:
     """Return what is wrong with a file that safetensors rejected.
 
@@ -338,10 +221,10 @@ def _diagnose(path: Path, error: str, remedy: str | None) -> str:
     with open(path, "rb") as file:
         head = file.read(64)
     if size == 0:
-        return f"{path} is empty (0 bytes), since writing or copying it failed{_end(remedy, again)}"
-    if remedy is None and (found := _foreign(head)):
+        return f"{path} is empty (0 bytes), since writing or copying it failed{ending(remedy, again)}"
+    if remedy is None and (found := foreign(head)):
         return f"{path} is not a safetensors file: {found}"
     if size < 9 or head[8:9] == b"{":  # Eight bytes with the length of the header, then the header as JSON.
-        return f"{path} is a damaged or truncated safetensors file of {size} bytes ({error}){_end(remedy, again)}"
-    end = _end(remedy, "; save it again")
+        return f"{path} is a damaged or truncated safetensors file of {size} bytes ({error}){ending(remedy, again)}"
+    end = ending(remedy, "; save it again")
     return f"{path} is not a safetensors file: it starts with {head[:16]!r} ({error}){end}"

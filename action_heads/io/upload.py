@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from action_heads.io import hub
+from action_heads.io import hub_push
+from action_heads.io.hub_files import HubFiles
 
 
 class PublishError(OSError):
@@ -29,7 +30,7 @@ def upload(folder: str | Path, repo_id: str, check: Callable[[Path], object], **
         repo_id: the repository, "owner/name".
         check: a function that loads what was downloaded into a folder, and raises an OSError or a ValueError unless it
             is what was sent.
-        **options: options of `hub.push`.
+        **options: options of `hub_push.push`.
 
     Raises:
         PushError: the folder could not be sent. None of its files is on the Hub then.
@@ -37,9 +38,9 @@ def upload(folder: str | Path, repo_id: str, check: Callable[[Path], object], **
     """
     folder = Path(folder)
     try:
-        url = hub.push(folder, repo_id, **options)
-    except hub.PushError as error:
-        raise hub.PushError(
+        url = hub_push.push(folder, repo_id, **options)
+    except hub_push.PushError as error:
+        raise hub_push.PushError(
             f"{error}\n  A commit is uploaded as a whole or not at all, so no file was published. A new repository may "
             "exist already, but is empty. Fix the cause and publish again"
         ) from error
@@ -54,11 +55,11 @@ def _verify(
 ) -> None:
     """Download what was published into an empty cache, compare its bytes and check it."""
     # `HubFiles` returns the folder of the first name, so a file at the top comes first.
-    names = sorted(hub.contents(folder), key=lambda name: name.count("/"))
+    names = sorted(hub_push.contents(folder), key=lambda name: name.count("/"))
     try:
         with tempfile.TemporaryDirectory() as cache:
             # `find` would prefer a local folder or a bundled head of this name.
-            there = hub.HubFiles(repo_id, names, published.revision, None, cache, token).folder()
+            there = HubFiles(repo_id, names, published.revision, None, cache, token).folder()
             changed = [name for name in names if (there / name).read_bytes() != (folder / name).read_bytes()]
             if changed:
                 raise PublishError(f"these files differ from what was uploaded: {', '.join(changed)}")

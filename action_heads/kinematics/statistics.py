@@ -11,7 +11,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from action_heads._util.paths import path_of
+from action_heads.io import strict_json
 from action_heads.kinematics.arm import Arm
 from action_heads.kinematics.synthetic import Shape, pose_numbers, synthetic_chunks
 from action_heads.kinematics.trajectories import Trajectories
@@ -96,16 +96,14 @@ class MotionStatistics:
             ValueError: the file holds no statistics, or impossible ones.
         """
         if name in BUNDLED:
-            text = (resources.files("action_heads.kinematics") / BUNDLED[str(name)]).read_text(encoding="utf-8")
-        elif not path_of(name).is_file():
+            path = Path(__file__).parent / BUNDLED[str(name)]
+        elif not (path := path_of(name)).is_file():
             raise FileNotFoundError(
                 f"there is no file {name}. Name bundled statistics ({', '.join(BUNDLED)}), or write a file with "
                 "`action-heads statistics --data SOURCE --out FILE.json`."
             )
-        else:
-            text = path_of(name).read_text(encoding="utf-8")
         try:
-            values = json.loads(text)
+            values = strict_json.read(path, numbers=False)  # They are checked by `__post_init__`.
             if not isinstance(values, Mapping):
                 raise TypeError("it is not a JSON object")
             if (version := values.get("version")) != VERSION:

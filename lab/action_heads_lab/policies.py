@@ -14,7 +14,7 @@ from torch import Tensor
 
 from action_heads import ActionHead, Normalizer
 from action_heads.actions.contract import Contract
-from action_heads.actions.layouts import UNDECLARED
+from action_heads.actions.layout_checks import UNDECLARED
 from action_heads.adapters.config import AdapterConfig
 from action_heads.encoders import ObservationConfig, ObservationEncoder
 from action_heads.observed_policy import ObservedPolicy

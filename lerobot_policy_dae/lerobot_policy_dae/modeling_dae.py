@@ -19,26 +19,21 @@ from torch import Tensor, distributed, nn
 from action_heads import Executor
 from action_heads._util.conditions import Condition, Mask, parts
 from action_heads._util.conditions import take as rows_of
-from action_heads._util.flags import called, check_unset
 from action_heads.acting import Policy
-from action_heads.actions.layouts import ActionLayout, layout_of
-from action_heads.actions.normalize import Normalizer
-from action_heads.data.lerobot_info import names_of
 from action_heads.diffusion.continuing import Continue, check_mixes_time
 from action_heads.diffusion.samplers import Sampling
-from action_heads.encoders import ObservationConfig, ObservationEncoder, rebuild
 from action_heads.encoders.observation import Tokens
 from action_heads.io.files import WeightFileError, load_tensors
 from action_heads.observed_policy import ObservedPolicy
 from action_heads.runtime.compiled import CompiledPolicy
 from action_heads.runtime.slow_encoder import SlowEncoder
-from lerobot_policy_dae import heads
+from lerobot_policy_dae import building, heads
 from lerobot_policy_dae.card import section
 from lerobot_policy_dae.configuration_dae import DAEConfig
 from lerobot_policy_dae.draws import Draws
-from lerobot_policy_dae.heads import flag, spelled
+from lerobot_policy_dae.heads import flag
 from lerobot_policy_dae.left_over import check_chunk, check_delay, check_left_over, in_groups, really_left
-from lerobot_policy_dae.observations import TASK, Observations, check_shapes, contract_of, settle
+from lerobot_policy_dae.observations import TASK, Observations, contract_of
 from lerobot_policy_dae.remembered import Remembered
 from lerobot_policy_dae.statistics import check_actions, check_batch, check_gripper
 
@@ -74,12 +69,12 @@ class DAEPolicy(PreTrainedPolicy):
     ):
         super().__init__(config)
         self.config: DAEConfig = config
-        self.layout = self._layout(dataset_meta)
+        self.layout = building.declared_layout(config, dataset_meta)
         if rebuild:
-            self._make_again()
+            self.encoder, self.conditioned = building.make_again(config)
         else:
-            self._make(dataset_stats, dataset_meta)
-            self._check_trains()
+            self.encoder, self.conditioned = building.make(config, self.layout, dataset_stats, dataset_meta)
+            building.check_trains(config, self.encoder)
             self.learn_tasks(dataset_meta)
         if config.prefixes:
             with flag("prefixes"):
@@ -96,79 +91,12 @@ class DAEPolicy(PreTrainedPolicy):
         self._compiled: list[CompiledPolicy] = []  # A list, so that torch does not register it as a submodule.
         self.reset()
 
-    # ── building and loading ─────────────────────────────────────────────────────────────────────────────────────
-
-    def _make(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> None:
-        config = self.config
-        config.validate_features()
-        config.check_effective(self.layout)
-        head = heads.make_head(config, self.layout.space())
-        config.horizon, config.action_layout = head.config.horizon, str(self.layout)
-        config.chunk()
-        with flag("vlm.model", "vlm.layer") if config.vlm else flag("vision", "text"), called(spelled):
-            self.encoder = ObservationEncoder(settle(config))
-        check_shapes(config)
-        with flag("vision", "cameras"):
-            self.encoder.check_sizes(contract_of(config).sizes)
-        normalizer = self._normalizer(dataset_stats, dataset_meta)
-        with flag("adapter"):
-            adapter = config.adapter_config.make(self.encoder.cond_dim)
-            self.conditioned = head.attach(adapter, normalizer=normalizer)
-        encoder = {"config": self.encoder.config.to_dict(), "architecture": self.encoder.architecture}
-        config.built = {"head": heads.record(head), "encoder": encoder, "flags": config.shape()}
-        logger.info("%s", self.conditioned)
-
-    def _make_again(self) -> None:
-        config = self.config
-        if config.built is None:
-            raise ValueError(
-                "The checkpoint's config.json has no record 'built' of the policy's parts, so the policy was never "
-                "built. Save it again from a trained policy."
-            )
-        config.check_unchanged()
-        config.chunk()
-        encoder = config.built["encoder"]
-        observed = ObservationConfig.from_dict(encoder["config"])
-        with flag("vlm.model", *(["vlm.revision"] if config.vlm and config.vlm.revision else [])):
-            rebuild.check_architecture(encoder["architecture"])
-            self.encoder = ObservationEncoder(rebuild.at(observed, config.vlm), encoder["architecture"])
-            if self.encoder.vlm is not None:
-                self.encoder.vlm.check()
-        head = heads.make_again(config.built["head"])
-        adapter = config.adapter_config.make(self.encoder.cond_dim)
-        self.conditioned = head.attach(adapter, normalizer=Normalizer.identity(head.config.space))
-
-    def _check_trains(self) -> None:
-        """Raise a ValueError if a flag of training has no effect on this policy."""
-        if not self.encoder.num_trainable:
-            with called(spelled):
-                why = "nothing of the encoder trains. Leave it out"
-                check_unset(self.config, why, "optimizer_encoder_lr")
+    # ── loading and saving ───────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def observed(self) -> ObservedPolicy:
         """Encoder and head as one policy. It is not kept, since PEFT may put other modules in their places."""
         return ObservedPolicy(self.encoder, self.conditioned, contract_of(self.config))
-
-    def _layout(self, dataset_meta: Any) -> ActionLayout:
-        config = self.config
-        if config.action_feature is None:
-            raise ValueError("The dataset has no column 'action' to learn from. Use a dataset with recorded actions.")
-        width = config.action_feature.shape[0]
-        names = dataset_meta.features[ACTION].get("names") if dataset_meta is not None else None
-        with flag("action_layout"):
-            return layout_of(config.action_layout, width, names_of(names, width), config.gripper)
-
-    def _normalizer(self, dataset_stats: Mapping[str, Any] | None, dataset_meta: Any) -> Normalizer:
-        """Return the range of the task's actions. It is saved with the policy, and fine-tuning and resuming keep it."""
-        if dataset_stats is None or ACTION not in dataset_stats:
-            raise ValueError(
-                "A new policy needs the range of its actions, which comes from a dataset's statistics. Train it with "
-                "--dataset.repo_id, or load a trained policy with --policy.path."
-            )
-        check_actions(self.layout, dataset_stats[ACTION], dataset_meta)
-        with flag("gripper"):
-            return self.layout.normalizer(dataset_stats[ACTION])
 
     @classmethod
     def from_pretrained(cls, pretrained_name_or_path: str | Path, **kwargs: Any) -> DAEPolicy:  # type: ignore[override]
@@ -181,7 +109,7 @@ class DAEPolicy(PreTrainedPolicy):
         if ACTION in (stats := kwargs.get("dataset_stats") or {}):
             low, high = check_actions(policy.layout, stats[ACTION], kwargs.get("dataset_meta"))
             check_gripper(policy.layout, low, high)
-            policy._check_trains()
+            building.check_trains(policy.config, policy.encoder)
         policy.learn_tasks(kwargs.get("dataset_meta"))
         return policy
 

@@ -13,7 +13,9 @@ import torch
 from lerobot.utils.constants import ACTION
 from torch import Tensor
 
-from action_heads.actions.layouts import NORMED, UNDECLARED, ActionLayout
+from action_heads.actions import layout_checks
+from action_heads.actions.layout_checks import NORMED, UNDECLARED
+from action_heads.actions.layouts import ActionLayout
 from lerobot_policy_dae.draws import process
 from lerobot_policy_dae.heads import flag
 
@@ -28,11 +30,11 @@ def check_actions(layout: ActionLayout, stats: Any, dataset_meta: Any) -> tuple[
     The message names dimension and episode. The gripper is not checked.
     """
     try:
-        low, high = layout.check_range(stats)
+        low, high = layout_checks.check_range(layout, stats)
     except ValueError as error:
         raise ValueError(f"The dataset's column {ACTION!r}: {error}{where_not_finite(dataset_meta)}") from error
     with flag("action_layout"):
-        layout.check_rotations(low, high)
+        layout_checks.check_rotations(layout, low, high)
         check_rows(layout, dataset_meta)
     return low, high
 
@@ -54,7 +56,7 @@ def check_rows(layout: ActionLayout, dataset_meta: Any) -> None:
     seen: set[int] = set()
     for file in sorted((Path(root) / "data").glob("*/*.parquet")):
         columns, episodes = _actions_of(file, layout.width)
-        bad.update(episodes[layout.impossible(columns).numpy()].tolist())
+        bad.update(episodes[layout_checks.impossible(layout, columns).numpy()].tolist())
         seen.update(episodes.tolist())
     if not bad:
         return
@@ -75,7 +77,7 @@ def check_batch(layout: ActionLayout, actions: Tensor) -> None:
     """
     if not _has_norm(layout):
         return
-    bad = layout.impossible(actions.detach().cpu().flatten(0, -2)).view(actions.shape[:-1])
+    bad = layout_checks.impossible(layout, actions.detach().cpu().flatten(0, -2)).view(actions.shape[:-1])
     if bad.any():
         raise ValueError(
             f"The batch has {int(bad.sum())} actions that hold no rotation where the layout '{layout}' has one, the "
@@ -105,10 +107,10 @@ def check_gripper(layout: ActionLayout, low: Tensor, high: Tensor) -> None:
     declared or assumed.
     """
     with flag("gripper"):
-        layout.check_gripper(low, high)
+        layout_checks.check_gripper(layout, low, high)
     if layout.gripper == UNDECLARED:
         try:
-            replace(layout, gripper=UNDECLARED).check_gripper(low, high)
+            layout_checks.check_gripper(replace(layout, gripper=UNDECLARED), low, high)
         except ValueError as error:
             logger.warning("The policy may have been trained on another convention: %s.", error)
 

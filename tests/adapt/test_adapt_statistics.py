@@ -7,7 +7,7 @@ import pytest
 import torch
 from recorded import LENGTH, episode, hdf5, tiny
 
-from action_heads.actions.layouts import UNDECLARED, Undeclared
+from action_heads.actions.layout_checks import UNDECLARED, Undeclared
 from action_heads.adapt.build import build
 from action_heads.adapt.settings import AdaptConfig
 from action_heads.cli.command_line import parse

@@ -13,8 +13,9 @@ from action_heads.actions.rotations import from_matrix, to_matrix
 from action_heads.data import find_arm
 from action_heads.data.bounded_reads import BadData, BadEpisode
 from action_heads.data.checks import check
+from action_heads.data.known_schemas import SCHEMAS
 from action_heads.data.motion import Raw
-from action_heads.data.schema import ROTATION_WIDTHS, SCHEMAS, Schema
+from action_heads.data.schema import ROTATION_WIDTHS, Schema
 from action_heads.kinematics import PANDA, Arm, forward, synthetic_chunks
 from action_heads.kinematics.panda import FRAMES
 

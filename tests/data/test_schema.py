@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from action_heads.data.schema import SCHEMAS, Column, Schema, check, choose
+from action_heads.data.known_schemas import SCHEMAS, choose
+from action_heads.data.schema import Column, Schema, check
 
 WIDTHS = {
     "droid": {

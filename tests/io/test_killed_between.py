@@ -80,7 +80,8 @@ def configuration(place: Path) -> None:
 
 def benchmark(place: Path) -> None:
     """Unpack an archive, unless its files are there."""
-    from action_heads_lab.setup.archives import Archive, Source, fetch
+    from action_heads_lab.setup.archives import Archive
+    from action_heads_lab.setup.fetch import Source, fetch
     from action_heads_lab.setup.trees import git_hash
 
     local, content = place.parent / "usb", io.BytesIO()

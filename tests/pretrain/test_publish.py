@@ -14,7 +14,7 @@ from small import tiny_head
 
 from action_heads import ActionHead, cli, golden, head_file
 from action_heads.card import KEPT
-from action_heads.io import files, hub
+from action_heads.io import files, hub, hub_push
 from action_heads.io.upload import PublishError, upload
 from action_heads.pretrain.publish import PublishConfig, check, publish, unearned_names
 
@@ -103,7 +103,7 @@ def test_a_corrupted_upload_is_noticed(folder, fake_hub, file):
 
 def test_a_hub_that_fails_half_way_has_nothing_half(folder, fake_hub):
     fake_hub.commit_status = 500
-    with pytest.raises(hub.PushError, match=r"answered 500[\s\S]*whole or not at all"):
+    with pytest.raises(hub_push.PushError, match=r"answered 500[\s\S]*whole or not at all"):
         publish(PublishConfig(folder, "me/tiny"))
     assert fake_hub.trees[fake_hub.branches["me/tiny"]["main"]] == {}
     fake_hub.commit_status = None

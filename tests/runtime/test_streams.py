@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_named_and_the_embedding_stays(name, url):
 )
 def test_messages_that_make_no_sense(url, request_, message):
     with RemotePolicy(url, 60, stream="f") as robot, pytest.raises(RemoteRefusal, match=message):
-        robot._request(request_, lambda reply, number: reply)
+        robot._server.request(request_, lambda reply, number: reply)
 
 
 def test_settings_that_make_no_sense(url):

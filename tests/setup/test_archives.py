@@ -14,7 +14,8 @@ import pytest
 pytest.importorskip("tqdm")
 
 from action_heads_lab.setup import archives
-from action_heads_lab.setup.archives import Archive, Damaged, Source, Unreachable, fetch
+from action_heads_lab.setup.archives import Archive, Damaged, Unreachable
+from action_heads_lab.setup.fetch import Source, fetch
 from action_heads_lab.setup.trees import git_hash
 
 FILES = {"scenes/floor.xml": b"<floor/>", "scenes/wood/oak.png": b"oak" * 5000, "wall.xml": b"<wall/>"}

@@ -10,8 +10,9 @@ import pytest
 pytest.importorskip("scipy")
 
 from action_heads_lab.setup import command, sources
-from action_heads_lab.setup.archives import Archive, Source
+from action_heads_lab.setup.archives import Archive
 from action_heads_lab.setup.command import SetupConfig, setup
+from action_heads_lab.setup.fetch import Source
 from action_heads_lab.setup.trees import git_hash
 from action_heads_lab.sim import libero_files, mimicgen
 from test_archives import tarball, wheel

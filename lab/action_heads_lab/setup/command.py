@@ -21,7 +21,7 @@ from action_heads._util.flags import Shown
 from action_heads._util.machine import cache_home
 from action_heads.io import drafts
 from action_heads_lab.setup import sources
-from action_heads_lab.setup.archives import fetch
+from action_heads_lab.setup.fetch import fetch
 from action_heads_lab.setup.trees import git_hash
 from action_heads_lab.sim import contexts, libero_files, mimicgen
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from action_heads_lab.setup.archives import Archive, Source
+from action_heads_lab.setup.archives import Archive
+from action_heads_lab.setup.fetch import Source
 
 WHEELS = (
     "310b2f3f914950a210c066aa268e381a45ec060e2a45d8468d32b4dff2ec6e53",

@@ -120,6 +120,11 @@ def results_table(found: list[System]) -> str:
     return table(["benchmark", "system", "suites or tasks", *ALL_MODES], lines, 2)
 
 
+def tasks_text(family: str, count: int) -> str:
+    """Return a number of LIBERO's suites or of MimicGen's tasks."""
+    return f"{count} {'suite' if family == 'libero' else 'task'}{'s' * (count != 1)}"
+
+
 def draw(found: list[System]) -> None:
     """Draw the paper's averages and those of systems, one panel for each benchmark."""
     groups = {family: [system for system in found if system.family == family] for family in TITLES}
@@ -132,9 +137,9 @@ def draw(found: list[System]) -> None:
             for mode in ALL_MODES:
                 rate, error = error_bars(*system.counts[mode])
                 axis.bar(i + AT[mode], rate, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
-        unit = "suites" if family == "libero" else "tasks"
-        names = [f"ours, {s.observation}\n{s.backbone}, {s.tasks} {unit}" for s in group]
-        axis.set_xticks(range(len(group) + 1), [f"the paper, images\nmlp, {len(paper.TASKS[family])} {unit}", *names])
+        names = [f"ours, {s.observation}\n{s.backbone}, {tasks_text(family, s.tasks)}" for s in group]
+        theirs = f"the paper, images\nmlp, {tasks_text(family, len(paper.TASKS[family]))}"
+        axis.set_xticks(range(len(group) + 1), [theirs, *names])
         axis.tick_params(axis="x", labelsize=8)
         axis.set(ylim=(0, 1.03), xlim=(-0.6, len(group) + 0.6))
         axis.set_title(TITLES[family], fontsize=11)

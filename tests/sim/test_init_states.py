@@ -122,6 +122,6 @@ def test_nothing_else_unpickles():
         f"{path.relative_to(ROOT)}: {line.strip()}"
         for path in files
         for line in path.read_text("utf-8").splitlines()
-        if unsafe.search(line) and "files.py" not in path.name
+        if unsafe.search(line) and path.name != "foreign.py"  # whose message says how to convert a file
     ]
     assert not found

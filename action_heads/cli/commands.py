@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -28,8 +29,11 @@ class HeadsConfig:
 
 
 def heads(config: HeadsConfig) -> None:
-    """Print a table of the bundled heads, and name the page with the evidence for their order."""
-    print(listing.table(config.want or None))
+    """Print a table of the bundled heads, and name the page with the evidence for their order.
+
+    A terminal gets aligned columns, a file or another program Markdown.
+    """
+    print((listing.aligned if sys.stdout.isatty() else listing.table)(config.want or None))
     if config.want:
         print(
             "\nBest first; of equal ones, the head that suits most tasks. "

@@ -250,3 +250,12 @@ def table(want: str | None = None) -> str:
     """Return the bundled heads that have what is wanted as a Markdown table, best first."""
     rows = [COLUMNS, ("---", "---:", "---:", "---:", *["---"] * 4), *(entry.cells() for entry in entries(want))]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def aligned(want: str | None = None) -> str:
+    """Return the same table in aligned columns for a terminal, with the motion last, since it is long."""
+    rows = [[cell.replace("`", "") for cell in row] for row in (COLUMNS, *(entry.cells() for entry in entries(want)))]
+    last = COLUMNS.index("motion of Stage 1")
+    rows = [[*row[:last], *row[last + 1 :], row[last]] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -23,6 +23,21 @@ def test_the_page_shows_the_table_of_the_command(capsys):
     assert shown[1] == capsys.readouterr().out.strip(), "run `uv run benchmarks/head_latency.py --page`"
 
 
+def test_a_terminal_gets_the_table_in_aligned_columns(capsys, monkeypatch):
+    heads(HeadsConfig())
+    cells = [line.strip("| ").replace("`", "").split(" | ") for line in capsys.readouterr().out.splitlines()]
+    del cells[1]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    heads(HeadsConfig())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(cells)
+    assert lines[0].endswith("motion of Stage 1")
+    columns = [[(found.start(), found[0]) for found in re.finditer(r"\S+( \S+)*", line)] for line in lines]
+    for found, row in zip(columns, cells, strict=True):
+        assert sorted(text for _, text in found) == sorted(row)
+        assert [start for start, _ in found] == [start for start, _ in columns[0]]
+
+
 @pytest.mark.parametrize("want", listing.WANTS)
 def test_a_want_ranks_the_heads_that_have_it(want, capsys):
     found = listing.entries(want)

@@ -124,16 +124,21 @@ def conclusion(rows: Rows) -> str:
     return over_suites(rows, decoupled, others) + (f" {images[0].upper()}{images[1:]}." if images else "")
 
 
+def on_all_suites(rows: Rows, systems: Iterable[Cell]) -> dict[str, list[Row]]:
+    """Return the rows of the systems that have all suites by mode, on as many rollouts of each task."""
+    cells = {system.mode: [replace(system, suite=suite) for suite in SUITES] for system in systems}
+    found = {mode: [rows[cell] for cell in each] for mode, each in cells.items() if rows.keys() >= set(each)}
+    return dict(zip(found, level(found.values()), strict=True))
+
+
 def over_suites(rows: Rows, decoupled: Cell, others: Iterable[Cell]) -> str:
     """Return a sentence on the success of a frozen pretrained head beside others that have all suites, and the paper's.
 
     All rates are of as many rollouts of each task.
     """
-    cells = {system.mode: [replace(system, suite=suite) for suite in SUITES] for system in (decoupled, *others)}
-    found = {mode: [rows[cell] for cell in each] for mode, each in cells.items() if rows.keys() >= set(each)}
-    if decoupled.mode not in found:
+    of_mode = on_all_suites(rows, (decoupled, *others))
+    if decoupled.mode not in of_mode:
         return "The frozen pretrained head has not been run on all four suites."
-    of_mode = dict(zip(found, level(found.values()), strict=True))
     ours = of_mode.pop(decoupled.mode)
     beside = "".join(
         f", {SYSTEMS[mode]} in {pooled(each)[0]} (p = {tested(zip(ours, each, strict=True)).p:.2g})"

@@ -23,9 +23,11 @@ from action_heads_lab.reproduce import paper
 from action_heads_lab.reproduce.averages import alike, average
 from action_heads_lab.reproduce.cells import tables
 from action_heads_lab.reproduce.config import ALL_MODES
-from action_heads_lab.reproduce.figure import AT, WIDTH, paper_bar
+from action_heads_lab.reproduce.families import FAMILIES
+from action_heads_lab.reproduce.figure import AT, WIDTH, paper_bar, rate_bar
 from action_heads_lab.reproduce.results import load_all
-from action_heads_lab.sim.interval import error_bars, success_text
+from action_heads_lab.reproduce.statistics import rate
+from action_heads_lab.sim.interval import success_text
 from action_heads_lab.sim.report import COLOURS
 from common import DOCS, command_line, fill, read_results, row_of, table
 from matplotlib.patches import Patch
@@ -62,10 +64,8 @@ def from_states(family: str) -> list[System]:
     for backbone in ("mlp", "mixer", "unet", "transformer"):
         whole = next((a for group in groups if (a := average(group, backbone, tasks)).complete), None)
         if whole:
-            counts = {
-                mode: (sum(r.successes for r in results), sum(len(r.episodes) for r in results))
-                for mode, results in whole.results.items()
-            }
+            rates = {mode: rate(results) for mode, results in whole.results.items()}
+            counts = {mode: (each.successes, each.episodes) for mode, each in rates.items()}
             found.append(System(family, "states", backbone, len(tasks), counts))
     return found
 
@@ -73,12 +73,10 @@ def from_states(family: str) -> list[System]:
 def libero_from_images() -> list[System]:
     """Return the system on LIBERO from images, if all suites have it in every mode."""
     rows = libero.whole(read_results(libero.NAME, []))
-    cells = [[libero_cells.Cell(suite, mode) for suite in libero_cells.SUITES] for mode in ALL_MODES]
-    if not all(cell in rows for each in cells for cell in each):
-        return []
-    level = libero.level([[rows[cell] for cell in each] for each in cells])
-    counts: dict[str, tuple[int, int]] = dict(zip(ALL_MODES, map(libero.pooled, level), strict=True))
-    return [System("libero", "images", "mixer", len(libero_cells.SUITES), counts)]
+    of_mode = libero.on_all_suites(rows, [libero_cells.Cell("", mode) for mode in ALL_MODES])
+    counts = {mode: libero.pooled(each) for mode, each in of_mode.items()}
+    whole = counts.keys() == set(ALL_MODES)
+    return [System("libero", "images", "mixer", len(libero_cells.SUITES), counts)] if whole else []
 
 
 def mimicgen_from_images() -> list[System]:
@@ -122,7 +120,7 @@ def results_table(found: list[System]) -> str:
 
 def tasks_text(family: str, count: int) -> str:
     """Return a number of LIBERO's suites or of MimicGen's tasks."""
-    return f"{count} {'suite' if family == 'libero' else 'task'}{'s' * (count != 1)}"
+    return f"{count} {FAMILIES[family].unit}{'s' * (count != 1)}"
 
 
 def draw(found: list[System]) -> None:
@@ -135,8 +133,7 @@ def draw(found: list[System]) -> None:
             paper_bar(axis, AT[mode], mode, paper.TABLE_2[family]["mlp", mode][-1], WIDTH)
         for i, system in enumerate(group, 1):
             for mode in ALL_MODES:
-                rate, error = error_bars(*system.counts[mode])
-                axis.bar(i + AT[mode], rate, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
+                rate_bar(axis, i + AT[mode], mode, *system.counts[mode])
         names = [f"ours, {s.observation}\n{s.backbone}, {tasks_text(family, s.tasks)}" for s in group]
         theirs = f"the paper, images\nmlp, {tasks_text(family, len(paper.TASKS[family]))}"
         axis.set_xticks(range(len(group) + 1), [theirs, *names])

@@ -16,7 +16,7 @@ from action_heads._util import extras
 from action_heads._util.flags import FlagError, Shown, option
 from action_heads._util.flat import Leaf, build, leaves
 from action_heads._util.names import nearest
-from action_heads.io.hub import HeadNotFoundError
+from action_heads.io.bundled_heads import HeadNotFoundError
 
 T = TypeVar("T")
 MISTAKE, INTERRUPTED, NO_READER = 2, 130, 141  # exit codes; other commands end with the last one on SIGPIPE

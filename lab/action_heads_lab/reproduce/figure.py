@@ -133,7 +133,12 @@ def _bar(axis, at: float, mode: str, results: list[Result]) -> None:
         axis.text(at, 0.02, "not run", rotation=90, ha="center", fontsize=7, color="#6c757d")
         return
     found = rate(results)
-    value, error = error_bars(found.successes, found.episodes)
+    rate_bar(axis, at, mode, found.successes, found.episodes)
+
+
+def rate_bar(axis, at: float, mode: str, successes: int, episodes: int) -> None:
+    """Draw a success rate of ours with its 95 % interval over episodes."""
+    value, error = error_bars(successes, episodes)
     axis.bar(at, value, WIDTH, yerr=error, color=COLOURS[mode], capsize=3, error_kw={"lw": 1})
 
 

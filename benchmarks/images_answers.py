@@ -1,4 +1,4 @@
-"""What the finished cells of the study of images say: pairs of systems, their tests, and sentences on them."""
+"""Conclusions from the finished cells of the study of images: pairs of systems, their tests, sentences on them."""
 
 from __future__ import annotations
 

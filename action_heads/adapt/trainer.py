@@ -9,14 +9,13 @@ Axes: b batch.
 from __future__ import annotations
 
 from collections.abc import Generator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from action_heads._util.training_step import TrainingStep, adamw
+from action_heads._util.training_step import adamw
 from action_heads.adapt.build import build
 from action_heads.adapt.embedding import Embedder, standardise_tokens
 from action_heads.adapt.settings import AdaptConfig
@@ -84,12 +83,7 @@ class Trainer(Training[Sample]):
         decay = optimiser.weight_decay
         graph = config.graph and not self.encodes
         self.optimizer = adamw(groups, optimiser.lr, graph, weight_decay=decay)
-        self.noise = torch.Generator(self.accelerator.device)  # a graph always draws from the same generator
-        loss = partial(self.model, noise=self.noise)  # not a method: a cycle would keep the recording open
-        self.take_step = TrainingStep(loss, self.optimizer, optimiser.clip, [self.noise], graph)
-        self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
-        self.step = 0
-        self.progress = checkpoint.Progress()
+        self.begin(graph)
         self._evaluation: list[Sample] = []
 
     def _embed(self) -> None:
@@ -114,10 +108,9 @@ class Trainer(Training[Sample]):
 
     def train_step(self, batch: Sample) -> Tensor:
         """Take one training step. Return the loss (scalar) of this process's part of the batch."""
-        at = (self.config.seed, self.step, self.accelerator.process_index)
-        self.noise.manual_seed(seed_of("noise", *at))
         self.model.train()
-        batch, augmentation = self._moved(batch), seed_of("augmentation", *at)
+        augmentation = seed_of("augmentation", self.config.seed, self.step, self.accelerator.process_index)
+        batch = self._moved(batch)
         if self.take_step.graph:  # It could not hold the tasks' words or a seed, and needs neither.
             batch, augmentation = {name: part for name, part in batch.items() if name != "task"}, None
         loss = self.descend(batch, augmentation)

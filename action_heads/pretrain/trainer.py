@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Generator
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from action_heads._util.training_step import TrainingStep, adamw
+from action_heads._util.training_step import adamw
 from action_heads.actions.normalize import Normalizer
-from action_heads.ema import EMA
 from action_heads.head import ActionHead
 from action_heads.modes import fresh
 from action_heads.pretrain import data
@@ -27,7 +25,7 @@ from action_heads.pretrain.settings import PretrainConfig
 from action_heads.training import checkpoint
 from action_heads.training.accelerator import start
 from action_heads.training.base import Training
-from action_heads.training.streams import generator, seed_of
+from action_heads.training.streams import generator
 
 EVALUATED = 2048  # held-out chunks of `evaluate_unconditional`
 
@@ -62,14 +60,9 @@ class Trainer(Training[Batch]):
         # Only the model is prepared. A wrapped optimiser would hide the state that is saved here without pickling.
         self.model = self.accelerator.prepare(self.stage)
         self.parameters = list(self.stage.parameters())
-        lr, ema, clip = config.optimiser.lr, config.optimiser.ema, config.optimiser.clip
+        lr = config.optimiser.lr
         self.optimizer = adamw(self.parameters, lr, config.graph, betas=(0.9, 0.99), weight_decay=1e-6)
-        self.noise = torch.Generator(self.accelerator.device)  # a graph always draws from the same generator
-        loss = partial(self.model, noise=self.noise)  # not a method: a cycle would keep the corpus open
-        self.take_step = TrainingStep(loss, self.optimizer, clip, [self.noise], config.graph)
-        self.ema = EMA(self.parameters, max_decay=ema) if self.accelerator.is_main_process else None
-        self.step = 0
-        self.progress = checkpoint.Progress()
+        self.begin(config.graph)
         self._evaluation: list[Batch] = []
 
     def draw(self, step: int) -> Batch:
@@ -84,7 +77,6 @@ class Trainer(Training[Batch]):
 
     def train_step(self, batch: Batch) -> Tensor:
         """Take one training step on a batch. Return the loss (scalar) of this process."""
-        self.noise.manual_seed(seed_of("noise", self.config.seed, self.step, self.accelerator.process_index))
         return self.descend(batch.to(self.accelerator.device), self.stage.variant(self.step))
 
     @torch.no_grad()

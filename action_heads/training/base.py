@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from functools import partial
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from action_heads._util.training_step import TrainingStep, set_learning_rate
+from action_heads.ema import EMA
 from action_heads.training import checkpoint
-
-if TYPE_CHECKING:
-    from action_heads.ema import EMA
+from action_heads.training.streams import seed_of
 
 B = TypeVar("B")
 
@@ -20,20 +20,33 @@ B = TypeVar("B")
 class Training(Generic[B]):
     """The state of one run in each of its processes. Only the main process has the average and the history.
 
-    A stage sets these attributes and implements the batches, the training step and the evaluation.
+    A stage sets the attributes up to `optimizer`, calls `begin` for the others, and implements the batches, the
+    training step and the evaluation.
     """
 
     description: ClassVar[str] = "training"
     config: Any  # optimiser, save_every, folder, precision, outcome()
     accelerator: Any
+    model: nn.Module  # the loss of a batch and of `noise`, prepared by the accelerator
     inputs: dict[str, str]  # a hash of each file's content that the run reads, by the flag that names it
     parameters: list[nn.Parameter]
     buffers: tuple[Tensor, ...] = ()  # other tensors that training changes
     optimizer: torch.optim.Optimizer
+    noise: torch.Generator  # seeded anew for each training step
     take_step: TrainingStep  # loss, gradient, clipping and the update of the weights
     ema: EMA | None
     step: int
     progress: checkpoint.Progress
+
+    def begin(self, graph: bool) -> None:
+        """Set up the training step, with CUDA graphs if `graph`, the average and the history."""
+        optimiser = self.config.optimiser
+        self.noise = torch.Generator(self.accelerator.device)  # a graph always draws from the same generator
+        loss = partial(self.model, noise=self.noise)  # not a method: a cycle would keep the data open
+        self.take_step = TrainingStep(loss, self.optimizer, optimiser.clip, [self.noise], graph)
+        self.ema = EMA(self.parameters, max_decay=optimiser.ema) if self.accelerator.is_main_process else None
+        self.step = 0
+        self.progress = checkpoint.Progress()
 
     def coming(self) -> Generator[B]:
         """Yield the batches from this training step to the last. Workers make them ahead."""
@@ -71,6 +84,7 @@ class Training(Generic[B]):
 
     def descend(self, *batch: Any) -> Tensor:
         """Update weights and average by what `take_step` takes, and return the loss (scalar) detached."""
+        self.noise.manual_seed(seed_of("noise", self.config.seed, self.step, self.accelerator.process_index))
         set_learning_rate(self.optimizer, self.learning_rate(self.step))
         loss = self.take_step(*batch)
         if self.ema:

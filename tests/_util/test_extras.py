@@ -1,4 +1,4 @@
-"""What messages say about installing."""
+"""Messages about installing."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from action_heads.pretrain.loop import pretrain
 from action_heads.pretrain.objective import SIGNALS
 from action_heads.pretrain.speed import measure
 from action_heads.pretrain.trainer import Trainer
+from action_heads.training.streams import generator, seed_of
 
 pytestmark = pytest.mark.usefixtures("no_picture")
 
@@ -81,8 +82,8 @@ def test_the_noise_of_a_step_does_not_depend_on_the_steps_before(tmp_path):
     losses = train(trainer, 3)
     trainer.load_state_dict(state, 2)
     assert train(trainer, 3) == losses
-    fresh = module.generator("noise", 0, 4, 0)
-    trainer.noise.manual_seed(module.seed_of("noise", 0, 4, 0))
+    fresh = generator("noise", 0, 4, 0)
+    trainer.noise.manual_seed(seed_of("noise", 0, 4, 0))
     assert torch.equal(torch.randn(3, generator=trainer.noise), torch.randn(3, generator=fresh))
 
 

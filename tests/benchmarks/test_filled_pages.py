@@ -26,6 +26,7 @@ REPORTS = [
     ("stage1_spread", ["--page"]),
     ("mlp_gap", ["--page"]),
     ("paper_question", []),
+    ("libero_pro", ["--page"]),
 ]
 FAMILIES = {"robosuite": "paper-comparison.md", "mimicgen": "mimicgen.md", "libero": "libero.md"}
 

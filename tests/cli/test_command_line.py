@@ -210,7 +210,7 @@ def test_mistyped_commands_get_the_nearest_name(capsys):
         (["export"], r"required but not given: adapter\. Run `action-heads export --help`"),
         (["record"], r"required but not given: task and out\."),
         (["record", "Lift"], r"required but not given: out\."),
-        (["setup"], r"required but not given: benchmark \(\{libero,mimicgen\}\)\."),
+        (["setup"], r"required but not given: benchmark \(\{libero,libero-pro,mimicgen\}\)\."),
         (
             ["record", "lft", "out"],
             r"unknown task 'lft' \(did you mean 'Lift'\?\); .*, libero_goal/0 to libero_goal/9, ",

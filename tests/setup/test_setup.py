@@ -19,6 +19,10 @@ from test_archives import tarball, wheel
 
 pytestmark = pytest.mark.sim
 ASSETS = {f"{name}/a.xml": b"<a/>" for name in libero_files.FOLDERS}
+PRO = {
+    "bddl_files/libero_object_swap/a.bddl": b"(define)",
+    "init_files/libero_object_swap/a.pruned_init.npz": b"states",
+}
 CODE = {  # as MimicGen, it prints what it cannot import, and adds its environments to those of robosuite
     "mimicgen/__init__.py": b"""
 try:
@@ -44,14 +48,16 @@ def trees(files, folder) -> dict:
 
 @pytest.fixture
 def benchmarks(tmp_path, monkeypatch):
-    """Return a folder with small archives of both benchmarks, in place of the real ones. hf-libero is installed."""
+    """Return a folder with small archives of all benchmarks, in place of the real ones. hf-libero is installed."""
     if command.missing("sim"):
         pytest.skip("needs the sim extra")
     local = tmp_path / "archives"
     local.mkdir()
     (local / "assets.whl").write_bytes(wheel(ASSETS))
+    (local / "tasks.whl").write_bytes(wheel(PRO))
     (local / "code.tar.gz").write_bytes(tarball(CODE))
-    for name, file, files in (("LIBERO", "assets.whl", ASSETS), ("MIMICGEN", "code.tar.gz", CODE)):
+    archives = {"LIBERO": ("assets.whl", ASSETS), "LIBERO_PRO": ("tasks.whl", PRO), "MIMICGEN": ("code.tar.gz", CODE)}
+    for name, (file, files) in archives.items():
         archive = Archive(file, "http://127.0.0.1:9/", {"package/assets/": "", "repo-abc/": ""})
         monkeypatch.setattr(command.sources, name, (Source(f"a fake {name}", (archive,)),))
         monkeypatch.setattr(command.sources, f"{name}_TREES", trees(files, tmp_path / name))
@@ -111,6 +117,22 @@ def test_libero_from_local_files_and_a_second_run(benchmarks, home, capsys):
         setup(SetupConfig("libero"))
     setup(SetupConfig("libero", source=benchmarks, replace=True))
     libero_files.check()
+
+
+def test_libero_pro_needs_libero_and_its_damage_is_named(benchmarks, home, tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match="Run `action-heads setup libero"):
+        setup(SetupConfig("libero-pro", source=benchmarks))
+    setup(SetupConfig("libero", source=benchmarks))
+    capsys.readouterr()
+    setup(SetupConfig("libero-pro", source=benchmarks))
+    assert capsys.readouterr().out.startswith("LIBERO-PRO is ready: 1 tasks, from ")
+    for name in PRO:
+        path = tmp_path / "cache/libero-pro" / name
+        path.write_bytes(b"damaged")
+        with pytest.raises(FileExistsError, match=f"not complete.*: {name.partition('/')[0]}\\..*--replace"):
+            setup(SetupConfig("libero-pro", source=benchmarks))
+        setup(SetupConfig("libero-pro", source=benchmarks, replace=True))
+        assert path.read_bytes() == PRO[name]
 
 
 def test_half_a_configuration_is_not_ready(benchmarks, home, capsys):
@@ -246,8 +268,12 @@ def test_robosuite_stays_at_its_version_whoever_installs(tmp_path, monkeypatch):
 def test_the_guide_names_the_archives_that_source_takes():
     guide = (Path(__file__).parents[2] / "docs/guides/evaluate.md").read_text(encoding="utf-8")
     guide = "\n".join([guide, *(guide.replace("{1..5}", str(part)) for part in range(1, 6))])
-    archives = [archive for first in (sources.LIBERO[0], sources.MIMICGEN[0]) for archive in first.archives]
-    assert len(archives) == 7
+    archives = [
+        archive
+        for first in (sources.LIBERO[0], sources.LIBERO_PRO[0], sources.MIMICGEN[0])
+        for archive in first.archives
+    ]
+    assert len(archives) == 8
     for archive in archives:
         assert f"`{archive.name}`" in guide
         assert archive.place in guide

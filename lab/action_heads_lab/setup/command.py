@@ -24,6 +24,7 @@ from action_heads_lab.setup import sources
 from action_heads_lab.setup.fetch import fetch
 from action_heads_lab.setup.trees import git_hash
 from action_heads_lab.sim import contexts, libero_files, mimicgen
+from action_heads_lab.sim import libero_pro as perturbed
 
 ROBOSUITE = "robosuite==1.4.1"
 PTH = "action_heads_mimicgen.pth"
@@ -35,15 +36,16 @@ class SetupConfig:
     """Set a benchmark up: install and fetch what is missing, check it, and say what is ready.
 
     Attributes:
-        benchmark: libero, whose assets (357 MB to download) go to ~/.cache/libero/assets, or mimicgen, whose code goes
-            to ~/.cache/action-heads/mimicgen, under a licence for non-commercial use only. To roll a policy out after
-            it, run examples/libero/reproduce.py --task libero_object or examples/mimicgen/reproduce.py --task stack_d1.
+        benchmark: libero, whose assets (357 MB to download) go to ~/.cache/libero/assets; libero-pro, perturbed tasks
+            for LIBERO, which go to ~/.cache/action-heads/libero-pro; or mimicgen, whose code goes to
+            ~/.cache/action-heads/mimicgen, under a licence for non-commercial use only. To roll a policy out after it,
+            run examples/libero/reproduce.py --task libero_object or examples/mimicgen/reproduce.py --task stack_d1.
         source: folder that holds the archives, downloaded on another machine.
         replace: fetch the files anew if those that are there are incomplete or damaged.
         install: install missing packages with uv or pip.
     """
 
-    benchmark: Literal["libero", "mimicgen"]
+    benchmark: Literal["libero", "libero-pro", "mimicgen"]
     source: Annotated[Path | None, Shown("download them", "FOLDER")] = None
     replace: bool = False
     install: bool = True
@@ -55,7 +57,7 @@ def setup(config: SetupConfig) -> None:
         raise ImportError(f"a simulation needs {', '.join(lacking)}, which is not installed. {remedy('sim')}")
     if config.source and not config.source.is_dir():
         raise NotADirectoryError(f"--source {config.source} is not a folder. Give the one that holds the archives")
-    print({"libero": libero, "mimicgen": mimic_gen}[config.benchmark](config))
+    print({"libero": libero, "libero-pro": libero_pro, "mimicgen": mimic_gen}[config.benchmark](config))
 
 
 def libero(config: SetupConfig) -> str:
@@ -71,6 +73,16 @@ def libero(config: SetupConfig) -> str:
         f"LIBERO is ready: {versions('hf-libero', 'robosuite', 'mujoco')}; {libero_files.count(folder)} asset files, "
         f"{how} and checked, in {folder}; configuration in {written}"
     )
+
+
+def libero_pro(config: SetupConfig) -> str:
+    """Fetch the tasks of LIBERO-PRO, which need LIBERO."""
+    contexts.import_robosuite()
+    libero_files.check()
+    folder = perturbed.home()
+    how = fetch(folder, sources.LIBERO_PRO, sources.LIBERO_PRO_TREES, config.source, config.replace)
+    tasks = len(list(folder.glob("bddl_files/*/*.bddl")))
+    return f"LIBERO-PRO is ready: {tasks} tasks, {how} and checked, in {folder}"
 
 
 def mimic_gen(config: SetupConfig) -> str:

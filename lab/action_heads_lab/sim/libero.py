@@ -1,7 +1,8 @@
 """LIBERO environments with its own scenes, init states and success checks.
 
-A task is named like `libero_object/3`. Seeds below the number of init states of the suite are these init states, from
-which policies are evaluated. Larger seeds draw a start with the sampler of the task, as recordings do.
+A task is named like `libero_object/3`; one of LIBERO-PRO like `libero_object_swap/3`, see `libero_pro.py`. Seeds below
+the number of init states of the suite are these init states, from which policies are evaluated. Larger seeds draw a
+start with the sampler of the task, as recordings do.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import io
 import itertools
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from action_heads_lab.sim import compiled, contexts, libero_files, substeps
+from action_heads_lab.sim import compiled, contexts, libero_files, libero_pro, substeps
 from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.init_states import read_init_states
 from action_heads_lab.sim.libero_tasks import TASKS
@@ -34,15 +36,19 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
     """
     libero_files.check()
     contexts.import_robosuite()
-    suite, _, index = task.partition("/")
+    found = libero_pro.perturbed(task)
+    suite, _, index = (found.base if found else task).partition("/")
     # LIBERO prints which folders it has looked for, and the order of its tasks.
     with redirect_stdout(io.StringIO()), compiled.once(), contexts.named():
         from libero.libero import benchmark, get_libero_path  # pyright: ignore[reportMissingImports]
         from libero.libero.envs.env_wrapper import ControlEnv  # pyright: ignore[reportMissingImports]
 
         row = benchmark.get_benchmark_dict()[suite]().get_task(int(index))
+        scene = Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file
+        if found:
+            libero_pro.register_objects()
         control = ControlEnv(
-            bddl_file_name=str(Path(get_libero_path("bddl_files")) / row.problem_folder / row.bddl_file),
+            bddl_file_name=str(found.bddl if found else scene),
             use_camera_obs=pixels is not None,
             camera_heights=pixels or 0,
             camera_widths=pixels or 0,
@@ -50,6 +56,11 @@ def make(task: str, render: bool = False, pixels: int | None = None, fast: bool 
             has_renderer=False,
             ignore_done=True,
         )
+    if found:
+        described = libero_pro.task_of(found)
+        sentence = described.instruction(0) if described.instruction else row.language
+        described = replace(described, objects=libero_pro.renamed(found, scene))
+        return LiberoSim(described, control, found.starts(), render, sentence, fast)
     path = Path(get_libero_path("init_states")) / row.problem_folder / row.init_states_file
     return LiberoSim(TASKS[task], control, read_init_states(path), render, row.language, fast)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from action_heads._util.names import nearest
-from action_heads_lab.sim import experts, libero_tasks, mimicgen, two_cubes
+from action_heads_lab.sim import experts, libero_pro, libero_tasks, mimicgen, two_cubes
 from action_heads_lab.sim.task import Task
 
 # Seeds of rollouts are below the number of starts that recordings do not use. On LIBERO these are its init states.
@@ -57,13 +57,18 @@ def description(name: str, seed: int = 0) -> str:
 
 
 def get_task(name: str) -> Task:
-    """Return a task of robosuite, MimicGen, LIBERO or two_cubes. Robosuite's may name another arm, as "Lift@UR5e"."""
+    """Return a task of robosuite, MimicGen, LIBERO, LIBERO-PRO or two_cubes.
+
+    Robosuite's may name another arm, as "Lift@UR5e". LIBERO-PRO's name a perturbation, as "libero_goal_swap/2".
+    """
     plain, at, robot = name.partition("@")
     if plain in TASKS:
         if at and robot not in ROBOTS:
             near = nearest(robot, ROBOTS)
             raise ValueError(f"unknown robot {robot!r} in the task {name!r}{near}; known robots: {', '.join(ROBOTS)}")
         return replace(TASKS[plain], robot=robot) if at else TASKS[plain]
+    if found := libero_pro.perturbed(name):
+        return libero_pro.task_of(found)
     others = mimicgen.TASKS | libero_tasks.TASKS | two_cubes.TASKS
     if name not in others:
         near = nearest(name, [*TASKS, *others], most=3)

@@ -132,6 +132,7 @@ PAST_TORCH = {
     "numpy of detach()": lambda head: weight(head).detach().numpy().__setitem__(0, 5.0),
     "the storage": lambda head: weight(head).untyped_storage().fill_(1),
     "from_dlpack": lambda head: torch.from_dlpack(weight(head).detach()).numpy().fill(0.0),
+    "values that change places": lambda head: weight(head).detach().numpy().reshape(-1)[::-1].sort(),
 }
 CALLS = {
     "loss": lambda policy, folder: policy.loss(actions(2), conditions(2)),

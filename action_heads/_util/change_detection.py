@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -205,5 +206,14 @@ def slices_of(tensor: Tensor) -> list[Tensor]:
 
 
 def fold(words: Tensor) -> int:
-    """Return the sum of 32-bit words. A change to any single word changes it."""
-    return int(words.sum(dtype=torch.int64))
+    """Return a weighted sum of 32-bit words. A change to any single word changes it; so does almost any other change.
+
+    The weights are odd, so a change times a weight never overflows to zero. They differ, so the order of words counts.
+    """
+    return int(torch.dot(words, _weights()[: len(words)]))
+
+
+@cache
+def _weights() -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(-(2**31), 2**31, (SLICE,), dtype=torch.int32, generator=draw, device="cpu") | 1

@@ -166,14 +166,17 @@ class Policy(Acts, nn.Module):
         """Do as torch does for the adapter and a trainable head; a frozen head stays frozen."""
         self.adapter.requires_grad_(requires_grad)
         self.head.requires_grad_(requires_grad)
-        self._freeze_others()
+        self._freeze_unused()
         return self
 
-    def _freeze_others(self) -> None:
-        """Freeze the modulation of other mechanisms, which a policy with a trainable head does not compute with."""
-        for name, other in self.head.modulation.items():
-            if name != self.adapter.name and not self.head.frozen:
-                other.requires_grad_(False)
+    def _freeze_unused(self) -> None:
+        """Freeze the modulation that a policy with a trainable head does not compute with.
+
+        It is that of other mechanisms and, if the adapter has a copy of it, the head's own.
+        """
+        for modulation in () if self.head.frozen else self.head.modulation.values():
+            if modulation is not self.modulation:
+                modulation.requires_grad_(False)
 
     @torch.no_grad()
     def act(

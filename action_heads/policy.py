@@ -71,15 +71,16 @@ class ConditionedHead(Policy):
                 f"{head.config.space.dim}. Fit it with Normalizer.fit(actions, head.config.space)."
             )
         own = head.modulation_of(adapter.name)
-        if not head.frozen and not any(p.requires_grad for p in own.parameters()):
+        needed = not (head.frozen or adapter.config.relearn_step)
+        if needed and not any(p.requires_grad for p in own.parameters()):
             raise ValueError(
-                f"this head trains along with an adapter of another mechanism, so its modulation for {adapter.name} "
-                "does not train. Make another head, for example by in_mode."
+                f"this head trains along with another adapter, which does not use its modulation for {adapter.name}, "
+                "so that does not train. Make another head, for example by in_mode."
             )
         with building_for(head.device):
             head.build(adapter)
         super().__init__(head, adapter.to(head.device, torch.float32))
-        self._freeze_others()
+        self._freeze_unused()
         keep_values(self.adapter)
         self.own_normalizer = None if normalizer is None else copy.deepcopy(normalizer).to(head.device)
         self._looked_at: set[str] = set()

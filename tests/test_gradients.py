@@ -67,10 +67,13 @@ def test_whatever_is_read(kind, pool):
 
 @pytest.mark.parametrize("through", THROUGH)
 def test_whatever_it_acts_through(mechanism, through):
-    for relearn_step in (False, True):
+    backbone = next(name for name in BACKBONES if mechanism in BACKBONES[name].mechanisms)
+    for relearn_step, frozen in itertools.product((False, True), repeat=2):
         adapter = ADAPTERS[mechanism](WIDTHS, pool="attention", through=through, relearn_step=relearn_step)
-        backbone = next(name for name in BACKBONES if mechanism in BACKBONES[name].mechanisms)
-        assert not without_gradient(tiny_head(backbone).attach(adapter), "tokens and vectors")
+        head = tiny_head(backbone)
+        policy = (head if frozen else head.in_mode("normal")).attach(adapter)
+        assert not without_gradient(policy, "tokens and vectors")
+        assert policy.num_trainable == sum(p.numel() for p in policy.trainable_parameters())
 
 
 def test_whatever_it_acts_on(backbone, mechanism):

@@ -97,12 +97,13 @@ def test_every_fresh_head_is_seeded_apart_from_stage_1():
         assert torch.equal(fresh.backbone.blocks[0].up.weight, again.backbone.blocks[0].up.weight)
 
 
-def test_a_head_that_trains_takes_adapters_of_one_mechanism():
+@pytest.mark.parametrize("relearn_step", [False, True])
+def test_a_head_that_trains_takes_adapters_that_use_the_same_modulation(relearn_step):
     """The modulation of the first would stop training when another is attached."""
     normal = tiny_head().in_mode("normal")
-    first = normal.attach(FiLM(COND_DIM))
+    first = normal.attach(FiLM(COND_DIM, relearn_step=relearn_step))
     count = first.num_trainable
-    with pytest.raises(ValueError, match="trains along with an adapter of another mechanism"):
+    with pytest.raises(ValueError, match="trains along with another adapter, which does not use its modulation"):
         normal.attach(AdaLNZero(COND_DIM))
     assert first.num_trainable == count
-    normal.attach(FiLM(COND_DIM))
+    normal.attach(FiLM(COND_DIM, relearn_step=relearn_step))

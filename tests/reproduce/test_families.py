@@ -114,27 +114,33 @@ def test_recordings_with_other_assets_are_other_files(name, tmp_path, monkeypatc
     assert len({path("official"), path("stand-in"), path("0a1b2c3d")}) == 3
 
 
-def test_the_assets_of_libero_are_the_official_ones_or_known_by_a_hash(tmp_path, monkeypatch):
-    wall, scenes = tmp_path / "wall.xml", tmp_path / "scenes"
-    wall.write_text("<wall/>")
-    scenes.mkdir()
-    (scenes / "kitchen.xml").write_text("<kitchen/>")
-    trees = {"wall.xml": ("of another source", git_hash(wall)), "scenes": (git_hash(scenes),)}
-    monkeypatch.setattr(assets, "LIBERO_TREES", trees)
+@pytest.mark.parametrize("family", ["libero", "mimicgen"])
+def test_the_files_of_a_benchmark_are_those_that_setup_installs_or_known_by_a_hash(family, tmp_path, monkeypatch):
+    usual = families.FAMILIES[family].assets
+    names = {"libero": ("wall.xml", "scenes"), "mimicgen": ("mimicgen", "robosuite_task_zoo")}[family]
+    one, other = (tmp_path / name for name in names)
+    one.write_text("<wall/>")
+    other.mkdir()
+    (other / "kitchen.xml").write_text("<kitchen/>")
+    trees = {one.name: ("of another source", git_hash(one)), other.name: (git_hash(other),)}
+    monkeypatch.setattr(assets, f"{family.upper()}_TREES", trees)
+    monkeypatch.setattr(assets.libero_files, "package", lambda: tmp_path)
+    monkeypatch.setattr(assets.libero_files, "assets", lambda root: root)
+    monkeypatch.setattr(assets.mimicgen, "package", lambda name: tmp_path / name)
 
     def now() -> str:
-        assets.name_of.cache_clear()
-        return assets.name_of(tmp_path)
+        assets._hash.cache_clear()
+        return families.FAMILIES[family].installed()
 
-    (tmp_path / "custom_objects").mkdir()  # LIBERO does not read it
-    assert now() == "official"
-    (scenes / "kitchen.xml").write_text("<kitchen color='red'/>")
-    one = now()
-    wall.unlink()
-    assert len({"official", one, now()}) == 3
+    (tmp_path / "custom_objects").mkdir()  # no simulation reads it
+    assert now() == usual
+    (other / "kitchen.xml").write_text("<kitchen color='red'/>")
+    changed = now()
+    one.unlink()
+    assert len({usual, changed, now()}) == 3
     monkeypatch.setattr(assets.libero_files, "package", lambda: tmp_path / "nowhere")
-    monkeypatch.setattr(assets.libero_files, "assets", lambda root: root / "assets")
-    assert assets.installed_assets() == "official", "which setup installs"
+    monkeypatch.setattr(assets.mimicgen, "package", lambda name: None)
+    assert now() == usual, "which setup installs"
 
 
 def test_what_another_process_makes_is_waited_for(tmp_path, monkeypatch):

@@ -81,7 +81,7 @@ class Table:
             "stage1": f"Stage 1 on {' and '.join(p['stage1'])} with signal {p['signal']}",
             "adapter": f"{p['adapter']} through {p['through']}",
             "hidden": f"hidden width {p['hidden']}" if p["hidden"] else USUAL["hidden"],
-            "assets": f"{p['assets'] or 'unknown'} assets" if of_libero else "",
+            "assets": f"{p['assets'] or 'unknown'} assets" if of_libero or p["assets"] else "",
             "episodes": f"{p['episodes']} episodes {'of each task' if of_libero else 'per run'}",
             "checkpoints": f"last of {p['checkpoints']} checkpoints" if last else USUAL["checkpoints"],
         }

@@ -82,8 +82,9 @@ class Run:
         episodes: number of episodes to roll out in each task.
         checkpoints: number of evenly spaced policies of the training that are rolled out, including the last.
         seed: seed of weights, batches, noise and rollouts. All runs of a task share one recording.
-        assets: meshes and textures of LIBERO's scenes: "official", a hash of others, or "stand-in". It is empty in the
-            other families, and in results that do not say which they had.
+        assets: meshes and textures of LIBERO's scenes: "official", a hash of others, or "stand-in"; or a hash of
+            MimicGen's files if they are not those of the tested commit. Else, and in results that do not say which they
+            had, it is empty.
     """
 
     family: str = "robosuite"

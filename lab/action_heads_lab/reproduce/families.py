@@ -16,7 +16,7 @@ from torch import Tensor
 
 from action_heads.io import drafts, files, locks
 from action_heads.io.contents import sampled_all
-from action_heads_lab.reproduce.assets import OFFICIAL, installed_assets
+from action_heads_lab.reproduce.assets import OFFICIAL, TESTED, of_libero, of_mimicgen
 from action_heads_lab.reproduce.config import EXPERTS, EYES, Place, Run
 from action_heads_lab.sim import libero_tasks, mimicgen
 from action_heads_lab.sim.dataset import save_dataset
@@ -132,6 +132,10 @@ class MimicGen(Family):
     tasks = tuple(mimicgen.TASKS)
     checkpoints = 5
     official = "lerobot:JianZhou0420/DAH_mimicgen_{task}_alldemos"
+    assets = TESTED
+
+    def installed(self) -> str:
+        return of_mimicgen()
 
 
 class Libero(Family):
@@ -145,7 +149,7 @@ class Libero(Family):
     assets = OFFICIAL
 
     def installed(self) -> str:
-        return installed_assets()
+        return of_libero()
 
     def subtasks(self, run: Run) -> list[str]:
         return libero_tasks.of_suite(run.task)

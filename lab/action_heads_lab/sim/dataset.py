@@ -38,7 +38,7 @@ from action_heads_lab.sim.frames import rotation_from_6d
 from action_heads_lab.sim.lerobot_file import Columns, image_feature, provenance_of
 from action_heads_lab.sim.observations import ARM, ENVIRONMENT, STATE, set_apart
 from action_heads_lab.sim.record import SEEDS, record
-from action_heads_lab.sim.tasks import description, get_task
+from action_heads_lab.sim.tasks import description, get_recorded, get_task
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class RecordConfig:
     def __post_init__(self) -> None:
         check_least(self, 1, "demos", "size", "workers")
         check_least(self, 0, "seed")
-        get_task(self.task)
+        get_recorded(self.task)
         if self.schema == "libero" and self.is_file:
             raise ValueError(f"--schema libero writes a LeRobotDataset, but {self.out} is an HDF5 file. Give a folder")
         if self.schema == "libero" and (get_task(self.task).suite != "libero" or self.cameras):

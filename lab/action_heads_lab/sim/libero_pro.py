@@ -1,4 +1,4 @@
-"""The perturbed suites of LIBERO-PRO (arXiv 2510.03827): LIBERO's tasks with one thing changed, for evaluation only.
+"""The perturbed suites of LIBERO-PRO (arXiv 2510.03827): LIBERO's tasks with one thing changed, for rollouts only.
 
 `libero_object_swap/3` is `libero_object/3` with the perturbation `swap`. Each task has 50 init states of its own. The
 files are LIBERO-PRO's; the objects that it adds are LIBERO's with other meshes and textures.
@@ -114,9 +114,9 @@ def of_suite(suite: str, kind: str) -> list[str]:
 
 
 def task_of(found: Perturbed) -> Task:
-    """Return the description of a task. With the perturbation `object`, its bodies have LIBERO's names."""
+    """Return the description of a task, with the expert and the names of bodies of LIBERO's task."""
     said = partial(_sentence, found) if found.kind in OTHER_WORDS else None
-    return replace(libero_tasks.TASKS[found.base], expert=partial(_no_expert, found), instruction=said)
+    return replace(libero_tasks.TASKS[found.base], instruction=said)
 
 
 def renamed(found: Perturbed, original: Path) -> tuple[str, ...]:
@@ -164,7 +164,3 @@ def _sentence(found: Perturbed, seed: int) -> str:
     if match is None:
         raise ValueError(f"{found.bddl} has no sentence. {SETUP[:-1]} --replace`")
     return match[1].replace("’", "'").strip()
-
-
-def _no_expert(found: Perturbed, arm: object) -> None:
-    raise ValueError(f"a task of {found.suite} is for evaluation only. Record {found.base} instead")

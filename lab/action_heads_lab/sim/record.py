@@ -24,7 +24,7 @@ from action_heads_lab.sim.demonstrations import Demonstrations
 from action_heads_lab.sim.envs import Sim
 from action_heads_lab.sim.frames import Pose, rotation_from_6d, rotation_to_6d
 from action_heads_lab.sim.suites import make
-from action_heads_lab.sim.tasks import STARTS, get_task
+from action_heads_lab.sim.tasks import STARTS, get_recorded, get_task
 from action_heads_lab.sim.workers import Workers
 
 SEEDS = STARTS  # recording `seed` uses episode seeds from SEEDS * (seed + 1) on; those below SEEDS are for rollouts
@@ -58,7 +58,7 @@ def record(
         ValueError: an argument is out of range, or `path` holds another recording.
         RuntimeError: the expert fails too often.
     """
-    row = get_task(task)
+    row = get_recorded(task)
     noise = row.noise if noise is None else float(noise)
     if episodes < 1 or noise < 0 or seed < 0:
         raise ValueError(f"need episodes >= 1, noise >= 0, seed >= 0; got {episodes=}, {noise=}, {seed=}")

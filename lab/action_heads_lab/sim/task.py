@@ -18,7 +18,7 @@ class Task:
     noise: float  # execution noise of `record`, as a fraction of the largest step of the expert (see record.py)
     suite: str = "robosuite"  # or mimicgen or libero, the package of the environment, or two_cubes
     robot: str = "Panda"  # or another of ROBOTS of tasks.py, in environments of robosuite
-    instruction: Callable[[int], str] | None = None  # from an episode's seed, in tasks that have several instructions
+    instruction: Callable[[int], str] | None = None  # from an episode's seed; else the name says what to do
 
     @property
     def observation_size(self) -> int:

@@ -76,6 +76,14 @@ def get_task(name: str) -> Task:
     return others[name]
 
 
+def get_recorded(name: str) -> Task:
+    """Return a task like `get_task`, if demonstrations of it may be recorded."""
+    task = get_task(name)
+    if found := libero_pro.perturbed(name):
+        raise ValueError(f"{name} is one of LIBERO-PRO, whose tasks are for rollouts only. Record {found.base}")
+    return task
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names as a list, in which suite/0, suite/1, ... are one entry."""
     suites: dict[str, list[str]] = {}

@@ -50,6 +50,15 @@ def test_reads_what_older_numpys_wrote(tmp_path):
         np.testing.assert_array_equal(read_init_states(tmp_path / "a"), STATES)
 
 
+def test_reads_arrays_of_numpy_and_unpickles_none(tmp_path):
+    np.savez(tmp_path / "good.npz", states=STATES)
+    np.testing.assert_array_equal(read_init_states(tmp_path / "good.npz"), STATES)
+    np.savez(tmp_path / "bad.npz", states=np.array([[Runs(tmp_path / "made")]], dtype=object))
+    with pytest.raises(NotStates, match=r"bad\.npz is not an init file.* Fetch it again$"):
+        read_init_states(tmp_path / "bad.npz", remedy="Fetch it again")
+    assert not (tmp_path / "made").exists()
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("hidden", [lambda bad: bad, lambda bad: [STATES, bad], lambda bad: {"a": bad}])
 def test_a_malicious_file_runs_nothing(tmp_path, zipped, hidden):
@@ -95,16 +104,17 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
 def test_damaged_files_raise_one_error(tmp_path):
     torch.save(STATES, tmp_path / "a")
     torch.save(STATES, tmp_path / "b", _use_new_zipfile_serialization=False)
-    for name in "ab":
+    np.savez(tmp_path / "c.npz", states=STATES)
+    for name in ("a", "b", "c.npz"):
         sound, refused = (tmp_path / name).read_bytes(), 0
         for seed in range(600):
             rng = random.Random(seed)
             data = bytearray(sound)
             for _ in range(rng.choice([1, 3, 20])):
                 data[rng.randrange(len(data))] = rng.randrange(256)
-            (tmp_path / "c").write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
+            (tmp_path / "damaged").write_bytes(data[: rng.choice([len(data), rng.randrange(len(data))])])
             try:
-                read_init_states(tmp_path / "c")
+                read_init_states(tmp_path / "damaged")
             except NotStates:
                 refused += 1
         assert refused > 100

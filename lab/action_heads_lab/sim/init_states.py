@@ -19,6 +19,8 @@ import numpy as np
 from action_heads._util.extras import pip
 
 LARGEST = 256 * 2**20  # bytes; the files of LIBERO have 0.1 MB
+ARRAY = "states.npy"  # in an .npz file
+MEMBERS = ("data.pkl", ARRAY)  # the part of a zip archive that holds the states
 MEMO = 1_000_000  # largest size of the memo of a pickle
 MAGIC = 0x1950A86A20F9469CFC6C  # the first of the four pickles before torch 1.6
 MODULES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray", "_codecs")
@@ -28,8 +30,12 @@ class NotStates(ValueError):
     """An error about a file that is not an array of numbers."""
 
 
-def read_init_states(path: str | Path) -> np.ndarray:
-    """Return the states (n, s) of a .pruned_init or .init file, each of which is one start of a task.
+def read_init_states(path: str | Path, remedy: str = "") -> np.ndarray:
+    """Return the states (n, s) of a .pruned_init or .init file, or of one as .npz. Each state is one start of a task.
+
+    Args:
+        path: the file.
+        remedy: what an error proposes; for the files of hf-libero if it is empty.
 
     Raises:
         NotStates: the file is damaged or holds something else.
@@ -48,18 +54,21 @@ def read_init_states(path: str | Path) -> np.ndarray:
     except (pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError, RuntimeError, OverflowError) as error:
         reason = str(error) or type(error).__name__
     raise NotStates(
-        f"{path} is not an init file of LIBERO: {reason}. None of its code was run. Install hf-libero again: "
-        f"{pip()} install --force-reinstall --no-deps hf-libero"
+        f"{path} is not an init file of LIBERO: {reason}. None of its code was run. "
+        + (remedy or f"Install hf-libero again: {pip()} install --force-reinstall --no-deps hf-libero")
     )
 
 
 def _value(content: bytes) -> Any:
     if zipfile.is_zipfile(io.BytesIO(content)):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            (member,) = [one for one in archive.infolist() if one.filename.rsplit("/", 1)[-1] == "data.pkl"]
+            (member,) = [one for one in archive.infolist() if one.filename.rsplit("/", 1)[-1] in MEMBERS]
             if member.file_size > LARGEST:
                 raise NotStates(f"it unpacks to {member.file_size} bytes, more than {LARGEST}")
-            return _unpickled(io.BytesIO(archive.read(member)))
+            unpacked = io.BytesIO(archive.read(member))
+            if member.filename == ARRAY:
+                return np.lib.format.read_array(unpacked, allow_pickle=False)
+            return _unpickled(unpacked)
     stream = io.BytesIO(content)
     first = _unpickled(stream)
     if not isinstance(first, int) or first != MAGIC:

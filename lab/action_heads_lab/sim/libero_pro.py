@@ -15,9 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from action_heads._util.machine import cache_home
-from action_heads.data.bounded_reads import BadData
-from action_heads.data.npz import read_arrays
 from action_heads_lab.sim import libero_tasks
+from action_heads_lab.sim.init_states import read_init_states
 from action_heads_lab.sim.task import Task
 
 KINDS = {
@@ -27,7 +26,7 @@ KINDS = {
     "task": "the goal is another one, and the sentence says so",
 }
 OTHER_WORDS = ("lan", "task")  # the others keep LIBERO's sentence
-SETUP = "Run `action-heads setup libero-pro`"
+SETUP, REPLACE = "Run `action-heads setup libero-pro`", "Run `action-heads setup libero-pro --replace`"
 FOLDERS = ("bddl_files", "init_files")
 # An object of LIBERO-PRO -> the object of LIBERO that has its joints, sites and ways to stand.
 LOOKS = {
@@ -86,13 +85,9 @@ class Perturbed(NamedTuple):
 
         Raises:
             FileNotFoundError: LIBERO-PRO is not set up.
-            BadData: the file is damaged.
+            NotStates: the file is damaged.
         """
-        path = self.file("init_files", ".pruned_init.npz")
-        states = read_arrays(path, "init states").get("states", np.empty(0))
-        if states.ndim != 2 or states.dtype != np.float64 or not np.isfinite(states).all():
-            raise BadData(f"init states: {path} holds no finite numbers (n, s). {SETUP[:-1]} --replace`")
-        return states
+        return read_init_states(self.file("init_files", ".pruned_init.npz"), REPLACE)
 
 
 def home() -> Path:
@@ -162,5 +157,5 @@ def _looking(look: str, base: type) -> type:
 def _sentence(found: Perturbed, seed: int) -> str:
     match = _SENTENCE.search(found.bddl.read_text(encoding="utf-8"))
     if match is None:
-        raise ValueError(f"{found.bddl} has no sentence. {SETUP[:-1]} --replace`")
+        raise ValueError(f"{found.bddl} has no sentence. {REPLACE}")
     return match[1].replace("’", "'").strip()

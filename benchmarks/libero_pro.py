@@ -39,6 +39,7 @@ from libero_images_report import PAGE, Row, fewest
 NAME = "libero_pro"
 EPISODES = 2  # rollouts of each task
 UNPERTURBED = "LIBERO"
+KINDS = (UNPERTURBED, *libero_pro.KINDS)
 WORDS = {"lan": "other words", "object": "other looks", "swap": "other places", "task": "another goal"}
 
 
@@ -48,14 +49,10 @@ def tasks_of(suite: str) -> dict[str, list[str]]:
     return {UNPERTURBED: libero_tasks.of_suite(suite)} | perturbed
 
 
-def every_task(suite: str) -> list[str]:
-    """Return all these tasks."""
-    return [task for tasks in tasks_of(suite).values() for task in tasks]
-
-
-def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: float) -> None:
-    """Roll the policy of a cell out in every task, and write the results after each."""
-    for task in every_task(cell.suite):
+def run(cell: Cell, data: Demonstrations, folder: Path, kinds: Sequence[str], episodes: int, until: float) -> None:
+    """Roll the policy of a cell out in every task of these kinds, and write the results after each."""
+    tasks = tasks_of(cell.suite)
+    for task in (task for kind in kinds for task in tasks[kind]):
         rows = read_results(NAME, [])
         begun = row_of(rows, asdict(cell))
         row = begun or {**asdict(cell), "rolled": {}}
@@ -74,7 +71,7 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
 
 def page() -> None:
     """Fill the section of the page with all finished rows."""
-    rows = [row for row in read_results(NAME, []) if all(map(row["rolled"].get, every_task(row["suite"])))]
+    rows = [row for row in read_results(NAME, []) if len(row["rolled"]) == len(KINDS) * Cell.tasks]
     rows.sort(key=lambda row: (SUITES.index(row["suite"]), MODES.index(row["mode"])))
     fill(PAGE, {"pro": f"{answer(rows)}\n\n{rates(rows)}", "pro-made": made_text(NAME, rows)})
 
@@ -102,7 +99,7 @@ def rates(rows: Sequence[Row]) -> str:
     """Return the table of all rows."""
     lines = []
     for row in rows:
-        counts = [success_text(*outcome(row, kind)) for kind in (UNPERTURBED, *libero_pro.KINDS)]
+        counts = [success_text(*outcome(row, kind)) for kind in KINDS]
         cell = cell_of(row)
         lines.append([TITLES[cell.suite], f"`{cell.head}`", named(cell), *counts])
     header = [f"{WORDS[kind]} (`{kind}`)" for kind in libero_pro.KINDS]
@@ -113,6 +110,7 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--suite", nargs="*", default=["libero_object"], choices=SUITES, help="suites to run")
     parser.add_argument("--mode", nargs="*", default=MODES[:1], choices=MODES, help="modes to run")
+    parser.add_argument("--kind", nargs="*", default=KINDS, choices=KINDS, help="perturbations to run")
     parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
     parser.add_argument("--text", default="outputs/encoders/minilm", help="folder or Hub id of the text model")
     parser.add_argument("--data", type=Path, default=Path("outputs/libero"), help="folder of the recordings")
@@ -132,7 +130,7 @@ def main() -> None:
             parser.error(f"no recording in {', '.join(missing)}. Make it as `libero_images.py --help` shows")
         data = demonstrations(cells[0], options.data, options.encoder, options.text)
         for cell in cells:
-            run(cell, data, options.data, options.episodes, until)
+            run(cell, data, options.data, options.kind, options.episodes, until)
     page()
 
 

@@ -75,11 +75,14 @@ def made_text(name: str, rows: Sequence[Row]) -> str:
         runs[run] = runs.get(run, 0) + 1
     lines = [[str(count), *run] for run, count in runs.items()]
     unhashed = sum("inputs" not in row for row in rows)
-    return (
-        f"The runs that made the {len(rows)} rows from [`{name}.json`]({ONLINE}/{name}.json). {unhashed} of these rows "
-        "hold no hashes of their recordings, encoders and heads, so later runs can't check whether these have "
-        f"changed.\n\n{table(['rows', 'machine', 'date', 'command'], lines, 4)}"
-    )
+    number = f"the {len(rows)} rows" if len(rows) > 1 else "the row"
+    about = f"The runs that made {number} from [`{name}.json`]({ONLINE}/{name}.json)."
+    if unhashed:
+        about += (
+            f" {unhashed} of these rows hold no hashes of their recordings, encoders and heads, so later runs can't "
+            "check whether these have changed."
+        )
+    return f"{about}\n\n{table(['rows', 'machine', 'date', 'command'], lines, 4)}"
 
 
 def read_results(name: str, otherwise: Any = REQUIRED) -> Any:

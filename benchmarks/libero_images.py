@@ -17,7 +17,9 @@ Axes: N rows, c condition, h horizon, a action.
 
 from __future__ import annotations
 
+import argparse
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,18 +134,36 @@ def roll_out(cell: Cell, observed: ObservedPolicy, data: Demonstrations, task: s
     return result.success.tolist()
 
 
-def finished() -> list[dict[str, Any]]:
+def finished(name: str = NAME) -> list[dict[str, Any]]:
     """Return the rows of all cells that were begun. `rolled` holds the successes of each task."""
-    return read_results(NAME, [])
+    return read_results(name, [])
 
 
-def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: float) -> None:
-    """Train the policy of a cell and roll it out in every task, and write the results after each."""
-    for task in tasks_of(cell):
-        rows = finished()
+def run(
+    cell: Cell,
+    data: Demonstrations,
+    folder: Path,
+    episodes: int,
+    until: float,
+    tasks: Iterable[str] | None = None,
+    name: str = NAME,
+) -> None:
+    """Train the policy of a cell and roll it out in every task, and write the results after each.
+
+    Args:
+        cell: its settings.
+        data: the demonstrations of its suite.
+        folder: where the recordings are, and the policies are kept.
+        episodes: rollouts of each task.
+        until: time, of `time.monotonic`, after which no task begins.
+        tasks: the tasks to roll out; by default those of the cell.
+        name: the results to write.
+    """
+    for task in tasks_of(cell) if tasks is None else tasks:
+        rows = finished(name)
         begun = row_of(rows, asdict(cell))
         row = begun or {**asdict(cell), "rolled": {}}
-        check_row(NAME, row, asdict(cell), data.inputs)
+        check_row(name, row, asdict(cell), data.inputs)
         before = row["rolled"].get(task, [])
         if len(before) >= episodes or time.monotonic() > until:
             continue
@@ -153,29 +173,41 @@ def run(cell: Cell, data: Demonstrations, folder: Path, episodes: int, until: fl
         now = row | observed.training_record | {"rollout_seconds": spent, "inputs": data.inputs}
         now["rolled"] = row["rolled"] | {task: before + successes}
         print(f"{cell.mode} {task}: {sum(now['rolled'][task])} of {len(now['rolled'][task])}", flush=True)
-        write_results(NAME, with_row(rows, asdict(cell), stamped(now, begun)))
+        write_results(name, with_row(rows, asdict(cell), stamped(now, begun)))
 
 
-def main() -> None:
-    parser = command_line(__doc__)
+def command(about: str | None, modes: Iterable[str] = MODES, episodes: int = EPISODES) -> argparse.ArgumentParser:
+    """Return a parser of the options of all rollouts of these policies, with the modes and rollouts that are usual."""
+    parser = command_line(about)
     parser.add_argument("--suite", nargs="*", default=["libero_object"], choices=SUITES, help="suites to run")
-    parser.add_argument("--mode", nargs="*", default=MODES, choices=MODES, help="modes to run")
+    parser.add_argument("--mode", nargs="*", default=modes, choices=MODES, help="modes to run")
     parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
     parser.add_argument("--text", default="outputs/encoders/minilm", help="folder or Hub id of the text model")
     parser.add_argument("--data", type=Path, default=Path("outputs/libero"), help="folder of the recordings")
     parser.add_argument("--head", default=Cell.head, help="delta head")
+    parser.add_argument(
+        "--episodes", type=int, default=episodes, help="rollouts of each task; more continue finished ones"
+    )
+    parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
+    parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Return the options, or end the program if they ask for more rollouts than there are starts."""
+    options = parser.parse_args()
+    if options.episodes > INIT_STATES:
+        parser.error(f"--episodes {options.episodes} is more than the {INIT_STATES} init states of a LIBERO task")
+    return options
+
+
+def main() -> None:
+    parser = command(__doc__)
     parser.add_argument("--tasks", type=int, default=Cell.tasks, help="the first so many tasks of a suite, for a trial")
     parser.add_argument("--demos", type=int, default=Cell.demos, help="demonstrations of each task")
     parser.add_argument("--small", action="store_true", help="the small adapter, through the code alone")
     parser.add_argument("--steps", type=int, help=f"training steps: {Cell.steps}, and {SMALL['steps']} with --small")
-    parser.add_argument(
-        "--episodes", type=int, default=EPISODES, help="rollouts of each task; more continue finished ones"
-    )
-    parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
-    parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
-    options = parser.parse_args()
-    if options.episodes > INIT_STATES:
-        parser.error(f"--episodes {options.episodes} is more than the {INIT_STATES} init states of a LIBERO task")
+    options = parsed(parser)
     effort = {"tasks": options.tasks, "head": options.head, "demos": options.demos}
     steps = {} if options.steps is None else {"steps": options.steps}
     size = SMALL if options.small else {}

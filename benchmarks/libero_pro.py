@@ -13,27 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 
 from action_heads_lab.sim import libero_pro, libero_tasks
 from action_heads_lab.sim.interval import success_text
-from action_heads_lab.sim.tasks import INIT_STATES
-from common import (
-    check_row,
-    command_line,
-    fill,
-    made_text,
-    read_results,
-    row_of,
-    stamped,
-    table,
-    with_row,
-    write_results,
-)
+from common import fill, made_text, table
 from comparisons import listed
 from libero_cells import MODES, SUITES, TITLES, Cell, cell_of, named
-from libero_images import Demonstrations, demonstrations, policy_of, recordings, roll_out
+from libero_images import command, demonstrations, finished, parsed, recordings, run
 from libero_images_report import PAGE, Row, fewest
 
 NAME = "libero_pro"
@@ -49,29 +35,9 @@ def tasks_of(suite: str) -> dict[str, list[str]]:
     return {UNPERTURBED: libero_tasks.of_suite(suite)} | perturbed
 
 
-def run(cell: Cell, data: Demonstrations, folder: Path, kinds: Sequence[str], episodes: int, until: float) -> None:
-    """Roll the policy of a cell out in every task of these kinds, and write the results after each."""
-    tasks = tasks_of(cell.suite)
-    for task in (task for kind in kinds for task in tasks[kind]):
-        rows = read_results(NAME, [])
-        begun = row_of(rows, asdict(cell))
-        row = begun or {**asdict(cell), "rolled": {}}
-        check_row(NAME, row, asdict(cell), data.inputs)
-        before = row["rolled"].get(task, [])
-        if len(before) >= episodes or time.monotonic() > until:
-            continue
-        observed, began = policy_of(cell, data, folder), time.monotonic()
-        outcomes = before + roll_out(cell, observed, data, task, range(len(before), episodes))
-        spent = row.get("rollout_seconds", 0) + round(time.monotonic() - began)
-        now = row | observed.training_record | {"rollout_seconds": spent, "inputs": data.inputs}
-        now["rolled"] = row["rolled"] | {task: outcomes}
-        print(f"{cell.mode} {task}: {sum(outcomes)} of {len(outcomes)}", flush=True)
-        write_results(NAME, with_row(rows, asdict(cell), stamped(now, begun)))
-
-
 def page() -> None:
     """Fill the section of the page with all finished rows."""
-    rows = [row for row in read_results(NAME, []) if len(row["rolled"]) == len(KINDS) * Cell.tasks]
+    rows = [row for row in finished(NAME) if len(row["rolled"]) == len(KINDS) * Cell.tasks]
     rows.sort(key=lambda row: (SUITES.index(row["suite"]), MODES.index(row["mode"])))
     fill(PAGE, {"pro": f"{answer(rows)}\n\n{rates(rows)}", "pro-made": made_text(NAME, rows)})
 
@@ -107,30 +73,19 @@ def rates(rows: Sequence[Row]) -> str:
 
 
 def main() -> None:
-    parser = command_line(__doc__)
-    parser.add_argument("--suite", nargs="*", default=["libero_object"], choices=SUITES, help="suites to run")
-    parser.add_argument("--mode", nargs="*", default=MODES[:1], choices=MODES, help="modes to run")
+    parser = command(__doc__, MODES[:1], EPISODES)
     parser.add_argument("--kind", nargs="*", default=KINDS, choices=KINDS, help="perturbations to run")
-    parser.add_argument("--encoder", default="outputs/encoders/mobilenetv2", help="folder or Hub id of the encoder")
-    parser.add_argument("--text", default="outputs/encoders/minilm", help="folder or Hub id of the text model")
-    parser.add_argument("--data", type=Path, default=Path("outputs/libero"), help="folder of the recordings")
-    parser.add_argument("--head", default=Cell.head, help="delta head")
-    parser.add_argument(
-        "--episodes", type=int, default=EPISODES, help="rollouts of each task; more continue finished ones"
-    )
-    parser.add_argument("--minutes", type=float, default=60, help="begin no further task after so many minutes")
-    parser.add_argument("--page", action="store_true", help="run nothing, and fill the page")
-    options = parser.parse_args()
-    if options.episodes > INIT_STATES:
-        parser.error(f"--episodes {options.episodes} is more than the {INIT_STATES} init states of a task")
+    options = parsed(parser)
     until = time.monotonic() + 60 * options.minutes
     for suite in () if options.page else options.suite:
         cells = [Cell(suite, mode, head=options.head) for mode in options.mode]
         if missing := [str(place) for place in recordings(cells[0], options.data) if not place.exists()]:
             parser.error(f"no recording in {', '.join(missing)}. Make it as `libero_images.py --help` shows")
         data = demonstrations(cells[0], options.data, options.encoder, options.text)
+        tasks = tasks_of(suite)
         for cell in cells:
-            run(cell, data, options.data, options.kind, options.episodes, until)
+            these = [task for kind in options.kind for task in tasks[kind]]
+            run(cell, data, options.data, options.episodes, until, these, NAME)
     page()
 
 
